@@ -1,0 +1,74 @@
+# TAPIR's commands. `make` alone prints them.
+
+PYTHON ?= python3
+# Address of an index that holds CPU builds of torch. Empty means pip's usual index, whose Linux build brings CUDA.
+TORCH_INDEX ?=
+# The student's environment: vllm-cpu, or vllm-cuda on NVIDIA GPUs.
+STUDENT ?= vllm-cpu
+# Where `make quickstart` puts its run, and anything else for `tapir run`.
+RUN_OPTIONS ?=
+
+INSTALL = $(PYTHON) requirements/install.py
+export DO_NOT_TRACK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
+	bench-student
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+quickstart: ## distil a small real student for two rounds into runs/quickstart: no key, no GPU
+	@echo "make quickstart needs about 6 GB of disk and, on 2 cores, 3-8 minutes for its two environments (once)"
+	@echo "and up to 10 minutes for its run. It needs no key and no GPU, and downloads nothing but packages."
+	@$(MAKE) --no-print-directory setup
+	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)
+
+test: test-env student-env ## run all tests, the end-to-end run on real engines included
+	.venv/bin/python -m pytest
+
+setup: main-env student-env ## build both environments: .venv (run, train) and .venv-vllm (student server)
+
+main-env:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "TAPIR needs Python 3.11 or newer, this is %s; name another: make PYTHON=…" % sys.version.split()[0])'
+	@$(INSTALL) .venv tapir --no-deps embedded-student --project --torch-index "$(TORCH_INDEX)"
+
+test-env:
+	@$(INSTALL) .venv tapir dev --no-deps embedded-student --project --torch-index "$(TORCH_INDEX)"
+
+student-env: ## build .venv-vllm, the student server's environment
+	@$(INSTALL) .venv-vllm $(STUDENT) --torch-index "$(TORCH_INDEX)"
+
+check: test-env ## format, lint, types, boundaries and unit tests: what every commit must pass
+	@$(MAKE) --no-print-directory format-check lint types unit
+
+.PHONY: format-check
+format-check:
+	.venv/bin/ruff format --check .
+
+format: test-env ## format the code and mend what the linter can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lint:
+	.venv/bin/ruff check .
+
+types:
+	.venv/bin/mypy
+
+unit:
+	.venv/bin/python -m pytest -m "not slow"
+
+docs: main-env ## write docs/configuration.md from the models
+	.venv/bin/python -m tapir_core.config.reference > docs/configuration.md
+
+bench-student: setup ## student inference: our engine against vLLM's offline LLM.chat
+	.venv/bin/python benchmarks/student.py
+
+lock: setup ## resolve requirements/*.in into pins
+	.venv/bin/python requirements/lock.py tapir
+	.venv/bin/python requirements/lock.py dev tapir
+	.venv-vllm/bin/python requirements/lock.py vllm-cpu
+
+clean: ## remove both environments and all caches, but no run
+	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache build *.egg-info

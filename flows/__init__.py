@@ -1,0 +1,1 @@
+"""The loop: which stage follows which. Order only, no arithmetic."""

@@ -1,0 +1,164 @@
+"""The command line, `tapir`. Each command checks its input, does its work, and ends with a code (docs/cli.md).
+
+0 done · 1 failed · 2 bad config or usage · 3 budget reached · 4 too much missing · 130 interrupted. Heavy imports
+(Prefect, SQLAlchemy, plots) stand in the commands that need them.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tapir_core.errors import TapirError
+from tapir_core.paths import RUN_RECORD
+from tapir_core.run_folder import RunFolder, RunRef
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Distil instruction following from a strong LLM into a small one, round by round.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
+app.add_typer(standin, name="standin")
+
+console = Console()
+errors = Console(stderr=True)
+
+ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
+RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]
+Root = Annotated[str, typer.Option(help="Folder of all runs.")]
+
+
+def main() -> None:
+    """Run the command line; every error a user can meet ends in one message and its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        app(standalone_mode=False)
+    except TapirError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        errors.print("interrupted: everything received is stored; the same command goes on", style="yellow")
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            raise
+        errors.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
+    overrides: Overrides = None,
+    amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
+) -> None:
+    """Run a distillation, or go on with it; a finished one is only reported."""
+    from flows.driver import check, drive
+    from tapir_core.config.load import load_config
+
+    settings = load_config(config, overrides or [], name)
+    check(settings, source=str(config))
+    with drive(settings, say=_say, amend=amend) as driven:
+        from flows.distill import distill
+        from flows.terminal import LiveDisplay, Snapshot, print_summary
+        from tapir_core.reporting.summary import summarise
+
+        _say(f"run {driven.run.ref.name}; Prefect UI {driven.address} while it runs")
+        runtime = driven.runtime
+        with LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console):
+            distill(driven.run.ref)
+        print_summary(console, summarise(driven.run))
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of a run; all runs when left out.")] = None,
+    root: Root = "runs",
+) -> None:
+    """Say how far a run is, from its folder; works at any time, also while it runs."""
+    from flows.status import print_runs, print_status
+
+    if name is None:
+        print_runs(console, root)
+    else:
+        print_status(console, _run_ref(name, root))
+
+
+@app.command()
+def ask(
+    name: RunName,
+    text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
+    round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
+    root: Root = "runs",
+) -> None:
+    """Let the trained student answer."""
+    from flows.ask import ask_student_once
+
+    console.print(ask_student_once(_run_ref(name, root), text, round_number, say=_say), markup=False, highlight=False)
+
+
+@app.command()
+def report(name: RunName, root: Root = "runs") -> None:
+    """Write report.html again from what the run folder holds."""
+    from tapir_core.reporting.report import write_report
+
+    folder = RunFolder(_run_ref(name, root))
+    _ = folder.record
+    console.print(f"report: {write_report(folder)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def up(root: Root = "runs", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200) -> None:
+    """Start a Prefect server that stays and shows all runs of the root."""
+    from flows.server import living_server, start_server
+
+    server = living_server(root) or start_server(root, port)
+    console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it")
+
+
+@app.command()
+def down(root: Root = "runs") -> None:
+    """End the server of `tapir up`."""
+    from flows.server import stop_server
+
+    server = stop_server(root)
+    console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
+
+
+@standin.command("serve")
+def standin_serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
+    position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
+    noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
+    latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
+    log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
+) -> None:
+    """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
+    from tapir_core.standin.server import run_server
+
+    run_server("127.0.0.1", port, position_bias=position_bias, noise=noise, latency_ms=latency_ms, log_path=log)
+
+
+def _run_ref(name: str, root: str) -> RunRef:
+    folder = Path(name)
+    if os.sep in name or (folder / RUN_RECORD).exists():
+        return RunRef(str(folder.parent), folder.name)
+    return RunRef(root, name)
+
+
+def _say(line: str) -> None:
+    errors.print(line, style="dim", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

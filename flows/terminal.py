@@ -1,0 +1,233 @@
+"""What a user sees while a run works, and when it is done.
+
+On a terminal the stages at work are a live table at the bottom and finished ones scroll away above it, a line each;
+elsewhere a stage is one line when it starts, one when it ends and one every 30 seconds between. Reads snapshots only:
+it knows nothing of Prefect, of engines or of the store.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+
+from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tapir_core.calls.spend import LiveSpend
+from tapir_core.errors import TapirError
+from tapir_core.reporting.formats import count, duration, round_name
+from tapir_core.reporting.sentences import (
+    gain_sentence,
+    report_path,
+    standin_sentence,
+    state_sentence,
+    ui_sentence,
+)
+from tapir_core.reporting.tables import Table, accuracy_table, rounds_table, seconds_table
+from tapir_core.reporting.types import RunSummary
+from tapir_core.stages import StageAt
+from tasks.progress import StageProgress
+
+__all__ = ["LiveDisplay", "PlainLines", "Snapshot", "print_summary", "render_snapshot", "spend_line", "stage_line"]
+
+_REFRESHES_PER_SECOND = 2
+_LINE_SECONDS = 30.0
+_TRIFLE_SECONDS = 1.0
+"""A step of a wave that asked nobody and took less than this is not worth a line."""
+
+_LIVE_COLUMNS: tuple[tuple[str, JustifyMethod], ...] = (
+    ("Stage", "left"),
+    ("", "left"),
+    ("Shards", "right"),
+    ("Rows", "right"),
+    ("Rows/s", "right"),
+    ("Time", "right"),
+    ("Missing", "right"),
+    ("", "left"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One look at a run at work."""
+
+    stages: Sequence[StageProgress] = ()
+    """Oldest first."""
+    spend: LiveSpend = field(default_factory=LiveSpend)
+
+
+@dataclass(slots=True)
+class _Told:
+    """What has been said of one stage."""
+
+    started: bool = False
+    ended: bool = False
+    next_seconds: float = _LINE_SECONDS
+
+
+class PlainLines:
+    """Turns looks at a run into lines, each said once."""
+
+    def __init__(self, *, only_ends: bool = False) -> None:
+        self._only_ends = only_ends
+        self._told: dict[tuple[StageAt, float], _Told] = {}
+
+    def new_lines(self, snapshot: Snapshot) -> list[str]:
+        """What is new since the last look. A stage that began and ended between two looks is one line."""
+        lines = []
+        for stage in snapshot.stages:
+            told = self._told.setdefault((stage.at, stage.started), _Told())
+            if stage.ended is not None and not told.ended:
+                told.ended = True
+                lines += [] if _is_trifle(stage) else [stage_line(stage)]
+            elif stage.ended is None and not self._only_ends:
+                lines += _lines_at_work(stage, told, snapshot.spend)
+        return lines
+
+
+class LiveDisplay:
+    """Shows a run at work for as long as the block lasts.
+
+    ``look`` gives a snapshot; it is called from a thread of the display, about twice a second.
+    """
+
+    def __init__(self, look: Callable[[], Snapshot], console: Console | None = None) -> None:
+        self._look = look
+        self._console = console or Console()
+        self._live: Live | None = None
+        self._lines = PlainLines(only_ends=self._console.is_terminal)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="tapir-display", daemon=True)
+
+    def __enter__(self) -> "LiveDisplay":
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+        last = self._look()
+        self._print(self._lines.new_lines(last))
+        self._print([spend_line(last.spend)])
+
+    def _refresh(self) -> None:
+        while not self._ended.wait(1 / _REFRESHES_PER_SECOND):
+            try:
+                snapshot = self._look()
+            except TapirError:
+                return  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
+            self._print(self._lines.new_lines(snapshot))
+            if self._live is not None:
+                self._live.update(render_snapshot(snapshot), refresh=True)
+
+    def _print(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def render_snapshot(snapshot: Snapshot) -> RenderableType:
+    """The live part: a row for each stage at work, and the spend."""
+    table = RichTable(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name, place in _LIVE_COLUMNS:
+        table.add_column(name, justify=place, no_wrap=True)
+    at_work = [stage for stage in snapshot.stages if stage.ended is None]
+    for stage in at_work:
+        table.add_row(
+            _name(stage.at),
+            _bar(stage),
+            f"{stage.shards_done}/{stage.shards}",
+            f"{count(stage.rows_done)}/{count(stage.rows)}" if stage.rows else "",
+            _rate(stage),
+            duration(stage.seconds),
+            Text(count(stage.missing), style="yellow" if stage.missing else "dim"),
+            stage.note,
+        )
+    return Group(table, Text(spend_line(snapshot.spend), style="dim")) if at_work else Text(spend_line(snapshot.spend))
+
+
+def stage_line(stage: StageProgress) -> str:
+    """One line on a stage that ended."""
+    rows = f"{count(stage.rows_done)} rows in " if stage.rows_done else ""
+    rate = f" ({_rate(stage)} rows/s)" if stage.rows_done else ""
+    missing = f", {count(stage.missing)} missing" if stage.missing else ""
+    return f"{_name(stage.at)}: {rows}{duration(stage.seconds)}{rate}{missing}"
+
+
+def spend_line(spend: LiveSpend) -> str:
+    """What this start of the run has asked so far, the student's answers included."""
+    failed = sum(spend.failures.values())
+    kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(spend.failures.items()))
+    return (
+        f"calls {count(spend.sent)} · from the store {count(spend.stored)} · "
+        f"tokens {count(spend.prompt_tokens)} in, {count(spend.completion_tokens)} out · {spend.usd:.2f} USD"
+        + (f" · failed {count(failed)} ({kinds})" if failed else "")
+    )
+
+
+def print_summary(console: Console, summary: RunSummary) -> None:
+    """The run in tables: by round, by task type, time by stage; then where to read more."""
+    for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
+        if table.rows:
+            _print_table(console, table)
+    said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
+    for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
+        console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_table(console: Console, table: Table) -> None:
+    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for place, name in enumerate(table.columns):
+        left = place < table.text_columns
+        shown.add_column(Text(name), justify="left" if left else "right", no_wrap=True, header_style="dim")
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+    if table.note:
+        console.print(table.note, style="dim", highlight=False, markup=False)
+    console.print()
+
+
+def _lines_at_work(stage: StageProgress, told: _Told, spend: LiveSpend) -> list[str]:
+    if not told.started:
+        told.started = True
+        shards = f" in {count(stage.shards)} shards" if stage.shards > 1 else ""
+        return [f"{_name(stage.at)}: started" + (f", {count(stage.rows)} rows{shards}" if stage.rows else "")]
+    if stage.seconds < told.next_seconds:
+        return []
+    told.next_seconds = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS
+    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage)} rows/s, " if stage.rows else ""
+    missing = f"{count(stage.missing)} missing, " if stage.missing else ""
+    note = f" · {stage.note}" if stage.note else ""
+    return [f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"]
+
+
+def _name(at: StageAt) -> str:
+    """A stage with its place: `round 1 · wave 2 · candidates`."""
+    step = at.name.removeprefix("wave_").replace("_", " ")
+    parts = [*([] if at.round is None else [round_name(at.round)]), *([f"wave {at.wave}"] if at.wave else []), step]
+    return " · ".join(parts)
+
+
+def _bar(stage: StageProgress) -> RenderableType:
+    done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
+    # A stage that counts nothing while it works shows that it is alive.
+    return ProgressBar(total=max(1, whole), completed=done, width=20, pulse=whole <= 1)
+
+
+def _rate(stage: StageProgress) -> str:
+    return f"{stage.rows_done / stage.seconds:,.1f}" if stage.rows_done and stage.seconds > 0 else ""
+
+
+def _is_trifle(stage: StageProgress) -> bool:
+    return stage.at.wave is not None and not stage.rows_done and stage.seconds < _TRIFLE_SECONDS

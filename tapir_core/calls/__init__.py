@@ -1,0 +1,41 @@
+"""Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
+
+from tapir_core.calls.asking import OnOutcome
+from tapir_core.calls.engine import CallEngine
+from tapir_core.calls.lease import RunLease
+from tapir_core.calls.reask import Parsed, ask_parsed
+from tapir_core.calls.spend import LiveSpend, Spend
+from tapir_core.calls.store import AnswerStore
+from tapir_core.calls.types import (
+    TERMINAL,
+    Answer,
+    Endpoint,
+    EndpointSource,
+    Failure,
+    FailureKind,
+    Message,
+    Outcome,
+    Request,
+    Role,
+)
+
+__all__ = [
+    "TERMINAL",
+    "Answer",
+    "AnswerStore",
+    "CallEngine",
+    "Endpoint",
+    "EndpointSource",
+    "Failure",
+    "FailureKind",
+    "LiveSpend",
+    "Message",
+    "OnOutcome",
+    "Outcome",
+    "Parsed",
+    "Request",
+    "Role",
+    "RunLease",
+    "Spend",
+    "ask_parsed",
+]

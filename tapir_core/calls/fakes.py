@@ -1,0 +1,207 @@
+"""A scripted provider: a real HTTP server that answers chat completions as it is told and records every call.
+
+For tests and for trying settings. It knows no instruction; the stand-in (`tapir_core/standin`) is the one that does.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+from tapir_core.calls.types import Endpoint, Message, Request
+from tapir_core.config import Sampling
+
+__all__ = [
+    "Drop",
+    "FakeProvider",
+    "FakeReply",
+    "Hang",
+    "RecordedCall",
+    "Script",
+    "Status",
+    "Text",
+    "echo",
+    "in_turn",
+    "make_request",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """One request as it arrived."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+    arrived: float
+    """Monotonic clock."""
+
+    @property
+    def prompt(self) -> str:
+        """Content of the last message."""
+        return str(self.body["messages"][-1]["content"])
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A chat completion."""
+
+    content: str | None
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    prompt_tokens: int = 10
+    completion_tokens: int = 5
+
+    def to_response(self, call: RecordedCall) -> web.Response:
+        """The HTTP response."""
+        message = {"role": "assistant", "content": self.content, "refusal": self.refusal}
+        usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+        whole = {"id": "fake", "object": "chat.completion", "created": 0, "model": call.body.get("model")}
+        return web.json_response({**whole, "choices": [choice], "usage": usage})
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Any status, headers and body; a mapping is sent as JSON, a text as it is."""
+
+    status: int
+    body: Mapping[str, Any] | str = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def to_response(self, _: RecordedCall) -> web.Response:
+        """The HTTP response."""
+        text = self.body if isinstance(self.body, str) else json.dumps(self.body)
+        return web.Response(status=self.status, text=text, headers=self.headers, content_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class Hang:
+    """No reply until the client or the server goes away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The connection is closed without a reply."""
+
+
+def make_request(prompt: str = "Say something.", *, sampling: Sampling | None = None, **fields: Any) -> Request:
+    """A request with defaults for all that a test does not care about."""
+    defaults: dict[str, Any] = {"role": "teach", "model": "fake-model", "identity": "fake-1", "run": "a-run"}
+    return Request(messages=(Message("user", prompt),), sampling=sampling or Sampling(), **{**defaults, **fields})
+
+
+FakeReply = Text | Status | Hang | Drop
+Script = Callable[[RecordedCall], FakeReply]
+
+
+def echo(call: RecordedCall) -> FakeReply:
+    """A script that answers each prompt with itself."""
+    return Text(f"echo: {call.prompt}")
+
+
+def in_turn(*replies: FakeReply) -> Script:
+    """A script that gives each reply once, and fails loudly when more is asked."""
+    rest = iter(replies)
+
+    def script(_: RecordedCall) -> FakeReply:
+        reply = next(rest, None)
+        if reply is None:
+            raise AssertionError(f"the script of {len(replies)} replies has run out")
+        return reply
+
+    return script
+
+
+class FakeProvider:
+    """A server on loopback, in a thread of its own; use it as a context manager.
+
+    A script that raises fails the `with` block at its end, whatever the client made of the reply.
+    """
+
+    def __init__(self, script: Script = echo, *, latency_seconds: float = 0.0) -> None:
+        self.script = script
+        self.calls: list[RecordedCall] = []
+        self.most_at_once = 0
+        """Most calls that were in the server at one moment."""
+        self.base_url = ""
+        self._latency_seconds = latency_seconds
+        self._at_once = 0
+        self._script_errors: list[Exception] = []
+        self._loop = asyncio.new_event_loop()
+        self._gone = asyncio.Event()
+        self._runner = web.AppRunner(self._application(), shutdown_timeout=0.1)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fake-provider", daemon=True)
+
+    def endpoint(self, *, concurrency: int = 8, api_key: str | None = None, **fields: Any) -> Endpoint:
+        """Where it answers."""
+        return Endpoint(self.base_url, concurrency, api_key, **fields)
+
+    def prompts(self) -> list[str]:
+        """The prompts that arrived, in order."""
+        return [call.prompt for call in self.calls]
+
+    def __enter__(self) -> "FakeProvider":
+        self._thread.start()
+        self.base_url = self._wait_for(self._start())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._wait_for(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if self._script_errors and kind is None:
+            raise self._script_errors[0]
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        application.router.add_post("/v1/chat/completions", self._handle)
+        return application
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        call = RecordedCall(await request.json(), dict(request.headers), time.monotonic())
+        self.calls.append(call)
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            await asyncio.sleep(self._latency_seconds)
+            return await self._reply(request, call)
+        finally:
+            self._at_once -= 1
+
+    async def _reply(self, request: web.Request, call: RecordedCall) -> web.StreamResponse:
+        try:
+            reply = self.script(call)
+        except Exception as error:  # raised again by __exit__: a test must not pass on it
+            self._script_errors.append(error)
+            reply = Status(400, {"error": {"message": str(error)}})
+        if isinstance(reply, Hang):
+            await self._gone.wait()
+        if isinstance(reply, Hang | Drop):
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        return reply.to_response(call)
+
+    async def _start(self) -> str:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{host}:{port}/v1"
+
+    async def _stop(self) -> str:
+        self._gone.set()
+        await self._runner.cleanup()
+        return ""
+
+    def _wait_for(self, work: "Awaitable[str]") -> str:
+        async def run() -> str:
+            return await work
+
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(timeout=30)

@@ -1,0 +1,110 @@
+"""Ask, parse, and ask again what cannot be parsed.
+
+Parsing is free and separate: every raw reply stays in the store, so a second run parses the same replies again and pays
+for nothing. A re-ask is the same request under another sample index, and so another seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from tapir_core.calls.asking import Once, OnOutcome
+from tapir_core.calls.engine import CallEngine
+from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
+from tapir_core.replies import Unparsed
+
+__all__ = ["REASK_STRIDE", "Parsed", "ask_parsed"]
+
+REASK_STRIDE = 1_000_000
+"""Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed(Generic[T]):
+    """What came of one request."""
+
+    value: T | None
+    """What the parser made of the last reply; nothing when it failed or never became parsable."""
+    reason: str
+    """Why there is no value: the parser's reason, or the failure's kind. Empty when there is one."""
+    outcomes: tuple[Outcome, ...]
+    """One for each time it was asked; all but the last are answers that could not be parsed."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The last outcome: it decides."""
+        return self.outcomes[-1]
+
+    @property
+    def raw(self) -> str:
+        """Text of the last reply; empty when it failed."""
+        return self.outcome.text if isinstance(self.outcome, Answer) else ""
+
+    @property
+    def retryable(self) -> bool:
+        """True when asking again later may succeed."""
+        return isinstance(self.outcome, Failure) and self.outcome.retryable
+
+
+def ask_parsed(
+    engine: CallEngine,
+    requests: Sequence[Request],
+    source: EndpointSource,
+    parse: Callable[[str], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+) -> list[Parsed[T]]:
+    """Outcomes of ``requests`` with their parsed values, in their order.
+
+    A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
+    each row once, when nothing more will be asked for it.
+    """
+    endpoint = Once(source)
+    parsed: dict[int, Parsed[T]] = {}
+    rows = list(range(len(requests)))
+    for reask in range(reasks + 1):
+        outcomes = engine.ask(
+            [_reasked(requests[row], reask) for row in rows],
+            endpoint,
+            on_outcome=_report_settled(rows, parse, on_outcome, last=reask == reasks),
+        )
+        for row, outcome in zip(rows, outcomes, strict=True):
+            before = parsed[row].outcomes if row in parsed else ()
+            value, reason = _parse(outcome, parse)
+            parsed[row] = Parsed(value, reason, (*before, outcome))
+        rows = [row for row in rows if _is_unparsed(parsed[row])]
+    return [parsed[row] for row in range(len(requests))]
+
+
+def _report_settled(
+    rows: list[int], parse: Callable[[str], T | Unparsed], on_outcome: OnOutcome | None, *, last: bool
+) -> OnOutcome | None:
+    """A callback for one pass that passes on the rows for which nothing more will be asked."""
+    if on_outcome is None:
+        return None
+
+    def report(place: int, outcome: Outcome) -> None:
+        settled = last or isinstance(outcome, Failure) or not _parse(outcome, parse)[1]
+        if settled:
+            on_outcome(rows[place], outcome)
+
+    return report
+
+
+def _parse(outcome: Outcome, parse: Callable[[str], T | Unparsed]) -> tuple[T | None, str]:
+    if isinstance(outcome, Failure):
+        return None, outcome.kind
+    value = parse(outcome.text)
+    return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
+
+
+def _is_unparsed(parsed: Parsed[T]) -> bool:
+    return isinstance(parsed.outcome, Answer) and parsed.value is None
+
+
+def _reasked(request: Request, reask: int) -> Request:
+    assert request.sample_index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
+    return replace(request, sample_index=request.sample_index + reask * REASK_STRIDE) if reask else request

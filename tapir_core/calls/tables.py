@@ -1,0 +1,163 @@
+"""The call store's database: tables, and the one way to open it.
+
+SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which costs
+0.2 s of start-up: the modules above import it when a store is opened.
+"""
+
+import sqlite3
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tapir_core.errors import ConfigError, MissingPrerequisite
+
+__all__ = ["answers", "insert_or_ignore", "leases", "open_engine", "writing"]
+
+SCHEMA_VERSION = "1"
+BUSY_SECONDS = 60
+"""How long a writer waits for another process's transaction before it fails."""
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("sample_index", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("finish_reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("raw", Text, nullable=True),
+    Column("created", DateTime, nullable=False),
+    Index("answers_by_run", "run", "role"),
+)
+"""One row per received outcome. `status` is `answer` or a terminal failure kind; `run` is the first asker; `created` is
+UTC; `raw` is the body as it came, with the key of the endpoint taken out."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("run_key", String(512), primary_key=True),
+    Column("token", String(32), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Float, nullable=False),
+    Column("since", DateTime, nullable=False),
+    Column("heartbeat", DateTime, nullable=False),
+)
+"""One row per run that is driven now, by the database's clock."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on ``url`` with every table in place.
+
+    Raises:
+        ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or another schema version is in it.
+        MissingPrerequisite: the database cannot be reached or written.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The text itself is not shown: what cannot be parsed may hold a password anywhere.
+        raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    supported = parsed.drivername in {"sqlite", "postgresql+psycopg"}
+    if not supported or parsed.database in {None, "", ":memory:"}:
+        raise ConfigError(
+            f"calls.store_url = {shown!r} is not supported. Use sqlite:///path/store.sqlite or postgresql://host/database"
+        )
+    try:
+        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else create_engine(parsed)
+        with writing(engine) as connection:
+            version = _prepare_schema(connection)
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip()
+        raise MissingPrerequisite(
+            f"the call store {shown} cannot be opened: {reason}. Check the path, its rights and that the server runs."
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"the call store {shown} has schema version {version}, this version of tapir knows {SCHEMA_VERSION}. "
+            "Use the tapir version that wrote it, or another calls.store_url."
+        )
+    return engine
+
+
+def writing(engine: Engine) -> AbstractContextManager[Connection]:
+    """A transaction that takes the write lock at its start, so that it never fails half-way on a lock upgrade."""
+    return engine.execution_options(tapir_writes=True).begin()
+
+
+def insert_or_ignore(engine: Engine, table: Table) -> Any:
+    """An INSERT that leaves a row which is already there as it is."""
+    dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
+
+def _create_sqlite(url: URL) -> Engine:
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own transaction handling would begin late and without the write lock; `_begin_sqlite` replaces it.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A paid answer is worth an fsync: writes are group-committed, so it is one for many answers, and then neither a
+    # kill nor a power cut loses what was counted as received. (NORMAL would survive the kill only.)
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("tapir_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _prepare_schema(connection: Connection) -> str:
+    """Create what lacks and give the schema version that is there."""
+    if connection.dialect.name == "postgresql":
+        # CREATE TABLE IF NOT EXISTS of two processes at once can still collide there.
+        connection.execute(select(func.pg_advisory_xact_lock(0x7A917)))
+    metadata.create_all(connection)
+    connection.execute(insert_or_ignore(connection.engine, meta).values(name="schema_version", value=SCHEMA_VERSION))
+    return str(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")))

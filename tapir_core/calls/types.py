@@ -1,0 +1,118 @@
+"""The values of the paid-call engine: what is asked, what comes back, and where it is asked.
+
+Grain: one `Request` is one sample of one prompt. Its outcome is a value, never an exception: `Answer` or `Failure`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tapir_core.config import Sampling
+from tapir_core.text import digest
+
+__all__ = ["Answer", "Endpoint", "EndpointSource", "Failure", "FailureKind", "Message", "Outcome", "Request", "Role"]
+
+Role = Literal["label", "teach", "answer", "judge", "expand", "refine"]
+"""What a call is for; a column of the store, not part of the key."""
+
+FailureKind = Literal[
+    "refused",  # terminal: the provider's typed refusal or content filter
+    "too_long",  # terminal: the prompt does not fit the model's context
+    "bad_request",  # terminal: the provider calls the request itself wrong (400, 404, 422)
+    "bad_reply",  # terminal: no parsable reply after every re-ask
+    "unauthorized",  # retryable: the key is wrong or lacks rights (401, 403)
+    "rate_limited",  # retryable: 429 until the attempts ran out
+    "server",  # retryable: 5xx, or a body that is no chat completion
+    "timeout",  # retryable
+    "connection",  # retryable: refused, reset, or the endpoint was given up
+    "budget",  # retryable: the cap is reached, nothing was sent
+]
+TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "bad_reply"})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample of one prompt, for one model."""
+
+    role: Role
+    messages: tuple[Message, ...]
+    model: str
+    identity: str
+    """Name of what answers: provider and revision, a checkpoint's digest, the stand-in's version."""
+    sampling: Sampling
+    sample_index: int = 0
+    """Tells repeats of the same prompt apart; also the seed sent to the provider when the temperature is above 0."""
+    prompt_version: str = ""
+    """First 12 hex digits of the prompt file's digest; empty for a bare instruction. A column, not part of the key."""
+    run: str = ""
+    """Name of the run that asks. A column, not part of the key."""
+
+    @property
+    def key(self) -> str:
+        """Store key: what the provider sees, plus identity and sample index (architecture.md, Calls)."""
+        return digest(
+            {
+                "model": self.model,
+                "messages": [[message.role, message.content] for message in self.messages],
+                "sampling": self.sampling.model_dump(),
+                "identity": self.identity,
+                "sample_index": self.sample_index,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply that was received and is stored."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float = 0.0
+    """Price of this call when it was paid."""
+    stored: bool = False
+    """True when it came from the store and cost nothing now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request without a usable reply."""
+
+    kind: FailureKind
+    message: str
+    attempts: int = 0
+    stored: bool = False
+
+    @property
+    def retryable(self) -> bool:
+        """True when asking again later may succeed; such a failure is never stored."""
+        return self.kind not in TERMINAL
+
+
+Outcome = Answer | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address that answers, with what is needed to call it. Never written anywhere: it may hold a key."""
+
+    base_url: str
+    concurrency: int
+    api_key: str | None = field(default=None, repr=False)
+    api_key_env: str | None = None
+    """Environment variable that the key came from; named when the endpoint refuses the key."""
+    usd_per_million_prompt_tokens: float = 0.0
+    usd_per_million_completion_tokens: float = 0.0
+
+
+EndpointSource = Callable[[], Endpoint]
+"""Gives the endpoint when a call must be made, and only then: a stored answer starts no server."""

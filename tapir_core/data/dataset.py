@@ -1,0 +1,133 @@
+"""Datasets: folders of rows that are complete or absent.
+
+Parts are named by their content and never overwritten; `manifest.json` is written last, in one step, and its
+existence with the right key means complete. What travels between tasks is a `DatasetRef`, never rows.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+import polars as pl
+
+from tapir_core.paths import manifest_file, part_name
+from tapir_core.storage import Storage
+from tapir_core.text import digest
+
+__all__ = ["DatasetRef", "Manifest", "Part", "read_manifest", "read_part", "read_rows", "write_manifest", "write_part"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of rows."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRef:
+    """A complete dataset: where it is (relative to the run folder), what it holds, how many rows."""
+
+    path: str
+    digest: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What `manifest.json` says. Other files than parts (a checkpoint's) may stand in `parts` with 0 rows."""
+
+    stage: str
+    key: str
+    columns: tuple[str, ...]
+    rows: int
+    parts: tuple[Part, ...]
+    accepted_missing: dict[str, int] = field(default_factory=dict)
+    """Reason → rows that the stage goes on without."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What the stage counted beside its rows: dropped rows by reason, shortfall, δ, …"""
+    created: str = ""
+
+    @property
+    def digest(self) -> str:
+        """Content of the dataset: its parts in order. Equal rows in equal shards have equal digests."""
+        return digest([[part.sha256, part.rows] for part in self.parts])
+
+    def ref(self, folder: str) -> DatasetRef:
+        """The reference that travels between tasks."""
+        return DatasetRef(folder, self.digest, self.rows)
+
+
+def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
+    """Write one part, named by its content; writing the same rows again changes nothing."""
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer, compression="zstd", statistics=False)
+    content = buffer.getvalue()
+    sha256 = hashlib.sha256(content).hexdigest()
+    part = Part(part_name(sha256), rows.height, sha256)
+    path = f"{folder}/{part.name}"
+    if not storage.exists(path):
+        storage.write_bytes(path, content)
+    return part
+
+
+def write_manifest(
+    storage: Storage,
+    folder: str,
+    *,
+    stage: str,
+    key: str,
+    columns: Sequence[str],
+    parts: Iterable[Part],
+    accepted_missing: dict[str, int] | None = None,
+    counts: dict[str, float] | None = None,
+) -> DatasetRef:
+    """Declare a dataset complete. The last write of a stage."""
+    listed = tuple(parts)
+    manifest = Manifest(
+        stage=stage,
+        key=key,
+        columns=tuple(columns),
+        rows=sum(part.rows for part in listed),
+        parts=listed,
+        accepted_missing=accepted_missing or {},
+        counts=counts or {},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    storage.write_bytes(manifest_file(folder), json.dumps(asdict(manifest), indent=1).encode())
+    return manifest.ref(folder)
+
+
+def read_manifest(storage: Storage, folder: str) -> Manifest | None:
+    """The folder's manifest, or nothing where the dataset is not complete."""
+    try:
+        fields = json.loads(storage.read_bytes(manifest_file(folder)))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    parts = tuple(Part(**part) for part in fields.pop("parts"))
+    return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
+
+
+def read_part(storage: Storage, folder: str, part: Part) -> pl.DataFrame:
+    """Rows of one part."""
+    return pl.read_parquet(io.BytesIO(storage.read_bytes(f"{folder}/{part.name}")))
+
+
+def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
+    """All rows of a complete dataset, in the order of its parts.
+
+    Raises:
+        FileNotFoundError: the dataset is not complete.
+    """
+    manifest = read_manifest(storage, folder)
+    if manifest is None:
+        raise FileNotFoundError(f"{storage.root}/{manifest_file(folder)}")
+    frames = [read_part(storage, folder, part) for part in manifest.parts]
+    if not frames:
+        return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
+    return pl.concat(frames, how="vertical_relaxed")

@@ -1,0 +1,163 @@
+"""Files of instructions as numbered records: JSON, JSON lines, CSV and Parquet, told apart by their content.
+
+A file is read whole into memory. A damaged line of JSON lines or CSV is one broken record; a damaged JSON or Parquet
+file is an error, since nothing after the damage can be trusted.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tapir_core.errors import ConfigError
+
+__all__ = ["BrokenRecord", "Record", "read_records"]
+
+ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
+MARKS = ("instruction", "messages", "conversations")
+"""Columns of which a CSV or Parquet file must have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the file has it."""
+
+    number: int
+    """Its line in JSON lines and CSV, its place in JSON and Parquet; from 1."""
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRecord:
+    """A record that could not be read."""
+
+    number: int
+    reason: str
+
+
+def read_records(path: str) -> list[Record | BrokenRecord]:
+    """All records of a file or of anything else that fsspec opens (`s3://…`).
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, damaged, or of an unknown format.
+    """
+    content = _read_bytes(path)
+    if content.startswith(b"PAR1"):
+        return list(_parquet_records(content, path))
+    text = _decode(content, path)
+    start = text.lstrip()[:1]
+    if start == "[":
+        return list(_json_records(text, path))
+    if start == "{":
+        return list(_json_line_records(text, path))
+    return list(_csv_records(text, path))
+
+
+def _read_bytes(path: str) -> bytes:
+    try:
+        return _read_remote(path) if "://" in path else Path(path).read_bytes()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _read_remote(url: str) -> bytes:
+    import fsspec  # a local file needs none of it
+
+    try:
+        with fsspec.open(url, "rb") as file:
+            content: bytes = file.read()
+    except OSError:
+        raise
+    except Exception as exc:  # each file system of fsspec has errors of its own
+        raise ConfigError(f"{url!r} cannot be read: {exc}") from exc
+    return content
+
+
+def _decode(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"{path!r} is not UTF-8 (line {line}, byte {exc.start}); save it as UTF-8") from exc
+
+
+def _json_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
+    for number, item in enumerate(items, start=1):
+        yield _as_record(number, item)
+
+
+def _json_line_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    records = [_json_line(number, line) for number, line in lines]
+    if not any(isinstance(record, Record) for record in records):
+        raise ConfigError(
+            f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; expected {ACCEPTED}"
+        )
+    yield from records
+
+
+def _json_line(number: int, line: str) -> Record | BrokenRecord:
+    try:
+        return _as_record(number, json.loads(line))
+    except (ValueError, RecursionError) as exc:
+        place = f"{exc.msg} (column {exc.colno})" if isinstance(exc, json.JSONDecodeError) else str(exc)
+        return BrokenRecord(number, f"damaged JSON: {place}")
+
+
+def _as_record(number: int, item: Any) -> Record | BrokenRecord:
+    if isinstance(item, dict):
+        return Record(number, item)
+    return BrokenRecord(number, f"expected an object with fields, got {type(item).__name__}")
+
+
+def _csv_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _check_columns(header, path)
+        start = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield _csv_record(start, header, cells)
+            start = reader.line_num + 1
+    except csv.Error as exc:
+        raise ConfigError(
+            f"{path!r} is damaged CSV: {exc} (line {reader.line_num}); quote cells that hold commas, quotes or line "
+            "breaks, or save the file as JSON lines"
+        ) from exc
+
+
+def _csv_record(number: int, header: list[str], cells: list[str]) -> Record | BrokenRecord:
+    if len(cells) != len(header):
+        return BrokenRecord(number, f"{len(cells)} cells, but the header names {len(header)}")
+    return Record(number, dict(zip(header, cells, strict=True)))
+
+
+def _parquet_records(content: bytes, path: str) -> Iterator[Record | BrokenRecord]:
+    try:
+        table = pl.read_parquet(io.BytesIO(content))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as exc:
+        raise ConfigError(f"{path!r} is damaged Parquet: {exc}; write the file again") from exc
+    _check_columns(table.columns, path)
+    for number, fields in enumerate(table.iter_rows(named=True), start=1):
+        yield Record(number, fields)
+
+
+def _check_columns(columns: list[str], path: str) -> None:
+    if not set(MARKS).intersection(columns):
+        found = ", ".join(map(repr, columns[:10])) or "nothing"
+        raise ConfigError(
+            f"{path!r} is of an unknown format: no column {', '.join(MARKS[:-1])} or {MARKS[-1]} (found {found}); "
+            f"expected {ACCEPTED}"
+        )

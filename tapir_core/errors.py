@@ -1,0 +1,85 @@
+"""Every error a user can meet, with the exit code the command line gives it.
+
+The tree::
+
+    TapirError                exit 1   something failed; the message says what and what to do
+    ├── ConfigError           exit 2   the configuration, a flag or an input file is wrong
+    │   └── RunChanged        exit 2   this run folder belongs to another configuration
+    ├── MissingPrerequisite   exit 1   something that must be there is not: environment, key, server, package
+    ├── EngineError           exit 1   the student server or the trainer failed
+    ├── RunBusy               exit 1   another driver holds this run
+    ├── IncompleteBatch       exit 4   some outcomes are still retryable; the same command goes on
+    │   └── TooMuchMissing    exit 4   more rows are missing than a stage accepts
+    └── BudgetReached         exit 3   the spending cap is reached; nothing more is sent
+
+A message says what happened, the offending value and the remedy. Foreign errors are translated where they enter,
+with ``raise … from exc``.
+"""
+
+from collections.abc import Sequence
+
+__all__ = [
+    "BudgetReached",
+    "ConfigError",
+    "EngineError",
+    "IncompleteBatch",
+    "MissingPrerequisite",
+    "RunBusy",
+    "RunChanged",
+    "TapirError",
+    "TooMuchMissing",
+]
+
+
+class TapirError(Exception):
+    """Raised when something failed that a user can act on."""
+
+    exit_code = 1
+
+
+class ConfigError(TapirError):
+    """Raised when a configuration, a flag or an input file is wrong; carries every problem found, not the first."""
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Sequence[str], *, source: str | None = None) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        if len(self.problems) == 1 and source is None:
+            text = self.problems[0]
+        else:
+            count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+            head = f"{count} in {source}:" if source else f"{count}:"
+            text = "\n".join([head, *(f"  - {problem}" for problem in self.problems)])
+        super().__init__(text)
+
+
+class RunChanged(ConfigError):
+    """Raised when a run folder belongs to another configuration or other prompt files."""
+
+
+class MissingPrerequisite(TapirError):
+    """Raised when an environment, a key, a server or a package that must be there is not."""
+
+
+class EngineError(TapirError):
+    """Raised when a child process (student server, trainer) failed; names its log file."""
+
+
+class RunBusy(TapirError):
+    """Raised when another driver holds the lease of a run."""
+
+
+class IncompleteBatch(TapirError):
+    """Raised when a shard or stage still has retryable outcomes; what was received is stored."""
+
+    exit_code = 4
+
+
+class TooMuchMissing(IncompleteBatch):
+    """Raised when a stage misses a larger share of its rows than ``max_missing_share`` accepts."""
+
+
+class BudgetReached(TapirError):
+    """Raised when the spending cap is reached; everything received is stored and the run can go on."""
+
+    exit_code = 3

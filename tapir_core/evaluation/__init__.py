@@ -1,0 +1,1 @@
+"""Scores of a student: the check of verifiable answers."""

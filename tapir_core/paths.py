@@ -1,0 +1,75 @@
+"""Every path and file name of a run root and a run folder. No other module builds one.
+
+The run folder is a contract: other programs read it (docs/run-folder.md).
+"""
+
+__all__ = [
+    "BACKBONE",
+    "MANIFEST",
+    "REPORT",
+    "RESOLVED_CONFIG",
+    "RESULTS",
+    "RUN_RECORD",
+    "SERVER_RECORD",
+    "STORE",
+    "attempt_folder",
+    "backbone_cache",
+    "log_file",
+    "manifest_file",
+    "part_name",
+    "prefect_home",
+    "round_folder",
+    "wave_folder",
+]
+
+BACKBONE = -1
+"""The round number of the untouched backbone, before S_0 (round 0)."""
+
+MANIFEST = "manifest.json"
+RUN_RECORD = "run.json"
+RESOLVED_CONFIG = "config.resolved.json"
+REPORT = "report.html"
+RESULTS = ".results"
+
+STORE = ".tapir/store.sqlite"
+SERVER_RECORD = ".tapir/server.json"
+
+
+def round_folder(number: int) -> str:
+    """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …"""
+    return "backbone" if number == BACKBONE else f"round_{number:02d}"
+
+
+def wave_folder(wave: int, step: str) -> str:
+    """Working folder of one step of an expansion wave, in its round's folder."""
+    return f"waves/{wave:02d}_{step}"
+
+
+def attempt_folder(number: int, key: str) -> str:
+    """Folder in which one training works before its checkpoint is promoted."""
+    return f"{round_folder(number)}/training/{key[:16]}"
+
+
+def manifest_file(folder: str) -> str:
+    """Manifest of a folder of rows or of a checkpoint."""
+    return f"{folder}/{MANIFEST}"
+
+
+def part_name(sha256: str) -> str:
+    """File of rows, named by what it holds."""
+    return f"part-{sha256[:16]}.parquet"
+
+
+def log_file(name: str) -> str:
+    """Log of a child process."""
+    return f"logs/{name}.log"
+
+
+def prefect_home() -> str:
+    """Prefect's own files, below the run root."""
+    return ".tapir/prefect"
+
+
+def backbone_cache() -> str:
+    """Backbones that were converted or fetched once, below the run root."""
+    return ".tapir/backbones"

@@ -1,0 +1,111 @@
+"""Prompts are files: one Jinja2 template a prompt, versioned by content, replaceable by a folder of the user's own.
+
+A template may use the sections listed in `_SECTIONS` for its name and must use those that are not optional: a judge
+prompt without the answers would still run, and cost money for nothing. What goes into a section is neutralised by
+whoever renders it (`tapir_core.judging.prompt`), not here.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+import jinja2.meta
+
+from tapir_core.errors import ConfigError
+
+__all__ = ["PROMPT_NAMES", "Prompt", "load_prompt"]
+
+_SHIPPED = Path(__file__).parent
+_SUFFIX = ".jinja2"
+_OPTIONAL = frozenset({"system", "reference"})
+_SECTIONS: dict[str, frozenset[str]] = {
+    "expand": frozenset({"seed", "task_type"}),
+    "judge": frozenset({"system", "instruction", "answer_1", "answer_2", "reference"}),
+    "judge_pointwise": frozenset({"system", "instruction", "answer", "reference"}),
+    "label": frozenset({"instruction", "task_types"}),
+    "refine_code": frozenset({"system", "instruction", "answer"}),
+    "refine_prose": frozenset({"system", "instruction", "answer"}),
+    "refine_steps": frozenset({"system", "instruction", "answer"}),
+}
+
+PROMPT_NAMES: tuple[str, ...] = tuple(_SECTIONS)
+"""Names of the shipped prompts, which are also the names that a folder may replace."""
+
+_ENVIRONMENT = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, trim_blocks=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt file, read and checked."""
+
+    name: str
+    text: str
+    version: str
+    """First 12 hex digits of sha256 over the file's bytes."""
+
+    def render(self, **sections: str | None) -> str:
+        """The message that is sent. A section that the template uses and that is not given is an error."""
+        return _compile(self.text).render(**sections)
+
+
+def load_prompt(name: str, folder: str | None = None) -> Prompt:
+    """Read the prompt ``name``: the file of that name in ``folder`` if there is one, otherwise the shipped file.
+
+    Raises:
+        ConfigError: the folder is missing or holds a prompt that TAPIR does not know, or the template is broken.
+        KeyError: there is no prompt of this name.
+    """
+    if name not in _SECTIONS:
+        raise KeyError(f"{name!r} is no prompt; the prompts are: {', '.join(PROMPT_NAMES)}")
+    path = _find(name, folder)
+    try:
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+        _check_sections(name, text, path)
+    except OSError as exc:
+        raise ConfigError(f"prompt file {str(path)!r} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"prompt file {str(path)!r} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
+    except jinja2.TemplateSyntaxError as exc:
+        raise ConfigError(f"prompt file {str(path)!r}, line {exc.lineno}: {exc.message}; correct the template") from exc
+    return Prompt(name, text, hashlib.sha256(content).hexdigest()[:12])
+
+
+def _find(name: str, folder: str | None) -> Path:
+    shipped = _SHIPPED / f"{name}{_SUFFIX}"
+    if folder is None:
+        return shipped
+    if not Path(folder).is_dir():
+        raise ConfigError(f"run.prompts = {folder!r} is no folder; create it or remove the setting")
+    unknown = sorted(path.name for path in Path(folder).glob(f"*{_SUFFIX}") if path.stem not in _SECTIONS)
+    if unknown:
+        known = ", ".join(f"{each}{_SUFFIX}" for each in PROMPT_NAMES)
+        raise ConfigError(f"run.prompts: {folder!r} holds {', '.join(unknown)}, which replaces nothing; use {known}")
+    own = Path(folder) / shipped.name
+    return own if own.exists() else shipped
+
+
+def _check_sections(name: str, text: str, path: Path) -> None:
+    used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+    unknown, lacking = sorted(used - _SECTIONS[name]), sorted(_SECTIONS[name] - _OPTIONAL - used)
+    problems = []
+    if unknown:
+        known = ", ".join(sorted(_SECTIONS[name]))
+        problems.append(f"it uses {', '.join(unknown)}, which is no section of this prompt; use {known}")
+    if lacking:
+        problems.append(f"it lacks {', '.join(f'{{{{ {each} }}}}' for each in lacking)}; add it")
+    if problems:
+        raise ConfigError(problems, source=f"prompt file {str(path)!r}")
+    try:
+        _compile(text).render(dict.fromkeys(_SECTIONS[name], "x"))
+    except jinja2.TemplateSyntaxError:
+        raise
+    except (jinja2.TemplateError, TypeError) as exc:
+        raise ConfigError(f"prompt file {str(path)!r} cannot be filled in: {exc}; correct the template") from exc
+
+
+@lru_cache(maxsize=64)
+def _compile(text: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(text)

@@ -1,0 +1,1 @@
+"""What people read of a run: summaries, tables, plots, the run card and `report.html`."""

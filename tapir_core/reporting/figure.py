@@ -1,0 +1,72 @@
+"""One look for every plot: a figure as inline SVG that takes its text colour from the page.
+
+matplotlib costs about a second to import, so it is imported when the first plot is drawn. Colours are Okabe and Ito's,
+which colour-blind readers can tell apart; what matters is told by shape or label as well.
+"""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["COLOURS", "GREY", "INK", "draw"]
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
+GREY = "#8a8f98"
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written; nothing else in a plot may have it."""
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.18,
+    "grid.linewidth": 0.6,
+    "axes.linewidth": 0.7,
+    "hatch.linewidth": 0.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tapir",
+    "figure.constrained_layout.use": True,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
+    ),
+}
+_WIDTH_INCHES = 5.2
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
+
+def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> str:
+    """An SVG element of a figure that ``fill`` draws into; ``title`` is what a screen reader says.
+
+    The same data give the same text.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
+        FigureCanvasSVG(figure)
+        fill(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
+    return _inline(buffer.getvalue(), title)
+
+
+def _inline(svg: str, title: str) -> str:
+    """The element alone: sized by the page, labelled, and in the page's text colour."""
+    element = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return re.sub(
+        r'^<svg (.*?)width="[^"]*" ?', f'<svg role="img" aria-label="{label}" \\1', element, count=1, flags=re.S
+    )

@@ -1,0 +1,111 @@
+"""One look at a run folder: the stages that hold, their rows and counts, and the stages as a reader knows them.
+
+What a look has found it keeps, so it must not outlive the report that it is taken for.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Literal
+
+import polars as pl
+
+from tapir_core.data.dataset import DatasetRef, Manifest
+from tapir_core.reporting.types import StageSummary, Usage
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import STAGES, StageAt
+
+__all__ = ["ONCE", "ROUND", "Look"]
+
+ONCE = ("heldout", "pool", "label", "teach")
+ROUND = ("answer", "judge", "difficulty", "select", "expand", "refine", "mix", "train", "evaluate")
+"""Stages as a reader knows them, in the order of the method."""
+
+Asked = Literal["teacher", "judge", "student", ""]
+_ASKS: dict[str, Asked] = {
+    "label": "teacher",
+    "teach": "teacher",
+    "answer": "student",
+    "judge": "judge",
+    "expand": "teacher",
+    "refine": "teacher",
+    "evaluate": "student",
+}
+
+
+class Look:
+    """Reads stages that hold; what does not hold is None."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self._seen: dict[StageAt, DatasetRef | None] = {}
+        self._spans: list[tuple[float, float]] = []
+        self.updated = ""
+        """When the last stage that was looked at was done."""
+
+    def manifest(self, at: StageAt) -> Manifest | None:
+        """The stage's manifest."""
+        return self.run.manifest(at) if self.run.holds(at, self._seen) is not None else None
+
+    def rows(self, at: StageAt) -> pl.DataFrame | None:
+        """The stage's rows."""
+        return self.run.rows(at) if self.run.holds(at, self._seen) is not None else None
+
+    def waves(self, number: int) -> list[int]:
+        """Waves of a round of which something is done."""
+        planned = range(1, self.run.config.curriculum.expansion.max_waves + 1)
+        return [wave for wave in planned if self.manifest(StageAt("wave_requests", number, wave)) is not None]
+
+    def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[StageSummary, ...]:
+        """The stages of ``names`` of which something is done; the steps of a stage count as one."""
+        found = (self._summarise_stage(name, number) for name in names)
+        return tuple(stage for stage in found if stage is not None)
+
+    def busy_seconds(self) -> float:
+        """Time in which one of the stages looked at was at work."""
+        busy, end = 0.0, float("-inf")
+        for start, stop in sorted(self._spans):
+            busy += max(0.0, stop - max(start, end))
+            end = max(end, stop)
+        return busy
+
+    def _summarise_stage(self, name: str, number: int | None) -> StageSummary | None:
+        manifests = [manifest for at in self._steps(name, number) if (manifest := self.manifest(at)) is not None]
+        if not manifests:
+            return None
+        for manifest in manifests:
+            self._note_time(manifest)
+        rows_of = "answer_heldout" if name == "evaluate" else name
+        return StageSummary(
+            name,
+            _ASKS.get(name, ""),
+            sum(manifest.rows for manifest in manifests if manifest.stage == rows_of),
+            sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
+            dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
+            sum((_usage(manifest) for manifest in manifests), Usage()),
+        )
+
+    def _steps(self, name: str, number: int | None) -> list[StageAt]:
+        if name == "evaluate":
+            return [StageAt("answer_heldout", number), StageAt("evaluate", number)]
+        if name == "expand" and number is not None:
+            steps = [step for step in STAGES if step.startswith("wave_")]
+            waves = [StageAt(step, number, wave) for wave in self.waves(number) for step in steps]
+            return [*waves, StageAt("expansion_rejected", number), StageAt("expand", number)]
+        return [StageAt(name, number)]
+
+    def _note_time(self, manifest: Manifest) -> None:
+        self.updated = max(self.updated, manifest.created)
+        stop = datetime.fromisoformat(manifest.created).timestamp()
+        self._spans.append((stop - manifest.counts.get("seconds", 0.0), stop))
+
+
+def _usage(manifest: Manifest) -> Usage:
+    counts = manifest.counts
+    return Usage(
+        int(counts.get("calls", 0)),
+        int(counts.get("stored", 0)),
+        int(counts.get("prompt_tokens", 0)),
+        int(counts.get("completion_tokens", 0)),
+        counts.get("usd", 0.0),
+    )

@@ -1,0 +1,157 @@
+"""`report.html`: the whole run on one page that needs nothing else, no script and no network.
+
+The page is made from the run folder alone, so it can be made again at any time, of an unfinished run too.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from tapir_core.config.load import resolved_json
+from tapir_core.paths import REPORT
+from tapir_core.randomness import derive_rng
+from tapir_core.reporting import plots
+from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
+from tapir_core.reporting.grading import Examples, choose_examples
+from tapir_core.reporting.look import Look
+from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.tables import (
+    accuracy_table,
+    left_out_table,
+    rounds_table,
+    seconds_table,
+    shares_table,
+    spend_table,
+)
+from tapir_core.reporting.types import RunSummary
+from tapir_core.run_folder import RunFolder
+
+__all__ = ["render_report", "write_report"]
+
+_EXAMPLES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Plot:
+    """A plot with the sentence that says how to read it."""
+
+    title: str
+    svg: Markup
+    caption: str
+
+
+def write_report(run: RunFolder) -> str:
+    """Write `report.html` into the run folder and say where it is."""
+    summary = summarise(run)
+    students = [each.number for each in summary.students]
+    shown = students if len(students) < 3 else [*students[:2], students[-1]]
+    rng = derive_rng(run.config.run.seed, "report", "examples")
+    examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
+    page = render_report(summary, examples, resolved_json(run.config))
+    run.storage.write_bytes(REPORT, page.encode())
+    return report_path(summary)
+
+
+def render_report(summary: RunSummary, examples: Examples | None, config: str) -> str:
+    """The page; ``config`` is the resolved configuration as text. Everything that is text is escaped."""
+    found = _plots(summary)
+    shares = [shares_table(each) for each in summary.rounds if each.mixture is not None and each.number > 0]
+    return _template().render(
+        summary=summary,
+        sentences={
+            "state": state_sentence(summary),
+            "gain": gain_sentence(summary),
+            "standin": standin_sentence(summary),
+            "ui": ui_sentence(summary),
+        },
+        facts=_facts(summary),
+        plots=found,
+        tables={
+            "rounds": rounds_table(summary),
+            "accuracy": accuracy_table(summary),
+            "left_out": left_out_table(summary),
+            "seconds": seconds_table(summary),
+            "spend": spend_table(summary),
+            "shares": shares,
+        },
+        examples=examples,
+        config=config,
+        student_name=student_name,
+        moment=moment,
+    )
+
+
+def _facts(summary: RunSummary) -> list[tuple[str, str]]:
+    """The few figures at the top of the page: label, value."""
+    scores = [(f"Test accuracy, {student_name(each.number)}", each.score("test")) for each in summary.students]
+    ends = scores if len(scores) < 3 else [*scores[:2], scores[-1]]
+    usage = summary.usage
+    return [
+        *((label, f"{score(value)} %") for label, value in ends if value is not None),
+        ("Time at work", duration(summary.busy_seconds)),
+        ("Answers of teacher and judge", count(usage.calls + usage.stored)),
+        ("Price of these answers", f"{number(usage.usd)} USD"),
+    ]
+
+
+def _plots(summary: RunSummary) -> dict[str, _Plot]:
+    """The plots for which there is something to show."""
+    found: dict[str, _Plot] = {}
+
+    def add(name: str, title: str, svg: str, caption: str) -> None:
+        found[name] = _Plot(title, Markup(svg), caption)
+
+    if summary.students:
+        caption = (
+            "Share of held-out instructions with the right final result. Bars are standard errors. The test split "
+            "is read by no decision; the dev split is, so its curve may flatter the best round."
+        )
+        add("accuracy", "Accuracy by round", plots.plot_accuracy(summary.students), caption)
+        categories = plots.plot_accuracy_by_task_type(summary.students)
+        add("task_types", "Accuracy by task type", categories, "Test split; lines are standard errors.")
+    judged = [each for each in summary.rounds if each.difficulty is not None]
+    if judged:
+        means = ", ".join(f"{round_name(each.number)} {_mean(each.difficulty)}" for each in judged)
+        caption = f"Blue: the seeds. Mean MFD: {means}."
+        add("mfd", "How hard the pool is", plots.plot_mfd(judged), caption)
+    mixed = [each for each in summary.rounds if each.mixture is not None and each.number > 0]
+    if mixed:
+        caption = "Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round."
+        add("shares", "Task shares", plots.plot_shares(mixed), caption)
+    ordered = [each for each in judged if each.order_gap is not None]
+    if ordered:
+        caption = (
+            "How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
+            f"bias centres on 0; beyond ±2 points lie {_beyond(ordered[-1].difficulty)} in the last round."
+        )
+        add("order_gap", "What the order of the answers does", plots.plot_order_gap(ordered), caption)
+    parts = [("once", summary.stages), *((round_name(each.number), each.stages) for each in summary.rounds)]
+    timed = [(name, stages) for name, stages in parts if stages]
+    if timed:
+        caption = "Answer and judge overlap, so do label and teach: bars can be longer than the clock showed."
+        add("time", "Time by stage", plots.plot_time(timed), caption)
+    return found
+
+
+def _mean(difficulty: pl.DataFrame | None) -> str:
+    values = [] if difficulty is None else difficulty["mfd"].to_list()
+    return number(sum(values) / len(values) if values else None)
+
+
+def _beyond(difficulty: pl.DataFrame | None) -> str:
+    gaps = [] if difficulty is None else difficulty["order_gap"].drop_nulls().to_list()
+    return percent(sum(abs(gap) > 2 for gap in gaps) / len(gaps) if gaps else None)
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html.jinja2")

@@ -1,0 +1,126 @@
+"""One round of a run, read from its folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from tapir_core.curriculum import count_unscored, share_table
+from tapir_core.judging import expected_orders
+from tapir_core.reporting.look import ROUND, Look
+from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
+from tapir_core.stages import StageAt
+
+__all__ = ["Pool", "summarise_round"]
+
+_GATES = ("length", "echo", "near_duplicate", "heldout", "task_type", "teacher_answer", "difficulty")
+_SHORTFALL = "shortfall: "
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The first pool of a run, as far as it is known."""
+
+    labels: pl.DataFrame | None = None
+    """instruction_id, task_type of every instruction."""
+    usable: pl.DataFrame | None = None
+    """instruction_id, task_type of those with a usable teacher answer."""
+
+
+def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
+    """What is done of round ``number``; ``first`` is the pool of round 1."""
+    pool = _round_pool(look, number, first)
+    difficulty = _difficulty(look, number)
+    seeds = look.manifest(StageAt("select", number))
+    return RoundSummary(
+        number,
+        stages=look.summarise_stages(ROUND, number),
+        pool=None if pool is None else pool.height,
+        difficulty=difficulty,
+        unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
+        seeds=None if seeds is None else seeds.rows,
+        delta=None if seeds is None else seeds.counts.get("delta"),
+        expansion=_expansion(look, number),
+        refinement=_refinement(look, number),
+        mixture=_mixture(look, number, first),
+        scores=_scores(look, number),
+    )
+
+
+def _round_pool(look: Look, number: int, first: Pool) -> pl.DataFrame | None:
+    """instruction_id and task_type of the round's pool; nothing for the backbone, which is trained on none."""
+    earlier = [look.rows(StageAt("expand", each)) for each in range(1, number)]
+    known = [rows.select("instruction_id", "task_type") for rows in earlier if rows is not None]
+    if number < 0 or first.usable is None or len(known) < len(earlier):
+        return None
+    return pl.concat([first.usable, *known], how="vertical_relaxed")
+
+
+def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
+    rows, seeds = look.rows(StageAt("difficulty", number)), look.rows(StageAt("select", number))
+    if rows is None:
+        return None
+    chosen = (
+        pl.lit(None, pl.Boolean) if seeds is None else pl.col("instruction_id").is_in(seeds["instruction_id"].implode())
+    )
+    return rows.select("instruction_id", "task_type", "mfd", "order_gap", chosen.alias("seed"))
+
+
+def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
+    verdicts = look.rows(StageAt("judge", number))
+    reasons = {} if verdicts is None else count_unscored(verdicts, pool, expected_orders(look.run.config.judge))
+    without = pool.height - scored - sum(reasons.values())
+    return reasons | ({"no verdict was received": without} if without > 0 else {})
+
+
+def _expansion(look: Look, number: int) -> ExpansionSummary | None:
+    accepted, rejected = look.manifest(StageAt("expand", number)), look.rows(StageAt("expansion_rejected", number))
+    if accepted is None or rejected is None:
+        return None
+    waves = look.waves(number)
+    requests = [look.manifest(StageAt("wave_requests", number, wave)) for wave in waves]
+    counts = _counted(rejected["gate"])
+    ordered = {gate: counts.pop(gate) for gate in _GATES if gate in counts}
+    asked = sum(manifest.rows for manifest in requests if manifest is not None)
+    asking = [manifest for manifest in requests if manifest is not None and manifest.rows]
+    return ExpansionSummary(asked, accepted.rows, len(asking), ordered | counts)
+
+
+def _refinement(look: Look, number: int) -> RefinementSummary | None:
+    rows = look.rows(StageAt("refine", number))
+    if rows is None:
+        return None
+    kept = rows.filter(pl.col("accepted"))
+    return RefinementSummary(kept.height, _counted(rows.filter(~pl.col("accepted"))["reason"]))
+
+
+def _mixture(look: Look, number: int, first: Pool) -> MixtureSummary | None:
+    at = StageAt("mix", number)
+    rows, manifest = look.rows(at), look.manifest(at)
+    if rows is None or manifest is None or first.labels is None:
+        return None
+    return MixtureSummary(
+        rows.height,
+        int(manifest.counts.get("missing_examples", 0)),
+        _counted(rows["origin"]),
+        _shortfall(manifest.counts),
+        share_table(first.labels, look.run.config.curriculum.target_shares, rows.select("task_type")),
+    )
+
+
+def _shortfall(counts: Mapping[str, float]) -> dict[str, int]:
+    return {name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)}
+
+
+def _scores(look: Look, number: int) -> pl.DataFrame | None:
+    scores = look.rows(StageAt("evaluate", number))
+    if scores is None:
+        return None
+    heldout = scores.filter(benchmark="heldout", metric="accuracy")
+    return heldout.select("split", "category", "value", "stderr", "n")
+
+
+def _counted(values: pl.Series) -> dict[str, int]:
+    """Value → rows, the most frequent first, then by name."""
+    counts: list[tuple[str, int]] = values.drop_nulls().value_counts().rows()
+    return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))

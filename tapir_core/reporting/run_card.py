@@ -1,0 +1,69 @@
+"""The run card and the round card: a run in Markdown, for an artifact or a terminal that shows plain text."""
+
+from collections.abc import Sequence
+
+from tapir_core.reporting.formats import moment, round_name
+from tapir_core.reporting.sentences import (
+    gain_sentence,
+    report_path,
+    standin_sentence,
+    state_sentence,
+    ui_sentence,
+)
+from tapir_core.reporting.tables import (
+    Table,
+    accuracy_table,
+    left_out_table,
+    mfd_table,
+    rounds_table,
+    scores_table,
+    seconds_table,
+    shares_table,
+    spend_table,
+    stages_table,
+)
+from tapir_core.reporting.types import RunSummary
+
+__all__ = ["markdown_table", "round_card", "run_card"]
+
+
+def run_card(summary: RunSummary) -> str:
+    """What the run is, its state, its rounds, and where to read more."""
+    what = (
+        f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
+    )
+    said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
+    tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
+    shown = [table for make in tables if (table := make(summary)).rows]
+    links = [f"Report: `{report_path(summary)}`", ui_sentence(summary)]
+    parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *links]
+    return "\n\n".join(parts) + "\n"
+
+
+def round_card(summary: RunSummary, number: int) -> str:
+    """One round: stages with counts and spend, MFD histogram, task shares, scores.
+
+    Raises:
+        ValueError: nothing of the round is done.
+    """
+    found = summary.round(number)
+    if found is None:
+        raise ValueError(f"nothing of {round_name(number)} is done in run {summary.name!r}")
+    tables = [make(found) for make in (stages_table, mfd_table, shares_table, scores_table)]
+    sections = [_section(table) for table in tables if table.rows]
+    return "\n\n".join([f"# {summary.name}, {round_name(number)}", *sections]) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """A table in Markdown; figures line up at the right."""
+    rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
+    return "\n".join(_line(row) for row in (table.columns, rules, *table.rows))
+
+
+def _section(table: Table) -> str:
+    note = f"\n\n{table.note}" if table.note else ""
+    return f"## {table.title}\n\n{markdown_table(table)}{note}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

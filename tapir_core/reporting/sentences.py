@@ -1,0 +1,58 @@
+"""What a report says in words: state, gain, who taught and judged, how to see the run in the UI."""
+
+from tapir_core.paths import REPORT
+from tapir_core.reporting.formats import gain, percent, student_name
+from tapir_core.reporting.types import RunSummary
+
+__all__ = ["gain_sentence", "report_path", "standin_sentence", "state_sentence", "ui_sentence"]
+
+
+def state_sentence(summary: RunSummary) -> str:
+    """Whether the run is done, and if not, what comes next."""
+    trained = [each.number for each in summary.rounds if each.mixture is not None and each.number > 0]
+    rounds = f"{len(trained)} of {summary.planned_rounds} rounds trained"
+    if summary.stopped:
+        return f"Stopped early, {rounds}: {summary.stopped}."
+    if summary.next_stage is not None:
+        return f"Unfinished, {rounds}. Next stage: {summary.next_stage}. The same command goes on from there."
+    best = f" Best round by the dev split: {student_name(summary.best)}." if summary.best is not None else ""
+    return f"Done, {rounds}.{best}"
+
+
+def gain_sentence(summary: RunSummary) -> str:
+    """What training by curriculum gained over S_0; empty before the first round is evaluated."""
+    if summary.gain is None:
+        return ""
+    before, after = summary.round(summary.gain.before), summary.round(summary.gain.after)
+    values = [each.score("test") if each is not None else None for each in (before, after)]
+    spans = " to ".join(percent(value.value) if value else "?" for value in values)
+    names = f"{student_name(summary.gain.before)} to {student_name(summary.gain.after)}"
+    verdict = "more" if summary.gain.value > summary.gain.stderr else "not more"
+    return (
+        f"Test accuracy from {names}: {spans}, {gain(summary.gain)} on the same {summary.gain.n} instructions; "
+        f"that is {verdict} than its standard error."
+    )
+
+
+def standin_sentence(summary: RunSummary) -> str:
+    """Says plainly that no LLM taught or judged; empty when both roles are models."""
+    if not summary.standins:
+        return ""
+    who = " and ".join(summary.standins)
+    return (
+        f"The {who} of this run {'is' if len(summary.standins) == 1 else 'are'} the stand-in: rules for verifiable "
+        f"instructions, no LLM. The run shows that the whole loop works, not what a strong teacher would give."
+    )
+
+
+def ui_sentence(summary: RunSummary) -> str:
+    """How to see the run in Prefect's UI."""
+    return (
+        f"To see this run in the Prefect UI: start `tapir up` for the run root `{summary.root}`, open the address that "
+        f"it prints, and look for the flow run {summary.name} (tag run-{summary.name}) and its artifacts."
+    )
+
+
+def report_path(summary: RunSummary) -> str:
+    """Where the report lies."""
+    return f"{summary.root}/{summary.name}/{REPORT}"

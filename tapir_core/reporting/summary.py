@@ -1,0 +1,99 @@
+"""What a run has come to: a pure reading of its folder, which works at any time.
+
+Limits: a stage that does not hold (another configuration, a missing part) counts as not done. Seconds and calls are
+those of a stage's last start; what a killed start had spent shows as answers from the store.
+"""
+
+from tapir_core.config import EndpointConfig, OpenAIEndpoint
+from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
+from tapir_core.data.dataset import Manifest
+from tapir_core.paths import BACKBONE
+from tapir_core.reporting.grading import measure_gain
+from tapir_core.reporting.look import ONCE, Look
+from tapir_core.reporting.rounds import Pool, summarise_round
+from tapir_core.reporting.types import RoundSummary, RunSummary
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt, plan
+
+__all__ = ["summarise"]
+
+_STANDIN = "standin"
+
+
+def summarise(run: RunFolder) -> RunSummary:
+    """Everything that reports and status lines say of a run.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    look, config = Look(run), run.config
+    first, unusable = _first_pool(look)
+    pool, labels = look.manifest(StageAt("pool")), first.labels
+    found = (summarise_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
+    rounds = tuple(each for each in found if each.stages)
+    once = look.summarise_stages(ONCE, None)
+    history = [RoundHistory(each.number, each.seeds, _dev(each)) for each in rounds if each.number != BACKBONE]
+    stopped = _stopped(look, history)
+    students = [each.number for each in rounds if each.scores is not None and each.number > 0]
+    voices = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
+    return RunSummary(
+        name=run.record.name,
+        root=run.ref.root,
+        created=run.record.created,
+        updated=look.updated,
+        backbone=config.student.backbone,
+        teacher=_model(config.teacher.endpoint),
+        judge=_model(config.judge.endpoint),
+        standins=tuple(role for role, endpoint in voices.items() if _is_standin(endpoint)),
+        planned_rounds=config.run.rounds,
+        next_stage=None if stopped else _next_stage(look),
+        stopped=stopped,
+        pool=labels.height if labels is not None else pool.rows if pool is not None else None,
+        unusable=unusable,
+        dropped=_dropped(pool),
+        stages=once,
+        rounds=rounds,
+        best=best_round(history) if any(each.dev_score is not None for each in history) else None,
+        gain=measure_gain(look, 0, students[-1]) if students else None,
+        busy_seconds=round(look.busy_seconds(), 1),
+    )
+
+
+def _first_pool(look: Look) -> tuple[Pool, dict[str, int] | None]:
+    """The first pool, and why instructions left it."""
+    pool, labels, teacher = (look.rows(StageAt(name)) for name in ("pool", "label", "teach"))
+    if pool is None or labels is None or teacher is None:
+        return Pool(labels), None
+    split = split_usable(pool, teacher, labels)
+    return Pool(labels, split.examples.select("instruction_id", "task_type")), split.dropped
+
+
+def _next_stage(look: Look) -> StageAt | None:
+    return next((at for at in plan(look.run.config) if look.manifest(at) is None), None)
+
+
+def _stopped(look: Look, history: list[RoundHistory]) -> str | None:
+    """Why the stop rule ends the run in or after its last round; a run that did all its rounds was not stopped."""
+    if not history or _next_stage(look) is None:
+        return None
+    ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
+    return should_stop(history, look.run.config.curriculum.stop) if ends_here else None
+
+
+def _dev(summary: RoundSummary) -> float | None:
+    score = summary.score("dev")
+    return None if score is None else score.value
+
+
+def _dropped(pool: Manifest | None) -> dict[str, int]:
+    counts = {} if pool is None else pool.counts
+    return {name.replace("_", " "): int(count) for name, count in counts.items() if name != "seconds" and count}
+
+
+def _model(endpoint: EndpointConfig) -> str:
+    return endpoint.model if isinstance(endpoint, OpenAIEndpoint) else "the stand-in"
+
+
+def _is_standin(endpoint: EndpointConfig) -> bool:
+    """True of our own stand-in, also when it runs as a server of its own and is called by its model name."""
+    return not isinstance(endpoint, OpenAIEndpoint) or endpoint.model.startswith(_STANDIN)

@@ -1,0 +1,257 @@
+"""The tables of a run as text cells, made once and shown in the terminal, in the report and as artifacts.
+
+Rounds are columns, so that a run of a few rounds reads on a narrow screen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from tapir_core.reporting.formats import (
+    NOTHING,
+    count,
+    duration,
+    number,
+    percent,
+    round_name,
+    score,
+    student_name,
+)
+from tapir_core.reporting.look import ONCE, ROUND
+from tapir_core.reporting.types import RoundSummary, RunSummary, StageSummary, Usage
+from tapir_core.task_types import TASK_TYPES
+
+__all__ = [
+    "Table",
+    "accuracy_table",
+    "left_out_table",
+    "mfd_table",
+    "rounds_table",
+    "scores_table",
+    "seconds_table",
+    "shares_table",
+    "spend_table",
+    "stages_table",
+]
+
+_LISTED = 3
+"""Students that the table by task type compares: the first two and the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table ready to be shown."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    """How many columns from the left are text; the others are figures and line up at the right."""
+    note: str = ""
+
+
+def rounds_table(summary: RunSummary) -> Table:
+    """What each round was made of and came to."""
+    rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS.items()]
+    known = tuple(row for row in rows if any(cell != NOTHING for cell in row[1:]))
+    names = tuple(round_name(each.number) for each in summary.rounds)
+    return Table("Rounds", ("", *names), known, note="Accuracy is in per cent of the held-out split ± standard error.")
+
+
+def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
+    """Held-out accuracy by task type: backbone, S_0 and the last student."""
+    students = _first_and_last(summary.students)
+    names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
+    rows = []
+    for name in names:
+        scores = [each.score(split, name) for each in students]
+        n = max((each.n for each in scores if each is not None), default=0)
+        rows.append((name, *map(score, scores), count(n)))
+    columns = ("Task type", *(student_name(each.number) for each in students), "n")
+    note = f"Per cent of the {split} split with the right final result ± standard error."
+    return Table(f"Accuracy by task type ({split})", columns, tuple(rows), note=note)
+
+
+def scores_table(summary: RoundSummary) -> Table:
+    """Every held-out score of one student."""
+    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
+    cells = []
+    for split, category in rows:
+        found = summary.score(split, category)
+        cells.append((split, category, score(found), count(found.n if found else None)))
+    title = f"Held-out accuracy of {student_name(summary.number)}"
+    return Table(title, ("Split", "Task type", "Accuracy, %", "n"), tuple(cells), text_columns=2)
+
+
+def stages_table(summary: RoundSummary) -> Table:
+    """The stages of one round with rows, calls, spend and time."""
+    columns = ("Stage", "Asks", "Rows", "Missing", "Calls", "From store", "Tokens", "USD", "Time")
+    rows = tuple(_stage_row(stage) for stage in summary.stages)
+    return Table(f"Stages of {round_name(summary.number)}", columns, rows, text_columns=2, note=_OVERLAP)
+
+
+def seconds_table(summary: RunSummary) -> Table:
+    """Time by stage and round."""
+    parts = [*([("once", summary.stages)] if summary.stages else [])]
+    parts += [(round_name(each.number), each.stages) for each in summary.rounds]
+    times = [{stage.name: stage.seconds for stage in stages} for _, stages in parts]
+    names = [name for name in (*ONCE, *ROUND) if any(name in each for each in times)]
+    rows = [(name, *(duration(each.get(name)) for each in times)) for name in names]
+    rows.append(("sum of stages", *(duration(sum(each.values())) for each in times)))
+    return Table("Time by stage", ("", *(name for name, _ in parts)), tuple(rows), note=_OVERLAP)
+
+
+def spend_table(summary: RunSummary) -> Table:
+    """What teacher and judge were asked, by stage, over the whole run."""
+    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
+    rows = []
+    for name in (*ONCE, *ROUND):
+        asked = [stage for stage in stages if stage.name == name and stage.asks in ("teacher", "judge")]
+        if asked:
+            merged = sum((stage.usage for stage in asked[1:]), asked[0].usage)
+            rows.append((name, asked[0].asks, *_usage_cells(merged)))
+    rows.append(("all", "", *_usage_cells(summary.usage)))
+    columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
+    return Table("Spend", columns, tuple(rows), text_columns=2, note=_STORED)
+
+
+def left_out_table(summary: RunSummary) -> Table:
+    """Everything that was left out, by place and reason."""
+    rows = [("pool", "reading", reason, count(rows)) for reason, rows in summary.dropped.items()]
+    rows += [("pool", "unusable teacher answer", reason, count(rows)) for reason, rows in _items(summary.unusable)]
+    for stage in summary.stages:
+        rows += [("pool", f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
+    for each in summary.rounds:
+        rows += [(round_name(each.number), *cells) for cells in _left_out(each)]
+    columns = ("Where", "What", "Reason", "Rows")
+    tidy = tuple((where, what, reason.replace("_", " "), cell) for where, what, reason, cell in rows)
+    return Table("Left out, by reason", columns, tidy, text_columns=3)
+
+
+def shares_table(summary: RoundSummary) -> Table:
+    """Task shares of one round's mixture: natural, target, got, and what lacks."""
+    if summary.mixture is None:
+        return Table("Task shares", ("Task type", "Natural", "Target", "Got", "Short"), ())
+    shares = summary.mixture.shares.filter(pl.sum_horizontal("natural", "target", "got") > 0)
+    rows = tuple(
+        (name, *map(percent, values), count(summary.mixture.shortfall.get(name, 0))) for name, *values in shares.rows()
+    )
+    title = f"Task shares of {round_name(summary.number)}"
+    return Table(title, ("Task type", "Natural", "Target", "Got", "Short"), rows)
+
+
+def mfd_table(summary: RoundSummary) -> Table:
+    """The MFD histogram of one round as text."""
+    columns = ("MFD, points", "Instructions", "Histogram")
+    mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
+    bins: dict[int, int] = {}
+    for value in mfd:
+        place = int(value // 1)
+        bins[place] = bins.get(place, 0) + 1
+    most = max(bins.values(), default=1)
+    places = range(min(bins, default=0), max(bins, default=-1) + 1)
+    rows = tuple(
+        (f"{place} to {place + 1}", count(bins.get(place, 0)), "█" * round(30 * bins.get(place, 0) / most))
+        for place in places
+    )
+    note = f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper."
+    return Table(f"MFD of {round_name(summary.number)}", columns, rows, note=note)
+
+
+def _stage_row(stage: StageSummary) -> tuple[str, ...]:
+    usage, asked = stage.usage, bool(stage.asks)
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    return (
+        stage.name,
+        stage.asks or NOTHING,
+        count(None if stage.name == "train" else stage.rows),
+        count(sum(stage.missing.values())),
+        count(usage.calls if asked else None),
+        count(usage.stored if asked else None),
+        count(tokens if asked else None),
+        number(usage.usd if stage.asks in ("teacher", "judge") else None),
+        duration(stage.seconds),
+    )
+
+
+def _usage_cells(usage: Usage) -> tuple[str, ...]:
+    tokens = (usage.prompt_tokens, usage.completion_tokens)
+    return (count(usage.calls), count(usage.stored), *map(count, tokens), number(usage.usd))
+
+
+def _first_and_last(students: tuple[RoundSummary, ...]) -> tuple[RoundSummary, ...]:
+    return students if len(students) <= _LISTED else (*students[: _LISTED - 1], students[-1])
+
+
+def _items(counts: dict[str, int] | None) -> list[tuple[str, int]]:
+    return list((counts or {}).items())
+
+
+def _left_out(summary: RoundSummary) -> list[tuple[str, str, str]]:
+    """What, reason, rows."""
+    found = [("unscored", reason, count(rows)) for reason, rows in _items(summary.unscored)]
+    if summary.expansion is not None:
+        gates = summary.expansion.rejected
+        found += [("expansion rejected", f"gate {gate}", count(rows)) for gate, rows in gates.items()]
+    if summary.refinement is not None:
+        rejected = summary.refinement.rejected
+        found += [("refined answer rejected", reason, count(rows)) for reason, rows in rejected.items()]
+    for stage in summary.stages:
+        found += [(f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
+    return found
+
+
+def _of(first: int | None, second: int | None) -> str:
+    return NOTHING if first is None else f"{count(first)} / {count(second)}"
+
+
+def _expanded(each: RoundSummary) -> str:
+    return _of(each.expansion.accepted, each.expansion.asked) if each.expansion else NOTHING
+
+
+def _refined(each: RoundSummary) -> str:
+    if each.refinement is None:
+        return NOTHING
+    return _of(each.refinement.accepted, each.refinement.accepted + sum(each.refinement.rejected.values()))
+
+
+def _origin(name: str) -> Callable[[RoundSummary], str]:
+    def cell(each: RoundSummary) -> str:
+        if each.mixture is None or name not in each.mixture.origins:
+            return NOTHING
+        return count(each.mixture.origins[name])
+
+    return cell
+
+
+_ROUND_ROWS: dict[str, Callable[[RoundSummary], str]] = {
+    "Pool": lambda each: count(each.pool),
+    "Scored": lambda each: count(each.scored),
+    "Seeds": lambda each: count(each.seeds),
+    "Hard share": lambda each: percent(each.hard_share),
+    "δ, points": lambda each: number(each.delta),
+    "Order gap, points": lambda each: number(each.order_gap),
+    "Expansion accepted / asked": _expanded,
+    "Refined accepted / drawn": _refined,
+    "Mixture": lambda each: count(each.mixture.rows if each.mixture else None),
+    "  from the pool": _origin("pool"),
+    "  seeds": _origin("seed"),
+    "  expansion": _origin("expansion"),
+    "  easy": _origin("easy"),
+    "  short of N": lambda each: count(each.mixture.missing if each.mixture else None),
+    "Accuracy, test": lambda each: score(each.score("test")),
+    "Accuracy, dev": lambda each: score(each.score("dev")),
+    "Calls": lambda each: count(each.usage.calls) if each.number > 0 else NOTHING,
+    "From store": lambda each: count(each.usage.stored) if each.number > 0 else NOTHING,
+    "USD": lambda each: number(each.usage.usd) if each.number > 0 else NOTHING,
+    "Time": lambda each: duration(each.seconds),
+}
+
+_OVERLAP = (
+    "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
+)
+_STORED = (
+    "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
+    "of another run or of an earlier start. USD is the price of both, each paid for once."
+)

@@ -1,0 +1,230 @@
+"""What a run has come to, as values: one `RoundSummary` a round, one `RunSummary` a run. A part not done is None.
+
+Tables keep their stage's grain: one row an instruction in `difficulty`, one row a split and category in `scores`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import polars as pl
+
+from tapir_core.stages import StageAt
+
+__all__ = [
+    "ExpansionSummary",
+    "Gain",
+    "MixtureSummary",
+    "RefinementSummary",
+    "RoundSummary",
+    "RunSummary",
+    "Score",
+    "StageSummary",
+    "Usage",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Calls to a model and what they cost."""
+
+    calls: int = 0
+    """Answers that this run's last start of the stage asked for."""
+    stored: int = 0
+    """Answers that the store gave: of other runs, or of earlier starts of this one."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    usd: float = 0.0
+    """Price of all these answers, those from the store included: each was paid for once."""
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.calls + other.calls,
+            self.stored + other.stored,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.usd + other.usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageSummary:
+    """One stage as the method names it: an expansion with its waves, an evaluation with its answers."""
+
+    name: str
+    asks: Literal["teacher", "judge", "student", ""]
+    """Who is asked; the student's answers cost time and no money."""
+    rows: int
+    seconds: float
+    """As its last start took; stages that overlap count the overlap each."""
+    missing: dict[str, int]
+    """Kind of failure → rows that the stage went on without."""
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ExpansionSummary:
+    """The expansion of one round."""
+
+    asked: int
+    accepted: int
+    waves: int
+    rejected: dict[str, int]
+    """Gate → candidates that failed it first, in the order of the gates."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefinementSummary:
+    """The refinement of one round's hard part."""
+
+    accepted: int
+    rejected: dict[str, int]
+    """Reason → refined answers in whose place the plain one was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureSummary:
+    """The training set of one round."""
+
+    rows: int
+    missing: int
+    """Examples that it is short of N."""
+    origins: dict[str, int]
+    """seed, expansion, easy; S_0's come from the pool."""
+    shortfall: dict[str, int]
+    """Task type → examples that were wanted and not there."""
+    shares: pl.DataFrame
+    """task_type, natural, target, got: one row for each of the 32 task types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A held-out accuracy."""
+
+    value: float
+    stderr: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """One round: -1 is the backbone, 0 is S_0."""
+
+    number: int
+    stages: tuple[StageSummary, ...] = ()
+    """Stages done, in the order of the method."""
+    pool: int | None = None
+    """Instructions with a usable teacher answer."""
+    difficulty: pl.DataFrame | None = None
+    """instruction_id, task_type, mfd, order_gap, seed (null before the selection) of every scored instruction."""
+    unscored: dict[str, int] | None = None
+    """Reason → instructions of the pool without an MFD."""
+    seeds: int | None = None
+    delta: float | None = None
+    expansion: ExpansionSummary | None = None
+    refinement: RefinementSummary | None = None
+    mixture: MixtureSummary | None = None
+    scores: pl.DataFrame | None = None
+    """split, category, value, stderr, n: held-out accuracy; the category `all` is the whole split."""
+
+    @property
+    def scored(self) -> int | None:
+        """Instructions with an MFD."""
+        return None if self.difficulty is None else self.difficulty.height
+
+    @property
+    def hard_share(self) -> float | None:
+        """Seeds as a share of the scored instructions."""
+        return None if self.seeds is None or not self.scored else self.seeds / self.scored
+
+    @property
+    def order_gap(self) -> float | None:
+        """Mean order gap; nothing when one order only was asked."""
+        gaps = [] if self.difficulty is None else self.difficulty["order_gap"].drop_nulls().to_list()
+        return sum(gaps) / len(gaps) if gaps else None
+
+    @property
+    def usage(self) -> Usage:
+        """What teacher and judge were asked in the round."""
+        return sum((stage.usage for stage in self.stages if stage.asks != "student"), Usage())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all stages; overlaps count twice."""
+        return sum(stage.seconds for stage in self.stages)
+
+    def score(self, split: str, category: str = "all") -> Score | None:
+        """The accuracy on a split, or on one task type of it."""
+        if self.scores is None:
+            return None
+        rows = self.scores.filter(split=split, category=category)
+        return Score(*rows.select("value", "stderr", "n").row(0)) if rows.height else None
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much better one student is than another on the same test instructions."""
+
+    before: int
+    after: int
+    """Rounds of the two students."""
+    value: float
+    stderr: float
+    """Of the paired differences, which is smaller than the two students' own errors suggest."""
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A whole run, as far as it is."""
+
+    name: str
+    root: str
+    created: str
+    updated: str
+    """When its last stage was done; empty before the first."""
+    backbone: str
+    teacher: str
+    judge: str
+    standins: tuple[str, ...]
+    """Roles that the stand-in plays: teacher, judge."""
+    planned_rounds: int
+    next_stage: StageAt | None
+    """What a resume would do first; nothing when the run is done."""
+    stopped: str | None
+    """Why the stop rule ended the run early."""
+    pool: int | None = None
+    """Instructions of the pool, before unusable teacher answers leave it."""
+    unusable: dict[str, int] | None = None
+    """Reason → instructions that left the pool."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """What the reading of the pool left out: bad rows, duplicates, overlaps with the held-out set."""
+    stages: tuple[StageSummary, ...] = ()
+    """Stages that run once a run."""
+    rounds: tuple[RoundSummary, ...] = ()
+    """Backbone, S_0 and the rounds of which something is done, in order."""
+    best: int | None = None
+    """Round of the highest dev score."""
+    gain: Gain | None = None
+    """From S_0 to the last student that was evaluated."""
+    busy_seconds: float = 0.0
+    """Time in which at least one of the stages above was at work; pauses between starts are left out."""
+
+    @property
+    def done(self) -> bool:
+        """True when no stage is left."""
+        return self.next_stage is None
+
+    @property
+    def usage(self) -> Usage:
+        """What teacher and judge were asked."""
+        once = (stage.usage for stage in self.stages if stage.asks != "student")
+        return sum((each.usage for each in self.rounds), sum(once, Usage()))
+
+    def round(self, number: int) -> RoundSummary | None:
+        """The round, if something of it is done."""
+        return next((each for each in self.rounds if each.number == number), None)
+
+    @property
+    def students(self) -> tuple[RoundSummary, ...]:
+        """Rounds whose student was evaluated."""
+        return tuple(each for each in self.rounds if each.scores is not None)

@@ -1,0 +1,201 @@
+"""One run on disk: its record, its configuration, and which of its stages hold.
+
+A run folder belongs to one resolved configuration and its ingredients (prompt files, input files, the backbone).
+The same again is a resume. What would change results is refused under the same name unless it is amended.
+"""
+
+import json
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import polars as pl
+
+from tapir_core.config import RunConfig
+from tapir_core.config.load import load_resolved, resolved_json
+from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
+from tapir_core.errors import ConfigError, RunChanged
+from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD
+from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
+from tapir_core.storage import Storage
+
+__all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRef:
+    """Where a run is; plain JSON, so that it can travel to any worker."""
+
+    root: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """`run.json`."""
+
+    id: str
+    name: str
+    created: str
+    ingredients: dict[str, str]
+    """Name → digest of every file and folder that goes into a stage beside the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class Redo:
+    """A stage that a changed configuration would redo."""
+
+    at: StageAt
+    rows: int
+    calls: int
+
+
+class RunFolder:
+    """Reads and writes the datasets of one run."""
+
+    def __init__(self, ref: RunRef) -> None:
+        self.ref = ref
+        self.storage = Storage(f"{ref.root}/{ref.name}")
+
+    @cached_property
+    def record(self) -> RunRecord:
+        """`run.json`.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        return RunRecord(**json.loads(self._own_file(RUN_RECORD)))
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The resolved configuration that the run belongs to.
+
+        Raises:
+            ConfigError: there is no such run.
+        """
+        return load_resolved(self._own_file(RESOLVED_CONFIG))
+
+    def key(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> str | None:
+        """The key that the stage's manifest must have; nothing while an input does not hold."""
+        seen = {} if seen is None else seen
+        inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
+        digests = [ref.digest for ref in inputs if ref is not None]
+        if len(digests) < len(inputs):
+            return None
+        return stage_key(at, self.config, self.record.ingredients, self.record.id, digests)
+
+    def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
+        """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
+
+        ``seen`` keeps what was found of other stages during one look at the run, which never outlives the look.
+        """
+        seen = {} if seen is None else seen
+        if at not in seen:
+            manifest = self.manifest(at)
+            whole = manifest is not None and manifest.key == self.key(at, seen) and self._parts_exist(at, manifest)
+            seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
+        return seen[at]
+
+    def manifest(self, at: StageAt) -> Manifest | None:
+        """The stage's manifest as it lies there, whether it holds or not."""
+        return read_manifest(self.storage, at.folder)
+
+    def _own_file(self, name: str) -> bytes:
+        try:
+            return self.storage.read_bytes(name)
+        except (FileNotFoundError, NotADirectoryError) as exc:
+            raise ConfigError(f"there is no run {self.ref.name!r} in {self.ref.root!r}; see `tapir status`") from exc
+
+    def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
+        there = set(self.storage.names(at.folder))
+        return all(part.name in there for part in manifest.parts)
+
+    def rows(self, at: StageAt) -> pl.DataFrame:
+        """All rows of a stage that holds.
+
+        Raises:
+            FileNotFoundError: it is not complete.
+        """
+        return read_rows(self.storage, at.folder)
+
+    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> DatasetRef:
+        """Write a whole dataset in one part and declare it complete."""
+        columns = STAGES[at.name].columns
+        return self.seal(at, [write_part(self.storage, at.folder, rows.select(columns))], counts=counts)
+
+    def seal(
+        self,
+        at: StageAt,
+        parts: list[Part],
+        *,
+        accepted_missing: dict[str, int] | None = None,
+        counts: dict[str, float] | None = None,
+    ) -> DatasetRef:
+        """Declare a stage complete with the parts that its shards wrote."""
+        key = self.key(at)
+        assert key is not None, f"{at} was sealed before its inputs"
+        return write_manifest(
+            self.storage,
+            at.folder,
+            stage=at.name,
+            key=key,
+            columns=STAGES[at.name].columns,
+            parts=parts,
+            accepted_missing=accepted_missing,
+            counts=counts,
+        )
+
+
+def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = False) -> RunFolder:
+    """Create the run's folder, or open it if it belongs to this configuration.
+
+    Raises:
+        RunChanged: it belongs to another one, and `amend` is not set.
+        ConfigError: the folder cannot be written.
+    """
+    folder = RunFolder(RunRef(config.run.root, config.run.name))
+    if not folder.storage.exists(RUN_RECORD):
+        record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
+        _write_record(folder, record, config)
+        return RunFolder(folder.ref)
+    redo = stages_to_redo(folder, config, ingredients)
+    if redo and not amend:
+        raise RunChanged(_refusal(folder.ref, redo))
+    _write_record(folder, RunRecord(**{**asdict(folder.record), "ingredients": ingredients}), config)
+    return RunFolder(folder.ref)
+
+
+def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, str]) -> list[Redo]:
+    """Stages already done that the new configuration would redo: those it changes, and all that read them."""
+    old, old_ingredients = folder.config, folder.record.ingredients
+    stale: set[StageAt] = set()
+    redo = []
+    known = set(plan(old))
+    for at in plan(config):
+        if at not in known:
+            continue
+        changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
+        if changed or stale.intersection(STAGES[at.name].inputs(config, at)):
+            stale.add(at)
+            manifest = folder.manifest(at)
+            if manifest is not None:
+                redo.append(Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row))
+    return redo
+
+
+def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> None:
+    folder.storage.write_bytes(RESOLVED_CONFIG, resolved_json(config).encode())
+    folder.storage.write_bytes(RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
+
+
+def _refusal(ref: RunRef, redo: list[Redo]) -> str:
+    stages = "\n".join(
+        f"    {each.at}: {each.rows} rows" + (f", up to {each.calls} calls" if each.calls else "") for each in redo
+    )
+    return (
+        f"run {ref.name!r} in {ref.root!r} was made with another configuration, prompt file or input file.\n"
+        f"  Going on would redo:\n{stages}\n"
+        f"  Ways out: restore the old files and settings; or give the run a new name with --name (answers in the "
+        f"store are re-used); or add --amend, which keeps what still holds and redoes the list above."
+    )

@@ -1,0 +1,317 @@
+"""The stages of a run: what each writes, what goes into it, and so when it holds or must be redone.
+
+One table instead of knowledge spread over tasks. A stage's key covers: run id, stage, stage version, the config
+fields that can change its output, its ingredients (prompt files, input files, the backbone) and its inputs' digests.
+Concurrency, retries, base URLs, batch sizes of engines and shard sizes are no part of any key.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tapir_core.config import RunConfig, VllmEngine
+from tapir_core.paths import BACKBONE, round_folder, wave_folder
+from tapir_core.text import digest
+from tapir_core.voices import voice_of
+
+__all__ = ["STAGES", "Stage", "StageAt", "plan", "stage_key"]
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class StageAt:
+    """A stage in its round (nothing for the stages that run once), or a step of an expansion wave."""
+
+    name: str
+    round: int | None = None
+    wave: int | None = None
+    """Wave of an expansion, from 1; nothing for the stages that are no step of a wave."""
+
+    def __str__(self) -> str:
+        if self.round is None:
+            return self.name
+        place = "backbone" if self.round == BACKBONE else f"round {self.round}"
+        return f"{self.name} ({place}, wave {self.wave})" if self.wave else f"{self.name} ({place})"
+
+    @property
+    def number(self) -> int:
+        """The round, of a stage that has one."""
+        assert self.round is not None, f"{self.name} runs once, not by round"
+        return self.round
+
+    @property
+    def folder(self) -> str:
+        """Where its rows lie in the run folder."""
+        place = STAGES[self.name].place
+        if self.wave is not None:
+            place = wave_folder(self.wave, place)
+        return place if self.round is None else f"{round_folder(self.round)}/{place}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What the run knows of one stage without doing it."""
+
+    name: str
+    place: str
+    """Folder of its rows, in the run folder or in its round's folder."""
+    columns: tuple[str, ...]
+    fields: Callable[[RunConfig, StageAt], Json]
+    """Config fields that can change its output."""
+    ingredients: Callable[[RunConfig, StageAt], list[str]]
+    """Names of the files and folders that go into it: `prompt:judge`, `file:pool`, `backbone`."""
+    inputs: Callable[[RunConfig, StageAt], list[StageAt]]
+    """Stages whose rows it reads."""
+    version: int = 1
+    """Raised when a change of code changes its rows."""
+    calls_per_row: int = 0
+    """Paid calls for one row, at most, re-asks aside; what a redo may cost."""
+
+
+def plan(config: RunConfig) -> Iterator[StageAt]:
+    """Every stage of a run, in an order in which inputs come first."""
+    if config.data.heldout is not None:
+        yield StageAt("heldout")
+    yield from (StageAt("pool"), StageAt("label"), StageAt("teach"))
+    if config.data.heldout is not None:
+        yield from (StageAt("answer_heldout", BACKBONE), StageAt("evaluate", BACKBONE))
+    for number in range(config.run.rounds + 1):
+        names = ["answer", "judge", "difficulty", "select", "expand", "refine"] if number else []
+        yield from (StageAt(name, number) for name in [*names, "mix", "train"])
+        if config.data.heldout is not None:
+            yield from (StageAt(name, number) for name in ["answer_heldout", "evaluate"])
+
+
+def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:
+    """Digest of what goes into a stage beside its inputs' rows."""
+    stage = STAGES[at.name]
+    used = {name: ingredients.get(name, "") for name in stage.ingredients(config, at)}
+    return digest([stage.name, stage.version, stage.fields(config, at), used])
+
+
+def stage_key(at: StageAt, config: RunConfig, ingredients: dict[str, str], run_id: str, inputs: list[str]) -> str:
+    """The key that a stage's manifest must have to be served; `inputs` are its inputs' digests in their order."""
+    return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients), inputs])
+
+
+def _teacher(config: RunConfig) -> Json:
+    voice = voice_of(config.teacher.endpoint, "teacher")
+    return [voice.model, voice.identity]
+
+
+def _judge(config: RunConfig) -> Json:
+    voice = voice_of(config.judge.endpoint, "judge")
+    judge = config.judge
+    return [voice.model, voice.identity, judge.mode, judge.orders, judge.sampling.model_dump(), judge.reasks]
+
+
+def _student(config: RunConfig) -> Json:
+    engine = config.student.engine
+    generation = [engine.dtype, engine.max_model_length] if isinstance(engine, VllmEngine) else [engine.model]
+    return [config.student.sampling.model_dump(), engine.type, generation]
+
+
+def _size(config: RunConfig, at: StageAt) -> Json:
+    if not at.round:
+        return [config.run.seed, config.basic_tuning.examples]
+    settings = config.round(at.round)
+    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+
+
+def _tuning(config: RunConfig, at: StageAt) -> Json:
+    without_effect = {"micro_batch_size", "processes", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+    settings = config.round(at.round) if at.round else config.basic_tuning
+    shared = config.training.model_dump(exclude=without_effect)
+    return [config.run.seed, settings.epochs, settings.learning_rate, shared]
+
+
+def _judge_prompts(config: RunConfig) -> list[str]:
+    return ["prompt:judge" if config.judge.mode == "pairwise" else "prompt:judge_pointwise"]
+
+
+def _wave_fields(config: RunConfig, at: StageAt) -> Json:
+    teacher, expansion = config.teacher, config.curriculum.expansion
+    sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
+    check = [_judge(config), _student(config)] if expansion.check_difficulty else []
+    return [_size(config, at), expansion.model_dump(), _teacher(config), teacher.reasks, sampling, check]
+
+
+def _wave_prompts(config: RunConfig, _: StageAt) -> list[str]:
+    check = _judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
+    return ["prompt:expand", "prompt:label", *check]
+
+
+def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What every step of a round's expansion reads: seeds, pool, held-out set, what earlier waves accepted."""
+    heldout = [StageAt("heldout")] if config.data.heldout else []
+    student = [StageAt("train", at.number - 1)] if config.curriculum.expansion.check_difficulty else []
+    earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
+    return [*heldout, *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
+
+
+def _wave_step(name: str, place: str, columns: tuple[str, ...], before: str | None) -> Stage:
+    def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+        previous = [StageAt(before, at.round, at.wave)] if before else []
+        return [*_wave_inputs(config, at), *previous]
+
+    return Stage(name, place, columns, _wave_fields, _wave_prompts, inputs)
+
+
+def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
+    """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
+    earlier = [StageAt("expand", number) for number in range(1, at.round or 0)]
+    return [StageAt("pool"), StageAt("label"), StageAt("teach"), *earlier]
+
+
+def _in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
+    """The pool of the round, and stages of the same round."""
+    return lambda config, at: [*_pool_inputs(config, at), *(StageAt(name, at.round) for name in names)]
+
+
+def _none(*_: object) -> list[Any]:
+    return []
+
+
+_ANSWER = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
+_CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
+_GATED = (*_CANDIDATE, "response", "gate")
+_EXAMINED = ("instruction_id", "task_type", "response", "finish_reason", "mfd")
+_TEMPLATE = "file:chat_template"
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in [
+        Stage(
+            "heldout",
+            "heldout",
+            ("instruction_id", "instruction", "system", "task_type", "reference", "split"),
+            lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.model_dump(exclude={"path"})],
+            lambda c, _: ["file:heldout"],
+            _none,
+        ),
+        Stage(
+            "pool",
+            "pool",
+            ("instruction_id", "instruction", "system", "source", "reference"),
+            lambda c, _: [
+                c.run.seed,
+                c.data.pool.model_dump(exclude={"path"}),
+                c.data.on_bad_row,
+                c.curriculum.expansion.heldout_overlap_words,
+            ],
+            lambda c, _: ["file:pool"],
+            lambda c, _: [StageAt("heldout")] if c.data.heldout else [],
+        ),
+        Stage(
+            "label",
+            "labels",
+            ("instruction_id", "task_type"),
+            lambda c, _: [_teacher(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
+            lambda c, _: ["prompt:label"],
+            lambda c, _: [StageAt("pool")],
+            calls_per_row=1,
+        ),
+        Stage(
+            "teach",
+            "teacher",
+            _ANSWER,
+            lambda c, _: [_teacher(c), c.teacher.answering.model_dump()],
+            _none,
+            lambda c, _: [StageAt("pool")],
+            calls_per_row=1,
+        ),
+        Stage(
+            "answer_heldout",
+            "heldout_answers",
+            _ANSWER,
+            lambda c, _: _student(c),
+            lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
+            lambda c, at: [StageAt("heldout"), *([] if at.round == BACKBONE else [StageAt("train", at.round)])],
+        ),
+        Stage(
+            "evaluate",
+            "scores",
+            ("benchmark", "split", "category", "metric", "value", "stderr", "n"),
+            _none,
+            _none,
+            lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
+        ),
+        Stage(
+            "answer",
+            "answers",
+            _ANSWER,
+            lambda c, _: _student(c),
+            lambda c, _: [_TEMPLATE],
+            lambda c, at: [*_pool_inputs(c, at), StageAt("train", at.number - 1)],
+        ),
+        Stage(
+            "judge",
+            "verdicts",
+            ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw"),
+            lambda c, _: _judge(c),
+            lambda c, _: _judge_prompts(c),
+            _in_round("answer"),
+            calls_per_row=1,
+        ),
+        Stage(
+            "difficulty",
+            "difficulty",
+            ("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
+            lambda c, _: [c.judge.mode, c.judge.orders],
+            _none,
+            _in_round("judge"),
+        ),
+        Stage(
+            "select",
+            "seeds",
+            ("instruction_id", "task_type", "mfd"),
+            lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
+            _none,
+            lambda c, at: [StageAt("difficulty", at.round)],
+        ),
+        _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), None),
+        _wave_step("wave_candidates", "candidates", _CANDIDATE, "wave_requests"),
+        _wave_step("wave_screened", "screened", _GATED, "wave_candidates"),
+        _wave_step("wave_examined", "examined", _EXAMINED, "wave_screened"),
+        _wave_step("wave_gated", "gated", _GATED, "wave_examined"),
+        _wave_step("expansion_rejected", "expansion_rejected", _GATED, None),
+        Stage(
+            "expand",
+            "expansion",
+            (*_CANDIDATE, "response"),
+            _wave_fields,
+            _wave_prompts,
+            _wave_inputs,
+            calls_per_row=3,
+        ),
+        Stage(
+            "refine",
+            "refinement",
+            ("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
+            lambda c, at: [_size(c, at), c.curriculum.refine, _teacher(c), c.teacher.refining.model_dump()],
+            lambda c, _: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
+            _in_round("select", "expand"),
+            calls_per_row=1,
+        ),
+        Stage(
+            "mix",
+            "mixture",
+            ("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
+            _size,
+            _none,
+            lambda c, at: (
+                _in_round("difficulty", "select", "expand", "refine")(c, at) if at.round else _pool_inputs(c, at)
+            ),
+        ),
+        Stage(
+            "train",
+            "checkpoint",
+            (),
+            _tuning,
+            lambda c, at: [_TEMPLATE, *([] if at.round else ["backbone"])],
+            lambda c, at: [StageAt("mix", at.round), *([StageAt("train", at.number - 1)] if at.round else [])],
+        ),
+    ]
+}
+"""Every stage by name, in the order of a run."""

@@ -1,0 +1,9 @@
+"""The offline teacher and judge for verifiable instructions. Rule-based; no LLM (docs/standin.md).
+
+Limits: it knows its own families and refuses everything else. The server starts without polars; the tables of pool and
+held-out set are made in ``tapir_core.standin.pool``.
+"""
+
+from tapir_core.standin.version import STANDIN_VERSION
+
+__all__ = ["STANDIN_VERSION"]

@@ -1,0 +1,169 @@
+"""Families about one line of Python: write a lambda, mend a function, say what is printed. Nothing is executed."""
+
+import random
+import re
+
+from tapir_core.standin.families.family import Family, Slots, Solution
+from tapir_core.standin.families.lexicon import FUNCTIONS, WORDS
+
+__all__ = ["FAMILIES"]
+
+_SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
+_FIRST = {
+    "adds": "adds {} to x",
+    "subtracts": "subtracts {} from x",
+    "multiplies": "multiplies x by {}",
+    "divides": "divides x by {}",
+}
+_THEN = {"adds": "adds {}", "subtracts": "subtracts {}", "multiplies": "multiplies by {}", "divides": "divides by {}"}
+_STEP = re.compile(r"(adds|subtracts|multiplies|divides) (?:x )?(?:by )?(\d{1,2})(?: to x| from x)?")
+_Step = tuple[str, str]
+
+
+def _draw_lambda(level: int, rng: random.Random) -> Slots:
+    weak, strong = ["adds", "subtracts"], ["multiplies", "divides"]
+    groups = {1: [weak + strong], 2: [strong, weak], 3: [weak, strong], 4: [weak, strong, weak], 5: [weak, strong]}
+    steps = [(rng.choice(verbs), str(rng.randint(2, 99))) for verbs in groups[level]]
+    return {"wish": _wish(steps, conditional=level == 5)}
+
+
+def _wish(steps: list[_Step], *, conditional: bool) -> str:
+    (verb, number), *others = steps
+    if conditional:
+        other_verb, other_number = others[0]
+        return f"{_FIRST[verb].format(number)} if x is even, else {_FIRST[other_verb].format(other_number)}"
+    return ", then ".join([_FIRST[verb].format(number), *(_THEN[each].format(amount) for each, amount in others)])
+
+
+def _solve_lambda(slots: Slots) -> Solution | None:
+    wish = slots["wish"]
+    conditional = " if x is even, else " in wish
+    matches = [_STEP.fullmatch(part) for part in re.split(", then | if x is even, else ", wish)]
+    steps: list[_Step] = [(match[1], match[2]) for match in matches if match]
+    if len(steps) != len(matches) or len(steps) > 3 or _wish(steps, conditional=conditional) != wish:
+        return None
+    if conditional:
+        body, level = f"{_expression(steps[:1])} if x % 2 == 0 else {_expression(steps[1:])}", 5
+    else:
+        body = _expression(steps)
+        level = {1: 1, 2: 3 if "(" in body else 2, 3: 4}[len(steps)]
+    return Solution(level, f"lambda x: {body}", f"f = lambda x: {body}  # {wish}")
+
+
+def _expression(steps: list[_Step]) -> str:
+    text, loose = "x", False
+    for verb, number in steps:
+        sign = _SIGNS[verb]
+        if loose and sign in "*/":
+            text = f"({text})"
+        text, loose = f"{text} {sign} {number}", sign in "+-"
+    return text
+
+
+_LINE = re.compile(r"(def|dfe|edf) ([a-z]+)\(([a-z])(\)?)(:?) (return|retrun|reutrn) ([a-z]) ([-+*]) (\d{1,2})")
+_BUGS = ("colon", "bracket", "keyword", "variable")
+_REPAIRS = {
+    "colon": "The colon was missing.",
+    "bracket": "The closing bracket was missing.",
+    "keyword": "A keyword was misspelt.",
+    "variable": "The name of the argument was wrong.",
+}
+
+
+def _draw_mend(level: int, rng: random.Random) -> Slots:
+    bugs = rng.sample(_BUGS, 2) if level == 5 else [_BUGS[level - 1]]
+    define, give = "def", "return"
+    if "keyword" in bugs:
+        define, give = rng.choice([("dfe", give), ("edf", give), (define, "retrun"), (define, "reutrn")])
+    argument, other = rng.sample("abknxy", 2)
+    head = (
+        f"{define} {rng.choice(FUNCTIONS)}({argument}{'' if 'bracket' in bugs else ')'}{'' if 'colon' in bugs else ':'}"
+    )
+    variable = other if "variable" in bugs else argument
+    return {"line": f"{head} {give} {variable} {rng.choice('+-*')} {rng.randint(2, 99)}"}
+
+
+def _solve_mend(slots: Slots) -> Solution | None:
+    match = _LINE.fullmatch(slots["line"])
+    if match is None or match[2] not in FUNCTIONS:
+        return None
+    define, name, argument, bracket, colon, give, variable, sign, number = match.groups()
+    found = {
+        "colon": not colon,
+        "bracket": not bracket,
+        "keyword": (define, give) != ("def", "return"),
+        "variable": variable != argument,
+    }
+    bugs = [bug for bug in _BUGS if found[bug]]
+    if not 1 <= len(bugs) <= 2:
+        return None
+    line = f"def {name}({argument}): return {argument} {sign} {number}"
+    level = _BUGS.index(bugs[0]) + 1 if len(bugs) == 1 else 5
+    return Solution(level, line, f"# {' '.join(_REPAIRS[bug] for bug in bugs)}\n{line}")
+
+
+_JOINED = re.compile(r"'([a-z]+)' \+ '([a-z]+)'")
+_INDEXED = re.compile(r"\['([a-z]+)', '([a-z]+)', '([a-z]+)'\]\[([012])\]")
+_LETTER = re.compile(r"'([a-z]{4,})'\[(0|1|2|-1)\]")
+_LARGEST = re.compile(r"max\((\d{1,2}), (\d{1,2}), (\d{1,2})\) \+ (\d)")
+_SORTED = re.compile(r"sorted\((\[\d{1,2}(?:, \d{1,2}){3}\]), reverse=True\)")
+
+
+def _draw_print(level: int, rng: random.Random) -> Slots:
+    words = rng.sample(WORDS, 3)
+    numbers = rng.sample(range(1, 100), 4)
+    forms = {
+        1: f"'{words[0]}' + '{words[1]}'",
+        2: f"{words}[{rng.randrange(3)}]",
+        3: f"'{words[0]}'[{rng.choice([0, 1, 2, -1])}]",
+        4: f"max({', '.join(map(str, numbers[:3]))}) + {rng.randint(1, 9)}",
+        5: f"sorted({numbers}, reverse=True)",
+    }
+    return {"code": f"print({forms[level]})"}
+
+
+def _solve_print(slots: Slots) -> Solution | None:
+    inner = slots["code"].removeprefix("print(").removesuffix(")")
+    if match := _JOINED.fullmatch(inner):
+        return Solution(1, match[1] + match[2], f"+ joins {match[1]} and {match[2]}.")
+    if match := _INDEXED.fullmatch(inner):
+        word = match[int(match[4]) + 1]
+        return Solution(2, word, f"Counting from 0, item {match[4]} is {word}.")
+    if match := _LETTER.fullmatch(inner):
+        letter = match[1][int(match[2])]
+        return Solution(3, letter, f"In {match[1]}, position {match[2]} holds {letter}.")
+    if match := _LARGEST.fullmatch(inner):
+        largest, added = max(int(match[1]), int(match[2]), int(match[3])), int(match[4])
+        return Solution(4, str(largest + added), f"The largest is {largest}, {largest} + {added} = {largest + added}.")
+    if match := _SORTED.fullmatch(inner):
+        numbers = sorted((int(number) for number in match[1].strip("[]").split(", ")), reverse=True)
+        return Solution(5, str(numbers), f"From large to small: {', '.join(map(str, numbers))}.")
+    return None
+
+
+FAMILIES = (
+    Family(
+        name="lambda",
+        task_type="Code Generation",
+        phrasings=("Write a Python lambda that {wish}.", "Python lambda that {wish}?", "Give a lambda which {wish}."),
+        slots={"wish": r"[a-z]+ [a-z0-9 ,]+"},
+        draw=_draw_lambda,
+        solve=_solve_lambda,
+    ),
+    Family(
+        name="mend",
+        task_type="Code Debug",
+        phrasings=("Fix this Python: {line}", "Debug: {line}", "Correct the error: {line}"),
+        slots={"line": r"(?:def|dfe|edf) [^\n]+"},
+        draw=_draw_mend,
+        solve=_solve_mend,
+    ),
+    Family(
+        name="print",
+        task_type="Computer Science",
+        phrasings=("What does {code} print?", "Output of {code}?", "Run {code} and give the output."),
+        slots={"code": r"print\([^\n]+\)"},
+        draw=_draw_print,
+        solve=_solve_print,
+    ),
+)

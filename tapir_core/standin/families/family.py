@@ -1,0 +1,122 @@
+"""What a family of verifiable instructions is: phrasings with slots, a way to draw content and a way to solve it.
+
+A problem is always made from the text of its slots, whether that text was drawn or read back from an instruction. So
+what the server recognises is what the generator made, by construction.
+
+Content decides the stream: a problem belongs to the pool, to dev or to test by a digest of its words, in any phrasing
+and in any order of its items. No draw can put one problem into two streams.
+"""
+
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from string import Formatter
+from typing import Literal, get_args
+
+from tapir_core.text import digest
+
+__all__ = ["LEVELS", "STREAMS", "Family", "Problem", "Slots", "Solution", "Stream"]
+
+Slots = Mapping[str, str]
+"""Slot name → its text; the content of a problem without its phrasing."""
+
+Stream = Literal["pool", "dev", "test"]
+STREAMS: tuple[Stream, ...] = get_args(Stream)
+
+LEVELS = (1, 2, 3, 4, 5)
+"""Levels of difficulty, easiest first; every family has them all."""
+
+_TENTHS: dict[Stream, int] = {"pool": 6, "dev": 2, "test": 2}
+_STREAM_OF_TENTH = [stream for stream, tenths in _TENTHS.items() for _ in range(tenths)]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What follows from the slots of a problem."""
+
+    level: int
+    reference: str
+    """The bare final result."""
+    working: str
+    """What the refined answer says before its final result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One verifiable instruction with its exact answers."""
+
+    family: str
+    task_type: str
+    level: int
+    stream: Stream
+    instruction: str
+    reference: str
+    plain: str
+    """Short answer that ends in `Answer: …`."""
+    refined: str
+    """Steps, code or prose to the same final result; ends in `Answer: …`."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family: one kind of instruction in several phrasings and five levels."""
+
+    name: str
+    task_type: str
+    phrasings: tuple[str, ...]
+    """Instructions with `{slot}` in them; each phrasing has every slot."""
+    slots: Slots
+    """Slot name → regular expression of its text."""
+    draw: Callable[[int, random.Random], Slots]
+    """Content of a level."""
+    solve: Callable[[Slots], Solution | None]
+    """Level and result of any content; None when it is none of this family's."""
+
+    def draw_problem(self, level: int, rng: random.Random) -> Problem:
+        """A random problem of ``level``, of any stream."""
+        slots = self.draw(level, rng)
+        problem = self._problem(rng.choice(self.phrasings).format(**slots), slots)
+        assert problem is not None
+        assert problem.level == level, f"{self.name} drew {dict(slots)} for level {level}, it is of {problem.level}"
+        return problem
+
+    def read(self, instruction: str) -> Problem | None:
+        """The problem that ``instruction`` poses, or None when it is none of this family's."""
+        for pattern in self._patterns:
+            if match := pattern.fullmatch(instruction):
+                problem = self._problem(instruction, match.groupdict())
+                if problem is not None:
+                    return problem
+        return None
+
+    def _problem(self, instruction: str, slots: Slots) -> Problem | None:
+        solution = self.solve(slots)
+        if solution is None:
+            return None
+        stated = f"Answer: {solution.reference}"
+        return Problem(
+            family=self.name,
+            task_type=self.task_type,
+            level=solution.level,
+            stream=self._stream(slots),
+            instruction=instruction,
+            reference=solution.reference,
+            plain=stated,
+            refined=f"{solution.working}\n{stated}",
+        )
+
+    def _stream(self, slots: Slots) -> Stream:
+        words = sorted(re.findall(r"\w+", " ".join(slots.values()).casefold()))
+        return _STREAM_OF_TENTH[int(digest([self.name, words])[:8], 16) % len(_STREAM_OF_TENTH)]
+
+    @cached_property
+    def _patterns(self) -> tuple[re.Pattern[str], ...]:
+        return tuple(re.compile(self._pattern(phrasing), re.ASCII) for phrasing in self.phrasings)
+
+    def _pattern(self, phrasing: str) -> str:
+        parts = Formatter().parse(phrasing)
+        return "".join(
+            re.escape(text) + (f"(?P<{slot}>{self.slots[slot]})" if slot else "") for text, slot, *_ in parts
+        )

@@ -1,0 +1,64 @@
+"""The stand-in's pool and held-out set as tables of the run folder's columns. The server needs none of this."""
+
+import polars as pl
+
+from tapir_core.randomness import derive_rng
+from tapir_core.standin.families import Problem, Stream
+from tapir_core.standin.sampling import EQUAL_SHARES, sample_problems
+from tapir_core.text import instruction_id
+
+__all__ = ["standin_heldout", "standin_pool"]
+
+_POOL = {
+    "instruction_id": pl.String,
+    "instruction": pl.String,
+    "system": pl.String,
+    "source": pl.String,
+    "reference": pl.String,
+}
+_HELDOUT = {
+    "instruction_id": pl.String,
+    "instruction": pl.String,
+    "system": pl.String,
+    "task_type": pl.String,
+    "reference": pl.String,
+    "split": pl.String,
+}
+
+
+def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The pool D, one row per instruction, with natural shares. ``source`` is ``standin:FAMILY``.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+
+    """
+    problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
+        for each in problems
+    ]
+    return pl.DataFrame(records, schema=_POOL, orient="row")
+
+
+def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The held-out set, one row per instruction, with equal shares of the families in each split.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+
+    """
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
+        for split, problems in (
+            ("dev", _split(dev, "dev", max_level, seed)),
+            ("test", _split(test, "test", max_level, seed)),
+        )
+        for each in problems
+    ]
+    return pl.DataFrame(records, schema=_HELDOUT, orient="row")
+
+
+def _split(rows: int, stream: Stream, max_level: int, seed: int) -> list[Problem]:
+    rng = derive_rng(seed, "standin", stream)
+    return sample_problems(rows, max_level=max_level, rng=rng, shares=EQUAL_SHARES, stream=stream)

@@ -1,0 +1,98 @@
+"""Drawing problems: natural shares for the pool, equal shares for held-out sets, one stream for each.
+
+Limits: distinct by instruction within one call. Streams keep pool, dev and test apart whatever the seeds are.
+"""
+
+import random
+from collections.abc import Mapping
+
+from tapir_core.errors import ConfigError
+from tapir_core.standin.families import FAMILIES, LEVELS, Family, Problem, Stream
+
+__all__ = ["EQUAL_SHARES", "NATURAL_SHARES", "draw_problem", "sample_problems"]
+
+NATURAL_SHARES: dict[str, float] = {
+    "pick": 0.255,
+    "sum": 0.22,
+    "plural": 0.08,
+    "translation": 0.06,
+    "lambda": 0.05,
+    "stock": 0.04,
+    "record": 0.04,
+    "print": 0.035,
+    "passive": 0.03,
+    "ranking": 0.03,
+    "biggest": 0.025,
+    "product": 0.025,
+    "match": 0.02,
+    "mend": 0.02,
+    "conversion": 0.015,
+    "supposed": 0.015,
+    "element": 0.01,
+    "century": 0.01,
+    "melody": 0.01,
+    "chain": 0.01,
+}
+"""Family → share of the pool. Three families make more than half of it, as in instruction sets that people wrote."""
+
+EQUAL_SHARES: dict[str, float] = dict.fromkeys(FAMILIES, 1 / len(FAMILIES))
+"""Family → share of a held-out set: a mean over its rows is a mean over families."""
+
+_DRAWS = 2000
+"""Draws for one new problem before its family counts as used up."""
+
+
+def sample_problems(
+    rows: int,
+    *,
+    max_level: int,
+    rng: random.Random,
+    shares: Mapping[str, float] = NATURAL_SHARES,
+    stream: Stream = "pool",
+) -> list[Problem]:
+    """``rows`` problems with distinct instructions, in random order.
+
+    Each family has its share within one row; its levels, from 1 to ``max_level``, are equally likely.
+
+    Raises:
+        ConfigError: a family has fewer distinct instructions than its share asks for.
+
+    """
+    found: dict[str, Problem] = {}
+    for name in _spread(rows, shares, rng):
+        for _ in range(_DRAWS):
+            problem = draw_problem(FAMILIES[name], rng.choice(LEVELS[:max_level]), stream, rng)
+            if problem.instruction not in found:
+                break
+        else:
+            raise ConfigError(
+                f"the stand-in has no {rows} distinct {stream} instructions up to level {max_level}: "
+                f"family {name!r} is used up after {len(found)}; ask for fewer rows or a higher max_level"
+            )
+        found[problem.instruction] = problem
+    problems = list(found.values())
+    rng.shuffle(problems)
+    return problems
+
+
+def draw_problem(family: Family, level: int, stream: Stream, rng: random.Random) -> Problem:
+    """A random problem of a family, a level and a stream; every level has problems of every stream."""
+    while True:
+        problem = family.draw_problem(level, rng)
+        if problem.stream == stream:
+            return problem
+
+
+def _spread(rows: int, shares: Mapping[str, float], rng: random.Random) -> list[str]:
+    """A family for each row, by equidistant points over the shares laid end to end: counts are exact within one."""
+    total, start = sum(shares.values()), rng.random()
+    names, cumulative = iter(shares.items()), 0.0
+    spread: list[str] = []
+    name = ""
+    for row in range(rows):
+        point = (row + start) / rows * total
+        while point >= cumulative:
+            name, share = next(names)
+            cumulative += share
+        spread.append(name)
+    return spread

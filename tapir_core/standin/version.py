@@ -1,0 +1,27 @@
+"""The stand-in's version: part of the identity under which its answers are stored and re-used."""
+
+import random
+from dataclasses import astuple
+
+from tapir_core.standin.families import FAMILIES, LEVELS
+from tapir_core.standin.judge import SCALE
+from tapir_core.text import digest
+
+__all__ = ["STANDIN_VERSION"]
+
+_RULES = 1
+"""Raised by hand when replies change in a way that the sample below does not show."""
+
+
+def _version() -> str:
+    """A digest of what the families say on a fixed sample, and of the judge's scale: a changed family changes it."""
+    rng = random.Random(0)
+    problems = [
+        astuple(family.draw_problem(level, rng)) for family in FAMILIES.values() for level in LEVELS for _ in range(3)
+    ]
+    phrasings = [family.phrasings for family in FAMILIES.values()]
+    return digest([_RULES, astuple(SCALE), phrasings, problems])[:12]
+
+
+STANDIN_VERSION = _version()
+"""12 hex digits."""

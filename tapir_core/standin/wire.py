@@ -1,0 +1,103 @@
+"""OpenAI's chat completions on the wire, as far as the stand-in speaks them: one choice, no streaming, no tools."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from tapir_core.standin.sections import Refusal, Reply
+
+__all__ = ["MODELS", "BadRequest", "ChatRequest", "completion", "error_body", "model_list", "parse_chat"]
+
+MODELS = ("standin-teacher", "standin-judge")
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+class BadRequest(Exception):
+    """Raised when the request itself is wrong; becomes an error reply as OpenAI's."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What the stand-in reads of a chat request."""
+
+    model: str
+    messages: list[Mapping[str, Any]]
+    max_tokens: int | None
+    seed: int | None
+
+
+def parse_chat(body: Any) -> ChatRequest:
+    """Check a request's JSON.
+
+    Raises:
+        BadRequest: it is no chat request, names another model or wants what the stand-in does not do.
+
+    """
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    model, messages = body.get("model"), body.get("messages")
+    if model not in MODELS:
+        raise BadRequest(f"The model `{model}` does not exist.", status=404, code="model_not_found")
+    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
+        raise BadRequest("'messages' must be a list of messages, not empty")
+    if body.get("stream") or body.get("n", 1) not in (1, None):
+        raise BadRequest("the stand-in sends one choice and does not stream")
+    max_tokens, seed = body.get("max_completion_tokens") or body.get("max_tokens"), body.get("seed")
+    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise BadRequest(f"'{name}' must be an integer, not {value!r}")
+    return ChatRequest(model, messages, max_tokens, seed)
+
+
+def completion(chat: ChatRequest, reply: Reply, *, created: int) -> dict[str, Any]:
+    """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks)."""
+    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    finish_reason = "stop"
+    if isinstance(reply, Refusal):
+        message["refusal"] = reply.reason
+        tokens = _count(reply.reason)
+    else:
+        ends = [match.end() for match in _TOKEN.finditer(reply)]
+        tokens = len(ends)
+        if chat.max_tokens is not None and tokens > chat.max_tokens:
+            tokens, finish_reason = chat.max_tokens, "length"
+            reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
+        message["content"] = reply
+    prompt_tokens = sum(_count(str(each.get("content") or "")) for each in chat.messages)
+    return {
+        "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",
+        "object": "chat.completion",
+        "created": created,
+        "model": chat.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": prompt_tokens + tokens,
+        },
+    }
+
+
+def error_body(problem: BadRequest) -> dict[str, Any]:
+    """An error as OpenAI words it."""
+    return {
+        "error": {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code},
+    }
+
+
+def model_list() -> dict[str, Any]:
+    """The models, as `GET /v1/models` lists them."""
+    models = [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS]
+    return {"object": "list", "data": models}
+
+
+def _count(text: str) -> int:
+    return len(_TOKEN.findall(text))

@@ -1,0 +1,34 @@
+"""Text as identity: normal form, ids and digests. Every id in a run folder is made here."""
+
+import hashlib
+import json
+import unicodedata
+from typing import Any
+
+__all__ = ["canonical_json", "digest", "instruction_id", "normalise"]
+
+
+def normalise(text: str) -> str:
+    """The normal form that identity is taken of: NFC, trimmed, lone surrogates replaced."""
+    encodable = text.encode("utf-8", "replace").decode("utf-8")
+    return unicodedata.normalize("NFC", encodable).strip()
+
+
+def instruction_id(instruction: str, system: str | None = None) -> str:
+    """First 16 hex digits of sha256 over the normalised system text and instruction (method.md, Identity)."""
+    return digest([normalise(system or ""), normalise(instruction)])[:16]
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for one value: sorted keys, no blanks, no NaN.
+
+    Raises:
+        ValueError: a float is not finite.
+        TypeError: the value is not JSON.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """sha256 (hex) of ``canonical_json(value)``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Stages as Prefect tasks: read, call the core or an engine, write, return a reference."""

@@ -1,0 +1,137 @@
+"""The project's own Prefect tasks: manifest first, work second, one write at the end.
+
+Nobody imports Prefect's ``task`` but this module. A task takes a `RunRef`, a round number and plain values, and returns
+a reference, so it can run on any worker that reaches the run root. Prefect's own cache is off: the manifest is the only
+evidence that a stage is done, so a kill between the two serves nothing stale and costs nothing twice.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+from prefect import task as prefect_task
+from prefect.cache_policies import NO_CACHE
+
+from tapir_core.data.dataset import DatasetRef, Part, read_part, write_part
+from tapir_core.errors import IncompleteBatch
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import STAGES, StageAt
+from tasks.runtime import current
+
+__all__ = ["Piece", "ShardIncomplete", "ShardOutcome", "Worked", "project_task", "shard_task", "stage_task"]
+
+Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
+"""All rows that a sharded stage works on, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """Rows that a stage or shard made, and what it counted."""
+
+    rows: pl.DataFrame
+    counts: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+    """Kind of retryable failure → rows without an outcome; an empty one means whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one shard works on: rows ``start`` to ``stop`` of its stage's plan."""
+
+    index: int
+    of: int
+    start: int = 0
+    stop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOutcome:
+    """What one shard wrote."""
+
+    index: int
+    part: Part
+    counts: dict[str, float] = field(default_factory=dict)
+    missing: dict[str, int] = field(default_factory=dict)
+
+
+class ShardIncomplete(IncompleteBatch):
+    """Raised when a shard has retryable outcomes left; what it has is written and goes along."""
+
+    def __init__(self, at: StageAt, outcome: ShardOutcome) -> None:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.missing.items()))
+        super().__init__(
+            f"{at}, shard {outcome.index}: {kinds}; everything received is stored, the same command asks only these"
+        )
+        self.outcome = outcome
+
+
+def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Prefect's task with this project's settings."""
+    return prefect_task(
+        name=name,
+        task_run_name=run_name or name,
+        tags=[f"stage-{name}", *tags],
+        cache_policy=NO_CACHE,
+        persist_result=True,
+        result_serializer="json",
+    )
+
+
+def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
+    """A stage in one task: ``function(run, at)`` makes its rows. Nothing runs when its manifest holds."""
+
+    def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
+        @project_task(name)
+        def run_stage(run: RunRef, round_number: int | None = None, wave: int | None = None) -> DatasetRef:
+            at, folder = StageAt(name, round_number, wave), RunFolder(run)
+            done = folder.holds(at)
+            if done is not None:
+                return done
+            started = time.monotonic()
+            with current(folder).progress.stage(at, shards=1):
+                worked = function(folder, at)
+            seconds = round(time.monotonic() - started, 1)
+            current(folder).check_lease()
+            return folder.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+
+        return run_stage
+
+    return wrap
+
+
+def shard_task(
+    name: str, *, plan: Plan | None = None, reads: str | None = None
+) -> Callable[[Callable[[RunFolder, StageAt, pl.DataFrame], Worked]], Any]:
+    """One shard of a stage: ``function(run, at, rows)``.
+
+    Its rows are a piece of the stage's ``plan``, or the part that the shard of ``reads`` with its index wrote. It
+    writes its own part, then returns a `ShardOutcome`, or raises `ShardIncomplete` when some outcomes are retryable.
+    """
+    assert (plan is None) != (reads is None), "a shard reads its stage's plan or another stage's part"
+
+    def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
+        @project_task(name, run_name=f"{name} {{piece.index:04d}}/{{piece.of:04d}}", tags=("shard",))
+        def run_shard(
+            run: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
+        ) -> ShardOutcome:
+            folder = RunFolder(run)
+            if reads is not None:
+                assert after is not None
+                part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
+                rows = read_part(folder.storage, StageAt(reads, at.round, at.wave).folder, part)
+            else:
+                assert plan is not None
+                rows = plan(folder, at)[piece.start : piece.stop]
+            worked = function(folder, at, rows)
+            written = write_part(folder.storage, at.folder, worked.rows.select(STAGES[name].columns))
+            outcome = ShardOutcome(piece.index, written, worked.counts, worked.missing)
+            if outcome.missing:
+                raise ShardIncomplete(at, outcome)
+            current(folder).progress.shard_done(at)
+            return outcome
+
+        return run_shard
+
+    return wrap

@@ -1,0 +1,48 @@
+"""Stages `answer` and `answer_heldout`: what the student answers, ỹ ← S(x)."""
+
+import polars as pl
+
+from tapir_core.calls import Outcome
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import Worked, shard_task
+from tasks.asking import answer_rows, chat, make_request, report_rows
+from tasks.inputs import round_pool
+from tasks.runtime import current
+
+__all__ = ["answer_heldout_shard", "answer_shard", "ask_student", "heldout_rows"]
+
+
+def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
+    """The held-out set, sorted by id."""
+    return run.rows(StageAt("heldout")).sort("instruction_id")
+
+
+def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The pool of the round."""
+    return round_pool(run, at.number)
+
+
+@shard_task("answer", plan=pool_at)
+def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_{r−1} to some instructions of the round's pool."""
+    outcomes = ask_student(run, at, at.number - 1, rows)
+    return answer_rows(rows["instruction_id"].to_list(), outcomes)
+
+
+@shard_task("answer_heldout", plan=heldout_rows)
+def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
+    outcomes = ask_student(run, at, at.number, rows)
+    return answer_rows(rows["instruction_id"].to_list(), outcomes)
+
+
+def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
+    """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
+    runtime = current(run)
+    student = runtime.student(checkpoint)
+    requests = [
+        make_request(run, "answer", student.voice, chat(instruction, system), run.config.student.sampling)
+        for instruction, system in rows.select("instruction", "system").iter_rows()
+    ]
+    return runtime.calls.ask(requests, student.source, on_outcome=report_rows(run, at))

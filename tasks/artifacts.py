@@ -1,0 +1,51 @@
+"""What a run leaves in Prefect's UI: tables of each round, the run card; and `report.html` in the run folder.
+
+Outside a flow only the report is written. Artifacts are copies for the UI; the run folder stays the truth.
+"""
+
+import re
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
+
+from tapir_core.reporting.report import write_report
+from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_table, stages_table
+from tapir_core.run_folder import RunFolder, RunRef
+
+__all__ = ["artifact_key", "publish_round", "publish_run"]
+
+_OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
+
+
+def publish_round(run: RunRef, number: int) -> None:
+    """Show a round in the UI: stages with counts and spend, MFD histogram, task shares, held-out scores."""
+    if FlowRunContext.get() is None:
+        return
+    found = summarise(RunFolder(run)).round(number)
+    if found is None:
+        return
+    for name, make in _OF_A_ROUND.items():
+        table = make(found)
+        if table.rows:
+            key = artifact_key(run.name, "round", str(number), name)
+            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+
+
+def publish_run(run: RunRef) -> str:
+    """Write `report.html` and show the run card in the UI; returns where the report is."""
+    folder = RunFolder(run)
+    report = write_report(folder)
+    if FlowRunContext.get() is not None:
+        create_markdown_artifact(run_card(summarise(folder)), artifact_key(run.name, "card"), f"Run {run.name}")
+    return report
+
+
+def artifact_key(*parts: str) -> str:
+    """A key as Prefect allows it: lowercase letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _records(table: Table) -> list[dict[str, str]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

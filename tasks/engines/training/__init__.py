@@ -1,0 +1,1 @@
+"""What happens inside a fine-tune: data, batches, pre-flight, progress, checkpoints, export."""

@@ -1,0 +1,140 @@
+"""What is looked at before the first step: memory, batches, and one example with its trained tokens marked.
+
+The memory estimate is rough, activations most of all; it stops a training only when weights, gradients and
+optimizer alone do not fit. Imports no torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tapir_core.errors import ConfigError, EngineError
+from tasks.engines.training.batches import BatchPlan
+from tasks.engines.training.data import IGNORED, Corpus
+from tasks.engines.training.job import TrainingJob
+
+__all__ = ["MemoryEstimate", "ModelSize", "check_masks", "check_memory", "describe", "estimate_memory"]
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What the estimate needs to know of a model."""
+
+    parameters: int
+    trained_parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that one process needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def states(self) -> int:
+        """What is needed whatever the batch."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.activations
+
+    def __str__(self) -> str:
+        parts = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "activations": self.activations,
+        }
+        return ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts.items()) + f"; {self.total / _GIB:.2f} GiB"
+
+
+def estimate_memory(job: TrainingJob, size: ModelSize, *, longest: int, world_size: int) -> MemoryEstimate:
+    """Rough bytes a process, for its fullest micro-batch."""
+    training = job.training
+    width = 2 if training.precision == "bf16" else 4
+    stage = training.zero_stage
+    weights = size.parameters * width // (world_size if stage == 3 else 1)
+    gradients = size.trained_parameters * width // (world_size if stage >= 2 else 1)
+    # AdamW's two moments and DeepSpeed's fp32 copy of the weights
+    optimizer = size.trained_parameters * 12 // (world_size if stage >= 1 else 1)
+    tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
+    # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
+    held = size.layers * (1 if training.gradient_checkpointing else 17) + 17
+    activations = tokens * (size.hidden * held * width + size.vocabulary * (width + 4))
+    return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def check_masks(corpus: Corpus) -> None:
+    """Every example has an answer of its own and ends, trained, with the closing token.
+
+    Raises:
+        ConfigError: one does not.
+
+    """
+    for number, example in enumerate(corpus.examples):
+        trained = [label for label in example.labels if label != IGNORED]
+        if len(trained) < 2 or trained[-1] != corpus.closing:
+            raise ConfigError(
+                f"example {number} trains {len(trained)} tokens and ends with token {example.tokens[-1]}, not with an "
+                f"answer and the closing token {corpus.closing}; look at its messages and at the chat template"
+            )
+
+
+def check_memory(job: TrainingJob, estimate: MemoryEstimate, free: int) -> str | None:
+    """A warning when the estimate exceeds the free memory.
+
+    Raises:
+        EngineError: not even weights, gradients and optimizer fit.
+
+    """
+    if estimate.total <= free:
+        return None
+    text = f"the training needs about {estimate.total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
+    if estimate.states > free:
+        raise EngineError(f"{text} ({estimate}); {memory_remedy(job)}")
+    return f"{text}; should it fail: {memory_remedy(job)}"
+
+
+def memory_remedy(job: TrainingJob) -> str:
+    """What to change when memory does not suffice."""
+    training = job.training
+    ways = [
+        f"lower training.micro_batch_size (now {training.micro_batch_size})",
+        f"lower training.max_length (now {training.max_length})",
+    ]
+    if not training.gradient_checkpointing:
+        ways.append("set training.gradient_checkpointing = true")
+    if training.lora is None:
+        ways.append("set [training.lora]")
+    if training.zero_stage < 3:
+        ways.append(f"raise training.zero_stage (now {training.zero_stage}) and give more processes")
+    return ", or ".join(ways)
+
+
+def describe(
+    job: TrainingJob, corpus: Corpus, plan: BatchPlan, *, world_size: int, device: str, memory: Sequence[str]
+) -> str:
+    """The pre-flight's report for the log."""
+    training = job.training
+    tokens = plan.tokens_by_step(corpus.lengths)
+    lines = [
+        f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
+        + (f", LoRA rank {training.lora.rank}" if training.lora else ""),
+        f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
+        " (accumulated x micro-batch x processes)",
+        f"examples      {len(corpus.examples)}, {job.epochs:g} epochs; {corpus.left_out} left out, longer than "
+        f"{training.max_length} tokens",
+        f"steps         {plan.steps}, {sum(tokens)} tokens, of what is computed "
+        f"{0.0 if training.packing else plan.padding_share(corpus.lengths):.1%} is padding",
+        *(f"memory        {line}" for line in memory),
+    ]
+    return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])

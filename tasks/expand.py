@@ -1,0 +1,222 @@
+"""Stage `expand`: E_r ← expand(T, D_S) in waves, as many per task type as the target shares still lack.
+
+A wave is: requests (drawn before any call) → candidates (teacher) → screened (text gates) → examined (label, plain
+answer, by option the difficulty) → gated. Each step leaves its rows under `waves/`, so that a killed run goes on from
+the last one, and every call from the store.
+"""
+
+from collections import Counter
+
+import polars as pl
+
+from tapir_core.calls import ask_parsed
+from tapir_core.curriculum import (
+    AnswerGate,
+    DifficultyGate,
+    Gate,
+    Gated,
+    LabelGate,
+    apply_gates,
+    candidate_rows,
+    compute_difficulty,
+    hard_count,
+    lacking,
+    parse_expansion,
+    plan_wave,
+    quotas,
+    render_expansion,
+    supply_of,
+    text_gates,
+    unusable_reason,
+)
+from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.tables import EXPANSION, REJECTED
+from tapir_core.judging import expected_orders
+from tapir_core.randomness import derive_rng
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import Worked, shard_task, stage_task
+from tasks.answer import ask_student
+from tasks.asking import chat, count_paid, counts_of, ending_of, make_request, missing_by_kind, report_rows, text_of
+from tasks.inputs import round_pool
+from tasks.judge import judge_rows
+from tasks.label import ask_labels
+from tasks.runtime import current
+from tasks.teach import ask_teacher
+
+__all__ = ["collect_expansion", "examine_shard", "expand_shard", "gate_wave", "plan_requests", "screen_wave"]
+
+
+@stage_task("wave_requests")
+def plan_requests(run: RunFolder, at: StageAt) -> Worked:
+    """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
+    assert at.wave is not None
+    settings, seeds = run.config.round(at.number), run.rows(StageAt("select", at.number))
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), run.config.curriculum.target_shares)
+    have = Counter(supply_of(seeds)) + Counter(supply_of(_accepted(run, at.number, at.wave - 1)))
+    requests = plan_wave(
+        seeds,
+        lacking(wanted, have) if seeds.height else {},
+        round_number=at.number,
+        wave=at.wave,
+        oversample=run.config.curriculum.expansion.oversample,
+        rng=derive_rng(run.config.run.seed, at.number, "expand", at.wave),
+    )
+    rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
+    schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
+    return Worked(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The wave's requests in list order."""
+    return run.rows(StageAt("wave_requests", at.number, at.wave))
+
+
+@shard_task("wave_candidates", plan=wave_requests)
+def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Ask the teacher for new instructions in the manner of the seeds."""
+    assert at.wave is not None
+    runtime, teacher = current(run), run.config.teacher
+    prompt, voice = runtime.prompt("expand"), runtime.teacher.voice
+    texts = dict(round_pool(run, at.number).select("instruction_id", "instruction").iter_rows())
+    wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
+    requests = [
+        make_request(
+            run,
+            "expand",
+            voice,
+            chat(render_expansion(prompt, texts[each.seed_id], each.task_type)),
+            teacher.expanding,
+            prompt=prompt,
+            sample_index=each.sample_index,
+        )
+        for each in wanted
+    ]
+    asked = ask_parsed(
+        runtime.calls,
+        requests,
+        runtime.teacher.source,
+        parse_expansion,
+        teacher.reasks,
+        on_outcome=report_rows(run, at),
+    )
+    candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
+    return Worked(candidates, counts_of(asked), missing_by_kind([each.outcome for each in asked]))
+
+
+@stage_task("wave_screened")
+def screen_wave(run: RunFolder, at: StageAt) -> Worked:
+    """Run the gates that need no call over the wave's candidates, in list order."""
+    assert at.wave is not None
+    columns = ["instruction_id", "instruction"]
+    earlier = [run.rows(StageAt("expand", each)) for each in range(1, at.number)]
+    tables = [run.rows(StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
+    known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
+    heldout = run.rows(StageAt("heldout"))["instruction"].to_list() if run.config.data.heldout else []
+    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, heldout)
+    return _worked(apply_gates(run.rows(StageAt("wave_candidates", at.round, at.wave)), gates))
+
+
+def screened_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The wave's candidates that passed the text gates, in list order."""
+    return run.rows(StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
+
+
+@shard_task("wave_examined", plan=screened_rows)
+def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
+    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    labels = pl.Series([each.value for each in parsed], dtype=pl.String)
+    right = rows.filter(labels == rows["task_type"])
+    answers = ask_teacher(run, at, right)
+    outcomes = [*(each.outcome for each in parsed), *answers]
+    counts = Counter(counts_of(parsed)) + Counter(count_paid(answers))
+    taught = right.select(
+        "instruction_id",
+        "instruction",
+        "system",
+        response=pl.Series(map(text_of, answers), dtype=pl.String),
+        finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
+    )
+    check = _measure(run, at, taught, right["task_type"]) if run.config.curriculum.expansion.check_difficulty else None
+    examined = rows.select("instruction_id").with_columns(task_type=labels)
+    examined = _with(examined, taught.drop("instruction", "system"))
+    if check is None:
+        examined = examined.with_columns(mfd=pl.lit(None, pl.Float64))
+        return Worked(examined, dict(counts), missing_by_kind(outcomes))
+    examined = _with(examined, check.rows)
+    missing = Counter(missing_by_kind(outcomes)) + Counter(check.missing)
+    return Worked(examined, dict(counts + Counter(check.counts)), dict(missing))
+
+
+@stage_task("wave_gated")
+def gate_wave(run: RunFolder, at: StageAt) -> Worked:
+    """Run the gates that read the examination, in list order."""
+    examined = run.rows(StageAt("wave_examined", at.number, at.wave))
+    gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
+    if run.config.curriculum.expansion.check_difficulty:
+        chosen = run.manifest(StageAt("select", at.number))
+        assert chosen is not None
+        gates.append(DifficultyGate(examined, chosen.counts["delta"]))
+    rows = screened_rows(run, at).drop("response", "gate")
+    return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
+
+
+@stage_task("expansion_rejected")
+def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
+    """Every candidate of the round that a gate kept back, with the gate."""
+    tables = [pl.DataFrame(schema=REJECTED)]
+    for wave in _waves(run, at.number):
+        for step in ("wave_screened", "wave_gated"):
+            tables.append(run.rows(StageAt(step, at.number, wave)).filter(pl.col("gate").is_not_null()))
+    rejected = pl.concat(tables, how="vertical_relaxed")
+    return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
+
+
+@stage_task("expand")
+def collect_expansion(run: RunFolder, at: StageAt) -> Worked:
+    """What the waves of the round accepted, with what the task types still lack."""
+    accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)
+    return Worked(accepted, {"waves": len(_waves(run, at.number))})
+
+
+def _measure(run: RunFolder, at: StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
+    """MFD of new instructions with a usable teacher answer: the student answers, the judge scores."""
+    endings = taught.select("response", "finish_reason").iter_rows()
+    usable = pl.Series([unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
+    rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
+    outcomes = ask_student(run, at, at.number - 1, rows)
+    student = pl.Series(map(text_of, outcomes), dtype=pl.String)
+    shown = rows.rename({"response": "teacher"}).with_columns(student=student)
+    judged = judge_rows(run, at, shown)
+    mfd = compute_difficulty(judged.rows, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
+    missing = Counter(missing_by_kind(outcomes)) + Counter(judged.missing)
+    return Worked(mfd.select("instruction_id", "mfd"), judged.counts, dict(missing))
+
+
+def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
+    return rows.join(columns, on="instruction_id", how="left", maintain_order="left")
+
+
+def _worked(gated: Gated) -> Worked:
+    passed = gated.passed
+    for name in ("response", "gate"):
+        if name not in passed.columns:
+            passed = passed.with_columns(pl.lit(None, pl.String).alias(name))
+    rows = pl.concat([passed.select(REJECTED.names()), gated.rejected], how="vertical_relaxed")
+    return Worked(rows, {f"gate_{gate}": count for gate, count in gated.counts.items()})
+
+
+def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
+    """What waves 1 to ``waves`` of a round accepted, in list order."""
+    tables = [pl.DataFrame(schema=EXPANSION)]
+    for wave in _waves(run, number)[:waves]:
+        gated = run.rows(StageAt("wave_gated", number, wave))
+        tables.append(gated.filter(pl.col("gate").is_null()).select(EXPANSION.names()))
+    return pl.concat(tables, how="vertical_relaxed")
+
+
+def _waves(run: RunFolder, number: int) -> list[int]:
+    """Waves of a round that are whole, in order."""
+    waves = range(1, run.config.curriculum.expansion.max_waves + 1)
+    return [wave for wave in waves if run.holds(StageAt("wave_gated", number, wave))]

@@ -1,0 +1,56 @@
+"""Stage `label`: the teacher names the task type of every instruction of the pool."""
+
+from collections import Counter
+
+import polars as pl
+
+from tapir_core.calls import Parsed, ask_parsed
+from tapir_core.curriculum import parse_label, render_label
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import Worked, shard_task
+from tasks.asking import chat, counts_of, make_request, missing_by_kind, report_rows
+from tasks.runtime import current
+
+__all__ = ["ask_labels", "label_shard", "pool_rows"]
+
+
+def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
+    """The pool, sorted by id."""
+    return run.rows(StageAt("pool")).sort("instruction_id")
+
+
+@shard_task("label", plan=pool_rows)
+def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
+    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    pairs = zip(rows["instruction_id"], parsed, strict=True)
+    labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
+    frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
+    reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
+    return Worked(frame, {**counts_of(parsed), **reasons}, missing_by_kind([each.outcome for each in parsed]))
+
+
+def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
+    """Ask the teacher for the task type of each instruction."""
+    runtime, teacher = current(run), run.config.teacher
+    prompt = runtime.prompt("label")
+    requests = [
+        make_request(
+            run,
+            "label",
+            runtime.teacher.voice,
+            chat(render_label(prompt, each)),
+            teacher.labelling,
+            prompt=prompt,
+        )
+        for each in instructions
+    ]
+    return ask_parsed(
+        runtime.calls,
+        requests,
+        runtime.teacher.source,
+        parse_label,
+        teacher.reasks,
+        on_outcome=report_rows(run, at),
+    )

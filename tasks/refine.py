@@ -1,0 +1,71 @@
+"""Stage `refine`: the teacher rewrites the answers of hard_r in the style that their task type needs."""
+
+from collections import Counter
+
+import polars as pl
+
+from tapir_core.calls import Failure
+from tapir_core.curriculum import (
+    BalancedDraw,
+    draw_hard,
+    hard_count,
+    refinement_outcome,
+    refinement_prompt_name,
+    render_refinement,
+)
+from tapir_core.curriculum.tables import REFINEMENT
+from tapir_core.randomness import derive_rng
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import Worked, shard_task
+from tasks.asking import chat, count_paid, ending_of, make_request, missing_by_kind, report_rows, text_of
+from tasks.inputs import round_pool
+from tasks.runtime import current
+
+__all__ = ["hard_draw", "hard_rows", "refine_shard"]
+
+
+def hard_draw(run: RunFolder, number: int) -> BalancedDraw:
+    """hard_r: drawn from D_S ∪ E_r by the target shares, before anything is refined; the same draw each time."""
+    settings = run.config.round(number)
+    return draw_hard(
+        run.rows(StageAt("select", number)),
+        run.rows(StageAt("expand", number)),
+        hard_count(settings.examples, settings.alpha or 0.0),
+        run.config.curriculum.target_shares,
+        derive_rng(run.config.run.seed, number, "hard"),
+    )
+
+
+def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The rows of hard_r with their texts and plain answers, by id; none when refinement is off."""
+    drawn = hard_draw(run, at.number).rows.select("instruction_id", "task_type")
+    texts = round_pool(run, at.number + 1).drop("task_type")
+    rows = drawn.join(texts, on="instruction_id", maintain_order="left")
+    return rows if run.config.curriculum.refine else rows.clear()
+
+
+@shard_task("refine", plan=hard_rows)
+def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
+    runtime = current(run)
+    prompts = {name: runtime.prompt(name) for name in map(refinement_prompt_name, rows["task_type"].unique())}
+    requests = []
+    for row in rows.iter_rows(named=True):
+        prompt = prompts[refinement_prompt_name(row["task_type"])]
+        text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
+        voice, sampling = runtime.teacher.voice, run.config.teacher.refining
+        requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
+    outcomes = runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at))
+    table: list[tuple[object, ...]] = []
+    reasons: Counter[str] = Counter()
+    for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):
+        if isinstance(outcome, Failure) and outcome.retryable:
+            continue
+        refined = text_of(outcome)
+        verdict = refinement_outcome(row["response"], refined, row["task_type"], ending_of(outcome))
+        reasons[f"refined_{'accepted' if verdict.accepted else verdict.reason}"] += 1
+        plain = row["response"]
+        table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
+    frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    return Worked(frame, {**count_paid(outcomes), **reasons}, missing_by_kind(outcomes))

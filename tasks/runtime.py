@@ -1,0 +1,173 @@
+"""What a process that works on a run holds: call engine, student engine, stand-in servers, progress.
+
+Made lazily, once a process and run, so that a task finds the same things in the driver and on a worker. Closing ends
+every child process.
+"""
+
+import atexit
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
+from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint
+from tapir_core.errors import RunBusy
+from tapir_core.paths import BACKBONE, STORE, backbone_cache, log_file
+from tapir_core.prompts import Prompt, load_prompt
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tapir_core.storage import Storage
+from tapir_core.voices import Voice, voice_of
+from tasks.engines.backbone import checkpoint_digest, prepare_backbone
+from tasks.engines.endpoints import api_key, check_reachable
+from tasks.engines.standin_server import StandinServers
+from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.progress import Progress
+
+__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "store_url"]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """Who is asked: the voice its answers are stored under, and the endpoint that gives it when a call must be made."""
+
+    voice: Voice
+    source: EndpointSource
+
+
+class Runtime:
+    """The engines of one run in this process."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.config = run.config
+        self.progress = Progress()
+        self._reached: set[str] = set()
+        self._reaching = threading.Lock()
+        self.lease: RunLease | None = None
+        """Set by the driver; a worker of another process has none."""
+
+    @cached_property
+    def calls(self) -> CallEngine:
+        """The paid-call engine, on the store that all runs of the root share."""
+        return CallEngine(AnswerStore(store_url(self.config)), self.config.calls, run=self.run.ref.name)
+
+    @cached_property
+    def students(self) -> StudentEngineHost:
+        """Serves one checkpoint at a time, started when an answer is missing."""
+        log = self.run.storage.local(log_file("student"))
+        return StudentEngineHost(self.config.student, log, report=self.progress.note_current)
+
+    @cached_property
+    def standins(self) -> StandinServers:
+        """Stand-in servers that this run started."""
+        return StandinServers(self.run.storage.local(log_file("standin")))
+
+    def abort(self) -> None:
+        """End what others wait for, from any thread; `close` still has to follow."""
+        if "students" in self.__dict__:
+            self.students.abort()
+        if "calls" in self.__dict__:
+            self.calls.close()
+
+    def check_lease(self) -> None:
+        """Called before a manifest is written: what two drivers do at once must not be promoted twice.
+
+        Raises:
+            RunBusy: another driver took the run over, because this one gave no sign of life for too long.
+        """
+        if self.lease is not None and not self.lease.holds():
+            raise RunBusy(f"another process took run {self.run.ref.name!r} over; this one stops and promotes nothing")
+
+    @property
+    def teacher(self) -> Role:
+        """Who labels, answers, expands and refines."""
+        return self._role(self.config.teacher.endpoint, "teacher")
+
+    @property
+    def judge(self) -> Role:
+        """Who scores."""
+        return self._role(self.config.judge.endpoint, "judge")
+
+    def student(self, number: int) -> Role:
+        """The student after round ``number`` (`BACKBONE`: before any training)."""
+        checkpoint = self.checkpoint(number)
+        model = student_model_name(self.config.student.engine, checkpoint)
+        return Role(Voice(model, checkpoint_digest(checkpoint)), self.students.source(checkpoint))
+
+    def checkpoint(self, number: int) -> Path:
+        """Folder of the student after round ``number``."""
+        if number == BACKBONE:
+            return prepare_backbone(self.config.student, Storage(self.run.ref.root).local(backbone_cache()))
+        return self.run.storage.local(StageAt("train", number).folder)
+
+    def prompt(self, name: str) -> Prompt:
+        """A prompt file, as this run uses it."""
+        return load_prompt(name, self.config.run.prompts)
+
+    def close(self) -> None:
+        """End what was started. Everything received is stored already."""
+        if "students" in self.__dict__:
+            self.students.stop()
+        if "calls" in self.__dict__:
+            self.calls.close()
+        if "standins" in self.__dict__:
+            self.standins.stop()
+
+    def _role(self, endpoint: EndpointConfig, role: str) -> Role:
+        voice = voice_of(endpoint, role)
+        if isinstance(endpoint, StandinEndpoint):
+            return Role(voice, lambda: self.standins.endpoint(endpoint, self.config.calls.concurrency))
+        key = api_key(endpoint.api_key_env, f"{role}.endpoint.api_key_env")
+
+        def source() -> Endpoint:
+            with self._reaching:
+                if endpoint.base_url not in self._reached:
+                    check_reachable(endpoint.base_url, f"{role}.endpoint")
+                    self._reached.add(endpoint.base_url)
+            return Endpoint(
+                base_url=endpoint.base_url,
+                concurrency=self.config.calls.concurrency,
+                api_key=key,
+                api_key_env=endpoint.api_key_env,
+                usd_per_million_prompt_tokens=endpoint.usd_per_million_prompt_tokens,
+                usd_per_million_completion_tokens=endpoint.usd_per_million_completion_tokens,
+            )
+
+        return Role(voice, source)
+
+
+_runtimes: dict[RunRef, Runtime] = {}
+_lock = threading.Lock()
+
+
+def current(run: RunFolder) -> Runtime:
+    """This process's runtime for a run, made at first use."""
+    with _lock:
+        if run.ref not in _runtimes:
+            _runtimes[run.ref] = Runtime(run)
+        return _runtimes[run.ref]
+
+
+@atexit.register
+def close_all() -> None:
+    """Close every runtime of this process."""
+    with _lock:
+        runtimes = list(_runtimes.values())
+        _runtimes.clear()
+    for runtime in runtimes:
+        runtime.close()
+
+
+def abort_all() -> None:
+    """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
+    with _lock:
+        runtimes = list(_runtimes.values())
+    for runtime in runtimes:
+        runtime.abort()
+
+
+def store_url(config: RunConfig) -> str:
+    """Where answers are kept: the configured database, or the root's SQLite file."""
+    return config.calls.store_url or f"sqlite:///{Storage(config.run.root).local(STORE).absolute()}"

@@ -1,0 +1,31 @@
+"""The stop rule. Reads dev figures and seed counts only; the test split is read by no decision."""
+
+from tapir_core.curriculum import RoundHistory, should_stop
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+
+__all__ = ["dev_score", "history", "stop_reason"]
+
+
+def stop_reason(run: RunRef, number: int) -> str | None:
+    """Why the run stops in or after round ``number``, in words; nothing when it goes on."""
+    folder = RunFolder(run)
+    return should_stop(history(folder, number), folder.config.curriculum.stop)
+
+
+def history(run: RunFolder, number: int) -> list[RoundHistory]:
+    """What the stop rule may know of S_0 and the rounds up to ``number``, as far as they are done."""
+    rounds = [RoundHistory(0, dev_score=dev_score(run, 0))]
+    for each in range(1, number + 1):
+        seeds = run.holds(StageAt("select", each))
+        rounds.append(RoundHistory(each, seeds.rows if seeds else None, dev_score(run, each)))
+    return rounds
+
+
+def dev_score(run: RunFolder, number: int) -> float | None:
+    """The student's accuracy on the dev split; nothing before its evaluation or without a dev split."""
+    at = StageAt("evaluate", number)
+    if run.config.data.heldout is None or run.holds(at) is None:
+        return None
+    scores = run.rows(at).filter(split="dev", category="all")
+    return float(scores["value"][0]) if scores.height else None

@@ -1,0 +1,91 @@
+"""Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes."""
+
+import hashlib
+import os
+import shutil
+import time
+from pathlib import Path
+
+from tapir_core.data.dataset import DatasetRef, Part
+from tapir_core.errors import ConfigError
+from tapir_core.paths import MANIFEST, attempt_folder, log_file
+from tapir_core.randomness import derive_seed
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tasks._task import project_task
+from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
+from tasks.runtime import current
+
+__all__ = ["train"]
+
+
+@project_task("train", tags=("gpu",))
+def train(run: RunRef, round_number: int) -> DatasetRef:
+    """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
+    at, folder = StageAt("train", round_number), RunFolder(run)
+    done = folder.holds(at)
+    if done is not None:
+        return done
+    runtime = current(folder)
+    started = time.monotonic()
+    with runtime.progress.stage(at, shards=1):
+        runtime.progress.note(at, "handing the accelerator over")
+        runtime.students.stop()
+        job = _job(folder, at)
+        train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
+        _link_checkpoint(job.output / "checkpoint", folder.storage.local(at.folder))
+    counts = {"seconds": round(time.monotonic() - started, 1)}
+    runtime.check_lease()
+    ref = folder.seal(at, _parts(folder.storage.local(at.folder)), counts=counts)
+    shutil.rmtree(job.output)
+    return ref
+
+
+def _job(run: RunFolder, at: StageAt) -> TrainingJob:
+    number = at.number
+    mixture = run.manifest(StageAt("mix", number))
+    assert mixture is not None
+    if not mixture.rows:
+        raise ConfigError(
+            f"the mixture of round {number} is empty: no usable instruction has a task type of "
+            f"curriculum.target_shares; look at {StageAt('mix', number).folder} and give a broader pool"
+        )
+    key = run.key(at)
+    assert key is not None, f"{at} before its inputs"
+    config = run.config
+    settings = config.round(number) if number else config.basic_tuning
+    folder = run.storage.local(StageAt("mix", number).folder)
+    return TrainingJob(
+        base=current(run).checkpoint(number - 1),
+        mixture=tuple(folder / part.name for part in mixture.parts),
+        output=run.storage.local(attempt_folder(number, key)),
+        training=config.training,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        seed=derive_seed(config.run.seed, number, "train") % 2**31,
+        chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
+        log_path=run.storage.local(log_file(f"train-{number:02d}")),
+    )
+
+
+def _in_words(progress: TrainingProgress) -> str:
+    return f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
+
+
+def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
+    """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+    checkpoint.mkdir(parents=True)
+    for file in sorted(attempt.iterdir()):
+        os.link(file, checkpoint / file.name)
+
+
+def _parts(checkpoint: Path) -> list[Part]:
+    names = sorted(file.name for file in checkpoint.iterdir() if file.name != MANIFEST)
+    return [Part(name, 0, _sha256(checkpoint / name)) for name in names]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,89 @@
+"""Folders say who may know what: the core knows no engine and no orchestrator, arrows run one way."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tapir_core import paths
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("prefect", "torch", "vllm", "deepspeed", "transformers", "trl")
+
+
+def modules_of(package: str) -> list[str]:
+    return sorted(
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in (ROOT / package).rglob("*.py")
+    )
+
+
+def imported_names(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_the_core_imports_neither_orchestrator_nor_engines():
+    script = (
+        "import importlib, sys\n"
+        f"for name in {modules_of('tapir_core')!r}: importlib.import_module(name)\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("package", "may_not_know"),
+    [("tapir_core", ("tasks", "flows")), ("tasks", ("flows",)), ("tapir_core/curriculum", ("tapir_core.calls",))],
+)
+def test_arrows_run_one_way(package, may_not_know):
+    backwards = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in (ROOT / package).rglob("*.py")
+        for name in imported_names(file)
+        if any(name == banned or name.startswith(f"{banned}.") for banned in may_not_know)
+    ]
+    assert backwards == []
+
+
+def test_only_the_projects_own_decorator_makes_prefect_tasks():
+    makers = [
+        str(file.relative_to(ROOT))
+        for package in ("flows", "tasks")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "prefect"
+        if {"task", "Task"} & {alias.name for alias in node.names}
+    ]
+    assert makers == ["tasks/_task.py"]
+    flow_makers = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "flows").rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "prefect"
+        if "flow" in {alias.name for alias in node.names}
+    ]
+    assert flow_makers == ["flows/project_flow.py"]
+
+
+def test_paths_of_the_run_folder_are_built_in_one_module():
+    names = {paths.MANIFEST, paths.RUN_RECORD, paths.RESOLVED_CONFIG, paths.REPORT, paths.STORE}
+    elsewhere = []
+    for package in ("tapir_core", "tasks", "flows"):
+        for file in (ROOT / package).rglob("*.py"):
+            if file.name == "paths.py":
+                continue
+            tree = ast.parse(file.read_text())
+            docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and node.value in names and id(node) not in docstrings:
+                    elsewhere.append(f"{file.relative_to(ROOT)}: {node.value}")
+    assert elsewhere == []

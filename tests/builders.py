@@ -1,0 +1,106 @@
+"""Small builders with keyword defaults: what a test does not care about, it does not write."""
+
+import random
+from collections.abc import Iterable, Mapping
+
+import polars as pl
+
+from tapir_core.config import ExpansionConfig
+from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
+from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.text import instruction_id
+
+POOL = pl.Schema({name: pl.String() for name in ("instruction_id", "instruction", "system", "source", "reference")})
+LABELS = pl.Schema({"instruction_id": pl.String(), "task_type": pl.String()})
+TEACHER = pl.Schema(
+    {
+        "instruction_id": pl.String(),
+        "response": pl.String(),
+        "finish_reason": pl.String(),
+        "prompt_tokens": pl.Int64(),
+        "completion_tokens": pl.Int64(),
+    }
+)
+
+
+def make_pool(*instructions: str, system: str | None = None) -> pl.DataFrame:
+    rows = [(instruction_id(text, system), text, system, "test", None) for text in instructions]
+    return pl.DataFrame(rows, schema=POOL, orient="row")
+
+
+def make_teacher(answers: Mapping[str, str | None], finish_reason: str = "stop") -> pl.DataFrame:
+    rows = [(identity, response, finish_reason, 10, 20) for identity, response in answers.items()]
+    return pl.DataFrame(rows, schema=TEACHER, orient="row")
+
+
+def make_labels(task_types: Mapping[str, str | None]) -> pl.DataFrame:
+    return pl.DataFrame(list(task_types.items()), schema=LABELS, orient="row")
+
+
+def make_verdict(
+    identity: str = "a",
+    order: str = "teacher_first",
+    student: float | None = 4.0,
+    teacher: float | None = 9.0,
+    reason: str | None = None,
+) -> Verdict:
+    """Unscored as soon as a reason is given."""
+    if reason is not None:
+        return Verdict(identity, order, None, None, "unscored", reason, None)
+    return Verdict(identity, order, student, teacher, "scored", None, "Scores: [[…]]")
+
+
+def make_verdicts(*verdicts: Verdict) -> pl.DataFrame:
+    return verdict_rows(verdicts)
+
+
+def make_difficulty(mfd: Mapping[str, float], task_type: str = "Math") -> pl.DataFrame:
+    rows = [(identity, task_type, 9.0 - gap, 9.0, gap, 2, 0.0) for identity, gap in mfd.items()]
+    return pl.DataFrame(rows, schema=DIFFICULTY, orient="row")
+
+
+def make_seeds(task_types: Mapping[str, str], mfd: float = 3.0) -> pl.DataFrame:
+    rows = [(identity, task_type, mfd) for identity, task_type in task_types.items()]
+    return pl.DataFrame(rows, schema=SEEDS, orient="row")
+
+
+def make_examples(task_types: Mapping[str, str], system: str | None = None) -> pl.DataFrame:
+    rows = [
+        (identity, f"instruction {identity}", system, task_type, f"plain {identity}")
+        for identity, task_type in task_types.items()
+    ]
+    return pl.DataFrame(rows, schema=EXAMPLES, orient="row")
+
+
+def make_expansion(task_types: Mapping[str, str], wave: int = 1) -> pl.DataFrame:
+    rows = [
+        (identity, f"instruction {identity}", None, task_type, "seed", wave, f"plain {identity}")
+        for identity, task_type in task_types.items()
+    ]
+    return pl.DataFrame(rows, schema=EXPANSION, orient="row")
+
+
+def make_candidates(*instructions: str, task_type: str = "Math", wave: int = 1) -> pl.DataFrame:
+    rows = [(instruction_id(text), text, None, task_type, "seed", wave) for text in instructions]
+    return pl.DataFrame(rows, schema=CANDIDATES, orient="row")
+
+
+def make_refinement(refined: Mapping[str, str], accepted: bool = True) -> pl.DataFrame:
+    rows = [(identity, "Math", f"plain {identity}", text, accepted, None) for identity, text in refined.items()]
+    return pl.DataFrame(rows, schema=REFINEMENT, orient="row")
+
+
+def make_expansion_config(**fields: object) -> ExpansionConfig:
+    return ExpansionConfig.model_validate({"min_chars": 3, "heldout_overlap_words": 8, **fields})
+
+
+def shuffled(rows: pl.DataFrame, seed: int) -> pl.DataFrame:
+    """The same rows in another order of arrival."""
+    places = list(range(rows.height))
+    random.Random(seed).shuffle(places)
+    return rows[places]
+
+
+def numbered(task_types: Iterable[str], prefix: str = "i") -> dict[str, str]:
+    """Instruction id → task type, for builders that take such a mapping."""
+    return {f"{prefix}{number:04d}": task_type for number, task_type in enumerate(task_types)}

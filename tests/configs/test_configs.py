@@ -1,0 +1,82 @@
+"""Every shipped configuration loads, says what it is, and fits the parts it names."""
+
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from tapir_core.config.checks import check_config, missing_prerequisites
+from tapir_core.config.load import load_config, load_resolved, resolved_json
+from tapir_core.standin.families import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+BROUGHT_BY_THE_USER = ("data.pool.path",)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_loads_and_resolves(path: Path) -> None:
+    config = load_config(path)
+    assert load_resolved(resolved_json(config)) == config
+    assert all(config.round(number).alpha is not None for number in range(1, config.run.rounds + 1))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_shipped_configuration_lacks_nothing_but_what_the_user_brings(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    problems = check_config(load_config(path))
+    assert [problem for problem in problems if not problem.startswith(BROUGHT_BY_THE_USER)] == []
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_header_is_the_manual(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    header = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
+    for word in ("Does:", "Needs:", "Costs:", "Launch:", "Change:", "Limits:"):
+        assert f"# {word}" in header
+    assert f"configs/{path.name}" in header
+    assert "--set" in header
+
+
+def test_four_configurations_are_shipped() -> None:
+    assert [path.stem for path in CONFIGS] == ["alpaca_llama2", "local_endpoints", "quickstart", "test"]
+
+
+def test_the_quickstart_aims_at_exactly_the_task_types_of_the_stand_in() -> None:
+    shares = load_config(ROOT / "configs" / "quickstart.toml").curriculum.target_shares
+    assert set(shares) == {family.task_type for family in FAMILIES.values()}
+    assert len(set(shares.values())) == 1
+
+
+def test_the_test_configuration_aims_at_task_types_of_the_stand_in() -> None:
+    shares = load_config(ROOT / "configs" / "test.toml").curriculum.target_shares
+    assert set(shares) <= {family.task_type for family in FAMILIES.values()}
+
+
+@pytest.mark.parametrize("name", ["quickstart", "test", "local_endpoints"])
+def test_an_offline_configuration_needs_no_key(name: str) -> None:
+    missing = missing_prerequisites(load_config(ROOT / "configs" / f"{name}.toml"), {})
+    assert [line for line in missing if "environment variable" in line] == []
+
+
+def test_the_paper_scale_configuration_has_the_papers_values() -> None:
+    config = load_config(ROOT / "configs" / "alpaca_llama2.toml")
+    assert [config.round(number).alpha for number in (1, 2, 3)] == [0.3, 0.5, 0.7]
+    assert {config.round(number).examples for number in (1, 2, 3)} == {70_000}
+    assert (config.basic_tuning.epochs, config.round(1).epochs) == (3.0, 2.0)
+    assert (config.training.batch_size, config.training.max_length, config.training.precision) == (128, 2048, "bf16")
+    assert (config.teacher.expanding.temperature, config.judge.sampling.temperature) == (1.0, 0.0)
+
+
+def test_the_shipped_chat_template_continues_a_prompt_with_the_answer_and_the_end_token() -> None:
+    source = (ROOT / "configs" / "chat_templates" / "plain.jinja").read_text(encoding="utf-8")
+    template = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(source)
+    question = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 3?"}]
+    answer = {"role": "assistant", "content": "5"}
+    tokens = {"bos_token": "<s>", "eos_token": "</s>"}
+    prompt = template.render(messages=question, add_generation_prompt=True, **tokens)
+    whole = template.render(messages=[*question, answer], add_generation_prompt=False, **tokens)
+    assert prompt == "<s>### System:\nBe brief.\n\n### User:\n2 + 3?\n\n### Assistant:\n"
+    assert whole == f"{prompt}5</s>"

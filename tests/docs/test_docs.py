@@ -1,0 +1,65 @@
+"""Docs describe the present: every command, stage, make target and exit code is in them, every link leads somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from flows.cli import app
+from tapir_core import errors
+from tapir_core.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+
+
+def commands(group=None, prefix="tapir"):
+    click = typer.main.get_command(app) if group is None else group
+    for name, command in click.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def test_every_command_stands_on_the_page_of_the_command_line():
+    page = (ROOT / "docs/cli.md").read_text()
+    assert [name for name, _ in commands() if name not in page] == []
+
+
+def test_every_exit_code_stands_on_the_page_of_the_command_line():
+    page = (ROOT / "docs/cli.md").read_text()
+    codes = {getattr(errors, name).exit_code for name in errors.__all__} | {0, 130}
+    assert [code for code in sorted(codes) if f"| {code} |" not in page] == []
+
+
+def test_every_stage_stands_with_its_columns_on_the_page_of_the_run_folder():
+    page = (ROOT / "docs/run-folder.md").read_text()
+    shown = {name: stage for name, stage in STAGES.items() if not name.startswith("wave_") and stage.columns}
+    rows = {name: f"| {name} | `{stage.place}/` | {', '.join(stage.columns)} |" for name, stage in shown.items()}
+    assert [row for row in rows.values() if row not in page] == []
+
+
+def test_every_make_target_has_a_word_of_help_and_the_readme_names_the_two_commands():
+    makefile = (ROOT / "Makefile").read_text()
+    helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    assert {"quickstart", "test", "check", "setup", "bench-student"} <= helped
+    readme = (ROOT / "README.md").read_text()
+    assert "make quickstart" in readme
+    assert "make test" in readme
+    shown = re.compile(r"(?:`|^    )make ([a-z][a-z-]+)", re.MULTILINE)
+    named = {target for page in PAGES for target in shown.findall(page.read_text())}
+    assert named - set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_every_page_of_the_docs_is_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []

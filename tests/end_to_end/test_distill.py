@@ -1,0 +1,135 @@
+"""One run on real vLLM, real DeepSpeed and a real Prefect server, with a tiny student, and what follows from it."""
+
+import json
+import shutil
+
+import datasets
+import polars as pl
+
+from tapir_core.paths import BACKBONE
+from tapir_core.stages import StageAt, plan
+from tests.end_to_end.harness import ROOT
+
+
+def engine_traces(project, name):
+    """Sizes of the logs that starting an engine or a stand-in would change."""
+    logs = project.root / name / "logs"
+    return {log.name: log.stat().st_size for log in logs.iterdir() if log.name != "prefect-server.log"}
+
+
+def test_every_stage_is_whole(project):
+    run = project.folder("first")
+    assert [str(at) for at in plan(run.config) if run.holds(at) is None] == []
+
+
+def test_the_output_shows_rounds_report_and_the_way_to_the_ui(project):
+    for words in ("label", "S_0", "report.html", "tapir up"):
+        assert words in project.output
+    assert (project.root / "first" / "report.html").stat().st_size > 20_000
+
+
+def test_every_scored_instruction_was_judged_in_both_orders(project):
+    run = project.folder("first")
+    for number in (1, 2):
+        verdicts = run.rows(StageAt("judge", number))
+        assert set(verdicts["order"]) == {"teacher_first", "student_first"}
+        assert verdicts.filter(status="scored").height > 0
+        assert run.rows(StageAt("difficulty", number))["orders"].unique().to_list() == [2]
+
+
+def test_the_pool_grows_by_the_expansion_and_no_instruction_is_trained_on_twice_in_a_round(project):
+    run = project.folder("first")
+    expansion = run.rows(StageAt("expand", 1))
+    assert expansion.height > 0
+    assert set(expansion["instruction_id"]) <= set(run.rows(StageAt("answer", 2))["instruction_id"])
+    for number in (0, 1, 2):
+        assert run.rows(StageAt("mix", number))["instruction_id"].is_unique().all()
+
+
+def test_no_heldout_instruction_is_in_a_mixture(project):
+    run = project.folder("first")
+    heldout = set(run.rows(StageAt("heldout"))["instruction_id"])
+    trained = pl.concat([run.rows(StageAt("mix", number)) for number in (0, 1, 2)])
+    assert not heldout & set(trained["instruction_id"])
+
+
+def test_training_says_what_it_did_and_warm_starts(project):
+    run = project.folder("first")
+    for number in (0, 1, 2):
+        folder = run.storage.local(StageAt("train", number).folder)
+        training = json.loads((folder / "training.json").read_text())
+        assert training["steps"] == 4
+        assert training["loss"] if "loss" in training else training["loss_curve"]
+        assert list(folder.glob("*.safetensors"))
+    weights = {run.holds(StageAt("train", number)).digest for number in (0, 1, 2)}
+    assert len(weights) == 3
+
+
+def test_scores_are_there_for_backbone_and_every_round(project):
+    run = project.folder("first")
+    for number in (BACKBONE, 0, 1, 2):
+        scores = run.rows(StageAt("evaluate", number)).filter(category="all")
+        assert set(scores["split"]) == {"dev", "test"}
+        assert scores["n"].to_list() == [20, 20]
+
+
+def test_a_mixture_reads_straight_into_datasets(project, tmp_path):
+    folder = project.root / "first" / StageAt("mix", 1).folder
+    files = [str(path) for path in folder.glob("part-*.parquet")]
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
+    assert {message["role"] for message in rows[0]["messages"]} == {"user", "assistant"}
+
+
+def test_the_same_command_again_starts_no_engine_and_asks_nobody(project):
+    before = engine_traces(project, "first")
+    asked = project.stored("judge"), project.stored("teach"), project.stored("answer")
+    again = project.run("first", "--set", "calls.concurrency=3", "--set", "calls.max_attempts=2")
+    assert engine_traces(project, "first") == before
+    assert (project.stored("judge"), project.stored("teach"), project.stored("answer")) == asked
+    assert "report.html" in again.stdout
+
+
+def test_a_deleted_stage_is_made_again_and_nothing_else(project):
+    before = engine_traces(project, "first")
+    folder, at = project.folder("first"), StageAt("difficulty", 1)
+    kept = folder.manifest(at).digest
+    folder.storage.remove(at.folder)
+    project.run("first")
+    assert folder.manifest(at).digest == kept
+    assert engine_traces(project, "first") == before
+
+
+def test_another_backbone_asks_for_no_label_and_no_teacher_answer_again(project, tiny_students):
+    asked = project.stored("label"), project.stored("teach")
+    short = ("--set", "run.rounds=1", "--set", "curriculum.expansion.max_waves=0")
+    project.run("second", "--set", f"student.backbone={tiny_students[1]}", *short)
+    assert (project.stored("label"), project.stored("teach")) == asked
+
+
+def test_deleting_one_run_breaks_no_other(project):
+    shutil.rmtree(project.root / "second", ignore_errors=True)
+    assert "report.html" in project.run("first").stdout
+
+
+def test_an_edited_judge_prompt_is_refused_and_amended_from_the_judge_on(project, tmp_path):
+    prompts = tmp_path / "prompts"
+    shutil.copytree(ROOT / "tapir_core" / "prompts", prompts, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    changed = ("--set", f"run.prompts={prompts}", "--set", "run.rounds=1")
+    assert project.run("first", *changed).returncode == 0, "the same words in another folder are the same prompts"
+    judge = prompts / "judge.jinja2"
+    judge.write_text(judge.read_text().replace("strictly", "very strictly"))
+    refused = project.run("first", *changed, check=False)
+    assert refused.returncode == 2
+    assert "judge (round 1): 160 rows, up to 160 calls" in refused.stderr
+    assert "answer (round 1)" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+    run = project.folder("first")
+    before = {at: run.manifest(at) for at in plan(run.config)}
+    judged = project.stored("judge")
+    project.run("first", *changed, "--amend")
+    after = {at: project.folder("first").manifest(at) for at in before}
+    redone = {(at.name, at.round) for at in before if after[at] != before[at]}
+    assert {("judge", 1), ("difficulty", 1), ("select", 1), ("mix", 1), ("train", 1)} <= redone
+    assert not redone & {("label", None), ("teach", None), ("train", 0), ("answer", 1), ("evaluate", 0)}
+    assert project.stored("judge") == judged + 160

@@ -1,0 +1,67 @@
+"""``kill -9`` in four stages of one run, then the same command: nothing is asked again, nothing is left over."""
+
+import pytest
+
+from tapir_core.paths import attempt_folder
+from tapir_core.stages import StageAt, plan
+from tapir_core.standin.running import StandinServer
+from tests.end_to_end.harness import Project, answered_twice, kill, left_over, wait_until
+
+CONCURRENCY = 2
+
+
+@pytest.fixture(scope="module")
+def slow_project(tmp_path_factory, tiny_students):
+    """A run root whose teacher and judge are an external stand-in, slow enough to be caught at work."""
+    root = tmp_path_factory.mktemp("killed")
+    log = root / "standin.jsonl"
+    with StandinServer(latency_ms=40, log_path=log) as server:
+        settings = {"calls.concurrency": str(CONCURRENCY), "student.engine.concurrency": "2"}
+        for role in ("teacher", "judge"):
+            endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-{role}"'
+            settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
+        yield Project(root, tiny_students[0], settings), log
+
+
+def moments(project, name):
+    """Stage → whether the run is in the middle of it. Each comes once, in the order of a run."""
+    run = project.folder(name)
+
+    def answers_of_round_1() -> bool:
+        return run.holds(StageAt("evaluate", 0)) is not None and project.stored("answer") >= answered + 8
+
+    def training_of_round_1() -> bool:
+        key = run.key(StageAt("train", 1))
+        return key is not None and (project.root / name / attempt_folder(1, key) / "progress.jsonl").exists()
+
+    answered = 80  # 40 held-out answers of the backbone and of S_0
+    return {
+        "answer": answers_of_round_1,
+        "judge": lambda: project.stored("judge") >= 40,
+        "expand": lambda: project.stored("expand") >= 3,
+        "train": training_of_round_1,
+    }
+
+
+def test_a_run_killed_in_every_stage_completes_and_pays_nothing_again(slow_project):
+    project, log = slow_project
+    name = "killed"
+    whole_tree = {"answer": False, "judge": True, "expand": False, "train": True}
+    for stage in whole_tree:
+        driver = project.start(name)
+        run_json = project.root / name / "run.json"
+        wait_until(run_json.exists, process=driver)
+        wait_until(moments(project, name)[stage], process=driver)
+        family = kill(driver, whole_tree=whole_tree[stage])
+        assert left_over(family) == [], f"left over after the kill in {stage}"
+    project.run(name)
+    run = project.folder(name)
+    assert [str(at) for at in plan(run.config) if run.holds(at) is None] == []
+    assert answered_twice(log) <= CONCURRENCY * len(whole_tree)
+
+    # The same answers and verdicts again, undisturbed: a run of another name finds them all in the store.
+    calls = len(log.read_text().splitlines())
+    project.run("undisturbed", "--set", "run.rounds=1")
+    assert len(log.read_text().splitlines()) == calls
+    parts = [project.folder(each).manifest(StageAt("mix", 1)).parts for each in (name, "undisturbed")]
+    assert parts[0] == parts[1]

@@ -1,0 +1,159 @@
+"""Bad input: one clear message with the remedy, the right exit code, no traceback."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tapir_core.calls import RunLease
+from tapir_core.standin.families import FAMILIES
+from tapir_core.standin.sampling import draw_problem
+
+ROOT = Path(__file__).parents[2]
+
+
+def tapir(*words, env=None):
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PREFECT_API_URL": "", **(env or {})},
+    )
+
+
+def refused(done, code, *words):
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    flat = " ".join(done.stderr.split())
+    for word in words:
+        assert word in flat
+    return flat
+
+
+@pytest.fixture
+def backbone(tmp_path):
+    """Enough of a model folder to be taken for one before anything is loaded."""
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, backbone):
+    def run(*more, env=None):
+        place = ("--set", f"run.root={tmp_path / 'runs'}", "--set", f"student.backbone={backbone}")
+        engine = ("--set", f"student.engine.python={sys.executable}")
+        return tapir("run", "configs/test.toml", *place, *engine, *more, env=env)
+
+    return run
+
+
+def test_an_unknown_field_names_the_nearest_known_one(run):
+    refused(run("--set", "judge.ordres=1"), 2, "judge.ordres", "orders")
+
+
+def test_every_problem_is_reported_at_once(run):
+    flat = refused(run("--set", "run.rounds=many", "--set", "training.zero_stage=9"), 2, "run.rounds", "zero_stage")
+    assert "2 problems" in flat
+
+
+def test_a_missing_configuration_is_said_to_be_missing():
+    refused(tapir("run", "nowhere.toml"), 2, "nowhere.toml", "configs/")
+
+
+def test_a_missing_pool_file_is_named(run):
+    refused(run("--set", 'data.pool={ type = "file", path = "no.json" }'), 2, "no.json", "data.pool.path")
+
+
+def test_an_empty_pool_is_refused(run, tmp_path):
+    (tmp_path / "empty.json").write_text("[]")
+    refused(run("--set", f'data.pool={{ type = "file", path = "{tmp_path / "empty.json"}" }}'), 2, "empty.json")
+
+
+def test_a_broken_row_is_named_by_number_and_reason(run, tmp_path):
+    rows = [{"instruction": "Add 1 and 2."}, {"output": "no instruction"}]
+    (tmp_path / "pool.json").write_text(json.dumps(rows))
+    path = tmp_path / "pool.json"
+    refused(run("--set", f'data.pool={{ type = "file", path = "{path}" }}'), 2, "row 2", "data.on_bad_row")
+
+
+def test_a_missing_key_names_the_variable(run):
+    endpoint = 'judge.endpoint={ type = "openai", model = "m", identity = "i", api_key_env = "TAPIR_NO_SUCH_KEY" }'
+    refused(run("--set", endpoint), 1, "TAPIR_NO_SUCH_KEY", "export")
+
+
+def test_a_missing_student_environment_names_the_command_that_builds_it(run):
+    refused(run("--set", "student.engine.python=.venv-nowhere/bin/python"), 1, ".venv-nowhere", "make")
+
+
+def test_a_student_without_chat_template_is_refused(run, backbone):
+    (backbone / "tokenizer_config.json").write_text("{}")
+    refused(run(), 2, "chat template", "student.chat_template")
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(run, tmp_path):
+    (tmp_path / "runs").write_text("a file in the way")
+    refused(run(), 2, "run.root")
+
+
+def test_an_unreachable_endpoint_is_said_to_be_unreachable(run):
+    endpoint = 'teacher.endpoint={ type = "openai", base_url = "http://127.0.0.1:9/v1", model = "m", identity = "i", '
+    done = run("--set", endpoint + 'api_key_env = "" }', "--set", "calls.shard_retries=0")
+    refused(done, 1, "127.0.0.1:9", "teacher.endpoint")
+
+
+def test_a_pool_of_one_task_type_is_refused(run, tmp_path):
+    problems = [draw_problem(FAMILIES["sum"], 2, "pool", random.Random(seed)) for seed in range(40)]
+    rows = [{"instruction": problem.instruction} for problem in problems]
+    path = tmp_path / "sums.json"
+    path.write_text(json.dumps(rows))
+    done = run("--set", f'data.pool={{ type = "file", path = "{path}" }}', "--set", "data.heldout=")
+    refused(done, 2, "Math", "curriculum.target_shares")
+
+
+def test_a_pool_that_the_teacher_knows_nothing_of_is_refused_with_the_reasons(run, tmp_path):
+    path = tmp_path / "strange.json"
+    path.write_text(json.dumps([{"instruction": f"Tell me of river {number}."} for number in range(5)]))
+    done = run("--set", f'data.pool={{ type = "file", path = "{path}" }}', "--set", "data.heldout=")
+    refused(done, 2, "data.pool", "5 refused")
+
+
+def test_a_second_driver_is_refused_with_the_first_one_named(run, tmp_path):
+    store = tmp_path / "runs" / ".tapir" / "store.sqlite"
+    store.parent.mkdir(parents=True)
+    with RunLease(f"sqlite:///{store}", f"{tmp_path / 'runs'}/test"):
+        refused(run(), 1, str(os.getpid()), "driven by process")
+
+
+def test_status_and_ask_of_a_run_that_is_not_there_say_so(tmp_path):
+    refused(tapir("status", "nothing", "--root", tmp_path), 2, "no run 'nothing'")
+    refused(tapir("ask", "nothing", "Hi", "--root", tmp_path), 2, "no run 'nothing'")
+    refused(tapir("report", "nothing", "--root", tmp_path), 2, "no run 'nothing'")
+
+
+def test_a_wrong_flag_is_a_usage_error():
+    refused(tapir("run", "configs/test.toml", "--nmae", "x"), 2, "--nmae")
+
+
+def test_the_server_of_up_lives_until_down(tmp_path):
+    port = "43917"
+    try:
+        up = tapir("up", "--root", tmp_path, "--port", port)
+        assert f"http://127.0.0.1:{port}" in up.stdout
+        assert f"http://127.0.0.1:{port}" in tapir("up", "--root", tmp_path, "--port", port).stdout
+    finally:
+        down = tapir("down", "--root", tmp_path)
+    assert "ended" in down.stdout
+    assert "no server" in tapir("down", "--root", tmp_path).stdout
+    shutil.rmtree(tmp_path / ".tapir")

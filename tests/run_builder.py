@@ -1,0 +1,298 @@
+"""A small, realistic run folder without any engine: real curriculum and stand-in, a student that is drawn by lot.
+
+Every stage is written through `RunFolder`, so what is built here holds as a real run's stages do.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from tapir_core.config import RunConfig
+from tapir_core.curriculum import (
+    AnswerGate,
+    Gated,
+    LabelGate,
+    accepted_rows,
+    apply_gates,
+    assemble,
+    candidate_rows,
+    compute_difficulty,
+    draw_basic,
+    draw_easy,
+    draw_hard,
+    hard_count,
+    lacking,
+    parse_expansion,
+    plan_wave,
+    quotas,
+    refinement_outcome,
+    select_seeds,
+    split_usable,
+    supply_of,
+    text_gates,
+)
+from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
+from tapir_core.data.dataset import Part
+from tapir_core.evaluation.verifiable import is_correct
+from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.prompts import load_prompt
+from tapir_core.randomness import derive_rng
+from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stages import STAGES, StageAt, plan
+from tapir_core.standin.families import recognise
+from tapir_core.standin.pool import standin_heldout, standin_pool
+from tapir_core.standin.sections import Ask
+from tapir_core.standin.teacher import expand
+from tests.builders import TEACHER
+from tests.run_config import make_config
+
+__all__ = ["build_run", "make_config"]
+
+SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
+"""Chance of a right answer after each round."""
+
+
+def build_run(root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None) -> RunFolder:
+    """A run folder with every stage done up to ``until``, that one included; all of them without it."""
+    run = open_run(config or make_config(root), {})
+    builder = _Builder(run)
+    for at in plan(run.config):
+        builder.write(at)
+        if at == until:
+            break
+    return run
+
+
+class _Builder:
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        self.seed = run.config.run.seed
+
+    def write(self, at: StageAt) -> None:
+        write: Callable[[StageAt], None] = getattr(self, f"_{at.name}")
+        write(at)
+
+    def _save(self, at: StageAt, rows: pl.DataFrame, **counts: float) -> None:
+        rate = 0.15 if "calls" in counts else 0.002
+        seconds = {"seconds": round(self._rng(at, "seconds").uniform(0.5, 1.5) * rate * rows.height, 1)}
+        self.run.write(at, rows, counts={**seconds, **counts})
+
+    def _asked(self, rows: int) -> dict[str, float]:
+        calls = rows - rows // 10
+        return {
+            "calls": calls,
+            "stored": rows - calls,
+            "prompt_tokens": 60 * rows,
+            "completion_tokens": 25 * rows,
+            "usd": 1e-4 * rows,
+        }
+
+    def _rng(self, at: StageAt, *more: str) -> random.Random:
+        return derive_rng(self.seed, "test", str(at), *more)
+
+    def _rows(self, name: str, number: int | None = None) -> pl.DataFrame:
+        return self.run.rows(StageAt(name, number))
+
+    def _round_pool(self, number: int) -> pl.DataFrame:
+        """instruction_id, instruction, system, task_type, response."""
+        first = split_usable(self._rows("pool"), self._rows("teach"), self._rows("label")).examples
+        later = [self._rows("expand", each).select(first.columns) for each in range(1, number)]
+        return pl.concat([first, *later])
+
+    def _heldout(self, at: StageAt) -> None:
+        source = self.run.config.data.heldout
+        self._save(at, standin_heldout(source.dev, source.test, source.max_level, self.seed))
+
+    def _pool(self, at: StageAt) -> None:
+        source = self.run.config.data.pool
+        self._save(at, standin_pool(source.rows, source.max_level, self.seed), duplicates=3)
+
+    def _label(self, at: StageAt) -> None:
+        pairs = [(identity, recognise(text).task_type) for identity, text in self._texts("pool")]
+        rows = pl.DataFrame(pairs, schema=["instruction_id", "task_type"], orient="row")
+        self._save(at, rows, **self._asked(rows.height))
+
+    def _teach(self, at: StageAt) -> None:
+        """One answer in 40 is refused, one in 60 is cut off."""
+        answers = []
+        for place, (identity, text) in enumerate(self._texts("pool")):
+            refused, ending = place % 40 == 0, "length" if place % 60 == 1 else "stop"
+            response = None if refused else recognise(text).plain
+            answers.append((identity, response, "refused" if refused else ending, 30, 12))
+        self._save(at, pl.DataFrame(answers, schema=TEACHER, orient="row"), **self._asked(len(answers)))
+
+    def _answer_heldout(self, at: StageAt) -> None:
+        rows = self._student_answers(at, self._rows("heldout"), SKILL[at.round])
+        self._save(at, rows, **self._asked(rows.height))
+
+    def _evaluate(self, at: StageAt) -> None:
+        rows = self._rows("heldout").join(self._rows("answer_heldout", at.round), on="instruction_id")
+        graded = rows.with_columns(
+            right=pl.Series([is_correct(text, ref) for text, ref in rows.select("response", "reference").iter_rows()])
+        )
+        scores = []
+        for (split,), of_split in sorted(graded.group_by("split")):
+            parts = [("all", of_split), *((name, part) for (name,), part in sorted(of_split.group_by("task_type")))]
+            for category, part in parts:
+                value = part["right"].sum() / part.height
+                error = math.sqrt(value * (1 - value) / part.height)
+                scores.append(("heldout", split, category, "accuracy", value, error, part.height))
+        self._save(at, pl.DataFrame(scores, schema=list(STAGES[at.name].columns), orient="row"))
+
+    def _answer(self, at: StageAt) -> None:
+        rows = self._student_answers(at, self._round_pool(at.round), SKILL[at.round - 1])
+        self._save(at, rows, **self._asked(rows.height))
+
+    def _judge(self, at: StageAt) -> None:
+        """Right answers score near the teacher's, wrong ones far below; the first shown gains; one in 50 is garbled."""
+        rng, verdicts = self._rng(at), []
+        answers = dict(self._rows("answer", at.round).select("instruction_id", "response").iter_rows())
+        for place, (identity, text) in enumerate(
+            self._round_pool(at.round).select("instruction_id", "instruction").rows()
+        ):
+            right = is_correct(answers[identity], recognise(text).reference)
+            base = rng.gauss(8.5, 0.5) if right else rng.triangular(1, 8, 2.5)
+            for order in self.run.config.judge.orders:
+                bias = 0.5 if order == "student_first" else -0.5
+                student = round(min(10.0, max(1.0, base + bias + rng.gauss(0, 0.4))), 1)
+                teacher = round(min(10.0, max(1.0, rng.gauss(9, 0.4) - bias)), 1)
+                scores = ("scored", None) if place % 50 else ("unscored", "no verdict in the reply")
+                found = (student, teacher) if place % 50 else (None, None)
+                verdicts.append(Verdict(identity, order, *found, *scores, f"Scores: [[{student}, {teacher}]]"))
+        self._save(at, verdict_rows(verdicts), **self._asked(len(verdicts)))
+
+    def _difficulty(self, at: StageAt) -> None:
+        labels = self._round_pool(at.round).select("instruction_id", "task_type")
+        self._save(at, compute_difficulty(self._rows("judge", at.round), labels, self.run.config.judge.orders))
+
+    def _select(self, at: StageAt) -> None:
+        selection = self.run.config.round(at.round).selection
+        chosen = select_seeds(self._rows("difficulty", at.round), selection, derive_rng(self.seed, at.round, "select"))
+        self._save(at, chosen.seeds, delta=chosen.delta, easy=chosen.easy.height)
+
+    def _expand(self, at: StageAt) -> None:
+        accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
+        for wave in range(1, self.run.config.curriculum.expansion.max_waves + 1):
+            if not self._request(StageAt("wave_requests", at.round, wave), pl.concat(accepted)):
+                break
+            screened, gated = self._gate(at.round, wave, pl.concat(accepted))
+            accepted.append(gated.passed)
+            rejected += [screened.rejected, gated.rejected]
+        self._save(StageAt("expansion_rejected", at.round), pl.concat(rejected))
+        self._save(at, pl.concat(accepted))
+
+    def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
+        settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
+        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.run.config.curriculum.target_shares)
+        lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
+        rng = self._rng(at)
+        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=rng)
+        rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
+        schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
+        self._save(at, pl.DataFrame(rows, schema=schema, orient="row"))
+        return len(rows)
+
+    def _gate(self, number: int, wave: int, accepted: pl.DataFrame) -> tuple[Gated, Gated]:
+        """Ask the stand-in and gate what it writes; every ninth label is another task type."""
+        pool, columns = self._round_pool(number), ["instruction_id", "instruction"]
+        texts = dict(_pairs(pool))
+        requests = [ExpansionRequest(*row) for row in self.run.rows(StageAt("wave_requests", number, wave)).rows()]
+        written = []
+        for each in requests:
+            sections = {"seed": texts[each.seed_id], "task_type": each.task_type}
+            reply = expand(Ask("expand", sections, str(sections), each.sample_index))
+            written.append(parse_expansion(reply if isinstance(reply, str) else None))
+        candidates = candidate_rows(requests, written, wave)
+        self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
+
+        known = pl.concat([pool.select(columns), accepted.select(columns)])
+        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, [])
+        screened = apply_gates(candidates, gates)
+        self._save(StageAt("wave_screened", number, wave), _with_gates(screened))
+
+        problems = [recognise(text) for _, text in _pairs(screened.passed)]
+        examined = screened.passed.select(
+            "instruction_id",
+            task_type=pl.Series(
+                [each.task_type if n % 9 else "Others" for n, each in enumerate(problems)], dtype=pl.String
+            ),
+            response=pl.Series([each.plain for each in problems], dtype=pl.String),
+            finish_reason=pl.lit("stop"),
+            mfd=pl.lit(None, pl.Float64),
+        )
+        self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
+        gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
+        gated = Gated(accepted_rows(gated.passed, examined), gated.rejected, gated.counts)
+        self._save(StageAt("wave_gated", number, wave), _with_gates(gated))
+        return screened, gated
+
+    def _refine(self, at: StageAt) -> None:
+        """Every 15th refined answer loses its result."""
+        rows = []
+        drawn = self._hard(at.round).rows.select("instruction_id", "task_type")
+        texts = self._round_pool(at.round + 1).drop("task_type")
+        for place, row in enumerate(
+            drawn.join(texts, on="instruction_id").sort("instruction_id").iter_rows(named=True)
+        ):
+            refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
+            verdict = refinement_outcome(row["response"], refined, row["task_type"])
+            rows.append(
+                (row["instruction_id"], row["task_type"], row["response"], refined, verdict.accepted, verdict.reason)
+            )
+        self._save(at, pl.DataFrame(rows, schema=REFINEMENT, orient="row"), **self._asked(len(rows)))
+
+    def _hard(self, number: int) -> Any:
+        settings, shares = self.run.config.round(number), self.run.config.curriculum.target_shares
+        count = hard_count(settings.examples, settings.alpha or 0.0)
+        seeds, new = self._rows("select", number), self._rows("expand", number)
+        return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"))
+
+    def _mix(self, at: StageAt) -> None:
+        config, number, rng = self.run.config, at.round, derive_rng(self.seed, at.round, "mix")
+        if number == 0:
+            examples, wanted = self._round_pool(0), config.basic_tuning.examples
+            mixture = assemble(
+                [draw_basic(examples, wanted, rng)], examples, pl.DataFrame(schema=REFINEMENT), wanted, rng
+            )
+        else:
+            wanted, hard = config.round(number).examples, self._hard(number)
+            difficulty, seeds = self._rows("difficulty", number), self._rows("select", number)
+            easy = difficulty.join(seeds, on="instruction_id", how="anti")
+            count = wanted - hard_count(wanted, config.round(number).alpha or 0.0)
+            draws = [hard, draw_easy(easy, count, config.curriculum.target_shares, rng)]
+            mixture = assemble(draws, self._round_pool(number + 1), self._rows("refine", number), wanted, rng)
+        shortfall = {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
+        self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)
+
+    def _train(self, at: StageAt) -> None:
+        name, content = "model.safetensors", f"weights after {at}".encode()
+        self.run.storage.write_bytes(f"{at.folder}/{name}", content)
+        self.run.seal(at, [Part(name, 0, f"{at.round:064d}")], counts={"seconds": 41.0 + at.round})
+
+    def _texts(self, stage: str) -> list[tuple[str, str]]:
+        return _pairs(self._rows(stage).sort("instruction_id"))
+
+    def _student_answers(self, at: StageAt, rows: pl.DataFrame, skill: float) -> pl.DataFrame:
+        rng, answers = self._rng(at), []
+        for identity, text in _pairs(rows):
+            problem = recognise(text)
+            told = problem.reference if rng.random() < skill else rng.choice(["42", "unknown", problem.reference + "x"])
+            words = problem.instruction.split()[:6]
+            answers.append((identity, f"You asked: {' '.join(words)} …\nAnswer: {told}", "stop", 30, 14))
+        return pl.DataFrame(answers, schema=TEACHER, orient="row")
+
+
+def _pairs(rows: pl.DataFrame) -> list[tuple[str, str]]:
+    return rows.select("instruction_id", "instruction").rows()
+
+
+def _with_gates(gated: Gated) -> pl.DataFrame:
+    """Passed and rejected rows in one table, as the steps of a wave keep them."""
+    empty = [pl.lit(None, pl.String).alias(name) for name in ("response", "gate") if name not in gated.passed.columns]
+    return pl.concat([gated.passed.with_columns(empty).select(REJECTED.names()), gated.rejected])

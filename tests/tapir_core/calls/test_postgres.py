@@ -1,0 +1,95 @@
+"""The store and the lease on a PostgreSQL server that the test starts itself."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
+from tapir_core.calls.fakes import FakeProvider, make_request
+from tapir_core.calls.wire import Reply
+from tapir_core.config import CallsConfig
+from tapir_core.errors import RunBusy
+
+
+def find_programs() -> Path | None:
+    """The folder of `initdb` and `postgres`, which not every installation has on the path."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return folders[-1] if folders and (folders[-1] / "postgres").exists() else None
+
+
+def server_user() -> str | None:
+    """Who runs the server: PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return pwd.getpwuid(os.getuid()).pw_name
+    return "postgres" if any(each.pw_name == "postgres" for each in pwd.getpwall()) else None
+
+
+pytestmark = pytest.mark.skipif(
+    find_programs() is None or server_user() is None, reason="needs PostgreSQL's programs and a user who is not root"
+)
+
+
+@pytest.fixture(scope="module")
+def postgres_url() -> Iterator[str]:
+    programs, user = find_programs(), server_user()
+    assert programs is not None
+    assert user is not None
+    # Not pytest's folder: that one is closed to the server's user.
+    folder = Path(tempfile.mkdtemp(prefix="tapir-postgres-"))
+    shutil.chown(folder, user)
+    as_user = {"user": user} if os.getuid() == 0 else {}
+    initdb = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tapir", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
+    control = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options]
+    subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user)
+    yield f"postgresql://tapir@127.0.0.1:{port}/postgres"
+    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder, **as_user)
+    shutil.rmtree(folder)
+
+
+def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
+    requests = [make_request(str(number), run="pg") for number in range(600)]
+    refused = make_request("refused", run="pg")
+    with AnswerStore(postgres_url) as store, AnswerStore(postgres_url) as other:
+        reply = Reply(
+            Answer("fine\n\u202e 漢", "stop", 2, 1, 0.5), prompt_tokens=2, completion_tokens=1, usd=0.5, raw='"\\u0000"'
+        )
+        puts = [store.put(request.key, request, reply) for request in requests]
+        assert all(put.result(timeout=30) == reply.outcome for put in puts)
+        store.put(refused.key, refused, Reply(Failure("refused", "no", 1))).result(timeout=30)
+        late = other.put(requests[0].key, requests[0], Reply(Answer("late", "stop", 0, 0))).result(timeout=30)
+        assert late == Answer("fine\n\u202e 漢", "stop", 2, 1, 0.5, stored=True)
+        found = other.lookup([*(request.key for request in requests), refused.key])
+        assert len(found) == 601
+        assert found[refused.key] == Failure("refused", "no", 1, stored=True)
+        assert other.spend("pg") == Spend(601, 1200, 600, 300.0)
+
+
+def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
+    requests = [make_request(f"engine {number}") for number in range(20)]
+    with FakeProvider() as provider:
+        for _ in range(2):
+            with CallEngine(AnswerStore(postgres_url), CallsConfig(), run="a-run") as engine:
+                engine.ask(requests, provider.endpoint)
+        assert len(provider.calls) == 20
+
+
+def test_one_driver_a_run_on_postgresql(postgres_url: str):
+    with RunLease(postgres_url, "a-run") as lease:
+        with pytest.raises(RunBusy, match="last sign of life 0 s ago"):
+            RunLease(postgres_url, "a-run").acquire()
+        assert lease.holds()
+    with RunLease(postgres_url, "a-run") as again:
+        assert again.holds()

@@ -1,0 +1,110 @@
+import pytest
+
+from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
+from tapir_core.calls.reask import REASK_STRIDE
+from tapir_core.replies import Unparsed
+
+
+def never() -> Endpoint:
+    raise AssertionError("nothing should have to be asked")
+
+
+def parse_number(text: str) -> int | Unparsed:
+    return int(text) if text.isdigit() else Unparsed("no number")
+
+
+def test_a_parsable_reply_is_asked_for_once(engine: CallEngine):
+    with FakeProvider(in_turn(Text("7"))) as provider:
+        parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
+    assert (parsed.value, parsed.reason, parsed.raw, parsed.retryable) == (7, "", "7", False)
+    assert len(parsed.outcomes) == 1
+
+
+def test_a_reply_that_cannot_be_parsed_is_asked_for_again_with_another_seed(engine: CallEngine):
+    with FakeProvider(in_turn(Text("seven"), Text("7"))) as provider:
+        parsed = ask_parsed(engine, [make_request(sample_index=3)], provider.endpoint, parse_number, 2)[0]
+        assert [call.body["seed"] for call in provider.calls] == [3, 3 + REASK_STRIDE]
+    assert parsed.value == 7
+    assert [outcome.text for outcome in parsed.outcomes if isinstance(outcome, Answer)] == ["seven", "7"]
+
+
+def test_after_all_re_asks_the_parsers_reason_stands_and_the_raw_reply_is_kept(engine: CallEngine):
+    with FakeProvider(in_turn(Text("a"), Text("b"), Text("c"))) as provider:
+        parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
+    assert (parsed.value, parsed.reason, parsed.raw, len(parsed.outcomes)) == (None, "no number", "c", 3)
+    assert not parsed.retryable
+
+
+def test_without_re_asks_each_row_is_asked_once(engine: CallEngine):
+    with FakeProvider(in_turn(Text("a"))) as provider:
+        assert ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 0)[0].value is None
+
+
+def test_a_second_run_parses_the_stored_replies_and_pays_for_nothing(engine: CallEngine):
+    with FakeProvider(in_turn(Text("a"), Text("7"))) as provider:
+        first = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)
+    again = ask_parsed(engine, [make_request()], never, parse_number, 2)
+    assert again[0].value == first[0].value == 7
+    assert all(outcome.stored for outcome in again[0].outcomes)
+
+
+def test_a_better_parser_reads_the_old_replies(engine: CallEngine):
+    with FakeProvider(in_turn(Text("seven"))) as provider:
+        ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 0)
+    assert ask_parsed(engine, [make_request()], never, lambda text: len(text), 0)[0].value == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason", "retryable"),
+    [(Text(None, refusal="No."), "refused", False), (Status(401), "unauthorized", True)],
+)
+def test_a_failure_is_not_re_asked(engine: CallEngine, reply: FakeReply, reason: str, retryable: bool):
+    with FakeProvider(in_turn(reply)) as provider:
+        parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
+    assert (parsed.value, parsed.reason, parsed.raw, parsed.retryable) == (None, reason, "", retryable)
+
+
+def test_a_value_that_is_falsy_counts_as_parsed(engine: CallEngine):
+    with FakeProvider(in_turn(Text("0"))) as provider:
+        assert ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0].value == 0
+
+
+def test_each_row_is_reported_once_when_it_is_settled(engine: CallEngine):
+    def script(call: RecordedCall) -> FakeReply:
+        first_time = "seed" not in call.body
+        return {"even": Text("2"), "late": Text("x" if first_time else "3"), "never": Text("x")}.get(
+            call.prompt
+        ) or Text(None, refusal="No.")
+
+    reported: list[tuple[int, Outcome]] = []
+    with FakeProvider(script) as provider:
+        parsed = ask_parsed(
+            engine,
+            [make_request(prompt) for prompt in ("late", "even", "never", "refused")],
+            provider.endpoint,
+            parse_number,
+            2,
+            on_outcome=lambda row, outcome: reported.append((row, outcome)),
+        )
+    assert [each.value for each in parsed] == [3, 2, None, None]
+    assert sorted(row for row, _ in reported) == [0, 1, 2, 3]
+    assert all(outcome == parsed[row].outcome for row, outcome in reported)
+    assert isinstance(parsed[3].outcome, Failure)
+
+
+def test_the_endpoint_is_asked_for_once_over_all_re_asks(engine: CallEngine):
+    asked: list[Endpoint] = []
+
+    def source() -> Endpoint:
+        asked.append(provider.endpoint())
+        return asked[-1]
+
+    with FakeProvider(echo) as provider:
+        ask_parsed(engine, [make_request("x")], source, parse_number, 2)
+        assert len(provider.calls) == 3
+    assert len(asked) == 1
+
+
+def test_no_requests_give_no_results(engine: CallEngine):
+    assert ask_parsed(engine, [], never, parse_number, 2) == []

@@ -1,0 +1,168 @@
+"""What a valid configuration may still get wrong on this machine, each with its own test."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.config import RunConfig
+from tapir_core.config.checks import check_config, missing_prerequisites
+
+OPENAI = {"type": "openai", "model": "m", "identity": "i", "api_key_env": "MY_KEY"}
+
+
+def make_config(**sections: Any) -> RunConfig:
+    endpoint = {"endpoint": {"type": "standin"}}
+    data = {"pool": {"type": "standin"}}
+    return RunConfig.model_validate(
+        {"run": {"name": "a"}, "data": data, "teacher": endpoint, "judge": endpoint, **sections}
+    )
+
+
+def the_problem(**sections: Any) -> str:
+    found = check_config(make_config(**sections))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def make_backbone(folder: Path, **tokenizer: Any) -> str:
+    (folder / "config.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return str(folder)
+
+
+def test_a_sound_configuration_has_no_problem() -> None:
+    assert check_config(make_config()) == []
+
+
+def test_all_problems_are_found_at_once() -> None:
+    found = check_config(
+        make_config(
+            data={"pool": {"type": "file", "path": "no.json"}, "heldout": {"type": "file", "path": "no.csv"}},
+            student={"backbone": "./nowhere", "chat_template": "no.jinja"},
+            training={"batch_size": 10, "micro_batch_size": 4},
+        )
+    )
+    assert [problem.split(":")[0] for problem in found] == [
+        "data.pool.path",
+        "data.heldout.path",
+        "student.backbone",
+        "student.chat_template",
+        "training.batch_size",
+    ]
+
+
+def test_a_missing_pool_says_how_to_name_another() -> None:
+    problem = the_problem(data={"pool": {"type": "file", "path": "no.json"}})
+    assert problem.startswith('data.pool.path: value "no.json": there is no such file')
+    assert "--set data.pool.path=FILE" in problem
+
+
+def test_a_file_in_the_place_of_the_root_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "is a file; name a folder" in the_problem(run={"name": "a", "root": str(tmp_path / "file" / "runs")})
+
+
+def test_a_remote_root_and_a_remote_pool_are_not_looked_for_here() -> None:
+    remote = {"pool": {"type": "file", "path": "s3://bucket/pool.json"}}
+    assert check_config(make_config(run={"name": "a", "root": "s3://bucket/runs"}, data=remote)) == []
+
+
+def test_a_missing_prompts_folder_is_named() -> None:
+    assert "there is no such folder" in the_problem(run={"name": "a", "prompts": "no_prompts"})
+
+
+def test_a_prompt_file_that_replaces_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "judge.jinja2").touch()
+    (tmp_path / "README.md").touch()
+    assert check_config(make_config(run={"name": "a", "prompts": str(tmp_path)})) == []
+    (tmp_path / "juge.jinja2").touch()
+    assert "juge.jinja2 replaces no prompt" in the_problem(run={"name": "a", "prompts": str(tmp_path)})
+
+
+@pytest.mark.parametrize("backbone", ["./nowhere", "/nowhere/model", "~/nowhere", "a/b/c"])
+def test_a_backbone_that_looks_like_a_path_must_be_there(backbone: str) -> None:
+    assert "no config.json in that folder" in the_problem(student={"backbone": backbone})
+
+
+@pytest.mark.parametrize("backbone", ["org/model", "gpt2", "embedded:smollm2-135m-instruct"])
+def test_a_hub_id_and_the_embedded_student_are_not_looked_for_here(backbone: str) -> None:
+    assert check_config(make_config(student={"backbone": backbone})) == []
+
+
+def test_an_unknown_embedded_student_is_named() -> None:
+    assert "the embedded student is" in the_problem(student={"backbone": "embedded:other"})
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    assert "no config.json" in the_problem(student={"backbone": str(tmp_path)})
+
+
+def test_a_local_backbone_needs_a_chat_template(tmp_path: Path) -> None:
+    backbone = make_backbone(tmp_path)
+    assert "has no chat template" in the_problem(student={"backbone": backbone})
+
+
+def test_a_chat_template_may_come_from_the_backbone_or_from_a_file(tmp_path: Path) -> None:
+    template = tmp_path / "chat_template.jinja"
+    backbone = make_backbone(tmp_path, chat_template="{{ messages }}")
+    assert check_config(make_config(student={"backbone": backbone})) == []
+    make_backbone(tmp_path)
+    template.touch()
+    assert check_config(make_config(student={"backbone": backbone})) == []
+    template = template.rename(tmp_path / "mine.jinja")
+    assert check_config(make_config(student={"backbone": backbone, "chat_template": str(template)})) == []
+
+
+def test_an_answer_as_long_as_the_context_leaves_no_room_for_the_prompt() -> None:
+    problem = the_problem(student={"sampling": {"max_tokens": 512}, "engine": {"max_model_length": 512}})
+    assert problem.startswith("student.sampling.max_tokens: value 512")
+
+
+def test_orders_have_no_effect_on_pointwise_verdicts() -> None:
+    judge = {"endpoint": {"type": "standin"}, "mode": "pointwise"}
+    assert check_config(make_config(judge=judge)) == []
+    assert "has no effect" in the_problem(judge={**judge, "orders": ["teacher_first"]})
+
+
+def test_an_expansion_that_nothing_passes_is_named() -> None:
+    assert "no instruction passes" in the_problem(curriculum={"expansion": {"min_chars": 9, "max_chars": 8}})
+
+
+def test_the_stop_rule_on_gains_needs_a_dev_split() -> None:
+    stop = {"stop": {"patience": 1}}
+    assert "there is none" in the_problem(curriculum=stop)
+    pool = {"type": "standin"}
+    assert the_problem(curriculum=stop, data={"pool": pool, "heldout": {"type": "standin", "dev": 0}})
+    assert check_config(make_config(curriculum=stop, data={"pool": pool, "heldout": {"type": "standin"}})) == []
+
+
+def test_a_batch_is_whole_micro_batches_of_all_processes() -> None:
+    assert "set 12 or" in the_problem(training={"batch_size": 10, "micro_batch_size": 4})
+    assert "× processes = 3" in the_problem(training={"batch_size": 16, "micro_batch_size": 4, "processes": 3})
+
+
+def test_a_missing_key_names_the_variable_and_everything_that_needs_it() -> None:
+    config = make_config(teacher={"endpoint": OPENAI}, judge={"endpoint": OPENAI}, student={"engine": {"python": "sh"}})
+    found = [line for line in missing_prerequisites(config, {"MY_KEY": ""}) if "environment variable" in line]
+    assert len(found) == 1
+    assert found[0].startswith(
+        "the environment variable MY_KEY is not set (teacher.endpoint.api_key_env, judge.endpoint.api_key_env)"
+    )
+
+
+def test_a_set_key_is_not_missing_and_never_in_a_message() -> None:
+    found = missing_prerequisites(make_config(teacher={"endpoint": OPENAI}), {"MY_KEY": "hush"})
+    assert "MY_KEY" not in "\n".join(found)
+    assert "hush" not in "\n".join(found)
+
+
+def test_a_missing_engine_interpreter_is_named() -> None:
+    found = missing_prerequisites(make_config(student={"engine": {"python": "nowhere/bin/python"}}), {})
+    assert any("student.engine.python: nowhere/bin/python is no interpreter" in line for line in found)
+
+
+def test_an_engine_that_already_runs_needs_no_interpreter() -> None:
+    engine = {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1"}
+    assert missing_prerequisites(make_config(student={"engine": engine, "backbone": "org/model"}), {}) == []

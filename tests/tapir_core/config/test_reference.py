@@ -1,0 +1,38 @@
+"""docs/configuration.md is what the models say."""
+
+from pathlib import Path
+
+from tapir_core.config import RunConfig
+from tapir_core.config.reference import render_reference
+from tapir_core.config.shape import walk_tables
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
+
+
+def test_the_document_is_what_the_models_say() -> None:
+    assert DOCUMENT.read_text(encoding="utf-8") == render_reference(), (
+        "run: python -m tapir_core.config.reference > docs/configuration.md"
+    )
+
+
+def test_every_field_is_documented_under_itself() -> None:
+    undocumented = [
+        f"{table.path}.{name}"
+        for table in walk_tables(RunConfig)
+        for name, field in table.section.model_fields.items()
+        if name != "type" and not field.description
+    ]
+    assert undocumented == []
+
+
+def test_every_table_has_its_heading_and_every_field_its_line() -> None:
+    text = render_reference()
+    for table in walk_tables(RunConfig):
+        assert f"# `[{table.path}]`" in text
+        assert all(f"- **`{name}`** — " in text for name in table.section.model_fields if name != "type")
+
+
+def test_a_section_used_twice_is_written_once_with_its_other_defaults() -> None:
+    text = render_reference()
+    assert text.count("- **`top_p`**") == 1
+    assert "The fields of `[student.sampling]`, with other defaults: `max_tokens` `256`." in text

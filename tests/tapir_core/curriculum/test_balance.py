@@ -1,0 +1,84 @@
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.curriculum import draw_balanced, fill_quotas, quotas, share_table, shares_of, supply_of
+from tapir_core.randomness import derive_rng
+from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
+from tests.builders import make_labels, make_seeds, numbered, shuffled
+
+NAMES = ["Law", "Math", "Music", "Physics", "Writing"]
+SHARES = (
+    st.lists(st.floats(0, 1), min_size=5, max_size=5)
+    .filter(lambda s: sum(s) > 1e-3)
+    .map(lambda s: dict(zip(NAMES, s, strict=True)))
+)
+SUPPLY = st.lists(st.integers(0, 30), min_size=5, max_size=5).map(lambda s: dict(zip(NAMES, s, strict=True)))
+
+
+@given(st.integers(0, 100_000), SHARES)
+def test_quotas_sum_exactly_and_stay_within_one_of_their_share(total: int, shares: dict[str, float]) -> None:
+    counts = quotas(total, shares)
+    whole = sum(shares.values())
+    assert sum(counts.values()) == total
+    assert all(abs(counts[name] - total * shares[name] / whole) < 1 + 1e-6 for name in shares)
+    assert quotas(total, dict(reversed(shares.items()))) == counts
+
+
+@pytest.mark.parametrize("total", [0, 1, 7, 100, 512, 21_000, 70_000])
+def test_the_recipe_of_the_paper_is_met_within_one_example(total: int) -> None:
+    counts = quotas(total, TARGET_SHARES)
+    assert sum(counts.values()) == total
+    assert all(abs(counts[name] - total * share) < 1 + 1e-6 for name, share in TARGET_SHARES.items())
+
+
+def test_shares_without_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match="no share is positive"):
+        quotas(3, {"Math": 0.0})
+
+
+@given(st.integers(0, 120), SHARES, SUPPLY)
+def test_filled_quotas_use_all_that_is_there_and_no_more(
+    total: int, shares: dict[str, float], supply: dict[str, int]
+) -> None:
+    counts = fill_quotas(total, shares, supply)
+    reachable = sum(supply[name] for name in NAMES if shares[name] > 0)
+    assert sum(counts.values()) == min(total, reachable)
+    assert all(counts[name] <= supply[name] for name in NAMES)
+    plain = quotas(total, shares)
+    if all(plain[name] <= supply[name] for name in NAMES):
+        assert counts == plain
+    if total <= reachable:
+        assert all(counts[name] >= min(plain[name], supply[name]) for name in NAMES)
+
+
+@given(SUPPLY, SUPPLY, st.integers(0, 99))
+def test_a_draw_repeats_nothing_and_says_what_lacks(supply: dict[str, int], wanted: dict[str, int], seed: int) -> None:
+    candidates = make_seeds(numbered([name for name in NAMES for _ in range(supply[name])]))
+    draw = draw_balanced(candidates, wanted, derive_rng(seed))
+    got = Counter(draw.rows["task_type"])
+    assert draw.rows["instruction_id"].n_unique() == draw.rows.height
+    assert all(got[name] == min(wanted[name], supply[name]) for name in NAMES)
+    assert all(draw.shortfall.get(name, 0) == wanted[name] - got[name] for name in NAMES)
+    again = draw_balanced(shuffled(candidates, seed), dict(reversed(wanted.items())), derive_rng(seed))
+    assert again.rows.equals(draw.rows)
+
+
+def test_another_seed_draws_other_rows() -> None:
+    candidates = make_seeds(numbered(["Math"] * 50))
+    draws = {
+        tuple(draw_balanced(candidates, {"Math": 5}, derive_rng(seed)).rows["instruction_id"]) for seed in range(5)
+    }
+    assert len(draws) == 5
+
+
+def test_the_share_table_has_all_task_types_and_survives_empty_tables() -> None:
+    pool, mixture = make_labels(numbered(["Math", "Math", "Law", "Law"])), make_seeds(numbered(["Math"]))
+    table = share_table(pool, TARGET_SHARES, mixture)
+    assert table["task_type"].to_list() == list(TASK_TYPES)
+    assert table.row(0) == ("Math", 0.5, 0.167, 1.0)
+    assert share_table(make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
+    assert shares_of(pool) == {"Law": 0.5, "Math": 0.5}
+    assert supply_of(mixture) == {"Math": 1}

@@ -1,0 +1,51 @@
+import pytest
+
+from tapir_core.curriculum import parse_label, render_label
+from tapir_core.prompts import load_prompt
+from tapir_core.replies import Unparsed
+from tapir_core.task_types import TASK_TYPES
+
+NONE = Unparsed("no task type")
+
+
+@pytest.mark.parametrize("name", TASK_TYPES)
+def test_every_task_type_is_read_in_any_spelling(name: str) -> None:
+    for spelling in (
+        name,
+        name.upper(),
+        name.lower().replace("-", " "),
+        f'"{name}"',
+        f"**{name}**.",
+        f"`{name}` (sure)",
+    ):
+        assert parse_label(f"It asks for something.\nTask type: {spelling}") == name
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Math", "Math"),
+        ("Some thoughts.\n\ncode debug\n", "Code Debug"),
+        ("Task type: Law\nTask type: Math", "Math"),
+        ("**Task type:** Code Generation", "Code Generation"),
+        ("task_type = Commonsense", "Common-Sense"),
+        ("Task type: Other", "Others"),
+        ("Task type: Sports", "Sport"),
+        ("Task type: 13. Law", "Law"),
+        ("Task type: Cooking", NONE),
+        ("Task type: Math or Reasoning", NONE),
+        ("Task type:", NONE),
+        ("It is about math.", NONE),
+        ("", NONE),
+        (None, NONE),
+        ("\ud800\0", NONE),
+    ],
+)
+def test_the_last_name_counts_and_an_unknown_one_does_not(raw: str | None, expected: str | Unparsed) -> None:
+    assert parse_label(raw) == expected
+
+
+def test_the_prompt_lists_one_name_a_line() -> None:
+    message = render_label(load_prompt("label"), "Add 2 and 2.</instruction>")
+    assert "\n".join(["<task_types>", *TASK_TYPES, "</task_types>"]) in message
+    assert message.count("</instruction>") == 1

@@ -1,0 +1,52 @@
+import pytest
+
+from tapir_core.config import StopConfig
+from tapir_core.curriculum import RoundHistory, best_round, should_stop
+
+
+def make_history(*scores: float | None, seeds: int = 100) -> list[RoundHistory]:
+    """S_0 first."""
+    return [RoundHistory(number, seeds if number else None, score) for number, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "rule", "stops"),
+    [
+        ([0.2, 0.3, 0.4], {"patience": 1}, False),
+        ([0.2, 0.3, 0.3], {"patience": 1}, False),
+        ([0.2, 0.3, 0.29], {"patience": 1}, True),
+        ([0.2, 0.3, 0.29], {"patience": 2}, False),
+        ([0.2, 0.3, 0.29, 0.28], {"patience": 2}, True),
+        ([0.2, 0.3, 0.25, 0.29], {"patience": 2}, True),
+        ([0.2, 0.3, 0.305], {"patience": 1, "min_gain": 0.01}, True),
+        ([0.2, 0.3, 0.2, 0.1], {"patience": 0}, False),
+        ([0.2], {"patience": 1}, False),
+        ([None, None, None], {"patience": 1}, False),
+        ([0.3, 0.2, None], {"patience": 1}, False),
+        ([], {"patience": 1}, False),
+    ],
+)
+def test_the_run_stops_when_the_dev_score_no_longer_grows(
+    scores: list[float | None], rule: dict[str, float], stops: bool
+) -> None:
+    reason = should_stop(make_history(*scores), StopConfig.model_validate(rule))
+    assert (reason is not None) is stops
+
+
+def test_too_few_seeds_stop_the_run_with_a_reason() -> None:
+    reason = should_stop(make_history(0.2, None, seeds=3), StopConfig(min_seeds=4))
+    assert reason == "round 1 has 3 seeds, fewer than min_seeds = 4"
+    assert should_stop(make_history(0.2, None, seeds=4), StopConfig(min_seeds=4)) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.2, 0.4, 0.3], 1), ([0.2, 0.4, 0.4], 1), ([0.2, None, 0.1], 0), ([None, None], 1), ([0.0, 0.0], 0)],
+)
+def test_the_best_round_is_the_earliest_of_the_highest_score(scores: list[float | None], best: int) -> None:
+    assert best_round(make_history(*scores)) == best
+
+
+def test_without_a_round_there_is_no_best_one() -> None:
+    with pytest.raises(ValueError, match="no round"):
+        best_round([])

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.config import HardShare, Threshold
+from tapir_core.curriculum import SEEDS, select_seeds
+from tapir_core.randomness import derive_rng
+from tests.builders import make_difficulty, shuffled
+
+MFD = st.lists(st.integers(-18, 18).map(lambda half: half / 2), max_size=40).map(
+    lambda values: {f"i{number:02d}": value for number, value in enumerate(values)}
+)
+
+
+def test_the_threshold_keeps_what_is_strictly_above() -> None:
+    parts = select_seeds(make_difficulty({"a": 2.0, "b": 2.5, "c": -3.0}), Threshold(threshold=2.0), derive_rng(1))
+    assert parts.seeds["instruction_id"].to_list() == ["b"]
+    assert parts.easy["instruction_id"].to_list() == ["a", "c"]
+    assert parts.seeds.schema == parts.easy.schema == SEEDS
+    assert parts.delta == 2.0
+
+
+def test_the_share_reports_the_mfd_of_its_last_seed() -> None:
+    difficulty = make_difficulty({"a": 1.0, "b": 5.0, "c": 3.0, "d": 0.5, "e": -1.0})
+    parts = select_seeds(difficulty, HardShare(share=0.4), derive_rng(1))
+    assert parts.seeds["instruction_id"].to_list() == ["b", "c"]
+    assert parts.delta == 3.0
+
+
+def test_a_tie_at_the_top_still_gives_seeds() -> None:
+    difficulty = make_difficulty({f"i{number}": 9.0 for number in range(10)})
+    parts = select_seeds(difficulty, HardShare(share=0.3), derive_rng(1))
+    assert (parts.seeds.height, parts.easy.height, parts.delta) == (3, 7, 9.0)
+    picks = {
+        tuple(select_seeds(difficulty, HardShare(share=0.3), derive_rng(s)).seeds["instruction_id"]) for s in range(9)
+    }
+    assert len(picks) > 1
+
+
+def test_only_an_answer_worse_than_the_teachers_can_be_a_seed() -> None:
+    parts = select_seeds(make_difficulty({"a": 0.0, "b": -1.0}), HardShare(share=0.9), derive_rng(1))
+    assert parts.seeds.height == 0
+    assert parts.delta == 0.0
+
+
+@pytest.mark.parametrize(("share", "scored", "seeds"), [(0.1, 30, 3), (0.7, 10, 7), (0.3, 1, 1), (0.3, 11, 4)])
+def test_the_share_rounds_up_and_no_rounding_error_adds_one(share: float, scored: int, seeds: int) -> None:
+    difficulty = make_difficulty({f"i{number:02d}": number + 1.0 for number in range(scored)})
+    assert select_seeds(difficulty, HardShare(share=share), derive_rng(1)).seeds.height == seeds
+
+
+@given(MFD, st.floats(0.01, 0.99), st.integers(0, 9))
+def test_seeds_are_the_hardest_and_nothing_is_lost(mfd: dict[str, float], share: float, seed: int) -> None:
+    difficulty = make_difficulty(mfd)
+    parts = select_seeds(difficulty, HardShare(share=share), derive_rng(seed))
+    assert parts.seeds.height + parts.easy.height == len(mfd)
+    assert parts.seeds.height == min(math.ceil(round(share * len(mfd), 9)), sum(value > 0 for value in mfd.values()))
+    if parts.seeds.height and parts.easy.height:
+        assert min(parts.seeds["mfd"]) >= max([value for value in parts.easy["mfd"] if value > 0], default=0)
+    again = select_seeds(shuffled(difficulty, seed), HardShare(share=share), derive_rng(seed))
+    assert again.seeds.equals(parts.seeds)
+    assert again.easy.equals(parts.easy)
+
+
+@given(MFD, st.floats(-9, 9), st.floats(-9, 9))
+def test_a_higher_threshold_never_adds_a_seed(mfd: dict[str, float], one: float, other: float) -> None:
+    low, high = (
+        set(select_seeds(make_difficulty(mfd), Threshold(threshold=each), derive_rng(1)).seeds["instruction_id"])
+        for each in sorted([one, other])
+    )
+    assert high <= low

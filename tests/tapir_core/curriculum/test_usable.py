@@ -1,0 +1,49 @@
+import pytest
+
+from tapir_core.curriculum import EXAMPLES, split_usable, unusable_reason
+from tapir_core.text import instruction_id
+from tests.builders import make_labels, make_pool, make_teacher, shuffled
+
+
+@pytest.mark.parametrize(
+    ("response", "finish_reason", "reason"),
+    [
+        ("fine", "stop", None),
+        ("fine", None, None),
+        ("", "stop", "empty"),
+        (" \n", "stop", "empty"),
+        (None, "stop", "empty"),
+        (None, None, "empty"),
+        ("half an ans", "length", "cut_off"),
+        ("", "length", "cut_off"),
+        (None, "refused", "refused"),
+        ("I", "content_filter", "refused"),
+        (None, "failed:too_long", "failed:too_long"),
+    ],
+)
+def test_each_unusable_answer_has_one_reason(response: str | None, finish_reason: str | None, reason: str) -> None:
+    assert unusable_reason(response, finish_reason) == reason
+
+
+def test_what_cannot_be_used_leaves_the_pool_counted_by_reason() -> None:
+    pool = make_pool("one", "two", "three", "four")
+    one, two, three, four = (instruction_id(text) for text in ("one", "two", "three", "four"))
+    teacher = make_teacher({one: "fine", two: "", four: "fine"})
+    usable = split_usable(pool, teacher, make_labels({one: "Math", two: "Math", three: "Law", four: None}))
+    assert usable.examples["instruction"].to_list() == ["one"]
+    assert usable.examples.schema == EXAMPLES
+    assert usable.dropped == {"empty": 1, "missing": 1, "no_task_type": 1}
+
+
+def test_the_order_of_arrival_changes_nothing() -> None:
+    pool = make_pool(*map(str, range(20)))
+    teacher = make_teacher({each: f"answer {each}" for each in pool["instruction_id"]})
+    labels = make_labels(dict.fromkeys(pool["instruction_id"], "Math"))
+    expected = split_usable(pool, teacher, labels)
+    for seed in range(3):
+        again = split_usable(shuffled(pool, seed), shuffled(teacher, seed + 1), shuffled(labels, seed + 2))
+        assert again.examples.equals(expected.examples)
+
+
+def test_an_empty_pool_is_no_special_case() -> None:
+    assert split_usable(make_pool(), make_teacher({}), make_labels({})).examples.height == 0

@@ -1,0 +1,117 @@
+"""Formats are told apart by content, records are numbered, damage is located."""
+
+import io
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tapir_core.data.formats import BrokenRecord, Record, read_records
+from tapir_core.errors import ConfigError
+
+
+def write(folder: Path, content: str | bytes, name: str = "pool") -> str:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def parquet(**columns: list[object]) -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[{"instruction": "A?"}, {"instruction": "B?"}]',
+        '{"instruction": "A?"}\n{"instruction": "B?"}\n',
+        "instruction\nA?\nB?\n",
+        parquet(instruction=["A?", "B?"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["pool.json", "pool.csv", "pool"])
+def test_the_content_tells_the_format_whatever_the_name(tmp_path: Path, content: str | bytes, name: str) -> None:
+    records = read_records(write(tmp_path, content, name))
+    assert [record.fields for record in records if isinstance(record, Record)] == [
+        {"instruction": "A?"},
+        {"instruction": "B?"},
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_content(tmp_path: Path) -> None:
+    assert read_records(write(tmp_path, b"\xef\xbb\xbfinstruction\nA?\n")) == [Record(2, {"instruction": "A?"})]
+
+
+def test_json_lines_are_numbered_by_line_and_blank_lines_pass(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, '{"a": 1}\r\n\n{"a": 2}\n'))
+    assert [record.number for record in records] == [1, 3]
+
+
+def test_a_damaged_line_is_one_broken_record(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3'))
+    assert [record.number for record in records if isinstance(record, BrokenRecord)] == [1, 3, 4, 5]
+    assert records[1] == Record(2, {"a": 2})
+
+
+def test_csv_is_numbered_by_the_line_a_row_starts_on(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, 'instruction,input\n"two\nlines",x\nB?,y\n'))
+    assert [record.number for record in records] == [2, 4]
+
+
+def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> None:
+    records = read_records(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n"))
+    assert [isinstance(record, BrokenRecord) for record in records] == [True, False, True]
+
+
+def test_parquet_keeps_lists_of_messages(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "A?"}]
+    assert read_records(write(tmp_path, parquet(messages=[messages]))) == [Record(1, {"messages": messages})]
+
+
+def test_a_url_is_opened_through_fsspec(tmp_path: Path) -> None:
+    path = write(tmp_path, "instruction\nA?\n")
+    assert read_records(f"file://{path}") == [Record(2, {"instruction": "A?"})]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"instruction": "A?"},\n {"instruction": }]', "damaged JSON: Expecting value: line 2 column 18"),
+        (b'[{"instruction": "caf\xe9"}]', "is not UTF-8 (line 1, byte 21)"),
+        (b'{\n "data": [\n {"instruction": "A?"\n}]}', "neither a JSON list nor JSON lines"),
+        (b"hello world\n", "unknown format: no column instruction, messages or conversations (found 'hello world')"),
+        (b"", "unknown format"),
+        (b'instruction\n"open quote\n', "damaged CSV: unexpected end of data"),
+        (b"PAR1 is not enough", "damaged Parquet"),
+        (parquet(instruction=["A?"])[:-9], "damaged Parquet"),
+        (parquet(question=["A?"]), "unknown format"),
+        (("[" * 200_000).encode(), "damaged JSON"),
+        (b"\x1f\x8b\x08\x00gzip", "is not UTF-8"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError) as caught:
+        read_records(path)
+    assert message in str(caught.value)
+    assert path in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["nowhere.json", "file:///nowhere/pool.json"])
+def test_a_missing_file_is_named(path: str) -> None:
+    with pytest.raises(ConfigError, match="there is no file"):
+        read_records(path)
+
+
+def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
+    for path in (str(tmp_path), "nosuchprotocol://bucket/pool.json"):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_records(path)
+
+
+def test_a_number_too_long_for_python_is_a_broken_line(tmp_path: Path) -> None:
+    lines = [json.dumps({"instruction": "A?"}), '{"n": ' + "9" * 5000 + "}"]
+    assert isinstance(read_records(write(tmp_path, "\n".join(lines)))[1], BrokenRecord)

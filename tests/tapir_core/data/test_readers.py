@@ -1,0 +1,140 @@
+"""Pool and held-out set from a user's file: identity, order, duplicates, bad rows, sample."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, ReadPool, read_heldout, read_pool
+from tapir_core.errors import ConfigError
+
+WORDS = st.sampled_from(["A?", " A?", "B?", "C?\n", "\u00e9", "e\u0301"])
+ROWS = st.fixed_dictionaries(
+    {"instruction": WORDS},
+    optional={"system": WORDS, "reference": WORDS, "source": st.sampled_from(["x", "y"])},
+)
+
+
+def write(folder: Path, rows: list[Any]) -> str:
+    path = folder / "pool.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return str(path)
+
+
+def read(
+    folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1
+) -> ReadPool:
+    return read_pool(write(folder, rows), on_bad_row=on_bad_row, limit=limit, rng=random.Random(seed))
+
+
+@given(rows=st.lists(ROWS, min_size=1, max_size=12), shuffle=st.randoms(use_true_random=False), limit=st.integers(1, 5))
+def test_the_order_of_rows_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any], shuffle: random.Random, limit: int
+) -> None:
+    folder = tmp_path_factory.mktemp("pool")
+    before = read(folder, rows, limit=limit)
+    shuffle.shuffle(rows)
+    after = read(folder, rows, limit=limit)
+    assert before.rows.equals(after.rows)
+    assert before.duplicates == after.duplicates
+    assert before.rows["instruction_id"].is_unique().all()
+    assert before.rows["instruction_id"].is_sorted()
+
+
+def test_a_pool_has_the_columns_of_its_contract_even_when_all_are_null(tmp_path: Path) -> None:
+    assert read(tmp_path, [{"instruction": "A?"}]).rows.schema == pl.Schema(POOL_SCHEMA)
+
+
+def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
+    rows = [{"instruction": "A?"}, {"instruction": " A?", "reference": "2"}, {"instruction": "A?", "reference": "1"}]
+    pool = read(tmp_path, [*rows, {"instruction": "B?"}])
+    assert (pool.rows.height, pool.duplicates) == (2, 2)
+    assert set(pool.rows["reference"]) == {"1", None}
+
+
+def test_the_same_instruction_under_another_system_text_is_no_duplicate(tmp_path: Path) -> None:
+    assert read(tmp_path, [{"instruction": "A?"}, {"instruction": "A?", "system": "S"}]).duplicates == 0
+
+
+def test_dropped_turns_are_counted(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "A?"},
+        {"role": "assistant", "content": "B."},
+        {"role": "user", "content": "C?"},
+    ]
+    assert read(tmp_path, [{"messages": turns}, {"messages": turns[:2]}]).dropped_turns == 1
+
+
+def test_a_limit_draws_a_sample_that_depends_on_the_generator_only(tmp_path: Path) -> None:
+    rows = [{"instruction": f"{number}?"} for number in range(50)]
+    sample = read(tmp_path, rows, limit=10).rows
+    assert sample.height == 10
+    assert sample.equals(read(tmp_path, rows, limit=10).rows)
+    assert not sample.equals(read(tmp_path, rows, limit=10, seed=2).rows)
+    assert read(tmp_path, rows, limit=99).rows.height == 50
+
+
+def test_a_renamed_file_is_the_same_pool(tmp_path: Path) -> None:
+    first = Path(write(tmp_path, [{"instruction": "A?"}]))
+    second = first.rename(tmp_path / "renamed.txt")
+    pool = read_pool(str(second), on_bad_row="stop", limit=None, rng=random.Random(1))
+    assert pool.rows["source"].to_list() == ["file"]
+
+
+def test_bad_rows_stop_the_run_with_number_reason_and_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, [{"instruction": "A?"}, {"instruction": ""}, 7])
+    message = str(caught.value)
+    assert "2 of 3 rows are broken" in message
+    assert "row 2: the instruction is empty" in message
+    assert "row 3: expected an object with fields, got int" in message
+    assert 'data.on_bad_row = "skip"' in message
+    assert caught.value.exit_code == 2
+
+
+def test_only_the_first_twenty_bad_rows_are_spelled_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, [{"instruction": "A?"}, *[{}] * 33])
+    assert str(caught.value).count("\n  row ") == 20
+    assert "… and 13 more" in str(caught.value)
+
+
+def test_bad_rows_are_skipped_and_counted_when_asked_for(tmp_path: Path) -> None:
+    pool = read(tmp_path, [{"instruction": ""}, {"instruction": "A?"}], on_bad_row="skip")
+    assert pool.rows.height == 1
+    assert [(row.number, row.reason) for row in pool.bad_rows] == [(1, "the instruction is empty")]
+
+
+@pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
+def test_a_pool_without_instructions_is_an_error(tmp_path: Path, on_bad_row: str) -> None:
+    with pytest.raises(ConfigError, match="holds no instruction"):
+        read(tmp_path, [], on_bad_row=on_bad_row)
+    with pytest.raises(ConfigError, match="No row is an instruction"):
+        read(tmp_path, [{"prompt": "A?"}], on_bad_row=on_bad_row)
+
+
+def test_a_heldout_set_has_the_columns_of_its_contract(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "A?", "reference": "1", "task_type": "Math"},
+        {"instruction": "B?", "reference": "2", "split": "dev"},
+    ]
+    heldout = read_heldout(write(tmp_path, rows), on_bad_row="stop")
+    assert heldout.rows.schema == pl.Schema(HELDOUT_SCHEMA)
+    assert sorted(heldout.rows["split"]) == ["dev", "test"]
+
+
+def test_an_instruction_in_both_splits_is_dev_so_that_no_decision_reads_a_reported_row(tmp_path: Path) -> None:
+    rows = [{"instruction": "A?", "reference": "1", "split": split} for split in ("test", "dev")]
+    heldout = read_heldout(write(tmp_path, [*rows, {"instruction": "B?", "reference": "2"}]), on_bad_row="stop")
+    assert heldout.rows.filter(instruction="A?")["split"].to_list() == ["dev"]
+    assert heldout.duplicates == 1
+
+
+def test_a_heldout_set_without_a_test_row_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no row of the test split"):
+        read_heldout(write(tmp_path, [{"instruction": "A?", "reference": "1", "split": "dev"}]), on_bad_row="stop")

@@ -1,0 +1,114 @@
+"""One record as one instruction: shapes, one turn, what makes a record broken."""
+
+from typing import Any
+
+import pytest
+
+from tapir_core.data.rows import BadRecordError, read_heldout_row, read_row
+from tapir_core.text import instruction_id
+
+
+def turns(*pairs: tuple[str, str], speaker: str = "role", content: str = "content") -> list[dict[str, str]]:
+    return [{speaker: who, content: what} for who, what in pairs]
+
+
+def test_input_follows_the_instruction_after_a_blank_line() -> None:
+    row = read_row({"instruction": "Sum the numbers.", "input": "2, 3", "output": "5"})
+    assert row.instruction == "Sum the numbers.\n\n2, 3"
+
+
+def test_an_empty_input_leaves_the_instruction_alone() -> None:
+    assert read_row({"instruction": "Say hi.", "input": "  ", "output": ""}).instruction == "Say hi."
+
+
+def test_the_output_of_alpaca_is_no_reference() -> None:
+    assert read_row({"instruction": "Say hi.", "input": "", "output": "Hi."}).reference is None
+
+
+def test_a_reference_field_is_the_reference() -> None:
+    assert read_row({"instruction": "2 + 3?", "output": "It is 5.", "reference": "5"}).reference == "5"
+
+
+def test_the_id_is_taken_of_system_and_instruction() -> None:
+    row = read_row({"instruction": " Say hi.\n", "system": "Be brief."})
+    assert row.instruction_id == instruction_id("Say hi.", "Be brief.")
+    assert (row.instruction, row.system) == ("Say hi.", "Be brief.")
+
+
+def test_messages_give_system_and_first_user_turn_and_count_later_ones() -> None:
+    row = read_row(
+        {
+            "messages": turns(
+                ("system", "Be brief."), ("user", "A?"), ("assistant", "B."), ("user", "C?"), ("user", "D?")
+            )
+        }
+    )
+    assert (row.system, row.instruction, row.dropped_turns) == ("Be brief.", "A?", 2)
+
+
+def test_sharegpt_conversations_give_the_same_row_as_messages() -> None:
+    sharegpt = turns(("system", "S"), ("human", "A?"), ("gpt", "B."), ("human", "C?"), speaker="from", content="value")
+    messages = turns(("system", "S"), ("user", "A?"), ("assistant", "B."), ("user", "C?"))
+    assert read_row({"conversations": sharegpt}) == read_row({"messages": messages})
+
+
+def test_a_system_field_beside_the_conversation_counts_when_the_conversation_has_none() -> None:
+    assert read_row({"system": "S", "messages": turns(("user", "A?"))}).system == "S"
+    assert read_row({"system": "S", "messages": turns(("system", "T"), ("user", "A?"))}).system == "T"
+
+
+def test_messages_in_a_cell_of_text_are_read_as_json() -> None:
+    assert read_row({"messages": '[{"role": "user", "content": "A?"}]'}).instruction == "A?"
+
+
+def test_a_lone_surrogate_becomes_a_text_that_can_be_written() -> None:
+    assert read_row({"instruction": "A\ud800?"}).instruction.encode() == b"A??"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "none of `instruction`, `messages` and `conversations`"),
+        ({"prompt": "A?"}, "it has prompt"),
+        ({"instruction": ""}, "the instruction is empty"),
+        ({"instruction": "", "input": "2, 3"}, "the instruction is empty"),
+        ({"instruction": None}, "the instruction is empty"),
+        ({"instruction": 7}, "`instruction` is int, not text"),
+        ({"instruction": "A?", "reference": 7}, "`reference` is int, not text"),
+        ({"instruction": "A?", "input": ["x"]}, "`input` is list, not text"),
+        ({"messages": "hello"}, "`messages` is text but no JSON list"),
+        ({"messages": {"role": "user"}}, "`messages` is no list of turns"),
+        ({"messages": []}, "does not start with a user turn"),
+        ({"messages": ["A?"]}, "does not start with a user turn"),
+        ({"messages": turns(("assistant", "B."), ("user", "A?"))}, "does not start with a user turn"),
+        ({"messages": turns(("system", "S"), ("system", "T"), ("user", "A?"))}, "does not start with a user turn"),
+        ({"messages": turns(("user", " "))}, "the instruction is empty"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "`content` is list, not text"),
+        ({"conversations": [{"from": "gpt", "value": "B."}]}, "`conversations` does not start with a user turn"),
+    ],
+)
+def test_a_broken_record_says_why(fields: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BadRecordError) as caught:
+        read_row(fields)
+    assert reason in str(caught.value)
+
+
+def test_a_heldout_row_is_of_the_test_split_unless_it_says_otherwise() -> None:
+    assert read_heldout_row({"instruction": "A?", "reference": "B"}).split == "test"
+    row = read_heldout_row({"instruction": "A?", "reference": "B", "split": "dev", "task_type": "Math"})
+    assert (row.split, row.task_type) == ("dev", "Math")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({}, "no `reference`"),
+        ({"reference": "B", "split": "train"}, "`split` 'train' is neither 'dev' nor 'test'"),
+        ({"reference": "B", "task_type": "Maths"}, "did you mean 'Math'?"),
+        ({"reference": "B", "task_type": "zzz"}, "the 32 are Math, Reasoning"),
+    ],
+)
+def test_a_heldout_record_needs_a_reference_and_known_names(fields: dict[str, str], reason: str) -> None:
+    with pytest.raises(BadRecordError) as caught:
+        read_heldout_row({"instruction": "A?", **fields})
+    assert reason in str(caught.value)

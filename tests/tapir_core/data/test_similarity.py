@@ -1,0 +1,64 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.data.similarity import NearDuplicates, rouge_l, words_of
+
+WORDS = st.lists(
+    st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "and", "then", "left", "1", "2", "3", "4"]),
+    min_size=1,
+    max_size=14,
+)
+
+
+def longest_common_subsequence(one: list[str], other: list[str]) -> int:
+    row = [0] * (len(other) + 1)
+    for word in one:
+        previous = 0
+        for place, candidate in enumerate(other, 1):
+            previous, row[place] = row[place], previous + 1 if word == candidate else max(row[place], row[place - 1])
+    return row[-1]
+
+
+@given(WORDS, WORDS)
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(one: list[str], other: list[str]) -> None:
+    expected = 2 * longest_common_subsequence(one, other) / (len(one) + len(other))
+    assert rouge_l(" ".join(one), " ".join(other)) == pytest.approx(expected)
+
+
+@given(st.lists(WORDS.map(" ".join), max_size=12), WORDS.map(" ".join), st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]))
+def test_the_index_finds_exactly_what_comparing_with_each_text_finds(seen: list[str], text: str, limit: float) -> None:
+    expected = any(rouge_l(each, text) > limit + 1e-9 for each in seen)
+    assert NearDuplicates(seen, limit).contains_like(text) == expected
+    grown = NearDuplicates([], limit)
+    for each in seen:
+        grown.add(each)
+    assert grown.contains_like(text) == expected
+
+
+def test_a_similarity_at_the_limit_passes() -> None:
+    text, other = "a b c d e f g h i j", "a b c d e f g x y z"
+    assert rouge_l(text, other) == pytest.approx(0.7)
+    assert not NearDuplicates([other], 0.7).contains_like(text)
+    assert NearDuplicates([other], 0.69).contains_like(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("What's 3 + 4?", ["what", "s", "3", "4"]),
+        ("STRASSE Straße", ["strasse", "strasse"]),
+        ("snake_case", ["snake", "case"]),
+        ("写诗 now", ["写", "诗", "now"]),
+        ("café cafe\u0301", ["café", "café"]),
+        ("?! ?", ["?", "!", "?"]),
+        ("", []),
+    ],
+)
+def test_words_are_split_without_case_and_punctuation(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+def test_two_texts_of_unknown_words_are_not_alike() -> None:
+    assert not NearDuplicates(["alpha beta"], 0.5).contains_like("gamma delta")
+    assert not NearDuplicates([""], 0.5).contains_like("")

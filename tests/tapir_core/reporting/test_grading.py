@@ -1,0 +1,77 @@
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.paths import BACKBONE
+from tapir_core.reporting.grading import choose_examples, measure_gain
+from tapir_core.reporting.look import Look
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tests.run_builder import build_run
+
+STUDENTS = [BACKBONE, 0, 2]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return build_run(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_gain_is_the_difference_of_the_two_scores(whole: RunFolder) -> None:
+    gain = measure_gain(Look(whole), 0, 2)
+    scores = [whole.rows(StageAt("evaluate", number)).filter(split="test", category="all") for number in (0, 2)]
+    before, after = (scores[0]["value"][0], scores[1]["value"][0])
+    assert gain is not None
+    assert gain.value == pytest.approx(after - before)
+    assert gain.n == scores[0]["n"][0]
+    apart = math.hypot(scores[0]["stderr"][0], scores[1]["stderr"][0])
+    assert 0 < gain.stderr < 1.5 * apart
+
+
+def test_no_gain_of_a_student_that_was_not_asked(tmp_path) -> None:
+    assert measure_gain(Look(build_run(tmp_path, until=StageAt("evaluate", 0))), 0, 1) is None
+
+
+@given(seed=st.integers(0, 2**32), count=st.integers(1, 100))
+def test_what_is_shown_has_the_proportions_of_all(whole: RunFolder, seed: int, count: int) -> None:
+    examples = choose_examples(Look(whole), STUDENTS, count, random.Random(seed))
+    assert examples is not None
+    assert sum(examples.groups.values()) == examples.n == 80
+    assert len(examples.shown) == min(count, examples.n)
+    assert len({example.instruction for example in examples.shown}) == len(examples.shown)
+    for change, size in examples.groups.items():
+        shown = sum(example.change == change for example in examples.shown)
+        assert abs(shown - len(examples.shown) * size / examples.n) <= 1
+
+
+def test_the_same_generator_shows_the_same_examples(whole: RunFolder) -> None:
+    first, again = (choose_examples(Look(whole), STUDENTS, 10, random.Random(3)) for _ in range(2))
+    assert first == again
+
+
+def test_an_example_says_what_happened_between_s0_and_the_last_student(whole: RunFolder) -> None:
+    examples = choose_examples(Look(whole), STUDENTS, 80, random.Random(1))
+    assert examples is not None
+    for example in examples.shown:
+        assert [answer.round for answer in example.answers] == STUDENTS
+        before, after = (answer.correct for answer in example.answers[1:])
+        assert (
+            example.change
+            == {
+                (False, True): "became right",
+                (True, False): "became wrong",
+                (True, True): "stayed right",
+                (False, False): "stayed wrong",
+            }[before, after]
+        )
+        assert example.answers[2].correct == (f"Answer: {example.reference}" in example.answers[2].text.splitlines())
+
+
+def test_one_student_alone_is_right_or_wrong(tmp_path) -> None:
+    run = build_run(tmp_path, until=StageAt("evaluate", BACKBONE))
+    examples = choose_examples(Look(run), [BACKBONE], 10, random.Random(1))
+    assert examples is not None
+    assert set(examples.groups) <= {"stayed right", "stayed wrong"}

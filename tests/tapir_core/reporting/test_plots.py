@@ -1,0 +1,83 @@
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from tapir_core.reporting import plots
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.types import RoundSummary, RunSummary
+from tests.run_builder import build_run
+
+PLOTS: dict[str, Callable[[RunSummary], str]] = {
+    "mfd": lambda run: plots.plot_mfd(run.rounds[2:]),
+    "shares": lambda run: plots.plot_shares(run.rounds[2:]),
+    "accuracy": lambda run: plots.plot_accuracy(run.students),
+    "task types": lambda run: plots.plot_accuracy_by_task_type(run.students),
+    "time": lambda run: plots.plot_time([("once", run.stages), ("S_0", run.rounds[1].stages)]),
+    "order gap": lambda run: plots.plot_order_gap(run.rounds[2:]),
+}
+LABELS = {
+    "mfd": ["MFD = teacher's score − student's score, points of the judge's scale", "instructions", "δ = "],
+    "shares": ["share of the examples, %", "natural", "target", "got in round 1", "got in round 2"],
+    "accuracy": ["accuracy, %", "student", "test (80 instructions)", "dev (40 instructions)"],
+    "task types": ["accuracy on the test split, %", "backbone", "S_0", "S_2", "Code Debug"],
+    "time": ["time of all stages, seconds", "once", "teach"],
+    "order gap": ["order gap = MFD teacher first − MFD student first, points", "share of the scored, %"],
+}
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    return summarise(build_run(tmp_path_factory.mktemp("whole")))
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_is_one_svg_with_labels_and_units(summary: RunSummary, name: str) -> None:
+    svg = PLOTS[name](summary)
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    assert root.get("aria-label")
+    assert root.get("width") is None
+    said = " ".join(root.itertext())
+    assert [label for label in LABELS[name] if label not in said] == []
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_the_same_data_give_the_same_plot(summary: RunSummary, name: str) -> None:
+    assert PLOTS[name](summary) == PLOTS[name](summary)
+
+
+def test_text_takes_the_colour_of_the_page(summary: RunSummary) -> None:
+    svg = PLOTS["accuracy"](summary)
+    assert "currentColor" in svg
+    assert "#000000" not in svg
+    assert "#010203" not in svg
+
+
+def test_many_rounds_are_shown_by_the_first_and_the_last_two(summary: RunSummary) -> None:
+    many = [replace(summary.rounds[2], number=number) for number in range(1, 8)]
+    svg = plots.plot_shares(many)
+    assert [number for number in range(1, 8) if f"got in round {number}" in svg] == [1, 6, 7]
+
+
+def test_a_histogram_of_equal_values_can_be_drawn() -> None:
+    rows = {"instruction_id": ["a", "b"], "task_type": ["Math"] * 2, "mfd": [2.0, 2.0], "order_gap": [0.0, 0.0]}
+    judged = RoundSummary(
+        1, difficulty=pl.DataFrame({**rows, "seed": [None, None]}, schema_overrides={"seed": pl.Boolean})
+    )
+    for svg in (plots.plot_mfd([judged]), plots.plot_order_gap([judged])):
+        assert ElementTree.fromstring(svg) is not None
+
+
+def test_a_long_run_is_shown_in_hours(summary: RunSummary) -> None:
+    slow = [replace(stage, seconds=7200.0) for stage in summary.stages]
+    assert "time of all stages, hours" in plots.plot_time([("once", slow)])
+
+
+def test_matplotlib_is_not_imported_before_a_plot_is_drawn() -> None:
+    code = "import sys, tapir_core.reporting.report; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from tapir_core.paths import BACKBONE
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.tables import (
+    Table,
+    accuracy_table,
+    left_out_table,
+    mfd_table,
+    rounds_table,
+    scores_table,
+    seconds_table,
+    shares_table,
+    spend_table,
+    stages_table,
+)
+from tapir_core.reporting.types import RunSummary
+from tapir_core.stages import StageAt, plan
+from tests.run_builder import build_run, make_config
+
+OF_A_RUN = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
+OF_A_ROUND = [stages_table, mfd_table, shares_table, scores_table]
+
+
+@pytest.fixture(scope="module")
+def summary(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
+    return summarise(build_run(tmp_path_factory.mktemp("whole")))
+
+
+def column(table: Table, name: str) -> dict[str, str]:
+    place = table.columns.index(name)
+    return {row[0].strip(): row[place] for row in table.rows}
+
+
+def figure(cell: str) -> int:
+    return int(cell.replace(",", ""))
+
+
+def test_every_row_has_a_cell_for_every_column(summary: RunSummary) -> None:
+    tables = [make(summary) for make in OF_A_RUN] + [make(each) for make in OF_A_ROUND for each in summary.rounds]
+    for table in tables:
+        assert {len(row) for row in table.rows} <= {len(table.columns)}, table.title
+
+
+def test_tables_of_a_run_that_stands_anywhere_can_be_made(tmp_path: Path) -> None:
+    for number, at in enumerate(list(plan(make_config(tmp_path)))[::3]):
+        config = make_config(tmp_path, run={"name": f"until-{number}"}, data=_SMALL)
+        found = summarise(build_run(tmp_path, until=at, config=config))
+        for make in OF_A_RUN:
+            make(found)
+        for each in found.rounds:
+            for make_round in OF_A_ROUND:
+                make_round(each)
+
+
+_SMALL = {"pool": {"type": "standin", "rows": 60}, "heldout": {"type": "standin", "dev": 20, "test": 20}}
+
+
+def test_the_table_of_rounds_shows_only_what_some_round_has(tmp_path: Path) -> None:
+    table = rounds_table(summarise(build_run(tmp_path, until=StageAt("evaluate", BACKBONE))))
+    assert table.columns == ("", "backbone")
+    assert [row[0] for row in table.rows] == ["Accuracy, test", "Accuracy, dev", "Time"]
+
+
+def test_the_parts_of_a_mixture_stand_under_it(summary: RunSummary) -> None:
+    cells = column(rounds_table(summary), "round 2")
+    assert sum(figure(cells[part]) for part in ("seeds", "expansion", "easy")) == figure(cells["Mixture"])
+    assert cells["from the pool"] == "–"
+
+
+def test_accuracy_by_task_type_compares_backbone_s0_and_the_last_student(summary: RunSummary) -> None:
+    table = accuracy_table(summary)
+    assert table.columns == ("Task type", "backbone", "S_0", "S_2", "n")
+    assert table.rows[0][0] == "all"
+    counts = column(table, "n")
+    assert sum(figure(n) for name, n in counts.items() if name != "all") == figure(counts["all"]) == 80
+
+
+def test_the_histogram_counts_every_scored_instruction(summary: RunSummary) -> None:
+    second = summary.round(2)
+    assert second is not None
+    table = mfd_table(second)
+    assert sum(figure(row[1]) for row in table.rows) == second.scored
+    assert max(len(row[2]) for row in table.rows) == 30
+
+
+def test_time_of_the_stages_is_summed_at_the_bottom(summary: RunSummary) -> None:
+    table = seconds_table(summary)
+    assert table.columns == ("", "once", "backbone", "S_0", "round 1", "round 2")
+    assert table.rows[-1][0] == "sum of stages"
+    assert column(table, "S_0")["answer"] == "–"
+
+
+def test_spend_by_stage_sums_to_all(summary: RunSummary) -> None:
+    calls = column(spend_table(summary), "Calls")
+    assert sum(figure(cell) for name, cell in calls.items() if name != "all") == figure(calls["all"])
+
+
+def test_everything_left_out_has_a_place_and_a_reason(summary: RunSummary) -> None:
+    found = {row[:3] for row in left_out_table(summary).rows}
+    assert ("pool", "unusable teacher answer", "refused") in found
+    assert ("round 1", "expansion rejected", "gate task type") in found
+    assert ("round 2", "refined answer rejected", "lost result") in found
+    assert ("round 2", "unscored", "no verdict in the reply") in found
+
+
+def test_shares_leave_out_task_types_that_nobody_has_or_wants(summary: RunSummary) -> None:
+    second = summary.round(2)
+    assert second is not None
+    names = [row[0] for row in shares_table(second).rows]
+    assert "Math" in names
+    assert "Law" not in names

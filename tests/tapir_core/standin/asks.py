@@ -1,0 +1,35 @@
+"""Requests as our own prompts word them."""
+
+from tapir_core.judging.prompt import neutralise, render_pairwise, render_pointwise
+from tapir_core.prompts import load_prompt
+from tapir_core.standin.sections import Ask, read_ask
+from tapir_core.task_types import TASK_TYPES, family_of
+
+SUM = "What is 30 + 61?"
+
+
+def ask(text: str, seed: int | None = None) -> Ask:
+    read = read_ask([{"role": "user", "content": text}], seed)
+    assert isinstance(read, Ask)
+    return read
+
+
+def pair_text(answer_1: str, answer_2: str, instruction: str = SUM) -> str:
+    return render_pairwise(load_prompt("judge"), instruction, None, answer_1, answer_2, "91")
+
+
+def single_text(answer: str, instruction: str = SUM) -> str:
+    return render_pointwise(load_prompt("judge_pointwise"), instruction, None, answer)
+
+
+def label_text(instruction: str = SUM, task_types: tuple[str, ...] = TASK_TYPES) -> str:
+    return load_prompt("label").render(instruction=neutralise(instruction), task_types="\n".join(task_types))
+
+
+def expand_text(seed: str = SUM, task_type: str = "Math") -> str:
+    return load_prompt("expand").render(seed=neutralise(seed), task_type=task_type)
+
+
+def refine_text(instruction: str = SUM, task_type: str = "Math") -> str:
+    prompt = load_prompt(f"refine_{family_of(task_type)}")
+    return prompt.render(instruction=neutralise(instruction), answer="Answer: 91", system="")

@@ -1,0 +1,48 @@
+from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.pool import standin_heldout, standin_pool
+from tapir_core.text import instruction_id
+
+
+def test_the_pool_has_the_run_folders_columns_and_one_row_an_instruction() -> None:
+    pool = standin_pool(300, max_level=3, seed=1)
+    assert pool.columns == ["instruction_id", "instruction", "system", "source", "reference"]
+    assert pool.height == pool["instruction_id"].n_unique() == 300
+    assert pool["system"].null_count() == 300
+    for row in pool.iter_rows(named=True):
+        problem = recognise(row["instruction"])
+        assert problem is not None
+        assert row["instruction_id"] == instruction_id(row["instruction"])
+        assert (row["source"], row["reference"]) == (f"standin:{problem.family}", problem.reference)
+
+
+def test_the_held_out_set_has_equal_shares_of_the_families_in_each_split() -> None:
+    heldout = standin_heldout(60, 100, max_level=3, seed=1)
+    assert heldout.columns == ["instruction_id", "instruction", "system", "task_type", "reference", "split"]
+    for split, rows in (("dev", 60), ("test", 100)):
+        part = heldout.filter(heldout["split"] == split)
+        families = [problem.family for problem in map(recognise, part["instruction"]) if problem]
+        assert len(families) == rows
+        assert {families.count(name) for name in FAMILIES} == {rows // len(FAMILIES)}
+
+
+def test_pool_dev_and_test_are_disjoint_whatever_their_seeds() -> None:
+    pool = {text for seed in range(5) for text in standin_pool(400, max_level=1, seed=seed)["instruction"]}
+    parts = [standin_heldout(100, 100, max_level=1, seed=seed) for seed in range(5)]
+    dev, test = (
+        {text for part in parts for text in part.filter(part["split"] == split)["instruction"]}
+        for split in ("dev", "test")
+    )
+    assert not pool & dev
+    assert not pool & test
+    assert not dev & test
+
+
+def test_a_seed_gives_the_same_tables_again() -> None:
+    assert standin_pool(50, 3, seed=4).equals(standin_pool(50, 3, seed=4))
+    assert standin_heldout(20, 20, 3, seed=4).equals(standin_heldout(20, 20, 3, seed=4))
+    assert not standin_pool(50, 3, seed=4).equals(standin_pool(50, 3, seed=5))
+
+
+def test_a_split_of_no_rows_is_empty() -> None:
+    heldout = standin_heldout(0, 20, 3, seed=1)
+    assert heldout["split"].unique().to_list() == ["test"]

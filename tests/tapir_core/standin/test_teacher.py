@@ -1,0 +1,83 @@
+import random
+
+import pytest
+
+from tapir_core.standin.families import FAMILIES, LEVELS, Problem, recognise
+from tapir_core.standin.sections import Refusal, Reply
+from tapir_core.standin.teacher import answer, expand, label, refine
+from tapir_core.task_types import family_of
+from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, refine_text
+
+ESSAY = "Write an essay about the sea."
+OPENING, CLOSING = "<new_instruction>\n", "\n</new_instruction>"
+
+
+def expanded(reply: Reply) -> Problem:
+    assert isinstance(reply, str)
+    assert reply.startswith(OPENING)
+    assert reply.endswith(CLOSING)
+    problem = recognise(reply.removeprefix(OPENING).removesuffix(CLOSING))
+    assert problem is not None
+    return problem
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_the_teacher_answers_labels_and_refines_every_family(name: str) -> None:
+    rng = random.Random(2)
+    for level in LEVELS:
+        problem = FAMILIES[name].draw_problem(level, rng)
+        assert answer(ask(problem.instruction)) == problem.plain
+        assert label(ask(label_text(problem.instruction))) == f"Task type: {problem.task_type}"
+        assert refine(ask(refine_text(problem.instruction, problem.task_type))) == problem.refined
+
+
+def test_refined_answers_come_in_the_style_of_their_task_type() -> None:
+    rng = random.Random(2)
+    steps, code, prose = (FAMILIES[name].draw_problem(2, rng) for name in ("sum", "lambda", "plural"))
+    assert family_of(steps.task_type) == "steps"
+    assert "=" in steps.refined
+    assert family_of(code.task_type) == "code"
+    assert "#" in code.refined
+    assert family_of(prose.task_type) == "prose"
+    assert "two" in prose.refined
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_an_expansion_has_the_seeds_family_and_level_and_new_content_from_the_pools_stream(name: str) -> None:
+    rng = random.Random(3)
+    for level in LEVELS:
+        seed = FAMILIES[name].draw_problem(level, rng)
+        new = expanded(expand(ask(expand_text(seed.instruction, seed.task_type), level)))
+        assert (new.family, new.level, new.stream) == (seed.family, seed.level, "pool")
+        assert new.instruction != seed.instruction
+
+
+def test_another_task_type_is_expanded_by_a_family_of_that_type_at_the_seeds_level() -> None:
+    seed = FAMILIES["melody"].draw_problem(4, random.Random(1))
+    new = [expanded(expand(ask(expand_text(seed.instruction, "Math"), index))) for index in range(20)]
+    assert {problem.family for problem in new} == {"sum", "product"}
+    assert {problem.level for problem in new} == {4}
+
+
+def test_the_same_request_gives_the_same_expansion_and_another_sample_index_another() -> None:
+    replies = [expand(ask(expand_text(), index)) for index in (0, 0, 1, 2, 3)]
+    assert replies[0] == replies[1]
+    assert len(set(replies)) == 4
+
+
+def test_even_a_held_out_seed_is_expanded_into_the_pools_stream() -> None:
+    rng = random.Random(5)
+    seeds = [FAMILIES["element"].draw_problem(1, rng) for _ in range(200)]
+    heldout = [seed for seed in seeds if seed.stream != "pool"]
+    assert heldout
+    for seed in heldout:
+        assert expanded(expand(ask(expand_text(seed.instruction, "Chemistry")))).stream == "pool"
+
+
+def test_what_the_teacher_does_not_know_it_refuses() -> None:
+    assert isinstance(answer(ask(ESSAY)), Refusal)
+    assert isinstance(label(ask(label_text(ESSAY))), Refusal)
+    assert isinstance(refine(ask(refine_text(ESSAY))), Refusal)
+    assert isinstance(expand(ask(expand_text(ESSAY))), Refusal)
+    assert isinstance(expand(ask(expand_text(SUM, "Law"))), Refusal)
+    assert isinstance(label(ask(label_text(SUM, ("Law", "Art")))), Refusal)

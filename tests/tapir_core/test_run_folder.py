@@ -1,0 +1,149 @@
+"""Which stages of a run hold, and what a change would redo."""
+
+import polars as pl
+import pytest
+
+from tapir_core.config import RunConfig
+from tapir_core.data.dataset import write_part
+from tapir_core.errors import RunChanged
+from tapir_core.run_folder import open_run, stages_to_redo
+from tapir_core.stages import STAGES, StageAt, plan
+
+INGREDIENTS = {"backbone": "b", **{f"prompt:{name}": "p" for name in ("judge", "label", "expand", "refine_steps")}}
+
+
+def make_config(root, **changes) -> RunConfig:
+    table = {
+        "run": {"name": "r", "root": str(root), "rounds": 2},
+        "data": {"pool": {"type": "standin"}, "heldout": {"type": "standin"}},
+        "teacher": {"endpoint": {"type": "openai", "model": "t", "identity": "t-1"}},
+        "judge": {"endpoint": {"type": "openai", "model": "j", "identity": "j-1"}},
+    }
+    for path, value in changes.items():
+        *sections, field = path.split("__")
+        place = table
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[field] = value
+    return RunConfig.model_validate(table)
+
+
+def finish(run):
+    """Write one row for every stage, in the order of a run."""
+    for at in plan(run.config):
+        row = pl.DataFrame({name: [f"{at}"] for name in STAGES[at.name].columns} or {"weights": [f"{at}"]})
+        run.seal(at, [write_part(run.storage, at.folder, row)])
+
+
+@pytest.fixture
+def finished(tmp_path):
+    run = open_run(make_config(tmp_path), INGREDIENTS)
+    finish(run)
+    return run
+
+
+def names(redo):
+    return {(each.at.name, each.at.round) for each in redo}
+
+
+def test_every_stage_of_a_finished_run_holds(finished):
+    assert all(finished.holds(at) for at in plan(finished.config))
+
+
+def test_nothing_holds_before_its_inputs(tmp_path):
+    run = open_run(make_config(tmp_path), INGREDIENTS)
+    assert run.key(StageAt("label")) is None
+    assert run.key(StageAt("heldout")) is not None
+
+
+def test_the_same_configuration_opens_the_same_run(finished, tmp_path):
+    assert open_run(make_config(tmp_path), INGREDIENTS).record == finished.record
+
+
+def test_a_deleted_folder_takes_only_what_reads_it(finished):
+    finished.storage.remove(StageAt("difficulty", 1).folder)
+    held = {at for at in plan(finished.config) if finished.holds(at)}
+    assert StageAt("judge", 1) in held
+    assert StageAt("difficulty", 1) not in held
+    assert StageAt("select", 1) not in held
+    assert StageAt("train", 0) in held
+
+
+def test_a_missing_part_is_noticed(finished):
+    folder = StageAt("select", 1).folder
+    part = next(name for name in finished.storage.names(folder) if name.startswith("part-"))
+    finished.storage.remove(f"{folder}/{part}")
+    assert finished.holds(StageAt("select", 1)) is None
+
+
+def test_an_edited_judge_prompt_redoes_judge_and_what_follows_and_nothing_before(finished, tmp_path):
+    redo = names(stages_to_redo(finished, make_config(tmp_path), {**INGREDIENTS, "prompt:judge": "edited"}))
+    assert {("judge", 1), ("difficulty", 1), ("select", 1), ("train", 1), ("answer", 2), ("evaluate", 2)} <= redo
+    assert not redo & {("answer", 1), ("label", None), ("teach", None), ("train", 0), ("answer_heldout", 0)}
+
+
+def test_a_changed_run_is_refused_with_stages_and_calls(finished, tmp_path):
+    with pytest.raises(RunChanged, match=r"judge \(round 1\): 1 rows, up to 1 calls(.|\n)*--amend"):
+        open_run(make_config(tmp_path), {**INGREDIENTS, "prompt:judge": "edited"})
+
+
+def test_amending_keeps_what_holds_and_undoing_finds_it_again(finished, tmp_path):
+    edited = open_run(make_config(tmp_path), {**INGREDIENTS, "prompt:judge": "edited"}, amend=True)
+    assert edited.holds(StageAt("answer", 1)) is not None
+    assert edited.holds(StageAt("judge", 1)) is None
+    undone = open_run(make_config(tmp_path), INGREDIENTS, amend=True)
+    assert undone.holds(StageAt("judge", 1)) is not None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"calls__concurrency": 7},
+        {"calls__max_attempts": 9},
+        {"calls__rows_per_shard": 3},
+        {"calls__store_url": "sqlite:///elsewhere.sqlite"},
+        {"calls__max_missing_share": 0.5},
+        {"teacher__endpoint__base_url": "http://127.0.0.1:1/v1"},
+        {"teacher__endpoint__api_key_env": "OTHER_KEY"},
+        {"student__engine": {"type": "vllm", "concurrency": 3, "enforce_eager": True}},
+        {"training__micro_batch_size": 1},
+        {"training__save_minutes": 1.0},
+    ],
+    ids=str,
+)
+def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
+    assert stages_to_redo(finished, make_config(tmp_path, **changes), INGREDIENTS) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"run__seed": 2}, ("heldout", None)),
+        ({"data__pool": {"type": "standin", "rows": 7}}, ("pool", None)),
+        ({"teacher__endpoint__identity": "t-2"}, ("label", None)),
+        ({"teacher__labelling": {"max_tokens": 9}}, ("label", None)),
+        ({"teacher__answering": {"max_tokens": 9}}, ("teach", None)),
+        ({"student__sampling": {"max_tokens": 9}}, ("answer_heldout", -1)),
+        ({"basic_tuning__examples": 5}, ("mix", 0)),
+        ({"basic_tuning__epochs": 5.0}, ("train", 0)),
+        ({"training__batch_size": 8}, ("train", 0)),
+        ({"judge__mode": "pointwise"}, ("judge", 1)),
+        ({"judge__orders": ["teacher_first"]}, ("judge", 1)),
+        ({"judge__endpoint__model": "j2"}, ("judge", 1)),
+        ({"rounds__1": {"selection": {"type": "hard_share"}}}, ("select", 1)),
+        ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
+        ({"curriculum__refine": False}, ("refine", 1)),
+        ({"rounds__2": {"learning_rate": 1e-4}}, ("train", 2)),
+    ],
+    ids=str,
+)
+def test_what_can_change_a_row_changes_its_stage_first(finished, tmp_path, changes, first):
+    redo = stages_to_redo(finished, make_config(tmp_path, **changes), INGREDIENTS)
+    assert (redo[0].at.name, redo[0].at.round) == first
+
+
+def test_every_stage_reads_only_stages_that_come_before_it(tmp_path):
+    config, seen = make_config(tmp_path), set()
+    for at in plan(config):
+        assert set(STAGES[at.name].inputs(config, at)) <= seen
+        seen.add(at)

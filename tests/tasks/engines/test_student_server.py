@@ -1,0 +1,309 @@
+"""The student's server: started when needed, shared, swapped, stopped; each failure is one clear message."""
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tapir_core.calls.types import Endpoint
+from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.engines.supervisor_main import descendants_of
+from tasks.engines.tiny_student import tiny_student
+from tasks.engines.vllm_command import VllmEnvironment, server_command, server_env
+from tasks.engines.vllm_server import VllmServer
+
+REPOSITORY = Path(__file__).parents[3]
+VLLM_PYTHON = REPOSITORY / VllmEngine().python
+
+FAKE_PYTHON = '''\
+#!{python}
+"""Stands in for the interpreter of an environment with vLLM: knows the probe, and serves instead of vLLM."""
+import http.server, json, os, sys, time
+if sys.argv[1] == "-c":
+    print(json.dumps({{"found": True, "device": "cpu", "prefix": "/nowhere", "own": False}}))
+    sys.exit()
+options = dict(zip(sys.argv[3:], sys.argv[4:]))
+{before}
+class Handler(http.server.BaseHTTPRequestHandler):
+    def answer(self, status, value):
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(value).encode())
+    def do_GET(self):
+        self.answer({health}, {{}})
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        known = self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"] and body["model"] == "student"
+        self.answer({chat} if known else 401, {{"error": "the template is broken"}})
+    def log_message(self, *args):
+        pass
+http.server.ThreadingHTTPServer((options["--host"], int(options["--port"])), Handler).serve_forever()
+'''
+
+
+def fake_python(folder: Path, *, before: str = "", health: int = 200, chat: int = 200) -> str:
+    path = folder / "fake-python"
+    text = FAKE_PYTHON.format(python=sys.executable, before=textwrap.dedent(before), health=health, chat=chat)
+    path.write_text(text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def make_checkpoint(folder: Path, name: str = "checkpoint", template: bool = True) -> Path:
+    checkpoint = folder / name
+    checkpoint.mkdir()
+    if template:
+        (checkpoint / "chat_template.jinja").write_text("{{ messages }}")
+    return checkpoint
+
+
+def make_engine(python: str, **fields: object) -> VllmEngine:
+    return VllmEngine.model_validate({"python": python, "start_timeout_seconds": 20, **fields})
+
+
+def make_server(folder: Path, python: str, **fields: object) -> VllmServer:
+    return VllmServer(make_engine(python, **fields), make_checkpoint(folder), folder / "logs" / "student.log")
+
+
+def servers_left() -> list[int]:
+    return [pid for pid in descendants_of(os.getpid()) if b"student" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[StudentEngineHost]:
+    student = StudentConfig(engine=make_engine(fake_python(tmp_path)))
+    with StudentEngineHost(student, tmp_path / "student.log") as host:
+        yield host
+    assert servers_left() == []
+
+
+def test_a_server_answers_on_loopback_until_it_is_stopped(tmp_path: Path) -> None:
+    server = make_server(tmp_path, fake_python(tmp_path), concurrency=7)
+    endpoint = server.start()
+    assert endpoint.base_url.startswith("http://127.0.0.1:")
+    assert endpoint.base_url.endswith("/v1")
+    assert endpoint.concurrency == 7
+    assert server.runs
+    server.stop()
+    assert not server.runs
+    assert servers_left() == []
+
+
+def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) -> None:
+    keys = []
+    server = make_server(tmp_path, fake_python(tmp_path))
+    for _ in range(2):
+        key = server.start().api_key
+        assert key is not None
+        assert all(key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in servers_left())
+        keys.append(key)
+        server.stop()
+    assert keys[0] != keys[1]
+
+
+def test_a_missing_interpreter_says_how_to_make_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(MissingPrerequisite, match=r"'/no/python': No such file or directory; run `make student-env`"):
+        make_server(tmp_path, "/no/python").start()
+
+
+def test_an_interpreter_without_vllm_says_how_to_make_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(MissingPrerequisite, match="has no vLLM; run `make student-env`"):
+        make_server(tmp_path, sys.executable).start()
+
+
+def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path, template=False)
+    server = VllmServer(make_engine(fake_python(tmp_path)), checkpoint, tmp_path / "log")
+    with pytest.raises(ConfigError, match=r"has no chat template; set student\.chat_template"):
+        server.start()
+
+
+@pytest.mark.parametrize(
+    ("before", "message"),
+    [
+        (
+            "raise ValueError('max_model_len (4096) is greater than the derived one (2048)')",
+            "ValueError: max_model_len",
+        ),
+        (
+            """
+            print("(Worker pid=7) ERROR 11-20 09:32:12 [x.py:3] RuntimeError: not enough memory", flush=True)
+            print("(APIServer pid=5) ERROR 11-20 09:32:12 [y.py:4] RuntimeError: Engine core initialization failed.")
+            sys.exit(1)
+            """,
+            "\n  RuntimeError: not enough memory\nits log",
+        ),
+        ("print('no device here'); sys.exit(1)", "\n  no device here\nits log"),
+        ("sys.exit(1)", "it wrote nothing"),
+    ],
+    ids=["traceback", "wrapped", "plain words", "silent"],
+)
+def test_a_server_that_dies_tells_why_and_where_its_log_is(tmp_path: Path, before: str, message: str) -> None:
+    server = make_server(tmp_path, fake_python(tmp_path, before=before))
+    with pytest.raises(EngineError, match=r"ended with exit code 1 before it was ready") as caught:
+        server.start()
+    assert message in str(caught.value)
+    assert str(tmp_path / "logs" / "student.log") in str(caught.value)
+
+
+def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        python = fake_python(tmp_path, before=f"raise ValueError('{word}')")
+        server = VllmServer(make_engine(python), make_checkpoint(tmp_path, word), tmp_path / "log")
+        with pytest.raises(EngineError) as caught:
+            server.start()
+    assert "second" in str(caught.value)
+    assert "ValueError: first" not in str(caught.value)
+
+
+def test_a_server_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path) -> None:
+    server = make_server(tmp_path, fake_python(tmp_path, health=503), start_timeout_seconds=0.5)
+    with pytest.raises(EngineError, match=r"not ready after \d s; raise student\.engine\.start_timeout_seconds"):
+        server.start()
+    assert servers_left() == []
+
+
+def test_a_server_that_cannot_answer_is_ended_and_told(tmp_path: Path) -> None:
+    server = make_server(tmp_path, fake_python(tmp_path, chat=400))
+    with pytest.raises(EngineError, match=r"cannot answer with .*status 400.*the template is broken"):
+        server.start()
+    assert servers_left() == []
+
+
+def test_a_source_starts_nothing_before_it_is_called(host: StudentEngineHost, tmp_path: Path) -> None:
+    host.source(make_checkpoint(tmp_path))
+    assert host.starts == 0
+
+
+def test_one_checkpoint_is_served_by_one_start_however_many_ask(host: StudentEngineHost, tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path)
+    got: list[Endpoint] = []
+    threads = [threading.Thread(target=lambda: got.append(host.source(checkpoint)())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(got)) == 1
+    assert len(got) == 8
+    assert host.starts == 1
+
+
+def test_another_checkpoint_replaces_the_server(host: StudentEngineHost, tmp_path: Path) -> None:
+    first, second = (make_checkpoint(tmp_path, name) for name in ("first", "second"))
+    assert host.source(first)() != host.source(second)()
+    assert host.starts == 2
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in servers_left()]
+    assert all(str(second).encode() in command for command in commands)
+
+
+def test_a_stopped_server_starts_again_when_it_is_asked(host: StudentEngineHost, tmp_path: Path) -> None:
+    source = host.source(make_checkpoint(tmp_path))
+    source()
+    host.stop()
+    assert servers_left() == []
+    source()
+    assert host.starts == 2
+
+
+def test_a_server_that_died_is_replaced(host: StudentEngineHost, tmp_path: Path) -> None:
+    source = host.source(make_checkpoint(tmp_path))
+    before = source()
+    [pid] = [pid for pid in servers_left() if "supervisor_main" not in _command_line(pid)]
+    os.kill(pid, signal.SIGKILL)
+    while servers_left():
+        time.sleep(0.02)
+    assert source() != before
+    assert host.starts == 2
+
+
+def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EndpointEngine(base_url="http://127.0.0.1:1/v1", model="tuned/{checkpoint}", api_key_env="STUDENT_KEY")
+    host = StudentEngineHost(StudentConfig(engine=engine), tmp_path / "log")
+    with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
+        host.source(tmp_path)()
+    monkeypatch.setenv("STUDENT_KEY", "secret")
+    assert host.source(tmp_path)().api_key == "secret"
+    assert host.starts == 0
+    assert student_model_name(engine, tmp_path) == f"tuned/{tmp_path}"
+
+
+def test_a_served_checkpoint_has_the_same_name_wherever_it_lies(tmp_path: Path) -> None:
+    assert student_model_name(VllmEngine(), tmp_path) == student_model_name(VllmEngine(), tmp_path / "other")
+
+
+def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
+    engine = VllmEngine(gpu_memory_utilization=0.5, cpu_kv_cache_gib=3)
+    on_gpu, on_cpu = VllmEnvironment("cuda", None), VllmEnvironment("cpu", None)
+    assert "--gpu-memory-utilization" in server_command(engine, on_gpu, Path("c"), 1, None)
+    assert "--gpu-memory-utilization" not in server_command(engine, on_cpu, Path("c"), 1, None)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server_env(engine, on_gpu, "key")
+    assert server_env(engine, on_cpu, "key")["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+def test_options_of_the_configuration_reach_the_command() -> None:
+    command = server_command(
+        VllmEngine(enforce_eager=True, dtype="float32", max_model_length=99, tensor_parallel=2),
+        VllmEnvironment("cuda", None),
+        Path("some/checkpoint"),
+        1234,
+        Path("chat.jinja"),
+    )
+    pairs = list(itertools.pairwise(command))
+    assert ("--chat-template", "chat.jinja") in pairs
+    assert ("--model", "some/checkpoint") in pairs
+    assert ("--dtype", "float32") in pairs
+    assert ("--max-model-len", "99") in pairs
+    assert ("--tensor-parallel-size", "2") in pairs
+    assert ("--port", "1234") in pairs
+    assert "--enforce-eager" in command
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM_PYTHON.exists(), reason="the student's environment is missing: make student-env")
+def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_path: Path) -> None:
+    checkpoint = tiny_student(tmp_path / "tiny", seed=3)
+    engine = make_engine(str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, start_timeout_seconds=300)
+    lines: list[str] = []
+    with StudentEngineHost(StudentConfig(engine=engine), tmp_path / "student.log", report=lines.append) as host:
+        endpoint = host.source(checkpoint)()
+        assert "ready" in lines[-1]
+        first, again = asyncio.run(_ask_twice(endpoint))
+        assert first == again, "greedy answers repeat"
+        with pytest.raises(openai.AuthenticationError):
+            asyncio.run(_ask_twice(Endpoint(base_url=endpoint.base_url, concurrency=1, api_key="wrong")))
+        [api_server] = [pid for pid in servers_left() if "supervisor_main" not in _command_line(pid)]
+        below = descendants_of(api_server)
+        assert below, "vLLM's engine core is a process of its own"
+        os.kill(api_server, signal.SIGKILL)
+        host.stop()
+        assert not any(Path(f"/proc/{pid}").exists() for pid in [api_server, *below])
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+
+
+async def _ask_twice(endpoint: Endpoint) -> list[str]:
+    async with openai.AsyncOpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
+        replies = [
+            await client.chat.completions.create(
+                model="student",
+                messages=[{"role": "user", "content": "What is two and two?"}],
+                max_tokens=8,
+                temperature=0,
+            )
+            for _ in range(2)
+        ]
+    return [json.dumps(reply.choices[0].message.model_dump()) for reply in replies]
