@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
-from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint
+from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint, VllmEngine
 from tapir_core.errors import RunBusy
 from tapir_core.paths import BACKBONE, STORE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -93,8 +93,11 @@ class Runtime:
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
         checkpoint = self.checkpoint(number)
-        model = student_model_name(self.config.student.engine, checkpoint)
-        return Role(Voice(model, checkpoint_digest(checkpoint)), self.students.source(checkpoint))
+        engine, template = self.config.student.engine, self.config.student.chat_template
+        identity = checkpoint_digest(checkpoint, Path(template) if template else None)
+        if isinstance(engine, VllmEngine):
+            identity += f"-{engine.dtype}"
+        return Role(Voice(student_model_name(engine, checkpoint), identity), self.students.source(checkpoint))
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``."""

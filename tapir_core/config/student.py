@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Section, WebAddress
 from tapir_core.config.endpoints import Sampling
@@ -34,9 +34,9 @@ class VllmEngine(Section):
     """Skip compilation: starts 30 s sooner and is hardly slower on a CPU; keep it off on a GPU."""
 
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the accelerator's memory (on a CPU: of one NUMA node's) that vLLM may take."""
+    """Share of a GPU's memory that vLLM may take; unused on a CPU."""
 
-    cpu_kv_cache_gib: NonNegativeInt = 2
+    cpu_kv_cache_gib: PositiveInt = 2
     """Size of the key-value cache on a CPU, in GiB; unused on a GPU."""
 
     tensor_parallel: PositiveInt = 1

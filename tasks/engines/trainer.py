@@ -110,7 +110,7 @@ def child_environment(environment: Mapping[str, str], *, on_cpu: bool, processes
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         values |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes))}
         if "OMP_WAIT_POLICY" not in environment:
-            # By default a thread spins long at each barrier: beside another busy process that took 3 to 8 times the time.
+            # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
         if sys.platform == "linux":
             values["GLOO_SOCKET_IFNAME"] = "lo"

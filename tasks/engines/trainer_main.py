@@ -5,6 +5,7 @@ on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` 
 """
 
 import json
+import math
 import os
 import sys
 from dataclasses import asdict
@@ -153,8 +154,10 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    if not all(entry["loss"] == entry["loss"] for entry in curve):
-        raise EngineError('the loss became NaN; lower the learning rate, or use training.precision = "fp32"')
+    if not all(math.isfinite(entry["loss"]) for entry in curve):
+        raise EngineError(
+            'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
+        )
     answers = [len(example.tokens) - example.prompt_length for example in corpus.examples]
     total = sum(plan.tokens_by_step(corpus.lengths))
     seconds = trainer.clock.seconds

@@ -117,10 +117,11 @@ def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0))
     if engine.tensor_parallel == 1 and cores <= _FEW_CORES:
         # Left alone, vLLM keeps a core for a process that only waits, busily, for the one that computes. Here both are
-        # one process on all cores, whose threads sleep when they have to wait: others work on this machine too.
+        # one process, and that core is free for the server, the driver and the stand-in. Threads that share cores with
+        # others must sleep while they wait for each other.
         settings |= {
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "OMP_NUM_THREADS": str(cores),
+            "OMP_NUM_THREADS": str(max(1, cores - 1)),
             "OMP_WAIT_POLICY": "PASSIVE",
         }
     return settings

@@ -2,7 +2,8 @@
 
 The examples of all epochs are one stream; every batch is full but the last. A batch is made of a few *bundles* of
 examples of like length, drawn at random: bundles make padding small, and several of them keep a batch from being of
-one length and so of one kind of task, which was seen to train worse. A *group* is what all ranks hold at one time.
+one length, and so of one kind of task, whose gradient serves that kind only. A *group* is what all ranks hold at one
+time.
 """
 
 import math

@@ -4,7 +4,6 @@ What stands before that message is the prompt, rendered as the student server re
 puts after the closing token is left off: the student never writes it. Needs a tokenizer, no torch.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ def closing_token(tokenizer: Any) -> int:
     prompt = [{"role": "user", "content": "a"}]
     prompt_ids, whole_ids = _render(tokenizer, [[*prompt, {"role": "assistant", "content": "b"}]])[0]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    after = whole_ids[len(os.path.commonprefix([prompt_ids, whole_ids])) :]
+    after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
     closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
     if closing is None:
         raise ConfigError(
@@ -138,10 +137,13 @@ def _render(tokenizer: Any, conversations: Sequence[Conversation]) -> list[tuple
 
 def _example(prompt_ids: list[int], whole_ids: list[int], closing: int) -> Example:
     # Tokens may merge across the boundary; then the answer begins where the two part.
-    prompt_length = len(os.path.commonprefix([prompt_ids, whole_ids]))
+    prompt_length = _shared_length(prompt_ids, whole_ids)
     answer = whole_ids[prompt_length:]
-    if closing in answer:
-        answer = answer[: len(answer) - answer[::-1].index(closing)]
-    else:
-        answer = [*answer, closing]
+    ends = [place for place, token in enumerate(answer, start=1) if token == closing]
+    answer = answer[: ends[-1]] if ends else [*answer, closing]
     return Example(whole_ids[:prompt_length] + answer, prompt_length)
+
+
+def _shared_length(first: list[int], second: list[int]) -> int:
+    differing = (place for place, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    return next(differing, min(len(first), len(second)))

@@ -20,7 +20,7 @@ def deepspeed_config(job: TrainingJob, plan: BatchPlan) -> dict[str, Any]:
         "gradient_clipping": training.max_grad_norm,
         "bf16": {"enabled": training.precision == "bf16"},
         "zero_optimization": {
-            # DeepSpeed's stage 0 trains measurably worse in bf16; stage 1 gives the weights that it should.
+            # In bf16, stage 0 drifts from fp32 (loss 6.29 for 6.22 after six steps); stage 1 follows it.
             "stage": max(1, training.zero_stage) if training.precision == "bf16" else training.zero_stage,
             "reduce_bucket_size": _BUCKET_ELEMENTS,
             "allgather_bucket_size": _BUCKET_ELEMENTS,

@@ -58,7 +58,7 @@ class PlannedTrainer(SFTTrainer):
         return total / num_items_in_batch * self.accelerator.num_processes
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Nothing: DeepSpeed's part of a save holds the weights already, and `student.write_student` ends a training."""
+        """Nothing: DeepSpeed's part of a save holds the weights already; `student.write_student` ends a training."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Nothing: a save is no model that is shown to anyone."""

@@ -1,0 +1,88 @@
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.engines.training.batches import BatchPlan, plan_batches, plan_packed_batches
+
+lengths_lists = st.lists(st.integers(2, 60), min_size=1, max_size=60)
+small = st.integers(1, 9)
+
+
+def seen(plan: BatchPlan) -> list[int]:
+    return [index for group in plan.groups for cell in group for index in cell]
+
+
+def batches(plan: BatchPlan) -> list[list[int]]:
+    steps = range(0, len(plan.groups), plan.accumulation)
+    return [
+        [index for group in plan.groups[start : start + plan.accumulation] for cell in group for index in cell]
+        for start in steps
+    ]
+
+
+@given(lengths_lists, st.floats(0.2, 3), small, small, st.integers(1, 4), st.integers(0, 99))
+@settings(deadline=None)
+def test_every_example_is_seen_once_an_epoch_and_only_the_last_batch_is_short(
+    lengths: list[int], epochs: float, batch_size: int, micro: int, world: int, seed: int
+) -> None:
+    plan = plan_batches(
+        lengths, epochs=epochs, batch_size=batch_size, micro_batch_size=micro, world_size=world, seed=seed
+    )
+    times = Counter(seen(plan))
+    assert sum(times.values()) == max(1, round(len(lengths) * epochs))
+    assert max(times.values()) - min(times.get(index, 0) for index in range(len(lengths))) <= 1
+    sizes = [len(batch) for batch in batches(plan)]
+    assert all(size == batch_size for size in sizes[:-1])
+    assert len(sizes) == plan.steps
+
+
+@given(lengths_lists, small, small, st.integers(1, 4))
+@settings(deadline=None)
+def test_no_rank_holds_more_than_the_micro_batch(lengths: list[int], batch_size: int, micro: int, world: int) -> None:
+    plan = plan_batches(lengths, epochs=2, batch_size=batch_size, micro_batch_size=micro, world_size=world, seed=1)
+    assert all(len(cell) <= min(micro, plan.micro_batch_size) for group in plan.groups for cell in group)
+    assert all(len(plan.of_rank(rank)) == len(plan.groups) for rank in range(world))
+
+
+def test_eight_ranks_of_one_see_the_same_batches_as_two_ranks_of_four() -> None:
+    lengths = [3 + 7 * i % 50 for i in range(100)]
+    wide = plan_batches(lengths, epochs=2, batch_size=16, micro_batch_size=1, world_size=8, seed=5)
+    narrow = plan_batches(lengths, epochs=2, batch_size=16, micro_batch_size=4, world_size=2, seed=5)
+    assert [sorted(batch) for batch in batches(wide)] == [sorted(batch) for batch in batches(narrow)]
+
+
+def test_the_seed_fixes_the_order_and_another_seed_changes_it() -> None:
+    lengths = [3 + 7 * i % 50 for i in range(64)]
+
+    def order(seed: int) -> list[int]:
+        return seen(plan_batches(lengths, epochs=1, batch_size=8, micro_batch_size=4, world_size=1, seed=seed))
+
+    assert order(1) == order(1)
+    assert order(1) != order(2)
+
+
+def test_bundles_of_like_length_leave_little_padding() -> None:
+    lengths = [20 + (37 * i) % 180 for i in range(512)]
+    plan = plan_batches(lengths, epochs=1, batch_size=32, micro_batch_size=8, world_size=1, seed=1)
+    assert plan.padding_share(lengths) < 0.05
+    spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches(plan)]
+    assert sum(spread) / len(spread) > 60, "batches became batches of one length"
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=40), small, st.integers(1, 3))
+@settings(deadline=None)
+def test_packed_rows_hold_whole_examples_and_never_too_many_tokens(
+    lengths: list[int], batch_size: int, world: int
+) -> None:
+    plan = plan_packed_batches(lengths, epochs=2, batch_size=batch_size, tokens_per_rank=64, world_size=world, seed=1)
+    assert Counter(seen(plan)) == Counter(dict.fromkeys(range(len(lengths)), 2))
+    assert all(sum(lengths[index] for index in cell) <= 64 for group in plan.groups for cell in group)
+    assert [len(batch) for batch in batches(plan)][:-1] == [batch_size] * (plan.steps - 1)
+
+
+def test_tokens_by_step_count_every_token_once() -> None:
+    lengths = [5, 6, 7, 8, 9]
+    plan = plan_batches(lengths, epochs=1, batch_size=2, micro_batch_size=2, world_size=1, seed=1)
+    assert sum(plan.tokens_by_step(lengths)) == sum(lengths)
+    assert len(plan.tokens_by_step(lengths)) == plan.steps == 3

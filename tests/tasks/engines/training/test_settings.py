@@ -1,0 +1,86 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.config import TrainingConfig
+from tapir_core.errors import EngineError
+from tasks.engines.training.batches import plan_batches
+from tasks.engines.training.job import TrainingJob
+from tasks.engines.training.preflight import ModelSize, check_memory, estimate_memory
+from tasks.engines.training.settings import deepspeed_config, sft_settings
+
+SMALL = ModelSize(parameters=1000, trained_parameters=1000, layers=2, hidden=8, vocabulary=100)
+
+
+def make_job(**training: Any) -> TrainingJob:
+    return TrainingJob(
+        base=Path("base"),
+        mixture=(Path("part.parquet"),),
+        output=Path("attempt"),
+        training=TrainingConfig(**training),
+        epochs=1,
+        learning_rate=1e-4,
+        seed=1,
+        log_path=Path("train.log"),
+    )
+
+
+def settings_of(job: TrainingJob, examples: int = 100, world_size: int = 1) -> tuple[dict[str, Any], dict[str, Any]]:
+    plan = plan_batches(
+        [10] * examples,
+        epochs=job.epochs,
+        batch_size=job.training.batch_size,
+        micro_batch_size=job.training.micro_batch_size,
+        world_size=world_size,
+        seed=1,
+    )
+    return deepspeed_config(job, plan), sft_settings(job, plan, on_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro", "world_size", "accumulated", "held"),
+    [(128, 8, 1, 16, 8), (128, 8, 8, 2, 8), (16, 16, 1, 1, 16), (16, 8, 3, 1, 6), (16, 3, 1, 8, 2), (2, 8, 4, 1, 1)],
+)
+def test_the_batch_is_spread_over_steps_and_ranks(
+    batch_size: int, micro: int, world_size: int, accumulated: int, held: int
+) -> None:
+    config, settings = settings_of(make_job(batch_size=batch_size, micro_batch_size=micro), 256, world_size)
+    assert config["gradient_accumulation_steps"] == settings["gradient_accumulation_steps"] == accumulated
+    assert config["train_micro_batch_size_per_gpu"] == settings["per_device_train_batch_size"] == held
+
+
+def test_bf16_and_stage_go_to_deepspeed_by_name() -> None:
+    config, settings = settings_of(make_job(zero_stage=3, precision="bf16"))
+    assert config["bf16"]["enabled"] is settings["bf16"] is True
+    assert config["zero_optimization"]["stage"] == 3
+    config, settings = settings_of(make_job(zero_stage=0, precision="fp32"))
+    assert config["bf16"]["enabled"] is settings["bf16"] is False
+    assert config["zero_optimization"]["stage"] == 0
+
+
+def test_stage_0_in_bf16_runs_as_stage_1() -> None:
+    config, _ = settings_of(make_job(zero_stage=0, precision="bf16"))
+    assert config["zero_optimization"]["stage"] == 1
+
+
+def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too() -> None:
+    _, settings = settings_of(make_job(batch_size=1, warmup_ratio=0.1, scheduler="constant"), 100)
+    assert (settings["warmup_steps"], settings["lr_scheduler_type"]) == (10, "constant_with_warmup")
+
+
+def test_partitions_shrink_the_estimate_by_stage() -> None:
+    totals = [
+        estimate_memory(make_job(zero_stage=stage), SMALL, longest=10, world_size=4).states for stage in (0, 1, 2, 3)
+    ]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 4
+
+
+def test_what_cannot_fit_is_refused_with_the_fields_to_lower() -> None:
+    job = make_job(micro_batch_size=4)
+    estimate = estimate_memory(job, SMALL, longest=10, world_size=1)
+    with pytest.raises(EngineError, match=r"training\.micro_batch_size \(now 4\)"):
+        check_memory(job, estimate, free=estimate.states - 1)
+    assert "should it fail" in (check_memory(job, estimate, free=estimate.states + 1) or "")
+    assert check_memory(job, estimate, free=estimate.total) is None
