@@ -30,7 +30,6 @@ test: test-env student-env ## run all tests, the end-to-end run on real engines 
 setup: main-env student-env ## build both environments: .venv (run, train) and .venv-vllm (student server)
 
 main-env:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "TAPIR needs Python 3.11 or newer, this is %s; name another: make PYTHON=…" % sys.version.split()[0])'
 	@$(INSTALL) .venv tapir --no-deps embedded-student --project --torch-index "$(TORCH_INDEX)"
 
 test-env:

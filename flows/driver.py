@@ -4,14 +4,12 @@ The order is the order in which things may fail: what costs nothing to check com
 """
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
+from flows.interrupts import prompt_interrupts
 from flows.server import connect_prefect
 from tapir_core.calls import RunLease
 from tapir_core.config import RunConfig
@@ -19,7 +17,7 @@ from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
 from tasks.ingredients import gather_ingredients
-from tasks.runtime import Runtime, abort_all, close_all, current, store_url
+from tasks.runtime import Runtime, close_all, current, store_url
 
 __all__ = ["Drive", "Say", "check", "drive"]
 
@@ -68,26 +66,7 @@ def drive(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Drive
             runtime = current(run)
             runtime.lease = lease
             try:
-                with _prompt_interrupts():
+                with prompt_interrupts():
                     yield Drive(run, runtime, address)
             finally:
                 close_all()
-
-
-@contextmanager
-def _prompt_interrupts() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the work of task threads too: an interrupt reaches the main thread only.
-
-    Calls in flight are given up, what was received is committed, a student server that starts is ended.
-    """
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        threading.Thread(target=abort_all, name="tapir-abort", daemon=True).start()
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, stop) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

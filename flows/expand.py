@@ -19,8 +19,8 @@ __all__ = ["expand_round"]
 
 def expand_round(run: RunRef, number: int) -> None:
     """Expand the seeds of round ``number``, wave by wave, until nothing lacks or the waves are used up."""
-    folder, at = RunFolder(run), StageAt("expand", number)
-    if folder.holds(at) is not None:
+    folder = RunFolder(run)
+    if all(folder.holds(StageAt(name, number)) for name in ("expand", "expansion_rejected")):
         return
     for wave in range(1, folder.config.curriculum.expansion.max_waves + 1):
         requests = plan_requests(run, number, wave).rows

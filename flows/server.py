@@ -12,17 +12,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
-from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import SERVER_RECORD, log_file, prefect_home
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Storage
+from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import start_child
 
 __all__ = ["PrefectServer", "connect_prefect", "living_server", "own_settings", "start_server", "stop_server"]
@@ -36,6 +37,8 @@ class PrefectServer:
 
     address: str
     pid: int
+    process_started: float
+    """Tells the process from a later one of the same number."""
 
 
 @contextmanager
@@ -50,14 +53,14 @@ def connect_prefect(run: RunRef) -> Iterator[str]:
         EngineError: the own server does not start.
     """
     os.environ.update(own_settings(run.root, results=f"{run.root}/{run.name}"))
-    address = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
-    if address:
-        if not _is_healthy(address):
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if api:
+        if not _is_healthy(api):
             raise MissingPrerequisite(
-                f"PREFECT_API_URL is {address}/api and nothing answers there; start that server, or unset the variable "
-                "and the run brings its own"
+                f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
+                "run brings its own"
             )
-        yield address
+        yield os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
         return
     server = living_server(run.root)
     if server is not None:
@@ -66,7 +69,7 @@ def connect_prefect(run: RunRef) -> Iterator[str]:
         return
     port = _free_port()
     log = Storage(f"{run.root}/{run.name}").local(log_file("prefect-server"))
-    child = start_child(_command(port), env=dict(os.environ), log_path=log, name="Prefect server")
+    child = start_child(_command(port), env=keyless_environment(), log_path=log, name="Prefect server")
     try:
         address = f"http://127.0.0.1:{port}"
         _wait_until_healthy(address, log, lambda: child.poll() is None)
@@ -100,28 +103,35 @@ def living_server(root: str) -> PrefectServer | None:
         server = PrefectServer(**json.loads(Storage(root).read_bytes(SERVER_RECORD)))
     except (FileNotFoundError, ValueError):
         return None
-    return server if _is_healthy(server.address) else None
+    return server if _is_ours(server) and _is_healthy(f"{server.address}/api") else None
 
 
 def start_server(root: str, port: int) -> PrefectServer:
     """Start a server for this root that stays when this process ends.
 
     Raises:
+        ConfigError: the port is taken.
         EngineError: it does not start.
     """
+    if _is_taken(port):
+        raise ConfigError(f"--port {port}: something else listens there; choose another port")
     log = Storage(root).local(f".tapir/{log_file('prefect-server')}")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
             _command(port),
-            env={**os.environ, **own_settings(root)},
+            env={**keyless_environment(), **own_settings(root)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid)
-    _wait_until_healthy(server.address, log, lambda: process.poll() is None)
+    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time())
+    try:
+        _wait_until_healthy(server.address, log, lambda: process.poll() is None)
+    except EngineError:
+        process.terminate()
+        raise
     Storage(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
     return server
 
@@ -159,18 +169,31 @@ def _free_port() -> int:
         return port
 
 
-def _wait_until_healthy(address: str, log: Path, is_alive: object) -> None:
-    assert callable(is_alive)
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-    while not _is_healthy(address):
+    while not (is_alive() and _is_healthy(f"{address}/api")):
         if not is_alive() or time.monotonic() > deadline:
             raise EngineError(f"the Prefect server did not start at {address}; its log is {log}")
         time.sleep(0.2)
 
 
-def _is_healthy(address: str) -> bool:
+def _is_ours(server: PrefectServer) -> bool:
+    """Whether the recorded process still is that server, and no later process with its number."""
     try:
-        with urllib.request.urlopen(f"{address}/api/health", timeout=2) as response:
+        started: float = psutil.Process(server.pid).create_time()
+        return abs(started - server.process_started) < 0.05
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_healthy(api: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api}/health", timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False

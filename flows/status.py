@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
@@ -26,7 +26,11 @@ def print_runs(console: Console, root: str) -> None:
     table = Table("run", "created", "stages", "next", box=None, header_style="bold")
     for name in names:
         run = RunFolder(RunRef(root, name))
-        stages = _stages(run)
+        try:
+            stages = _stages(run)
+        except (TapirError, ValueError, TypeError) as exc:
+            table.add_row(name, "", "", f"cannot be read: {str(exc).splitlines()[0]}")
+            continue
         waiting = [at for at, rows in stages if rows is None]
         done = f"{len(stages) - len(waiting)}/{len(stages)}"
         table.add_row(name, run.record.created[:19], done, str(waiting[0]) if waiting else "done")

@@ -26,14 +26,15 @@ def main() -> None:
     parser.add_argument("--no-deps", default="", help="a requirements file that is installed without dependencies")
     parser.add_argument("--project", action="store_true", help="install this project, editable")
     options = parser.parse_args()
+    if sys.version_info < (3, 11):  # noqa: UP036  # the Makefile runs this with whatever python3 is
+        sys.exit(f"TAPIR needs Python 3.11 or newer, this is {sys.version.split()[0]}; name another: make PYTHON=…")
     files = [_file(name) for name in [*options.pins, *filter(None, [options.no_deps])]]
     stamp, digest = options.folder / f"built-{'-'.join(options.pins)}.sha256", _digest(files)
     if stamp.is_file() and stamp.read_text() == digest:
         return
     started = time.monotonic()
     print(f"{options.folder}: building from {', '.join(file.name for file in files)}", flush=True)
-    if not (options.folder / "bin" / "python").exists():
-        venv.create(options.folder, with_pip=True)
+    _make_environment(options.folder)
     pins = [line for file in files[: len(options.pins)] for line in file.read_text().splitlines()]
     torch = [line for line in pins if line.startswith("torch==")]
     index = ["--index-url", options.torch_index] if options.torch_index else []
@@ -49,6 +50,18 @@ def main() -> None:
         _pip(options.folder, ["uninstall", "--yes", "--quiet", *UNWANTED])
     stamp.write_text(digest)
     print(f"{options.folder}: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _make_environment(folder: Path) -> None:
+    """An environment of this Python; one that was left half-made, or is another Python's, is made anew."""
+    made = folder / "made-by-python.txt"
+    if made.is_file() and made.read_text() == sys.version:
+        return
+    try:
+        venv.create(folder, with_pip=True, clear=True)
+    except (subprocess.CalledProcessError, OSError) as exc:
+        sys.exit(f"{folder} cannot be made ({exc}); on Debian and Ubuntu install the package python3-venv, then again")
+    made.write_text(sys.version)
 
 
 def _install(folder: Path, arguments: list[str], *, total: int) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "STORE",
     "attempt_folder",
     "backbone_cache",
+    "is_part",
     "log_file",
     "manifest_file",
     "part_name",
@@ -58,6 +59,11 @@ def manifest_file(folder: str) -> str:
 def part_name(sha256: str) -> str:
     """File of rows, named by what it holds."""
     return f"part-{sha256[:16]}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file's name is one that `part_name` gives."""
+    return name.startswith("part-") and name.endswith(".parquet")
 
 
 def log_file(name: str) -> str:

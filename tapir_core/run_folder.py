@@ -16,7 +16,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.errors import ConfigError, RunChanged
-from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD
+from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
 from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
 from tapir_core.storage import Storage
 
@@ -135,6 +135,7 @@ class RunFolder:
         """Declare a stage complete with the parts that its shards wrote."""
         key = self.key(at)
         assert key is not None, f"{at} was sealed before its inputs"
+        self._remove_old_parts(at, parts)
         return write_manifest(
             self.storage,
             at.folder,
@@ -145,6 +146,13 @@ class RunFolder:
             accepted_missing=accepted_missing,
             counts=counts,
         )
+
+    def _remove_old_parts(self, at: StageAt, parts: list[Part]) -> None:
+        """Other programs read all Parquet files of a folder: what an earlier making left there must go."""
+        listed = {part.name for part in parts}
+        for name in self.storage.names(at.folder):
+            if is_part(name) and name not in listed:
+                self.storage.remove(f"{at.folder}/{name}")
 
 
 def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = False) -> RunFolder:
@@ -175,8 +183,9 @@ def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, 
     for at in plan(config):
         if at not in known:
             continue
+        inputs = STAGES[at.name].inputs(config, at)
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
-        if changed or stale.intersection(STAGES[at.name].inputs(config, at)):
+        if changed or inputs != STAGES[at.name].inputs(old, at) or stale.intersection(inputs):
             stale.add(at)
             manifest = folder.manifest(at)
             if manifest is not None:

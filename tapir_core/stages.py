@@ -133,7 +133,9 @@ def _judge_prompts(config: RunConfig) -> list[str]:
 def _wave_fields(config: RunConfig, at: StageAt) -> Json:
     teacher, expansion = config.teacher, config.curriculum.expansion
     sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
-    check = [_judge(config), _student(config)] if expansion.check_difficulty else []
+    check = []
+    if expansion.check_difficulty:
+        check = [_judge(config), _student(config), config.round(at.number).selection.model_dump()]
     return [_size(config, at), expansion.model_dump(), _teacher(config), teacher.reasks, sampling, check]
 
 

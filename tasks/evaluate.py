@@ -9,7 +9,10 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import Worked, stage_task
 
-__all__ = ["evaluate"]
+__all__ = ["UNTYPED", "evaluate", "score_answers"]
+
+UNTYPED = "no task type"
+"""Category of held-out instructions that came without a task type."""
 
 _SCHEMA = {
     "benchmark": pl.String,
@@ -24,22 +27,25 @@ _SCHEMA = {
 
 @stage_task("evaluate")
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
-    """Share of held-out instructions with the right final result; an answer that failed for good counts as wrong."""
-    questions = run.rows(StageAt("heldout"))
-    answers = run.rows(StageAt("answer_heldout", at.number))
-    rows = questions.join(answers, on="instruction_id").select("split", "task_type", "reference", "response")
-    graded = rows.with_columns(
-        correct=pl.Series(
-            [bool(response) and is_correct(response, reference) for _, _, reference, response in rows.iter_rows()],
-            dtype=pl.Boolean,
-        )
-    )
+    """Scores of the student after the round, from its stored answers."""
+    questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))
+    return Worked(score_answers(questions, answers), {"missing": questions.height - answers.height})
+
+
+def score_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    """Share of held-out instructions with the right final result; an answer that failed for good counts as wrong.
+
+    Grain: one row per split and category (`all`, or a task type); ``value`` and ``stderr`` are shares (0–1).
+    """
+    rows = questions.with_columns(pl.col("task_type").fill_null(UNTYPED)).join(answers, on="instruction_id")
+    pairs = rows.select("response", "reference").iter_rows()
+    correct = [response is not None and is_correct(response, reference) for response, reference in pairs]
+    graded = rows.select("split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
     scores = []
     for (split,), of_split in sorted(graded.group_by("split")):
         scores.append(_score(split, "all", of_split))
         scores += [_score(split, task_type, rows) for (task_type,), rows in sorted(of_split.group_by("task_type"))]
-    missing = questions.height - answers.height
-    return Worked(pl.DataFrame(scores, schema=_SCHEMA, orient="row"), {"missing": missing})
+    return pl.DataFrame(scores, schema=_SCHEMA, orient="row")
 
 
 def _score(split: object, category: object, rows: pl.DataFrame) -> tuple[object, ...]:

@@ -1,9 +1,9 @@
 """What goes into a run beside its configuration, by digest: prompt files, input files, the backbone."""
 
 import hashlib
-from pathlib import Path
 
 from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.data.formats import read_content
 from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.storage import Storage
@@ -31,5 +31,4 @@ def gather_ingredients(config: RunConfig) -> dict[str, str]:
 
 
 def _sha256(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(read_content(path)).hexdigest()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
 from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint, VllmEngine
-from tapir_core.errors import RunBusy
+from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, STORE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -20,7 +20,7 @@ from tapir_core.stages import StageAt
 from tapir_core.storage import Storage
 from tapir_core.voices import Voice, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.endpoints import api_key, check_reachable
+from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
@@ -43,7 +43,7 @@ class Runtime:
         self.run = run
         self.config = run.config
         self.progress = Progress()
-        self._reached: set[str] = set()
+        self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
         self.lease: RunLease | None = None
         """Set by the driver; a worker of another process has none."""
@@ -106,8 +106,18 @@ class Runtime:
         return self.run.storage.local(StageAt("train", number).folder)
 
     def prompt(self, name: str) -> Prompt:
-        """A prompt file, as this run uses it."""
-        return load_prompt(name, self.config.run.prompts)
+        """A prompt file, as this run uses it.
+
+        Raises:
+            RunChanged: the file was edited since the run was opened; its rows would go under the old file's key.
+        """
+        prompt = load_prompt(name, self.config.run.prompts)
+        if prompt.version != self.run.record.ingredients[f"prompt:{name}"]:
+            raise RunChanged(
+                f"the prompt {name!r} was edited while run {self.run.ref.name!r} works; put it back and run the same "
+                "command again, or run it with --amend"
+            )
+        return prompt
 
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
@@ -127,8 +137,9 @@ class Runtime:
         def source() -> Endpoint:
             with self._reaching:
                 if endpoint.base_url not in self._reached:
-                    check_reachable(endpoint.base_url, f"{role}.endpoint")
-                    self._reached.add(endpoint.base_url)
+                    self._reached[endpoint.base_url] = look_for(endpoint.base_url, f"{role}.endpoint")
+                if (unreachable := self._reached[endpoint.base_url]) is not None:
+                    raise unreachable
             return Endpoint(
                 base_url=endpoint.base_url,
                 concurrency=self.config.calls.concurrency,

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError
-from tapir_core.paths import MANIFEST, attempt_folder, log_file
+from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
+from tasks.engines.backbone import matters
 from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
 from tasks.runtime import current
 
@@ -78,11 +79,15 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
     checkpoint.mkdir(parents=True)
     for file in sorted(attempt.iterdir()):
-        os.link(file, checkpoint / file.name)
+        try:
+            os.link(file, checkpoint / file.name)
+        except OSError:  # this file system has no hard links
+            shutil.copy2(file, checkpoint / file.name)
 
 
 def _parts(checkpoint: Path) -> list[Part]:
-    names = sorted(file.name for file in checkpoint.iterdir() if file.name != MANIFEST)
+    """The files that can change an answer. `training.json` holds times: with it equal weights would look different."""
+    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
     return [Part(name, 0, _sha256(checkpoint / name)) for name in names]
 
 

@@ -46,7 +46,7 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
     Raises:
         ConfigError: the file is missing, not UTF-8, damaged, or of an unknown format.
     """
-    content = _read_bytes(path)
+    content = read_content(path)
     if content.startswith(b"PAR1"):
         return list(_parquet_records(content, path))
     text = _decode(content, path)
@@ -58,7 +58,12 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
     return list(_csv_records(text, path))
 
 
-def _read_bytes(path: str) -> bytes:
+def read_content(path: str) -> bytes:
+    """Bytes of a file or URL.
+
+    Raises:
+        ConfigError: it is not there or cannot be read.
+    """
     try:
         return _read_remote(path) if "://" in path else Path(path).read_bytes()
     except FileNotFoundError as exc:

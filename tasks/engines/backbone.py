@@ -19,6 +19,7 @@ from pathlib import Path
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.text import digest
+from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import start_child
 
 __all__ = ["checkpoint_digest", "find_chat_template", "prepare_backbone"]
@@ -78,10 +79,15 @@ def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
         folder: The checkpoint.
         chat_template: The file that replaces the checkpoint's own template, if one does.
     """
-    files = {path.name: path for path in folder.iterdir() if any(fnmatch.fnmatch(path.name, name) for name in _MATTERS)}
+    files = {path.name: path for path in folder.iterdir() if matters(path.name)}
     if chat_template:
         files["chat_template.jinja"] = chat_template
     return digest({name: _file_digest(path) for name, path in files.items()})
+
+
+def matters(name: str) -> bool:
+    """Whether a file of a checkpoint can change an answer."""
+    return any(fnmatch.fnmatch(name, each) for each in _MATTERS)
 
 
 def find_chat_template(folder: Path) -> str | None:
@@ -175,7 +181,7 @@ def _download(student: StudentConfig, cache: Path) -> Path:
 
 
 def _offline() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    return {**keyless_environment(), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
 def _root() -> Path:

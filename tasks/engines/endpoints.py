@@ -1,6 +1,7 @@
 """Endpoints of others: their keys, read from the environment when needed, and whether anything answers there."""
 
 import os
+import re
 import socket
 import time
 from urllib.parse import urlsplit
@@ -8,33 +9,42 @@ from urllib.request import getproxies
 
 from tapir_core.errors import MissingPrerequisite
 
-__all__ = ["api_key", "check_reachable"]
+__all__ = ["api_key", "keyless_environment", "look_for"]
+
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
+_named: set[str] = set()
+"""Variables that this process was told to read a key from, whatever they are called."""
 
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
 
 
-def check_reachable(base_url: str, field: str) -> None:
-    """Look once whether a server listens, so that a wrong address is one clear error and no thousand failures.
+def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
+    """Why nothing can be asked at an address, if nothing listens there; behind a proxy nothing is looked at.
 
-    Raises:
-        MissingPrerequisite: nothing listens there. Behind a proxy nothing is looked at.
+    Makes a wrong address one clear error and not a thousand failures.
     """
     address = urlsplit(base_url)
     if getproxies().get(address.scheme):
-        return
+        return None
     port = address.port or (443 if address.scheme == "https" else 80)
+    reason = ""
     for attempt in range(_TRIES):
+        time.sleep(_PAUSE_SECONDS if attempt else 0)
         try:
             with socket.create_connection((address.hostname or "", port), timeout=10):
-                return
+                return None
         except OSError as exc:
-            if attempt + 1 == _TRIES:
-                raise MissingPrerequisite(
-                    f"{field}.base_url = {base_url!r}: nothing answers there ({exc}); start that server or correct the "
-                    "address, then run the same command again"
-                ) from exc
-            time.sleep(_PAUSE_SECONDS)
+            reason = str(exc)
+    return MissingPrerequisite(
+        f"{field}.base_url = {base_url!r}: nothing answers there ({reason}); start that server or correct the address, "
+        "then run the same command again"
+    )
+
+
+def keyless_environment() -> dict[str, str]:
+    """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
+    return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
 
 
 def api_key(variable: str | None, field: str) -> str | None:
@@ -46,6 +56,7 @@ def api_key(variable: str | None, field: str) -> str | None:
     """
     if not variable:
         return None
+    _named.add(variable)
     key = os.environ.get(variable)
     if not key:
         raise MissingPrerequisite(

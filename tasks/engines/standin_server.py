@@ -9,6 +9,7 @@ from pathlib import Path
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import StandinEndpoint
 from tapir_core.errors import EngineError
+from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import Child, start_child
 
 __all__ = ["StandinServers"]
@@ -57,7 +58,7 @@ class StandinServers:
         }
         argv = [sys.executable, "-m", "tapir_core.standin.server"]
         argv += [str(word) for pair in arguments.items() for word in pair]
-        child = start_child(argv, env=dict(os.environ), log_path=self._log_path, name="stand-in")
+        child = start_child(argv, env=keyless_environment(), log_path=self._log_path, name="stand-in")
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while not port_file.exists():
             if child.poll() is not None or time.monotonic() > deadline:

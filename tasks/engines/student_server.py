@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import EndpointEngine, StudentConfig, StudentEngine
+from tapir_core.errors import EngineError, TapirError
 from tasks.engines.endpoints import api_key
 from tasks.engines.vllm_command import SERVED_NAME
 from tasks.engines.vllm_server import VllmServer
@@ -41,6 +42,9 @@ class StudentEngineHost:
         self._server: VllmServer | None = None
         self._endpoint: Endpoint | None = None
         self._lock = threading.Lock()
+        self._aborted = False
+        self._failures: dict[Path, TapirError] = {}
+        """Why a checkpoint's server did not start: said to everyone who asks, and not tried again for each of them."""
 
     def source(self, checkpoint: Path) -> EndpointSource:
         """What gives the endpoint that answers with ``checkpoint``; a server starts when it is called, not before.
@@ -56,6 +60,7 @@ class StudentEngineHost:
 
     def abort(self) -> None:
         """End the server also while another thread waits for its start; that thread then gets an EngineError."""
+        self._aborted = True
         server = self._server
         if server is not None:
             server.abort()
@@ -74,10 +79,18 @@ class StudentEngineHost:
         with self._lock:
             if self._endpoint and self._server and self._server.runs and self._server.checkpoint == checkpoint:
                 return self._endpoint
+            if self._aborted:
+                raise EngineError("the student server was told to stop")
+            if checkpoint in self._failures:
+                raise self._failures[checkpoint]
             self._stop()
             template = Path(self._student.chat_template) if self._student.chat_template else None
             self._server = VllmServer(engine, checkpoint, self._log_path, chat_template=template, report=self._report)
-            self._endpoint = self._server.start()
+            try:
+                self._endpoint = self._server.start()
+            except TapirError as exc:
+                self._failures[checkpoint] = exc
+                raise
             self.starts += 1
             return self._endpoint
 

@@ -22,6 +22,7 @@ import psutil
 import tasks
 from tapir_core import errors
 from tapir_core.errors import ConfigError, EngineError, TapirError
+from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import Child, start_child
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import memory_remedy
@@ -55,7 +56,7 @@ def train_student(
     accelerators = find_accelerators()
     child = start_child(
         launcher_command(attempt.job_file, _ranks(job, accelerators)),
-        env=child_environment(os.environ, on_cpu=not accelerators, processes=job.training.processes or 1),
+        env=child_environment(keyless_environment(), on_cpu=not accelerators, processes=job.training.processes or 1),
         log_path=job.log_path,
         name="trainer",
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tapir_core.config import VllmEngine
 from tapir_core.errors import MissingPrerequisite
+from tasks.engines.endpoints import keyless_environment
 
 __all__ = ["HOST", "SERVED_NAME", "VllmEnvironment", "find_environment", "server_command", "server_env"]
 
@@ -134,4 +135,4 @@ def _python(engine: VllmEngine) -> str:
 
 def _base_env() -> dict[str, str]:
     """Our variables without those that would bring our packages into another interpreter."""
-    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return {name: value for name, value in keyless_environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")}

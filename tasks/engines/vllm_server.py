@@ -45,6 +45,7 @@ class VllmServer:
         self._chat_template = chat_template
         self._report = report
         self._child: Child | None = None
+        self._aborted = False
 
     @property
     def runs(self) -> bool:
@@ -93,6 +94,7 @@ class VllmServer:
 
     def abort(self) -> None:
         """End the child from another thread than the one that starts or stops it."""
+        self._aborted = True
         child = self._child
         if child is not None:
             child.terminate(_STOP_GRACE_SECONDS)
@@ -103,6 +105,8 @@ class VllmServer:
         reported = began
         while not _healthy(port):
             now = time.monotonic()
+            if self._aborted:
+                raise EngineError("the student server was told to stop before it was ready")
             code = self._child.poll()
             if code is not None:
                 raise EngineError(

@@ -43,8 +43,8 @@ class Project:
         return done
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        log = (self.root / f"{name}.driver.log").open("ab")
-        return subprocess.Popen(self.command(name), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        with (self.root / f"{name}.driver.log").open("ab") as log:
+            return subprocess.Popen(self.command(name), cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def folder(self, name: str) -> RunFolder:
         return RunFolder(RunRef(str(self.root), name))

@@ -6,12 +6,15 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tapir_core.calls import RunLease
 from tapir_core.standin.families import FAMILIES
+from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
 
 ROOT = Path(__file__).parents[2]
@@ -144,6 +147,30 @@ def test_status_and_ask_of_a_run_that_is_not_there_say_so(tmp_path):
 
 def test_a_wrong_flag_is_a_usage_error():
     refused(tapir("run", "configs/test.toml", "--nmae", "x"), 2, "--nmae")
+
+
+def test_sigterm_ends_a_run_at_work_soon_and_the_same_command_goes_on(tmp_path, backbone):
+    with StandinServer(latency_ms=300, log_path=tmp_path / "standin.jsonl") as server:
+        endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-teacher", identity = "x", '
+        words = ["run", "configs/test.toml", "--set", f"run.root={tmp_path / 'runs'}"]
+        words += ["--set", f"student.backbone={backbone}", "--set", f"student.engine.python={sys.executable}"]
+        words += ["--set", f'teacher.endpoint={endpoint}api_key_env = "" }}', "--set", "calls.concurrency=1"]
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + 90
+        while server.stats()["requests"] < 5 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        family = psutil.Process(driver.pid).children(recursive=True)
+        driver.terminate()
+        message = driver.communicate(timeout=30)[1]
+        assert driver.returncode == 130, message
+        assert "the same command goes on" in message
+        assert "Traceback" not in message
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert alive == []
+        answered = server.stats()["requests"]
+    assert answered < 160, "80 labels and 80 answers were wanted, and the run was ended early"
 
 
 def test_the_server_of_up_lives_until_down(tmp_path):

@@ -95,6 +95,20 @@ def test_amending_keeps_what_holds_and_undoing_finds_it_again(finished, tmp_path
     assert undone.holds(StageAt("judge", 1)) is not None
 
 
+def test_a_heldout_set_that_is_added_or_taken_away_changes_the_pool(finished, tmp_path):
+    without = make_config(tmp_path)
+    without = without.model_copy(update={"data": without.data.model_copy(update={"heldout": None})})
+    assert stages_to_redo(finished, without, INGREDIENTS)[0].at == StageAt("pool")
+
+
+def test_parts_of_an_earlier_making_leave_the_folder(finished):
+    at = StageAt("mix", 1)
+    row = pl.DataFrame({name: ["new"] for name in STAGES["mix"].columns})
+    finished.seal(at, [write_part(finished.storage, at.folder, row)])
+    parts = [name for name in finished.storage.names(at.folder) if name.startswith("part-")]
+    assert parts == [part.name for part in finished.manifest(at).parts]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,0 +1,31 @@
+import pytest
+
+from tapir_core.errors import MissingPrerequisite
+from tapir_core.standin.running import StandinServer
+from tasks.engines.endpoints import api_key, keyless_environment, look_for
+
+
+def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(MissingPrerequisite, match=r"SOME_KEY.*export"):
+        api_key("SOME_KEY", "teacher.endpoint.api_key_env")
+    assert api_key(None, "field") is None
+    assert api_key("", "field") is None
+
+
+def test_no_child_gets_a_key(monkeypatch):
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "oddly_named"):
+        monkeypatch.setenv(name, "sesame")
+    api_key("oddly_named", "judge.endpoint.api_key_env")
+    assert "sesame" not in keyless_environment().values()
+    assert "PATH" in keyless_environment()
+
+
+def test_an_address_where_nothing_listens_is_one_clear_error(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with StandinServer() as server:
+        assert look_for(server.base_url, "judge.endpoint") is None
+    gone = look_for("http://127.0.0.1:9/v1", "judge.endpoint")
+    assert "judge.endpoint.base_url" in str(gone)
