@@ -19,6 +19,8 @@ from tapir_core.run_folder import RunFolder, RunRef
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Distil instruction following from a strong LLM into a small one, round by round.",
     no_args_is_help=True,
@@ -41,18 +43,21 @@ def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(standalone_mode=False)
+        # typer gives an interrupt back as its exit code; a command gives back nothing.
+        code = app(standalone_mode=False)
     except TapirError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        errors.print("interrupted: everything received is stored; the same command goes on", style="yellow")
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
         errors.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False)
         sys.exit(error.exit_code)
+    if code == INTERRUPTED:
+        errors.print("interrupted: everything received is stored; the same command goes on", style="yellow")
+    sys.exit(code or 0)
 
 
 @app.command()
