@@ -206,7 +206,7 @@ def _lines_at_work(stage: StageProgress, told: _Told, spend: LiveSpend) -> list[
     if stage.seconds < told.next_seconds:
         return []
     told.next_seconds = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS
-    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage)} rows/s, " if stage.rows else ""
+    rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
     missing = f"{count(stage.missing)} missing, " if stage.missing else ""
     note = f" · {stage.note}" if stage.note else ""
     return [f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"]
