@@ -6,7 +6,6 @@ within ``calls.max_missing_share``.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,12 @@ from typing import Any
 from prefect import allow_failure
 
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import IncompleteBatch, TooMuchMissing
+from tapir_core.errors import IncompleteBatch
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tasks._task import Piece, ShardIncomplete, ShardOutcome, project_task
+from tasks._task import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
+from tasks.seal import seal
 
 __all__ = ["Shards", "follow_shards", "run_shards", "seal_stage", "submit_shards"]
 
@@ -81,37 +81,6 @@ def seal_stage(run: RunRef, shards: Shards) -> DatasetRef:
     current(RunFolder(run)).progress.end(shards.at)
     sealed: DatasetRef = seal(run, shards.at, outcomes, seconds)
     return sealed
-
-
-@project_task("seal", run_name="seal {at}")
-def seal(run: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
-    """Write a sharded stage's manifest, in the order of its shards."""
-    folder = RunFolder(run)
-    ordered = sorted(outcomes, key=lambda outcome: outcome.index)
-    missing = sum((Counter(outcome.missing) for outcome in ordered), Counter[str]())
-    counts = sum((Counter(outcome.counts) for outcome in ordered), Counter[str]())
-    parts = [outcome.part for outcome in ordered]
-    check_missing(at, missing, sum(part.rows for part in parts), folder.config.calls.max_missing_share)
-    current(folder).check_lease()
-    return folder.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
-
-
-def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
-    """Refuse to go on when more is missing than accepted.
-
-    Raises:
-        TooMuchMissing: with counts by kind and how to resume.
-
-    """
-    lacking = missing.total()
-    share = lacking / (rows + lacking) if lacking else 0.0
-    if share > accepted_share:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in missing.most_common())
-        raise TooMuchMissing(
-            f"{at}: {lacking} of {rows + lacking} rows are missing ({share:.1%}; {kinds}), more than "
-            f"calls.max_missing_share = {accepted_share:g} accepts. What was received is stored. Mend the endpoint and "
-            f"run the same command again: it asks only for the missing rows. Or raise calls.max_missing_share."
-        )
 
 
 def _submit(folder: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> Shards:

@@ -9,10 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tapir_core.config import RunConfig, VllmEngine
+from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE, round_folder, wave_folder
+from tapir_core.stage_fields import (
+    judge_fields,
+    judge_prompts,
+    size_fields,
+    student_fields,
+    teacher_fields,
+    tuning_fields,
+    wave_fields,
+)
 from tapir_core.text import digest
-from tapir_core.voices import voice_of
 
 __all__ = ["STAGES", "Stage", "StageAt", "plan", "stage_key"]
 
@@ -95,52 +103,8 @@ def stage_key(at: StageAt, config: RunConfig, ingredients: dict[str, str], run_i
     return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients), inputs])
 
 
-def _teacher(config: RunConfig) -> Json:
-    voice = voice_of(config.teacher.endpoint, "teacher")
-    return [voice.model, voice.identity]
-
-
-def _judge(config: RunConfig) -> Json:
-    voice = voice_of(config.judge.endpoint, "judge")
-    judge = config.judge
-    return [voice.model, voice.identity, judge.mode, judge.orders, judge.sampling.model_dump(), judge.reasks]
-
-
-def _student(config: RunConfig) -> Json:
-    engine = config.student.engine
-    generation = [engine.dtype, engine.max_model_length] if isinstance(engine, VllmEngine) else [engine.model]
-    return [config.student.sampling.model_dump(), engine.type, generation]
-
-
-def _size(config: RunConfig, at: StageAt) -> Json:
-    if not at.round:
-        return [config.run.seed, config.basic_tuning.examples]
-    settings = config.round(at.round)
-    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
-
-
-def _tuning(config: RunConfig, at: StageAt) -> Json:
-    without_effect = {"micro_batch_size", "processes", "save_minutes", "grace_seconds", "gradient_checkpointing"}
-    settings = config.round(at.round) if at.round else config.basic_tuning
-    shared = config.training.model_dump(exclude=without_effect)
-    return [config.run.seed, settings.epochs, settings.learning_rate, shared]
-
-
-def _judge_prompts(config: RunConfig) -> list[str]:
-    return ["prompt:judge" if config.judge.mode == "pairwise" else "prompt:judge_pointwise"]
-
-
-def _wave_fields(config: RunConfig, at: StageAt) -> Json:
-    teacher, expansion = config.teacher, config.curriculum.expansion
-    sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
-    check = []
-    if expansion.check_difficulty:
-        check = [_judge(config), _student(config), config.round(at.number).selection.model_dump()]
-    return [_size(config, at), expansion.model_dump(), _teacher(config), teacher.reasks, sampling, check]
-
-
 def _wave_prompts(config: RunConfig, _: StageAt) -> list[str]:
-    check = _judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
+    check = judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
     return ["prompt:expand", "prompt:label", *check]
 
 
@@ -157,7 +121,7 @@ def _wave_step(name: str, place: str, columns: tuple[str, ...], before: str | No
         previous = [StageAt(before, at.round, at.wave)] if before else []
         return [*_wave_inputs(config, at), *previous]
 
-    return Stage(name, place, columns, _wave_fields, _wave_prompts, inputs)
+    return Stage(name, place, columns, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
 
 
 def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
@@ -209,7 +173,7 @@ STAGES: dict[str, Stage] = {
             "label",
             "labels",
             ("instruction_id", "task_type"),
-            lambda c, _: [_teacher(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
+            lambda c, _: [teacher_fields(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
             lambda c, _: ["prompt:label"],
             lambda c, _: [StageAt("pool")],
             calls_per_row=1,
@@ -218,7 +182,7 @@ STAGES: dict[str, Stage] = {
             "teach",
             "teacher",
             _ANSWER,
-            lambda c, _: [_teacher(c), c.teacher.answering.model_dump()],
+            lambda c, _: [teacher_fields(c), c.teacher.answering.model_dump()],
             _none,
             lambda c, _: [StageAt("pool")],
             calls_per_row=1,
@@ -227,7 +191,7 @@ STAGES: dict[str, Stage] = {
             "answer_heldout",
             "heldout_answers",
             _ANSWER,
-            lambda c, _: _student(c),
+            lambda c, _: student_fields(c),
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
             lambda c, at: [StageAt("heldout"), *([] if at.round == BACKBONE else [StageAt("train", at.round)])],
         ),
@@ -243,7 +207,7 @@ STAGES: dict[str, Stage] = {
             "answer",
             "answers",
             _ANSWER,
-            lambda c, _: _student(c),
+            lambda c, _: student_fields(c),
             lambda c, _: [_TEMPLATE],
             lambda c, at: [*_pool_inputs(c, at), StageAt("train", at.number - 1)],
         ),
@@ -251,8 +215,8 @@ STAGES: dict[str, Stage] = {
             "judge",
             "verdicts",
             ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw"),
-            lambda c, _: _judge(c),
-            lambda c, _: _judge_prompts(c),
+            lambda c, _: judge_fields(c),
+            lambda c, _: judge_prompts(c),
             _in_round("answer"),
             calls_per_row=1,
         ),
@@ -282,7 +246,7 @@ STAGES: dict[str, Stage] = {
             "expand",
             "expansion",
             (*_CANDIDATE, "response"),
-            _wave_fields,
+            lambda c, at: wave_fields(c, at.number),
             _wave_prompts,
             _wave_inputs,
             calls_per_row=3,
@@ -291,7 +255,12 @@ STAGES: dict[str, Stage] = {
             "refine",
             "refinement",
             ("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
-            lambda c, at: [_size(c, at), c.curriculum.refine, _teacher(c), c.teacher.refining.model_dump()],
+            lambda c, at: [
+                size_fields(c, at.number),
+                c.curriculum.refine,
+                teacher_fields(c),
+                c.teacher.refining.model_dump(),
+            ],
             lambda c, _: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
             _in_round("select", "expand"),
             calls_per_row=1,
@@ -300,7 +269,7 @@ STAGES: dict[str, Stage] = {
             "mix",
             "mixture",
             ("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
-            _size,
+            lambda c, at: size_fields(c, at.number),
             _none,
             lambda c, at: (
                 _in_round("difficulty", "select", "expand", "refine")(c, at) if at.round else _pool_inputs(c, at)
@@ -310,7 +279,7 @@ STAGES: dict[str, Stage] = {
             "train",
             "checkpoint",
             (),
-            _tuning,
+            lambda c, at: tuning_fields(c, at.number),
             lambda c, at: [_TEMPLATE, *([] if at.round else ["backbone"])],
             lambda c, at: [StageAt("mix", at.round), *([StageAt("train", at.number - 1)] if at.round else [])],
         ),

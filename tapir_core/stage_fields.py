@@ -1,0 +1,73 @@
+"""Which parts of the configuration can change a stage's rows: what stands in the stages' keys, and nothing else.
+
+A field that is left out can be changed at any time and runs nothing again.
+"""
+
+from typing import Any
+
+from tapir_core.config import RunConfig, VllmEngine
+from tapir_core.voices import voice_of
+
+__all__ = [
+    "judge_fields",
+    "judge_prompts",
+    "size_fields",
+    "student_fields",
+    "teacher_fields",
+    "tuning_fields",
+    "wave_fields",
+]
+
+Json = Any
+
+
+def teacher_fields(config: RunConfig) -> Json:
+    """Who the teacher is; its address is no part of it."""
+    voice = voice_of(config.teacher.endpoint, "teacher")
+    return [voice.model, voice.identity]
+
+
+def judge_fields(config: RunConfig) -> Json:
+    """Who judges, and how."""
+    voice = voice_of(config.judge.endpoint, "judge")
+    judge = config.judge
+    return [voice.model, voice.identity, judge.mode, judge.orders, judge.sampling.model_dump(), judge.reasks]
+
+
+def judge_prompts(config: RunConfig) -> list[str]:
+    """The judge's prompt, as an ingredient."""
+    return ["prompt:judge" if config.judge.mode == "pairwise" else "prompt:judge_pointwise"]
+
+
+def student_fields(config: RunConfig) -> Json:
+    """How the student's answers are drawn; which student it is comes with the checkpoint."""
+    engine = config.student.engine
+    generation = [engine.dtype, engine.max_model_length] if isinstance(engine, VllmEngine) else [engine.model]
+    return [config.student.sampling.model_dump(), engine.type, generation]
+
+
+def size_fields(config: RunConfig, number: int) -> Json:
+    """How many examples a round (0: S_0) has, and of which task types."""
+    if number == 0:
+        return [config.run.seed, config.basic_tuning.examples]
+    settings = config.round(number)
+    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+
+
+def tuning_fields(config: RunConfig, number: int) -> Json:
+    """How a round's mixture (0: S_0's) is trained on."""
+    without_effect = {"micro_batch_size", "processes", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+    settings = config.round(number) if number else config.basic_tuning
+    shared = config.training.model_dump(exclude=without_effect)
+    return [config.run.seed, settings.epochs, settings.learning_rate, shared]
+
+
+def wave_fields(config: RunConfig, number: int) -> Json:
+    """How a round's seeds are expanded."""
+    teacher, expansion = config.teacher, config.curriculum.expansion
+    sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
+    check = []
+    if expansion.check_difficulty:
+        check = [judge_fields(config), student_fields(config), config.round(number).selection.model_dump()]
+    size = size_fields(config, number)
+    return [size, expansion.model_dump(), teacher_fields(config), teacher.reasks, sampling, check]

@@ -1,0 +1,43 @@
+"""The closing task of a sharded stage: its manifest, with what it goes on without."""
+
+from collections import Counter
+
+from tapir_core.data.dataset import DatasetRef
+from tapir_core.errors import TooMuchMissing
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tasks._task import ShardOutcome, project_task
+from tasks.runtime import current
+
+__all__ = ["check_missing", "seal"]
+
+
+@project_task("seal", run_name="seal {at}")
+def seal(run: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
+    """Write a sharded stage's manifest, in the order of its shards."""
+    folder = RunFolder(run)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.index)
+    missing = sum((Counter(outcome.missing) for outcome in ordered), Counter[str]())
+    counts = sum((Counter(outcome.counts) for outcome in ordered), Counter[str]())
+    parts = [outcome.part for outcome in ordered]
+    check_missing(at, missing, sum(part.rows for part in parts), folder.config.calls.max_missing_share)
+    current(folder).check_lease()
+    return folder.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+
+
+def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
+    """Refuse to go on when more is missing than accepted.
+
+    Raises:
+        TooMuchMissing: with counts by kind and how to resume.
+
+    """
+    lacking = missing.total()
+    share = lacking / (rows + lacking) if lacking else 0.0
+    if share > accepted_share:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in missing.most_common())
+        raise TooMuchMissing(
+            f"{at}: {lacking} of {rows + lacking} rows are missing ({share:.1%}; {kinds}), more than "
+            f"calls.max_missing_share = {accepted_share:g} accepts. What was received is stored. Mend the endpoint and "
+            f"run the same command again: it asks only for the missing rows. Or raise calls.max_missing_share."
+        )
