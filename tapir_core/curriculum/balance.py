@@ -76,13 +76,14 @@ def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: rand
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:
-    """Task type → rows, by name."""
-    return dict(sorted(rows.group_by("task_type").len().iter_rows()))
+    """Task type → rows, by name; rows without a task type are in none."""
+    return dict(sorted(rows.drop_nulls("task_type").group_by("task_type").len().iter_rows()))
 
 
 def shares_of(rows: pl.DataFrame) -> dict[str, float]:
-    """Task type → share of the rows; the natural shares, when the rows are a pool's labels."""
-    return {task_type: count / rows.height for task_type, count in supply_of(rows).items()}
+    """Task type → share of the rows that have one; the natural shares, when the rows are a pool's labels."""
+    supply = supply_of(rows)
+    return {task_type: count / sum(supply.values()) for task_type, count in supply.items()}
 
 
 def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:

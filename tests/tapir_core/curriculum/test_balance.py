@@ -82,3 +82,9 @@ def test_the_share_table_has_all_task_types_and_survives_empty_tables() -> None:
     assert share_table(make_labels({}), {"Math": 1.0}, make_seeds({}))["got"].sum() == 0
     assert shares_of(pool) == {"Law": 0.5, "Math": 0.5}
     assert supply_of(mixture) == {"Math": 1}
+
+
+def test_rows_without_a_task_type_are_in_no_share():
+    rows = make_labels({"a": "Math", "b": None, "c": "Music", "d": None})
+    assert supply_of(rows) == {"Math": 1, "Music": 1}
+    assert shares_of(rows) == {"Math": 0.5, "Music": 0.5}
