@@ -20,6 +20,8 @@ __all__ = ["Listening", "listen", "main", "run_server"]
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
+_LAST_CONNECTION_SECONDS = 0.05
+"""For connections that are being accepted when the server is stopped."""
 
 
 class Listening:
@@ -32,6 +34,8 @@ class Listening:
 
     async def close(self) -> None:
         """Stop listening, let replies under way end, close the log."""
+        # A connection whose acceptance has begun is seen through: asyncio loses its socket if the server goes first.
+        await asyncio.sleep(_LAST_CONNECTION_SECONDS)
         await self._runner.cleanup()
 
 
