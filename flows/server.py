@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tapir_core.paths import SERVER_RECORD, log_file, prefect_home
+from tapir_core.paths import RESULTS, SERVER_LOG, SERVER_RECORD, log_file, prefect_home
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Storage
 from tasks.engines.endpoints import keyless_environment
@@ -93,7 +93,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
     }
     if results is not None:
-        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(Storage(results).local(".results").absolute())
+        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(Storage(results).local(RESULTS).absolute())
     return settings
 
 
@@ -115,7 +115,7 @@ def start_server(root: str, port: int) -> PrefectServer:
     """
     if _is_taken(port):
         raise ConfigError(f"--port {port}: something else listens there; choose another port")
-    log = Storage(root).local(f".tapir/{log_file('prefect-server')}")
+    log = Storage(root).local(SERVER_LOG)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -10,6 +10,7 @@ __all__ = [
     "RESOLVED_CONFIG",
     "RESULTS",
     "RUN_RECORD",
+    "SERVER_LOG",
     "SERVER_RECORD",
     "STORE",
     "attempt_folder",
@@ -34,6 +35,7 @@ RESULTS = ".results"
 
 STORE = ".tapir/store.sqlite"
 SERVER_RECORD = ".tapir/server.json"
+SERVER_LOG = ".tapir/logs/prefect-server.log"
 
 
 def round_folder(number: int) -> str:

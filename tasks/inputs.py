@@ -5,6 +5,7 @@ from functools import lru_cache
 import polars as pl
 
 from tapir_core.curriculum import Usable, split_usable
+from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -42,7 +43,8 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
     stages = [StageAt("label"), StageAt("teach"), *(StageAt("expand", r) for r in range(1, number))]
-    held = [run.holds(at) for at in stages]
+    seen: dict[StageAt, DatasetRef | None] = {}
+    held = [run.holds(at, seen) for at in stages]
     assert all(held), "the pool of a round is read after its stages"
     return _round_pool(run.ref, number, tuple(ref.digest for ref in held if ref))
 
