@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from tapir_core.errors import TapirError
-from tapir_core.paths import RUN_RECORD
+from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 
 __all__ = ["app", "main"]
@@ -65,24 +65,40 @@ def run(
     config: ConfigPath,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
     overrides: Overrides = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Go no further than this stage: judge (of round 1), judge@2, train@0."),
+    ] = None,
     amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.driver import check, drive
+    from flows.driver import check, hold_run, is_done
+    from flows.interrupts import prompt_interrupts
+    from flows.server import connect_prefect
+    from flows.terminal import LiveDisplay, Snapshot, print_summary
+    from flows.until import find_stage
     from tapir_core.config.load import load_config
+    from tapir_core.reporting.summary import summarise
+    from tasks.runtime import current
 
     settings = load_config(config, overrides or [], name)
+    last = find_stage(settings, until) if until else None
     check(settings, source=str(config))
-    with drive(settings, say=_say, amend=amend) as driven:
-        from flows.distill import distill
-        from flows.terminal import LiveDisplay, Snapshot, print_summary
-        from tapir_core.reporting.summary import summarise
+    with hold_run(settings, say=_say, amend=amend) as opened:
+        if is_done(opened, last):
+            _say(f"run {opened.ref.name} has nothing left to do")
+            if not opened.storage.exists(REPORT):
+                report(opened.ref.name, opened.ref.root)
+        else:
+            _say("connecting to Prefect")
+            with connect_prefect(opened.ref) as address, prompt_interrupts():
+                from flows.distill import distill
 
-        _say(f"run {driven.run.ref.name}; Prefect UI {driven.address} while it runs")
-        runtime = driven.runtime
-        with LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console):
-            distill(driven.run.ref)
-        print_summary(console, summarise(driven.run))
+                _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
+                runtime = current(opened)
+                with LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console):
+                    distill(opened.ref, until)
+        print_summary(console, summarise(opened))
 
 
 @app.command()

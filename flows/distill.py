@@ -3,12 +3,15 @@
 Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`.
 """
 
+from contextlib import suppress
+
 from prefect import tags
 
 from flows.evaluate import evaluate_student
 from flows.project_flow import project_flow
 from flows.round import round_flow
-from flows.sharding import run_shards, seal_stage, submit_shards
+from flows.steps import run_stage, seal_stage, submit_shards
+from flows.until import Reached, find_stage
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -17,33 +20,36 @@ from tasks.inputs import check_pool
 from tasks.label import label_shard
 from tasks.mix import mix
 from tasks.pool import heldout, pool
+from tasks.runtime import current
 from tasks.teach import teach_shard
 from tasks.train import train
 
 __all__ = ["distill"]
 
 
-@project_flow("distill", run_name="{run.name}")
-def distill(run: RunRef) -> dict[str, object]:
-    """Distil a student round by round; returns a summary of the rounds that were done."""
-    config = RunFolder(run).config
-    with tags(f"run-{run.name}"):
-        if config.data.heldout is not None:
-            heldout(run)
-        instructions = pool(run).rows
-        labels = submit_shards(run, StageAt("label"), label_shard, instructions)
-        taught = run_shards(run, StageAt("teach"), teach_shard, instructions)
-        seal_stage(run, labels)
-        check_pool(RunFolder(run))
-        evaluate_student(run, BACKBONE)
+@project_flow("distill", run_name="{ref.name}")
+def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
+    """Distil a student round by round, to the end or ``until`` a stage holds; returns a summary of the rounds."""
+    run = RunFolder(ref)
+    current(run).until = find_stage(run.config, until) if until else None
+    rounds: list[dict[str, object]] = []
+    with tags(f"run-{ref.name}"), suppress(Reached):
+        if run.config.data.heldout is not None:
+            run_stage(ref, heldout)
+        instructions = run_stage(ref, pool).rows
+        labels = submit_shards(ref, StageAt("label"), label_shard, instructions)
+        taught = submit_shards(ref, StageAt("teach"), teach_shard, instructions)
+        seal_stage(ref, labels)
+        seal_stage(ref, taught)
+        check_pool(run)
+        evaluate_student(ref, BACKBONE)
 
-        mix(run, 0)
-        train(run, 0)
-        evaluate_student(run, 0)
-        rounds = []
-        for number in range(1, config.run.rounds + 1):
-            rounds.append(round_flow(run, number))
+        run_stage(ref, mix, 0)
+        run_stage(ref, train, 0)
+        evaluate_student(ref, 0)
+        for number in range(1, run.config.run.rounds + 1):
+            rounds.append(round_flow(ref, number))
             if rounds[-1]["stopped"]:
                 break
-        publish_run(run)
-    return {"run": run.name, "pool": taught.rows, "rounds": rounds}
+    publish_run(ref)
+    return {"run": ref.name, "rounds": rounds}

@@ -1,4 +1,4 @@
-"""One drive of a run: check everything, hold the run's lease, open its folder, connect to Prefect.
+"""What comes before the flow: check everything, hold the run's lease, open its folder, see whether work is left.
 
 The order is the order in which things may fail: what costs nothing to check comes first.
 """
@@ -6,33 +6,23 @@ The order is the order in which things may fail: what costs nothing to check com
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-from flows.interrupts import prompt_interrupts
-from flows.server import connect_prefect
+from flows.until import comes_after
 from tapir_core.calls import RunLease
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stages import StageAt
 from tasks.ingredients import gather_ingredients
-from tasks.runtime import Runtime, close_all, current, store_url
+from tasks.runtime import close_all, current, store_url
 
-__all__ = ["Drive", "Say", "check", "drive"]
+__all__ = ["Say", "check", "hold_run", "is_done"]
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drive:
-    """A run under way in this process."""
-
-    run: RunFolder
-    runtime: Runtime
-    address: str
-    """Of the Prefect UI."""
 
 
 def check(config: RunConfig, *, source: str) -> None:
@@ -51,8 +41,8 @@ def check(config: RunConfig, *, source: str) -> None:
 
 
 @contextmanager
-def drive(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Drive]:
-    """Hold the run for the block; its children and its own Prefect server end with it.
+def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[RunFolder]:
+    """Hold the run's lease and open its folder for the block; what the run started in this process ends with it.
 
     Raises:
         RunBusy: another process drives the run.
@@ -61,12 +51,14 @@ def drive(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Drive
     with RunLease(store_url(config), f"{Path(config.run.root).absolute()}/{config.run.name}") as lease:
         say(f"preparing {config.student.backbone}")
         run = open_run(config, gather_ingredients(config), amend=amend)
-        say("connecting to Prefect")
-        with connect_prefect(run.ref) as address:
-            runtime = current(run)
-            runtime.lease = lease
-            try:
-                with prompt_interrupts():
-                    yield Drive(run, runtime, address)
-            finally:
-                close_all()
+        try:
+            current(run).lease = lease
+            yield run
+        finally:
+            close_all()
+
+
+def is_done(run: RunFolder, until: StageAt | None) -> bool:
+    """Whether nothing is left to do, as far as the user wants to go."""
+    following = summarise(run).next_stage
+    return following is None or (until is not None and comes_after(run.config, following, until))

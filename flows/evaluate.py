@@ -1,6 +1,6 @@
 """Held-out evaluation of one student: its answers, then its scores."""
 
-from flows.sharding import run_shards
+from flows.steps import run_shards, run_stage
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_heldout_shard, heldout_rows
@@ -9,12 +9,11 @@ from tasks.evaluate import evaluate
 __all__ = ["evaluate_student"]
 
 
-def evaluate_student(run: RunRef, number: int) -> None:
+def evaluate_student(ref: RunRef, number: int) -> None:
     """Score the student after round ``number``; nothing happens in a run without a held-out set."""
-    folder = RunFolder(run)
-    if folder.config.data.heldout is None:
+    run = RunFolder(ref)
+    if run.config.data.heldout is None:
         return
     at = StageAt("answer_heldout", number)
-    rows = heldout_rows(folder, at).height
-    run_shards(run, at, answer_heldout_shard, rows)
-    evaluate(run, number)
+    run_shards(ref, at, answer_heldout_shard, heldout_rows(run, at).height)
+    run_stage(ref, evaluate, number)

@@ -1,6 +1,7 @@
 """The waves of one round's expansion: ask for what the target shares still lack, gate it, ask again."""
 
-from flows.sharding import run_shards
+from flows.steps import run_shards, run_stage
+from flows.until import end_if_reached
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.expand import (
@@ -17,19 +18,20 @@ from tasks.expand import (
 __all__ = ["expand_round"]
 
 
-def expand_round(run: RunRef, number: int) -> None:
+def expand_round(ref: RunRef, number: int) -> None:
     """Expand the seeds of round ``number``, wave by wave, until nothing lacks or the waves are used up."""
-    folder = RunFolder(run)
-    if all(folder.holds(StageAt(name, number)) for name in ("expand", "expansion_rejected")):
+    run = RunFolder(ref)
+    if all(run.holds(StageAt(name, number)) for name in ("expand", "expansion_rejected")):
+        end_if_reached(run, StageAt("expand", number))
         return
-    for wave in range(1, folder.config.curriculum.expansion.max_waves + 1):
-        requests = plan_requests(run, number, wave).rows
+    for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
+        requests = run_stage(ref, plan_requests, number, wave).rows
         if requests == 0:
             break
-        run_shards(run, StageAt("wave_candidates", number, wave), expand_shard, requests)
-        screen_wave(run, number, wave)
-        passed = screened_rows(folder, StageAt("wave_screened", number, wave)).height
-        run_shards(run, StageAt("wave_examined", number, wave), examine_shard, passed)
-        gate_wave(run, number, wave)
-    collect_rejected(run, number)
-    collect_expansion(run, number)
+        run_shards(ref, StageAt("wave_candidates", number, wave), expand_shard, requests)
+        run_stage(ref, screen_wave, number, wave)
+        passed = screened_rows(run, StageAt("wave_screened", number, wave)).height
+        run_shards(ref, StageAt("wave_examined", number, wave), examine_shard, passed)
+        run_stage(ref, gate_wave, number, wave)
+    run_stage(ref, collect_rejected, number)
+    run_stage(ref, collect_expansion, number)

@@ -7,18 +7,25 @@ from typing import Any
 from prefect import flow
 
 from flows.interrupts import prompt_interrupts
+from flows.until import Reached
 
 __all__ = ["project_flow"]
 
 
 def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], Any]:
-    """Prefect's flow with this project's settings. Parameters are checked by the configuration, not by Prefect."""
+    """Prefect's flow with this project's settings. Parameters are checked by the configuration, not by Prefect.
+
+    A flow that reaches the stage it was to go to is complete, and says so under ``stopped`` in what it returns.
+    """
 
     def wrap(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
             with prompt_interrupts():
-                return function(*args, **kwargs)
+                try:
+                    return function(*args, **kwargs)
+                except Reached as reached:
+                    return {"stopped": str(reached)}
 
         return flow(
             name=name,

@@ -5,7 +5,7 @@ from prefect import tags
 from flows.evaluate import evaluate_student
 from flows.expand import expand_round
 from flows.project_flow import project_flow
-from flows.sharding import follow_shards, run_shards, seal_stage, submit_shards
+from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
 from tapir_core.judging import expected_orders
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -24,26 +24,26 @@ __all__ = ["round_flow"]
 
 
 @project_flow("round", run_name="round-{number}")
-def round_flow(run: RunRef, number: int) -> dict[str, object]:
-    """From S_{r−1} to S_r; returns how many seeds and examples it had."""
-    folder = RunFolder(run)
+def round_flow(ref: RunRef, number: int) -> dict[str, object]:
+    """From S_{r−1} to S_r; returns how many seeds and examples it had, and why the run stops here if it does."""
+    run = RunFolder(ref)
     with tags(f"round-{number}"):
-        rows = round_pool(folder, number).height
-        orders = len(expected_orders(folder.config.judge))
-        answers = submit_shards(run, StageAt("answer", number), answer_shard, rows)
-        verdicts = follow_shards(run, StageAt("judge", number), judge_shard, answers, rows * orders)
-        seal_stage(run, answers)
-        seal_stage(run, verdicts)
-        difficulty(run, number)
-        seeds = select(run, number)
-        if (reason := stop_reason(run, number)) is not None:
+        rows = round_pool(run, number).height
+        orders = len(expected_orders(run.config.judge))
+        answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
+        verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * orders)
+        seal_stage(ref, answers)
+        seal_stage(ref, verdicts)
+        run_stage(ref, difficulty, number)
+        seeds = run_stage(ref, select, number)
+        if (reason := stop_reason(ref, number)) is not None:
             return {"round": number, "seeds": seeds.rows, "stopped": reason}
-        expand_round(run, number)
+        expand_round(ref, number)
         refine = StageAt("refine", number)
-        run_shards(run, refine, refine_shard, hard_rows(folder, refine).height)
-        mixture = mix(run, number)
-        train(run, number)
-        evaluate_student(run, number)
-        publish_round(run, number)
-        reason = stop_reason(run, number)
+        run_shards(ref, refine, refine_shard, hard_rows(run, refine).height)
+        mixture = run_stage(ref, mix, number)
+        run_stage(ref, train, number)
+        evaluate_student(ref, number)
+        publish_round(ref, number)
+        reason = stop_reason(ref, number)
     return {"round": number, "seeds": seeds.rows, "examples": mixture.rows, "stopped": reason}

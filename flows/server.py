@@ -42,7 +42,7 @@ class PrefectServer:
 
 
 @contextmanager
-def connect_prefect(run: RunRef) -> Iterator[str]:
+def connect_prefect(ref: RunRef) -> Iterator[str]:
     """Point this process at a Prefect server; one that is started here ends with the block, or with this process.
 
     Yields:
@@ -52,7 +52,7 @@ def connect_prefect(run: RunRef) -> Iterator[str]:
         MissingPrerequisite: the server that ``PREFECT_API_URL`` names does not answer.
         EngineError: the own server does not start.
     """
-    os.environ.update(own_settings(run.root, results=f"{run.root}/{run.name}"))
+    os.environ.update(own_settings(ref.root, results=f"{ref.root}/{ref.name}"))
     api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     if api:
         if not _is_healthy(api):
@@ -62,13 +62,13 @@ def connect_prefect(run: RunRef) -> Iterator[str]:
             )
         yield os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
         return
-    server = living_server(run.root)
+    server = living_server(ref.root)
     if server is not None:
         os.environ["PREFECT_API_URL"] = f"{server.address}/api"
         yield server.address
         return
     port = _free_port()
-    log = Storage(f"{run.root}/{run.name}").local(log_file("prefect-server"))
+    log = Storage(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     child = start_child(_command(port), env=keyless_environment(), log_path=log, name="Prefect server")
     try:
         address = f"http://127.0.0.1:{port}"

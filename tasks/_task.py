@@ -64,7 +64,11 @@ class ShardIncomplete(IncompleteBatch):
         super().__init__(
             f"{at}, shard {outcome.index}: {kinds}; everything received is stored, the same command asks only these"
         )
+        self.at = at
         self.outcome = outcome
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardIncomplete, (self.at, self.outcome)
 
 
 def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -84,17 +88,17 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
         @project_task(name)
-        def run_stage(run: RunRef, round_number: int | None = None, wave: int | None = None) -> DatasetRef:
-            at, folder = StageAt(name, round_number, wave), RunFolder(run)
-            done = folder.holds(at)
+        def run_stage(ref: RunRef, round_number: int | None = None, wave: int | None = None) -> DatasetRef:
+            at, run = StageAt(name, round_number, wave), RunFolder(ref)
+            done = run.holds(at)
             if done is not None:
                 return done
             started = time.monotonic()
-            with current(folder).progress.stage(at, shards=1):
-                worked = function(folder, at)
+            with current(run).progress.stage(at, shards=1):
+                worked = function(run, at)
             seconds = round(time.monotonic() - started, 1)
-            current(folder).check_lease()
-            return folder.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+            current(run).check_lease()
+            return run.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
 
         return run_stage
 
@@ -114,22 +118,22 @@ def shard_task(
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
         @project_task(name, run_name=f"{name} {{piece.index:04d}}/{{piece.of:04d}}", tags=("shard",))
         def run_shard(
-            run: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
+            ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
         ) -> ShardOutcome:
-            folder = RunFolder(run)
+            run = RunFolder(ref)
             if reads is not None:
                 assert after is not None
                 part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
-                rows = read_part(folder.storage, StageAt(reads, at.round, at.wave).folder, part)
+                rows = read_part(run.storage, StageAt(reads, at.round, at.wave).folder, part)
             else:
                 assert plan is not None
-                rows = plan(folder, at)[piece.start : piece.stop]
-            worked = function(folder, at, rows)
-            written = write_part(folder.storage, at.folder, worked.rows.select(STAGES[name].columns))
+                rows = plan(run, at)[piece.start : piece.stop]
+            worked = function(run, at, rows)
+            written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
             outcome = ShardOutcome(piece.index, written, worked.counts, worked.missing)
             if outcome.missing:
                 raise ShardIncomplete(at, outcome)
-            current(folder).progress.shard_done(at)
+            current(run).progress.shard_done(at)
             return outcome
 
         return run_shard

@@ -19,26 +19,26 @@ __all__ = ["artifact_key", "publish_round", "publish_run"]
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
 
-def publish_round(run: RunRef, number: int) -> None:
+def publish_round(ref: RunRef, number: int) -> None:
     """Show a round in the UI: stages with counts and spend, MFD histogram, task shares, held-out scores."""
     if FlowRunContext.get() is None:
         return
-    found = summarise(RunFolder(run)).round(number)
+    found = summarise(RunFolder(ref)).round(number)
     if found is None:
         return
     for name, make in _OF_A_ROUND.items():
         table = make(found)
         if table.rows:
-            key = artifact_key(run.name, "round", str(number), name)
+            key = artifact_key(ref.name, "round", str(number), name)
             create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
 
 
-def publish_run(run: RunRef) -> str:
+def publish_run(ref: RunRef) -> str:
     """Write `report.html` and show the run card in the UI; returns where the report is."""
-    folder = RunFolder(run)
-    report = write_report(folder)
+    run = RunFolder(ref)
+    report = write_report(run)
     if FlowRunContext.get() is not None:
-        create_markdown_artifact(run_card(summarise(folder)), artifact_key(run.name, "card"), f"Run {run.name}")
+        create_markdown_artifact(run_card(summarise(run)), artifact_key(ref.name, "card"), f"Run {ref.name}")
     return report
 
 

@@ -47,6 +47,8 @@ class Runtime:
         self._reaching = threading.Lock()
         self.lease: RunLease | None = None
         """Set by the driver; a worker of another process has none."""
+        self.until: StageAt | None = None
+        """Set by the flow: the last stage to do; nothing means all of them."""
 
     @cached_property
     def calls(self) -> CallEngine:

@@ -7,10 +7,10 @@ from tapir_core.stages import StageAt
 __all__ = ["dev_score", "history", "stop_reason"]
 
 
-def stop_reason(run: RunRef, number: int) -> str | None:
+def stop_reason(ref: RunRef, number: int) -> str | None:
     """Why the run stops in or after round ``number``, in words; nothing when it goes on."""
-    folder = RunFolder(run)
-    return should_stop(history(folder, number), folder.config.curriculum.stop)
+    run = RunFolder(ref)
+    return should_stop(history(run, number), run.config.curriculum.stop)
 
 
 def history(run: RunFolder, number: int) -> list[RoundHistory]:

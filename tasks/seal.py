@@ -13,16 +13,16 @@ __all__ = ["check_missing", "seal"]
 
 
 @project_task("seal", run_name="seal {at}")
-def seal(run: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
+def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
     """Write a sharded stage's manifest, in the order of its shards."""
-    folder = RunFolder(run)
+    run = RunFolder(ref)
     ordered = sorted(outcomes, key=lambda outcome: outcome.index)
     missing = sum((Counter(outcome.missing) for outcome in ordered), Counter[str]())
     counts = sum((Counter(outcome.counts) for outcome in ordered), Counter[str]())
     parts = [outcome.part for outcome in ordered]
-    check_missing(at, missing, sum(part.rows for part in parts), folder.config.calls.max_missing_share)
-    current(folder).check_lease()
-    return folder.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
+    current(run).check_lease()
+    return run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
 
 
 def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
@@ -30,7 +30,6 @@ def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share:
 
     Raises:
         TooMuchMissing: with counts by kind and how to resume.
-
     """
     lacking = missing.total()
     share = lacking / (rows + lacking) if lacking else 0.0

@@ -21,25 +21,25 @@ __all__ = ["train"]
 
 
 @project_task("train", tags=("gpu",))
-def train(run: RunRef, round_number: int) -> DatasetRef:
+def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
-    at, folder = StageAt("train", round_number), RunFolder(run)
-    done = folder.holds(at)
+    at, run = StageAt("train", round_number), RunFolder(ref)
+    done = run.holds(at)
     if done is not None:
         return done
-    runtime = current(folder)
+    runtime = current(run)
     started = time.monotonic()
     with runtime.progress.stage(at, shards=1):
         runtime.progress.note(at, "handing the accelerator over")
         runtime.students.stop()
-        job = _job(folder, at)
+        job = _job(run, at)
         train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
-        _link_checkpoint(job.output / "checkpoint", folder.storage.local(at.folder))
+        _link_checkpoint(job.output / "checkpoint", run.storage.local(at.folder))
     counts = {"seconds": round(time.monotonic() - started, 1)}
     runtime.check_lease()
-    ref = folder.seal(at, _parts(folder.storage.local(at.folder)), counts=counts)
+    made = run.seal(at, _parts(run.storage.local(at.folder)), counts=counts)
     shutil.rmtree(job.output)
-    return ref
+    return made
 
 
 def _job(run: RunFolder, at: StageAt) -> TrainingJob:

@@ -28,8 +28,9 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's ZeRO stage: what is partitioned over the processes (1 optimizer, 2 + gradients, 3 + weights)."""
 
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 keeps fp32 master weights. Short runs on a CPU need fp32, or warm starts lose small updates."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 keeps fp32 master weights; fp32 keeps small updates of short runs (docs/training.md). `auto` is bf16 where
+    the device computes in it, else fp32; `training.json` says which it was."""
 
     batch_size: PositiveInt = 128
     """Examples that one optimizer step sees, over all processes."""

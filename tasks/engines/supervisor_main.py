@@ -14,7 +14,8 @@ pipes as lines (``signal NUMBER``, ``end GRACE_SECONDS``); end of file is an ord
 - the keeper dies: everything below it becomes the guard's, which ends it;
 - the child dies: the keeper ends what it left and reports the exit code.
 
-Ending is SIGTERM to the child, then to what is left, then SIGKILL, and is over when no process is left.
+Ending is SIGTERM to the child, then to what is left, then SIGKILL, and is over when no process is left. What the child
+left in its folder for temporary files (sockets, half-written files) goes with it.
 Linux only (``prctl``, ``/proc``). Killing guard and keeper in the same instant, and nothing else, is not covered.
 """
 
@@ -22,8 +23,10 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from types import FrameType
@@ -139,12 +142,18 @@ def keep(orders: int, report: int, command: list[str]) -> None:
     """Start the command, obey orders until it ends, end what it left, report its exit code."""
     _become_subreaper()
     wakeup = _wake_on_child_end()
+    scratch = tempfile.mkdtemp(prefix="tapir-")
     try:
         # A session of its own: a child that signals its process group must not hit its keeper.
         pid = os.posix_spawnp(
-            command[0], command, os.environ, setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD]
+            command[0],
+            command,
+            {**os.environ, "TMPDIR": scratch},
+            setsid=True,
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],
         )
     except OSError as exc:
+        shutil.rmtree(scratch)
         os.write(report, f"failed {exc.strerror}\n".encode())
         return
     child = Watched(pid)
@@ -156,6 +165,7 @@ def keep(orders: int, report: int, command: list[str]) -> None:
             grace_seconds = _obey(child, os.read(orders, 4096))
         _drain(wakeup, ready)
     child.end(LEFTOVER_GRACE_SECONDS if grace_seconds is None else grace_seconds)
+    shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
         os.write(report, f"exit {child.code}\n".encode())
 

@@ -36,7 +36,7 @@ STOPPED = 75
 
 def main(job_file: Path) -> int:
     """Train; returns the exit code."""
-    job = TrainingJob.from_json(json.loads(job_file.read_text()))
+    job = student.settle_precision(TrainingJob.from_json(json.loads(job_file.read_text())))
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()

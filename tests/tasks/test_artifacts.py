@@ -1,25 +1,16 @@
 import json
 import re
-from collections.abc import Iterator
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.testing.utilities import prefect_test_harness
 
 from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunRef
 from tasks.artifacts import artifact_key, publish_round, publish_run
 from tests.run_builder import build_run, make_config
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[None]:
-    with prefect_test_harness():
-        yield
 
 
 def read_artifacts(prefix: str) -> dict[str, str]:
@@ -46,7 +37,7 @@ def test_outside_a_flow_only_the_report_is_written(tmp_path) -> None:
     assert run.storage.exists(REPORT)
 
 
-def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, server: None) -> None:
+def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, prefect_server: None) -> None:
     run = build_run(tmp_path, config=make_config(tmp_path, run={"name": "Shown.1"}))
 
     @flow(name="publish", validate_parameters=False)

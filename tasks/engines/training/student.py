@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from tapir_core.errors import ConfigError
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.preflight import ModelSize
 
-__all__ = ["load_model", "load_tokenizer", "lora_config", "merge_adapter", "model_size", "versions", "write_student"]
+__all__ = [
+    "load_model",
+    "load_tokenizer",
+    "lora_config",
+    "merge_adapter",
+    "model_size",
+    "settle_precision",
+    "versions",
+    "write_student",
+]
 
 
 def load_tokenizer(job: TrainingJob) -> Any:
@@ -32,6 +42,14 @@ def load_tokenizer(job: TrainingJob) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def settle_precision(job: TrainingJob) -> TrainingJob:
+    """The job with ``precision = "auto"`` decided for this rank's device."""
+    if job.training.precision != "auto":
+        return job
+    precision = "bf16" if _computes_in_bf16() else "fp32"
+    return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
 def load_model(job: TrainingJob) -> Any:
@@ -99,6 +117,14 @@ def versions() -> dict[str, str]:
     """Versions of the libraries that a training's numbers depend on."""
     names = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
     return {name: importlib.metadata.version(name) for name in names}
+
+
+def _computes_in_bf16() -> bool:
+    """Whether the device multiplies in bf16 itself; emulated, it is slower than fp32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _dtype(job: TrainingJob) -> torch.dtype:

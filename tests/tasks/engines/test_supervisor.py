@@ -24,7 +24,8 @@ for _ in range(2):
             time.sleep(600)
         os._exit(0)
     os.wait()
-open(f"{sys.argv[1]}/{os.getpid()}", "w").close()
+with open(f"{sys.argv[1]}/{os.getpid()}", "w") as file:
+    file.write(os.environ["TMPDIR"])
 time.sleep(600)
 """
 """Three processes, two of them double-forked into sessions of their own."""
@@ -63,6 +64,12 @@ def start_family(folder: Path, code: str = FAMILY) -> tuple[Child, list[int]]:
 def family_pids(folder: Path) -> list[int]:
     wait_until(lambda: len(list((folder / "pids").iterdir())) == 3)
     return [int(path.name) for path in (folder / "pids").iterdir()]
+
+
+def temporary_folder(folder: Path) -> Path:
+    """Where the first process of a family keeps temporary files, in its own words."""
+    wait_until(lambda: any(file.read_text() for file in (folder / "pids").iterdir()))
+    return next(Path(text) for file in (folder / "pids").iterdir() if (text := file.read_text()))
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -110,10 +117,18 @@ def test_a_command_that_does_not_exist_is_one_clear_error(tmp_path: Path) -> Non
 
 
 def test_the_child_gets_exactly_the_given_environment_and_folder(tmp_path: Path) -> None:
-    code = "import os; print(sorted(set(os.environ) - {'LC_CTYPE'}), os.getcwd())"
+    code = "import os; print(sorted(set(os.environ) - {'LC_CTYPE', 'TMPDIR'}), os.getcwd())"
     child = start_child(python(code), env={"ONLY": "this"}, log_path=tmp_path / "log", cwd=tmp_path, name="test child")
     assert child.wait(10) == 0
     assert child.log_path.read_text().strip() == f"['ONLY'] {tmp_path}"
+
+
+def test_temporary_files_go_with_the_child(tmp_path: Path) -> None:
+    child = start("import tempfile; print(tempfile.mkdtemp())", tmp_path)
+    assert child.wait(10) == 0
+    left = Path(child.log_path.read_text().strip())
+    assert not left.exists()
+    assert not left.parent.exists()
 
 
 def test_wait_says_what_still_runs_and_poll_does_not_wait(tmp_path: Path) -> None:
@@ -173,9 +188,12 @@ def test_killing_the_driver_leaves_nothing(tmp_path: Path, mode: str) -> None:
     supervisors = [int(pid) for pid in (tmp_path / "supervisors").read_text().split()]
     if mode == "fork":
         wait_until((tmp_path / "forked").exists)
+    temporary = temporary_folder(tmp_path)
+    assert temporary.exists()
     driver.kill()
     driver.wait()
     wait_until_gone([*pids, *supervisors])
+    assert not temporary.exists()
     if mode == "fork":
         os.kill(int((tmp_path / "forked").read_text()), signal.SIGKILL)
 

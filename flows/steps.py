@@ -1,7 +1,7 @@
-"""Sharded stages from the flow's side: submit shards, wait for all, seal the stage with what they wrote.
+"""Stages from the flow's side: run one in a single task, or in shards that are submitted, awaited and sealed.
 
 A stage that holds submits nothing. A shard that stays incomplete stands red; the stage goes on without its rows only
-within ``calls.max_missing_share``.
+within ``calls.max_missing_share``. What comes after the stage that the user wants to reach is not started.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect import allow_failure
 
+from flows.until import comes_after, end_if_reached
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import IncompleteBatch
 from tapir_core.run_folder import RunFolder, RunRef
@@ -20,7 +21,7 @@ from tasks._task import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 from tasks.seal import seal
 
-__all__ = ["Shards", "follow_shards", "run_shards", "seal_stage", "submit_shards"]
+__all__ = ["Shards", "follow_shards", "run_shards", "run_stage", "seal_stage", "submit_shards"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,70 +29,87 @@ class Shards:
     """The shards of one stage under way, or the outcomes of a stage that holds."""
 
     at: StageAt
-    futures: Sequence[Any]
-    started: float
+    futures: Sequence[Any] = ()
+    started: float = 0.0
     done: DatasetRef | None = None
 
 
-def run_shards(run: RunRef, at: StageAt, shard: Any, rows: int) -> DatasetRef:
+def run_stage(ref: RunRef, stage: Any, *place: int) -> DatasetRef:
+    """Do a stage that is one task; ``place`` is its round and wave, as far as it has them.
+
+    Raises:
+        Reached: the user wants no more than this stage.
+    """
+    made: DatasetRef = stage(ref, *place)
+    end_if_reached(RunFolder(ref), StageAt(stage.name, *place))
+    return made
+
+
+def run_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> DatasetRef:
     """Work on ``rows`` planned rows in shards and seal the stage."""
-    return seal_stage(run, submit_shards(run, at, shard, rows))
+    return seal_stage(ref, submit_shards(ref, at, shard, rows))
 
 
-def submit_shards(run: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
+def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
     """Submit a stage's shards, at most ``calls.rows_per_shard`` planned rows each; none when the stage holds."""
-    folder = RunFolder(run)
-    done = folder.holds(at)
+    run = RunFolder(ref)
+    if comes_after(run.config, at, current(run).until):
+        return Shards(at)
+    done = run.holds(at)
     if done is not None:
-        manifest = folder.manifest(at)
+        manifest = run.manifest(at)
         assert manifest is not None
-        return Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], time.monotonic(), done)
-    size = folder.config.calls.rows_per_shard
+        return Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], done=done)
+    size = run.config.calls.rows_per_shard
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
-    return _submit(folder, at, lambda piece: _patient(folder, shard).submit(run, at, piece), pieces, rows)
+    return _submit(run, at, lambda piece: _patient(run, shard).submit(ref, at, piece), pieces, rows)
 
 
-def follow_shards(run: RunRef, at: StageAt, shard: Any, before: Shards, rows: int) -> Shards:
+def follow_shards(ref: RunRef, at: StageAt, shard: Any, before: Shards, rows: int) -> Shards:
     """Submit one shard for each shard of ``before``; each starts when its own predecessor is done."""
-    folder = RunFolder(run)
-    if before.done is not None and (done := folder.holds(at)) is not None:
-        return Shards(at, [], time.monotonic(), done)
+    run = RunFolder(ref)
+    if comes_after(run.config, at, current(run).until):
+        return Shards(at)
+    if before.done is not None and (done := run.holds(at)) is not None:
+        return Shards(at, done=done)
     pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
 
     def submit(piece: Piece) -> Any:
         after = before.futures[piece.index]
         waits = after if isinstance(after, ShardOutcome) else allow_failure(after)
-        return _patient(folder, shard).submit(run, at, piece, waits)
+        return _patient(run, shard).submit(ref, at, piece, waits)
 
-    return _submit(folder, at, submit, pieces, rows)
+    return _submit(run, at, submit, pieces, rows)
 
 
-def seal_stage(run: RunRef, shards: Shards) -> DatasetRef:
+def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
     """Wait for the shards and declare the stage complete.
 
     Raises:
         TooMuchMissing: more rows lack an outcome than the stage may go on without.
-
+        Reached: the user wants no more than this stage.
     """
-    if shards.done is not None:
-        return shards.done
-    outcomes = [_outcome(future) for future in shards.futures]
-    seconds = round(time.monotonic() - shards.started, 1)
-    current(RunFolder(run)).progress.end(shards.at)
-    sealed: DatasetRef = seal(run, shards.at, outcomes, seconds)
+    run = RunFolder(ref)
+    sealed = shards.done
+    if sealed is None:
+        outcomes = [_outcome(future) for future in shards.futures]
+        seconds = round(time.monotonic() - shards.started, 1)
+        current(run).progress.end(shards.at)
+        sealed = seal(ref, shards.at, outcomes, seconds)
+    end_if_reached(run, shards.at)
     return sealed
 
 
-def _submit(folder: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> Shards:
-    current(folder).progress.begin(at, shards=len(pieces), rows=rows)
+def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> Shards:
+    current(run).progress.begin(at, shards=len(pieces), rows=rows)
     started = time.monotonic()
     return Shards(at, [submit(piece) for piece in pieces], started)
 
 
-def _patient(folder: RunFolder, shard: Any) -> Any:
+def _patient(run: RunFolder, shard: Any) -> Any:
     """The shard task with the run's retries: an incomplete shard asks again for what it lacks, nothing else does."""
-    calls = folder.config.calls
+    calls = run.config.calls
     return shard.with_options(
         retries=calls.shard_retries,
         retry_delay_seconds=calls.shard_retry_seconds,

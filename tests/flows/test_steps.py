@@ -1,0 +1,159 @@
+"""Stages through a real Prefect flow: a failing shard is tried again, then red; what is accepted is not asked again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+
+from flows.project_flow import project_flow
+from flows.steps import run_shards, run_stage, seal_stage, submit_shards
+from flows.until import find_stage
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.run_folder import RunFolder, RunRef, open_run
+from tapir_core.stages import StageAt
+from tasks.label import label_shard
+from tasks.pool import pool
+from tasks.runtime import close_all, current
+from tasks.teach import teach_shard
+from tests.run_config import make_config
+
+INGREDIENTS = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
+LABEL, TEACH = StageAt("label"), StageAt("teach")
+
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Teacher:
+    """A teacher that fails on some instructions until it is mended."""
+
+    def __init__(self) -> None:
+        self.failing: set[str] = set()
+
+    def __call__(self, call: RecordedCall) -> FakeReply:
+        return Status(500) if call.prompt in self.failing else Text("an answer")
+
+
+@pytest.fixture
+def teacher() -> Teacher:
+    return Teacher()
+
+
+@pytest.fixture
+def provider(teacher: Teacher) -> Iterator[FakeProvider]:
+    with FakeProvider(teacher) as provider:
+        yield provider
+
+
+@pytest.fixture
+def run(tmp_path: Path, provider: FakeProvider) -> Iterator[RunFolder]:
+    endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
+    config = make_config(
+        tmp_path,
+        data={"pool": {"type": "standin", "rows": 40}},
+        teacher={"endpoint": endpoint},
+        calls={"rows_per_shard": 10, "max_attempts": 1, "shard_retries": 1, "shard_retry_seconds": 0},
+    )
+    yield open_run(config, INGREDIENTS)
+    close_all()
+
+
+@flow(name="pool", validate_parameters=False)
+def make_pool(ref: RunRef) -> None:
+    pool(ref)
+
+
+@flow(name="teach", validate_parameters=False)
+def teach(ref: RunRef) -> int:
+    rows: int = run_shards(ref, TEACH, teach_shard, pool(ref).rows).rows
+    return rows
+
+
+def instructions(run: RunFolder) -> list[str]:
+    """In the order in which shards take them."""
+    found: list[str] = run.rows(StageAt("pool")).sort("instruction_id")["instruction"].to_list()
+    return found
+
+
+def states_of_shards() -> list[StateType | None]:
+    with get_client(sync_client=True) as client:
+        runs = client.read_task_runs()
+    return [run.state_type for run in runs if run.name.startswith("teach 00")]
+
+
+def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
+    run: RunFolder, teacher: Teacher, provider: FakeProvider
+) -> None:
+    make_pool(run.ref)
+    failing = instructions(run)[:3]
+    teacher.failing = set(failing)
+    with pytest.raises(TooMuchMissing, match=r"teach: 3 of 40 rows are missing .*3 server"):
+        teach(run.ref)
+    assert run.holds(TEACH) is None
+    assert len(provider.calls) == 40 + 3, "the incomplete shard was tried once more, for what it lacked"
+    states = states_of_shards()
+    assert (states.count(StateType.COMPLETED), states.count(StateType.FAILED)) == (3, 1)
+
+    teacher.failing = set()
+    provider.calls.clear()
+    assert teach(run.ref) == 40
+    assert sorted(provider.prompts()) == sorted(failing)
+
+
+def test_what_is_accepted_as_missing_is_sealed_and_not_asked_again(
+    run: RunFolder, teacher: Teacher, provider: FakeProvider
+) -> None:
+    make_pool(run.ref)
+    teacher.failing = {instructions(run)[0]}
+    config = run.config.model_copy(update={"calls": run.config.calls.model_copy(update={"max_missing_share": 0.1})})
+    run = open_run(config, INGREDIENTS)
+    close_all()
+    assert teach(run.ref) == 39
+    manifest = run.manifest(TEACH)
+    assert manifest is not None
+    assert manifest.accepted_missing == {"server": 1}
+    asked = len(provider.calls)
+    teacher.failing = set()
+    assert teach(run.ref) == 39
+    assert len(provider.calls) == asked
+
+
+@project_flow("label and teach", run_name="until")
+def label_and_teach(ref: RunRef) -> dict[str, object]:
+    instructions = run_stage(ref, pool).rows
+    labels = submit_shards(ref, LABEL, label_shard, instructions)
+    taught = submit_shards(ref, TEACH, teach_shard, instructions)
+    seal_stage(ref, labels)
+    return {"taught": seal_stage(ref, taught).rows}
+
+
+def test_nothing_after_the_stage_to_reach_is_started(run: RunFolder, provider: FakeProvider) -> None:
+    current(run).until = LABEL
+    assert "label" in label_and_teach(run.ref)["stopped"]
+    assert run.holds(LABEL) is not None
+    assert run.holds(TEACH) is None
+    assert provider.calls
+    assert not set(instructions(run)) & set(provider.prompts())
+
+    current(run).until = None
+    assert label_and_teach(run.ref) == {"taught": 40}
+
+
+def test_a_stage_is_named_with_its_round_and_without_one_is_of_the_first(tmp_path: Path) -> None:
+    config: RunConfig = make_config(tmp_path)
+    assert find_stage(config, "teach") == TEACH
+    assert find_stage(config, "judge") == StageAt("judge", 1)
+    assert find_stage(config, "judge@2") == StageAt("judge", 2)
+    assert find_stage(config, "train@0") == StageAt("train", 0)
+
+
+@pytest.mark.parametrize("name", ["jugde", "judge@3", "judge@0", "teach@1", "", "wave_gated"])
+def test_a_stage_that_the_run_has_not_is_refused_with_those_it_has(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"teach, .*judge@1-2"):
+        find_stage(make_config(tmp_path), name)
