@@ -128,7 +128,8 @@ def shard_task(
             else:
                 assert plan is not None
                 rows = plan(run, at)[piece.start : piece.stop]
-            worked = function(run, at, rows)
+            with current(run).progress.attempt(at, piece.index):
+                worked = function(run, at, rows)
             written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
             outcome = ShardOutcome(piece.index, written, worked.counts, worked.missing)
             if outcome.missing:

@@ -59,10 +59,10 @@ def make_request(
 
 def report_rows(run: RunFolder, at: StageAt) -> Callable[[int, Outcome], None]:
     """A callback that moves the progress of ``at`` by one row an outcome."""
-    progress = current(run).progress
+    count = current(run).progress.row_counter(at)
 
     def on_outcome(_: int, outcome: Outcome) -> None:
-        progress.row_done(at, missing=isinstance(outcome, Failure) and outcome.retryable)
+        count(isinstance(outcome, Failure) and outcome.retryable)
 
     return on_outcome
 

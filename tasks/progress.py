@@ -2,13 +2,17 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 from tapir_core.stages import StageAt
 
 __all__ = ["Progress", "StageProgress"]
+
+_SHARD: ContextVar[int | None] = ContextVar("shard", default=None)
+"""Index of the shard that this thread works on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageAt, StageProgress] = {}
+        self._counted: dict[tuple[StageAt, int | None], tuple[int, int]] = {}
+        """Rows done and missing of each shard's last attempt."""
 
     @contextmanager
     def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
@@ -51,19 +57,35 @@ class Progress:
         """A stage begins."""
         with self._lock:
             self._stages[at] = StageProgress(at, shards, rows=rows, started=time.monotonic())
+            self._counted = {key: tally for key, tally in self._counted.items() if key[0] != at}
 
     def end(self, at: StageAt) -> None:
         """A stage ended."""
         self._change(at, ended=time.monotonic())
 
-    def row_done(self, at: StageAt, *, missing: bool = False) -> None:
-        """One more row of the stage has an outcome, or is missing for now."""
+    @contextmanager
+    def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
+        """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
         with self._lock:
-            stage = self._stages.get(at)
-            if stage is not None:
-                self._stages[at] = replace(
-                    stage, rows_done=stage.rows_done + (not missing), missing=stage.missing + missing
-                )
+            done, missing = self._counted.pop((at, shard), (0, 0))
+            self._add(at, -done, -missing)
+        token = _SHARD.set(shard)
+        try:
+            yield
+        finally:
+            _SHARD.reset(token)
+
+    def row_counter(self, at: StageAt) -> Callable[[bool], None]:
+        """A function, for any thread, that counts one row as done, or as missing for now, in this thread's shard."""
+        key = at, _SHARD.get()
+
+        def count(missing: bool) -> None:
+            with self._lock:
+                done, lacking = self._counted.get(key, (0, 0))
+                self._counted[key] = done + (not missing), lacking + missing
+                self._add(at, int(not missing), int(missing))
+
+        return count
 
     def shard_done(self, at: StageAt) -> None:
         """One more shard of the stage is whole."""
@@ -87,6 +109,11 @@ class Progress:
         """A snapshot, oldest first."""
         with self._lock:
             return list(self._stages.values())
+
+    def _add(self, at: StageAt, done: int, missing: int) -> None:
+        stage = self._stages.get(at)
+        if stage is not None:
+            self._stages[at] = replace(stage, rows_done=stage.rows_done + done, missing=stage.missing + missing)
 
     def _change(self, at: StageAt, **fields: object) -> None:
         with self._lock:

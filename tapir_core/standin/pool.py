@@ -31,7 +31,6 @@ def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
 
     Raises:
         ConfigError: there are not that many distinct instructions.
-
     """
     problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
     records = [
@@ -46,7 +45,6 @@ def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFr
 
     Raises:
         ConfigError: there are not that many distinct instructions.
-
     """
     records = [
         (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)

@@ -56,7 +56,6 @@ def sample_problems(
 
     Raises:
         ConfigError: a family has fewer distinct instructions than its share asks for.
-
     """
     found: dict[str, Problem] = {}
     for name in _spread(rows, shares, rng):

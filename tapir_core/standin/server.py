@@ -44,7 +44,6 @@ async def listen(service: Service, host: str, port: int) -> Listening:
 
     Raises:
         ConfigError: the address cannot be bound, or the log cannot be written.
-
     """
     runner = web.AppRunner(service.application(), access_log=None, shutdown_timeout=_GRACE_SECONDS)
     try:
@@ -73,7 +72,6 @@ def run_server(
 
     Raises:
         ConfigError: the address cannot be bound, or a file cannot be written.
-
     """
     service = Service(Behaviour(position_bias, noise, latency_ms / 1000), log_path)
     asyncio.run(_serve(service, host, port, port_file))

@@ -39,7 +39,6 @@ def parse_chat(body: Any) -> ChatRequest:
 
     Raises:
         BadRequest: it is no chat request, names another model or wants what the stand-in does not do.
-
     """
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")

@@ -52,7 +52,6 @@ def api_key(variable: str | None, field: str) -> str | None:
 
     Raises:
         MissingPrerequisite: the variable is named and not set.
-
     """
     if not variable:
         return None

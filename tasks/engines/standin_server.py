@@ -30,7 +30,6 @@ class StandinServers:
 
         Raises:
             EngineError: it does not start; the message names its log.
-
         """
         with self._lock:
             child, base_url = self._running.get(settings, (None, ""))

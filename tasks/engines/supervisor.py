@@ -36,7 +36,6 @@ def start_child(
 
     Raises:
         EngineError: the command cannot be started.
-
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     life_read, life_write = os.pipe()
@@ -113,7 +112,6 @@ class Child:
 
         Raises:
             TimeoutError: something still runs after ``timeout`` seconds.
-
         """
         try:
             self._process.wait(timeout)

@@ -44,7 +44,6 @@ def train_student(
         EngineError: the training failed.
         ConfigError: the base, the mixture or a setting cannot be trained with.
         MissingPrerequisite: a setting needs what this machine lacks.
-
     """
     attempt = Attempt(job.output)
     attempt.open(job)

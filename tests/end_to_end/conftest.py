@@ -1,9 +1,14 @@
+import hashlib
 import os
 import subprocess
 import sys
 
 import pytest
 
+from tapir_core.calls.fakes import FakeProvider, Text
+from tapir_core.standin.judge import judge
+from tapir_core.standin.sections import Ask, read_ask
+from tapir_core.standin.wire import parse_chat
 from tests.end_to_end.harness import ROOT, Project
 
 
@@ -26,9 +31,30 @@ def tiny_students(tmp_path_factory):
     return [folder / "tiny-1", folder / "tiny-2"]
 
 
+def judge_now_and_then(call):
+    """The stand-in's verdict, but no verdict at all on about one prompt in sixteen, and always the same ones."""
+    if hashlib.sha256(call.prompt.encode()).digest()[0] < 16:
+        return Text("Both answers have their merits.")
+    chat = parse_chat(call.body)
+    ask = read_ask(chat.messages, chat.seed)
+    assert isinstance(ask, Ask)
+    return Text(str(judge(ask, position_bias=0.5, noise=0.5)))
+
+
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, tiny_students):
-    """A run root on which one undisturbed run is done."""
-    project = Project(tmp_path_factory.mktemp("runs"), tiny_students[0])
+def unsteady_judge():
+    """A judge that leaves some rows unscored."""
+    with FakeProvider(judge_now_and_then) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, tiny_students, unsteady_judge):
+    """A run root on which one undisturbed run is done, with some verdicts that could not be read."""
+    endpoint = (
+        f'{{ type = "openai", base_url = "{unsteady_judge.base_url}", model = "standin-judge", identity = "unsteady-1"'
+    )
+    settings = {"judge.endpoint": f'{endpoint}, api_key_env = "" }}', "judge.reasks": "0"}
+    project = Project(tmp_path_factory.mktemp("runs"), tiny_students[0], settings)
     project.output = project.run("first").stdout
     return project

@@ -28,13 +28,15 @@ def test_the_output_shows_rounds_report_and_the_way_to_the_ui(project):
     assert (project.root / "first" / "report.html").stat().st_size > 20_000
 
 
-def test_every_scored_instruction_was_judged_in_both_orders(project):
+def test_every_instruction_was_judged_in_both_orders_and_an_unread_verdict_is_unscored(project):
     run = project.folder("first")
     for number in (1, 2):
         verdicts = run.rows(StageAt("judge", number))
         assert set(verdicts["order"]) == {"teacher_first", "student_first"}
-        assert verdicts.filter(status="scored").height > 0
-        assert run.rows(StageAt("difficulty", number))["orders"].unique().to_list() == [2]
+        assert verdicts["instruction_id"].value_counts()["count"].unique().to_list() == [2]
+        assert 0 < verdicts.filter(status="unscored").height < verdicts.height / 4
+        unscored = set(verdicts.filter(status="unscored")["instruction_id"])
+        assert not unscored & set(run.rows(StageAt("difficulty", number))["instruction_id"])
 
 
 def test_the_pool_grows_by_the_expansion_and_no_instruction_is_trained_on_twice_in_a_round(project):
@@ -80,12 +82,12 @@ def test_a_mixture_reads_straight_into_datasets(project, tmp_path):
     assert {message["role"] for message in rows[0]["messages"]} == {"user", "assistant"}
 
 
-def test_the_same_command_again_starts_no_engine_and_asks_nobody(project):
+def test_the_same_command_again_starts_no_engine_and_asks_nobody_also_for_what_is_unscored(project, unsteady_judge):
     before = engine_traces(project, "first")
-    asked = project.stored("judge"), project.stored("teach"), project.stored("answer")
+    asked = project.stored("judge"), project.stored("teach"), project.stored("answer"), len(unsteady_judge.calls)
     again = project.run("first", "--set", "calls.concurrency=3", "--set", "calls.max_attempts=2")
     assert engine_traces(project, "first") == before
-    assert (project.stored("judge"), project.stored("teach"), project.stored("answer")) == asked
+    assert (*map(project.stored, ("judge", "teach", "answer")), len(unsteady_judge.calls)) == asked
     assert "report.html" in again.stdout
 
 
@@ -101,9 +103,11 @@ def test_a_deleted_stage_is_made_again_and_nothing_else(project):
 
 def test_another_backbone_asks_for_no_label_and_no_teacher_answer_again(project, tiny_students):
     asked = project.stored("label"), project.stored("teach")
-    short = ("--set", "run.rounds=1", "--set", "curriculum.expansion.max_waves=0")
-    project.run("second", "--set", f"student.backbone={tiny_students[1]}", *short)
+    project.run("second", "--set", f"student.backbone={tiny_students[1]}", "--until", "teach")
+    second = project.folder("second")
+    assert second.rows(StageAt("teach")).height == 80
     assert (project.stored("label"), project.stored("teach")) == asked
+    assert second.manifest(StageAt("evaluate", BACKBONE)) is None, "nothing after the stage to reach is done"
 
 
 def test_deleting_one_run_breaks_no_other(project):
@@ -127,9 +131,17 @@ def test_an_edited_judge_prompt_is_refused_and_amended_from_the_judge_on(project
     run = project.folder("first")
     before = {at: run.manifest(at) for at in plan(run.config)}
     judged = project.stored("judge")
-    project.run("first", *changed, "--amend")
-    after = {at: project.folder("first").manifest(at) for at in before}
-    redone = {(at.name, at.round) for at in before if after[at] != before[at]}
-    assert {("judge", 1), ("difficulty", 1), ("select", 1), ("mix", 1), ("train", 1)} <= redone
+    project.run("first", *changed, "--amend", "--until", "mix")
+    edited = project.folder("first")
+    redone = {(at.name, at.round) for at in before if edited.manifest(at) != before[at]}
+    assert redone >= {("judge", 1), ("difficulty", 1), ("select", 1), ("mix", 1)}
     assert not redone & {("label", None), ("teach", None), ("train", 0), ("answer", 1), ("evaluate", 0)}
+    assert edited.holds(StageAt("train", 1)) is None, "the checkpoint of the old verdicts is not served"
     assert project.stored("judge") == judged + 160
+
+    shutil.copy(ROOT / "tapir_core" / "prompts" / "judge.jinja2", judge)
+    assert "judge (round 1)" in project.run("first", *changed, check=False).stderr, "the edit's verdicts are not served"
+    project.run("first", *changed, "--amend", "--until", "mix")
+    undone = project.folder("first")
+    assert [str(at) for at in before if undone.holds(at) is None] == [], "the old checkpoint and scores hold again"
+    assert project.stored("judge") == judged + 160, "the old verdicts were in the store"

@@ -99,6 +99,8 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
     assert len(provider.calls) == 40 + 3, "the incomplete shard was tried once more, for what it lacked"
     states = states_of_shards()
     assert (states.count(StateType.COMPLETED), states.count(StateType.FAILED)) == (3, 1)
+    [seen] = [stage for stage in current(run).progress.stages() if stage.at == TEACH]
+    assert (seen.rows_done, seen.missing) == (37, 3), "the second attempt is not counted on top of the first"
 
     teacher.failing = set()
     provider.calls.clear()

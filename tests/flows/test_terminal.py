@@ -98,8 +98,9 @@ def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None
     progress, console = Progress(), make_console(force_terminal=terminal)
     with LiveDisplay(lambda: Snapshot(progress.stages(), LiveSpend(sent=5)), console):
         progress.begin(ANSWER, shards=1, rows=2)
-        progress.row_done(ANSWER)
-        progress.row_done(ANSWER)
+        count = progress.row_counter(ANSWER)
+        count(False)
+        count(False)
         progress.end(ANSWER)
     shown = text_of(console)
     assert shown.count("round 1 · answer: 2 rows in") == 1

@@ -56,7 +56,6 @@ def read_conversations(files: Sequence[Path]) -> list[Conversation]:
 
     Raises:
         ConfigError: a conversation does not end with an answer.
-
     """
     tables = [pl.read_parquet(file, columns=["messages"]) for file in files]
     rows: list[Conversation] = pl.concat(tables)["messages"].to_list() if tables else []
@@ -75,7 +74,6 @@ def closing_token(tokenizer: Any) -> int:
 
     Raises:
         ConfigError: there is no chat template, or neither token exists.
-
     """
     if not tokenizer.chat_template:
         raise ConfigError(
@@ -100,7 +98,6 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
 
     Raises:
         ConfigError: no example is left.
-
     """
     closing = closing_token(tokenizer)
     examples = [_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations)]

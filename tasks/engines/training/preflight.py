@@ -78,7 +78,6 @@ def check_masks(corpus: Corpus) -> None:
 
     Raises:
         ConfigError: one does not.
-
     """
     for number, example in enumerate(corpus.examples):
         trained = [label for label in example.labels if label != IGNORED]
@@ -94,7 +93,6 @@ def check_memory(job: TrainingJob, estimate: MemoryEstimate, free: int) -> str |
 
     Raises:
         EngineError: not even weights, gradients and optimizer fit.
-
     """
     if estimate.total <= free:
         return None

@@ -30,7 +30,6 @@ def load_tokenizer(job: TrainingJob) -> Any:
 
     Raises:
         ConfigError: the base is no checkpoint.
-
     """
     if not (job.base / "config.json").exists():
         raise ConfigError(

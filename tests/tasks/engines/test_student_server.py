@@ -1,7 +1,6 @@
 """The student's server: started when needed, shared, swapped, stopped; each failure is one clear message."""
 
 import asyncio
-import itertools
 import json
 import os
 import signal
@@ -21,7 +20,6 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.engines.supervisor_main import descendants_of
 from tasks.engines.tiny_student import tiny_student
-from tasks.engines.vllm_command import VllmEnvironment, server_command, server_env
 from tasks.engines.vllm_server import VllmServer
 
 REPOSITORY = Path(__file__).parents[3]
@@ -241,33 +239,6 @@ def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, m
 
 def test_a_served_checkpoint_has_the_same_name_wherever_it_lies(tmp_path: Path) -> None:
     assert student_model_name(VllmEngine(), tmp_path) == student_model_name(VllmEngine(), tmp_path / "other")
-
-
-def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
-    engine = VllmEngine(gpu_memory_utilization=0.5, cpu_kv_cache_gib=3)
-    on_gpu, on_cpu = VllmEnvironment("cuda", None), VllmEnvironment("cpu", None)
-    assert "--gpu-memory-utilization" in server_command(engine, on_gpu, Path("c"), 1, None)
-    assert "--gpu-memory-utilization" not in server_command(engine, on_cpu, Path("c"), 1, None)
-    assert "VLLM_CPU_KVCACHE_SPACE" not in server_env(engine, on_gpu, "key")
-    assert server_env(engine, on_cpu, "key")["VLLM_CPU_KVCACHE_SPACE"] == "3"
-
-
-def test_options_of_the_configuration_reach_the_command() -> None:
-    command = server_command(
-        VllmEngine(enforce_eager=True, dtype="float32", max_model_length=99, tensor_parallel=2),
-        VllmEnvironment("cuda", None),
-        Path("some/checkpoint"),
-        1234,
-        Path("chat.jinja"),
-    )
-    pairs = list(itertools.pairwise(command))
-    assert ("--chat-template", "chat.jinja") in pairs
-    assert ("--model", "some/checkpoint") in pairs
-    assert ("--dtype", "float32") in pairs
-    assert ("--max-model-len", "99") in pairs
-    assert ("--tensor-parallel-size", "2") in pairs
-    assert ("--port", "1234") in pairs
-    assert "--enforce-eager" in command
 
 
 @pytest.mark.slow

@@ -1,0 +1,23 @@
+"""What the tests of the call engine share."""
+
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
+from tapir_core.calls.fakes import Status, make_request
+from tapir_core.config import CallsConfig
+
+SLOW_DOWN = Status(429, {"error": {"message": "slow down"}})
+
+
+def prompts(count: int, *, start: int = 0) -> list[Request]:
+    return [make_request(f"question {number}") for number in range(start, start + count)]
+
+
+def texts(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.text if isinstance(outcome, Answer) else outcome.kind for outcome in outcomes]
+
+
+def never() -> Endpoint:
+    raise AssertionError("the endpoint was asked for, though the store holds everything")
+
+
+def open_engine(store_url: str, config: CallsConfig) -> CallEngine:
+    return CallEngine(AnswerStore(store_url), config, run="a-run")

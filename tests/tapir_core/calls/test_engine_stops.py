@@ -1,0 +1,104 @@
+"""Interrupts, closing and death of the process: what came is kept, and nobody waits for ever."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from tapir_core.calls import CallEngine, Endpoint, Outcome
+from tapir_core.calls.fakes import (
+    FakeProvider,
+    Hang,
+)
+from tapir_core.config import CallsConfig
+from tapir_core.errors import TapirError
+from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
+
+ASK_UNTIL_STOPPED = """
+import sys
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint
+from tapir_core.calls.fakes import make_request
+from tapir_core.config import CallsConfig
+
+url, base_url = sys.argv[1:]
+requests = [make_request(f"question {number}") for number in range(300)]
+with CallEngine(AnswerStore(url), CallsConfig(), run="a-run") as engine:
+    engine.ask(requests, lambda: Endpoint(base_url, 4), on_outcome=lambda *_: print(flush=True))
+"""
+
+
+def test_who_joined_an_interrupted_asker_asks_for_itself(engine: CallEngine):
+    joined: list[list[Outcome]] = []
+    second = threading.Thread(target=lambda: joined.append(engine.ask(prompts(3), provider.endpoint)))
+
+    def interrupted() -> Endpoint:
+        second.start()
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    with FakeProvider() as provider:
+        with pytest.raises(KeyboardInterrupt):
+            engine.ask(prompts(3), interrupted)
+        second.join()
+    assert texts(joined[0]) == ["echo: question 0", "echo: question 1", "echo: question 2"]
+
+
+def test_an_interrupt_while_answers_come_keeps_what_came(store_url: str, quick: CallsConfig):
+    def on_outcome(_: int, __: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with FakeProvider(latency_seconds=0.02) as provider:
+        with open_engine(store_url, quick) as engine, pytest.raises(KeyboardInterrupt):
+            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), on_outcome=on_outcome)
+        with open_engine(store_url, quick) as engine:
+            assert 1 <= engine.count_stored(prompts(40)) <= 4
+            engine.ask(prompts(40), provider.endpoint)
+        twice = [prompt for prompt, times in Counter(provider.prompts()).items() if times > 1]
+        assert len(twice) <= 2
+
+
+def test_closing_the_engine_releases_who_waits(store_url: str, quick: CallsConfig):
+    raised: list[BaseException] = []
+    engine = open_engine(store_url, quick)
+
+    def ask() -> None:
+        try:
+            engine.ask(prompts(5), provider.endpoint)
+        except TapirError as error:
+            raised.append(error)
+
+    with FakeProvider(lambda _: Hang()) as provider:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while not provider.calls:
+            time.sleep(0.01)
+        engine.close()
+        engine.close()
+        thread.join(timeout=10)
+    assert "stopped" in str(raised[0])
+    with pytest.raises(TapirError, match="closed"):
+        engine.ask(prompts(1, start=99), provider.endpoint)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_stopped_process_pays_twice_for_nothing_but_what_was_in_flight(store_url: str, sent: int, code: int):
+    with FakeProvider(latency_seconds=0.01) as provider:
+        command = [sys.executable, "-c", ASK_UNTIL_STOPPED, store_url, provider.base_url]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(20):
+            process.stdout.readline()
+        os.kill(process.pid, sent)
+        process.communicate(timeout=30)
+        assert process.returncode == code
+        assert len(provider.calls) < 300
+        again = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=True)
+        assert len(again.stdout.splitlines()) == 300
+        counts = Counter(provider.prompts())
+    assert len(counts) == 300
+    assert sum(counts.values()) - 300 <= 4
