@@ -20,11 +20,12 @@ from tapir_core.errors import TapirError
 from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
 
 ASK_UNTIL_STOPPED = """
-import sys
+import signal, sys
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint
 from tapir_core.calls.fakes import make_request
 from tapir_core.config import CallsConfig
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 url, base_url = sys.argv[1:]
 requests = [make_request(f"question {number}") for number in range(300)]
 with CallEngine(AnswerStore(url), CallsConfig(), run="a-run") as engine:
