@@ -14,7 +14,6 @@ from prefect import allow_failure
 
 from flows.until import comes_after, end_if_reached
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import IncompleteBatch
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks._task import Piece, ShardIncomplete, ShardOutcome
@@ -88,6 +87,7 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
 
     Raises:
         TooMuchMissing: more rows lack an outcome than the stage may go on without.
+        BudgetReached: rows were not asked for because a cap is reached.
         Reached: the user wants no more than this stage.
     """
     run = RunFolder(ref)
@@ -108,17 +108,17 @@ def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces:
 
 
 def _patient(run: RunFolder, shard: Any) -> Any:
-    """The shard task with the run's retries: an incomplete shard asks again for what it lacks, nothing else does."""
+    """The shard task with the run's retries: a shard that lacks what another try may bring asks again for that."""
     calls = run.config.calls
     return shard.with_options(
         retries=calls.shard_retries,
         retry_delay_seconds=calls.shard_retry_seconds,
-        retry_condition_fn=_is_incomplete,
+        retry_condition_fn=_may_get_more,
     )
 
 
-def _is_incomplete(_task: Any, _run: Any, state: Any) -> bool:
-    return isinstance(state.data, IncompleteBatch)
+def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
+    return isinstance(state.data, ShardIncomplete) and "budget" not in state.data.outcome.missing
 
 
 def _outcome(future: Any) -> ShardOutcome:

@@ -53,7 +53,8 @@ class Runtime:
     @cached_property
     def calls(self) -> CallEngine:
         """The paid-call engine, on the store that all runs of the root share."""
-        return CallEngine(AnswerStore(store_url(self.config)), self.config.calls, run=self.run.ref.name)
+        store = AnswerStore(store_url(self.config))
+        return CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
 
     @cached_property
     def students(self) -> StudentEngineHost:

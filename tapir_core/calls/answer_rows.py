@@ -1,17 +1,16 @@
-"""Rows of the `answers` table: read, insert, sum. Functions on an engine, without threads."""
+"""Rows of the `answers` table: read and insert. Functions on a connection, without threads."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, select
 
-from tapir_core.calls.spend import Spend
-from tapir_core.calls.tables import answers, insert_or_ignore, writing
-from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request, Role
+from tapir_core.calls.tables import answers, insert_or_ignore
+from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 
-__all__ = ["insert_rows", "make_row", "read_known", "read_outcomes", "sum_spend"]
+__all__ = ["insert_rows", "make_row", "read_known", "read_outcomes"]
 
 KEYS_PER_QUERY = 5000
 OUTCOME_COLUMNS = (
@@ -51,55 +50,38 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
     }
 
 
-def insert_rows(engine: Engine, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
-    """Insert ``rows`` (keys all different) in one transaction.
+def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[str, Outcome]:
+    """Insert ``rows``; of equal keys the first counts.
 
     Returns:
-        The outcome that another process stored first, for each key that was already there.
+        The outcome that counts instead, for each key that was already there or is twice among ``rows``.
     """
-    statement = insert_or_ignore(engine, answers).returning(answers.c.key)
-    with writing(engine) as connection:
-        inserted = set(connection.execute(statement, list(rows)).scalars())
-    return read_outcomes(engine, [row["key"] for row in rows if row["key"] not in inserted])
+    if not rows:
+        return {}
+    firsts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        firsts.setdefault(row["key"], row)
+    statement = insert_or_ignore(connection.engine, answers).returning(answers.c.key)
+    inserted = set(connection.execute(statement, list(firsts.values())).scalars())
+    others = {row["key"] for row in rows if row["key"] not in inserted or row is not firsts[row["key"]]}
+    return read_outcomes(connection, sorted(others))
 
 
-def read_outcomes(engine: Engine, keys: Sequence[str]) -> dict[str, Outcome]:
+def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """The stored outcome of each key that is there."""
     found: dict[str, Outcome] = {}
-    with engine.connect() as connection:
-        for some in _batches(keys):
-            query = select(*OUTCOME_COLUMNS).where(answers.c.key.in_(some))
-            found.update((row[0], _outcome(*row[1:])) for row in connection.execute(query))
+    for some in _batches(keys):
+        query = select(*OUTCOME_COLUMNS).where(answers.c.key.in_(some))
+        found.update((row[0], _outcome(*row[1:])) for row in connection.execute(query))
     return found
 
 
-def read_known(engine: Engine, keys: Sequence[str]) -> set[str]:
+def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are there."""
     known: set[str] = set()
-    with engine.connect() as connection:
-        for some in _batches(keys):
-            known.update(connection.execute(select(answers.c.key).where(answers.c.key.in_(some))).scalars())
+    for some in _batches(keys):
+        known.update(connection.execute(select(answers.c.key).where(answers.c.key.in_(some))).scalars())
     return known
-
-
-def sum_spend(engine: Engine, run: str) -> dict[Role, Spend]:
-    """What ``run`` paid for, by role."""
-    query = (
-        select(
-            answers.c.role,
-            func.count(),
-            func.sum(answers.c.prompt_tokens),
-            func.sum(answers.c.completion_tokens),
-            func.sum(answers.c.usd),
-        )
-        .where(answers.c.run == run)
-        .group_by(answers.c.role)
-        .order_by(answers.c.role)
-    )
-    with engine.connect() as connection:
-        return {
-            row[0]: Spend(int(row[1]), int(row[2]), int(row[3]), float(row[4])) for row in connection.execute(query)
-        }
 
 
 def _outcome(

@@ -1,41 +1,47 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
-For each request: store look-up → single flight → limiter → call with retries → raw reply stored and committed →
-outcome. One background event loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
+For each request: store look-up → single flight → claim and reservation → limiter → call with retries → raw reply stored
+and committed → outcome (sending.py from the claim on). One background event loop makes the calls; any number of threads
+may ask. Parsing is not done here (reask.py).
 """
 
-import asyncio
 import queue
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tapir_core.calls.asking import Asking, Once, OnOutcome
 from tapir_core.calls.background_loop import BackgroundLoop
-from tapir_core.calls.limiter import Slot
+from tapir_core.calls.budget import DRIVING
+from tapir_core.calls.sending import Sending
 from tapir_core.calls.single_flight import Claim, Flights
-from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter
+from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.store import AnswerStore
-from tapir_core.calls.types import Endpoint, EndpointSource, Failure, Outcome, Request, Role
+from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import CallsConfig
+from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.line import Line
 
 __all__ = ["CallEngine"]
 
-Inbox = queue.SimpleQueue[tuple[str, Outcome] | None]
-"""Key and outcome of each request as it is committed; nothing at the end."""
+Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
+"""Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
 
 
 class CallEngine:
     """Answers requests from the store, and from endpoints what the store lacks. Takes the store over and closes it."""
 
-    def __init__(self, store: AnswerStore, config: CallsConfig, *, run: str) -> None:
+    def __init__(
+        self, store: AnswerStore, config: CallsConfig, *, run: str, budget: BudgetConfig | None = None
+    ) -> None:
         self._store = store
         self._run = run
         self._config = config
+        self._budget = budget or BudgetConfig()
+        self._clock = WorkClock(lambda role, seconds: store.add_seconds(run, role, seconds))
+        self._clock.begin(DRIVING)
         self._flights = Flights()
         self._meter = SpendMeter()
         self._lines: dict[str, Line] = {}
@@ -76,13 +82,19 @@ class CallEngine:
         """The live counters of this process."""
         return self._meter.snapshot()
 
-    def paid(self) -> Mapping[Role, Spend]:
-        """What the run has paid for by role, over all its starts and processes."""
+    def paid(self) -> Mapping[str, Spend]:
+        """What the run has spent by role, over all its starts and processes."""
         return self._store.spend_by_role(self._run)
+
+    @property
+    def cap_reached(self) -> str:
+        """Which cap kept a request of this process from being sent, in words; empty as long as none did."""
+        return self._meter.cap_reached
 
     def close(self) -> None:
         """Cancel what is in flight, commit what was received, close the store. Closing twice is the same as once."""
         self._loop.close(self._close_lines)
+        self._clock.end_all()
         self._store.close()
 
     def __enter__(self) -> "CallEngine":
@@ -97,16 +109,28 @@ class CallEngine:
             self._meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
         if missing:
-            self._call_missing(missing, endpoint(), claim, asking)
+            role = next(iter(missing.values())).role
+            with self._clock.working(role):
+                self._call_missing(missing, endpoint(), claim, asking)
 
     def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
         inbox: Inbox = queue.SimpleQueue()
-        job = self._loop.start(self._send_all(missing, endpoint, inbox), on_end=lambda: inbox.put(None))
+        sending = Sending(
+            self._store,
+            self._line(endpoint),
+            endpoint,
+            self._budget,
+            meter=self._meter,
+            clock=self._clock,
+            tell=lambda *told: inbox.put(told),
+        )
+        job = self._loop.start(sending.send_all(missing), on_end=lambda: inbox.put(None))
         ended = False
         try:
             while (received := inbox.get()) is not None:
-                claim.resolve(*received)
-                self._meter.count_stored(asking.deliver(*received, shared=False))
+                key, outcome, shared = received
+                claim.resolve(key, outcome)
+                self._meter.count_stored(asking.deliver(key, outcome, shared=shared))
             ended = True
             job.result()
         finally:
@@ -114,31 +138,7 @@ class CallEngine:
                 job.cancel()
                 # Who joined gets what still arrives, and the claim is given up only when nothing is in flight any more.
                 while (received := inbox.get()) is not None:
-                    claim.resolve(*received)
-
-    async def _send_all(self, missing: Mapping[str, Request], endpoint: Endpoint, inbox: Inbox) -> None:
-        line = self._line(endpoint)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for key, request in missing.items():
-                    # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
-                    slot = await line.limiter.acquire()
-                    task = group.create_task(self._send_one(line, key, request, endpoint, slot, inbox))
-                    # A task that is cancelled before its first step releases nothing itself.
-                    task.add_done_callback(lambda _, slot=slot: slot.release())  # type: ignore[misc]
-        except BaseExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
-
-    async def _send_one(
-        self, line: "Line", key: str, request: Request, endpoint: Endpoint, slot: Slot, inbox: Inbox
-    ) -> None:
-        reply = await line.answer(request, endpoint, slot)
-        if not (isinstance(reply.outcome, Failure) and reply.outcome.retryable):
-            # Shielded: an interrupt must not take back an answer that is on its way into the store.
-            committed = asyncio.wrap_future(self._store.put(key, request, reply))
-            reply = replace(reply, outcome=await asyncio.shield(committed))
-        self._meter.count_reply(reply)
-        inbox.put((key, reply.outcome))
+                    claim.resolve(received[0], received[1])
 
     def _line(self, endpoint: Endpoint) -> "Line":
         """The line to the endpoint's address, ready for a new asker."""

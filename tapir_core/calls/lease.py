@@ -18,7 +18,7 @@ import psutil
 
 from tapir_core.errors import RunBusy
 
-__all__ = ["Holder", "RunLease"]
+__all__ = ["LAPSE_SECONDS", "Holder", "RunLease"]
 
 HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
@@ -40,9 +40,13 @@ class Holder:
         """The process that asks."""
         return cls(_host(), _boot_id(), os.getpid(), psutil.Process().create_time())
 
+    def is_here(self) -> bool:
+        """True of a process of this machine, whether it still runs or not."""
+        return self.host == _host()
+
     def is_gone(self) -> bool:
         """True when it ran on this machine and does not any more; never true of another machine's process."""
-        if self.host != _host():
+        if not self.is_here():
             return False
         if self.boot_id != _boot_id():
             return True
@@ -112,9 +116,8 @@ class RunLease:
 
 def _may_take(row: dict[str, Any]) -> bool:
     holder = Holder(row["host"], row["boot_id"], row["pid"], row["process_started"])
-    elsewhere = holder.host != _host()
     # A process of this machine that lives but is silent is only suspended: taking its run would make two drivers.
-    return holder.is_gone() or (elsewhere and row["silent"] >= timedelta(seconds=LAPSE_SECONDS))
+    return holder.is_gone() or (not holder.is_here() and row["silent"] >= timedelta(seconds=LAPSE_SECONDS))
 
 
 def _busy_text(run_key: str, row: dict[str, Any]) -> str:

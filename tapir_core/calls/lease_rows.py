@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 
 from tapir_core.calls.tables import insert_or_ignore, leases, writing
 
-__all__ = ["DatabaseError", "beat", "drop", "is_held", "take"]
+__all__ = ["DatabaseError", "beat", "database_time", "drop", "is_held", "take"]
 
 
 def take(
@@ -21,7 +21,7 @@ def take(
         The row of the holder that keeps it, with `silent`, the time since its last heartbeat; nothing when taken.
     """
     with writing(engine) as connection:
-        now = _now(connection)
+        now = database_time(connection)
         mine = {"run_key": run_key, "token": token, **holder, "since": now, "heartbeat": now}
         connection.execute(insert_or_ignore(engine, leases).values(mine))
         row = connection.execute(select(leases).where(leases.c.run_key == run_key).with_for_update()).mappings().one()
@@ -37,7 +37,7 @@ def take(
 def beat(engine: Engine, run_key: str, token: str) -> None:
     """Renew the heartbeat of a lease that is still ours."""
     with writing(engine) as connection:
-        connection.execute(update(leases).where(*_ours(run_key, token)).values(heartbeat=_now(connection)))
+        connection.execute(update(leases).where(*_ours(run_key, token)).values(heartbeat=database_time(connection)))
 
 
 def is_held(engine: Engine, run_key: str, token: str) -> bool:
@@ -56,7 +56,7 @@ def _ours(run_key: str, token: str) -> tuple[Any, Any]:
     return leases.c.run_key == run_key, leases.c.token == token
 
 
-def _now(connection: Connection) -> datetime:
+def database_time(connection: Connection) -> datetime:
     """The database's UTC time, without zone, as the columns keep it."""
     if connection.dialect.name == "postgresql":
         now: datetime = connection.execute(select(func.timezone("UTC", func.clock_timestamp()))).scalar_one()

@@ -1,18 +1,20 @@
 """What calls cost: live counters of one engine, and sums over what is stored.
 
-The store is the truth about a run's spend over restarts (`AnswerStore.spend`); the live counters begin at zero with the
-process and also know what is never stored: attempts, store hits and retryable failures.
+The store is the truth about a run's spend over restarts (`AnswerStore.spend_by_role`); the live counters begin at zero
+with the process and also know what came from the store and what failed.
 """
 
 import threading
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tapir_core.calls.types import Failure, FailureKind
 from tapir_core.calls.wire import Reply
 
-__all__ = ["LiveSpend", "Spend", "SpendMeter"]
+__all__ = ["LiveSpend", "Spend", "SpendMeter", "WorkClock"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,23 @@ class LiveSpend:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What stored outcomes cost when they were paid."""
+    """What was spent, over all starts and processes."""
 
-    calls: int = 0
+    requests: int = 0
+    """Attempts that went out."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
+    seconds: float = 0.0
+    """Time in which such requests were worked on."""
 
     def __add__(self, other: "Spend") -> "Spend":
         return Spend(
-            self.calls + other.calls,
+            self.requests + other.requests,
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.usd + other.usd,
+            self.seconds + other.seconds,
         )
 
 
@@ -58,6 +64,8 @@ class SpendMeter:
         self._counts: Counter[str] = Counter()
         self._failures: Counter[FailureKind] = Counter()
         self._usd = 0.0
+        self.cap_reached = ""
+        """The cap that was reached last, in words."""
 
     def count_sent(self) -> None:
         """An attempt goes out."""
@@ -80,7 +88,67 @@ class SpendMeter:
             self._counts["completion_tokens"] += reply.completion_tokens
             self._usd += reply.usd
 
+    def count_over_budget(self, cap: str) -> None:
+        """A request was not sent because of ``cap``."""
+        with self._lock:
+            self._failures["budget"] += 1
+            self.cap_reached = cap
+
     def snapshot(self) -> LiveSpend:
         """The counters now."""
         with self._lock:
             return LiveSpend(**self._counts, failures=dict(self._failures), usd=self._usd)
+
+
+class WorkClock:
+    """Time in which something is worked on, by role; overlapping work of one role counts once. For any thread."""
+
+    def __init__(self, add_seconds: Callable[[str, float], object]) -> None:
+        self._add_seconds = add_seconds
+        self._lock = threading.Lock()
+        self._working: Counter[str] = Counter()
+        self._since: dict[str, float] = {}
+
+    @contextmanager
+    def working(self, role: str) -> Iterator[None]:
+        """The block is work of ``role``."""
+        self.begin(role)
+        try:
+            yield
+        finally:
+            self.end(role)
+
+    def begin(self, role: str) -> None:
+        """Work of ``role`` begins."""
+        with self._lock:
+            self._working[role] += 1
+            self._since.setdefault(role, time.monotonic())
+
+    def end(self, role: str) -> None:
+        """One piece of work of ``role`` ends."""
+        with self._lock:
+            self._working[role] -= 1
+            # A clock that was ended with its engine has nothing left to add.
+            if not self._working[role] and role in self._since:
+                self._tell(role)
+                del self._since[role]
+
+    def tell_all(self, *, older_than_seconds: float) -> None:
+        """Add up what has run for longer than this since it was last added."""
+        with self._lock:
+            now = time.monotonic()
+            for role, since in list(self._since.items()):
+                if now - since >= older_than_seconds:
+                    self._tell(role)
+
+    def end_all(self) -> None:
+        """Add up everything; what still works counts no further."""
+        with self._lock:
+            for role in list(self._since):
+                self._tell(role)
+            self._since.clear()
+
+    def _tell(self, role: str) -> None:
+        now = time.monotonic()
+        self._add_seconds(role, now - self._since[role])
+        self._since[role] = now

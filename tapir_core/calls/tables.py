@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     URL,
+    BigInteger,
     Column,
     Connection,
     DateTime,
@@ -24,18 +25,15 @@ from sqlalchemy import (
     Text,
     create_engine,
     event,
-    func,
     make_url,
-    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
-__all__ = ["answers", "insert_or_ignore", "leases", "open_engine", "writing"]
+__all__ = ["answers", "claims", "holders", "insert_or_ignore", "leases", "open_engine", "spending", "writing"]
 
-SCHEMA_VERSION = "1"
 BUSY_SECONDS = 60
 """How long a writer waits for another process's transaction before it fails."""
 
@@ -82,12 +80,51 @@ leases = Table(
 )
 """One row per run that is driven now, by the database's clock."""
 
+holders = Table(
+    "holders",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Float, nullable=False),
+    Column("heartbeat", DateTime, nullable=False),
+)
+"""One row per open store that has claimed something, by the database's clock."""
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Index("claims_by_holder", "holder"),
+    Index("claims_by_run", "run"),
+)
+"""One row per request that a process is about to send or has sent; `tokens` and `usd` are reserved for it."""
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("run", String(512), primary_key=True),
+    Column("role", String(16), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+"""What each run has spent by role, over all its starts and processes: every attempt, stored or not."""
+
 
 def open_engine(url: str) -> Engine:
     """An engine on ``url`` with every table in place.
 
     Raises:
-        ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or another schema version is in it.
+        ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or a newer version of tapir wrote it.
         MissingPrerequisite: the database cannot be reached or written.
     """
     try:
@@ -95,6 +132,8 @@ def open_engine(url: str) -> Engine:
     except ArgumentError as error:
         # The text itself is not shown: what cannot be parsed may hold a password anywhere.
         raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
+    from tapir_core.calls.migrations import migrate
+
     shown = parsed.render_as_string(hide_password=True)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -106,17 +145,12 @@ def open_engine(url: str) -> Engine:
     try:
         engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else create_engine(parsed)
         with writing(engine) as connection:
-            version = _prepare_schema(connection)
+            migrate(connection, shown)
     except (SQLAlchemyError, OSError) as error:
         reason = str(getattr(error, "orig", None) or error).strip()
         raise MissingPrerequisite(
             f"the call store {shown} cannot be opened: {reason}. Check the path, its rights and that the server runs."
         ) from error
-    if version != SCHEMA_VERSION:
-        raise ConfigError(
-            f"the call store {shown} has schema version {version}, this version of tapir knows {SCHEMA_VERSION}. "
-            "Use the tapir version that wrote it, or another calls.store_url."
-        )
     return engine
 
 
@@ -151,13 +185,3 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("tapir_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def _prepare_schema(connection: Connection) -> str:
-    """Create what lacks and give the schema version that is there."""
-    if connection.dialect.name == "postgresql":
-        # CREATE TABLE IF NOT EXISTS of two processes at once can still collide there.
-        connection.execute(select(func.pg_advisory_xact_lock(0x7A917)))
-    metadata.create_all(connection)
-    connection.execute(insert_or_ignore(connection.engine, meta).values(name="schema_version", value=SCHEMA_VERSION))
-    return str(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")))

@@ -1,6 +1,7 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
+from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import (
     CurriculumConfig,
@@ -21,7 +22,9 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "BasicTuningConfig",
+    "BudgetConfig",
     "CallsConfig",
+    "Caps",
     "CurriculumConfig",
     "DataConfig",
     "EndpointConfig",

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_serializer
 
 from tapir_core.config._base import Section
+from tapir_core.config.budget import BudgetConfig
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
@@ -66,6 +67,9 @@ class RunConfig(Section):
 
     calls: CallsConfig = CallsConfig()
     """How calls are made."""
+
+    budget: BudgetConfig = BudgetConfig()
+    """What the run may cost at most."""
 
     @field_serializer("rounds")
     def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:

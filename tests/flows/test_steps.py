@@ -12,8 +12,8 @@ from flows.project_flow import project_flow
 from flows.steps import run_shards, run_stage, seal_stage, submit_shards
 from flows.until import find_stage
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
-from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.config import BudgetConfig, RunConfig
+from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
@@ -124,6 +124,22 @@ def test_what_is_accepted_as_missing_is_sealed_and_not_asked_again(
     teacher.failing = set()
     assert teach(run.ref) == 39
     assert len(provider.calls) == asked
+
+
+def test_at_a_cap_the_stage_stops_without_retries_and_a_raised_cap_asks_only_for_the_rest(
+    run: RunFolder, provider: FakeProvider
+) -> None:
+    make_pool(run.ref)
+    capped = run.config.model_copy(update={"budget": BudgetConfig(requests=25)})
+    run = open_run(capped, INGREDIENTS)
+    close_all()
+    with pytest.raises(BudgetReached, match=r"budget\.requests = 25 is reached.*teach: 25 rows are done, 15 are left"):
+        teach(run.ref)
+    assert len(provider.calls) == 25
+    run = open_run(capped.model_copy(update={"budget": BudgetConfig()}), INGREDIENTS)
+    close_all()
+    assert teach(run.ref) == 40
+    assert len(provider.calls) == len(set(provider.prompts())) == 40
 
 
 @project_flow("label and teach", run_name="until")

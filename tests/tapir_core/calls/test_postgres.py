@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
         found = other.lookup([*(request.key for request in requests), refused.key])
         assert len(found) == 601
         assert found[refused.key] == Failure("refused", "no", 1, stored=True)
-        assert other.spend("pg") == Spend(601, 1200, 600, 300.0)
+        assert other.spend_by_role("pg") == {"teach": Spend(602, 1200, 600, 300.0)}
 
 
 def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
@@ -84,6 +85,32 @@ def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
             with CallEngine(AnswerStore(postgres_url), CallsConfig(), run="a-run") as engine:
                 engine.ask(requests, provider.endpoint)
         assert len(provider.calls) == 20
+
+
+ASK_FOR_A_SHARE = """
+import sys
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint
+from tapir_core.calls.fakes import make_request
+from tapir_core.config import BudgetConfig, CallsConfig, Sampling
+
+url, base_url, which = sys.argv[1:]
+endpoint = Endpoint(base_url, 8, usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=1000.0)
+mine = [make_request(f"{which}: {number}", sampling=Sampling(max_tokens=8), run="shared") for number in range(100)]
+with CallEngine(AnswerStore(url), CallsConfig(), run="shared", budget=BudgetConfig(usd=3.0)) as engine:
+    print(sum(isinstance(each, Answer) for each in engine.ask(mine, lambda: endpoint)))
+"""
+
+
+def test_eight_processes_share_one_cap(postgres_url: str):
+    with FakeProvider(latency_seconds=0.02) as provider:
+        commands = [[sys.executable, "-c", ASK_FOR_A_SHARE, postgres_url, provider.base_url, str(n)] for n in range(8)]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+        answered = [int(process.communicate(timeout=120)[0]) for process in processes]
+        assert sum(answered) == len(provider.calls)
+    # 0.015 USD each: 200 fit, and near the cap a reservation of 0.03 may find no room.
+    assert 198 <= sum(answered) <= 200
+    with AnswerStore(postgres_url) as store:
+        assert store.spend_by_role("shared")["teach"].usd <= 3.0
 
 
 def test_one_driver_a_run_on_postgresql(postgres_url: str):

@@ -102,7 +102,7 @@ def test_every_column_says_what_it_should(store_url: str, tmp_path: Path):
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM answers").fetchone())
         created = row.pop("created")
-        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "1"
+        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "2"
         assert database.execute("SELECT julianday('now') - julianday(?)", [created]).fetchone()[0] < 0.01
     assert row == {
         "key": request.key,
@@ -131,8 +131,16 @@ def test_spend_is_summed_by_run_and_role(store_url: str):
         put(store, make_request("c", role="judge", run="r1"), answer(usd=0.25))
         put(store, make_request("d", role="judge", run="r2"), answer(usd=8.0))
         assert store.spend_by_role("r1") == {"judge": Spend(2, 20, 10, 0.5), "teach": Spend(1, 10, 5, 0.5)}
-        assert store.spend("r1") == Spend(3, 30, 15, 1.0)
-        assert store.spend("unknown") == Spend()
+        assert store.spend_by_role("unknown") == {}
+
+
+def test_what_failed_without_an_outcome_is_spent_too(store_url: str):
+    request = make_request("a", run="r1")
+    with AnswerStore(store_url) as store:
+        store.release(request.key, request, Reply(Failure("timeout", "slow"), attempts=3)).result(timeout=30)
+        put(store, request, answer(usd=0.5))
+        store.add_seconds("r1", "teach", 2.5).result(timeout=30)
+        assert store.spend_by_role("r1") == {"teach": Spend(4, 10, 5, 0.5, 2.5)}
 
 
 def test_a_closed_store_says_so(store_url: str):
@@ -190,6 +198,22 @@ def test_a_store_of_another_version_is_refused(store_url: str, tmp_path: Path):
     database.close()
     with pytest.raises(ConfigError, match="99"):
         AnswerStore(store_url)
+
+
+def test_a_store_of_the_first_version_keeps_its_answers_and_knows_what_they_cost(store_url: str, tmp_path: Path):
+    requests = [make_request(str(number), run="r1") for number in range(3)]
+    with AnswerStore(store_url) as store:
+        for request in requests:
+            put(store, request, answer(usd=0.5))
+    with sqlite3.connect(tmp_path / "store.sqlite") as database:
+        for table in ("claims", "holders", "spending"):
+            database.execute(f"DROP TABLE {table}")
+        database.execute("UPDATE meta SET value = '1'")
+    database.close()
+    for _ in range(2):
+        with AnswerStore(store_url) as store:
+            assert len(store.known([request.key for request in requests])) == 3
+            assert store.spend_by_role("r1") == {"teach": Spend(3, 30, 15, 1.5)}
 
 
 PUT_AND_REPORT = """

@@ -1,0 +1,73 @@
+"""Caps on what a run spends: pure arithmetic on what is spent, what is reserved and what is wanted.
+
+A request reserves its highest price before it is sent and settles with its true one after, both in the store's
+transactions (claim_rows.py): processes that share a run share its caps, and a restart goes on from what was spent.
+The student's own answers count against no cap.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.types import Endpoint, Request, Role
+from tapir_core.config.budget import BudgetConfig, Caps
+
+__all__ = ["DRIVING", "Reservation", "cap_reached", "reserve"]
+
+DRIVING = "run"
+"""Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
+
+BYTES_PER_TOKEN = 3
+"""Of a prompt, for its reservation: fewer than tokenizers need for almost any text, so that a reservation is high."""
+TOKENS_PER_MESSAGE = 16
+"""Of a chat template around each message."""
+
+UNPAID: Literal["answer"] = "answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The most that one attempt can cost."""
+
+    tokens: int = 0
+    usd: float = 0.0
+
+
+def reserve(request: Request, endpoint: Endpoint) -> Reservation:
+    """What ``request`` may cost at ``endpoint``."""
+    text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
+    prompt = text // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
+    completion = request.sampling.max_tokens
+    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
+    return Reservation(prompt + completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+
+
+def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Reservation) -> str | None:
+    """Which cap would be passed if ``wanted`` were added for ``role``, in words; nothing when there is room.
+
+    ``spent`` holds what was spent and what is reserved, by role.
+    """
+    if role == UNPAID:
+        return None
+    driving = spent.get(DRIVING, Spend())
+    whole = sum((each for name, each in spent.items() if name != UNPAID), start=Spend())
+    whole = replace(whole, seconds=driving.seconds)
+    stage = budget.stages.get(role)
+    return _passed("budget", budget, whole, wanted) or (
+        _passed(f"budget.stages.{role}", stage, spent.get(role, Spend()), wanted) if stage else None
+    )
+
+
+def _passed(name: str, caps: Caps, spent: Spend, wanted: Reservation) -> str | None:
+    amounts = {
+        "usd": (caps.usd, spent.usd, wanted.usd),
+        "requests": (caps.requests, spent.requests, 1),
+        "tokens": (caps.tokens, spent.prompt_tokens + spent.completion_tokens, wanted.tokens),
+        "hours": (caps.hours, spent.seconds / 3600, 0),
+    }
+    for field, (cap, used, more) in amounts.items():
+        if cap is not None and (used + more > cap or (field == "hours" and used >= cap)):
+            need = f", and the next request may take {more:,.4g}" if more else ""
+            return f"{name}.{field} = {cap:g} is reached: {used:,.4g} is spent or reserved{need}"
+    return None

@@ -1,0 +1,79 @@
+"""One thread that writes for many: what has queued while a commit runs goes into the next one, all together."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from tapir_core.errors import TapirError
+
+__all__ = ["GroupWriter"]
+
+WRITES_PER_COMMIT = 500
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued(Generic[W]):
+    write: W
+    committed: Future[Any] = field(default_factory=Future)
+
+
+class GroupWriter(Generic[W]):
+    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe."""
+
+    def __init__(self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]]) -> None:
+        self._commit = commit
+        self._inbox: queue.SimpleQueue[_Queued[W] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, write: W) -> Future[Any]:
+        """Queue a write; the future is done after its commit, or fails with what the database raised."""
+        queued = _Queued(write)
+        if self._closed:
+            queued.committed.set_exception(TapirError("the call store is closed; this was not kept"))
+        else:
+            self._inbox.put(queued)
+        return queued.committed
+
+    def close(self) -> None:
+        """Commit what has queued and end. Closing twice is the same as once."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            batch = self._take_batch()
+            closing = None in batch
+            self._finish([queued for queued in batch if queued is not None])
+
+    def _take_batch(self) -> list[_Queued[W] | None]:
+        batch = [self._inbox.get()]
+        while len(batch) < WRITES_PER_COMMIT and not self._inbox.empty():
+            batch.append(self._inbox.get())
+        return batch
+
+    def _finish(self, batch: list[_Queued[W]]) -> None:
+        if not batch:
+            return
+        try:
+            results = self._commit([queued.write for queued in batch])
+        except Exception as error:  # whatever the database raises goes to those who wait for the commit
+            failed = TapirError(
+                f"the call store cannot be written: {error}. Nothing that was stored is lost; free the disk or start "
+                "the database, then the same command goes on."
+            )
+            failed.__cause__ = error
+            for queued in batch:
+                queued.committed.set_exception(failed)
+            return
+        for queued, result in zip(batch, results, strict=True):
+            queued.committed.set_result(result)

@@ -1,0 +1,98 @@
+"""What the store's writer writes, in one transaction: answers, claims and what was spent agree at each commit."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine
+
+from tapir_core.calls import answer_rows, claim_rows
+from tapir_core.calls.claim_rows import Grant, Wanted
+from tapir_core.calls.lease import Holder
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.tables import writing
+from tapir_core.calls.types import Outcome
+from tapir_core.config.budget import BudgetConfig
+
+__all__ = ["Beat", "Claim", "Grant", "Leave", "Put", "Release", "Wanted", "Write", "commit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """An outcome that came: it is stored, paid, and its claim ends."""
+
+    row: dict[str, Any]
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Something was spent without an outcome to store, and the claim of ``key`` ends if there is one."""
+
+    key: str | None
+    run: str
+    role: str
+    spent: Spend
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Requests that are about to be sent."""
+
+    wanted: tuple[Wanted, ...]
+    budget: BudgetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The holder lives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The holder goes: all its claims end."""
+
+
+Write = Put | Release | Claim | Beat | Leave
+
+
+def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
+    """Write all in one transaction; gives each write's result: of a `Put` its outcome, of a `Claim` its grants.
+
+    What came is stored first and claims are looked at last, so that a claim sees all that was settled before it.
+    """
+    results: list[Any] = [None] * len(writes)
+    with writing(engine) as connection:
+        puts = {place: write for place, write in enumerate(writes) if isinstance(write, Put)}
+        before = answer_rows.insert_rows(connection, [put.row for put in puts.values()])
+        for place, put in puts.items():
+            results[place] = before.get(put.row["key"], put.outcome)
+        _settle(connection, [write for write in writes if isinstance(write, Put | Release)])
+        for place, write in enumerate(writes):
+            if isinstance(write, Claim):
+                results[place] = claim_rows.claim(connection, holder, write.wanted, write.budget)
+            elif isinstance(write, Beat):
+                claim_rows.beat(connection, holder, Holder.this_process())
+            elif isinstance(write, Leave):
+                claim_rows.drop_holder(connection, holder)
+    return results
+
+
+def _settle(connection: Any, writes: Sequence[Put | Release]) -> None:
+    keys: list[str] = []
+    spent: dict[tuple[str, str], Spend] = defaultdict(Spend)
+    for write in writes:
+        if isinstance(write, Put):
+            row = write.row
+            keys.append(row["key"])
+            spent[row["run"], row["role"]] += Spend(
+                row["attempts"], row["prompt_tokens"], row["completion_tokens"], row["usd"]
+            )
+        else:
+            keys += [write.key] if write.key else []
+            spent[write.run, write.role] += write.spent
+    claim_rows.release(connection, keys)
+    for (run, role), more in spent.items():
+        if more != Spend():
+            claim_rows.add_spend(connection, run, role, more)

@@ -1,0 +1,140 @@
+"""Processes that share a store never pay for the same request twice, and the dead hold nobody up."""
+
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
+from tapir_core.calls.budget import Reservation
+from tapir_core.calls.claim_rows import State, Wanted
+from tapir_core.calls.fakes import FakeProvider, make_request
+from tapir_core.calls.lease import Holder
+from tapir_core.calls.lease_rows import database_time
+from tapir_core.calls.tables import claims, holders, open_engine, writing
+from tapir_core.config import BudgetConfig, CallsConfig
+from tests.tapir_core.calls import engine_helpers
+from tests.tapir_core.calls.engine_helpers import prompts
+
+NO_CAPS = BudgetConfig()
+
+CLAIM_AND_HANG = """
+import sys, time
+from tapir_core.calls import AnswerStore
+from tapir_core.calls.budget import Reservation
+from tapir_core.calls.claim_rows import Wanted
+from tapir_core.config import BudgetConfig
+
+store = AnswerStore(sys.argv[1])
+grants = store.claim([Wanted(key, "a-run", "teach", Reservation(1, 1.0)) for key in sys.argv[2:]], BudgetConfig())
+print(*(grant.state.name for grant in grants.result(timeout=30)), flush=True)
+time.sleep(600)
+"""
+
+
+def wanted(*keys: str) -> list[Wanted]:
+    return [Wanted(key, "a-run", "teach", Reservation()) for key in keys]
+
+
+def states(store: AnswerStore, *keys: str) -> list[State]:
+    return [grant.state for grant in store.claim(wanted(*keys), NO_CAPS).result(timeout=30)]
+
+
+def test_who_claims_first_sends_and_the_other_waits_until_the_claim_ends(store_url: str):
+    request = make_request("a")
+    with AnswerStore(store_url) as one, AnswerStore(store_url) as other:
+        assert states(one, "a", "b") == [State.OURS, State.OURS]
+        assert states(other, "b", "c") == [State.ELSEWHERE, State.OURS]
+        one.release("b", request, None).result(timeout=30)
+        assert states(other, "b") == [State.OURS]
+
+
+def test_closing_gives_every_claim_up(store_url: str):
+    with AnswerStore(store_url) as one:
+        states(one, "a")
+    with AnswerStore(store_url) as other:
+        assert states(other, "a") == [State.OURS]
+
+
+def test_two_engines_that_ask_the_same_at_once_pay_once(store_url: str, quick: CallsConfig):
+    outcomes: dict[int, list[Outcome]] = {}
+
+    def ask(which: int) -> None:
+        with engine_helpers.open_engine(store_url, quick) as engine:
+            outcomes[which] = engine.ask(prompts(200), lambda: provider.endpoint(concurrency=8))
+
+    with FakeProvider(latency_seconds=0.02) as provider:
+        threads = [threading.Thread(target=ask, args=(which,)) for which in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(provider.calls) == 200
+    assert all(isinstance(each, Answer) for each in outcomes[0])
+    assert [each.text for each in outcomes[0]] == [each.text for each in outcomes[1]]
+    paid = sum(not each.stored for several in outcomes.values() for each in several)
+    assert paid == 200
+
+
+def test_the_claims_of_a_killed_process_free_themselves_at_once(store_url: str):
+    AnswerStore(store_url).close()
+    command = [sys.executable, "-c", CLAIM_AND_HANG, store_url, "a", "b"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().split() == ["OURS", "OURS"]
+    with AnswerStore(store_url) as store:
+        assert states(store, "a") == [State.ELSEWHERE]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert states(store, "a", "b") == [State.OURS, State.OURS]
+
+
+@pytest.mark.parametrize(("silent_seconds", "state"), [(5, State.ELSEWHERE), (61, State.OURS)])
+def test_a_claim_of_another_machine_lapses_after_a_minute_of_silence(store_url: str, silent_seconds: int, state: State):
+    engine = open_engine(store_url)
+    elsewhere = replace(Holder.this_process(), host="elsewhere")
+    with writing(engine) as connection:
+        heartbeat = database_time(connection) - timedelta(seconds=silent_seconds)
+        connection.execute(insert(holders).values(id="other", heartbeat=heartbeat, **asdict(elsewhere)))
+        row = {"key": "a", "holder": "other", "run": "a-run", "role": "teach", "tokens": 0, "usd": 0.0}
+        connection.execute(insert(claims).values(row))
+    engine.dispose()
+    with AnswerStore(store_url) as store:
+        assert states(store, "a") == [state]
+
+
+def test_an_interrupted_asker_gives_up_what_it_had_claimed(store_url: str, quick: CallsConfig):
+    def interrupt(_: int, __: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with FakeProvider(latency_seconds=0.02) as provider, engine_helpers.open_engine(store_url, quick) as engine:
+        with pytest.raises(KeyboardInterrupt):
+            engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), on_outcome=interrupt)
+        with AnswerStore(store_url) as other:
+            left = [each.key for each in prompts(40) if each.key not in other.known([r.key for r in prompts(40)])]
+            assert set(states(other, *left)) == {State.OURS}
+
+
+def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEngine):
+    with FakeProvider() as provider:
+        engine.ask(prompts(1), provider.endpoint)
+    with AnswerStore(store_url) as other:
+        assert states(other, prompts(1)[0].key) == [State.ANSWERED]
+
+
+def test_a_living_process_that_is_slow_keeps_its_claims(store_url: str):
+    with AnswerStore(store_url) as one, AnswerStore(store_url) as other:
+        states(one, "a")
+        engine = open_engine(store_url)
+        with writing(engine) as connection:
+            long_ago = database_time(connection) - timedelta(hours=1)
+            connection.execute(update(holders).values(heartbeat=long_ago))
+            assert connection.execute(select(claims.c.key)).scalars().all() == ["a"]
+        engine.dispose()
+        assert states(other, "a") == [State.ELSEWHERE]
