@@ -92,11 +92,16 @@ def run(
         else:
             _say("connecting to Prefect")
             with connect_prefect(opened.ref) as address, prompt_interrupts():
+                from prefect import tags
+
                 from flows.distill import distill
 
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
                 runtime = current(opened)
-                with LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console):
+                with (
+                    tags(f"run-{opened.ref.name}"),
+                    LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
+                ):
                     distill(opened.ref, until)
         print_summary(console, summarise(opened))
 

@@ -5,8 +5,6 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 
 from contextlib import suppress
 
-from prefect import tags
-
 from flows.evaluate import evaluate_student
 from flows.project_flow import project_flow
 from flows.round import round_flow
@@ -33,7 +31,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     current(run).until = find_stage(run.config, until) if until else None
     rounds: list[dict[str, object]] = []
-    with tags(f"run-{ref.name}"), suppress(Reached):
+    with suppress(Reached):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
         instructions = run_stage(ref, pool).rows

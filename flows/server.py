@@ -69,9 +69,10 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
         return
     port = _free_port()
     log = Storage(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
-    child = start_child(_command(port), env=keyless_environment(), log_path=log, name="Prefect server")
+    address = f"http://127.0.0.1:{port}"
+    env = {**keyless_environment(), **_ui_settings(address)}
+    child = start_child(_command(port), env=env, log_path=log, name="Prefect server")
     try:
-        address = f"http://127.0.0.1:{port}"
         _wait_until_healthy(address, log, lambda: child.poll() is None)
         os.environ["PREFECT_API_URL"] = f"{address}/api"
         yield address
@@ -115,18 +116,18 @@ def start_server(root: str, port: int) -> PrefectServer:
     """
     if _is_taken(port):
         raise ConfigError(f"--port {port}: something else listens there; choose another port")
-    log = Storage(root).local(SERVER_LOG)
+    address, log = f"http://127.0.0.1:{port}", Storage(root).local(SERVER_LOG)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
             _command(port),
-            env={**keyless_environment(), **own_settings(root)},
+            env={**keyless_environment(), **own_settings(root), **_ui_settings(address)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time())
+    server = PrefectServer(address, process.pid, psutil.Process(process.pid).create_time())
     try:
         _wait_until_healthy(server.address, log, lambda: process.poll() is None)
     except EngineError:
@@ -156,6 +157,11 @@ def _send_last_logs() -> None:
         from prefect.logging.handlers import APILogHandler
 
         APILogHandler().flush()
+
+
+def _ui_settings(address: str) -> dict[str, str]:
+    """Where the pages find the API: left alone, they look for it on Prefect's default port."""
+    return {"PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 
 def _command(port: int) -> list[str]:

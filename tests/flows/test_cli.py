@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
@@ -179,6 +180,8 @@ def test_the_server_of_up_lives_until_down(tmp_path):
         up = tapir("up", "--root", tmp_path, "--port", port)
         assert f"http://127.0.0.1:{port}" in up.stdout
         assert f"http://127.0.0.1:{port}" in tapir("up", "--root", tmp_path, "--port", port).stdout
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ui-settings", timeout=30) as settings:
+            assert json.load(settings)["api_url"] == f"http://127.0.0.1:{port}/api", "the pages find the API"
     finally:
         down = tapir("down", "--root", tmp_path)
     assert "ended" in down.stdout
