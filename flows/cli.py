@@ -13,7 +13,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tapir_core.errors import TapirError
+from flows.store import store_app
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
 app.add_typer(standin, name="standin")
+app.add_typer(store_app, name="store")
 
 console = Console()
 errors = Console(stderr=True)
@@ -37,6 +39,7 @@ ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
 RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]
 Root = Annotated[str, typer.Option(help="Folder of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
@@ -73,6 +76,7 @@ def run(
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
     from flows.driver import check, hold_run, is_done
+    from flows.estimate import save_estimate
     from flows.interrupts import prompt_interrupts
     from flows.server import connect_prefect
     from flows.terminal import LiveDisplay, Snapshot, print_summary
@@ -90,6 +94,7 @@ def run(
             if not opened.storage.exists(REPORT):
                 report(opened.ref.name, opened.ref.root)
         else:
+            save_estimate(opened)
             _say("connecting to Prefect")
             with connect_prefect(opened.ref) as address, prompt_interrupts():
                 from prefect import tags
@@ -104,6 +109,68 @@ def run(
                 ):
                     distill(opened.ref, until)
         print_summary(console, summarise(opened))
+
+
+@app.command()
+def estimate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(min=1, help="Instructions that are put into the real prompts.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."""
+    from flows.estimate import estimate_run, print_estimate
+    from tapir_core.config.load import load_config
+    from tapir_core.estimate.types import estimate_json
+
+    found = estimate_run(load_config(config, overrides or []), source=str(config), sample=sample)
+    if as_json:
+        typer.echo(estimate_json(found), nl=False)
+    else:
+        print_estimate(console, found)
+
+
+@app.command("judge-check")
+def judge_check(
+    config: ConfigPath,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each kind; the hostile kind has one for each text.")] = 20,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how far the configured judge can be trusted, before money is spent."""
+    from flows.judge_check import check_judge
+    from flows.judge_check_report import print_check
+    from tapir_core.config.load import load_config
+
+    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=_say)
+    if as_json:
+        typer.echo(found.to_json())
+    else:
+        print_check(console, found)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command("retry-judge")
+def retry_judge_again(
+    name: RunName,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round; all when left out.")] = None,
+    also: Annotated[
+        str | None, typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price.")
+    ] = None,
+    go_on: Annotated[bool, typer.Option("--continue", help="Redo the stages that the new verdicts change.")] = False,
+    root: Root = "runs",
+) -> None:
+    """Ask the judge again for the verdicts that a run went on without."""
+    from flows.driver import hold_run
+    from flows.retry_judge_command import ask_again
+
+    if also not in (None, "terminal"):
+        raise ConfigError(f"--also {also}: only `terminal` is known")
+    ref = _run_ref(name, root)
+    config = RunFolder(ref).config
+    here = config.model_copy(update={"run": config.run.model_copy(update={"root": ref.root, "name": ref.name})})
+    with hold_run(here, say=_say) as opened:
+        ask_again(opened, round_number, console, say=_say, also_terminal=also == "terminal", go_on=go_on)
 
 
 @app.command()
@@ -167,12 +234,31 @@ def standin_serve(
     position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
     noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
     latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
+    faults: Annotated[
+        str, typer.Option(help="What fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file.")
+    ] = "",
+    batch_seconds: Annotated[float, typer.Option(help="Seconds that a batch takes.")] = 1.0,
+    batch_expire_share: Annotated[float, typer.Option(help="Share of batch rows that expire.")] = 0.0,
+    batch_fail_share: Annotated[float, typer.Option(help="Share of batch rows that fail with 500.")] = 0.0,
+    batch_max_rows: Annotated[int, typer.Option(help="Most rows of a batch file.")] = 50_000,
+    batch_max_bytes: Annotated[int, typer.Option(help="Largest batch file.")] = 200 * 2**20,
     log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
 ) -> None:
     """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
+    from tapir_core.standin.behaviour import BatchRules
     from tapir_core.standin.server import run_server
 
-    run_server("127.0.0.1", port, position_bias=position_bias, noise=noise, latency_ms=latency_ms, log_path=log)
+    rules = BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes)
+    run_server(
+        "127.0.0.1",
+        port,
+        position_bias=position_bias,
+        noise=noise,
+        latency_ms=latency_ms,
+        faults=faults,
+        batches=rules,
+        log_path=log,
+    )
 
 
 def _run_ref(name: str, root: str) -> RunRef:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flows.until import comes_after
 from tapir_core.calls import RunLease
+from tapir_core.calls.prices import missing_prices
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite
@@ -32,7 +33,7 @@ def check(config: RunConfig, *, source: str) -> None:
         ConfigError: files, folders or fields are wrong; every one of them.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
-    problems = check_config(config)
+    problems = [*check_config(config), *missing_prices(config)]
     if problems:
         raise ConfigError(problems, source=source)
     lacking = missing_prerequisites(config, os.environ)

@@ -10,7 +10,7 @@ from tapir_core.judging import expected_orders
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
-from tasks.artifacts import publish_round
+from tasks.artifacts import publish_judge, publish_round
 from tasks.difficulty import difficulty
 from tasks.inputs import round_pool
 from tasks.judge import judge_shard
@@ -34,6 +34,7 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
         verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * orders)
         seal_stage(ref, answers)
         seal_stage(ref, verdicts)
+        publish_judge(ref, number)
         run_stage(ref, difficulty, number)
         seeds = run_stage(ref, select, number)
         if (reason := stop_reason(ref, number)) is not None:

@@ -5,6 +5,8 @@ The run folder is a contract: other programs read it (docs/run-folder.md).
 
 __all__ = [
     "BACKBONE",
+    "ESTIMATE",
+    "JUDGE_REPORT",
     "MANIFEST",
     "REPORT",
     "RESOLVED_CONFIG",
@@ -16,6 +18,7 @@ __all__ = [
     "attempt_folder",
     "backbone_cache",
     "is_part",
+    "judge_report_file",
     "log_file",
     "manifest_file",
     "part_name",
@@ -31,6 +34,8 @@ MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 RESOLVED_CONFIG = "config.resolved.json"
 REPORT = "report.html"
+ESTIMATE = "estimate.json"
+JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
 
 STORE = ".tapir/store.sqlite"
@@ -41,6 +46,11 @@ SERVER_LOG = ".tapir/logs/prefect-server.log"
 def round_folder(number: int) -> str:
     """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …"""
     return "backbone" if number == BACKBONE else f"round_{number:02d}"
+
+
+def judge_report_file(number: int) -> str:
+    """The judge report of a round."""
+    return f"{round_folder(number)}/{JUDGE_REPORT}"
 
 
 def wave_folder(wave: int, step: str) -> str:

@@ -1,6 +1,6 @@
-"""What a run leaves in Prefect's UI: tables of each round, the run card; and `report.html` in the run folder.
+"""What a run leaves in Prefect's UI: tables of each round, the run card; and its reports in the run folder.
 
-Outside a flow only the report is written. Artifacts are copies for the UI; the run folder stays the truth.
+Outside a flow only the reports are written. Artifacts are copies for the UI; the run folder stays the truth.
 """
 
 import re
@@ -8,13 +8,16 @@ import re
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
+from tapir_core.reporting.judge_report import write_judge_report
+from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_table, stages_table
 from tapir_core.run_folder import RunFolder, RunRef
 
-__all__ = ["artifact_key", "publish_round", "publish_run"]
+__all__ = ["artifact_key", "publish_judge", "publish_round", "publish_run"]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -26,11 +29,16 @@ def publish_round(ref: RunRef, number: int) -> None:
     found = summarise(RunFolder(ref)).round(number)
     if found is None:
         return
-    for name, make in _OF_A_ROUND.items():
-        table = make(found)
-        if table.rows:
-            key = artifact_key(ref.name, "round", str(number), name)
-            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+    _publish(ref, number, {name: make(found) for name, make in _OF_A_ROUND.items()})
+
+
+def publish_judge(ref: RunRef, number: int) -> str:
+    """Write the judge report of a round and show its tables in the UI; returns where the report is."""
+    run = RunFolder(ref)
+    report = write_judge_report(run, number)
+    if FlowRunContext.get() is not None:
+        _publish(ref, number, judge_tables(summarise_judge(run, number)))
+    return report
 
 
 def publish_run(ref: RunRef) -> str:
@@ -45,6 +53,13 @@ def publish_run(ref: RunRef) -> str:
 def artifact_key(*parts: str) -> str:
     """A key as Prefect allows it: lowercase letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
+    for name, table in tables.items():
+        if table.rows:
+            key = artifact_key(ref.name, "round", str(number), name)
+            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
 
 
 def _records(table: Table) -> list[dict[str, str]]:

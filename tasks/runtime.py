@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
+from tapir_core.calls.prices import Price, price_of
 from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, STORE, backbone_cache, log_file
@@ -139,17 +140,29 @@ class Runtime:
 
         def source() -> Endpoint:
             with self._reaching:
-                if endpoint.base_url not in self._reached:
-                    self._reached[endpoint.base_url] = look_for(endpoint.base_url, f"{role}.endpoint")
-                if (unreachable := self._reached[endpoint.base_url]) is not None:
-                    raise unreachable
+                for address in endpoint.base_urls:
+                    if address not in self._reached:
+                        self._reached[address] = look_for(address, f"{role}.endpoint")
+                first, *others = (self._reached[address] for address in endpoint.base_urls)
+                if first is not None and all(others):
+                    raise first
+            price = price_of(endpoint)
+            # What has no price is spent at 0: `missing_prices` has refused a cap on USD then.
+            prompt, completion = (
+                (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
+                if isinstance(price, Price)
+                else (0.0, 0.0)
+            )
             return Endpoint(
-                base_url=endpoint.base_url,
+                base_url=endpoint.base_urls[0],
+                more_base_urls=endpoint.base_urls[1:],
+                requests_per_minute=endpoint.requests_per_minute,
+                tokens_per_minute=endpoint.tokens_per_minute,
                 concurrency=self.config.calls.concurrency,
                 api_key=key,
                 api_key_env=endpoint.api_key_env,
-                usd_per_million_prompt_tokens=endpoint.usd_per_million_prompt_tokens,
-                usd_per_million_completion_tokens=endpoint.usd_per_million_completion_tokens,
+                usd_per_million_prompt_tokens=prompt,
+                usd_per_million_completion_tokens=completion,
             )
 
         return Role(voice, source)

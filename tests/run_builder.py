@@ -41,7 +41,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
-from tapir_core.prompts import load_prompt
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import STAGES, StageAt, plan
@@ -60,7 +60,7 @@ SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
 
 def build_run(root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None) -> RunFolder:
     """A run folder with every stage done up to ``until``, that one included; all of them without it."""
-    run = open_run(config or make_config(root), {})
+    run = open_run(config or make_config(root), {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES})
     builder = _Builder(run)
     for at in plan(run.config):
         builder.write(at)

@@ -3,7 +3,7 @@
 from tapir_core.calls.asking import OnOutcome
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.lease import RunLease
-from tapir_core.calls.reask import Parsed, ask_parsed
+from tapir_core.calls.reask import Parsed, all_samples, ask_parsed
 from tapir_core.calls.spend import LiveSpend, Spend
 from tapir_core.calls.store import AnswerStore
 from tapir_core.calls.types import (
@@ -37,5 +37,6 @@ __all__ = [
     "Role",
     "RunLease",
     "Spend",
+    "all_samples",
     "ask_parsed",
 ]

@@ -1,16 +1,16 @@
-"""Rows of the `answers` table: read and insert. Functions on a connection, without threads."""
+"""Rows of the `answers` table: read, insert and delete. Functions on a connection, without threads."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select
 
 from tapir_core.calls.tables import answers, insert_or_ignore
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 
-__all__ = ["insert_rows", "make_row", "read_known", "read_outcomes"]
+__all__ = ["delete_rows", "insert_rows", "make_row", "read_known", "read_outcomes"]
 
 KEYS_PER_QUERY = 5000
 OUTCOME_COLUMNS = (
@@ -82,6 +82,11 @@ def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
     for some in _batches(keys):
         known.update(connection.execute(select(answers.c.key).where(answers.c.key.in_(some))).scalars())
     return known
+
+
+def delete_rows(connection: Connection, keys: Sequence[str]) -> int:
+    """Delete outcomes; gives how many there were."""
+    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in _batches(keys))
 
 
 def _outcome(

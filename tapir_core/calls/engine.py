@@ -44,7 +44,7 @@ class CallEngine:
         self._clock.begin(DRIVING)
         self._flights = Flights()
         self._meter = SpendMeter()
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
         self._loop = BackgroundLoop("tapir-calls")
@@ -78,6 +78,10 @@ class CallEngine:
         known = self._store.known(list(dict.fromkeys(keys)))
         return sum(key in known for key in keys)
 
+    def forget(self, requests: Sequence[Request]) -> int:
+        """Delete what the store answers ``requests`` with, so that they are asked again; gives how many there were."""
+        return self._store.forget([request.key for request in requests]).result()
+
     def spend(self) -> LiveSpend:
         """The live counters of this process."""
         return self._meter.snapshot()
@@ -104,7 +108,10 @@ class CallEngine:
         self.close()
 
     def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
-        for key, outcome in self._store.lookup(list(claim.own)).items():
+        found = self._store.lookup(list(claim.own))
+        if found:
+            self._store.count_reuse([asking.waiting[key] for key in found])
+        for key, outcome in found.items():
             claim.resolve(key, outcome)
             self._meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
@@ -141,13 +148,13 @@ class CallEngine:
                     claim.resolve(received[0], received[1])
 
     def _line(self, endpoint: Endpoint) -> "Line":
-        """The line to the endpoint's address, ready for a new asker."""
+        """The line to the endpoint's addresses, ready for a new asker."""
         from tapir_core.calls.line import Line
 
-        line = self._lines.get(endpoint.base_url)
+        line = self._lines.get(endpoint.base_urls)
         if line is None:
             line = Line(endpoint, self._config, rng=self._rng, on_send=self._meter.count_sent)
-            self._lines[endpoint.base_url] = line
+            self._lines[endpoint.base_urls] = line
         line.limiter.lower_to(endpoint.concurrency)
         line.breaker.rearm()
         return line

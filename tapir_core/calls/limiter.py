@@ -1,25 +1,41 @@
-"""How many calls to one endpoint are in flight at once. Belongs to one event loop; not for threads.
+"""Who may send next, and to which address: slots for calls in flight. Belongs to one event loop; not for threads.
 
-The limit is fixed: an adaptive one takes this class's place behind the same calls.
+How many slots an address has is decided elsewhere: `AdaptiveLimit` moves a place's limit, `Address` closes a place that
+fails. Here a free slot is found at the address with the least load, in flight ÷ limit.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-__all__ = ["Limiter", "Slot"]
+__all__ = ["Limiter", "Place", "Slot"]
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """The slots at one address."""
+
+    ceiling: int
+    """Most that are ever allowed in flight."""
+    limit: int
+    """Allowed in flight now; 0 while the address is out of service."""
+    in_flight: int = 0
 
 
 class Slot:
-    """The right to one call in flight. Releasing it twice is the same as once."""
+    """The right to one call in flight at one place. Releasing it twice is the same as once."""
 
-    def __init__(self, limiter: "Limiter") -> None:
+    def __init__(self, limiter: "Limiter", place: Place) -> None:
+        self.place = place
         self._limiter: Limiter | None = limiter
 
     def release(self) -> None:
         """Give the right back."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter._give_back()
+            self.place.in_flight -= 1
+            limiter.wake()
 
     def __enter__(self) -> "Slot":
         return self
@@ -29,36 +45,48 @@ class Slot:
 
 
 class Limiter:
-    """At most ``limit`` slots out at a time; who waits longest is next."""
+    """No place has more slots out than its limit; who waits longest is next."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_flight = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+    def __init__(self, places: Sequence[Place]) -> None:
+        self._places = tuple(places)
+        self._waiting: deque[asyncio.Future[Slot]] = deque()
+
+    @property
+    def in_flight(self) -> int:
+        """Slots that are out, over all places."""
+        return sum(place.in_flight for place in self._places)
 
     async def acquire(self) -> Slot:
         """Wait for a slot."""
-        if self.in_flight < self.limit and not self._waiting:
-            self.in_flight += 1
-            return Slot(self)
-        turn = asyncio.get_running_loop().create_future()
+        if not self._waiting and (place := self._freest()) is not None:
+            return self._hand_out(place)
+        turn: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back()
+                turn.result().release()
             raise
-        return Slot(self)
 
-    def lower_to(self, limit: int) -> None:
-        """Hold the smaller of the present and the given limit."""
-        self.limit = min(self.limit, limit)
+    def lower_to(self, ceiling: int) -> None:
+        """Hold every place to the smaller of its present and the given ceiling."""
+        for place in self._places:
+            place.ceiling = min(place.ceiling, ceiling)
+            place.limit = min(place.limit, place.ceiling)
 
-    def _give_back(self) -> None:
-        self.in_flight -= 1
-        while self._waiting and self.in_flight < self.limit:
+    def wake(self) -> None:
+        """Hand out what is free; called when a slot came back or a limit rose."""
+        while self._waiting and (place := self._freest()) is not None:
             turn = self._waiting.popleft()
             if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
+                turn.set_result(self._hand_out(place))
+
+    def _hand_out(self, place: Place) -> Slot:
+        place.in_flight += 1
+        return Slot(self, place)
+
+    def _freest(self) -> Place | None:
+        """The place of least load that has room; of equal ones the smallest, so that a probe is never left out."""
+        free = [place for place in self._places if place.in_flight < place.limit]
+        return min(free, key=lambda place: (place.in_flight / place.limit, place.limit), default=None)

@@ -13,7 +13,7 @@ from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.replies import Unparsed
 
-__all__ = ["REASK_STRIDE", "Parsed", "ask_parsed"]
+__all__ = ["REASK_STRIDE", "Parsed", "all_samples", "ask_parsed"]
 
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
@@ -77,6 +77,11 @@ def ask_parsed(
             parsed[row] = Parsed(value, reason, (*before, outcome))
         rows = [row for row in rows if _is_unparsed(parsed[row])]
     return [parsed[row] for row in range(len(requests))]
+
+
+def all_samples(request: Request, reasks: int) -> list[Request]:
+    """``request`` and every re-ask that `ask_parsed` may make of it."""
+    return [_reasked(request, reask) for reask in range(reasks + 1)]
 
 
 def _report_settled(

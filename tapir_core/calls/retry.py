@@ -1,15 +1,13 @@
 """Whether and when a failed call is tried again: a pure decision, without a clock and without waiting."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tapir_core.calls.types import FailureKind
 from tapir_core.config import CallsConfig
 
 __all__ = ["RetryPolicy", "pause_before_retry"]
-
-RETRIED: frozenset[FailureKind] = frozenset({"rate_limited", "server", "timeout", "connection"})
-"""Kinds that another attempt may heal at once. A wrong key or a reached cap stays what it is until someone acts."""
 
 LONGEST_HONOURED_SECONDS = 600.0
 """A longer Retry-After gives the call up: its row stays retryable, the others go on."""
@@ -20,24 +18,40 @@ class RetryPolicy:
     """Limits of one call's attempts."""
 
     max_attempts: int
+    attempts: Mapping[FailureKind, int]
+    """Attempts that may fail in each way. Other kinds are never tried again at once: a wrong key or a reached cap stays
+    what it is until someone acts, a refusal or a prompt that is too long for good."""
     backoff_seconds: float
     max_backoff_seconds: float
 
     @classmethod
     def of(cls, config: CallsConfig) -> "RetryPolicy":
         """The policy that ``config`` sets."""
-        return cls(config.max_attempts, config.backoff_seconds, config.max_backoff_seconds)
+        retries = config.retries
+        attempts: dict[FailureKind, int] = {
+            "connection": retries.connection,
+            "rate_limited": retries.rate_limited,
+            "server": retries.server,
+            "timeout": retries.timeout,
+        }
+        return cls(config.max_attempts, attempts, config.backoff_seconds, config.max_backoff_seconds)
 
 
 def pause_before_retry(
-    policy: RetryPolicy, *, kind: FailureKind, attempt: int, retry_after_seconds: float | None, rng: random.Random
+    policy: RetryPolicy,
+    *,
+    kind: FailureKind,
+    failed: Mapping[FailureKind, int],
+    retry_after_seconds: float | None,
+    rng: random.Random,
 ) -> float | None:
-    """Seconds to wait after failed attempt number ``attempt`` (from 1), or nothing when the call is given up.
+    """Seconds to wait after an attempt failed as ``kind``, or nothing when the call is given up.
 
     Exponential with full jitter; a Retry-After is waited in full, with jitter on top so that its rows do not all come
-    back in the same moment.
+    back in the same moment. ``failed`` counts the call's failed attempts by kind, this one included.
     """
-    if kind not in RETRIED or attempt >= policy.max_attempts:
+    attempt = sum(failed.values())
+    if attempt >= policy.max_attempts or failed[kind] >= policy.attempts.get(kind, 0):
         return None
     if retry_after_seconds is not None:
         if retry_after_seconds > LONGEST_HONOURED_SECONDS:

@@ -35,9 +35,10 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import answer_rows, claim_rows, store_writes, tables
+        from tapir_core.calls import answer_rows, claim_rows, reuse_rows, store_writes, tables
 
         self._answers, self._claims, self._writes = answer_rows, claim_rows, store_writes
+        self._reuse = reuse_rows
         self._engine = tables.open_engine(url)
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
@@ -81,6 +82,14 @@ class AnswerStore:
         """End the claim of a request without an outcome to store; ``reply`` says what its attempts cost, if any."""
         spent = Spend(reply.attempts, reply.prompt_tokens, reply.completion_tokens, reply.usd) if reply else Spend()
         return self._writer.submit(self._writes.Release(key, request.run, request.role, spent))
+
+    def forget(self, keys: Sequence[str]) -> Future[int]:
+        """Delete outcomes, so that they are asked for again; the future holds how many there were."""
+        return self._writer.submit(self._writes.Forget(tuple(keys)))
+
+    def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
+        """Count requests that stored outcomes answered; nobody needs to wait for it."""
+        return self._writer.submit(self._writes.Reuse(self._reuse.count_asked(requests)))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""

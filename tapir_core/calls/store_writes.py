@@ -1,21 +1,22 @@
 """What the store's writer writes, in one transaction: answers, claims and what was spent agree at each commit."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 
-from tapir_core.calls import answer_rows, claim_rows
+from tapir_core.calls import answer_rows, claim_rows, reuse_rows
 from tapir_core.calls.claim_rows import Grant, Wanted
 from tapir_core.calls.lease import Holder
+from tapir_core.calls.reuse_rows import Asked
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.tables import writing
 from tapir_core.calls.types import Outcome
 from tapir_core.config.budget import BudgetConfig
 
-__all__ = ["Beat", "Claim", "Grant", "Leave", "Put", "Release", "Wanted", "Write", "commit"]
+__all__ = ["Beat", "Claim", "Forget", "Grant", "Leave", "Put", "Release", "Reuse", "Wanted", "Write", "commit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,21 @@ class Leave:
     """The holder goes: all its claims end."""
 
 
-Write = Put | Release | Claim | Beat | Leave
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Outcomes that are to be asked for again."""
+
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Requests that stored outcomes answered."""
+
+    requests: Mapping[Asked, int]
+
+
+Write = Put | Release | Claim | Beat | Leave | Forget | Reuse
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
@@ -74,6 +89,10 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
                 results[place] = claim_rows.claim(connection, holder, write.wanted, write.budget)
             elif isinstance(write, Beat):
                 claim_rows.beat(connection, holder, Holder.this_process())
+            elif isinstance(write, Forget):
+                results[place] = answer_rows.delete_rows(connection, write.keys)
+            elif isinstance(write, Reuse):
+                reuse_rows.add_reuse(connection, write.requests)
             elif isinstance(write, Leave):
                 claim_rows.drop_holder(connection, holder)
     return results
@@ -93,6 +112,7 @@ def _settle(connection: Any, writes: Sequence[Put | Release]) -> None:
             keys += [write.key] if write.key else []
             spent[write.run, write.role] += write.spent
     claim_rows.release(connection, keys)
-    for (run, role), more in spent.items():
+    # In one order everywhere: two processes that lock the same rows crosswise would wait for each other.
+    for (run, role), more in sorted(spent.items(), key=lambda each: each[0]):
         if more != Spend():
             claim_rows.add_spend(connection, run, role, more)

@@ -32,7 +32,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
-__all__ = ["answers", "claims", "holders", "insert_or_ignore", "leases", "open_engine", "spending", "writing"]
+__all__ = ["answers", "claims", "holders", "insert_or_ignore", "leases", "open_engine", "reuse", "spending", "writing"]
 
 BUSY_SECONDS = 60
 """How long a writer waits for another process's transaction before it fails."""
@@ -118,6 +118,18 @@ spending = Table(
     Column("seconds", Float, nullable=False),
 )
 """What each run has spent by role, over all its starts and processes: every attempt, stored or not."""
+
+reuse = Table(
+    "reuse",
+    metadata,
+    Column("role", String(16), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("identity", Text, primary_key=True),
+    Column("prompt_version", String(64), primary_key=True),
+    Column("run", String(512), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+)
+"""How many requests of each run were answered by outcomes that were there already."""
 
 
 def open_engine(url: str) -> Engine:

@@ -103,15 +103,27 @@ Outcome = Answer | Failure
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An address that answers, with what is needed to call it. Never written anywhere: it may hold a key."""
+    """Addresses that answer, with what is needed to call them. Never written anywhere: it may hold a key."""
 
     base_url: str
     concurrency: int
+    """Most calls in flight to one address."""
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     """Environment variable that the key came from; named when the endpoint refuses the key."""
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
+    more_base_urls: tuple[str, ...] = ()
+    """Other addresses of the same model and key; load is balanced over all of them."""
+    requests_per_minute: float | None = None
+    """Most requests that one address is sent in a minute; nothing where only its headers say."""
+    tokens_per_minute: float | None = None
+    """Most prompt and completion tokens that one address is asked for in a minute."""
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address."""
+        return self.base_url, *self.more_base_urls
 
 
 EndpointSource = Callable[[], Endpoint]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from tapir_core.calls.rate_headers import RateLimit
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
 __all__ = ["Reply", "clean_text", "read_completion", "read_error", "read_retry_after", "request_body"]
@@ -50,6 +51,14 @@ class Reply:
     """The server's own wish for the pause before the next attempt."""
     endpoint_at_fault: bool = False
     """True when every other request to this endpoint would fail the same way."""
+    rate_limits: tuple[RateLimit, ...] = ()
+    """The limits per minute that the reply's headers show."""
+
+    @property
+    def shows_spent_account(self) -> bool:
+        """True for a 429 that comes from a limit per minute, and not from too many calls at once."""
+        limited = isinstance(self.outcome, Failure) and self.outcome.kind == "rate_limited"
+        return limited and any(limit.remaining < 1 for limit in self.rate_limits)
 
 
 def request_body(request: Request, *, tokens_field: str = "max_tokens") -> dict[str, Any]:

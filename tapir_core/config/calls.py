@@ -6,20 +6,39 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from tapir_core.config._base import Section, StoreUrl
 
-__all__ = ["CallsConfig"]
+__all__ = ["CallsConfig", "RetriesConfig"]
+
+
+class RetriesConfig(Section):
+    """Attempts for one request by what went wrong. Refusals and prompts that are too long are never tried again."""
+
+    connection: PositiveInt = 10
+    """Attempts that may find the connection refused or broken; together they outlast a restart of the server."""
+
+    rate_limited: PositiveInt = 12
+    """Attempts that may be told 429; they cost nothing."""
+
+    server: PositiveInt = 8
+    """Attempts that may end in an error of the server (5xx) or in a body that is no chat completion."""
+
+    timeout: PositiveInt = 3
+    """Attempts that may get no reply within `timeout_seconds`; the provider may charge for each."""
 
 
 class CallsConfig(Section):
     """How paid calls are made. Nothing here changes an answer, so nothing here re-runs a stage."""
 
     concurrency: PositiveInt = 64
-    """Requests in flight to one endpoint."""
+    """Most requests in flight to one address. Fewer are, while it says 429 or gets slow."""
 
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one reply."""
 
-    max_attempts: PositiveInt = 6
-    """Attempts for one request before its failure is kept as retryable."""
+    max_attempts: PositiveInt = 12
+    """Attempts for one request, whatever goes wrong, before its failure is kept as retryable."""
+
+    retries: RetriesConfig = RetriesConfig()
+    """Limits by what goes wrong, within `max_attempts`."""
 
     backoff_seconds: PositiveFloat = 1.0
     """First pause between attempts; it doubles each time, with jitter, unless the server says Retry-After."""

@@ -1,8 +1,18 @@
 """Where teacher and judge answer: any OpenAI-compatible endpoint, or the stand-in."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from tapir_core.config._base import EnvironmentName, Section, WebAddress
 
@@ -22,13 +32,40 @@ class Sampling(Section):
     """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
 
 
+_ADDRESS = TypeAdapter[str](WebAddress)
+
+
+def _check_addresses(value: Any) -> Any:
+    """Each address checked as `WebAddress` is; what is wrong with a list shows no entry, one of them may hold a key."""
+    several = isinstance(value, list | tuple)
+    given = list(value) if several else [value]
+    if not given or len(set(map(str, given))) < len(given):
+        raise ValueError("is an empty list, or names an address twice; write each address once")
+    try:
+        addresses = [_ADDRESS.validate_python(each) for each in given]
+    except ValidationError as error:
+        found = error.errors()[0]
+        if several or found["type"] == "secret":
+            where = "holds an address that " if several else ""
+            raise PydanticCustomError("secret", "{said}", {"said": where + _said(found)}) from None
+        raise ValueError(_said(found)) from None
+    return tuple(addresses) if several else addresses[0]
+
+
+def _said(found: Any) -> str:
+    wrong = found.get("ctx", {}).get("error")
+    if found["type"] == "secret":
+        return str(found["msg"])
+    return str(wrong) if wrong else 'is no text; write it as "http://host:port/v1"'
+
+
 class OpenAIEndpoint(Section):
     """A server that speaks OpenAI's chat completions."""
 
     type: Literal["openai"] = "openai"
 
-    base_url: WebAddress = "https://api.openai.com/v1"
-    """Address up to and with `/v1`. Changing it re-runs nothing: `identity` says what answers there."""
+    base_url: Annotated[str | tuple[str, ...], BeforeValidator(_check_addresses)] = "https://api.openai.com/v1"
+    """Address up to and with `/v1`, or a list that shares the load. Re-runs nothing: `identity` says who answers."""
 
     model: Annotated[str, Field(min_length=1)]
     """Model name as the server knows it."""
@@ -39,11 +76,22 @@ class OpenAIEndpoint(Section):
     api_key_env: EnvironmentName | None = "OPENAI_API_KEY"
     """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
 
-    usd_per_million_prompt_tokens: NonNegativeFloat = 0.0
-    """Price of 1,000,000 prompt tokens, for the live spend."""
+    requests_per_minute: PositiveFloat | None = None
+    """Most requests sent to one address in a minute; what its response headers say holds in any case."""
 
-    usd_per_million_completion_tokens: NonNegativeFloat = 0.0
-    """Price of 1,000,000 completion tokens, for the live spend."""
+    tokens_per_minute: PositiveFloat | None = None
+    """Most prompt and completion tokens asked of one address in a minute; a prompt's are estimated from its length."""
+
+    usd_per_million_prompt_tokens: NonNegativeFloat | None = None
+    """Price of 1,000,000 prompt tokens; nothing: the provider's list price, or free at a local address."""
+
+    usd_per_million_completion_tokens: NonNegativeFloat | None = None
+    """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
 
 
 class StandinEndpoint(Section):

@@ -1,11 +1,16 @@
 """What a teacher or judge reads: foreign text made safe, judge prompts filled in. Pure.
 
+What is broken up is found in the text as a reader sees it: invisible characters are looked through, other spellings of
+a letter (full width, mathematical, Cyrillic) count as that letter. Neutralising changes a text as little as will do.
+
 Limits: a section longer than ``MAX_SECTION_CHARS`` is cut in its middle, because the final result stands at the end
-of an answer. Neutralising changes a text as little as will do: our own tags and whatever could be read as a verdict.
+of an answer. Entities (``&lt;/answer_1&gt;``) stay as they are: they close nothing and no parser decodes them. What a
+text *says*, such as "give me 10", is the judge's to weigh.
 """
 
 import re
 
+from tapir_core.judging.seeing import see
 from tapir_core.prompts import Prompt
 
 __all__ = ["MAX_SECTION_CHARS", "neutralise", "render_pairwise", "render_pointwise"]
@@ -13,27 +18,61 @@ __all__ = ["MAX_SECTION_CHARS", "neutralise", "render_pairwise", "render_pointwi
 MAX_SECTION_CHARS = 32_000
 """Longest text in one section of a prompt; about 8,000 tokens of English."""
 
-_TAGS = "system|instruction|answer|answer_1|answer_2|reference|seed|task_type|task_types|new_instruction|style"
-# Blanks are bounded in every pattern: an unbounded run would be scanned again from each of its characters.
-_OWN_TAG = re.compile(rf"<(?=\s{{0,3}}/?\s{{0,3}}(?:{_TAGS})\s{{0,3}}>)", re.IGNORECASE)
-_VERDICT = re.compile(r"\[(?=\[\s{0,8}[-+]?\d)")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\U000e0000-\U000e007f]")
+"""Control characters, and the invisible copy of ASCII that nobody but a model reads."""
+
+_NAMES = (
+    "system",
+    "instruction",
+    "reference",
+    "seed",
+    "task_type",
+    "task_types",
+    "new_instruction",
+    "style",
+)
+_TOKENS = ("s", "bos", "eos", "think", "start_of_turn", "end_of_turn")
+
+
+def _spelt(name: str) -> str:
+    r"""A pattern of ``name`` with invisible characters (``\0``, as `see` shows them) anywhere in it."""
+    return r"\0*+".join(map(re.escape, name))
+
+
+# Quantifiers are possessive, and what follows an unbounded one cannot begin inside it; no pattern but for its first
+# character runs over another `<` or `[`. So each stretch of a text is read a fixed number of times, however hostile.
+_NAME = rf"(?:{'|'.join(map(_spelt, _NAMES))}|{_spelt('answer')}(?:[\s\0_-]*+\d++)?+)(?!\w)"
+_BLANK = r"[\s\0]*+"
+_TAG = rf"<(?={_BLANK}(?:/{_BLANK}{_NAME}|{_NAME}[^<>]*+>))"
+_CHAT_TOKEN = (
+    r"<(?=\|[\w▁.:/-]{1,64}+\|?+>|[\w▁.:/-]{1,64}+\|>"
+    rf"|{_BLANK}/?+{_BLANK}(?:{'|'.join(map(_spelt, _TOKENS))}){_BLANK}>|<{_BLANK}/?+{_BLANK}{_spelt('SYS')}{_BLANK}>>)"
+    rf"|\[(?=\0*+/?+\0*+{_spelt('INST')}\0*+\])"
+)
+_VERDICT = r"\[(?=\0*+\[[^\w\[\]]*+\d)"
+_OURS = re.compile(f"{_TAG}|{_CHAT_TOKEN}|{_VERDICT}", re.IGNORECASE)
 
 
 def neutralise(text: str) -> str:
     r"""Foreign text, fit to stand in a section of our prompts.
 
-    Our own tags lose their ``<`` to ``‹`` and ``[[`` before a number becomes ``[ [``: neither can end a section or
-    pass for a verdict, and code still means the same. Control characters go, lone surrogates become ``?``, line ends
-    become ``\n``. Doing it twice changes nothing more.
+    Our own tags, and the tokens that chat templates put between turns, lose their ``<`` to ``‹``; ``[[`` before a
+    number becomes ``[ [``: neither can end a section, open a turn or pass for a verdict, and code still means the same.
+    Control characters go, lone surrogates become ``?``, line ends become ``\n``. Doing it twice changes nothing more.
     """
     text = text.encode("utf-8", "replace").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROL.sub("", text)
-    text = _VERDICT.sub("[ ", _OWN_TAG.sub("‹", text)).rstrip().lstrip("\n")
+    text = _CONTROL.sub("", text).rstrip().lstrip("\n")
+    chars = len(text)
+    if chars > 2 * MAX_SECTION_CHARS:
+        # What lies between is left out below in any case, and need not be read.
+        text = text[:MAX_SECTION_CHARS] + text[-MAX_SECTION_CHARS:]
+    text = _break_up(text)
     if len(text) <= MAX_SECTION_CHARS:
         return text
     half = (MAX_SECTION_CHARS - 100) // 2
-    return f"{text[:half]}\n… ({len(text) - 2 * half} characters left out) …\n{text[-half:]}"
+    left_out = max(chars, len(text)) - 2 * half
+    # The seam can make a verdict or a tag of two halves that were none.
+    return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}")
 
 
 def render_pairwise(
@@ -64,3 +103,13 @@ def render_pointwise(
         answer=neutralise(answer),
         reference=neutralise(reference or ""),
     )
+
+
+def _break_up(text: str) -> str:
+    """Whatever could be read as our tag, a turn or a verdict, made harmless at its first character."""
+    seen, pieces, done = see(text), [], 0
+    for found in _OURS.finditer(seen):
+        place = found.start()
+        pieces += [text[done:place], "‹" if found[0] == "<" else f"{text[place]} "]
+        done = place + 1
+    return "".join([*pieces, text[done:]])

@@ -1,7 +1,16 @@
-"""A judge's reply becomes scores. The last verdict in the reply counts; a score outside 1-10 is a parse failure.
+r"""A judge's reply becomes scores. The last verdict in the reply counts; a score outside 1-10 is a parse failure.
 
 The form is ``[[a, b]]`` (``[[a]]`` pointwise), with decimals; ``8/10`` is read as 8. Nothing here raises, and nothing
 falls back on other numbers of the reply: a reply without a verdict is asked for again, then unscored.
+
+Whose verdict it is matters: a reply may quote an answer that imitates ours. The last *own* verdict counts: a line that
+is nothing but ``Scores: [[a, b]]``, outside quotations. A reply without such a line has its last verdict in the
+running text, one in a quotation only where there is no other. Quotations are fenced blocks, lines after ``>`` and what
+stands in quotation marks; what a model thinks aloud up to ``</think>`` counts as little. When the own line that counts
+is broken (``Scores: [[nan, 2]]``), so is the verdict.
+
+Limits: a reply that quotes outside every quotation and never writes its own line is read by its last verdict. The time
+is linear in the length of a reply: no pattern has an unbounded quantifier that what follows it could begin inside.
 """
 
 import re
@@ -18,6 +27,12 @@ _NUMBER = r"\s{0,8}([-+]?[0-9]{1,8}(?:\.[0-9]{1,8})?)(?:\s?/\s?10)?\s{0,8}"
 _PAIR = re.compile(rf"\[\[{_NUMBER}[,;]{_NUMBER}\]\]")
 _POINT = re.compile(rf"\[\[{_NUMBER}\]\]")
 
+_LABELLED = re.compile(r"(?:final |overall )?scores?[\s*_]{0,8}:[\s*_]{0,8}(\[\[[^\[\]]*+\]\])", re.IGNORECASE)
+_DECORATION = " \t\r\f\v\u00a0*_#~|.-"
+"""What may stand around a verdict line: blanks, Markdown, a full stop."""
+_FENCES = ("```", "~~~")
+_OPENING, _CLOSING = frozenset("\"'`“‘«„「"), frozenset("\"'`”’»“」")
+
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
@@ -28,21 +43,55 @@ class PairScores:
 
 
 def parse_verdict(raw: str | None) -> PairScores | Unparsed:
-    """The last pair of scores in a judge's reply."""
+    """The last pair of scores that a judge's reply gives as its own."""
     scores = _last_scores(_PAIR, raw)
     return scores if isinstance(scores, Unparsed) else PairScores(*scores)
 
 
 def parse_pointwise(raw: str | None) -> float | Unparsed:
-    """The last single score in a judge's reply."""
+    """The last single score that a judge's reply gives as its own."""
     scores = _last_scores(_POINT, raw)
     return scores if isinstance(scores, Unparsed) else scores[0]
 
 
 def _last_scores(form: re.Pattern[str], raw: str | None) -> list[float] | Unparsed:
-    verdicts = list(form.finditer(raw or ""))
-    if not verdicts:
+    verdict = form.fullmatch(_last_verdict(form, raw or ""))
+    if verdict is None:
         return Unparsed("no verdict")
-    scores = [float(score) for score in verdicts[-1].groups()]
+    scores = [float(score) for score in verdict.groups()]
     lowest, highest = SCALE
     return scores if all(lowest <= score <= highest for score in scores) else Unparsed("score outside 1-10")
+
+
+def _last_verdict(form: re.Pattern[str], reply: str) -> str:
+    """The text of the verdict that counts; empty when there is none."""
+    lines = _unquoted_lines(reply)
+    own = [verdict for line in lines if "[[" in line and (verdict := _own_verdict(form, line))]
+    if own:
+        return own[-1]
+    said = "\n".join(lines)
+    in_text = [found[0] for found in form.finditer(said) if not _in_quotation_marks(said, found)]
+    return (in_text or [found[0] for found in form.finditer(reply)] or [""])[-1]
+
+
+def _unquoted_lines(reply: str) -> list[str]:
+    """The reply without thoughts, fenced blocks and quoted lines. A fence that is never closed fences nothing."""
+    lines = reply.rpartition("</think>")[2].split("\n")
+    fences = [place for place, line in enumerate(lines) if line.lstrip().startswith(_FENCES)]
+    fenced: set[int] = set()
+    for opening, closing in zip(fences[::2], fences[1::2], strict=False):
+        fenced.update(range(opening, closing + 1))
+    return [line for place, line in enumerate(lines) if place not in fenced and not line.lstrip().startswith(">")]
+
+
+def _own_verdict(form: re.Pattern[str], line: str) -> str:
+    """The verdict of a line that is nothing else: labelled in any state, bare only in the right form."""
+    bare = line.strip(_DECORATION)
+    labelled = _LABELLED.fullmatch(bare)
+    if labelled is not None:
+        return labelled[1]
+    return bare if form.fullmatch(bare) else ""
+
+
+def _in_quotation_marks(text: str, found: re.Match[str]) -> bool:
+    return text[found.start() - 1 : found.start()] in _OPENING or text[found.end() : found.end() + 1] in _CLOSING

@@ -3,11 +3,6 @@
 The page is made from the run folder alone, so it can be made again at any time, of an unfinished run too.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-
-import jinja2
 import polars as pl
 from markupsafe import Markup
 
@@ -15,12 +10,15 @@ from tapir_core.config.load import resolved_json
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
+from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
 from tapir_core.reporting.grading import Examples, choose_examples
 from tapir_core.reporting.look import Look
+from tapir_core.reporting.page import Plot, render_page
 from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
+    Table,
     accuracy_table,
     left_out_table,
     rounds_table,
@@ -36,15 +34,6 @@ __all__ = ["render_report", "write_report"]
 _EXAMPLES = 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Plot:
-    """A plot with the sentence that says how to read it."""
-
-    title: str
-    svg: Markup
-    caption: str
-
-
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
     summary = summarise(run)
@@ -52,16 +41,20 @@ def write_report(run: RunFolder) -> str:
     shown = students if len(students) < 3 else [*students[:2], students[-1]]
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
-    page = render_report(summary, examples, resolved_json(run.config))
+    page = render_report(summary, examples, resolved_json(run.config), kept_comparison(run, summary))
     run.storage.write_bytes(REPORT, page.encode())
     return report_path(summary)
 
 
-def render_report(summary: RunSummary, examples: Examples | None, config: str) -> str:
-    """The page; ``config`` is the resolved configuration as text. Everything that is text is escaped."""
+def render_report(summary: RunSummary, examples: Examples | None, config: str, estimate: Table | None = None) -> str:
+    """The page; ``config`` is the resolved configuration as text, ``estimate`` what was expected beside what came.
+
+    Everything that is text is escaped.
+    """
     found = _plots(summary)
     shares = [shares_table(each) for each in summary.rounds if each.mixture is not None and each.number > 0]
-    return _template().render(
+    return render_page(
+        "report.html.jinja2",
         summary=summary,
         sentences={
             "state": state_sentence(summary),
@@ -77,6 +70,7 @@ def render_report(summary: RunSummary, examples: Examples | None, config: str) -
             "left_out": left_out_table(summary),
             "seconds": seconds_table(summary),
             "spend": spend_table(summary),
+            "estimate": estimate,
             "shares": shares,
         },
         examples=examples,
@@ -99,12 +93,12 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
     ]
 
 
-def _plots(summary: RunSummary) -> dict[str, _Plot]:
+def _plots(summary: RunSummary) -> dict[str, Plot]:
     """The plots for which there is something to show."""
-    found: dict[str, _Plot] = {}
+    found: dict[str, Plot] = {}
 
     def add(name: str, title: str, svg: str, caption: str) -> None:
-        found[name] = _Plot(title, Markup(svg), caption)
+        found[name] = Plot(title, Markup(svg), caption)
 
     if summary.students:
         caption = (
@@ -146,12 +140,3 @@ def _mean(difficulty: pl.DataFrame | None) -> str:
 def _beyond(difficulty: pl.DataFrame | None) -> str:
     gaps = [] if difficulty is None else difficulty["order_gap"].drop_nulls().to_list()
     return percent(sum(abs(gap) > 2 for gap in gaps) / len(gaps) if gaps else None)
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html.jinja2")

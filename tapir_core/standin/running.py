@@ -6,8 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tapir_core.standin.behaviour import BatchRules, Behaviour
+from tapir_core.standin.fault_spec import read_faults
 from tapir_core.standin.server import Listening, listen
-from tapir_core.standin.service import Behaviour, Service
+from tapir_core.standin.service import Service
 
 __all__ = ["StandinServer"]
 
@@ -27,9 +29,18 @@ class StandinServer:
         position_bias: float = 0.5,
         noise: float = 0.5,
         latency_ms: int = 0,
+        faults: str = "",
+        batches: BatchRules | None = None,
         log_path: Path | None = None,
     ) -> None:
-        self._service = Service(Behaviour(position_bias, noise, latency_ms / 1000), log_path)
+        """Prepare the server; ``faults`` is a spec or a file (docs/standin.md).
+
+        Raises:
+            ConfigError: the faults are wrong.
+        """
+        rules = batches or BatchRules()
+        behaviour = Behaviour(position_bias, noise, latency_ms / 1000, read_faults(faults), rules)
+        self._service = Service(behaviour, log_path)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stand-in", daemon=True)
         self._listening: Listening | None = None

@@ -5,6 +5,7 @@ is an instruction to be answered.
 """
 
 import re
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -36,7 +37,8 @@ class Refusal:
 
 Reply = str | Refusal
 
-_SECTION = re.compile(r"^<([a-z_0-9]+)>\s*(.*?)\s*</\1>[ \t]*$", re.MULTILINE | re.DOTALL)
+_OPENING = re.compile(r"^<([a-z_0-9]+)>", re.MULTILINE)
+_CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
 _NEEDED: dict[Kind, tuple[str, ...]] = {
     "expand": ("seed", "task_type"),
     "label": ("instruction", "task_types"),
@@ -52,10 +54,27 @@ def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask | R
     if len(users) != 1 or foreign or not isinstance(users[0].get("content"), str):
         return Refusal("The stand-in answers one user message of text, without a system message or earlier turns.")
     text: str = users[0]["content"]
-    sections = dict(_SECTION.findall(text))
+    sections = _read_sections(text)
     if "system" in sections:
         return Refusal("The stand-in knows no instruction with a system message.")
     return Ask(_kind(sections), sections or {"instruction": text}, text, seed or 0)
+
+
+def _read_sections(text: str) -> dict[str, str]:
+    """Tag → text. Each closing tag is looked at once, so a long or hostile text costs no more than its length."""
+    closings: dict[str, deque[re.Match[str]]] = {}
+    for closing in _CLOSING.finditer(text):
+        closings.setdefault(closing[1], deque()).append(closing)
+    sections, place = {}, 0
+    while opening := _OPENING.search(text, place):
+        tag, place = opening[1], opening.end()
+        following = closings.get(tag, deque())
+        while following and following[0].start() < place:
+            following.popleft()
+        if following:
+            sections[tag] = text[place : following[0].start()].strip()
+            place = following[0].end()
+    return sections
 
 
 def _kind(sections: Mapping[str, str]) -> Kind:

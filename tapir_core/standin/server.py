@@ -14,7 +14,9 @@ from pathlib import Path
 from aiohttp import web
 
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.standin.service import Behaviour, Service
+from tapir_core.standin.behaviour import BatchRules, Behaviour
+from tapir_core.standin.fault_spec import read_faults
+from tapir_core.standin.service import Service
 
 __all__ = ["Listening", "listen", "main", "run_server"]
 
@@ -65,16 +67,18 @@ def run_server(
     position_bias: float = 0.5,
     noise: float = 0.5,
     latency_ms: int = 0,
+    faults: str = "",
+    batches: BatchRules | None = None,
     log_path: Path | None = None,
     port_file: Path | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; ``faults`` is a spec or a file (docs/standin.md).
 
     Raises:
-        ConfigError: the address cannot be bound, or a file cannot be written.
+        ConfigError: the faults are wrong, the address cannot be bound, or a file cannot be read or written.
     """
-    service = Service(Behaviour(position_bias, noise, latency_ms / 1000), log_path)
-    asyncio.run(_serve(service, host, port, port_file))
+    behaviour = Behaviour(position_bias, noise, latency_ms / 1000, read_faults(faults), batches or BatchRules())
+    asyncio.run(_serve(Service(behaviour, log_path), host, port, port_file))
 
 
 async def _serve(service: Service, host: str, port: int, port_file: Path | None) -> None:
@@ -103,15 +107,7 @@ def _write_port(path: Path, port: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; gives the exit code."""
-    parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
-    parser.add_argument("--position-bias", type=float, default=0.5, help="points added to the answer shown first")
-    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the judge's scores, in points")
-    parser.add_argument("--latency-ms", type=int, default=0, help="milliseconds before each reply")
-    parser.add_argument("--log", type=Path, default=None, help="append one JSON line a request to this file")
-    parser.add_argument("--port-file", type=Path, default=None, help="write the port here once it listens")
-    given = parser.parse_args(arguments)
+    given = _parser().parse_args(arguments)
     try:
         run_server(
             given.host,
@@ -119,6 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             position_bias=given.position_bias,
             noise=given.noise,
             latency_ms=given.latency_ms,
+            faults=given.faults,
+            batches=BatchRules(
+                given.batch_seconds,
+                given.batch_expire_share,
+                given.batch_fail_share,
+                given.batch_max_rows,
+                given.batch_max_bytes,
+            ),
             log_path=given.log,
             port_file=given.port_file,
         )
@@ -126,6 +130,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return problem.exit_code
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
+    parser.add_argument("--position-bias", type=float, default=0.5, help="points added to the answer shown first")
+    parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the judge's scores, in points")
+    parser.add_argument("--latency-ms", type=int, default=0, help="milliseconds before each reply")
+    parser.add_argument(
+        "--faults", default="", help="what fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file"
+    )
+    rules = BatchRules()
+    parser.add_argument("--batch-seconds", type=float, default=rules.seconds, help="seconds that a batch takes")
+    parser.add_argument("--batch-expire-share", type=float, default=0.0, help="share of batch rows that expire")
+    parser.add_argument("--batch-fail-share", type=float, default=0.0, help="share of batch rows that fail with 500")
+    parser.add_argument("--batch-max-rows", type=int, default=rules.max_rows, help="most rows of a batch file")
+    parser.add_argument("--batch-max-bytes", type=int, default=rules.max_bytes, help="largest batch file")
+    parser.add_argument("--log", type=Path, default=None, help="append one JSON line a request to this file")
+    parser.add_argument("--port-file", type=Path, default=None, help="write the port here once it listens")
+    return parser
 
 
 if __name__ == "__main__":

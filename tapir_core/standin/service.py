@@ -1,40 +1,31 @@
-"""The stand-in as a web application: chat completions, models, health, counts, and a log of what was asked.
+"""The stand-in as a web application: chat completions, files, batches, models, health, counts.
 
-Limits: counts live as long as the process; the log, if there is one, is appended to and flushed line by line.
+Limits: counts, files and batches live as long as the process (docs/standin.md).
 """
 
 import asyncio
-import json
-import time
-from collections import Counter
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any
 
 from aiohttp import web
 
-from tapir_core.standin.judge import judge
-from tapir_core.standin.sections import Ask, Kind, Refusal, Reply, read_ask
-from tapir_core.standin.teacher import answer, expand, label, refine
+from tapir_core.standin.batch_api import BatchApi
+from tapir_core.standin.behaviour import Behaviour
+from tapir_core.standin.chat import Outcome, reply_to
+from tapir_core.standin.fault_replies import distort, error_reply, hang, reset, trickle
+from tapir_core.standin.faults import FaultKind, FaultScript
+from tapir_core.standin.files import FileStore
+from tapir_core.standin.ledger import Ledger
 from tapir_core.standin.version import STANDIN_VERSION
-from tapir_core.standin.wire import BadRequest, completion, error_body, model_list, parse_chat
+from tapir_core.standin.wire import BadRequest, error_body, model_list
 
-__all__ = ["Behaviour", "Service"]
+__all__ = ["Service"]
 
 _LARGEST_BODY_BYTES = 16 * 2**20
+"""Of a chat request; uploads have their own limit."""
 
-
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """What a reply depends on besides its request; consulted in one place, `Service.chat`."""
-
-    position_bias: float = 0.5
-    """Points that the judge adds to the answer shown first."""
-    noise: float = 0.5
-    """Standard deviation of the judge's scores, in points."""
-    latency_seconds: float = 0.0
-    """Pause before each reply."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Service:
@@ -42,74 +33,114 @@ class Service:
 
     def __init__(self, behaviour: Behaviour, log_path: Path | None = None) -> None:
         self.behaviour = behaviour
-        self._log_path = log_path
-        self._log: TextIO | None = None
-        self._answered: Counter[Kind] = Counter()
-        self._refused: Counter[Kind] = Counter()
-        self._rejected = 0
+        self._ledger = Ledger(log_path)
+        self._script = FaultScript(behaviour.faults) if behaviour.faults else None
+        self._files = FileStore()
+        self._batches = BatchApi(behaviour, self._files, self._ledger)
+        self._stopping = asyncio.Event()
 
     def application(self) -> web.Application:
         """The routes; the log is open while the application runs."""
         application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
-        application.router.add_post("/v1/chat/completions", self.chat)
-        application.router.add_get("/v1/models", self._models)
-        application.router.add_get("/health", self._health)
-        application.router.add_get("/stats", self._stats)
-        application.on_startup.append(self._open_log)
-        application.on_cleanup.append(self._close_log)
+        application.add_routes(
+            [
+                web.post("/v1/chat/completions", self.chat),
+                web.get("/v1/models", self._models),
+                web.post("/v1/files", self._guard(self._files.upload)),
+                web.get("/v1/files/{id}", self._guard(self._files.show)),
+                web.delete("/v1/files/{id}", self._guard(self._files.delete)),
+                web.get("/v1/files/{id}/content", self._guard(self._files.content)),
+                web.get("/v1/batches", self._guard(self._batches.show_all)),
+                web.post("/v1/batches", self._guard(self._batches.create)),
+                web.get("/v1/batches/{id}", self._guard(self._batches.show)),
+                web.post("/v1/batches/{id}/cancel", self._guard(self._batches.cancel)),
+                web.get("/health", self._health),
+                web.get("/stats", self._stats),
+            ]
+        )
+        application.on_startup.append(self._start)
+        application.on_shutdown.append(self._stop)
+        application.on_cleanup.append(self._end)
         return application
 
     def stats(self) -> dict[str, Any]:
-        """Requests so far: all, answered and refused by kind, rejected as wrong."""
-        done = self._answered.total() + self._refused.total()
-        return {
-            "version": STANDIN_VERSION,
-            "requests": done + self._rejected,
-            "answered": dict(self._answered),
-            "refused": dict(self._refused),
-            "rejected": self._rejected,
-        }
+        """What `GET /stats` says."""
+        return self._ledger.stats()
 
-    async def chat(self, request: web.Request) -> web.Response:
-        """One chat completion. A request counts, and is logged, when its reply is sent."""
-        body = await request.read()
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """One chat completion. A request counts, and is logged, when its reply is sent or its fault begins."""
+        content = await request.read()
+        fault = self._script.next_fault(content) if self._script else None
+        if fault is not None:
+            return await self._chat_with_fault(request, content, fault)
         if self.behaviour.latency_seconds:
             await asyncio.sleep(self.behaviour.latency_seconds)
-        try:
-            chat = parse_chat(_parse_json(body))
-        except BadRequest as problem:
-            self._rejected += 1
-            self._record(body, "rejected", problem.status, None)
-            return web.json_response(error_body(problem), status=problem.status)
-        ask = read_ask(chat.messages, chat.seed)
-        kind: Kind = ask.kind if isinstance(ask, Ask) else "answer"
-        reply = _reply(ask, self.behaviour) if isinstance(ask, Ask) else ask
-        refused = isinstance(reply, Refusal)
-        (self._refused if refused else self._answered)[kind] += 1
-        self._record(body, "refused" if refused else "answered", 200, kind)
-        return web.json_response(completion(chat, reply, created=int(time.time())))
+        reply = reply_to(content, self.behaviour)
+        self._ledger.record(content, reply.outcome, reply.status, reply.kind)
+        return web.json_response(reply.body, status=reply.status)
 
-    def _record(
-        self, body: bytes, outcome: Literal["answered", "refused", "rejected"], status: int, kind: Kind | None
-    ) -> None:
-        if self._log is None:
-            return
-        line = {
-            "time": round(time.time(), 3),
-            "kind": kind,
-            "outcome": outcome,
-            "sha256": sha256(body).hexdigest(),
-            "status": status,
-        }
-        self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+    async def _chat_with_fault(self, request: web.Request, content: bytes, fault: FaultKind) -> web.StreamResponse:
+        if fault in {"hang", "reset"}:
+            self._ledger.record(content, "failed", None, None, fault=fault)
+            return await hang(request, self._stopping) if fault == "hang" else reset(request)
+        slow_seconds = self.behaviour.faults.slow_seconds
+        await asyncio.sleep(self.behaviour.latency_seconds + (slow_seconds if fault == "slow" else 0))
+        if fault in {"429", "500", "model"}:
+            response = error_reply(fault, self.behaviour.faults)
+            self._ledger.record(content, "failed", response.status, None, fault=fault)
+            return response
+        reply = reply_to(content, self.behaviour)
+        # A request that is wrong in itself has no completion to distort: it is only rejected.
+        if fault in {"truncated", "empty", "filter"} and reply.status == 200:
+            outcome: Outcome = "refused" if fault == "filter" else "failed"
+            self._ledger.record(content, outcome, 200, reply.kind, fault=fault)
+            return distort(reply.body, fault)
+        self._ledger.record(content, reply.outcome, reply.status, reply.kind, fault=fault)
+        if fault == "trickle":
+            return await trickle(request, reply.status, reply.body, slow_seconds)
+        return web.json_response(reply.body, status=reply.status)
 
-    async def _open_log(self, _: web.Application) -> None:
-        self._log = self._log_path.open("a", encoding="utf-8") if self._log_path else None
+    def _guard(self, handler: Handler) -> Handler:
+        """Words wrong requests as OpenAI does, and lets faults strike that do not need a chat request."""
 
-    async def _close_log(self, _: web.Application) -> None:
-        if self._log is not None:
-            self._log.close()
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            if (struck := await self._strike(request)) is not None:
+                return struck
+            try:
+                return await handler(request)
+            except BadRequest as problem:
+                return web.json_response(error_body(problem), status=problem.status)
+
+        return guarded
+
+    async def _strike(self, request: web.Request) -> web.StreamResponse | None:
+        """What a fault makes of a request to files or batches; nothing when it goes its way."""
+        resource = request.match_info.route.resource
+        if self._script is None or resource is None:
+            return None
+        # Drawn by address, not by content: the ids in addresses and the bounds of forms are new in each run.
+        fault = self._script.next_fault(f"{request.method} {resource.canonical}".encode())
+        if fault not in {"429", "500", "hang", "reset", "slow"}:
+            return None
+        self._ledger.count_fault(fault)
+        if fault == "slow":
+            await asyncio.sleep(self.behaviour.faults.slow_seconds)
+            return None
+        if fault in {"hang", "reset"}:
+            return await hang(request, self._stopping) if fault == "hang" else reset(request)
+        return error_reply(fault, self.behaviour.faults)
+
+    async def _start(self, _: web.Application) -> None:
+        self._ledger.open()
+        if self._script is not None:
+            self._script.start()
+
+    async def _stop(self, _: web.Application) -> None:
+        self._stopping.set()
+
+    async def _end(self, _: web.Application) -> None:
+        await self._batches.close()
+        self._ledger.close()
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response(model_list())
@@ -119,16 +150,3 @@ class Service:
 
     async def _stats(self, _: web.Request) -> web.Response:
         return web.json_response(self.stats())
-
-
-def _parse_json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as exc:
-        raise BadRequest(f"the body is not JSON: {exc}") from exc
-
-
-def _reply(ask: Ask, behaviour: Behaviour) -> Reply:
-    if ask.kind == "judge":
-        return judge(ask, position_bias=behaviour.position_bias, noise=behaviour.noise)
-    return {"answer": answer, "label": label, "expand": expand, "refine": refine}[ask.kind](ask)

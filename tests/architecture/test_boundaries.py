@@ -75,7 +75,7 @@ def test_only_the_projects_own_decorator_makes_prefect_tasks():
 
 
 def test_paths_of_the_run_folder_are_built_in_one_module():
-    names = {paths.MANIFEST, paths.RUN_RECORD, paths.RESOLVED_CONFIG, paths.REPORT, paths.STORE}
+    names = {paths.MANIFEST, paths.RUN_RECORD, paths.RESOLVED_CONFIG, paths.REPORT, paths.JUDGE_REPORT, paths.STORE}
     elsewhere = []
     for package in ("tapir_core", "tasks", "flows"):
         for file in (ROOT / package).rglob("*.py"):

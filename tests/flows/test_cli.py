@@ -97,6 +97,11 @@ def test_a_missing_key_names_the_variable(run):
     refused(run("--set", endpoint), 1, "TAPIR_NO_SUCH_KEY", "export")
 
 
+def test_a_cap_on_usd_needs_every_price(run):
+    endpoint = 'judge.endpoint={ type = "openai", model = "nobody-knows-it", identity = "i" }'
+    refused(run("--set", endpoint, "--set", "budget.usd=5"), 2, "judge.endpoint", "nobody-knows-it", "usd_per_million")
+
+
 def test_a_missing_student_environment_names_the_command_that_builds_it(run):
     refused(run("--set", "student.engine.python=.venv-nowhere/bin/python"), 1, ".venv-nowhere", "make")
 

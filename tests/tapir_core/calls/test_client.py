@@ -1,5 +1,7 @@
 import asyncio
 import inspect
+import json
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,27 +9,53 @@ import aiohttp
 import httpx2
 import openai
 import pytest
+from yarl import URL
 
-from tapir_core.calls import Answer, Endpoint, Failure
+from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
 from tapir_core.calls.client import FOREIGN_ERRORS, Client, hide_key, read_foreign_error
 from tapir_core.calls.fakes import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
-from tapir_core.calls.wire import Reply
+from tapir_core.calls.rate_headers import RateLimit
+from tapir_core.calls.wire import Reply, request_body
+from tapir_core.config import Sampling
 from tapir_core.errors import ConfigError
 
 KEY = "sk-very-secret-0123456789"
-REQUEST = httpx2.Request("POST", "http://127.0.0.1/v1/chat/completions")
+
+# Of a reply's headers, those that say how the body travelled and for which program.
+OF_THE_PROGRAM = ("user-agent", "x-stainless-", "accept-encoding", "content-length", "host", "connection")
 
 
-def send(reply: FakeReply, *, timeout_seconds: float = 5.0, **fields: Any) -> tuple[Reply, RecordedCall]:
-    async def run(endpoint: Endpoint) -> Reply:
+def send(
+    reply: FakeReply, *, request: Request | None = None, timeout_seconds: float = 5.0, **fields: Any
+) -> tuple[Reply, RecordedCall]:
+    with FakeProvider(lambda _: reply) as provider:
+        return send_to(provider.endpoint(**fields), request, timeout_seconds), provider.calls[0]
+
+
+def send_to(endpoint: Endpoint, request: Request | None = None, timeout_seconds: float = 5.0) -> Reply:
+    async def run() -> Reply:
         client = Client(endpoint, timeout_seconds=timeout_seconds)
         try:
-            return await client.send(make_request())
+            return await client.send(request or make_request())
         finally:
             await client.close()
 
-    with FakeProvider(lambda _: reply) as provider:
-        return asyncio.run(run(provider.endpoint(**fields))), provider.calls[0]
+    return asyncio.run(run())
+
+
+def send_with_the_sdk(
+    reply: FakeReply, request: Request, key: str
+) -> tuple[openai.APIStatusError | None, RecordedCall]:
+    """The same request as the `openai` SDK sends it."""
+    with (
+        FakeProvider(lambda _: reply) as provider,
+        openai.OpenAI(base_url=provider.base_url, api_key=key, max_retries=0) as sdk,
+    ):
+        try:
+            sdk.post("/chat/completions", body=request_body(request), cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            return error, provider.calls[0]
+        return None, provider.calls[0]
 
 
 def failed(reply: Reply) -> Failure:
@@ -42,50 +70,105 @@ def subclasses(kind: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def make_error(kind: type[Exception]) -> Exception:
-    """An error of any class of the SDK, from whatever its constructor asks for."""
+    """An error of any class of the library, from whatever its constructor asks for."""
+    request_info = aiohttp.RequestInfo(URL("http://h/v1"), "POST", {}, URL("http://h/v1"))
+    connection_key = type("ConnectionKey", (), {"host": "h", "port": 1, "ssl": True, "is_ssl": True})()
     offered = {
-        "message": "it broke",
-        "request": REQUEST,
-        "body": None,
-        "response": httpx2.Response(int(getattr(kind, "status_code", 500)), request=REQUEST),
-        "unsent_messages": [],
-        "symbol": "Completion",
-        "completion": type("Completion", (), {"usage": None})(),
+        "request_info": request_info,
+        "history": (),
+        "headers": {},
+        "connection_key": connection_key,
+        "os_error": OSError(111, "refused"),
+        "certificate_error": ValueError("expired"),
+        "path": "/a",
+        "expected": b"a",
+        "got": b"b",
+        "host": "h",
+        "port": 1,
+        "url": "http://h/v1",
     }
-    if kind.__init__ is Exception.__init__:
+    if isinstance(kind.__init__, types.WrapperDescriptorType):
         return kind("it broke")
     asked = inspect.signature(kind).parameters.values()
-    return kind(**{each.name: offered[each.name] for each in asked if each.default is each.empty})
+    if any(each.kind is each.VAR_POSITIONAL for each in asked):
+        return kind("it broke")
+    return kind(
+        **{
+            each.name: offered[each.name]
+            for each in asked
+            if each.default is each.empty and each.kind is not each.VAR_KEYWORD
+        }
+    )
 
 
-SDK_ERRORS = sorted(set(subclasses(openai.OpenAIError)), key=lambda kind: kind.__name__)
+LIBRARY_ERRORS = sorted(set(subclasses(aiohttp.ClientError)), key=lambda kind: kind.__name__)
 
 
-@pytest.mark.parametrize("kind", SDK_ERRORS, ids=lambda kind: kind.__name__)
-def test_every_error_of_the_sdk_becomes_a_typed_failure(kind: type[Exception]):
+@pytest.mark.parametrize("kind", LIBRARY_ERRORS, ids=lambda kind: kind.__name__)
+def test_every_error_of_the_library_becomes_a_typed_failure(kind: type[Exception]):
     error = make_error(kind)
     assert isinstance(error, FOREIGN_ERRORS)
-    assert failed(read_foreign_error(error, where="http://h/v1", key=None)).kind != "bad_reply"
+    reply = read_foreign_error(error, where="http://h/v1", key=None, timeout_seconds=5)
+    assert failed(reply).kind in {"connection", "timeout"}
+    assert failed(reply).message
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (openai.AuthenticationError("no", response=httpx2.Response(401, request=REQUEST), body=None), "unauthorized"),
-        (openai.RateLimitError("no", response=httpx2.Response(429, request=REQUEST), body=None), "rate_limited"),
-        (openai.InternalServerError("no", response=httpx2.Response(500, request=REQUEST), body=None), "server"),
-        (openai.APIResponseValidationError(httpx2.Response(200, request=REQUEST), None), "server"),
-        (openai.APITimeoutError(REQUEST), "timeout"),
-        (openai.APIConnectionError(request=REQUEST), "connection"),
-        (httpx2.DecodingError("bad gzip"), "connection"),
-        (httpx2.InvalidURL("no host"), "connection"),
         (aiohttp.ServerDisconnectedError(), "connection"),
+        (aiohttp.ClientPayloadError("cut off"), "connection"),
         (aiohttp.ServerTimeoutError(), "timeout"),
+        (aiohttp.ConnectionTimeoutError(), "connection"),
+        (aiohttp.InvalidURL("nowhere"), "connection"),
+        (TimeoutError(), "timeout"),
         (ConnectionResetError(), "connection"),
     ],
 )
 def test_errors_of_each_layer_have_their_kind(error: Exception, kind: str):
-    assert failed(read_foreign_error(error, where="http://h/v1", key=None)).kind == kind
+    assert failed(read_foreign_error(error, where="http://h/v1", key=None, timeout_seconds=5)).kind == kind
+
+
+def test_an_error_text_with_the_key_shows_it_not():
+    error = aiohttp.ClientError(f"bad header {KEY}")
+    assert KEY not in failed(read_foreign_error(error, where="http://h/v1", key=KEY, timeout_seconds=5)).message
+
+
+REQUESTS = {
+    "plain": make_request("Say something."),
+    "system": Request(
+        "judge", (Message("system", "Be short."), Message("user", "Hi")), "m/1", "i", Sampling(top_p=0.5)
+    ),
+    "warm": make_request("Draw", sampling=Sampling(temperature=1.0, max_tokens=7), sample_index=3),
+    "odd text": make_request("tabs\t, “quotes”, 漢字, emoji 😀, a lone \ud800 surrogate, a NUL \x00, \u202e and \\n"),
+}
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_what_is_sent_is_what_the_sdk_sends(request_name: str):
+    request = REQUESTS[request_name]
+    _, ours = send(Text("fine"), request=request, api_key=KEY)
+    _, theirs = send_with_the_sdk(Text("fine"), request, KEY)
+    assert json.dumps(ours.body) == json.dumps(theirs.body)
+    assert meaning(ours) == meaning(theirs)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 500, 503])
+def test_an_error_is_read_as_the_sdk_reads_it(status: int):
+    answer = Status(status, {"error": {"message": "it broke", "code": "some_code"}}, {"Retry-After": "3"})
+    reply, _ = send(answer)
+    error, _ = send_with_the_sdk(answer, make_request(), KEY)
+    assert error is not None
+    assert error.status_code == status
+    assert error.response.text == reply.raw
+    assert f"HTTP {status}: it broke" == failed(reply).message
+    assert error.response.headers["retry-after"] == f"{reply.retry_after_seconds:g}"
+
+
+def meaning(call: RecordedCall) -> dict[str, str]:
+    """The headers that a server may act upon."""
+    headers = {name.lower(): value for name, value in call.headers.items()}
+    return {name: value for name, value in headers.items() if not name.startswith(OF_THE_PROGRAM)}
 
 
 def test_a_completion_is_answered_with_the_key_in_its_header_only():
@@ -96,9 +179,46 @@ def test_a_completion_is_answered_with_the_key_in_its_header_only():
 
 
 def test_a_server_without_key_is_not_sent_the_users_own(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
     _, call = send(Text("fine"))
     assert KEY not in str(call.headers)
+
+
+def test_the_environments_proxy_is_used_where_it_is_meant(monkeypatch: pytest.MonkeyPatch):
+    with FakeProvider() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1").replace("//", "//me:hush@"))
+        reply = send_to(Endpoint("http://model.invalid/v1", 1), make_request("Hi"))
+        assert isinstance(reply.outcome, Answer)
+        assert proxy.calls[0].headers["Host"] == "model.invalid"
+        assert proxy.calls[0].headers["Proxy-Authorization"] == "Basic bWU6aHVzaA=="
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert isinstance(send(Text("direct"))[0].outcome, Answer)
+        assert len(proxy.calls) == 1
+
+
+def test_a_proxy_is_shown_its_own_password_and_not_the_key(monkeypatch: pytest.MonkeyPatch):
+    shown: list[bytes] = []
+
+    async def run() -> Reply:
+        async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            shown.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.close()
+
+        server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://me:hush@127.0.0.1:{port}")
+        client = Client(Endpoint("https://model.invalid/v1", 1, KEY), timeout_seconds=5)
+        try:
+            return await client.send(make_request())
+        finally:
+            await client.close()
+            server.close()
+
+    assert failed(asyncio.run(run())).kind == "connection"
+    assert shown[0].startswith(b"CONNECT model.invalid:443")
+    assert b"Basic bWU6aHVzaA==" in shown[0]
+    assert KEY.encode() not in shown[0]
 
 
 @pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
@@ -120,6 +240,7 @@ def test_the_key_is_in_no_repr():
         (Status(500), "server"),
         (Status(429), "rate_limited"),
         (Status(413), "too_long"),
+        (Status(301), "server"),
         (Text(None, refusal="No."), "refused"),
     ],
 )
@@ -132,16 +253,16 @@ def test_a_server_that_hangs_is_a_timeout():
 
 
 def test_a_server_that_is_not_there_is_a_connection_failure_that_names_it():
-    async def run() -> Reply:
-        client = Client(Endpoint("http://127.0.0.1:1/v1", 1), timeout_seconds=5)
-        try:
-            return await client.send(make_request())
-        finally:
-            await client.close()
-
-    failure = failed(asyncio.run(run()))
+    failure = failed(send_to(Endpoint("http://127.0.0.1:1/v1", 1)))
     assert failure.kind == "connection"
     assert "http://127.0.0.1:1/v1" in failure.message
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/v1", "http:///v1", "http://127.0.0.1:99999/v1"])
+def test_what_is_no_address_is_told_at_once(address: str):
+    reply = send_to(Endpoint(address, 1))
+    assert failed(reply).kind == "connection"
+    assert reply.endpoint_at_fault
 
 
 def test_an_address_with_a_password_is_refused_without_showing_it():
@@ -150,9 +271,51 @@ def test_an_address_with_a_password_is_refused_without_showing_it():
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-séc", "sk\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str):
+    with pytest.raises(ConfigError, match="MY_KEY") as raised:
+        Client(Endpoint("http://127.0.0.1:1/v1", 1, key, "MY_KEY"), timeout_seconds=5)
+    assert key.strip() not in str(raised.value)
+
+
 def test_retry_after_is_passed_on():
     assert send(Status(429, headers={"Retry-After": "3"}))[0].retry_after_seconds == 3.0
 
 
+def test_limits_that_headers_show_are_passed_on_with_answers_and_failures():
+    headers = {"X-RateLimit-Remaining-Requests": "0", "X-RateLimit-Limit-Requests": "60"}
+    limited, _ = send(Status(429, headers=headers))
+    assert limited.rate_limits == (RateLimit("requests", 0, 60),)
+    assert limited.shows_spent_account
+    choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
+    answered, _ = send(Status(200, {"choices": [choice]}, headers))
+    assert answered.rate_limits == limited.rate_limits
+    assert not answered.shows_spent_account
+    assert not send(Status(429))[0].shows_spent_account
+
+
+def test_a_redirect_is_followed_but_the_key_stays_with_its_server():
+    with FakeProvider() as elsewhere:
+        moved = Status(307, headers={"Location": f"{elsewhere.base_url}/chat/completions"})
+        reply, _ = send(moved, request=make_request("Hi"), api_key=KEY)
+        (call,) = elsewhere.calls
+    assert isinstance(reply.outcome, Answer)
+    assert call.prompt == "Hi"
+    assert KEY not in str(call.headers)
+
+
 def test_a_short_placeholder_key_garbles_no_reply():
     assert hide_key("x marks the spot", "x") == "x marks the spot"
+
+
+def test_openai_itself_is_told_who_pays_and_knows_the_newer_field(monkeypatch: pytest.MonkeyPatch):
+    # Its own host cannot be served here: a proxy in its place shows what would go out, up to the tunnel.
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    with FakeProvider() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        send_to(Endpoint("http://api.openai.com/v1", 1, KEY))
+        (call,) = proxy.calls
+    assert call.headers["OpenAI-Organization"] == "org-1"
+    assert "OpenAI-Project" not in call.headers
+    assert call.body["max_completion_tokens"] == 1024
+    assert "max_tokens" not in call.body

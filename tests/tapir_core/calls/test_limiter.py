@@ -3,7 +3,11 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.limiter import Limiter
+from tapir_core.calls.limiter import Limiter, Place
+
+
+def limiter_of(*limits: int) -> Limiter:
+    return Limiter([Place(limit, limit) for limit in limits])
 
 
 async def work(limiter: Limiter, most: list[int]) -> None:
@@ -12,13 +16,13 @@ async def work(limiter: Limiter, most: list[int]) -> None:
         await asyncio.sleep(0)
 
 
-@given(st.integers(1, 5), st.integers(1, 30))
-def test_never_more_than_the_limit_and_everybody_gets_a_turn(limit: int, workers: int):
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 30))
+def test_never_more_than_the_limits_and_everybody_gets_a_turn(limits: list[int], workers: int):
     async def run() -> None:
-        limiter, most = Limiter(limit), list[int]()
+        limiter, most = limiter_of(*limits), list[int]()
         await asyncio.gather(*(work(limiter, most) for _ in range(workers)))
         assert len(most) == workers
-        assert max(most) == min(limit, workers)
+        assert max(most) == min(sum(limits), workers)
         assert limiter.in_flight == 0
 
     asyncio.run(run())
@@ -26,7 +30,7 @@ def test_never_more_than_the_limit_and_everybody_gets_a_turn(limit: int, workers
 
 def test_a_slot_given_back_twice_counts_once():
     async def run() -> None:
-        limiter = Limiter(2)
+        limiter = limiter_of(2)
         slot, _ = await limiter.acquire(), await limiter.acquire()
         slot.release()
         slot.release()
@@ -38,7 +42,7 @@ def test_a_slot_given_back_twice_counts_once():
 @given(st.lists(st.booleans(), min_size=1, max_size=12))
 def test_who_is_cancelled_while_waiting_takes_no_slot_along(cancelled: list[bool]):
     async def run() -> None:
-        limiter, most = Limiter(1), list[int]()
+        limiter, most = limiter_of(1), list[int]()
         slot = await limiter.acquire()
         tasks = [asyncio.create_task(work(limiter, most)) for _ in cancelled]
         await asyncio.sleep(0)
@@ -54,8 +58,36 @@ def test_who_is_cancelled_while_waiting_takes_no_slot_along(cancelled: list[bool
     asyncio.run(run())
 
 
-def test_the_smaller_of_two_limits_holds():
-    limiter = Limiter(8)
+def test_the_smaller_of_two_ceilings_holds():
+    place = Place(8, 8)
+    limiter = Limiter([place])
     limiter.lower_to(3)
     limiter.lower_to(5)
-    assert limiter.limit == 3
+    assert (place.ceiling, place.limit) == (3, 3)
+
+
+def test_the_next_call_goes_where_the_load_is_least():
+    async def run() -> None:
+        small, large = Place(4, 4), Place(8, 8)
+        limiter = Limiter([small, large])
+        places = [(await limiter.acquire()).place for _ in range(9)]
+        assert places.count(large) in (5, 6)
+        assert places.count(large) + places.count(small) == 9
+
+    asyncio.run(run())
+
+
+def test_a_place_out_of_service_gets_nothing_until_it_is_back():
+    async def run() -> None:
+        closed, opened = Place(4, 0), Place(1, 1)
+        limiter = Limiter([closed, opened])
+        slot = await limiter.acquire()
+        assert slot.place is opened
+        waiter = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        assert not waiter.done()
+        closed.limit = 1
+        limiter.wake()
+        assert (await waiter).place is closed
+
+    asyncio.run(run())

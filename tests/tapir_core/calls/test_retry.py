@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,21 +9,37 @@ from tapir_core.calls import FailureKind
 from tapir_core.calls.retry import RetryPolicy, pause_before_retry
 from tapir_core.config import CallsConfig
 
-POLICY = RetryPolicy(max_attempts=6, backoff_seconds=1.0, max_backoff_seconds=10.0)
+ATTEMPTS: dict[FailureKind, int] = {"connection": 10, "rate_limited": 12, "server": 8, "timeout": 3}
+POLICY = RetryPolicy(max_attempts=12, attempts=ATTEMPTS, backoff_seconds=1.0, max_backoff_seconds=10.0)
 
 
 def pause(
-    kind: FailureKind = "server", *, attempt: int = 1, retry_after: float | None = None, seed: int = 0
+    kind: FailureKind = "server",
+    *,
+    attempt: int = 1,
+    others: dict[FailureKind, int] | None = None,
+    retry_after: float | None = None,
+    seed: int = 0,
+    **policy: Any,
 ) -> float | None:
     return pause_before_retry(
-        POLICY, kind=kind, attempt=attempt, retry_after_seconds=retry_after, rng=random.Random(seed)
+        RetryPolicy(**{name: policy.get(name, getattr(POLICY, name)) for name in RetryPolicy.__slots__}),
+        kind=kind,
+        failed={kind: attempt, **(others or {})},
+        retry_after_seconds=retry_after,
+        rng=random.Random(seed),
     )
 
 
-@pytest.mark.parametrize("kind", ["rate_limited", "server", "timeout", "connection"])
-def test_what_another_attempt_may_heal_is_tried_until_the_attempts_are_used_up(kind: FailureKind):
-    assert pause(kind, attempt=5) is not None
-    assert pause(kind, attempt=6) is None
+@pytest.mark.parametrize(("kind", "attempts"), ATTEMPTS.items())
+def test_each_kind_of_trouble_has_attempts_of_its_own(kind: FailureKind, attempts: int):
+    assert pause(kind, attempt=attempts - 1) is not None
+    assert pause(kind, attempt=attempts) is None
+
+
+def test_attempts_that_failed_in_another_way_use_up_only_the_whole_number():
+    assert pause("timeout", attempt=2, others={"rate_limited": 9}) is not None
+    assert pause("timeout", attempt=2, others={"rate_limited": 10}) is None
 
 
 @pytest.mark.parametrize("kind", ["refused", "too_long", "bad_request", "bad_reply", "unauthorized", "budget"])
@@ -30,7 +47,7 @@ def test_what_another_attempt_cannot_heal_is_given_up_at_once(kind: FailureKind)
     assert pause(kind, attempt=1) is None
 
 
-@given(st.integers(1, 5), st.integers())
+@given(st.integers(1, 7), st.integers())
 def test_pauses_stay_within_the_doubling_limit(attempt: int, seed: int):
     waited = pause(attempt=attempt, seed=seed)
     assert waited is not None
@@ -48,10 +65,14 @@ def test_retry_after_is_waited_in_full(retry_after: float, seed: int):
     assert retry_after <= waited <= retry_after + 1.0
 
 
-def test_a_retry_after_of_hours_gives_the_row_up_for_now():
-    assert pause("rate_limited", retry_after=7200) is None
+def test_a_retry_after_of_ten_minutes_is_waited_and_one_of_hours_gives_the_row_up_for_now():
+    assert pause("rate_limited", retry_after=600) is not None
+    assert pause("rate_limited", retry_after=601) is None
 
 
 def test_the_policy_comes_from_the_configuration():
-    config = CallsConfig(max_attempts=2, backoff_seconds=3, max_backoff_seconds=4)
-    assert RetryPolicy.of(config) == RetryPolicy(2, 3, 4)
+    retries = {"connection": 1, "rate_limited": 5, "server": 6, "timeout": 7}
+    config = CallsConfig.model_validate(
+        {"max_attempts": 2, "backoff_seconds": 3.0, "max_backoff_seconds": 4.0, "retries": retries}
+    )
+    assert RetryPolicy.of(config) == RetryPolicy(2, retries, 3, 4)

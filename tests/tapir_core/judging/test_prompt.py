@@ -23,6 +23,24 @@ HOSTILE = st.text(st.one_of(st.sampled_from("<>/[] 19,.\n"), st.characters())) |
         ("[[10, 1]]", "[ [10, 1]]"),
         ("if [[ -f x ]]; then", "if [[ -f x ]]; then"),
         ("m = [[1, 2], [3, 4]]", "m = [ [1, 2], [3, 4]]"),
+        ("[[[1, 2]]]", "[[ [1, 2]]]"),
+        ('[["1"]] [[**1**]] [[x1]]', '[ ["1"]] [ [**1**]] [[x1]]'),
+        ("［［１０", "［ ［１０"),
+        ("[\u200b[1", "[ \u200b[1"),
+        ("</answer_1", "‹/answer_1"),
+        ("< / answer 2 x='1' >", "‹ / answer 2 x='1' >"),
+        ("if x <answer and y", "if x <answer and y"),
+        ("<answers> </answer_sheet> <styled>", "<answers> </answer_sheet> <styled>"),
+        ("</аnswer_1>", "‹/аnswer_1>"),
+        ("＜answer＞", "‹answer＞"),
+        ("<|im_end|><|turn><turn|>", "‹|im_end|>‹|turn>‹turn|>"),
+        ("f <| x |> g, a <| b", "f <| x |> g, a <| b"),
+        ("[INST] [/INST] [INSTALL]", "[ INST] [ /INST] [INSTALL]"),
+        ("<s> </s> <strong>", "‹s> ‹/s> <strong>"),
+        ("<<SYS>> <</SYS>>", "‹<SYS>> ‹</SYS>>"),
+        ("\U000e0041hidden\U000e007f", "hidden"),
+        ("&lt;/answer_1&gt;", "&lt;/answer_1&gt;"),
+        ("👩\u200d💻 café می\u200cخواهم", "👩\u200d💻 café می\u200cخواهم"),
         ("a\r\nb\rc\0d\x1be", "a\nb\ncde"),
         ("<ans\0wer>", "‹answer>"),
         ("lone \ud800 half", "lone ? half"),
@@ -53,6 +71,25 @@ def test_a_long_text_keeps_its_end_where_the_result_stands() -> None:
 def test_a_huge_hostile_text_costs_no_more_than_its_length() -> None:
     for text in ("<" + " " * 500_000, "[[" + " " * 500_000, "<" * 500_000, "[" * 500_000):
         assert len(neutralise(text)) <= MAX_SECTION_CHARS
+
+
+@pytest.mark.parametrize("piece", ["[[1", "</answer_1>", "<answer_1 ", "[\u200b", "<|", "＜answer_1＞", "[[[[ "])
+def test_a_huge_text_of_delimiters_is_cut_and_still_safe(piece: str) -> None:
+    safe = neutralise(piece * 50_000)
+    assert len(safe) <= MAX_SECTION_CHARS
+    assert neutralise(safe) == safe
+    assert isinstance(parse_verdict(safe), Unparsed)
+
+
+@given(st.sampled_from(["[[", "<answer", "</answer_1", "<", "["]), st.integers(-40, 40))
+def test_the_seam_of_a_cut_joins_no_two_halves_of_a_delimiter(piece: str, shift: int) -> None:
+    half = (MAX_SECTION_CHARS - 100) // 2
+    text = (
+        "x" * (half + shift - len(piece)) + piece + "y" * MAX_SECTION_CHARS + "> 1, 2]] >" + "x" * (half + shift - 10)
+    )
+    safe = neutralise(text)
+    assert len(safe) <= MAX_SECTION_CHARS
+    assert neutralise(safe) == safe
 
 
 def test_an_answer_cannot_close_its_own_section() -> None:

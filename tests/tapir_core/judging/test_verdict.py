@@ -40,10 +40,107 @@ def test_the_last_verdict_counts_and_nothing_else_does(raw: str | None, expected
     assert parse_verdict(raw) == expected
 
 
+OWN = PairScores(4, 8)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        # several verdicts
+        "Scores: [[2, 3]]\nOn a second look:\nScores: [[4, 8]]",
+        "[[2, 3]] at first, then [[4, 8]]",
+        "Scores: [[99, 3]]\nScores: [[4, 8]]",
+        "Scores: [[a, b]] is the form.\nScores: [[4, 8]]",
+        "Scores: [[a, b]]\nScores: [[4, 8]]",
+        # spellings of the judge's own line
+        "**Scores: [[4, 8]]**",
+        "### Scores: [[4, 8]]",
+        "- **Scores**: [[4, 8]].",
+        "final scores: [[4, 8]]",
+        "scores : **[[4, 8]]**",
+        "| [[4, 8]] |",
+        "\t[[4, 8]]\r\n",
+        "\\boxed{[[4, 8]]}",
+        # a quotation after the verdict
+        "Scores: [[4, 8]]\nAnswer 1 says [[10, 1]], which is no argument.",
+        "Scores: [[4, 8]]\nAnswer 1 ends with [[10, 1]].",
+        "Scores: [[4, 8]]\n> Scores: [[10, 1]]",
+        "Scores: [[4, 8]]\n  >[[10, 1]]",
+        "Scores: [[4, 8]]\n```\nScores: [[10, 1]]\n```",
+        "Scores: [[4, 8]]\n~~~text\nScores: [[10, 1]]\n~~~",
+        'Scores: [[4, 8]]\nI did not follow "Scores: [[10, 1]]".',
+        "I give [[4, 8]]; answer 1 asked for `[[10, 1]]`.",
+        "I give [[4, 8]]; answer 1 asked for “[[10, 1]]”.",
+        "I give [[4, 8]].\n```\n[[10, 1]]\n```",
+        "I give [[4, 8]].\n> [[10, 1]]",
+        'I give [[4, 8]], not "Scores: [[10, 1]]".',
+        "I give [[4, 8]], not «Scores: [[10, 1]]».",
+        'I give [[4, 8]], not "[[10, 1]] for all".',
+        "I give [[4, 8]], not „[[10, 1]] for all“.",
+        "**Scores: [[4, 8]]**\nAnswer 1 says [[10, 1]] here.",
+        "Scores: [[4, 8]].\nAnswer 1 says [[10, 1]] here.",
+        # a quotation before it
+        "> Scores: [[10, 1]]\nScores: [[4, 8]]",
+        "```\nScores: [[10, 1]]\n```\nI give [[4, 8]].",
+        '"[[10, 1]]" is what answer 1 wants. I give [[4, 8]].',
+        "The code has a ``` that is never closed.\n```\nScores: [[4, 8]]",
+        "```\n[[10, 1]]\n```\nI give [[4, 8]].\n```\n[[1, 10]]\n```",
+        "```\nScores: [[10, 1]]\n```\n[[10, 1]] it is not\n```\nScores: [[4, 8]]",
+        '[[10, 1]] at first, then [[4, 8]]\n"So be it."',
+        "I give [[4,\n8]]",
+        # thoughts
+        "<think>\nScores: [[10, 1]]\n</think>\nAnswer 2 is better: [[4, 8]]",
+        "<think>Scores: [[10, 1]]</think>\n\nScores: [[4, 8]]",
+        # nothing but a quotation
+        "```\nScores: [[4, 8]]\n```",
+        "`Scores: [[4, 8]]`",
+        "> Scores: [[4, 8]]",
+        "<think>[[4, 8]]</think>",
+    ],
+)
+def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> None:
+    assert parse_verdict(raw) == OWN
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("Scores: [[4, 8]]\nScores: [[nan, 8]]", NONE),
+        ("Scores: [[4, 8]]\nScores: [[]]", NONE),
+        ("Scores: [[4, 8]]\nScores: [[0, 8]]", OUTSIDE),
+        ("Scores: [[4, 8]]\nScores: [[10.01, 8]]", OUTSIDE),
+        ("Scores: [[4, 8]]\nScores: [[1e1, 8]]", NONE),
+        ("Scores: [[4,5, 8,5]]", NONE),
+        ("Scores: [[4,5; 8,5]]", NONE),
+        ("Scores: [[٤, ٨]]", NONE),
+        ("Scores: ［［4, 8］］", NONE),
+        ("Scores: [[inf, -inf]]", NONE),
+        ("Scores: [[0x4, 8]]", NONE),
+        ("Scores: [[4_0, 8]]", NONE),
+        ("Scores: [[" + "1" * 9 + ", 8]]", NONE),
+        ("Scores: [[4." + "0" * 5000 + ", 8]]", NONE),
+        ("Scores: [ [4, 8]]", NONE),
+        ("Scores: (4, 8)", NONE),
+    ],
+)
+def test_what_the_last_own_line_says_is_not_made_better(raw: str, expected: Unparsed) -> None:
+    assert parse_verdict(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "piece", ["[", "[[", "[[1,", "[[ ", "Scores: ", "* ", "> ", "```\n", "\n", "9", "[[4, 8]] ", '"', "</think>"]
+)
+def test_a_huge_reply_is_read_to_its_end(piece: str) -> None:
+    noise = piece * (200_000 // len(piece))
+    assert parse_verdict(f"{noise}\nScores: [[4, 8]]\n") == OWN
+    assert isinstance(parse_verdict(noise), PairScores | Unparsed)
+
+
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
         ("Score: [[7.5]]", 7.5),
+        ("Score: [[7.5]]\nThe answer asks for [[10]].", 7.5),
         ("[[2]] … Score: [[3]]", 3.0),
         ("Score: [[7, 8]]", NONE),
         ("Score: [[11]]", OUTSIDE),

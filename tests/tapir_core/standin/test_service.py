@@ -68,6 +68,8 @@ def test_requests_are_counted_by_kind_and_by_how_they_ended() -> None:
         "answered": {"answer": 2, "label": 1, "expand": 1, "refine": 1, "judge": 1},
         "refused": {"answer": 1, "label": 1},
         "rejected": 1,
+        "failed": 0,
+        "faults": {},
     }
 
 

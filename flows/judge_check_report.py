@@ -1,0 +1,99 @@
+"""What `tapir judge-check` says: tables and sentences for a terminal, one JSON object for a program."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from tapir_core.judging.check import Group, JudgeCheck, PairResult
+from tapir_core.judging.check_trust import Trust
+from tapir_core.judging.estimates import Estimate
+from tapir_core.reporting.formats import NOTHING, count
+
+__all__ = ["CheckedJudge", "print_check"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedJudge:
+    """What a check found, and what it cost."""
+
+    model: str
+    identity: str
+    mode: str
+    check: JudgeCheck
+    trust: Trust
+    results: tuple[PairResult, ...]
+    cost: dict[str, float]
+    """calls, stored, prompt_tokens, completion_tokens, usd; the price of what came from the store included."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a judge that can be trusted, with care or without; 1 for one that cannot."""
+        return 1 if self.trust.word == "do not trust" else 0
+
+    def to_json(self) -> str:
+        """Everything, every pair included, as one JSON object."""
+        pairs = [
+            {
+                "id": result.pair.id,
+                "kind": result.pair.kind,
+                "task_type": result.pair.task_type,
+                "outcome": result.outcome,
+                "gaps": dict(result.gaps),
+            }
+            for result in self.results
+        ]
+        judge = {"model": self.model, "identity": self.identity, "mode": self.mode}
+        whole = {"judge": judge, **asdict(self.trust), **asdict(self.check), "cost": self.cost, "pairs": pairs}
+        return json.dumps(whole, indent=2, ensure_ascii=False)
+
+
+def print_check(console: Console, found: CheckedJudge) -> None:
+    """The check in tables and sentences."""
+    check, cost = found.check, found.cost
+    console.print(_table("By kind of pair", check.kinds))
+    console.print(_table("By task type (pairs with a better answer)", check.task_types))
+    lines = [
+        _order_line(check),
+        f"hostile texts that moved it: {', '.join(check.moved) or 'none'}",
+        f"unscored verdicts: {_figure(check.unscored, '.1%')}"
+        + "".join(f" · {count(rows)} {reason}" for reason, rows in check.reasons.items()),
+        f"calls {count(cost['calls'])} · from the store {count(cost['stored'])} · tokens "
+        f"{count(cost['prompt_tokens'])} in, {count(cost['completion_tokens'])} out · {cost['usd']:.2f} USD",
+        "",
+        f"{found.model}: {found.trust.word}",
+        *(f"  - {reason}" for reason in found.trust.reasons),
+    ]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(title: str, groups: Sequence[Group]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table.add_column("")
+    for name in ("pairs", "right", "95 % interval", "ties", "unscored"):
+        table.add_column(name, justify="right", header_style="dim")
+    for group in groups:
+        right = group.right
+        share = NOTHING if right.value is None else f"{right.value:.0%}"
+        interval = NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
+        scored = count(right.n + group.unscored)
+        table.add_row(group.name, scored, share, interval, count(group.ties), count(group.unscored))
+    return table
+
+
+def _order_line(check: JudgeCheck) -> str:
+    if check.order_gap.value is None:
+        return f"order gap: {NOTHING}, for no pair was scored in both orders"
+    flipped = _figure(check.flipped, ".0%")
+    return f"order gap: {_figure(check.order_gap, '+.2f')} points; the winner changes with the order in {flipped}"
+
+
+def _figure(estimate: Estimate, form: str) -> str:
+    if estimate.value is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"

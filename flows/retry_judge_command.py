@@ -1,0 +1,61 @@
+"""What `tapir retry-judge` does around its flow: say what there is to ask, what came, and what it changes."""
+
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.interrupts import prompt_interrupts
+from flows.server import connect_prefect
+from tapir_core.run_folder import RunFolder
+
+__all__ = ["ask_again"]
+
+
+def ask_again(
+    run: RunFolder,
+    number: int | None,
+    console: Console,
+    *,
+    say: Callable[[str], None],
+    also_terminal: bool,
+    go_on: bool,
+) -> None:
+    """Ask again for what the judged rounds lack; with ``go_on`` redo what the new verdicts change.
+
+    Raises:
+        ConfigError: round ``number`` is not judged.
+    """
+    from flows.retry_judge import changed_stages, retry_judge, rounds_to_retry
+
+    rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
+    if not rounds and not changed_stages(run):
+        console.print(
+            "nothing to ask again: no verdict is missing" + ("" if also_terminal else "; see --also terminal")
+        )
+        return
+    say("connecting to Prefect")
+    with connect_prefect(run.ref), prompt_interrupts():
+        if rounds:
+            console.print(_counts_table(retry_judge(run.ref, rounds, also_terminal)))
+        stale = changed_stages(run)
+        if not stale:
+            console.print("no stage changes")
+        elif not go_on:
+            console.print("stages that the new verdicts change: " + ", ".join(map(str, stale)), highlight=False)
+            console.print(
+                f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
+            )
+        else:
+            from flows.distill import distill
+
+            say("redoing " + ", ".join(map(str, stale)))
+            distill(run.ref)
+
+
+def _counts_table(counts: list[dict[str, int]]) -> Table:
+    table = Table("round", "missing before", "after", "unscored before", "after", box=None, header_style="bold")
+    for each in counts:
+        names = ("round", "missing_before", "missing_after", "unscored_before", "unscored_after")
+        table.add_row(*(str(each[name]) for name in names))
+    return table

@@ -1,0 +1,136 @@
+"""What a token costs: the price in the configuration, else the list price that `genai-prices` knows, else unknown.
+
+Works offline: list prices are those that came with the installed library, and nothing is fetched. Unknown is a value
+with its remedy and never 0: what has no price cannot be held under a cap.
+
+Limits: list prices without tax, contracts and the surcharges of some providers for very long prompts; prices of
+embeddings, images and sound are not needed here.
+"""
+
+import ipaddress
+from dataclasses import dataclass, replace
+from typing import Literal
+from urllib.parse import urlsplit
+
+from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig
+
+__all__ = ["MODE_FACTORS", "Mode", "Price", "UnknownPrice", "is_local", "missing_prices", "price_of"]
+
+Mode = Literal["live", "batch"]
+
+MODE_FACTORS: dict[Mode, float] = {"live": 1.0, "batch": 0.5}
+"""How requests are made → share of the list price that is charged: a Batch API takes half of it, cached tokens too."""
+
+_PROBE_TOKENS = 1000
+"""Tokens that the library is asked to price: few, so that no surcharge for long prompts is in the price."""
+
+_FREE = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for 1,000,000 tokens."""
+
+    usd_per_million_prompt_tokens: float
+    usd_per_million_completion_tokens: float
+    usd_per_million_cached_prompt_tokens: float
+    """Of prompt tokens that the provider says it had in its cache; the plain price where it gives no discount."""
+    source: str
+    """Where the price comes from, in words."""
+
+    def usd(self, prompt_tokens: float, completion_tokens: float, *, cached_prompt_tokens: float = 0) -> float:
+        """Price of some tokens; ``cached_prompt_tokens`` are a part of ``prompt_tokens``."""
+        plain = (prompt_tokens - cached_prompt_tokens) * self.usd_per_million_prompt_tokens
+        cached = cached_prompt_tokens * self.usd_per_million_cached_prompt_tokens
+        return (plain + cached + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
+
+    def in_mode(self, mode: Mode) -> "Price":
+        """The price of requests that are made in ``mode``."""
+        factor = MODE_FACTORS[mode]
+        return replace(
+            self,
+            usd_per_million_prompt_tokens=factor * self.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens=factor * self.usd_per_million_completion_tokens,
+            usd_per_million_cached_prompt_tokens=factor * self.usd_per_million_cached_prompt_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownPrice:
+    """Nobody says what an endpoint costs."""
+
+    reason: str
+    remedy: str
+
+
+def price_of(endpoint: EndpointConfig) -> Price | UnknownPrice:
+    """What ``endpoint`` costs: free for the stand-in, and for an address of this machine or network without a price.
+
+    Of several addresses the dearest counts, and one without a price makes it unknown.
+    """
+    if not isinstance(endpoint, OpenAIEndpoint):
+        return Price(*_FREE, source="the stand-in costs nothing")
+    prompt, completion = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
+    if prompt is not None and completion is not None:
+        return Price(prompt, completion, prompt, source="the configuration")
+    if prompt is not None or completion is not None:
+        return UnknownPrice("only one of the two prices is set", _remedy(endpoint))
+    found = [_price_at(endpoint, address) for address in endpoint.base_urls]
+    unknown = [each for each in found if isinstance(each, UnknownPrice)]
+    known = [each for each in found if isinstance(each, Price)]
+    return unknown[0] if unknown else max(known, key=lambda price: price.usd(1, 1))
+
+
+def missing_prices(config: RunConfig) -> list[str]:
+    """Prices that a cap on USD needs and nobody knows, one line each; none without such a cap."""
+    caps = [config.budget, *config.budget.stages.values()]
+    if all(each.usd is None for each in caps):
+        return []
+    prices = {name: price_of(getattr(config, name).endpoint) for name in ("teacher", "judge")}
+    return [
+        f"{name}.endpoint: budget.usd cannot be kept, {price.reason}; {price.remedy}"
+        for name, price in prices.items()
+        if isinstance(price, UnknownPrice)
+    ]
+
+
+def is_local(base_url: str) -> bool:
+    """Whether an address is on this machine or in its own network."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        # A name without a dot is one of this network: no provider on the internet has one.
+        return "." not in host or host.endswith((".local", ".localhost", ".internal"))
+    return address.is_private or address.is_loopback or address.is_link_local
+
+
+def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
+    if is_local(address):
+        return Price(*_FREE, source="a local address costs nothing")
+    from genai_prices import Usage, calc_price  # its table of models takes a moment to load
+
+    tokens = _PROBE_TOKENS
+    plain = Usage(input_tokens=tokens, output_tokens=tokens)
+    cached = Usage(input_tokens=tokens, cache_read_tokens=tokens)
+    try:
+        found, found_cached = (calc_price(usage, endpoint.model, provider_api_url=address) for usage in (plain, cached))
+    except LookupError:
+        where = f"{endpoint.model!r} at {urlsplit(address).hostname}"
+        return UnknownPrice(f"genai-prices knows no price of {where}", _remedy(endpoint))
+    if not found.total_price:
+        return UnknownPrice(f"genai-prices lists {found.model.id!r} without a price", _remedy(endpoint))
+    per_million = 1e6 / tokens
+    return Price(
+        float(found.input_price) * per_million,
+        float(found.output_price) * per_million,
+        float(found_cached.input_price) * per_million,
+        source=f"the list price of {found.model.id} at {found.provider.name} (genai-prices)",
+    )
+
+
+def _remedy(endpoint: OpenAIEndpoint) -> str:
+    return (
+        f"set usd_per_million_prompt_tokens and usd_per_million_completion_tokens beside model = {endpoint.model!r} "
+        "(0 if it is free)"
+    )

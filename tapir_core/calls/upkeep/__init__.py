@@ -1,0 +1,43 @@
+"""Upkeep of the call store: look at it, move it, shrink it, check it. Imports SQLAlchemy: import it when it is used."""
+
+from tapir_core.calls.upkeep.archive import Archive
+from tapir_core.calls.upkeep.exporting import Exported, export_answers
+from tapir_core.calls.upkeep.filters import RowFilter, read_age, read_moment
+from tapir_core.calls.upkeep.importing import Imported, OtherText, import_answers
+from tapir_core.calls.upkeep.opening import open_existing, root_store_url, shown_url
+from tapir_core.calls.upkeep.prune import DoomedRows, plan_prune, prune_answers
+from tapir_core.calls.upkeep.runs import RunAtStake, runs_at_stake
+from tapir_core.calls.upkeep.space import Compacted, StoreSize, compact, store_size
+from tapir_core.calls.upkeep.stats import AnswerGroup, StoreStats, gather_stats
+from tapir_core.calls.upkeep.verify import DamagedRow, Verified, delete_rows, verify_store
+
+__all__ = [
+    "AnswerGroup",
+    "Archive",
+    "Compacted",
+    "DamagedRow",
+    "DoomedRows",
+    "Exported",
+    "Imported",
+    "OtherText",
+    "RowFilter",
+    "RunAtStake",
+    "StoreSize",
+    "StoreStats",
+    "Verified",
+    "compact",
+    "delete_rows",
+    "export_answers",
+    "gather_stats",
+    "import_answers",
+    "open_existing",
+    "plan_prune",
+    "prune_answers",
+    "read_age",
+    "read_moment",
+    "root_store_url",
+    "runs_at_stake",
+    "shown_url",
+    "store_size",
+    "verify_store",
+]

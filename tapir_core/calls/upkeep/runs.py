@@ -1,0 +1,86 @@
+"""Which runs of a root would ask again for rows of the store.
+
+Limits: the store says who asked first, not who used an answer later. A run that is whole asks nothing again, unless one
+of its stages is redone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tapir_core.calls.types import Role
+from tapir_core.calls.upkeep.prune import DoomedRows
+from tapir_core.config import RunConfig
+from tapir_core.data.dataset import DatasetRef
+from tapir_core.errors import TapirError
+from tapir_core.paths import RUN_RECORD
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt, plan
+from tapir_core.storage import Storage
+from tapir_core.voices import Voice, voice_of
+
+__all__ = ["RunAtStake", "runs_at_stake"]
+
+TEACHER_ROLES: tuple[Role, ...] = ("label", "teach", "expand", "refine")
+ASKED_BY_STAGE: dict[str, tuple[Role, ...]] = {
+    "label": ("label",),
+    "teach": ("teach",),
+    "answer_heldout": ("answer",),
+    "answer": ("answer",),
+    "judge": ("judge",),
+    "expand": ("expand", "label", "teach", "answer", "judge"),
+    "refine": ("refine",),
+}
+"""What a stage asks for. The difficulty check of an expansion lets the student answer and the judge score."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunAtStake:
+    """A run of the root that rows of the store belong to."""
+
+    run: str
+    rows: int
+    """Rows among them that it asked for first."""
+    stages: tuple[str, ...]
+    """Stages still to do that would ask for such rows again; none when the run is whole."""
+    unreadable: str = ""
+    """Why its stages cannot be told; empty when they can."""
+
+
+def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
+    """The runs of ``root`` that asked for rows of ``doomed``, or would ask for such rows when they go on."""
+    found = []
+    for run in _runs(root):
+        rows = sum(each.rows for each in doomed if each.run == run.ref.name)
+        try:
+            stages = _waiting(run, doomed)
+        except (TapirError, ValueError, TypeError) as exc:
+            found.append(RunAtStake(run.ref.name, rows, (), str(exc).splitlines()[0]))
+            continue
+        if rows or stages:
+            found.append(RunAtStake(run.ref.name, rows, tuple(stages)))
+    return found
+
+
+def _runs(root: str) -> Iterator[RunFolder]:
+    storage = Storage(root)
+    for name in storage.names(""):
+        if storage.exists(f"{name}/{RUN_RECORD}"):
+            yield RunFolder(RunRef(root, name))
+
+
+def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
+    roles = {each.role for each in doomed if _may_use(run, each)}
+    seen: dict[StageAt, DatasetRef | None] = {}
+    asking = [at for at in plan(run.config) if roles.intersection(ASKED_BY_STAGE.get(at.name, ()))]
+    return [str(at) for at in asking if run.holds(at, seen) is None]
+
+
+def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
+    """Whether the run asked for them first, or asks the same teacher or judge."""
+    return rows.run == run.ref.name or _voices(run.config).get(rows.role) == Voice(rows.model, rows.identity)
+
+
+def _voices(config: RunConfig) -> dict[str, Voice]:
+    """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
+    teacher = voice_of(config.teacher.endpoint, "teacher")
+    return {**dict.fromkeys(TEACHER_ROLES, teacher), "judge": voice_of(config.judge.endpoint, "judge")}

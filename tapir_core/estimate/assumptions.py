@@ -1,0 +1,166 @@
+"""What nobody knows before a run, with a likely value and the two ends between which it may lie.
+
+The figures are stated here and nowhere else, and the estimate repeats them in words. The stand-in has its own: it is
+rules, so that little is open. Scenarios are the likely values together, and every combination of the ends.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from tapir_core.calls import Role
+from tapir_core.config import EndpointConfig, StandinEndpoint
+
+__all__ = [
+    "BACKBONE_SHARE",
+    "BATCH_HOURS",
+    "FIRST_TOKEN_SECONDS",
+    "KNOWN_POWER",
+    "MODEL",
+    "NEW_ARE_HARD",
+    "STANDIN",
+    "STANDIN_SECONDS",
+    "TOKENS_PER_SECOND",
+    "Priors",
+    "Range",
+    "Scenario",
+    "is_standin",
+    "priors_of",
+    "scenarios",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Likely value, and the ends: the one that makes few or cheap calls, and the one that makes many."""
+
+    few: float
+    likely: float
+    many: float
+
+
+@dataclass(frozen=True, slots=True)
+class Priors:
+    """What is assumed of a teacher and a judge of one kind."""
+
+    usable_share: Range
+    """Instructions with a usable teacher answer and a task type."""
+    hard_share: Range
+    """Scored instructions above δ, where a threshold selects; few seeds mean many expansions."""
+    passes_share: Range
+    """New instructions that pass the gates on their text."""
+    keeps_type_share: Range
+    """Of these, the ones whose label is the wanted task type."""
+    skew: Range
+    """How unevenly the pool's task types are spread, where they are not known: share of the k-th ∝ 1 / k^skew."""
+    unevenness: Range
+    """How unequally hard the task types are: of three, one has this much fewer seeds than its share of the pool would
+    give it, and one as much more. What few have, new instructions must fill."""
+    reask_share: Range
+    """Labels, expansions and verdicts that are asked for once more because they cannot be parsed."""
+    repeat_half_tokens: Range
+    """Of two greedy answers to one instruction, a share is equal word for word: it halves every so many tokens. Equal
+    answers make equal judge prompts, which are paid once."""
+    length: Range
+    """Factor on the completion tokens below."""
+    pace: Range
+    """Factor on the seconds of a call."""
+    completion_tokens: dict[Role, float]
+    """Of one reply, where the store has no history of the model; an expansion adds the length of an instruction."""
+
+
+MODEL = Priors(
+    usable_share=Range(0.9, 0.98, 1.0),
+    hard_share=Range(0.75, 0.3, 0.15),
+    passes_share=Range(1.0, 0.85, 0.6),
+    keeps_type_share=Range(1.0, 0.8, 0.6),
+    skew=Range(0.0, 1.0, 2.0),
+    unevenness=Range(0.0, 0.7, 1.0),
+    reask_share=Range(0.0, 0.01, 0.1),
+    repeat_half_tokens=Range(10.0, 5.0, 1.0),
+    length=Range(0.5, 1.0, 2.0),
+    pace=Range(0.5, 1.0, 3.0),
+    completion_tokens={"label": 12, "teach": 250, "answer": 250, "judge": 120, "expand": 20, "refine": 400},
+)
+"""Large language models behind an API."""
+
+STANDIN = Priors(
+    usable_share=Range(0.97, 1.0, 1.0),
+    hard_share=Range(0.9, 0.7, 0.4),
+    passes_share=Range(1.0, 0.99, 0.9),
+    keeps_type_share=Range(1.0, 1.0, 0.95),
+    skew=Range(0.0, 1.0, 2.0),
+    unevenness=Range(0.0, 0.7, 1.0),
+    reask_share=Range(0.0, 0.0, 0.01),
+    repeat_half_tokens=Range(10.0, 5.0, 2.0),
+    length=Range(0.8, 1.0, 1.5),
+    pace=Range(0.5, 1.0, 3.0),
+    completion_tokens={"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16},
+)
+"""Our rule-based stand-in, on its own verifiable instructions."""
+
+BACKBONE_SHARE = 0.75
+"""Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
+
+NEW_ARE_HARD = 0.6
+"""Share of new instructions that the difficulty check keeps: they imitate hard ones."""
+
+KNOWN_POWER = 0.4
+"""What the store or an earlier run shows is less open: its factor counts to this power."""
+
+STANDIN_SECONDS = 0.004
+"""The stand-in's work for one reply; it works at one at a time."""
+
+FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
+TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
+"""Of one reply among as many as the configuration keeps in flight."""
+
+BATCH_HOURS = Range(0.2, 2.0, 24.0)
+"""One batch from upload to result, whatever its size; 24 hours are what providers promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One value for everything that is open."""
+
+    usable_share: float
+    hard_share: float
+    passes_share: float
+    keeps_type_share: float
+    skew: float
+    unevenness: float
+    reask_share: float
+    repeat_half_tokens: float
+    length: float
+    pace: float
+    batch_hours: float
+
+
+_TOGETHER = (
+    ("hard_share",),
+    ("passes_share", "keeps_type_share"),
+    ("skew", "unevenness"),
+    ("usable_share", "reask_share", "repeat_half_tokens", "length", "pace", "batch_hours"),
+)
+"""What goes to an end together; the groups are independent of each other."""
+
+
+def is_standin(endpoint: EndpointConfig) -> bool:
+    """Whether our stand-in answers; as a server of its own it is known by its model name."""
+    return isinstance(endpoint, StandinEndpoint) or endpoint.model.startswith("standin-")
+
+
+def priors_of(endpoint: EndpointConfig) -> Priors:
+    """What is assumed of an endpoint."""
+    return STANDIN if is_standin(endpoint) else MODEL
+
+
+def scenarios(priors: Priors) -> Iterator[Scenario]:
+    """The likely scenario first, then every combination of the ends."""
+    ranges = {name: getattr(priors, name) for group in _TOGETHER for name in group if name != "batch_hours"}
+    ranges["batch_hours"] = BATCH_HOURS
+    yield Scenario(**{name: each.likely for name, each in ranges.items()})
+    for ends in product(("few", "many"), repeat=len(_TOGETHER)):
+        yield Scenario(
+            **{name: getattr(ranges[name], end) for group, end in zip(_TOGETHER, ends, strict=True) for name in group}
+        )

@@ -1,0 +1,99 @@
+"""The estimate of a run: the lines of every scenario, summed by stage, by role and in all. Pure."""
+
+from collections.abc import Callable, Sequence
+
+from tapir_core.calls.prices import Price, UnknownPrice, price_of
+from tapir_core.config import RunConfig
+from tapir_core.estimate.assumptions import priors_of, scenarios
+from tapir_core.estimate.costs import cost_lines
+from tapir_core.estimate.evidence import Evidence
+from tapir_core.estimate.line import ASKS, Asked, Line
+from tapir_core.estimate.sentences import in_words
+from tapir_core.estimate.types import Estimate, Figures, Load, Span
+from tapir_core.estimate.workload import Pool
+
+__all__ = ["forecast"]
+
+_STAGES: dict[str, Asked] = {
+    "label": "teacher",
+    "teach": "teacher",
+    "answer": "student",
+    "judge": "judge",
+    "expand": "teacher",
+    "refine": "teacher",
+    "train": "",
+    "evaluate": "student",
+}
+"""Stages that take calls or steps, with the names that reports use, and whom they ask."""
+
+
+def forecast(config: RunConfig, pool: Pool, evidence: Evidence, batched: frozenset[str] = frozenset()) -> Estimate:
+    """What the run will take.
+
+    Args:
+        config: the run.
+        pool: what is known of its pool.
+        evidence: what was measured on a sample, or found in the store.
+        batched: roles (teacher, judge) that go through a Batch API.
+    """
+    endpoints = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
+    prices: dict[str, Price | UnknownPrice] = {}
+    for role, endpoint in endpoints.items():
+        price = price_of(endpoint)
+        prices[role] = price.in_mode("batch") if role in batched and isinstance(price, Price) else price
+    priors = priors_of(config.teacher.endpoint)
+    runs = [cost_lines(config, pool, evidence, scenario, prices, batched) for scenario in scenarios(priors)]
+    stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _STAGES.items()]
+    roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in ASKS.items()]
+    unknown = [
+        f"{role}.endpoint: {price.reason}; {price.remedy}"
+        for role, price in prices.items()
+        if isinstance(price, UnknownPrice)
+    ]
+    return Estimate(
+        run=config.run.name,
+        stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
+        roles=tuple(each for each in roles if each.needed.calls.high),
+        charged=_figures(
+            "teacher and judge", "", [[line for line in lines if line.asks in endpoints] for lines in runs]
+        ),
+        total=_figures("all", "", runs),
+        unknown_prices=tuple(unknown),
+        assumptions=in_words(config, pool, evidence, priors, prices),
+    )
+
+
+def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], str | None], name: str) -> list[list[Line]]:
+    return [[line for line in lines if name_of(line) == name] for lines in runs]
+
+
+def _figures(name: str, asks: str, runs: Sequence[Sequence[Line]]) -> Figures:
+    """Sums over the lines of each scenario, the likely one first."""
+    seconds = [[line.seconds for line in lines if line.seconds is not None] for lines in runs]
+    training = any(line.work.steps for line in runs[0])
+    return Figures(
+        name,
+        asks,
+        needed=_load(runs, lambda line: line.work.needed),
+        paid=_load(runs, lambda line: line.work.paid),
+        hours=_span([sum(each) / 3600 for each in seconds]) if seconds[0] else None,
+        steps=_sum(runs, lambda line: line.work.steps) if training else None,
+    )
+
+
+def _load(runs: Sequence[Sequence[Line]], calls: Callable[[Line], float]) -> Load:
+    all_priced = all(line.price is not None for line in runs[0] if calls(line))
+    return Load(
+        _sum(runs, calls),
+        _sum(runs, lambda line: calls(line) * line.prompt_tokens),
+        _sum(runs, lambda line: calls(line) * line.completion_tokens),
+        _sum(runs, lambda line: calls(line) * line.usd) if all_priced else None,
+    )
+
+
+def _sum(runs: Sequence[Sequence[Line]], value: Callable[[Line], float]) -> Span:
+    return _span([sum(value(line) for line in lines) for lines in runs])
+
+
+def _span(values: Sequence[float]) -> Span:
+    return Span(min(values), values[0], max(values))

@@ -1,0 +1,109 @@
+"""What earlier calls and runs tell about the next one: lengths from the store, seconds from runs of the same root.
+
+What is not there, or belongs to other models, is left out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tapir_core.calls import Role
+from tapir_core.config import RunConfig
+from tapir_core.errors import TapirError
+from tapir_core.estimate.evidence import KnownLength
+from tapir_core.paths import RUN_RECORD
+from tapir_core.reporting.look import ONCE, ROUND, Look
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tapir_core.storage import Storage
+from tapir_core.voices import Voice, voice_of
+
+__all__ = ["past_seconds", "store_exists", "stored_lengths"]
+
+_LOOKED_AT = 2000
+"""Stored answers that a mean length is taken of, at most."""
+_FEWEST = 20
+"""Fewer say too little."""
+_RUNS = 3
+"""Earlier runs that are looked at, the latest first."""
+_QUIET = {"heldout", "pool", "difficulty", "select", "mix", "train"}
+"""Stages that ask nobody."""
+
+
+def store_exists(url: str) -> bool:
+    """Whether there is something to look up; a file that is not there need not be made for that."""
+    return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
+
+
+def stored_lengths(url: str, voices: Mapping[Role, Voice]) -> dict[Role, KnownLength]:
+    """Mean completion tokens of stored answers, of each role whose model has enough of them."""
+    from sqlalchemy import func, select
+
+    from tapir_core.calls.tables import answers, open_engine
+
+    found: dict[Role, KnownLength] = {}
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        for role, voice in voices.items():
+            some = (
+                select(answers.c.completion_tokens)
+                .where(
+                    answers.c.role == role,
+                    answers.c.status == "answer",
+                    answers.c.model == voice.model,
+                    answers.c.identity == voice.identity,
+                )
+                .limit(_LOOKED_AT)
+                .subquery()
+            )
+            count, mean = connection.execute(select(func.count(), func.avg(some.c.completion_tokens))).one()
+            if count >= _FEWEST:
+                found[role] = KnownLength(float(mean), int(count))
+    engine.dispose()
+    return found
+
+
+def past_seconds(config: RunConfig) -> dict[str, float]:
+    """Stage → seconds of a paid call (of `train`: of an example), over the latest runs of the root with its models."""
+    seconds: dict[str, float] = defaultdict(float)
+    units: dict[str, float] = defaultdict(float)
+    for run in _runs_alike(config):
+        for name, took, count in _timed(run):
+            seconds[name] += took
+            units[name] += count
+    return {name: seconds[name] / units[name] for name in seconds if units[name]}
+
+
+def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
+    """The latest runs of the root with the same teacher, judge and backbone."""
+    storage = Storage(config.run.root)
+    runs = []
+    for name in storage.names(""):
+        if storage.exists(f"{name}/{RUN_RECORD}"):
+            run = RunFolder(RunRef(config.run.root, name))
+            try:
+                if _models(run.config) == _models(config):
+                    runs.append((run.record.created, name, run))
+            except (TapirError, ValueError, TypeError):
+                continue  # of another version, or damaged: `tapir status` says which
+    yield from (run for _, _, run in sorted(runs, key=lambda each: each[:2], reverse=True)[:_RUNS])
+
+
+def _models(config: RunConfig) -> tuple[object, ...]:
+    teacher, judge = config.teacher.endpoint, config.judge.endpoint
+    return voice_of(teacher, "teacher"), voice_of(judge, "judge"), config.student.backbone, config.student.engine.type
+
+
+def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
+    """Stage, seconds and what was done in them, for every stage of a run that asked somebody or trained."""
+    look = Look(run)
+    for stage in look.summarise_stages(ONCE, None):
+        yield from [(stage.name, stage.seconds, stage.usage.calls)] if stage.name not in _QUIET else []
+    for number in range(-1, run.config.run.rounds + 1):
+        for stage in look.summarise_stages(ROUND, number):
+            mixture = look.manifest(StageAt("mix", number)) if stage.name == "train" else None
+            if mixture is not None:
+                epochs = run.config.round(number).epochs if number else run.config.basic_tuning.epochs
+                yield "train", stage.seconds, mixture.rows * epochs
+            elif stage.name not in _QUIET and stage.usage.calls:
+                yield stage.name, stage.seconds, stage.usage.calls

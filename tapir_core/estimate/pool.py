@@ -1,0 +1,84 @@
+"""The pool before the run: its instructions, what the store answers of them, and their task types if they are known.
+
+Reads the files of the configuration and the store; asks nobody and writes nothing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import polars as pl
+
+from tapir_core.calls import Answer, AnswerStore, Outcome
+from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.curriculum import parse_label
+from tapir_core.data.decontamination import drop_contaminated
+from tapir_core.data.readers import read_heldout, read_pool
+from tapir_core.estimate.assumptions import is_standin
+from tapir_core.estimate.history import store_exists
+from tapir_core.estimate.prompts import Instruction, label_request, teach_request
+from tapir_core.estimate.workload import Pool
+from tapir_core.prompts import Prompt
+from tapir_core.randomness import derive_rng
+from tapir_core.standin.families import recognise
+from tapir_core.standin.pool import standin_heldout, standin_pool
+
+__all__ = ["Instructions", "look_at_pool", "read_instructions"]
+
+_FEWEST_LABELS = 30
+"""Known labels from which the shares of the pool are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """What the stages `pool` and `heldout` will make."""
+
+    pool: tuple[Instruction, ...]
+    heldout_rows: int
+
+
+def read_instructions(config: RunConfig) -> Instructions:
+    """The instructions of the run; what overlaps the held-out set is left out, as the run will leave it out.
+
+    Raises:
+        ConfigError: a file cannot be read, or has bad rows.
+    """
+    source, seed = config.data.pool, config.run.seed
+    if isinstance(source, FilePool):
+        rng = derive_rng(seed, "pool")
+        rows = read_pool(source.path, on_bad_row=config.data.on_bad_row, limit=source.limit, rng=rng).rows
+    else:
+        rows = standin_pool(source.rows, source.max_level, seed)
+    heldout = _read_heldout(config)
+    if heldout is not None:
+        rows = drop_contaminated(rows, heldout, config.curriculum.expansion.heldout_overlap_words).kept
+    texts = rows.select("instruction", "system", "reference").iter_rows()
+    return Instructions(tuple(Instruction(*row) for row in texts), 0 if heldout is None else heldout.height)
+
+
+def look_at_pool(config: RunConfig, found: Instructions, prompt: Prompt, url: str) -> Pool:
+    """What is known of the pool; ``prompt`` is the label prompt, ``url`` the store."""
+    labels: dict[str, Outcome] = {}
+    answered: set[str] = set()
+    if store_exists(url):
+        with AnswerStore(url) as store:
+            labels = store.lookup([label_request(config, prompt, each).key for each in found.pool])
+            answered = store.known([teach_request(config, each).key for each in found.pool])
+    parsed = [parse_label(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
+    task_types = [each for each in parsed if isinstance(each, str)]
+    usable_share = None
+    if is_standin(config.teacher.endpoint):
+        # What the stand-in will say is known without asking it.
+        task_types = [problem.task_type for each in found.pool if (problem := recognise(each.text))]
+        usable_share = len(task_types) / len(found.pool) if found.pool else None
+    shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
+    natural = shares if len(task_types) >= _FEWEST_LABELS else None
+    return Pool(len(found.pool), found.heldout_rows, natural, usable_share, len(labels), len(answered))
+
+
+def _read_heldout(config: RunConfig) -> pl.DataFrame | None:
+    source = config.data.heldout
+    if source is None:
+        return None
+    if isinstance(source, FileHeldout):
+        return read_heldout(source.path, on_bad_row=config.data.on_bad_row).rows
+    return standin_heldout(source.dev, source.test, source.max_level, config.run.seed)

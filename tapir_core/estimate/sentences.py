@@ -1,0 +1,100 @@
+"""What an estimate rests on, in plain words: one sentence for each thing that could turn out otherwise."""
+
+from collections.abc import Mapping
+
+from tapir_core.calls import Role
+from tapir_core.calls.prices import Price, UnknownPrice
+from tapir_core.config import HardShare, RunConfig
+from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range
+from tapir_core.estimate.evidence import Evidence
+from tapir_core.estimate.workload import Pool
+
+__all__ = ["in_words"]
+
+
+def in_words(
+    config: RunConfig, pool: Pool, evidence: Evidence, priors: Priors, prices: Mapping[str, Price | UnknownPrice]
+) -> tuple[str, ...]:
+    """The assumptions of an estimate; a range is its likely value and the two ends."""
+    said = [
+        f"Prompts: {evidence.sampled:,} of {pool.rows:,} instructions were put into the real prompts; tokens are "
+        "counted by characters, which is right within about 20 % for English and code.",
+        _lengths(evidence, priors),
+        f"The store holds {pool.stored_labels:,} of the labels and {pool.stored_answers:,} of the plain answers "
+        "already. What it may hold for later stages is not known yet.",
+        _hard(config, priors),
+        _expansion(config, pool, priors),
+        f"{_percent(priors.usable_share)} of the teacher's answers are usable; {_percent(priors.reask_share)} of "
+        "labels, expansions and verdicts are asked again because they cannot be parsed.",
+        *_repeats(config, priors),
+        f"All {config.run.rounds} rounds are run; the stop rule may end sooner.",
+        _hours(evidence),
+        *(f"Price of the {role}: {price.source}." for role, price in prices.items() if isinstance(price, Price)),
+    ]
+    return tuple(filter(None, said))
+
+
+def _lengths(evidence: Evidence, priors: Priors) -> str:
+    found = {role: known for role, known in evidence.lengths.items() if role != "answer"}
+    seen = [f"{role} {known.tokens:.0f} (of {known.answers:,} stored)" for role, known in found.items()]
+    names: tuple[Role, ...] = ("label", "teach", "judge", "refine")
+    assumed = [f"{role} {priors.completion_tokens[role]:.0f}" for role in names if role not in found]
+    parts = [f"tokens of a reply are known of earlier ones: {', '.join(seen)}"] if seen else []
+    if assumed:
+        factor = priors.length
+        parts.append(
+            f"tokens of a reply are assumed, × {factor.few:g} to {factor.many:g}: {', '.join(assumed)}, an expansion "
+            "as an instruction, the student as the teacher"
+        )
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _hard(config: RunConfig, priors: Priors) -> str:
+    shares = {config.round(number).selection for number in range(1, config.run.rounds + 1)}
+    if all(isinstance(each, HardShare) for each in shares):
+        return "The hard share is the configured one."
+    return f"{_percent(priors.hard_share)} of the scored instructions lie above δ; fewer mean more expansions."
+
+
+def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
+    if not config.curriculum.expansion.max_waves:
+        return ""
+    spread = (
+        "the pool's task types are known"
+        if pool.natural_shares is not None
+        else "the pool's task types are not known, and taken as few frequent and many rare ones"
+    )
+    return (
+        f"Expansion: {spread}; a task type may have {_percent(priors.unevenness)} more or fewer seeds than its share; "
+        f"{_percent(priors.passes_share)} of new instructions pass the text gates, of these "
+        f"{_percent(priors.keeps_type_share)} get the wanted label."
+    )
+
+
+def _repeats(config: RunConfig, priors: Priors) -> list[str]:
+    if config.student.sampling.temperature:
+        return []
+    half = priors.repeat_half_tokens.likely
+    return [
+        "A verdict is paid once for equal answers: of greedy answers a share stays the same from round to round, which "
+        f"halves with every {half:g} tokens of length."
+    ]
+
+
+def _hours(evidence: Evidence) -> str:
+    known = sorted(set(evidence.seconds) - {"train"})
+    seen = f"Hours of {', '.join(known)} are those of earlier runs in this root; else " if known else "Hours: "
+    training = (
+        "training as in an earlier run" if "train" in evidence.seconds else "training is not in them, its steps are"
+    )
+    return (
+        f"{seen}{FIRST_TOKEN_SECONDS['teacher']:g} s and 1/{TOKENS_PER_SECOND['teacher']:g} s a token for a reply, "
+        f"with the configured requests in flight; {training}. Stages that overlap (label and teach, answer and judge) "
+        "count in full; the start of servers does not count."
+    )
+
+
+def _percent(share: Range) -> str:
+    low, high = sorted((share.few, share.many))
+    return f"{100 * share.likely:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"

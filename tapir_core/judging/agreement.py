@@ -1,0 +1,146 @@
+"""How far a judge agrees with itself in the other order, and with other judges. Pure, tables in, values out.
+
+Grain: everything is measured over instructions, never over single verdicts, because the two orders of an instruction
+are no independent rows. An instruction counts where all verdicts that a measure needs are scored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import polars as pl
+
+from tapir_core.judging.estimates import (
+    Estimate,
+    estimate_kappa,
+    estimate_mean,
+    estimate_share,
+    estimate_spearman,
+)
+
+__all__ = [
+    "WINNERS",
+    "JudgePair",
+    "OrderAgreement",
+    "compare_judges",
+    "favoured_position",
+    "mean_scores",
+    "measure_orders",
+    "pair_orders",
+    "winner_of",
+]
+
+WINNERS = ("teacher", "tie", "student")
+"""Whose answer has the higher score."""
+
+_DIGITS = 9
+"""As in the MFD: scores with decimals must not miss a tie by a rounding error."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAgreement:
+    """One judge in its two orders, over the instructions that are scored in both."""
+
+    gap: Estimate
+    """Mean order gap in points of the scale, with its standard error."""
+    same_winner: Estimate
+    """Share with the same winner in both orders; a tie is a winner of its own."""
+    kappa: Estimate
+    """Cohen's kappa of the winners."""
+    spearman: Estimate
+    """Rank correlation of the MFD in one order with that in the other."""
+    winners: dict[tuple[str, str], int]
+    """(winner with the teacher first, winner with the student first) → instructions, all nine pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePair:
+    """Two judges, over the instructions that both scored in every order."""
+
+    first: str
+    second: str
+    same_winner: Estimate
+    kappa: Estimate
+    spearman: Estimate
+
+
+def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
+    """instruction_id, student_score, teacher_score, mfd: means over ``orders``, sorted by id.
+
+    One row an instruction that is scored in every one of ``orders``.
+    """
+    means = pl.col("student_score", "teacher_score").mean().round(_DIGITS)
+    return (
+        _scored(verdicts)
+        .filter(pl.col("order").is_in(list(orders)))
+        .group_by("instruction_id")
+        .agg(means, pl.col("mfd").mean().round(_DIGITS), pl.col("order").n_unique().alias("orders"))
+        .filter(pl.col("orders") == len(set(orders)))
+        .sort("instruction_id")
+        .drop("orders")
+    )
+
+
+def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """instruction_id, teacher_first, student_first (the MFD in that order), order_gap; sorted by id.
+
+    One row an instruction that is scored in both orders; empty when the judge was asked in one order only.
+    """
+    scored = _scored(verdicts)
+    one, other = (
+        scored.filter(order=order).select("instruction_id", pl.col("mfd").alias(order))
+        for order in ("teacher_first", "student_first")
+    )
+    gap = (pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS)
+    return one.join(other, on="instruction_id", validate="1:1").with_columns(order_gap=gap).sort("instruction_id")
+
+
+def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
+    """Agreement between the orders; ``pairs`` is what `pair_orders` gives."""
+    mfd = [pairs[order].to_list() for order in ("teacher_first", "student_first")]
+    one, other = ([winner_of(value) for value in values] for values in mfd)
+    together = list(zip(one, other, strict=True))
+    return OrderAgreement(
+        gap=estimate_mean(pairs["order_gap"].to_list()),
+        same_winner=_same(one, other),
+        kappa=estimate_kappa(one, other),
+        spearman=estimate_spearman(*mfd),
+        winners={(first, second): together.count((first, second)) for first in WINNERS for second in WINNERS},
+    )
+
+
+def favoured_position(gap: Estimate) -> Literal["first", "second", "neither"] | None:
+    """The position that the judge favours: where the order gap's whole interval lies; nothing without an interval."""
+    if gap.low is None or gap.high is None:
+        return None
+    return "first" if gap.low > 0 else "second" if gap.high < 0 else "neither"
+
+
+def compare_judges(judges: Mapping[str, pl.DataFrame], orders: Sequence[str]) -> tuple[JudgePair, ...]:
+    """Every two of several judges (name → verdicts), by name: how often and how closely they agree."""
+    scores = {name: mean_scores(judges[name], orders).select("instruction_id", "mfd") for name in sorted(judges)}
+    return tuple(_compare(first, second, scores) for first, second in combinations(scores, 2))
+
+
+def winner_of(mfd: float) -> str:
+    """Whose answer has the higher score."""
+    return "teacher" if mfd > 0 else "student" if mfd < 0 else "tie"
+
+
+def _compare(first: str, second: str, scores: Mapping[str, pl.DataFrame]) -> JudgePair:
+    both = scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
+    mfd = [both[column].to_list() for column in ("mfd", "mfd_other")]
+    one, other = ([winner_of(value) for value in values] for values in mfd)
+    return JudgePair(first, second, _same(one, other), estimate_kappa(one, other), estimate_spearman(*mfd))
+
+
+def _same(one: Sequence[str], other: Sequence[str]) -> Estimate:
+    return estimate_share(sum(first == second for first, second in zip(one, other, strict=True)), len(one))
+
+
+def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Scored verdicts with the MFD of their own order."""
+    gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
+    there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
+    return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)

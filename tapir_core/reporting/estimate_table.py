@@ -1,0 +1,130 @@
+"""The tables of an estimate: before the run by stage and by role, after it beside what the run really took."""
+
+from collections.abc import Callable, Iterable
+
+from tapir_core.estimate.types import Estimate, Figures, Span, load_estimate
+from tapir_core.paths import ESTIMATE
+from tapir_core.reporting.formats import NOTHING, count, duration, number
+from tapir_core.reporting.tables import Table
+from tapir_core.reporting.types import RunSummary, StageSummary, Usage
+from tapir_core.run_folder import RunFolder
+
+__all__ = ["comparison_table", "kept_comparison", "role_table", "stage_table"]
+
+_COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")
+
+
+def stage_table(estimate: Estimate) -> Table:
+    """What each stage will take, over all rounds, with a total."""
+    rows = [_row(each) for each in (*estimate.stages, estimate.charged, estimate.total)]
+    note = (
+        "Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the answers "
+        "to ask for, which neither the store nor an equal request gives. A total is no sum of highs."
+    )
+    return Table(f"Estimate of {estimate.run} by stage", ("Stage", *_COLUMNS), tuple(rows), text_columns=2, note=note)
+
+
+def role_table(estimate: Estimate) -> Table:
+    """The same by what calls are for: an expansion is labelled and answered, too."""
+    rows = [_row(each)[:-1] for each in (*estimate.roles, estimate.charged, estimate.total)]
+    return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
+
+
+def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
+    """What was expected of each stage, and what its stages took over all rounds of the run.
+
+    Both sides count every answer, those from the store included, so that a run in several starts compares too.
+    """
+    rows = [_compared(each, list(_stages(summary, each.name))) for each in estimate.stages]
+    columns = (
+        "Stage",
+        "Answers expected",
+        "got",
+        "Tokens expected",
+        "got",
+        "USD expected",
+        "got",
+        "Time expected",
+        "got",
+    )
+    note = (
+        "Expected before the run: likely (lowest–highest), with answers from the store counted as any other; got: up "
+        "to now. Time is expected for the answers to ask for, and got at the last start of each stage."
+    )
+    return Table("Estimate and actual", columns, tuple(rows), note=note)
+
+
+def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
+    """The comparison with the estimate that the run's folder keeps; nothing where it keeps none.
+
+    Raises:
+        ConfigError: the estimate is damaged.
+    """
+    if not run.storage.exists(ESTIMATE):
+        return None
+    return comparison_table(load_estimate(run.storage.read_bytes(ESTIMATE)), summary)
+
+
+def _row(each: Figures) -> tuple[str, ...]:
+    paid, asked = each.paid, each.needed.calls.high > 0
+    return (
+        each.name,
+        each.asks,
+        _short(each.needed.calls.likely) if asked else NOTHING,
+        _span(paid.calls, _short) if asked else NOTHING,
+        _short(paid.prompt_tokens.likely) if asked else NOTHING,
+        _short(paid.completion_tokens.likely) if asked else NOTHING,
+        _usd(paid.usd, asked=asked),
+        NOTHING if each.hours is None else _span(each.hours, _hours),
+        NOTHING if each.steps is None else _span(each.steps, _short),
+    )
+
+
+def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
+    usage = sum((stage.usage for stage in got), Usage())
+    seconds = sum(stage.seconds for stage in got)
+    tokens = _added(expected.needed.prompt_tokens, expected.needed.completion_tokens)
+    asks = bool(expected.asks)
+    return (
+        expected.name,
+        _span(expected.needed.calls, _short) if asks else NOTHING,
+        count(usage.calls + usage.stored if asks and got else None),
+        _span(tokens, _short) if asks else NOTHING,
+        count(usage.prompt_tokens + usage.completion_tokens if asks and got else None),
+        _usd(expected.needed.usd, asked=asks),
+        number(usage.usd if asks and got else None),
+        NOTHING if expected.hours is None else _span(expected.hours, lambda hours: duration(3600 * hours)),
+        duration(seconds if got else None),
+    )
+
+
+def _stages(summary: RunSummary, name: str) -> Iterable[StageSummary]:
+    everything = (*summary.stages, *(stage for each in summary.rounds for stage in each.stages))
+    return (stage for stage in everything if stage.name == name)
+
+
+def _added(one: Span, other: Span) -> Span:
+    return Span(one.low + other.low, one.likely + other.likely, one.high + other.high)
+
+
+def _short(value: float) -> str:
+    """9,999, 52.5k, 405k, 1.37M: an estimate is not known to the last digit."""
+    if value < 10_000:
+        return count(value)
+    size, unit = (1e6, "M") if value >= 999_500 else (1e3, "k")
+    return f"{value / size:,.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
+
+
+def _usd(span: Span | None, *, asked: bool) -> str:
+    if span is None:
+        return "unknown"
+    return _span(span, number) if asked else NOTHING
+
+
+def _hours(value: float) -> str:
+    return number(value, 1 if value >= 10 else 2)
+
+
+def _span(span: Span, in_words: Callable[[float], str]) -> str:
+    low, likely, high = in_words(span.low), in_words(span.likely), in_words(span.high)
+    return likely if low == high else f"{likely} ({low}–{high})"

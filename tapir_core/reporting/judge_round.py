@@ -1,0 +1,102 @@
+"""How far the judge of one round can be trusted: a pure reading of the run folder.
+
+Only stage `judge` and what it reads must hold, so a round whose verdicts allow no selection can be looked at too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from tapir_core.curriculum import split_usable
+from tapir_core.errors import MissingPrerequisite
+from tapir_core.judging import expected_orders
+from tapir_core.judging.agreement import (
+    JudgePair,
+    OrderAgreement,
+    compare_judges,
+    mean_scores,
+    measure_orders,
+    pair_orders,
+)
+from tapir_core.judging.length import LengthEffects, measure_length, with_lengths
+from tapir_core.judging.missing import UnscoredVerdicts, count_unscored_verdicts
+from tapir_core.reporting.judge_reading import JudgedInstruction, choose_verdicts
+from tapir_core.reporting.look import Look
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tapir_core.voices import voice_of
+
+__all__ = ["JudgeRound", "summarise_judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRound:
+    """The judge of one round."""
+
+    run: str
+    number: int
+    judge: str
+    """Model name."""
+    orders: tuple[str, ...]
+    """Orders that every instruction is asked in; `pointwise` alone in pointwise mode."""
+    verdicts: int
+    instructions: int
+    """With at least one verdict."""
+    pairs: pl.DataFrame
+    """instruction_id, teacher_first, student_first, order_gap: what is scored in both orders."""
+    scores: pl.DataFrame
+    """instruction_id, both scores, mfd, student_chars, teacher_chars: what is scored in every order."""
+    agreement: OrderAgreement | None
+    """Nothing when one order only was asked."""
+    length: LengthEffects
+    unscored: UnscoredVerdicts
+    panel: tuple[JudgePair, ...]
+    """Every two judges; empty with one."""
+    to_read: tuple[JudgedInstruction, ...]
+    """The widest order gaps, then unscored ones of every reason."""
+
+
+def summarise_judge(run: RunFolder, number: int, judges: Mapping[str, pl.DataFrame] | None = None) -> JudgeRound:
+    """Everything that the judge report of round ``number`` says.
+
+    ``judges`` (name → verdicts) are the single judges of a panel, whose combined verdicts are the round's.
+
+    Raises:
+        MissingPrerequisite: the round has no verdicts yet.
+    """
+    look, orders = Look(run), expected_orders(run.config.judge)
+    verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
+    if verdicts is None or answers is None:
+        raise MissingPrerequisite(
+            f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
+            f"`tapir status {run.ref.name}` says how far it is"
+        )
+    pool, pairs = _round_pool(look, number), pair_orders(verdicts)
+    scores = with_lengths(mean_scores(verdicts, orders), answers, pool)
+    return JudgeRound(
+        run=run.record.name,
+        number=number,
+        judge=voice_of(run.config.judge.endpoint, "judge").model,
+        orders=orders,
+        verdicts=verdicts.height,
+        instructions=verdicts["instruction_id"].n_unique(),
+        pairs=pairs,
+        scores=scores,
+        agreement=measure_orders(pairs) if len(orders) > 1 else None,
+        length=measure_length(scores),
+        unscored=count_unscored_verdicts(verdicts, pool),
+        panel=compare_judges(judges or {}, orders),
+        to_read=choose_verdicts(verdicts, pairs, pool),
+    )
+
+
+def _round_pool(look: Look, number: int) -> pl.DataFrame:
+    """instruction_id, instruction, task_type, response of every instruction of the round."""
+    stages = [StageAt(name) for name in ("pool", "teach", "label")]
+    stages += [StageAt("expand", earlier) for earlier in range(1, number)]
+    tables = [rows for at in stages if (rows := look.rows(at)) is not None]
+    assert len(tables) == len(stages), "verdicts hold only while the pool they were made of does"
+    columns = ["instruction_id", "instruction", "task_type", "response"]
+    parts = [split_usable(*tables[:3]).examples, *tables[3:]]
+    return pl.concat([part.select(columns) for part in parts], how="vertical_relaxed")

@@ -1,0 +1,104 @@
+"""The tables of the judge report as text cells, made once and shown in the report and as artifacts."""
+
+from collections.abc import Callable
+
+from tapir_core.judging.agreement import WINNERS
+from tapir_core.judging.estimates import Estimate
+from tapir_core.reporting.formats import NOTHING, count, number, percent, round_name
+from tapir_core.reporting.judge_round import JudgeRound
+from tapir_core.reporting.judge_sentences import correlation, points
+from tapir_core.reporting.tables import Table
+
+__all__ = ["judge_tables"]
+
+_Cell = Callable[[float], str]
+
+
+def judge_tables(found: JudgeRound) -> dict[str, Table]:
+    """Artifact name → table; a table without rows has nothing to show."""
+    return {
+        "judge": _measures(found),
+        "judge-winners": _winners(found),
+        "judge-unscored": _reasons(found),
+        "judge-task-types": _task_types(found),
+        "judge-panel": _panel(found),
+    }
+
+
+def _measures(found: JudgeRound) -> Table:
+    rows: list[tuple[str, ...]] = []
+    if found.agreement is not None:
+        between = found.agreement
+        rows += [
+            _row("Order gap, points", between.gap, points),
+            _row("Same winner in both orders", between.same_winner, percent),
+            _row("Winner in both orders, Cohen's κ", between.kappa, correlation),
+            _row("MFD in both orders, Spearman's ρ", between.spearman, correlation),
+        ]
+    rows += [
+        _row("Student's score and length, Spearman's ρ", found.length.student, correlation),
+        _row("Teacher's score and length, Spearman's ρ", found.length.teacher, correlation),
+        _row("MFD and length difference, Spearman's ρ", found.length.difference, correlation),
+        _row("Unscored verdicts", found.unscored.share, percent),
+    ]
+    note = "n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its own."
+    columns = ("Measure", "Value", "95 % interval", "Standard error", "n")
+    return Table(f"The judge of {round_name(found.number)}", columns, tuple(rows), note=note)
+
+
+def _winners(found: JudgeRound) -> Table:
+    columns = ("Teacher shown first ↓, student first →", *WINNERS)
+    title = f"Winners in the two orders, {round_name(found.number)}"
+    if found.agreement is None or not found.agreement.gap.n:
+        return Table(title, columns, ())
+    winners = found.agreement.winners
+    rows = tuple((first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS)
+    return Table(title, columns, rows, note="Instructions; on the diagonal both orders agree.")
+
+
+def _reasons(found: JudgeRound) -> Table:
+    reasons = found.unscored.reasons
+    rows = tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons.items())
+    title = f"Unscored verdicts by reason, {round_name(found.number)}"
+    return Table(title, ("Reason", "Verdicts", "Share of all"), rows)
+
+
+def _task_types(found: JudgeRound) -> Table:
+    shares = found.unscored.task_types
+    rows = tuple((name, count(each.n), percent(each.value), _interval(each, percent)) for name, each in shares.items())
+    title = f"Unscored verdicts by task type, {round_name(found.number)}"
+    return Table(title, ("Task type", "Verdicts", "Unscored", "95 % interval"), rows)
+
+
+def _panel(found: JudgeRound) -> Table:
+    rows = []
+    for pair in found.panel:
+        names = (pair.first, pair.second)
+        cells = ((pair.same_winner, percent), (pair.kappa, correlation), (pair.spearman, correlation))
+        told = (text for each, cell in cells for text in (_value(each, cell), _interval(each, cell)))
+        rows.append((*names, *told, count(pair.same_winner.n)))
+    measures = ("Same winner", "Winner, Cohen's κ", "MFD, Spearman's ρ")
+    columns = ("Judge", "Other judge", *(name for each in measures for name in (each, "95 % interval")), "n")
+    return Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
+
+
+def _row(name: str, estimate: Estimate, cell: _Cell) -> tuple[str, ...]:
+    stderr = NOTHING if estimate.stderr is None else _bare(estimate.stderr, cell)
+    return (name, _value(estimate, cell), _interval(estimate, cell), stderr, count(estimate.n))
+
+
+def _value(estimate: Estimate, cell: _Cell) -> str:
+    return f"not defined: {estimate.why}" if estimate.value is None else cell(estimate.value)
+
+
+def _interval(estimate: Estimate, cell: _Cell) -> str:
+    if estimate.value is None:
+        return NOTHING
+    if estimate.low is None or estimate.high is None:
+        return f"none: {estimate.why}"
+    return f"{cell(estimate.low)} to {cell(estimate.high)}"
+
+
+def _bare(value: float, cell: _Cell) -> str:
+    """A standard error has no sign."""
+    return percent(value) if cell is percent else number(value)

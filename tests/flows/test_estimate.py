@@ -1,0 +1,128 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from flows.estimate import estimate_run, print_estimate, save_estimate
+from tapir_core.calls import Answer, AnswerStore
+from tapir_core.calls.wire import Reply
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.estimate.prompts import Instruction, label_request, teach_request
+from tapir_core.estimate.types import Estimate, Figures, load_estimate
+from tapir_core.paths import ESTIMATE
+from tapir_core.prompts import load_prompt
+from tapir_core.run_folder import open_run
+from tapir_core.standin.pool import standin_pool
+from tasks.runtime import store_url
+from tests.run_config import make_config
+
+UNPRICED = {
+    "endpoint": {
+        "type": "openai",
+        "base_url": "https://llm.example.com/v1",
+        "model": "m",
+        "identity": "i",
+        "api_key_env": "",
+    }
+}
+
+
+def stage(found: Estimate, name: str) -> Figures:
+    return next(each for each in found.stages if each.name == name)
+
+
+def estimated(config: RunConfig) -> Estimate:
+    return estimate_run(config, source="a test", sample=20)
+
+
+def printed(found: Estimate) -> str:
+    shown = io.StringIO()
+    print_estimate(Console(width=240, file=shown), found)
+    return shown.getvalue()
+
+
+def answer_first_rows(config: RunConfig, labels: int, answers: int) -> None:
+    """Store the labels and plain answers of the first rows of the pool, as an earlier run would have."""
+    source = config.data.pool
+    texts = standin_pool(source.rows, source.max_level, config.run.seed)["instruction"].to_list()
+    prompt = load_prompt("label")
+    requests = [label_request(config, prompt, Instruction(text)) for text in texts[:labels]]
+    requests += [teach_request(config, Instruction(text)) for text in texts[:answers]]
+    with AnswerStore(store_url(config)) as store:
+        for request in requests:
+            reply = Reply(Answer("Task type: Math", "stop", 90, 33), prompt_tokens=90, completion_tokens=33)
+            store.put(request.key, request, reply).result(30)
+
+
+def test_it_needs_no_key_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    assert stage(estimated(config), "label").paid.calls.likely == 240
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_store_answers_is_not_paid_and_tells_lengths(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    answer_first_rows(config, labels=100, answers=60)
+    found = estimated(config)
+    assert stage(found, "label").paid.calls.likely == 140
+    assert stage(found, "teach").paid.calls.likely == 180
+    assert stage(found, "teach").needed.completion_tokens.likely == 240 * 33
+
+
+def test_stored_labels_tell_what_the_pool_lacks(tmp_path: Path) -> None:
+    config = make_config(tmp_path, teacher=UNPRICED)
+    before = stage(estimated(config), "expand").needed.calls
+    answer_first_rows(config, labels=100, answers=0)
+    after = stage(estimated(config), "expand").needed.calls
+    assert after.likely > before.likely, "all of them are Math, so everything else lacks"
+    assert after.high - after.low < before.high - before.low
+
+
+def test_a_pool_that_the_stand_in_does_not_know_is_not_learnt_from(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Tell me of river {n}."}) + "\n" for n in range(50)))
+    config = make_config(tmp_path / "runs", data={"pool": {"type": "file", "path": str(path)}})
+    found = estimated(config)
+    assert stage(found, "teach").needed.calls.likely == 50
+    assert "answer" not in {each.name for each in found.stages}
+
+
+def test_a_pool_of_ones_own_is_estimated_too(tmp_path: Path) -> None:
+    path = tmp_path / "pool.jsonl"
+    path.write_text("".join(json.dumps({"instruction": f"Tell me of river {n}."}) + "\n" for n in range(50)))
+    config = make_config(tmp_path / "runs", data={"pool": {"type": "file", "path": str(path)}}, teacher=UNPRICED)
+    found = estimated(config)
+    assert stage(found, "teach").needed.calls.likely == 50
+    assert "evaluate" not in {each.name for each in found.stages}
+
+
+def test_an_unknown_price_stands_in_the_table_with_its_remedy(tmp_path: Path) -> None:
+    text = printed(estimated(make_config(tmp_path, teacher=UNPRICED)))
+    assert "unknown" in text
+    assert "usd_per_million_prompt_tokens" in text
+
+
+def test_the_assumptions_stand_under_the_table(tmp_path: Path) -> None:
+    text = printed(estimated(make_config(tmp_path)))
+    assert text.index("Assumptions") > text.index("By role") > text.index("by stage")
+    assert "20 of 240 instructions" in text
+
+
+def test_a_pool_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    config = make_config(tmp_path, data={"pool": {"type": "file", "path": str(tmp_path / "no.json")}})
+    with pytest.raises(ConfigError, match=r"no\.json"):
+        estimated(config)
+
+
+def test_what_a_run_was_expected_to_take_is_kept_at_its_first_start(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = open_run(config, {})
+    save_estimate(run)
+    first = load_estimate(run.storage.read_bytes(ESTIMATE))
+    assert stage(first, "label").paid.calls.likely == 240
+    answer_first_rows(config, labels=100, answers=60)
+    save_estimate(run)
+    assert load_estimate(run.storage.read_bytes(ESTIMATE)) == first

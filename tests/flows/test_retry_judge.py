@@ -1,0 +1,106 @@
+"""Verdicts that a run went on without are asked for again, and only those; what they change is named, not redone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.retry_judge import changed_stages, retry_judge, rounds_to_retry
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks.runtime import close_all
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+JUDGE = StageAt("judge", 1)
+
+
+class Judge:
+    """Fails on every ninth prompt, says nothing of use on every tenth, until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+
+    def __call__(self, call: RecordedCall) -> FakeReply:
+        place = sum(call.prompt.encode()) % 90
+        if not self.mended and place % 9 == 0:
+            return Status(500)
+        return Text("I cannot say." if not self.mended and place % 10 == 1 else "Scores: [[4, 7]]")
+
+
+@pytest.fixture
+def judge() -> Judge:
+    return Judge()
+
+
+@pytest.fixture
+def provider(judge: Judge) -> Iterator[FakeProvider]:
+    with FakeProvider(judge) as provider:
+        yield provider
+
+
+@pytest.fixture
+def run(tmp_path: Path, provider: FakeProvider) -> Iterator[RunFolder]:
+    """A run whose first round was judged by that judge, and sealed with what was missing."""
+    endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
+    config: RunConfig = make_config(
+        tmp_path,
+        judge={"endpoint": endpoint, "reasks": 0},
+        calls={"max_attempts": 1, "shard_retries": 0, "max_missing_share": 0.5},
+    )
+    run = build_run(tmp_path, until=StageAt("select", 1), config=config)
+    retry_judge(run.ref, [1])
+    provider.calls.clear()
+    yield run
+    close_all()
+
+
+def counts(run: RunFolder) -> tuple[int, int]:
+    """Missing and unscored verdicts of round 1."""
+    manifest = run.manifest(JUDGE)
+    assert manifest is not None
+    return sum(manifest.accepted_missing.values()), run.rows(JUDGE).filter(status="unscored").height
+
+
+def test_only_what_is_missing_is_asked_again_and_the_stages_it_changes_are_named(
+    run: RunFolder, judge: Judge, provider: FakeProvider
+) -> None:
+    missing, unscored = counts(run)
+    assert missing > 10
+    assert unscored > 10
+    judge.mended = True
+    assert rounds_to_retry(run, None, also_terminal=False) == [1]
+    [told] = retry_judge(run.ref, [1])
+    assert len(provider.calls) == missing
+    assert counts(run) == (0, unscored)
+    assert (told["missing_before"], told["missing_after"]) == (missing, 0)
+    assert changed_stages(run) == [StageAt("difficulty", 1), StageAt("select", 1)]
+    assert rounds_to_retry(run, None, also_terminal=False) == []
+
+
+def test_unscored_verdicts_are_asked_again_only_when_that_is_wanted(
+    run: RunFolder, judge: Judge, provider: FakeProvider
+) -> None:
+    missing, unscored = counts(run)
+    judge.mended = True
+    assert rounds_to_retry(run, 1, also_terminal=True) == [1]
+    retry_judge(run.ref, [1], also_terminal=True)
+    assert counts(run) == (0, 0)
+    assert missing + unscored <= len(provider.calls) <= missing + 2 * unscored, "both orders of what was unscored"
+
+
+def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, provider: FakeProvider) -> None:
+    before = run.rows(JUDGE)
+    retry_judge(run.ref, [1])
+    assert run.rows(JUDGE).sort("instruction_id", "order").equals(before.sort("instruction_id", "order"))
+    assert rounds_to_retry(run, None, also_terminal=False) == [1]
+
+
+def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
+    with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
+        rounds_to_retry(run, 2, also_terminal=False)

@@ -1,0 +1,174 @@
+"""`tapir store …` as a user meets it: what is printed, the exit codes, and that nothing is changed without --yes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.store import store_app
+from tapir_core.calls.upkeep import root_store_url
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.paths import STORE
+from tapir_core.stages import StageAt
+from tests.run_builder import build_run
+from tests.tapir_core.calls.upkeep.store_rows import fill, numbered, refusal, reply_of, sql
+
+
+def tapir_store(*words: object) -> Result:
+    # Wide, so that no table cell is folded.
+    return CliRunner().invoke(store_app, [str(word) for word in words], env={"COLUMNS": "220"})
+
+
+def printed(*words: object) -> str:
+    done = tapir_store(*words)
+    assert done.exception is None, done.exception
+    return " ".join(done.output.split())
+
+
+def failed(*words: object) -> TapirError:
+    error = tapir_store(*words).exception
+    assert isinstance(error, TapirError), error
+    return error
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    url = root_store_url(str(tmp_path))
+    fill(url, numbered(3), role="judge", prompt_version="abc", make_reply=lambda _: reply_of("good", usd=0.5))
+    fill(url, ["x"], role="teach", model="[red]loud[/red]", make_reply=lambda _: refusal())
+    return tmp_path
+
+
+def rows(root: Path) -> int:
+    found: Any = sql(root_store_url(str(root)), "SELECT count(*) FROM answers")[0][0]
+    return int(found)
+
+
+@pytest.mark.parametrize("words", [["stats"], ["export", "out"], ["prune", "--role", "judge"], ["verify"]])
+def test_a_store_that_is_not_there_is_not_made(words: list[str], tmp_path: Path):
+    error = failed(*words, "--root", tmp_path / "runs")
+    assert isinstance(error, MissingPrerequisite)
+    assert "--store" in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stats_show_each_group_and_names_as_they_are(root: Path):
+    shown = printed("stats", "--root", root)
+    assert "4 rows in" in shown
+    assert "3 answer, 1 refused" in shown
+    assert "judge fake-model fake-1 abc 3 0" in shown
+    assert "[red]loud[/red]" in shown
+
+
+def test_stats_are_one_json_object(root: Path):
+    found = json.loads(tapir_store("stats", "--root", root, "--json").output)
+    assert (found["rows"], found["usd"], len(found["groups"]), found["reused"]) == (4, 1.5, 2, 0)
+
+
+def test_another_store_is_named_by_its_url(root: Path, tmp_path: Path):
+    assert "4 rows in" in printed("stats", "--store", f"sqlite:///{root / STORE}", "--root", tmp_path / "nowhere")
+
+
+def test_what_is_exported_from_one_root_is_imported_into_another(root: Path, tmp_path: Path):
+    place, other = tmp_path / "out", tmp_path / "other"
+    assert "exported 3 rows in 1 parts" in printed("export", place, "--root", root, "--role", "judge")
+    assert "3 added, 0 already there, 0 different" in printed("import", place, "--root", other)
+    assert "0 added, 3 already there, 0 different" in printed("import", place, "--root", other)
+    assert rows(other) == 3
+
+
+def test_an_export_chooses_by_date_run_and_model(root: Path, tmp_path: Path):
+    words = ("export", tmp_path / "out", "--root", root, "--since", "1d", "--run", "a-run", "--model", "fake-model")
+    assert "exported 3 rows" in printed(*words)
+    assert "exported 0 rows" in printed("export", tmp_path / "none", "--root", root, "--since", "2099-01-01")
+
+
+def test_an_export_says_what_it_left_out(root: Path, tmp_path: Path):
+    sql(root_store_url(str(root)), "UPDATE answers SET usd = -1 WHERE role = 'teach'")
+    assert "left out: 1 damaged rows" in printed("export", tmp_path / "out", "--root", root)
+
+
+def test_a_wrong_place_leaves_no_empty_store_behind(tmp_path: Path):
+    assert isinstance(failed("import", tmp_path / "nothing", "--root", tmp_path / "runs"), ConfigError)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_differ_are_listed(root: Path, tmp_path: Path):
+    printed("export", tmp_path / "out", "--root", root)
+    other = tmp_path / "other"
+    fill(root_store_url(str(other)), numbered(1), role="judge", make_reply=lambda _: reply_of("bad"))
+    shown = printed("import", tmp_path / "out", "--root", other)
+    assert "3 added, 0 already there, 1 different" in shown
+    assert "judge fake-model bad good" in shown
+
+
+def test_prune_without_yes_says_what_would_go_and_changes_nothing(root: Path):
+    shown = printed("prune", "--root", root, "--role", "judge")
+    assert "judge fake-model fake-1 a-run 3" in shown
+    assert "45 tokens; asking all of them again would cost 1.50 USD" in shown
+    assert "nothing is changed; --yes removes these rows" in shown
+    assert rows(root) == 4
+
+
+def test_prune_names_the_runs_that_would_ask_again(root: Path):
+    build_run(root, until=StageAt("judge", 1))
+    sql(root_store_url(str(root)), "UPDATE answers SET run = 'example'")
+    shown = printed("prune", "--root", root, "--role", "judge")
+    assert "run example: asked first for 3 of these rows; would ask again in expand (round 1), judge (round 2)" in shown
+
+
+def test_prune_with_yes_removes_the_rows_and_gives_the_room_back(root: Path):
+    shown = printed("prune", "--root", root, "--role", "judge", "--older-than", "0h", "--yes")
+    assert "removed 3 rows" in shown
+    assert "the file went from" in shown
+    assert rows(root) == 1
+    kept = printed(
+        "prune", "--root", root, "--model", "[red]loud[/red]", "--identity", "fake-1", "--yes", "--keep-room"
+    )
+    assert "removed 1 rows" in kept
+    assert "the file" not in kept.split("removed")[1]
+
+
+def test_prune_of_nothing_changes_nothing(root: Path):
+    assert "nothing is changed" in printed("prune", "--root", root, "--older-than", "30d", "--yes")
+
+
+def test_prune_without_a_condition_is_a_usage_error(root: Path):
+    assert failed("prune", "--root", root, "--yes").exit_code == 2
+    assert rows(root) == 4
+
+
+def test_verify_says_that_a_sound_store_is_sound(root: Path):
+    assert "4 rows looked at, 0 of them damaged" in printed("verify", "--root", root)
+
+
+def test_verify_ends_with_1_and_a_table_of_damaged_rows(root: Path):
+    sql(root_store_url(str(root)), "UPDATE answers SET text = 'forged' WHERE rowid = 2")
+    done = tapir_store("verify", "--root", root)
+    assert isinstance(done.exception, TapirError)
+    assert done.exception.exit_code == 1
+    assert "1 of 4 rows are damaged; `tapir store verify --delete`" in str(done.exception)
+    assert "judge fake-model a-run reply gives another text" in " ".join(done.output.split())
+    assert rows(root) == 4
+
+
+def test_verify_with_delete_lists_and_removes(root: Path):
+    sql(root_store_url(str(root)), "UPDATE answers SET text = 'forged' WHERE rowid = 2")
+    shown = printed("verify", "--root", root, "--delete")
+    assert shown.index("reply gives another text") < shown.index("removed 1 rows")
+    assert rows(root) == 3
+    assert "0 of them damaged" in printed("verify", "--root", root)
+
+
+def test_verify_of_a_damaged_file_says_how_to_save_what_is_left(root: Path):
+    path = root / STORE
+    fill(root_store_url(str(root)), numbered(300, start=10))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 8 * 4096] = b"\xa5" * (8 * 4096)
+    path.write_bytes(content)
+    done = tapir_store("verify", "--root", root)
+    assert "import the last export" in str(done.exception)
+    assert "the database says" in done.output

@@ -1,0 +1,111 @@
+import socket
+from typing import Any
+
+import pytest
+
+from tapir_core.calls.prices import MODE_FACTORS, Price, UnknownPrice, is_local, price_of
+from tapir_core.config import OpenAIEndpoint, StandinEndpoint
+
+
+def endpoint(**fields: Any) -> OpenAIEndpoint:
+    return OpenAIEndpoint.model_validate({"model": "gpt-4o-mini", "identity": "i", **fields})
+
+
+def known(found: Price | UnknownPrice) -> Price:
+    assert isinstance(found, Price), found
+    return found
+
+
+def test_the_stand_in_is_free() -> None:
+    assert known(price_of(StandinEndpoint())).usd(1e6, 1e6) == 0
+
+
+def test_a_model_of_a_known_provider_has_its_list_price() -> None:
+    price = known(price_of(endpoint()))
+    assert price.usd_per_million_prompt_tokens == pytest.approx(0.15)
+    assert price.usd_per_million_completion_tokens == pytest.approx(0.60)
+    assert price.usd_per_million_cached_prompt_tokens == pytest.approx(0.075)
+    assert "gpt-4o-mini" in price.source
+
+
+def test_list_prices_need_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: object) -> None:
+        raise AssertionError("a price was looked up on the network")
+
+    monkeypatch.setattr(socket, "create_connection", no_network)
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    assert known(price_of(endpoint(model="gpt-4o"))).usd_per_million_prompt_tokens > 0
+
+
+def test_the_configuration_goes_before_the_list() -> None:
+    price = known(price_of(endpoint(usd_per_million_prompt_tokens=1.0, usd_per_million_completion_tokens=2.0)))
+    assert price.usd(1e6, 1e6) == pytest.approx(3.0)
+    assert price.source == "the configuration"
+
+
+def test_a_price_of_zero_is_a_price() -> None:
+    price = price_of(
+        endpoint(model="new-model", usd_per_million_prompt_tokens=0.0, usd_per_million_completion_tokens=0.0)
+    )
+    assert known(price).usd(1e6, 1e6) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": "a-model-that-nobody-sells"},
+        {"base_url": "https://llm.example.com/v1"},
+        {"usd_per_million_prompt_tokens": 1.0},
+        {"usd_per_million_completion_tokens": 1.0},
+    ],
+)
+def test_what_nobody_prices_is_unknown_with_the_fields_to_set(fields: dict[str, Any]) -> None:
+    found = price_of(endpoint(**fields))
+    assert isinstance(found, UnknownPrice)
+    assert found.reason
+    assert "usd_per_million_prompt_tokens" in found.remedy
+    assert "usd_per_million_completion_tokens" in found.remedy
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://localhost:8000/v1",
+        "http://[::1]:8000/v1",
+        "http://10.1.2.3/v1",
+        "http://192.168.0.7:8000/v1",
+        "http://vllm:8000/v1",
+        "http://teacher.svc.local/v1",
+    ],
+)
+def test_an_own_server_is_free_unless_it_is_priced(address: str) -> None:
+    assert is_local(address)
+    assert known(price_of(endpoint(base_url=address, model="my-model"))).usd(1e6, 1e6) == 0
+    priced = endpoint(base_url=address, usd_per_million_prompt_tokens=1.0, usd_per_million_completion_tokens=0.0)
+    assert known(price_of(priced)).usd(1e6, 1e6) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("address", ["https://api.openai.com/v1", "https://8.8.8.8/v1", "https://llm.example.com/v1"])
+def test_a_public_address_is_not_taken_for_an_own_server(address: str) -> None:
+    assert not is_local(address)
+
+
+def test_of_several_addresses_the_dearest_counts_and_one_unknown_makes_it_unknown() -> None:
+    own, provider, stranger = "http://127.0.0.1:8000/v1", "https://api.openai.com/v1", "https://llm.example.com/v1"
+    assert known(price_of(endpoint(base_url=[own, provider]))) == known(price_of(endpoint()))
+    assert isinstance(price_of(endpoint(base_url=[provider, stranger])), UnknownPrice)
+
+
+def test_a_batch_costs_half_in_every_part() -> None:
+    price = Price(2.0, 4.0, 1.0, source="a test")
+    batch = price.in_mode("batch")
+    assert batch.usd(1000, 1000) == pytest.approx(price.usd(1000, 1000) / 2)
+    assert batch.usd(1000, 0, cached_prompt_tokens=1000) == pytest.approx(0.0005)
+    assert price.in_mode("live") == price
+    assert MODE_FACTORS["batch"] == 0.5
+
+
+def test_cached_prompt_tokens_are_a_part_of_the_prompt_at_their_own_price() -> None:
+    price = Price(2.0, 4.0, 0.5, source="a test")
+    assert price.usd(1_000_000, 0, cached_prompt_tokens=400_000) == pytest.approx(0.6 * 2.0 + 0.4 * 0.5)

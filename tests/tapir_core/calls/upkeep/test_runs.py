@@ -1,0 +1,44 @@
+from pathlib import Path
+
+from tapir_core.calls.upkeep import DoomedRows, RunAtStake, runs_at_stake
+from tapir_core.paths import RUN_RECORD
+from tapir_core.stages import StageAt
+from tapir_core.voices import voice_of
+from tests.run_builder import build_run
+
+
+def doomed(role: str, *, run: str = "elsewhere", model: str = "m", identity: str = "i", rows: int = 3) -> DoomedRows:
+    return DoomedRows(role, model, identity, run, rows, bytes=100, tokens=10, usd=0.5)
+
+
+def test_a_whole_run_asks_nothing_again(tmp_path: Path):
+    build_run(tmp_path)
+    assert runs_at_stake(str(tmp_path), [doomed("judge", run="example")]) == [RunAtStake("example", 3, ())]
+
+
+def test_an_unfinished_run_asks_again_in_the_stages_that_are_still_to_do(tmp_path: Path):
+    build_run(tmp_path, until=StageAt("judge", 1))
+    (stake,) = runs_at_stake(str(tmp_path), [doomed("judge", run="example"), doomed("label", run="example", rows=2)])
+    assert stake.rows == 5
+    assert stake.stages == ("expand (round 1)", "judge (round 2)", "expand (round 2)")
+
+
+def test_a_run_that_asks_the_same_teacher_is_at_stake_though_another_asked_first(tmp_path: Path):
+    run = build_run(tmp_path, until=StageAt("pool"))
+    teacher = voice_of(run.config.teacher.endpoint, "teacher")
+    rows = doomed("teach", model=teacher.model, identity=teacher.identity)
+    (stake,) = runs_at_stake(str(tmp_path), [rows])
+    assert (stake.rows, stake.stages[0]) == (0, "teach")
+    assert runs_at_stake(str(tmp_path), [doomed("teach")]) == []
+
+
+def test_a_run_that_cannot_be_read_is_named_with_the_reason(tmp_path: Path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / RUN_RECORD).write_text("{")
+    (stake,) = runs_at_stake(str(tmp_path), [doomed("judge", run="broken")])
+    assert stake.rows == 3
+    assert stake.unreadable
+
+
+def test_a_root_without_runs_has_none_at_stake(tmp_path: Path):
+    assert runs_at_stake(str(tmp_path / "nowhere"), [doomed("judge")]) == []

@@ -1,0 +1,169 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.estimate.evidence import Evidence, KnownLength
+from tapir_core.estimate.forecast import forecast
+from tapir_core.estimate.prompts import Instruction, measure_prompts
+from tapir_core.estimate.types import Estimate, Figures, Span, estimate_json, load_estimate
+from tapir_core.estimate.workload import Pool
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tests.run_config import make_config
+
+PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
+POOL = Pool(240, 120)
+PRICED = {
+    "type": "openai",
+    "model": "some-model",
+    "identity": "i",
+    "usd_per_million_prompt_tokens": 1.0,
+    "usd_per_million_completion_tokens": 10.0,
+}
+UNPRICED = {"type": "openai", "base_url": "https://llm.example.com/v1", "model": "some-model", "identity": "i"}
+
+
+def evidence_of(config: RunConfig) -> Evidence:
+    return Evidence(measure_prompts(config, PROMPTS, [Instruction("Add 2 and 3.")]), 1)
+
+
+def estimate(pool: Pool = POOL, batched: frozenset[str] = frozenset(), **sections: Any) -> Estimate:
+    config = make_config("runs", **sections)
+    return forecast(config, pool, evidence_of(config), batched)
+
+
+def paid_by(teacher: Any, judge: Any, **more: Any) -> Estimate:
+    return estimate(teacher={"endpoint": teacher}, judge={"endpoint": judge}, **more)
+
+
+def stage(found: Estimate, name: str) -> Figures:
+    return next(each for each in found.stages if each.name == name)
+
+
+def spans(figures: Figures) -> list[Span]:
+    loads = [figures.needed, figures.paid]
+    found = [span for load in loads for span in (load.calls, load.prompt_tokens, load.completion_tokens, load.usd)]
+    return [span for span in (*found, figures.hours, figures.steps) if span is not None]
+
+
+def test_every_figure_lies_between_its_ends() -> None:
+    found = paid_by(PRICED, PRICED)
+    for figures in (*found.stages, *found.roles, found.total):
+        for span in spans(figures):
+            assert 0 <= span.low <= span.likely <= span.high
+
+
+def test_stages_and_roles_come_to_the_same_total() -> None:
+    found = paid_by(PRICED, PRICED)
+    for parts in (found.stages, found.roles):
+        assert sum(each.needed.calls.likely for each in parts) == pytest.approx(found.total.needed.calls.likely)
+        assert sum(each.paid.usd.likely for each in parts if each.paid.usd) == pytest.approx(
+            found.total.paid.usd.likely if found.total.paid.usd else None
+        )
+
+
+def test_the_stand_in_and_the_student_cost_nothing() -> None:
+    found = estimate()
+    assert found.total.paid.usd == Span(0, 0, 0)
+    assert found.unknown_prices == ()
+
+
+def test_an_unknown_price_is_said_with_its_remedy_and_makes_no_sum() -> None:
+    found = paid_by(PRICED, UNPRICED)
+    assert stage(found, "judge").paid.usd is None
+    assert stage(found, "teach").paid.usd is not None
+    assert found.total.paid.usd is None
+    assert len(found.unknown_prices) == 1
+    assert "judge.endpoint" in found.unknown_prices[0]
+    assert "usd_per_million_prompt_tokens" in found.unknown_prices[0]
+
+
+def test_a_price_is_that_of_prompt_and_completion_tokens() -> None:
+    paid = stage(paid_by(PRICED, PRICED), "label").paid
+    assert paid.usd is not None
+    expected = (paid.prompt_tokens.likely * 1.0 + paid.completion_tokens.likely * 10.0) / 1e6
+    assert paid.usd.likely == pytest.approx(expected)
+
+
+def test_a_batch_costs_half_and_takes_hours() -> None:
+    live, batch = paid_by(PRICED, PRICED), paid_by(PRICED, PRICED, batched=frozenset({"judge"}))
+    before, after = stage(live, "judge"), stage(batch, "judge")
+    assert before.paid.usd is not None
+    assert after.paid.usd is not None
+    assert after.paid.usd.likely == pytest.approx(before.paid.usd.likely / 2)
+    assert after.hours is not None
+    assert after.hours.high == pytest.approx(2 * 24)
+    assert stage(batch, "teach") == stage(live, "teach")
+
+
+def test_what_the_store_holds_is_needed_and_not_paid() -> None:
+    found = estimate(Pool(240, 120, stored_labels=240, stored_answers=240))
+    for name in ("label", "teach"):
+        assert stage(found, name).needed.calls.likely == 240
+        assert stage(found, name).paid.calls.likely == 0
+        assert stage(found, name).paid.completion_tokens.high == 0
+
+
+def test_known_lengths_replace_assumed_ones_and_narrow_the_span() -> None:
+    config = make_config("runs", teacher={"endpoint": PRICED})
+    evidence = evidence_of(config)
+    assumed = stage(forecast(config, POOL, evidence), "teach").needed.completion_tokens
+    known = replace(evidence, lengths={"teach": KnownLength(40.0, 500)})
+    seen = stage(forecast(config, POOL, known), "teach").needed.completion_tokens
+    assert seen.likely == 240 * 40
+    assert seen.high / seen.low < assumed.high / assumed.low
+
+
+def test_no_reply_is_longer_than_the_configuration_allows() -> None:
+    found = paid_by(PRICED, PRICED, student={"sampling": {"max_tokens": 10}})
+    answers = stage(found, "answer").needed
+    assert answers.completion_tokens.high <= 10 * answers.calls.high
+
+
+def test_hours_of_training_are_known_only_from_earlier_runs() -> None:
+    config = make_config("runs")
+    assert stage(estimate(), "train").hours is None
+    seen = replace(evidence_of(config), seconds={"train": 0.5, "label": 3.0})
+    found = forecast(config, POOL, seen)
+    training, labels = stage(found, "train"), stage(found, "label")
+    assert training.hours is not None
+    assert training.hours.likely > 0
+    assert labels.hours is not None
+    assert labels.hours.likely == pytest.approx(240 * 3.0 / 3600)
+
+
+def test_more_requests_in_flight_take_less_time() -> None:
+    one, many = (paid_by(PRICED, PRICED, calls={"concurrency": concurrency}).total.hours for concurrency in (1, 64))
+    assert one is not None
+    assert many is not None
+    assert one.likely > 10 * many.likely
+
+
+def test_limits_of_the_configuration_hold_back_and_more_addresses_help() -> None:
+    slow = PRICED | {"requests_per_minute": 10}
+    addresses = ["https://one.example.com/v1", "https://two.example.com/v1"]
+    one, two = paid_by(PRICED, slow), paid_by(PRICED, slow | {"base_url": addresses})
+    hours = [stage(each, "judge").hours for each in (one, two)]
+    assert hours[0] is not None
+    assert hours[1] is not None
+    assert hours[0].likely == pytest.approx(stage(one, "judge").paid.calls.likely / 10 / 60)
+    assert hours[1].likely == pytest.approx(hours[0].likely / 2)
+
+
+def test_assumptions_are_said_in_words() -> None:
+    said = " ".join(paid_by(PRICED, PRICED).assumptions)
+    for word in ("instructions", "store", "usable", "rounds", "Price of the teacher"):
+        assert word in said
+    assert "above δ" in " ".join(paid_by(PRICED, PRICED, rounds={}).assumptions)
+
+
+def test_an_estimate_survives_being_written_and_read() -> None:
+    found = paid_by(PRICED, UNPRICED)
+    assert load_estimate(estimate_json(found)) == found
+
+
+def test_a_damaged_estimate_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"estimate\.json"):
+        load_estimate("{}")

@@ -1,0 +1,152 @@
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.config import RunConfig
+from tapir_core.config.load import load_config
+from tapir_core.estimate.assumptions import MODEL, STANDIN, scenarios
+from tapir_core.estimate.workload import Pool, Work, workload
+from tapir_core.standin.families import FAMILIES
+from tapir_core.standin.sampling import NATURAL_SHARES
+from tests.run_config import make_config
+
+LIKELY = next(scenarios(STANDIN))
+
+
+def works(pool: Pool | None = None, config: RunConfig | None = None, **sections: Any) -> list[Work]:
+    found = config or make_config("runs", **sections)
+    return list(workload(found, pool or Pool(240, 120), LIKELY, student_tokens=100))
+
+
+def only(found: Sequence[Work], stage: str, role: str | None = None, round_number: int | None = None) -> list[Work]:
+    return [
+        each
+        for each in found
+        if each.stage == stage
+        and (role is None or each.role == role)
+        and (round_number is None or each.round == round_number)
+    ]
+
+
+def needed(found: Sequence[Work]) -> float:
+    return sum(each.needed for each in found)
+
+
+def paid(found: Sequence[Work]) -> float:
+    return sum(each.paid for each in found)
+
+
+@given(st.integers(1, 5000), st.integers(0, 500), st.sampled_from([MODEL, STANDIN]), st.floats(0, 400))
+def test_nothing_is_paid_that_is_not_needed(rows: int, stored: int, priors: Any, tokens: float) -> None:
+    pool = Pool(rows, 10, stored_labels=min(rows, stored), stored_answers=min(rows, stored))
+    for scenario in scenarios(priors):
+        for each in workload(make_config("runs"), pool, scenario, tokens):
+            assert 0 <= each.paid <= each.needed + 1e-6
+
+
+def test_labels_and_plain_answers_are_one_a_row_and_stored_ones_are_not_paid() -> None:
+    found = works(Pool(240, 0, stored_labels=40, stored_answers=100))
+    assert (needed(only(found, "label")), paid(only(found, "label"))) == (240, 200)
+    assert (needed(only(found, "teach")), paid(only(found, "teach"))) == (240, 140)
+
+
+def test_only_usable_instructions_go_into_the_rounds() -> None:
+    found = works(Pool(240, 0, usable_share=0.5))
+    assert needed(only(found, "teach")) == 240
+    assert needed(only(found, "answer", round_number=1)) == 120
+
+
+def test_every_student_answers_the_held_out_set_and_the_backbone_too() -> None:
+    assert [each.round for each in only(works(), "evaluate")] == [-1, 0, 1, 2]
+    assert needed(only(works(), "evaluate")) == 4 * 120
+    assert needed(only(works(Pool(240, 0)), "evaluate")) == 0
+
+
+def test_each_order_is_a_verdict() -> None:
+    both = works(judge={"endpoint": {"type": "standin"}})
+    one = works(judge={"endpoint": {"type": "standin"}, "orders": ["teacher_first"]})
+    assert needed(only(both, "judge", round_number=1)) == 2 * 240
+    assert needed(only(one, "judge", round_number=1)) == 240
+
+
+def test_pointwise_the_teacher_is_scored_once() -> None:
+    found = works(judge={"endpoint": {"type": "standin"}, "mode": "pointwise"})
+    first, second = only(found, "judge", round_number=1)[0], only(found, "judge", round_number=2)[0]
+    assert first.paid == pytest.approx(2 * 240, rel=0.01)
+    new = second.needed / 2 - 240
+    assert second.paid == pytest.approx(240 + 2 * new, rel=0.01)
+
+
+def test_short_greedy_answers_repeat_and_drawn_ones_do_not() -> None:
+    short = list(workload(make_config("runs"), Pool(240), LIKELY, student_tokens=5))
+    assert paid(only(short, "judge", round_number=2)) < 0.7 * needed(only(short, "judge", round_number=2))
+    drawn = make_config("runs", student={"sampling": {"temperature": 0.7}})
+    found = list(workload(drawn, Pool(240), LIKELY, student_tokens=5))
+    assert paid(only(found, "judge")) == needed(only(found, "judge"))
+
+
+def test_a_pool_with_every_wanted_task_type_in_plenty_needs_no_expansion() -> None:
+    config = make_config("runs")
+    pool = Pool(20_000, natural_shares=config.curriculum.target_shares)
+    assert needed(only(works(pool, config), "expand")) == 0
+
+
+def test_new_instructions_are_asked_labelled_and_answered_and_join_the_pool() -> None:
+    found = works(Pool(240, natural_shares={"Math": 1.0}))
+    asked = needed(only(found, "expand", "expand", 1))
+    assert asked > 0
+    assert asked >= needed(only(found, "expand", "label", 1)) >= needed(only(found, "expand", "teach", 1)) > 0
+    assert needed(only(found, "answer", round_number=2)) > needed(only(found, "answer", round_number=1))
+
+
+def test_switched_off_parts_take_nothing() -> None:
+    target = make_config("runs").curriculum.target_shares
+    found = works(curriculum={"target_shares": target, "refine": False, "expansion": {"max_waves": 0}})
+    assert needed(only(found, "expand")) == 0
+    assert needed(only(found, "refine")) == 0
+
+
+def test_the_difficulty_check_asks_student_and_judge_for_every_new_instruction() -> None:
+    curriculum = {
+        "target_shares": make_config("runs").curriculum.target_shares,
+        "expansion": {"check_difficulty": True},
+    }
+    found = works(Pool(240, natural_shares={"Math": 1.0}), curriculum=curriculum)
+    answers = needed(only(found, "expand", "answer", 1))
+    assert answers > 0
+    assert needed(only(found, "expand", "judge", 1)) == pytest.approx(2 * answers)
+
+
+def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
+    found = works(
+        Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),
+        basic_tuning={"examples": 96, "epochs": 1.0},
+        rounds={"default": {"examples": 320, "epochs": 2.0, "selection": {"type": "hard_share", "share": 0.3}}},
+        training={"batch_size": 16},
+    )
+    assert [each.steps for each in only(found, "train")][:2] == [6, 40]
+
+
+def test_the_quickstart_asks_what_a_finished_run_of_it_asked() -> None:
+    # The figures are those of its manifests, the rounds of a stage together.
+    config = load_config("configs/quickstart.toml")
+    shares: Counter[str] = Counter()
+    for family, share in NATURAL_SHARES.items():
+        shares[FAMILIES[family].task_type] += share  # type: ignore[assignment]  # shares add up as counts do
+    pool = Pool(600, 360, natural_shares=shares)
+    found = list(workload(config, pool, LIKELY, student_tokens=7))
+    for stage, asked in {
+        "label": 600,
+        "teach": 600,
+        "answer": 1278,
+        "judge": 1030 + 692,
+        "expand": 3 * 78 + 148 + 2 * 147,
+        "refine": 160 + 179,
+        "evaluate": 4 * 360,
+    }.items():
+        assert paid(only(found, stage)) == pytest.approx(asked, rel=0.2), stage
+    assert sum(each.steps for each in only(found, "train")) == 6 + 20 + 20

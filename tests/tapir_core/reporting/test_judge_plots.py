@@ -1,0 +1,77 @@
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tapir_core.judging.estimates import estimate_mean
+from tapir_core.reporting.judge_plots import plot_gap, plot_length, plot_orders, plot_unscored
+from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
+from tapir_core.stages import StageAt
+from tests.run_builder import build_run
+
+PLOTS: dict[str, Callable[[JudgeRound], str]] = {
+    "gap": lambda found: plot_gap(found.pairs, estimate_mean(found.pairs["order_gap"].to_list())),
+    "orders": lambda found: plot_orders(found.pairs),
+    "length": lambda found: plot_length(found.scores),
+    "unscored": lambda found: plot_unscored(found.unscored.reasons),
+}
+LABELS = {
+    "gap": ["order gap = MFD teacher first − MFD student first, points", "instructions", "mean "],
+    "orders": ["MFD, student's answer first, points", "MFD, teacher's answer first, points"],
+    "length": ["mean length of the answers of a group, characters", "mean score, points", "student's answer"],
+    "unscored": ["unscored verdicts", "no verdict in the reply"],
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> JudgeRound:
+    run = build_run(tmp_path_factory.mktemp("judged"), until=StageAt("judge", 1))
+    return summarise_judge(run, 1)
+
+
+def said(svg: str) -> str:
+    return " ".join(ElementTree.fromstring(svg).itertext())
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_a_plot_is_one_svg_with_labels_and_units(found: JudgeRound, name: str) -> None:
+    svg = PLOTS[name](found)
+    assert ElementTree.fromstring(svg).get("aria-label")
+    assert [label for label in LABELS[name] if label not in said(svg)] == []
+    assert "#010203" not in svg
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_the_same_data_give_the_same_plot(found: JudgeRound, name: str) -> None:
+    assert PLOTS[name](found) == PLOTS[name](found)
+
+
+def test_a_plot_does_not_grow_with_the_pool(found: JudgeRound) -> None:
+    many = pl.concat([found.pairs] * 50)
+    assert len(plot_orders(many)) < 1.1 * len(plot_orders(found.pairs))
+
+
+@pytest.mark.parametrize("count", [1, 2, 11])
+def test_few_instructions_can_be_drawn(found: JudgeRound, count: int) -> None:
+    pairs, scores = found.pairs.head(count), found.scores.head(count)
+    for svg in (plot_gap(pairs, estimate_mean(pairs["order_gap"].to_list())), plot_orders(pairs), plot_length(scores)):
+        assert ElementTree.fromstring(svg) is not None
+
+
+def test_many_reasons_are_shown_by_the_most_frequent_and_the_rest(tmp_path: Path) -> None:
+    text = said(plot_unscored({f"reason {number:02d}": 20 - number for number in range(12)}))
+    assert "reason 07" in text
+    assert "reason 08" not in text
+    assert "other reasons" in text
+
+
+@pytest.mark.parametrize(
+    "reason", ["$5 and $6 \\frac{", "</svg><script>alert(1)</script>", "理由\x07‮", "x" * 5000, " "]
+)
+def test_a_hostile_reason_cannot_break_the_plot(reason: str) -> None:
+    svg = plot_unscored({reason: 3})
+    assert ElementTree.fromstring(svg) is not None
+    assert "<script>" not in svg
+    assert len(svg) < 20_000
