@@ -6,10 +6,12 @@ becomes a `Reply` with a typed failure here and nowhere else; an exception that 
 
 import json
 import os
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -106,8 +108,22 @@ def read_foreign_error(error: Exception, *, where: str, key: str | None, timeout
 
 
 def hide_key(text: str, key: str | None) -> str:
-    """``text`` without the endpoint's key, which some providers repeat in their errors."""
-    return text.replace(key, "[key]") if key and len(key) >= SHORTEST_SECRET else text
+    """``text`` without the endpoint's key, which some providers repeat, also where JSON spells it with escapes."""
+    if not key or len(key) < SHORTEST_SECRET:
+        return text
+    text = text.replace(key, "[key]")
+    return _escaped(key).sub("[key]", text) if "\\" in text else text
+
+
+@lru_cache(maxsize=16)
+def _escaped(key: str) -> re.Pattern[str]:
+    r"""A pattern of ``key`` whose characters may stand as ``\/`` or ``\u002F``, also in JSON within JSON.
+
+    The run of backslashes is bounded, so that a text of nothing else is read in linear time.
+    """
+    return re.compile(
+        "".join(rf"(?:{re.escape(each)}|\\{{1,8}}(?:(?i:u{ord(each):04x})|{re.escape(each)}))" for each in key)
+    )
 
 
 def _check_secrets(endpoint: Endpoint) -> None:

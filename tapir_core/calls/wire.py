@@ -29,6 +29,8 @@ TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
 REFUSED_CODES = ("content_filter", "content_policy_violation")
 ENDPOINT_CODES = ("model_not_found", "unsupported_parameter", "unsupported_value", "unknown_url")
 """Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
+WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
+"""How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
 UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 
 LONGEST_MESSAGE = 500
@@ -95,7 +97,8 @@ def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_
 
 def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[str, str] | None = None) -> Reply:
     """What an error status means; ``body`` is the decoded JSON, or the text that is none."""
-    whole = _mapping(body)
+    # Some wrap the error in a list.
+    whole = _mapping(body[0] if isinstance(body, list) and body else body)
     error = _mapping(whole.get("error")) or whole
     code = str(error.get("code") or error.get("type") or "")
     said = error.get("message") or whole.get("error") or body
@@ -133,7 +136,8 @@ def clean_text(text: str) -> str:
 def _kind_of(status: int, code: str, text: str) -> FailureKind:
     if code in REFUSED_CODES:
         return "refused"
-    if code in UNPAID_CODES or status in {401, 402, 403}:
+    wrong_key = status == 400 and text.replace("%20", " ").startswith(WRONG_KEY_BEGINNINGS)
+    if wrong_key or code in UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
     # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
     if code in ENDPOINT_CODES or status in {404, 405}:

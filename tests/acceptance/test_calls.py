@@ -1,0 +1,186 @@
+"""What must hold of paid calls, at a bad provider and under kills: nothing lost, invented or paid twice.
+
+Minutes, not seconds: stand-in and asker are processes of their own, so that both can be killed.
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from tapir_core.calls import Answer, AnswerStore, CallEngine
+from tapir_core.calls.fakes import FakeProvider, Hang, Text, make_request
+from tapir_core.calls.wire import Reply
+from tapir_core.config import CallsConfig
+from tapir_core.judging import PairScores, parse_verdict
+from tests.acceptance.command_line import Project, descendants
+from tests.acceptance.processes import DEADLINE_SECONDS, ROOT, Asker, free_port, kill, serve_standin, wait_until
+from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed
+
+pytestmark = pytest.mark.slow
+
+FAULTS = "429=0.1,500=0.1,reset=0.05,hang=0.02,truncated=0.02,empty=0.01,retry_after_seconds=0.2"
+RETRYABLE = {"rate_limited", "server", "timeout", "connection"}
+KILLS = 50
+CONCURRENCY = 16
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Each row with its digest in the stand-in's log and the reply without faults."""
+    return [(digest_in_log(request), undisturbed(request)) for request in teacher_requests()]
+
+
+def test_2000_requests_at_a_bad_provider_are_answers_or_typed_failures_and_none_is_paid_twice(tmp_path, questions):
+    with serve_standin(tmp_path, faults=FAULTS) as standin:
+        asker = Asker(tmp_path, "teach", standin.base_url, concurrency=32)
+        rows = asker.run(max_attempts=2)
+        answered = standin.answered()
+        for row, (digest, expected) in zip(rows, questions, strict=True):
+            assert row == expected or row[0] in RETRYABLE
+            assert answered[digest] == (row == expected)
+        failed = Counter(status for status, _ in rows if status in RETRYABLE)
+        assert set(failed) == RETRYABLE, "with two attempts some rows fail in every way"
+        assert standin.answered_again() == 0
+
+        again = asker.run()
+        assert again == [expected for _, expected in questions], "the same command brings what was missing"
+        assert Counter(status for status, _ in again) == {"answer": ROWS - UNKNOWN, "refused": UNKNOWN}
+        assert standin.answered() == dict.fromkeys((digest for digest, _ in questions), 1)
+        assert set(standin.faults()) == {"429", "500", "reset", "hang", "truncated", "empty"}
+        print(f"first {dict(failed)}; faults {dict(standin.faults())}; answered again {standin.answered_again()}")
+
+
+def test_asker_and_provider_killed_midway_lose_and_invent_nothing(tmp_path, questions):
+    port = free_port()
+    with serve_standin(tmp_path, faults=FAULTS, port=port) as standin:
+        asker = Asker(tmp_path, "teach", standin.base_url, concurrency=32)
+        with asker.start() as process:
+            wait_until(lambda: standin.answered().total() >= ROWS // 3, alive=process)
+            kill(process)
+        kill(standin.process)
+    with serve_standin(tmp_path, faults=FAULTS, port=port) as standin:
+        assert asker.run() == [expected for _, expected in questions]
+        assert set(standin.answered()) == {digest for digest, _ in questions}
+        assert standin.answered_again() <= 32
+        print(f"answered again {standin.answered_again()}, at most 32 were in flight")
+
+
+def test_after_50_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_again(tmp_path):
+    rng = random.Random(50)
+    requests = judge_requests()
+    with serve_standin(tmp_path, latency_ms=150) as standin:
+        asker = Asker(tmp_path, "judge", standin.base_url, CONCURRENCY)
+        for _ in range(KILLS):
+            with asker.start() as process:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "asking\n"
+                time.sleep(rng.uniform(0, 0.8))
+                kill(process)
+        before = len(standin.answered())
+        rows = asker.run()
+        for row, request in zip(rows, requests, strict=True):
+            scores = parse_verdict(undisturbed(request)[1])
+            assert isinstance(scores, PairScores)
+            assert row == ("scored", f"{scores.answer_1:g}, {scores.answer_2:g}")
+        assert set(standin.answered()) == {digest_in_log(request) for request in requests}
+        assert 0 < before < ROWS, "the kills came while it worked"
+        assert standin.answered_again() <= KILLS * CONCURRENCY
+        print(f"{KILLS} kills, {before} rows by then, answered again {standin.answered_again()}")
+
+
+def test_a_hang_holds_back_its_own_row_only(tmp_path):
+    hung = iter([Hang()])
+
+    def script(call):
+        return next(hung, Text("late")) if call.prompt == "question 0" else Text("soon")
+
+    config = CallsConfig(timeout_seconds=1, backoff_seconds=0.01)
+    requests = [make_request(f"question {number}") for number in range(200)]
+    arrived = []
+    store = AnswerStore(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    with FakeProvider(script) as provider, CallEngine(store, config, run="a-run") as engine:
+        outcomes = engine.ask(
+            requests, lambda: provider.endpoint(concurrency=8), on_outcome=lambda row, _: arrived.append(row)
+        )
+    assert [outcome.text for outcome in outcomes if isinstance(outcome, Answer)] == ["late"] + ["soon"] * 199
+    assert provider.prompts()[-1] == "question 0", "all others were asked before it was given up the first time"
+    assert arrived[-1] == 0
+
+
+def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path):
+    with serve_standin(tmp_path, latency_ms=100) as standin:
+        endpoint = f'{{ type = "openai", base_url = "{standin.base_url}", model = "standin-teacher", identity = "x", '
+        settings = {"teacher.endpoint": f'{endpoint}api_key_env = "" }}', "calls.concurrency": "2"}
+        project = Project(tmp_path, settings)
+        # A shell that starts the tests in the background has them ignore Ctrl-C, and children would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with project.start_run() as driver:
+            wait_until(lambda: standin.answered().total() >= 30, alive=driver)
+            family = descendants(driver)
+            os.killpg(driver.pid, signal.SIGINT)
+            _, said = driver.communicate(timeout=60)
+        assert driver.returncode == 130, said
+        assert "the same command goes on" in said
+        assert "Traceback" not in said
+        assert psutil.wait_procs(family, timeout=15)[1] == []
+
+        received = standin.answered().total()
+        assert received < 160, "80 labels and 80 answers were wanted, and the run was ended early"
+        with sqlite3.connect(f"file:{project.root}/.tapir/store.sqlite?mode=ro", uri=True) as connection:
+            stored = connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+        connection.close()
+        assert received - stored <= 2, "but for the calls in flight, what was answered is committed"
+
+        with project.start_run() as driver:
+            said = "".join(driver.communicate(timeout=DEADLINE_SECONDS))
+        assert driver.returncode == 0, said
+        assert len(standin.answered()) == 160
+        assert standin.answered_again() == received - stored
+        print(f"{received} answered by the Ctrl-C, {stored} stored, {standin.answered_again()} answered again")
+
+
+ASK_WHAT_IS_KNOWN = """
+import sys
+from pathlib import Path
+from tapir_core.calls import Answer, AnswerStore, CallEngine
+from tapir_core.calls.fakes import make_request
+from tapir_core.config import CallsConfig
+
+def nobody():
+    raise AssertionError("everything is known")
+
+def peak_mib():
+    # Not getrusage: its peak goes on from the process that started this one.
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+requests = [make_request(f"question {number}") for number in range(100_000)]
+with CallEngine(AnswerStore(sys.argv[1]), CallsConfig(), run="a-run") as engine:
+    start = peak_mib()
+    outcomes = engine.ask(requests, nobody)
+assert [outcome.text[:20].rstrip(".") for outcome in outcomes] == [f"answer {number}" for number in range(100_000)]
+print(peak_mib() - start)
+"""
+
+
+def test_100_000_known_answers_are_looked_up_in_bounded_memory(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    with AnswerStore(url) as store:
+        for number in range(100_000):
+            request, text = make_request(f"question {number}"), f"answer {number}".ljust(400, ".")
+            committed = store.put(request.key, request, Reply(Answer(text, "stop", 10, 100), raw=text * 2))
+        committed.result()
+    child = [sys.executable, "-c", ASK_WHAT_IS_KNOWN, url]
+    done = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    growth_mib = float(done.stdout)
+    print(f"{growth_mib:.0f} MiB over its start")
+    assert 10 < growth_mib < 400
