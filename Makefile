@@ -5,6 +5,9 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # The student's environment: vllm-cpu, or vllm-cuda on NVIDIA GPUs.
 STUDENT ?= vllm-cpu
+# What `make bench-calls` compares with, each in .venv-bench-NAME, and anything else for benchmarks/calls.py.
+BENCH_PEERS = curator distilabel data-designer
+BENCH_OPTIONS ?=
 # Where `make quickstart` puts its run, and anything else for `tapir run`.
 RUN_OPTIONS ?=
 
@@ -13,7 +16,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
-	bench-student
+	bench-student bench-calls
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,10 +67,15 @@ docs: main-env ## write docs/configuration.md from the models
 bench-student: setup ## student inference: our engine against vLLM's offline LLM.chat
 	.venv/bin/python benchmarks/student.py
 
+bench-calls: main-env ## paid calls: our engine against curator, distilabel and Data Designer, on a mock server
+	@for peer in $(BENCH_PEERS); do $(INSTALL) .venv-bench-$$peer bench-$$peer || echo "$$peer is reported as failed"; done
+	.venv/bin/python benchmarks/calls.py $(BENCH_OPTIONS)
+
 lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
+	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 
-clean: ## remove both environments and all caches, but no run
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+clean: ## remove all environments and caches, but no run
+	rm -rf .venv .venv-vllm .venv-bench-* .mypy_cache .ruff_cache .pytest_cache build *.egg-info

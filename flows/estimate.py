@@ -57,7 +57,9 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
         stored_lengths(url, voices) if store_exists(url) else {},
         past_seconds(config),
     )
-    return forecast(config, look_at_pool(config, found, prompts["label"], url), evidence)
+    endpoints = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
+    batched = frozenset(role for role, endpoint in endpoints.items() if endpoint.mode == "batch")
+    return forecast(config, look_at_pool(config, found, prompts["label"], url), evidence, batched)
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:

@@ -60,6 +60,7 @@ def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) ->
         BudgetReached: a cap was reached first.
         IncompleteBatch: more verdicts are missing than `calls.max_missing_share` accepts.
     """
+    config = _asking_live(config)
     drawn = build_pairs(pairs, derive_rng(_SEED, _NAME))
     runtime = Runtime(_NoRun(config))
     try:
@@ -75,6 +76,12 @@ def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) ->
     balanced = config.judge.mode == "pointwise" or len(config.judge.orders) == len(_ORDERS)
     trust = weigh_check(check, both_orders=balanced)
     return CheckedJudge(voice.model, voice.identity, config.judge.mode, check, trust, results, counts_of(asked))
+
+
+def _asking_live(config: RunConfig) -> RunConfig:
+    """The configuration without its Batch API: who checks a judge waits for the result, not for a day."""
+    live = config.judge.endpoint.model_copy(update={"mode": "live"})
+    return config.model_copy(update={"judge": config.judge.model_copy(update={"endpoint": live})})
 
 
 def _ask_pairwise(

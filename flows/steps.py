@@ -13,6 +13,7 @@ from typing import Any
 from prefect import allow_failure
 
 from flows.until import comes_after, end_if_reached
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -50,7 +51,7 @@ def run_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> DatasetRef:
 
 
 def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
-    """Submit a stage's shards, at most ``calls.rows_per_shard`` planned rows each; none when the stage holds."""
+    """Submit a stage's shards; none when the stage holds."""
     run = RunFolder(ref)
     if comes_after(run.config, at, current(run).until):
         return Shards(at)
@@ -59,7 +60,7 @@ def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
         manifest = run.manifest(at)
         assert manifest is not None
         return Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], done=done)
-    size = run.config.calls.rows_per_shard
+    size = _rows_per_shard(run.config, at)
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
     return _submit(run, at, lambda piece: _patient(run, shard).submit(ref, at, piece), pieces, rows)
@@ -105,6 +106,16 @@ def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces:
     current(run).progress.begin(at, shards=len(pieces), rows=rows)
     started = time.monotonic()
     return Shards(at, [submit(piece) for piece in pieces], started)
+
+
+def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
+    """`calls.rows_per_shard`, or what fills a batch where a Batch API is asked: each shard makes a batch of its own.
+
+    Answers are judged in the shards in which they were made, so theirs follow the judge.
+    """
+    endpoint = (config.judge if at.name == "answer" else config.teacher).endpoint
+    asks = at.name != "answer_heldout" and endpoint.mode == "batch"
+    return max(config.calls.rows_per_shard, endpoint.batch.max_rows if asks else 0)
 
 
 def _patient(run: RunFolder, shard: Any) -> Any:

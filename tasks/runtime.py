@@ -6,7 +6,7 @@ every child process.
 
 import atexit
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -135,7 +135,7 @@ class Runtime:
     def _role(self, endpoint: EndpointConfig, role: str) -> Role:
         voice = voice_of(endpoint, role)
         if isinstance(endpoint, StandinEndpoint):
-            return Role(voice, lambda: self.standins.endpoint(endpoint, self.config.calls.concurrency))
+            return Role(voice, lambda: self._standin(endpoint))
         key = api_key(endpoint.api_key_env, f"{role}.endpoint.api_key_env")
 
         def source() -> Endpoint:
@@ -147,6 +147,8 @@ class Runtime:
                 if first is not None and all(others):
                     raise first
             price = price_of(endpoint)
+            if isinstance(price, Price):
+                price = price.in_mode(endpoint.mode)
             # What has no price is spent at 0: `missing_prices` has refused a cap on USD then.
             prompt, completion = (
                 (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
@@ -163,9 +165,14 @@ class Runtime:
                 api_key_env=endpoint.api_key_env,
                 usd_per_million_prompt_tokens=prompt,
                 usd_per_million_completion_tokens=completion,
+                batch=endpoint.batch if endpoint.mode == "batch" else None,
             )
 
         return Role(voice, source)
+
+    def _standin(self, settings: StandinEndpoint) -> Endpoint:
+        endpoint = self.standins.endpoint(settings, self.config.calls.concurrency)
+        return replace(endpoint, batch=settings.batch if settings.mode == "batch" else None)
 
 
 _runtimes: dict[RunRef, Runtime] = {}

@@ -1,18 +1,21 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
 For each request: store look-up → single flight → claim and reservation → limiter → call with retries → raw reply stored
-and committed → outcome (sending.py from the claim on). One background event loop makes the calls; any number of threads
-may ask. Parsing is not done here (reask.py).
+and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One background event
+loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
+import asyncio
 import queue
 import random
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.asking import Asking, Once, OnOutcome
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
+from tapir_core.calls.claiming import Tell
 from tapir_core.calls.sending import Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
@@ -28,6 +31,9 @@ __all__ = ["CallEngine"]
 
 Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
+
+Way = Callable[[], Coroutine[Any, Any, None]]
+"""Brings some requests to their outcomes."""
 
 
 class CallEngine:
@@ -122,16 +128,8 @@ class CallEngine:
 
     def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
         inbox: Inbox = queue.SimpleQueue()
-        sending = Sending(
-            self._store,
-            self._line(endpoint),
-            endpoint,
-            self._budget,
-            meter=self._meter,
-            clock=self._clock,
-            tell=lambda *told: inbox.put(told),
-        )
-        job = self._loop.start(sending.send_all(missing), on_end=lambda: inbox.put(None))
+        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told))
+        job = self._loop.start(_go(ways), on_end=lambda: inbox.put(None))
         ended = False
         try:
             while (received := inbox.get()) is not None:
@@ -146,6 +144,37 @@ class CallEngine:
                 # Who joined gets what still arrives, and the claim is given up only when nothing is in flight any more.
                 while (received := inbox.get()) is not None:
                     claim.resolve(received[0], received[1])
+
+    def _ways(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> list[Way]:
+        """Batches where the endpoint says so, and for what is in one already; call by call for the rest."""
+        batched = missing.keys() if endpoint.batch else self._store.batched(list(missing))
+        ways: list[Way] = []
+        if batched:
+            from tapir_core.calls.batch_sending import BatchSending
+
+            batches = BatchSending(
+                self._store,
+                endpoint,
+                self._config,
+                self._budget,
+                rng=self._rng,
+                meter=self._meter,
+                clock=self._clock,
+                tell=tell,
+            )
+            ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
+        if len(batched) < len(missing):
+            live = Sending(
+                self._store,
+                self._line(endpoint),
+                endpoint,
+                self._budget,
+                meter=self._meter,
+                clock=self._clock,
+                tell=tell,
+            )
+            ways.append(partial(live.send_all, {key: missing[key] for key in missing if key not in batched}))
+        return ways
 
     def _line(self, endpoint: Endpoint) -> "Line":
         """The line to the endpoint's addresses, ready for a new asker."""
@@ -162,3 +191,12 @@ class CallEngine:
     async def _close_lines(self) -> None:
         for line in self._lines.values():
             await line.close()
+
+
+async def _go(ways: Sequence[Way]) -> None:
+    try:
+        async with asyncio.TaskGroup() as group:
+            for way in ways:
+                group.create_task(way())
+    except BaseExceptionGroup as group_of_errors:
+        raise group_of_errors.exceptions[0] from None

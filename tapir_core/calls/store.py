@@ -9,7 +9,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.group_writer import GroupWriter
 from tapir_core.calls.spend import Spend
@@ -18,6 +18,7 @@ from tapir_core.calls.wire import Reply
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
+    from tapir_core.calls.batch_rows import BatchWrite
     from tapir_core.calls.store_writes import Grant, Wanted, Write
 
 __all__ = ["AnswerStore"]
@@ -35,10 +36,10 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import answer_rows, claim_rows, reuse_rows, store_writes, tables
+        from tapir_core.calls import answer_rows, batch_rows, claim_rows, reuse_rows, store_writes, tables
 
         self._answers, self._claims, self._writes = answer_rows, claim_rows, store_writes
-        self._reuse = reuse_rows
+        self._reuse, self._batches = reuse_rows, batch_rows
         self._engine = tables.open_engine(url)
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
@@ -62,11 +63,21 @@ class AnswerStore:
 
         A claim ends with `put` or `release`, or with this process.
         """
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
-            self._writer.submit(self._writes.Beat())
-            self._heart.start()
+        self._show_life()
         return self._writer.submit(self._writes.Claim(tuple(wanted), budget))
+
+    def lead(self, write: "BatchWrite") -> Future[Any]:
+        """Note something of a batch at a provider, or take it over; the future holds what the write gives.
+
+        A batch and its claims outlive this process: whoever asks next for its requests leads it on.
+        """
+        self._show_life()
+        return self._writer.submit(write)
+
+    def batched(self, keys: Sequence[str]) -> set[str]:
+        """Which of ``keys`` are in a batch that has not ended."""
+        with self._engine.connect() as connection:
+            return self._batches.read_batched(connection, keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request``, settle what it cost and end its claim.
@@ -115,6 +126,12 @@ class AnswerStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _show_life(self) -> None:
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
+            self._writer.submit(self._writes.Beat())
+            self._heart.start()
 
     def _beat_until_closed(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from tapir_core.calls import answer_rows, claim_rows, reuse_rows
+from tapir_core.calls.batch_rows import BatchWrite
 from tapir_core.calls.claim_rows import Grant, Wanted
 from tapir_core.calls.lease import Holder
 from tapir_core.calls.reuse_rows import Asked
@@ -69,7 +70,7 @@ class Reuse:
     requests: Mapping[Asked, int]
 
 
-Write = Put | Release | Claim | Beat | Leave | Forget | Reuse
+Write = Put | Release | Claim | Beat | Leave | Forget | Reuse | BatchWrite
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
@@ -95,6 +96,8 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
                 reuse_rows.add_reuse(connection, write.requests)
             elif isinstance(write, Leave):
                 claim_rows.drop_holder(connection, holder)
+            elif isinstance(write, BatchWrite):
+                results[place] = write.apply(connection, holder)
     return results
 
 

@@ -5,6 +5,7 @@ SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this
 """
 
 import sqlite3
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,19 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
-__all__ = ["answers", "claims", "holders", "insert_or_ignore", "leases", "open_engine", "reuse", "spending", "writing"]
+__all__ = [
+    "answers",
+    "batch_rows",
+    "batches",
+    "claims",
+    "holders",
+    "insert_or_ignore",
+    "leases",
+    "open_engine",
+    "reuse",
+    "spending",
+    "writing",
+]
 
 BUSY_SECONDS = 60
 """How long a writer waits for another process's transaction before it fails."""
@@ -131,6 +144,39 @@ reuse = Table(
 )
 """How many requests of each run were answered by outcomes that were there already."""
 
+batches = Table(
+    "batches",
+    metadata,
+    Column("tag", String(32), primary_key=True),
+    Column("driver", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("provider_id", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("created", DateTime, nullable=False),
+    Column("ended", DateTime, nullable=True),
+    Index("batches_by_run", "run"),
+)
+"""One row per batch that was ever planned. `tag` is ours: the provider has it as metadata, and it holds the claims of
+the batch's requests. `driver` is the holder that leads it now, if that one lives. `state` is `planned`, `uploaded`,
+`made`, and in the end the provider's last word, or why it was dropped. Times are UTC."""
+
+batch_rows = Table(
+    "batch_rows",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("batch", String(32), nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("sample_index", Integer, nullable=False),
+    Index("batch_rows_by_batch", "batch"),
+)
+"""One row per request of a batch that has not ended. What is still owed has a claim that the batch's tag holds."""
+
 
 def open_engine(url: str) -> Engine:
     """An engine on ``url`` with every table in place.
@@ -188,10 +234,23 @@ def _create_sqlite(url: URL) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver's own transaction handling would begin late and without the write lock; `_begin_sqlite` replaces it.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode = WAL")
+    _switch_to_wal(connection)
     # A paid answer is worth an fsync: writes are group-committed, so it is one for many answers, and then neither a
     # kill nor a power cut loses what was counted as received. (NORMAL would survive the kill only.)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """While several processes make one new store, the switch fails at once instead of waiting its turn."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:

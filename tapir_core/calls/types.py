@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tapir_core.config import Sampling
+from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
 __all__ = ["Answer", "Endpoint", "EndpointSource", "Failure", "FailureKind", "Message", "Outcome", "Request", "Role"]
@@ -119,6 +119,8 @@ class Endpoint:
     """Most requests that one address is sent in a minute; nothing where only its headers say."""
     tokens_per_minute: float | None = None
     """Most prompt and completion tokens that one address is asked for in a minute."""
+    batch: BatchConfig | None = None
+    """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
 
     @property
     def base_urls(self) -> tuple[str, ...]:

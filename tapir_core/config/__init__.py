@@ -13,7 +13,7 @@ from tapir_core.config.curriculum import (
     Threshold,
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
-from tapir_core.config.endpoints import EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
 from tapir_core.config.roles import JudgeConfig, Order, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, StudentEngine, VllmEngine
@@ -22,6 +22,7 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "BasicTuningConfig",
+    "BatchConfig",
     "BudgetConfig",
     "CallsConfig",
     "Caps",

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from tapir_core.config._base import EnvironmentName, Section, WebAddress
 
-__all__ = ["EndpointConfig", "OpenAIEndpoint", "Sampling", "StandinEndpoint"]
+__all__ = ["BatchConfig", "EndpointConfig", "OpenAIEndpoint", "Sampling", "StandinEndpoint"]
 
 
 class Sampling(Section):
@@ -30,6 +30,22 @@ class Sampling(Section):
 
     max_tokens: PositiveInt = 1024
     """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
+
+
+class BatchConfig(Section):
+    """How a Batch API is used where `mode = "batch"`. Nothing here changes an answer."""
+
+    completion_window: Annotated[str, Field(pattern=r"^[1-9]\d*[hd]$")] = "24h"
+    """Time in which the provider promises to answer, as it names it; OpenAI knows `24h` only."""
+
+    poll_seconds: PositiveFloat = 30.0
+    """Longest pause between two looks at a batch; the first ones are shorter."""
+
+    max_rows: Annotated[int, Field(ge=1, le=50_000)] = 20_000
+    """Most requests of one batch. Fewer than a provider allows, so that a batch that fails costs little time."""
+
+    max_bytes: Annotated[int, Field(ge=1, le=200_000_000)] = 100_000_000
+    """Largest input file of one batch, in bytes."""
 
 
 _ADDRESS = TypeAdapter[str](WebAddress)
@@ -88,6 +104,12 @@ class OpenAIEndpoint(Section):
     usd_per_million_completion_tokens: NonNegativeFloat | None = None
     """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
 
+    mode: Literal["live", "batch"] = "live"
+    """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
+
+    batch: BatchConfig = BatchConfig()
+    """Files and polling of `mode = "batch"`."""
+
     @property
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
@@ -107,6 +129,12 @@ class StandinEndpoint(Section):
 
     latency_ms: NonNegativeInt = 0
     """Milliseconds before each reply."""
+
+    mode: Literal["live", "batch"] = "live"
+    """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
+
+    batch: BatchConfig = BatchConfig()
+    """Files and polling of `mode = "batch"`."""
 
 
 EndpointConfig = Annotated[OpenAIEndpoint | StandinEndpoint, Field(discriminator="type")]

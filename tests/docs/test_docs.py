@@ -44,7 +44,7 @@ def test_every_stage_stands_with_its_columns_on_the_page_of_the_run_folder():
 def test_every_make_target_has_a_word_of_help_and_the_readme_names_the_two_commands():
     makefile = (ROOT / "Makefile").read_text()
     helped = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    assert {"quickstart", "test", "check", "setup", "bench-student"} <= helped
+    assert {"quickstart", "test", "check", "setup", "bench-student", "bench-calls"} <= helped
     readme = (ROOT / "README.md").read_text()
     assert "make quickstart" in readme
     assert "make test" in readme

@@ -105,6 +105,17 @@ def test_an_unknown_price_stands_in_the_table_with_its_remedy(tmp_path: Path) ->
     assert "usd_per_million_prompt_tokens" in text
 
 
+def test_a_batched_teacher_costs_half(tmp_path: Path) -> None:
+    endpoint = {**UNPRICED["endpoint"], "usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 1.0}
+    live, batch = (
+        stage(estimated(make_config(tmp_path, teacher={"endpoint": {**endpoint, "mode": mode}})), "teach").paid.usd
+        for mode in ("live", "batch")
+    )
+    assert live is not None
+    assert batch is not None
+    assert batch.likely == pytest.approx(live.likely / 2)
+
+
 def test_the_assumptions_stand_under_the_table(tmp_path: Path) -> None:
     text = printed(estimated(make_config(tmp_path)))
     assert text.index("Assumptions") > text.index("By role") > text.index("by stage")

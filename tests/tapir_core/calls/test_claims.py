@@ -117,8 +117,8 @@ def test_an_interrupted_asker_gives_up_what_it_had_claimed(store_url: str, quick
         with pytest.raises(KeyboardInterrupt):
             engine.ask(prompts(40), lambda: provider.endpoint(concurrency=2), on_outcome=interrupt)
         with AnswerStore(store_url) as other:
-            left = [each.key for each in prompts(40) if each.key not in other.known([r.key for r in prompts(40)])]
-            assert set(states(other, *left)) == {State.OURS}
+            # What was on its way into the store at the interrupt may be answered by now.
+            assert State.ELSEWHERE not in states(other, *(each.key for each in prompts(40)))
 
 
 def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEngine):

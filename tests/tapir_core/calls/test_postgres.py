@@ -13,10 +13,17 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
+from tapir_core.calls.batch_rows import OpenBatch, PlanBatch
+from tapir_core.calls.budget import Reservation
+from tapir_core.calls.claim_rows import Wanted
 from tapir_core.calls.fakes import FakeProvider, make_request
 from tapir_core.calls.wire import Reply
-from tapir_core.config import CallsConfig
+from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
+from tapir_core.standin.behaviour import BatchRules
+from tapir_core.standin.running import StandinServer
+from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, expected, open_batch_engine, sums
+from tests.tapir_core.calls.engine_helpers import texts
 
 
 def find_programs() -> Path | None:
@@ -85,6 +92,21 @@ def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
             with CallEngine(AnswerStore(postgres_url), CallsConfig(), run="a-run") as engine:
                 engine.ask(requests, provider.endpoint)
         assert len(provider.calls) == 20
+
+
+def test_a_batch_left_on_postgresql_is_taken_over_and_its_failed_rows_go_into_others(postgres_url: str):
+    requests = {request.key: request for request in sums(30, run="batched")}
+    with StandinServer(batches=BatchRules(seconds=0.05, fail_share=0.3)) as server:
+        with AnswerStore(postgres_url) as store:
+            wanted = [Wanted(key, "batched", "teach", Reservation()) for key in requests]
+            store.claim(wanted, BudgetConfig()).result(timeout=30)
+            store.lead(PlanBatch(OpenBatch("a-tag", server.base_url, requests))).result(timeout=30)
+        with open_batch_engine(postgres_url) as engine:
+            outcomes = engine.ask(list(requests.values()), lambda: batch_endpoint(server))
+    assert texts(outcomes) == expected(30)
+    (dropped, first, *rest) = batch_states(postgres_url)
+    assert (dropped, first) == (("dropped", 30), ("completed", 30))
+    assert rest
 
 
 ASK_FOR_A_SHARE = """

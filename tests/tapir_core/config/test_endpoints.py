@@ -84,3 +84,12 @@ def test_limits_per_minute_are_optional(tmp_path: Path):
     assert teacher(load(tmp_path, "teacher.endpoint.tokens_per_minute=30000")).tokens_per_minute == 30000
     with pytest.raises(ConfigError, match="requests_per_minute"):
         load(tmp_path, "teacher.endpoint.requests_per_minute=0")
+
+
+def test_live_calls_are_the_default_and_batches_stay_within_what_providers_allow(tmp_path: Path):
+    assert teacher(load(tmp_path)).mode == "live"
+    endpoint = teacher(load(tmp_path, "teacher.endpoint.mode=batch", "teacher.endpoint.batch.max_rows=500"))
+    assert (endpoint.mode, endpoint.batch.max_rows, endpoint.batch.completion_window) == ("batch", 500, "24h")
+    for wrong in ("mode=later", "batch.max_rows=50001", "batch.max_bytes=200000001", "batch.completion_window=soon"):
+        with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+            load(tmp_path, f"teacher.endpoint.{wrong}")

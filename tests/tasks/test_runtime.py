@@ -1,0 +1,50 @@
+"""Whom a run's teacher and judge ask, and how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.calls import Answer, Message, Request
+from tapir_core.run_folder import open_run
+from tapir_core.standin.behaviour import BatchRules
+from tapir_core.standin.running import StandinServer
+from tasks.runtime import Runtime
+from tests.run_config import make_config
+
+
+def open_runtime(root: Path, **teacher: Any) -> Runtime:
+    return Runtime(open_run(make_config(root, teacher={"endpoint": teacher}), {}))
+
+
+def ask(runtime: Runtime, text: str) -> Answer:
+    voice = runtime.teacher.voice
+    sampling = runtime.config.teacher.answering
+    request = Request("teach", (Message("user", text),), voice.model, voice.identity, sampling, run="example")
+    (outcome,) = runtime.calls.ask([request], runtime.teacher.source)
+    assert isinstance(outcome, Answer)
+    return outcome
+
+
+@pytest.mark.parametrize(("mode", "share"), [("live", 1.0), ("batch", 0.5)])
+def test_a_batch_is_asked_where_the_endpoint_says_so_at_half_the_price(tmp_path: Path, mode: str, share: float) -> None:
+    endpoint = {"type": "openai", "model": "standin-teacher", "identity": "one", "api_key_env": "", "mode": mode}
+    prices = {"usd_per_million_prompt_tokens": 1e6, "usd_per_million_completion_tokens": 1e6}
+    log_path = tmp_path / "log.jsonl"
+    with StandinServer(batches=BatchRules(seconds=0.1), log_path=log_path) as server:
+        runtime = open_runtime(tmp_path, **endpoint, **prices, base_url=server.base_url)
+        answer = ask(runtime, "What is 30 + 61?")
+        runtime.close()
+    assert answer.text == "Answer: 91"
+    assert answer.usd == share * (answer.prompt_tokens + answer.completion_tokens)
+    assert ('"batch": null' in log_path.read_text()) is (mode == "live")
+
+
+def test_the_stand_in_of_a_run_serves_batches_too(tmp_path: Path) -> None:
+    runtime = open_runtime(tmp_path, type="standin", mode="batch")
+    try:
+        assert ask(runtime, "What is 30 + 61?").text == "Answer: 91"
+        assert runtime.teacher.source().batch is not None
+        assert runtime.judge.source().batch is None
+    finally:
+        runtime.close()
