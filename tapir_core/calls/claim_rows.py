@@ -17,7 +17,7 @@ from tapir_core.calls.budget import Reservation, cap_reached
 from tapir_core.calls.lease import LAPSE_SECONDS, Holder
 from tapir_core.calls.lease_rows import database_time
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.tables import answers, claims, holders, insert_or_ignore, spending
+from tapir_core.calls.tables import answers, claims, holders, insert_or_add, insert_or_ignore, spending
 from tapir_core.calls.types import Role
 from tapir_core.config.budget import BudgetConfig
 
@@ -78,7 +78,7 @@ def claim(connection: Connection, holder: str, wanted: Sequence[Wanted], budget:
         else:
             grants.append(Grant(State.OURS))
             row = {"key": each.key, "holder": holder, "run": each.run, "role": each.role}
-            rows.append(row | asdict(each.reservation))
+            rows.append(row | {"tokens": each.reservation.tokens, "usd": each.reservation.usd})
     if rows:
         connection.execute(insert_or_ignore(connection.engine, claims), rows)
     return grants
@@ -92,10 +92,7 @@ def release(connection: Connection, keys: Sequence[str]) -> None:
 
 def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
     """Add to what a run has spent for a role."""
-    none = {column.name: 0 for column in spending.columns} | {"run": run, "role": role}
-    connection.execute(insert_or_ignore(connection.engine, spending).values(none))
-    sums = {name: spending.c[name] + value for name, value in asdict(more).items()}
-    connection.execute(update(spending).where(spending.c.run == run, spending.c.role == role).values(sums))
+    connection.execute(insert_or_add(connection.engine, spending), {"run": run, "role": role, **asdict(more)})
 
 
 def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
@@ -124,12 +121,13 @@ class _Ledger:
     def __init__(self, connection: Connection, budget: BudgetConfig) -> None:
         self._connection = connection
         self._budget = budget
+        self._has_caps = budget != BudgetConfig()
         self._spent: dict[str, dict[str, Spend]] = {}
         self._out: dict[str, int] = {}
 
     def reserve(self, wanted: Wanted) -> str | None:
         """Add ``wanted``, or say which cap has no room for it."""
-        if self._budget == BudgetConfig():
+        if not self._has_caps:
             return None
         spent = self._of(wanted.run)
         reason = cap_reached(self._budget, spent, wanted.role, wanted.reservation)

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from tapir_core.errors import TapirError
 __all__ = ["GroupWriter"]
 
 WRITES_PER_COMMIT = 500
+SECONDS_BETWEEN_COMMITS = 0.02
+"""Under load a commit waits so long for others to join it; the first write after a pause waits for nobody."""
 
 W = TypeVar("W")
 
@@ -29,6 +32,7 @@ class GroupWriter(Generic[W]):
         self._commit = commit
         self._inbox: queue.SimpleQueue[_Queued[W] | None] = queue.SimpleQueue()
         self._closed = False
+        self._last_commit = float("-inf")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -57,6 +61,8 @@ class GroupWriter(Generic[W]):
 
     def _take_batch(self) -> list[_Queued[W] | None]:
         batch = [self._inbox.get()]
+        time.sleep(max(0.0, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+        self._last_commit = time.monotonic()
         while len(batch) < WRITES_PER_COMMIT and not self._inbox.empty():
             batch.append(self._inbox.get())
         return batch

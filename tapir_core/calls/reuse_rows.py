@@ -6,9 +6,9 @@ Counting begins with the table; a start that goes on counts its own run's earlie
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select
 
-from tapir_core.calls.tables import insert_or_ignore, reuse
+from tapir_core.calls.tables import insert_or_add, reuse
 from tapir_core.calls.types import Request
 
 __all__ = ["Asked", "add_reuse", "count_asked", "read_reuse"]
@@ -27,9 +27,7 @@ def add_reuse(connection: Connection, counts: Mapping[Asked, int]) -> None:
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
         fields = dict(zip(names, asked, strict=True))
-        connection.execute(insert_or_ignore(connection.engine, reuse).values(fields | {"requests": 0}))
-        mine = [reuse.c[name] == value for name, value in fields.items()]
-        connection.execute(update(reuse).where(*mine).values(requests=reuse.c.requests + requests))
+        connection.execute(insert_or_add(connection.engine, reuse), fields | {"requests": requests})
 
 
 def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:

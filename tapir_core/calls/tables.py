@@ -7,6 +7,7 @@ SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this
 import sqlite3
 import time
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ __all__ = [
     "batches",
     "claims",
     "holders",
+    "insert_or_add",
     "insert_or_ignore",
     "leases",
     "open_engine",
@@ -219,8 +221,24 @@ def writing(engine: Engine) -> AbstractContextManager[Connection]:
 
 def insert_or_ignore(engine: Engine, table: Table) -> Any:
     """An INSERT that leaves a row which is already there as it is."""
-    dialect: Any = postgresql if engine.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    return _insert(engine.dialect.name, table).on_conflict_do_nothing()
+
+
+def insert_or_add(engine: Engine, table: Table) -> Any:
+    """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
+    return _adding(engine.dialect.name, table)
+
+
+@lru_cache
+def _adding(dialect: str, table: Table) -> Any:
+    statement = _insert(dialect, table)
+    keys = [column.name for column in table.primary_key]
+    sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=sums)
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def _create_sqlite(url: URL) -> Engine:

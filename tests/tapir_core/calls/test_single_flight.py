@@ -14,6 +14,14 @@ def test_the_first_owns_a_key_and_others_join_it():
         assert second.joined["b"].result(timeout=1) == FINE
 
 
+def test_who_comes_after_the_answer_and_before_its_asker_has_ended_joins_it_too():
+    flights = Flights()
+    with flights.claim(["a"]) as first:
+        first.resolve("a", FINE)
+        with flights.claim(["a"]) as late:
+            assert late.joined["a"].result(timeout=1) == FINE
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_what_an_asker_leaves_open_is_given_up_and_free_again(error: type[BaseException]):
     flights = Flights()
