@@ -136,7 +136,7 @@ class Runtime:
         voice = voice_of(endpoint, role)
         if isinstance(endpoint, StandinEndpoint):
             return Role(voice, lambda: self._standin(endpoint))
-        key = api_key(endpoint.api_key_env, f"{role}.endpoint.api_key_env")
+        key = api_key(endpoint.api_key_env, f"{role}.endpoint", file=endpoint.api_key_file)
 
         def source() -> Endpoint:
             with self._reaching:
@@ -163,6 +163,7 @@ class Runtime:
                 concurrency=self.config.calls.concurrency,
                 api_key=key,
                 api_key_env=endpoint.api_key_env,
+                api_key_file=endpoint.api_key_file,
                 usd_per_million_prompt_tokens=prompt,
                 usd_per_million_completion_tokens=completion,
                 batch=endpoint.batch if endpoint.mode == "batch" else None,

@@ -24,7 +24,7 @@ def at_creation(error: ProviderError, endpoint: Endpoint) -> Failure:
     """A provider that takes no input file, or makes no batch of it."""
     said = f"{endpoint.base_url} takes no batch ({error.failure.message})"
     if error.failure.kind == "unauthorized":
-        remedy = _key_remedy(endpoint)
+        remedy = endpoint.key_remedy
     elif error.reply.endpoint_at_fault or error.failure.kind in TERMINAL:
         remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
     else:
@@ -43,7 +43,7 @@ def while_away(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limit
             f"and a key of the project that made it; after {until:%Y-%m-%d %H:%M} UTC its requests are asked anew"
         )
         return Failure("connection", f"{said}.")
-    remedy = _key_remedy(endpoint) + "; then the" if error.failure.kind == "unauthorized" else "The"
+    remedy = endpoint.key_remedy + "; then the" if error.failure.kind == "unauthorized" else "The"
     said = f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how ({error.failure.message})"
     return Failure(_kind(error), f"{said}. {remedy} same command takes its answers.")
 
@@ -76,12 +76,6 @@ def why_unreached(batch: OpenBatch, status: BatchStatus, endpoint: Endpoint) -> 
 
 def _kind(error: ProviderError) -> FailureKind:
     return "connection" if error.failure.kind in TERMINAL else error.failure.kind
-
-
-def _key_remedy(endpoint: Endpoint) -> str:
-    if endpoint.api_key_env:
-        return f"Set the environment variable {endpoint.api_key_env} to a key that is valid there"
-    return "Name the environment variable of a valid key in api_key_env"
 
 
 def _window(limits: BatchConfig) -> timedelta:

@@ -84,10 +84,8 @@ class Health:
     def _refused_text(self, failure: Failure, endpoint: Endpoint) -> str:
         if failure.kind != "unauthorized":
             remedy = "Check base_url (up to and with /v1) and the model name"
-        elif endpoint.api_key_env:
-            remedy = f"Set the environment variable {endpoint.api_key_env} to a key that is valid there"
         else:
-            remedy = "Name the environment variable of a valid key in api_key_env"
+            remedy = endpoint.key_remedy
         return f"{self._where} refuses every request ({failure.message}). {remedy}; then the same command goes on."
 
     def _dead_text(self, failure: Failure) -> str:

@@ -130,13 +130,12 @@ def _check_secrets(endpoint: Endpoint) -> None:
     if "@" in urlsplit(endpoint.base_url).netloc:
         raise ConfigError(
             "base_url holds a user name or password, which would end up in logs. Write the address without it and "
-            "name the environment variable of the key in api_key_env."
+            "name the environment variable of the key in api_key_env, or its file in api_key_file."
         )
     if endpoint.api_key and not (endpoint.api_key.isascii() and endpoint.api_key.isprintable()):
-        named = f"the environment variable {endpoint.api_key_env}" if endpoint.api_key_env else "api_key_env"
         raise ConfigError(
-            f"the key from {named} holds a line break or another character that no header can carry; "
-            "export it again without"
+            f"the key from {endpoint.key_place or 'api_key_env'} holds a line break or another character that no "
+            "header can carry; give it again without"
         )
 
 

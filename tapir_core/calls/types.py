@@ -111,6 +111,8 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     api_key_env: str | None = None
     """Environment variable that the key came from; named when the endpoint refuses the key."""
+    api_key_file: str | None = None
+    """File that the key came from, if it was a file."""
     usd_per_million_prompt_tokens: float = 0.0
     usd_per_million_completion_tokens: float = 0.0
     more_base_urls: tuple[str, ...] = ()
@@ -121,6 +123,20 @@ class Endpoint:
     """Most prompt and completion tokens that one address is asked for in a minute."""
     batch: BatchConfig | None = None
     """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
+
+    @property
+    def key_place(self) -> str:
+        """Where the key came from, in words; empty for a server without keys."""
+        if self.api_key_file:
+            return f"the file {self.api_key_file}"
+        return f"the environment variable {self.api_key_env}" if self.api_key_env else ""
+
+    @property
+    def key_remedy(self) -> str:
+        """What to do when the endpoint refuses the key."""
+        if self.key_place:
+            return f"Put a key that is valid there into {self.key_place}"
+        return "Name the environment variable of a valid key in api_key_env, or its file in api_key_file"
 
     @property
     def base_urls(self) -> tuple[str, ...]:

@@ -152,7 +152,9 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
         ("judge.endpoint", config.judge.endpoint),
         ("student.engine", config.student.engine),
     ):
-        if isinstance(part, OpenAIEndpoint | EndpointEngine) and part.api_key_env is not None:
+        if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:
+            yield from _missing_key_file(f"{name}.api_key_file", Path(part.api_key_file))
+        elif isinstance(part, OpenAIEndpoint | EndpointEngine) and part.api_key_env is not None:
             users.setdefault(part.api_key_env, []).append(f"{name}.api_key_env")
     for variable, fields in users.items():
         if not environ.get(variable):
@@ -160,6 +162,14 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
                 f"the environment variable {variable} is not set ({', '.join(fields)}); "
                 f'export {variable}=…, or set the field to "" if the server wants no key'
             )
+
+
+def _missing_key_file(field: str, file: Path) -> Iterator[str]:
+    try:
+        if not file.read_text().strip():
+            yield f'{field}: value "{file}": the file is empty; write the key into it'
+    except (OSError, UnicodeDecodeError) as exc:
+        yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:

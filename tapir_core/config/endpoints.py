@@ -92,6 +92,9 @@ class OpenAIEndpoint(Section):
     api_key_env: EnvironmentName | None = "OPENAI_API_KEY"
     """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
 
+    api_key_file: str | None = None
+    """File that holds the key and nothing else, instead of the variable; for machines where secrets are mounted."""
+
     requests_per_minute: PositiveFloat | None = None
     """Most requests sent to one address in a minute; what its response headers say holds in any case."""
 

@@ -1,9 +1,10 @@
-"""Endpoints of others: their keys, read from the environment when needed, and whether anything answers there."""
+"""Endpoints of others: their keys, from the environment or a file, and whether anything answers there."""
 
 import os
 import re
 import socket
 import time
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -47,19 +48,31 @@ def keyless_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
 
 
-def api_key(variable: str | None, field: str) -> str | None:
-    """The key that an environment variable holds; nothing where none is named.
+def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
+    """The key that a file holds, or else an environment variable; nothing where none is named.
 
     Raises:
-        MissingPrerequisite: the variable is named and not set.
+        MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
     """
+    if file is not None:
+        return _key_in(Path(file), field)
     if not variable:
         return None
     _named.add(variable)
     key = os.environ.get(variable)
     if not key:
         raise MissingPrerequisite(
-            f"{field} names the environment variable {variable!r}, which is not set; "
+            f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
             f'run `export {variable}=…`, or set the field to "" for a server without keys'
         )
+    return key
+
+
+def _key_in(file: Path, field: str) -> str:
+    try:
+        key = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
+    if not key:
+        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
     return key

@@ -74,7 +74,7 @@ class StudentEngineHost:
     def _endpoint_for(self, checkpoint: Path) -> Endpoint:
         engine = self._student.engine
         if isinstance(engine, EndpointEngine):
-            key = api_key(engine.api_key_env, "student.engine.api_key_env")
+            key = api_key(engine.api_key_env, "student.engine")
             return Endpoint(engine.base_url, engine.concurrency, api_key=key, api_key_env=engine.api_key_env)
         with self._lock:
             if self._endpoint and self._server and self._server.runs and self._server.checkpoint == checkpoint:

@@ -63,20 +63,23 @@ def spell(body, *, how):
 
 
 @pytest.fixture
-def open_project(tmp_path):
-    """A project with both keys in the environment, whose home and scratch folders are searched too."""
+def open_project(tmp_path, tmp_path_factory):
+    """A project with one key in the environment and one in a file; its home and scratch folders are searched too."""
+    key_file = tmp_path_factory.mktemp("keys") / "judge"
+    key_file.write_text(f"{JUDGE_KEY}\n")
 
     def open_at(base_url, **more):
         for name in ("home", "scratch"):
             (tmp_path / name).mkdir()
-        environment = {"ACCEPTANCE_TEACHER": TEACHER_KEY, "ACCEPTANCE_JUDGE_KEY": JUDGE_KEY}
+        environment = {"ACCEPTANCE_TEACHER": TEACHER_KEY}
         folders = {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "scratch")}
         loud = {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG"}
         settings = {"calls.backoff_seconds": "0.05"}
-        for role, variable in (("teacher", "ACCEPTANCE_TEACHER"), ("judge", "ACCEPTANCE_JUDGE_KEY")):
+        places = {"teacher": 'api_key_env = "ACCEPTANCE_TEACHER"', "judge": f'api_key_file = "{key_file}"'}
+        for role, place in places.items():
             settings[f"{role}.endpoint"] = (
                 f'{{ type = "openai", base_url = "{base_url}", model = "standin-{role}", '
-                f'identity = "blabber", api_key_env = "{variable}" }}'
+                f'identity = "blabber", {place} }}'
             )
         return Project(tmp_path, {**settings, **more}, {**environment, **folders, **loud})
 

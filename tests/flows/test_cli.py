@@ -97,6 +97,11 @@ def test_a_missing_key_names_the_variable(run):
     refused(run("--set", endpoint), 1, "TAPIR_NO_SUCH_KEY", "export")
 
 
+def test_a_missing_key_file_is_named(run, tmp_path):
+    endpoint = f'judge.endpoint={{ type = "openai", model = "m", identity = "i", api_key_file = "{tmp_path}/no-key" }}'
+    refused(run("--set", endpoint), 1, "judge.endpoint.api_key_file", "no-key")
+
+
 def test_a_cap_on_usd_needs_every_price(run):
     endpoint = 'judge.endpoint={ type = "openai", model = "nobody-knows-it", identity = "i" }'
     refused(run("--set", endpoint, "--set", "budget.usd=5"), 2, "judge.endpoint", "nobody-knows-it", "usd_per_million")

@@ -119,6 +119,7 @@ def test_parts_of_an_earlier_making_leave_the_folder(finished):
         {"calls__max_missing_share": 0.5},
         {"teacher__endpoint__base_url": "http://127.0.0.1:1/v1"},
         {"teacher__endpoint__api_key_env": "OTHER_KEY"},
+        {"teacher__endpoint__api_key_file": "/somewhere/key"},
         {"student__engine": {"type": "vllm", "concurrency": 3, "enforce_eager": True}},
         {"training__micro_batch_size": 1},
         {"training__save_minutes": 1.0},

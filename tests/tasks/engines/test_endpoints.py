@@ -8,7 +8,7 @@ from tasks.engines.endpoints import api_key, keyless_environment, look_for
 def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):
     monkeypatch.delenv("SOME_KEY", raising=False)
     with pytest.raises(MissingPrerequisite, match=r"SOME_KEY.*export"):
-        api_key("SOME_KEY", "teacher.endpoint.api_key_env")
+        api_key("SOME_KEY", "teacher.endpoint")
     assert api_key(None, "field") is None
     assert api_key("", "field") is None
 
@@ -16,7 +16,7 @@ def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):
 def test_no_child_gets_a_key(monkeypatch):
     for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "oddly_named"):
         monkeypatch.setenv(name, "sesame")
-    api_key("oddly_named", "judge.endpoint.api_key_env")
+    api_key("oddly_named", "judge.endpoint")
     assert "sesame" not in keyless_environment().values()
     assert "PATH" in keyless_environment()
 
@@ -29,3 +29,18 @@ def test_an_address_where_nothing_listens_is_one_clear_error(monkeypatch):
         assert look_for(server.base_url, "judge.endpoint") is None
     gone = look_for("http://127.0.0.1:9/v1", "judge.endpoint")
     assert "judge.endpoint.base_url" in str(gone)
+
+
+def test_a_key_in_a_file_is_read_without_its_line_break_and_comes_before_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "other")
+    (tmp_path / "key").write_text("sk-in-a-file\n")
+    assert api_key("SOME_KEY", "teacher.endpoint", file=str(tmp_path / "key")) == "sk-in-a-file"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n", b"\xff\xfe"])
+def test_a_key_file_that_holds_no_key_is_named(tmp_path, content):
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(MissingPrerequisite, match=r"teacher\.endpoint\.api_key_file = .*key"):
+        api_key(None, "teacher.endpoint", file=str(file))
