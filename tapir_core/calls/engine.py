@@ -164,20 +164,17 @@ class CallEngine:
             )
             ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
         if len(batched) < len(missing):
-            live = Sending(
-                self._store,
-                self._line(endpoint),
-                endpoint,
-                self._budget,
-                meter=self._meter,
-                clock=self._clock,
-                tell=tell,
-            )
-            ways.append(partial(live.send_all, {key: missing[key] for key in missing if key not in batched}))
+            rest = {key: missing[key] for key in missing if key not in batched}
+            ways.append(partial(self._send_live, rest, endpoint, tell))
         return ways
 
+    async def _send_live(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> None:
+        line, meter, clock = self._line(endpoint), self._meter, self._clock
+        sending = Sending(self._store, line, endpoint, self._budget, meter=meter, clock=clock, tell=tell)
+        await sending.send_all(missing)
+
     def _line(self, endpoint: Endpoint) -> "Line":
-        """The line to the endpoint's addresses, ready for a new asker."""
+        """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
         from tapir_core.calls.line import Line
 
         line = self._lines.get(endpoint.base_urls)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tapir_core.calls import CallEngine, Outcome, Spend
+from tapir_core.calls import CallEngine, Endpoint, Outcome, Spend
 from tapir_core.calls.fakes import (
     FakeProvider,
     Status,
@@ -100,19 +100,22 @@ def test_what_is_stored_can_be_counted_before_asking(engine: CallEngine):
 
 
 def test_no_more_calls_are_in_flight_than_the_endpoint_allows_over_all_threads(engine: CallEngine):
+    together = threading.Barrier(8)
+
+    def source() -> Endpoint:
+        together.wait(timeout=10)
+        return provider.endpoint(concurrency=3)
+
     with FakeProvider(latency_seconds=0.01) as provider:
         threads = [
-            threading.Thread(
-                target=engine.ask, args=(prompts(20, start=20 * number), lambda: provider.endpoint(concurrency=3))
-            )
-            for number in range(3)
+            threading.Thread(target=engine.ask, args=(prompts(20, start=20 * number), source)) for number in range(8)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert provider.most_at_once == 3
-        assert len(provider.calls) == 60
+        assert len(provider.calls) == 160
 
 
 def test_live_counters_and_the_runs_bill_agree(engine: CallEngine):
