@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.store import store_app
+from flows.commands.store import store_app
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
@@ -75,11 +75,11 @@ def run(
     amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.driver import check, hold_run, is_done
-    from flows.estimate import save_estimate
+    from flows.commands.driver import check, hold_run, is_done
+    from flows.commands.estimate import save_estimate
+    from flows.commands.server import connect_prefect
+    from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
     from flows.interrupts import prompt_interrupts
-    from flows.server import connect_prefect
-    from flows.terminal import LiveDisplay, Snapshot, print_summary
     from flows.until import find_stage
     from tapir_core.config.load import load_config
     from tapir_core.reporting.summary import summarise
@@ -119,7 +119,7 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."""
-    from flows.estimate import estimate_run, print_estimate
+    from flows.commands.estimate import estimate_run, print_estimate
     from tapir_core.config.load import load_config
     from tapir_core.estimate.types import estimate_json
 
@@ -138,8 +138,8 @@ def judge_check(
     as_json: AsJson = False,
 ) -> None:
     """Say how far the configured judge can be trusted, before money is spent."""
-    from flows.judge_check import check_judge
-    from flows.judge_check_report import print_check
+    from flows.commands.judge_check import check_judge
+    from flows.commands.judge_check_report import print_check
     from tapir_core.config.load import load_config
 
     found = check_judge(load_config(config, overrides or []), pairs=pairs, say=_say)
@@ -161,8 +161,8 @@ def retry_judge_again(
     root: Root = "runs",
 ) -> None:
     """Ask the judge again for the verdicts that a run went on without."""
-    from flows.driver import hold_run
-    from flows.retry_judge_command import ask_again
+    from flows.commands.driver import hold_run
+    from flows.commands.retry_judge import ask_again
 
     if also not in (None, "terminal"):
         raise ConfigError(f"--also {also}: only `terminal` is known")
@@ -179,7 +179,7 @@ def status(
     root: Root = "runs",
 ) -> None:
     """Say how far a run is, from its folder; works at any time, also while it runs."""
-    from flows.status import print_runs, print_status
+    from flows.commands.status import print_runs, print_status
 
     if name is None:
         print_runs(console, root)
@@ -195,7 +195,7 @@ def ask(
     root: Root = "runs",
 ) -> None:
     """Let the trained student answer."""
-    from flows.ask import ask_student_once
+    from flows.commands.ask import ask_student_once
 
     console.print(ask_student_once(_run_ref(name, root), text, round_number, say=_say), markup=False, highlight=False)
 
@@ -213,7 +213,7 @@ def report(name: RunName, root: Root = "runs") -> None:
 @app.command()
 def up(root: Root = "runs", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200) -> None:
     """Start a Prefect server that stays and shows all runs of the root."""
-    from flows.server import living_server, start_server
+    from flows.commands.server import living_server, start_server
 
     server = living_server(root) or start_server(root, port)
     console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it")
@@ -222,7 +222,7 @@ def up(root: Root = "runs", port: Annotated[int, typer.Option(help="Port on 127.
 @app.command()
 def down(root: Root = "runs") -> None:
     """End the server of `tapir up`."""
-    from flows.server import stop_server
+    from flows.commands.server import stop_server
 
     server = stop_server(root)
     console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")

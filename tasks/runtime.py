@@ -11,10 +11,11 @@ from functools import cached_property
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
+from tapir_core.calls.address import root_store_url
 from tapir_core.calls.prices import Price, price_of
 from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
-from tapir_core.paths import BACKBONE, STORE, backbone_cache, log_file
+from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -208,4 +209,4 @@ def abort_all() -> None:
 
 def store_url(config: RunConfig) -> str:
     """Where answers are kept: the configured database, or the root's SQLite file."""
-    return config.calls.store_url or f"sqlite:///{Storage(config.run.root).local(STORE).absolute()}"
+    return config.calls.store_url or root_store_url(config.run.root)

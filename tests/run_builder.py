@@ -58,10 +58,12 @@ SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
 """Chance of a right answer after each round."""
 
 
-def build_run(root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None) -> RunFolder:
+def build_run(
+    root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None, **ingredients: str
+) -> RunFolder:
     """A run folder with every stage done up to ``until``, that one included; all of them without it."""
-    run = open_run(config or make_config(root), {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES})
-    builder = _Builder(run)
+    prompts = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
+    builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}))
     for at in plan(run.config):
         builder.write(at)
         if at == until:

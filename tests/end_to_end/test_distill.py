@@ -36,7 +36,9 @@ def test_every_instruction_was_judged_in_both_orders_and_an_unread_verdict_is_un
         assert verdicts["instruction_id"].value_counts()["count"].unique().to_list() == [2]
         assert 0 < verdicts.filter(status="unscored").height < verdicts.height / 4
         unscored = set(verdicts.filter(status="unscored")["instruction_id"])
-        assert not unscored & set(run.rows(StageAt("difficulty", number))["instruction_id"])
+        difficulty = run.rows(StageAt("difficulty", number))
+        assert not unscored & set(difficulty["instruction_id"])
+        assert difficulty["orders"].unique().to_list() == [2]
 
 
 def test_the_pool_grows_by_the_expansion_and_no_instruction_is_trained_on_twice_in_a_round(project):

@@ -1,16 +1,22 @@
 """Verdicts that a run went on without are asked for again, and only those; what they change is named, not redone."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flows.retry_judge import changed_stages, retry_judge, rounds_to_retry
+from flows.retry_judge import retry_judge
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
+from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -45,15 +51,28 @@ def provider(judge: Judge) -> Iterator[FakeProvider]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, provider: FakeProvider) -> Iterator[RunFolder]:
+def backbone(tmp_path: Path) -> Path:
+    """Enough of a model folder to be taken for one: nobody loads it here."""
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path, backbone: Path, provider: FakeProvider) -> Iterator[RunFolder]:
     """A run whose first round was judged by that judge, and sealed with what was missing."""
     endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
     config: RunConfig = make_config(
         tmp_path,
+        student={"backbone": str(backbone)},
         judge={"endpoint": endpoint, "reasks": 0},
         calls={"max_attempts": 1, "shard_retries": 0, "max_missing_share": 0.5},
     )
-    run = build_run(tmp_path, until=StageAt("select", 1), config=config)
+    run = build_run(tmp_path, until=StageAt("select", 1), config=config, backbone=checkpoint_digest(backbone))
     retry_judge(run.ref, [1])
     provider.calls.clear()
     yield run
@@ -104,3 +123,22 @@ def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, pro
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
         rounds_to_retry(run, 2, also_terminal=False)
+
+
+def test_the_command_brings_its_own_prefect_and_leaves_nothing_in_the_home(
+    run: RunFolder, judge: Judge, tmp_path: Path
+) -> None:
+    judge.mended = True
+    home = tmp_path / "home"
+    home.mkdir()
+    told = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "retry-judge", f"{run.ref.root}/{run.ref.name}"],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "stages that the new verdicts change: difficulty (round 1), select (round 1)" in told.stdout
+    assert counts(run)[0] == 0
+    assert list(home.iterdir()) == []

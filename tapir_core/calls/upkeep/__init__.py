@@ -4,7 +4,7 @@ from tapir_core.calls.upkeep.archive import Archive
 from tapir_core.calls.upkeep.exporting import Exported, export_answers
 from tapir_core.calls.upkeep.filters import RowFilter, read_age, read_moment
 from tapir_core.calls.upkeep.importing import Imported, OtherText, import_answers
-from tapir_core.calls.upkeep.opening import open_existing, root_store_url, shown_url
+from tapir_core.calls.upkeep.opening import open_existing, shown_url
 from tapir_core.calls.upkeep.prune import DoomedRows, plan_prune, prune_answers
 from tapir_core.calls.upkeep.runs import RunAtStake, runs_at_stake
 from tapir_core.calls.upkeep.space import Compacted, StoreSize, compact, store_size
@@ -35,7 +35,6 @@ __all__ = [
     "prune_answers",
     "read_age",
     "read_moment",
-    "root_store_url",
     "runs_at_stake",
     "shown_url",
     "store_size",

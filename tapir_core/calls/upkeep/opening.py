@@ -8,21 +8,9 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, mak
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from tapir_core.calls.tables import answers, open_engine, writing
-from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.paths import STORE
+from tapir_core.errors import MissingPrerequisite, TapirError
 
-__all__ = ["changing", "open_existing", "reading", "root_store_url", "shown_url"]
-
-
-def root_store_url(root: str) -> str:
-    """URL of the store that the runs of ``root`` share unless their `calls.store_url` names another.
-
-    Raises:
-        ConfigError: the root is not on this machine; its runs keep their answers at their `calls.store_url`.
-    """
-    if "://" in root:
-        raise ConfigError(f"the runs of {root!r} keep their answers at their calls.store_url; name it with --store")
-    return f"sqlite:///{Path(root, STORE).absolute()}"
+__all__ = ["changing", "open_existing", "reading", "shown_url"]
 
 
 def shown_url(url: str) -> str:

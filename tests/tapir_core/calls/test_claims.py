@@ -121,8 +121,11 @@ def test_an_interrupted_asker_gives_up_what_it_had_claimed(store_url: str, quick
         with AnswerStore(store_url) as other:
             # They are free with the interrupted engine's next commit; what was on its way may be answered by then.
             deadline = time.monotonic() + 10
-            while State.ELSEWHERE in states(other, *keys):
+            while State.ELSEWHERE in (found := states(other, *keys)):
                 assert time.monotonic() < deadline, "claims were kept by an asker that is gone"
+            answered = other.known(keys)
+            assert len(answered) < len(keys)
+            assert found == [State.ANSWERED if key in answered else State.OURS for key in keys]
 
 
 def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEngine):

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from flows.commands.server import connect_prefect
 from flows.interrupts import prompt_interrupts
-from flows.server import connect_prefect
+from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
 
 __all__ = ["ask_again"]
@@ -26,8 +27,6 @@ def ask_again(
     Raises:
         ConfigError: round ``number`` is not judged.
     """
-    from flows.retry_judge import changed_stages, retry_judge, rounds_to_retry
-
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
     if not rounds and not changed_stages(run):
         console.print(
@@ -37,6 +36,9 @@ def ask_again(
     say("connecting to Prefect")
     with connect_prefect(run.ref), prompt_interrupts():
         if rounds:
+            # Not before: Prefect reads its settings when it is imported.
+            from flows.retry_judge import retry_judge
+
             console.print(_counts_table(retry_judge(run.ref, rounds, also_terminal)))
         stale = changed_stages(run)
         if not stale:

@@ -1,9 +1,8 @@
 """`tapir estimate`: what a run will take, before it starts. Reads the pool, the store and earlier runs; asks nobody."""
 
 from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
 
+from flows.commands.terminal import print_table
 from tapir_core.calls import Role
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
@@ -18,7 +17,6 @@ from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.estimate_table import role_table, stage_table
-from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder
 from tapir_core.voices import Voice, voice_of
 from tasks.runtime import store_url
@@ -65,7 +63,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
 def print_estimate(console: Console, estimate: Estimate) -> None:
     """The tables, who has no price, and what the figures rest on."""
     for table in (stage_table(estimate), role_table(estimate)):
-        _print_table(console, table)
+        print_table(console, table, wrap=True)
     for line in estimate.unknown_prices:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print("Assumptions", style="bold")
@@ -77,16 +75,3 @@ def save_estimate(run: RunFolder) -> None:
     """Keep in the run's folder what is expected of it, for the report; what was expected first stays."""
     if not run.storage.exists(ESTIMATE):
         run.storage.write_bytes(ESTIMATE, estimate_json(estimate_run(run.config, source=run.ref.name)).encode())
-
-
-def _print_table(console: Console, table: Table) -> None:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for place, name in enumerate(table.columns):
-        left = place < table.text_columns
-        shown.add_column(Text(name), justify="left" if left else "right", header_style="dim")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
-    if table.note:
-        console.print(table.note, style="dim", highlight=False, markup=False)
-    console.print()

@@ -40,7 +40,7 @@ def stats(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
-    from flows.store_tables import print_stats
+    from flows.commands.store_tables import print_stats
     from tapir_core.calls.upkeep import gather_stats
 
     with _opened(store, root) as engine:
@@ -77,9 +77,10 @@ def export_answers(
 @store_app.command("import")
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
-    from flows.store_tables import print_imported
+    from flows.commands.store_tables import print_imported
+    from tapir_core.calls.address import root_store_url
     from tapir_core.calls.tables import open_engine
-    from tapir_core.calls.upkeep import Archive, root_store_url
+    from tapir_core.calls.upkeep import Archive
     from tapir_core.calls.upkeep import import_answers as insert
 
     archive = Archive(place)
@@ -105,7 +106,7 @@ def prune(
     ] = False,
 ) -> None:
     """Remove answers by age, model, identity or role. Without --yes it only says what would go and what it costs."""
-    from flows.store_tables import print_compacted, print_doomed
+    from flows.commands.store_tables import print_compacted, print_doomed
     from tapir_core.calls.upkeep import (
         RowFilter,
         compact,
@@ -138,7 +139,7 @@ def verify(
     ] = False,
 ) -> None:
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    from flows.store_tables import print_verified
+    from flows.commands.store_tables import print_verified
     from tapir_core.calls.upkeep import delete_rows, verify_store
 
     with _opened(store, root) as engine:
@@ -160,7 +161,8 @@ def verify(
 
 @contextmanager
 def _opened(store: str | None, root: str) -> "Iterator[Engine]":
-    from tapir_core.calls.upkeep import open_existing, root_store_url
+    from tapir_core.calls.address import root_store_url
+    from tapir_core.calls.upkeep import open_existing
 
     engine = open_existing(store or root_store_url(root))
     try:

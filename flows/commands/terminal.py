@@ -32,7 +32,16 @@ from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
 from tasks.progress import StageProgress
 
-__all__ = ["LiveDisplay", "PlainLines", "Snapshot", "print_summary", "render_snapshot", "spend_line", "stage_line"]
+__all__ = [
+    "LiveDisplay",
+    "PlainLines",
+    "Snapshot",
+    "print_summary",
+    "print_table",
+    "render_snapshot",
+    "spend_line",
+    "stage_line",
+]
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
@@ -179,17 +188,18 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
         if table.rows:
-            _print_table(console, table)
+            print_table(console, table)
     said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table, *, wrap: bool = False) -> None:
+    """A table of the report on a terminal; ``wrap`` breaks long cells instead of cutting them off."""
     shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for place, name in enumerate(table.columns):
         left = place < table.text_columns
-        shown.add_column(Text(name), justify="left" if left else "right", no_wrap=True, header_style="dim")
+        shown.add_column(Text(name), justify="left" if left else "right", no_wrap=not wrap, header_style="dim")
     for row in table.rows:
         shown.add_row(*map(Text, row))
     console.print(shown)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.store import store_app
-from tapir_core.calls.upkeep import root_store_url
+from flows.commands.store import store_app
+from tapir_core.calls.address import root_store_url
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.paths import STORE
 from tapir_core.stages import StageAt

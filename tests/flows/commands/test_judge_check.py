@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.judge_check import check_judge
-from flows.judge_check_report import CheckedJudge, print_check
+from flows.commands.judge_check import check_judge
+from flows.commands.judge_check_report import CheckedJudge, print_check
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
 from tapir_core.config.budget import BudgetConfig

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.estimate import estimate_run, print_estimate, save_estimate
+from flows.commands.estimate import estimate_run, print_estimate, save_estimate
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig

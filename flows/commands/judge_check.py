@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import PurePosixPath
 from typing import Any
 
-from flows.judge_check_report import CheckedJudge
+from flows.commands.judge_check_report import CheckedJudge
 from tapir_core.calls import Outcome, Parsed, Request, ask_parsed
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch

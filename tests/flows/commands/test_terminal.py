@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.terminal import LiveDisplay, PlainLines, Snapshot, print_summary, render_snapshot, spend_line, stage_line
+from flows.commands.terminal import (
+    LiveDisplay,
+    PlainLines,
+    Snapshot,
+    print_summary,
+    render_snapshot,
+    spend_line,
+    stage_line,
+)
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.summary import summarise

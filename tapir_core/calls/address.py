@@ -1,0 +1,21 @@
+"""Where the runs of a root keep their answers."""
+
+from pathlib import Path
+
+from tapir_core.errors import ConfigError
+from tapir_core.paths import STORE
+
+__all__ = ["root_store_url"]
+
+
+def root_store_url(root: str) -> str:
+    """URL of the store that the runs of ``root`` share unless their `calls.store_url` names another.
+
+    Raises:
+        ConfigError: the root is not on this machine; its runs keep their answers at their `calls.store_url`.
+    """
+    if "://" in root:
+        raise ConfigError(
+            f"the runs of {root!r} keep their answers at their calls.store_url; set it, or name it with --store"
+        )
+    return f"sqlite:///{Path(root, STORE).absolute()}"
