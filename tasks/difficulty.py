@@ -42,6 +42,6 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame) -> Non
     raise ConfigError(
         f"the judge scored no instruction of round {at.number} in every order ({told}); look at its replies in column "
         f"`raw` of {StageAt('judge', at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at "
-        "fault, mend it and run the same command with --amend; if the judge itself was, and is mended, ask it again with "
-        "`tapir retry-judge RUN --also terminal`"
+        "fault, mend it and run the same command with --amend; if the judge itself was, and is mended, ask it again "
+        "with `tapir retry-judge RUN --also terminal`"
     )
