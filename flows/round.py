@@ -6,7 +6,7 @@ from flows.evaluate import evaluate_student
 from flows.expand import expand_round
 from flows.project_flow import project_flow
 from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
-from tapir_core.judging import expected_orders
+from tapir_core.judging import verdicts_per_instruction
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
@@ -29,9 +29,9 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     run = RunFolder(ref)
     with tags(f"round-{number}"):
         rows = round_pool(run, number).height
-        orders = len(expected_orders(run.config.judge))
+        each = verdicts_per_instruction(run.config.judge)
         answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-        verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * orders)
+        verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
         seal_stage(ref, answers)
         seal_stage(ref, verdicts)
         publish_judge(ref, number)

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect import allow_failure
@@ -17,7 +18,8 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tasks._task import Piece, ShardIncomplete, ShardOutcome
+from tasks.artifacts import publish_missing
+from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 from tasks.seal import seal
 
@@ -35,13 +37,14 @@ class Shards:
 
 
 def run_stage(ref: RunRef, stage: Any, *place: int) -> DatasetRef:
-    """Do a stage that is one task; ``place`` is its round and wave, as far as it has them.
+    """Do a stage that is one task, or nothing when it holds; ``place`` is its round and wave, as far as it has them.
 
     Raises:
         Reached: the user wants no more than this stage.
     """
-    made: DatasetRef = stage(ref, *place)
-    end_if_reached(RunFolder(ref), StageAt(stage.name, *place))
+    run, at = RunFolder(ref), StageAt(stage.name, *place)
+    made: DatasetRef = run.holds(at) or stage(ref, *place)
+    end_if_reached(run, at)
     return made
 
 
@@ -88,6 +91,7 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
 
     Raises:
         TooMuchMissing: more rows lack an outcome than the stage may go on without.
+        ConfigError: more requests failed for good than the stage may go on with.
         BudgetReached: rows were not asked for because a cap is reached.
         Reached: the user wants no more than this stage.
     """
@@ -111,20 +115,25 @@ def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces:
 def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     """`calls.rows_per_shard`, or what fills a batch where a Batch API is asked: each shard makes a batch of its own.
 
-    Answers are judged in the shards in which they were made, so theirs follow the judge.
+    Answers are judged in the shards in which they were made, so theirs follow the judges.
     """
-    endpoint = (config.judge if at.name == "answer" else config.teacher).endpoint
-    asks = at.name != "answer_heldout" and endpoint.mode == "batch"
-    return max(config.calls.rows_per_shard, endpoint.batch.max_rows if asks else 0)
+    asked = {"answer": list(config.judge.endpoints.values()), "answer_heldout": []}
+    endpoints = asked.get(at.name, [config.teacher.endpoint])
+    filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
+    return max([config.calls.rows_per_shard, *filled])
 
 
 def _patient(run: RunFolder, shard: Any) -> Any:
-    """The shard task with the run's retries: a shard that lacks what another try may bring asks again for that."""
+    """The shard task with the run's retries: a shard that lacks what another try may bring asks again for that.
+
+    The last try that leaves it red shows what it lacks.
+    """
     calls = run.config.calls
     return shard.with_options(
         retries=calls.shard_retries,
         retry_delay_seconds=calls.shard_retry_seconds,
         retry_condition_fn=_may_get_more,
+        on_failure=[partial(publish_missing, run.ref)],
     )
 
 

@@ -5,12 +5,14 @@ The run folder is a contract: other programs read it (docs/run-folder.md).
 
 __all__ = [
     "BACKBONE",
+    "CARETAKER_LOG",
     "ESTIMATE",
     "JUDGE_REPORT",
     "MANIFEST",
     "REPORT",
     "RESOLVED_CONFIG",
     "RESULTS",
+    "ROOT_VARIABLE",
     "RUN_RECORD",
     "SERVER_LOG",
     "SERVER_RECORD",
@@ -25,6 +27,7 @@ __all__ = [
     "prefect_home",
     "round_folder",
     "wave_folder",
+    "worker_log",
 ]
 
 BACKBONE = -1
@@ -38,9 +41,13 @@ ESTIMATE = "estimate.json"
 JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
 
+ROOT_VARIABLE = "TAPIR_ROOT"
+"""Environment variable of a worker: the folder of all runs that it works on."""
+
 STORE = ".tapir/store.sqlite"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
+CARETAKER_LOG = ".tapir/logs/caretaker.log"
 
 
 def round_folder(number: int) -> str:
@@ -81,6 +88,11 @@ def is_part(name: str) -> bool:
 def log_file(name: str) -> str:
     """Log of a child process."""
     return f"logs/{name}.log"
+
+
+def worker_log(pool: str) -> str:
+    """Log of the worker of a work pool, below the run root."""
+    return f".tapir/logs/worker-{pool}.log"
 
 
 def prefect_home() -> str:

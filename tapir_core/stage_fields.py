@@ -6,11 +6,12 @@ A field that is left out can be changed at any time and runs nothing again.
 from typing import Any
 
 from tapir_core.config import RunConfig, VllmEngine
-from tapir_core.voices import voice_of
+from tapir_core.voices import judge_voices, voice_of
 
 __all__ = [
     "judge_fields",
     "judge_prompts",
+    "score_fields",
     "size_fields",
     "student_fields",
     "teacher_fields",
@@ -28,10 +29,15 @@ def teacher_fields(config: RunConfig) -> Json:
 
 
 def judge_fields(config: RunConfig) -> Json:
-    """Who judges, and how."""
-    voice = voice_of(config.judge.endpoint, "judge")
+    """Who judges, and how; the order of a panel changes no verdict."""
     judge = config.judge
-    return [voice.model, voice.identity, judge.mode, judge.orders, judge.sampling.model_dump(), judge.reasks]
+    voices = sorted([voice.model, voice.identity] for voice in judge_voices(judge))
+    return [voices, judge.mode, judge.orders, judge.sampling.model_dump(), judge.reasks]
+
+
+def score_fields(config: RunConfig) -> Json:
+    """How verdicts become one MFD."""
+    return [config.judge.mode, config.judge.orders, config.judge.panel_rule]
 
 
 def judge_prompts(config: RunConfig) -> list[str]:
@@ -68,6 +74,7 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
     check = []
     if expansion.check_difficulty:
-        check = [judge_fields(config), student_fields(config), config.round(number).selection.model_dump()]
+        check = [judge_fields(config), score_fields(config), student_fields(config)]
+        check.append(config.round(number).selection.model_dump())
     size = size_fields(config, number)
     return [size, expansion.model_dump(), teacher_fields(config), teacher.reasks, sampling, check]

@@ -14,6 +14,7 @@ from tapir_core.paths import BACKBONE, round_folder, wave_folder
 from tapir_core.stage_fields import (
     judge_fields,
     judge_prompts,
+    score_fields,
     size_fields,
     student_fields,
     teacher_fields,
@@ -214,17 +215,18 @@ STAGES: dict[str, Stage] = {
         Stage(
             "judge",
             "verdicts",
-            ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw"),
+            ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
             lambda c, _: judge_fields(c),
             lambda c, _: judge_prompts(c),
             _in_round("answer"),
+            version=2,
             calls_per_row=1,
         ),
         Stage(
             "difficulty",
             "difficulty",
             ("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
-            lambda c, _: [c.judge.mode, c.judge.orders],
+            lambda c, _: score_fields(c),
             _none,
             _in_round("judge"),
         ),

@@ -5,10 +5,10 @@ A base URL is no part of it: the same model at another address is the same voice
 
 from dataclasses import dataclass
 
-from tapir_core.config import EndpointConfig, OpenAIEndpoint
+from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
 from tapir_core.standin import STANDIN_VERSION
 
-__all__ = ["Voice", "voice_of"]
+__all__ = ["Voice", "judge_names", "judge_voices", "voice_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +27,17 @@ def voice_of(endpoint: EndpointConfig, role: str) -> Voice:
     if role == "judge":
         identity += f"-bias{endpoint.position_bias:g}-noise{endpoint.noise:g}"
     return Voice(f"standin-{role}", identity)
+
+
+def judge_voices(judge: JudgeConfig) -> tuple[Voice, ...]:
+    """The voice of every judge, the first judge first."""
+    return tuple(voice_of(endpoint, "judge") for endpoint in judge.endpoints.values())
+
+
+def judge_names(judge: JudgeConfig) -> tuple[str, ...]:
+    """What every judge is called, the first judge first: its model, with its identity where two have the same model."""
+    voices = judge_voices(judge)
+    models = [voice.model for voice in voices]
+    return tuple(
+        voice.model if models.count(voice.model) == 1 else f"{voice.model} ({voice.identity})" for voice in voices
+    )

@@ -1,4 +1,4 @@
-"""The project's own Prefect tasks: manifest first, work second, one write at the end.
+"""The project's own Prefect tasks: the work, then one write at the end. A stage that holds is no task (flows/steps.py).
 
 Nobody imports Prefect's ``task`` but this module. A task takes a `RunRef`, a round number and plain values, and returns
 a reference, so it can run on any worker that reaches the run root. Prefect's own cache is off: the manifest is the only
@@ -7,68 +7,22 @@ evidence that a stage is done, so a kill between the two serves nothing stale an
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 from prefect import task as prefect_task
 from prefect.cache_policies import NO_CACHE
 
-from tapir_core.data.dataset import DatasetRef, Part, read_part, write_part
-from tapir_core.errors import IncompleteBatch
+from tapir_core.data.dataset import DatasetRef, read_part, write_part
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
+from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
 from tasks.runtime import current
 
-__all__ = ["Piece", "ShardIncomplete", "ShardOutcome", "Worked", "project_task", "shard_task", "stage_task"]
+__all__ = ["project_task", "shard_task", "stage_task"]
 
 Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 """All rows that a sharded stage works on, in their order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Worked:
-    """Rows that a stage or shard made, and what it counted."""
-
-    rows: pl.DataFrame
-    counts: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
-    """Kind of retryable failure → rows without an outcome; an empty one means whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What one shard works on: rows ``start`` to ``stop`` of its stage's plan."""
-
-    index: int
-    of: int
-    start: int = 0
-    stop: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ShardOutcome:
-    """What one shard wrote."""
-
-    index: int
-    part: Part
-    counts: dict[str, float] = field(default_factory=dict)
-    missing: dict[str, int] = field(default_factory=dict)
-
-
-class ShardIncomplete(IncompleteBatch):
-    """Raised when a shard has retryable outcomes left; what it has is written and goes along."""
-
-    def __init__(self, at: StageAt, outcome: ShardOutcome) -> None:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.missing.items()))
-        super().__init__(
-            f"{at}, shard {outcome.index}: {kinds}; everything received is stored, the same command asks only these"
-        )
-        self.at = at
-        self.outcome = outcome
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ShardIncomplete, (self.at, self.outcome)
 
 
 def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...] = ()) -> Callable[..., Any]:
@@ -84,16 +38,12 @@ def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...
 
 
 def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
-    """A stage in one task: ``function(run, at)`` makes its rows. Nothing runs when its manifest holds."""
+    """A stage in one task: ``function(run, at)`` makes its rows."""
 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
         @project_task(name)
         def run_stage(ref: RunRef, round_number: int | None = None, wave: int | None = None) -> DatasetRef:
-            at, run = StageAt(name, round_number, wave), RunFolder(ref)
-            done = run.holds(at)
-            if done is not None:
-                return done
-            started = time.monotonic()
+            at, run, started = StageAt(name, round_number, wave), RunFolder(ref), time.monotonic()
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
             seconds = round(time.monotonic() - started, 1)
@@ -131,7 +81,9 @@ def shard_task(
             with current(run).progress.attempt(at, piece.index):
                 worked = function(run, at, rows)
             written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
-            outcome = ShardOutcome(piece.index, written, worked.counts, worked.missing)
+            outcome = ShardOutcome(
+                piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
+            )
             if outcome.missing:
                 raise ShardIncomplete(at, outcome)
             current(run).progress.shard_done(at)

@@ -5,9 +5,10 @@ import polars as pl
 from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task
+from tasks._task import shard_task
 from tasks.asking import answer_rows, chat, make_request, report_rows
 from tasks.inputs import round_pool
+from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["answer_heldout_shard", "answer_shard", "ask_student", "heldout_rows"]
@@ -27,14 +28,14 @@ def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
     outcomes = ask_student(run, at, at.number - 1, rows)
-    return answer_rows(rows["instruction_id"].to_list(), outcomes)
+    return answer_rows(rows, outcomes)
 
 
 @shard_task("answer_heldout", plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
     outcomes = ask_student(run, at, at.number, rows)
-    return answer_rows(rows["instruction_id"].to_list(), outcomes)
+    return answer_rows(rows, outcomes)
 
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:

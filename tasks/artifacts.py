@@ -1,11 +1,14 @@
-"""What a run leaves in Prefect's UI: tables of each round, the run card; and its reports in the run folder.
+"""What a run leaves in Prefect's UI: tables of each round, of failed shards, the run card; and reports in its folder.
 
 Outside a flow only the reports are written. Artifacts are copies for the UI; the run folder stays the truth.
 """
 
 import re
+from dataclasses import asdict
+from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.reporting.judge_report import write_judge_report
@@ -16,8 +19,9 @@ from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_table, stages_table
 from tapir_core.run_folder import RunFolder, RunRef
+from tasks.outcomes import ShardIncomplete
 
-__all__ = ["artifact_key", "publish_judge", "publish_round", "publish_run"]
+__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run"]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -48,6 +52,25 @@ def publish_run(ref: RunRef) -> str:
     if FlowRunContext.get() is not None:
         create_markdown_artifact(run_card(summarise(run)), artifact_key(ref.name, "card"), f"Run {ref.name}")
     return report
+
+
+def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any]) -> None:
+    """Show rows that an incomplete shard lacks at its red task run: a hook for tasks that have failed for good."""
+    raised: object = state.result(raise_on_failure=False)
+    if not isinstance(raised, ShardIncomplete):
+        return
+    at, outcome = raised.at, raised.outcome
+    kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
+    again = "If the run stopped here, its own command asks for the missing rows again."
+    if at.name == "judge":
+        again += f" If it went on without them, `tapir retry-judge {ref.name}` does."
+    TableArtifact(
+        key=artifact_key(ref.name, str(at), "shard", f"{outcome.index:04d}", "missing"),
+        description=f"{at}, shard {outcome.index}: {kinds}. What was received is stored. {again}",
+        table=[asdict(sample) for sample in outcome.samples],
+        task_run_id=task_run.id,
+        flow_run_id=task_run.flow_run_id,
+    ).create()
 
 
 def artifact_key(*parts: str) -> str:

@@ -1,7 +1,8 @@
 """From rows to requests and back: what the stages that call a model share."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import polars as pl
@@ -12,11 +13,12 @@ from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.voices import Voice
-from tasks._task import Worked
+from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
 __all__ = [
     "answer_rows",
+    "as_outcome",
     "chat",
     "count_paid",
     "counts_of",
@@ -24,8 +26,16 @@ __all__ = [
     "make_request",
     "missing_by_kind",
     "report_rows",
+    "sample_failures",
     "text_of",
+    "worked",
 ]
+
+MOST_SAMPLES = 10
+"""Failed rows that a shard shows."""
+LONGEST_SAID = 200
+LONGEST_BEGINNING = 120
+"""Characters that a sample keeps of what the provider said, and of the instruction."""
 
 
 def chat(instruction: str, system: str | None = None) -> tuple[Message, ...]:
@@ -72,6 +82,32 @@ def missing_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return dict(Counter(each.kind for each in outcomes if isinstance(each, Failure) and each.retryable))
 
 
+def worked(made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
+    """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
+    failed = Counter[str](each.kind for each in outcomes if isinstance(each, Failure) and not each.retryable)
+    samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
+    return Worked(made, counts, missing_by_kind(outcomes), dict(failed), len(outcomes), samples)
+
+
+def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome]) -> tuple[Sample, ...]:
+    """The first failures of each kind in turn; ``asked`` is id and instruction of each outcome."""
+    by_kind: dict[str, list[Sample]] = {}
+    for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            said, beginning = _shorten(outcome.message, LONGEST_SAID), _shorten(instruction, LONGEST_BEGINNING)
+            sample = Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning)
+            by_kind.setdefault(outcome.kind, []).append(sample)
+    in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
+    return tuple(islice((each for each in in_turn if each is not None), MOST_SAMPLES))
+
+
+def as_outcome(parsed: Parsed[Any]) -> Outcome:
+    """The last outcome; of a reply that never became parsable the failure `bad_reply`, with the reply."""
+    if isinstance(parsed.outcome, Failure) or parsed.value is not None:
+        return parsed.outcome
+    return Failure("bad_reply", f"{parsed.reason}: {parsed.raw}", attempts=len(parsed.outcomes))
+
+
 def counts_of(parsed: Sequence[Parsed[Any]]) -> dict[str, float]:
     """What parsed replies cost, those that had to be asked again included."""
     return count_paid([outcome for each in parsed for outcome in each.outcomes])
@@ -101,13 +137,13 @@ def text_of(outcome: Outcome) -> str | None:
     return outcome.text if isinstance(outcome, Answer) else None
 
 
-def answer_rows(ids: Sequence[str], outcomes: Sequence[Outcome]) -> Worked:
-    """Answers as the tables `teacher`, `answers` and `heldout_answers` hold them; missing rows are left out.
+def answer_rows(asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
+    """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
     A terminal failure keeps its row: no response, and the kind of failure as finish reason.
     """
     rows: list[tuple[object, ...]] = []
-    for instruction_id, outcome in zip(ids, outcomes, strict=True):
+    for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True):
         if isinstance(outcome, Answer):
             row = (
                 instruction_id,
@@ -128,4 +164,8 @@ def answer_rows(ids: Sequence[str], outcomes: Sequence[Outcome]) -> Worked:
     }
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     failed = Counter(f"failed_{each.kind}" for each in outcomes if isinstance(each, Failure) and not each.retryable)
-    return Worked(frame, {**count_paid(outcomes), **failed}, missing_by_kind(outcomes))
+    return worked(frame, {**count_paid(outcomes), **failed}, asked, outcomes)
+
+
+def _shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + "…"

@@ -7,7 +7,8 @@ import polars as pl
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, stage_task
+from tasks._task import stage_task
+from tasks.outcomes import Worked
 
 __all__ = ["UNTYPED", "evaluate", "score_answers"]
 

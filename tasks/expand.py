@@ -32,15 +32,28 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.judging import expected_orders
+from tapir_core.judging.panel import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task, stage_task
+from tasks._task import shard_task, stage_task
 from tasks.answer import ask_student
-from tasks.asking import chat, count_paid, counts_of, ending_of, make_request, missing_by_kind, report_rows, text_of
+from tasks.asking import (
+    chat,
+    count_paid,
+    counts_of,
+    ending_of,
+    make_request,
+    missing_by_kind,
+    report_rows,
+    sample_failures,
+    text_of,
+    worked,
+)
 from tasks.inputs import round_pool
 from tasks.judge import judge_rows
 from tasks.label import ask_labels
+from tasks.outcomes import Worked
 from tasks.runtime import current
 from tasks.teach import ask_teacher
 
@@ -101,7 +114,8 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         on_outcome=report_rows(run, at),
     )
     candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
-    return Worked(candidates, counts_of(asked), missing_by_kind([each.outcome for each in asked]))
+    seeds = rows.select(instruction_id="seed_id", instruction=pl.col("seed_id").replace_strict(texts))
+    return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 
 
 @stage_task("wave_screened")
@@ -130,6 +144,8 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     right = rows.filter(labels == rows["task_type"])
     answers = ask_teacher(run, at, right)
     outcomes = [*(each.outcome for each in parsed), *answers]
+    shown = pl.concat([each.select("instruction_id", "instruction") for each in (rows, right)])
+    samples = sample_failures(shown.iter_rows(), outcomes)
     counts = Counter(counts_of(parsed)) + Counter(count_paid(answers))
     taught = right.select(
         "instruction_id",
@@ -143,10 +159,11 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     examined = _with(examined, taught.drop("instruction", "system"))
     if check is None:
         examined = examined.with_columns(mfd=pl.lit(None, pl.Float64))
-        return Worked(examined, dict(counts), missing_by_kind(outcomes))
+        return Worked(examined, dict(counts), missing_by_kind(outcomes), samples=samples)
     examined = _with(examined, check.rows)
     missing = Counter(missing_by_kind(outcomes)) + Counter(check.missing)
-    return Worked(examined, dict(counts + Counter(check.counts)), dict(missing))
+    counts += Counter(check.counts)
+    return Worked(examined, dict(counts), dict(missing), samples=samples + check.samples)
 
 
 @stage_task("wave_gated")
@@ -189,9 +206,11 @@ def _measure(run: RunFolder, at: StageAt, taught: pl.DataFrame, task_types: pl.S
     student = pl.Series(map(text_of, outcomes), dtype=pl.String)
     shown = rows.rename({"response": "teacher"}).with_columns(student=student)
     judged = judge_rows(run, at, shown)
-    mfd = compute_difficulty(judged.rows, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
+    verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
+    mfd = compute_difficulty(verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
     missing = Counter(missing_by_kind(outcomes)) + Counter(judged.missing)
-    return Worked(mfd.select("instruction_id", "mfd"), judged.counts, dict(missing))
+    samples = sample_failures(rows.select("instruction_id", "instruction").iter_rows(), outcomes) + judged.samples
+    return Worked(mfd.select("instruction_id", "mfd"), judged.counts, dict(missing), samples=samples)
 
 
 def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:

@@ -1,41 +1,27 @@
-"""Stage `judge`: (s_student, s_teacher) ← J(x, ỹ, y), in every configured order."""
+"""Stage `judge`: (s_student, s_teacher) ← J(x, ỹ, y), in every configured order, by every judge."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Parsed, Request, all_samples, ask_parsed
-from tapir_core.config import Order
-from tapir_core.judging import (
-    Verdict,
-    arrange,
-    combine_points,
-    pair_verdict,
-    parse_pointwise,
-    parse_verdict,
-    render_pairwise,
-    render_pointwise,
-    unscored,
-    verdict_rows,
-)
+from tapir_core.calls import OnOutcome, Parsed, Request, all_samples
+from tapir_core.config import JudgeConfig
+from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task
-from tasks.asking import chat, counts_of, make_request, missing_by_kind, report_rows
+from tasks._task import shard_task
+from tasks.asking import counts_of, report_rows, worked
+from tasks.asking_judges import PROMPTS, Place, ask_judge, judge_requests, read_verdicts, render_texts
 from tasks.inputs import round_pool
-from tasks.runtime import current
+from tasks.outcomes import Worked
+from tasks.runtime import Runtime, current
 
 __all__ = ["forget_unscored", "judge_rows", "judge_shard"]
-
-Row = dict[str, str]
-"""instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
-P = TypeVar("P", bound=tuple[str, str])
-"""An instruction's id with the order in which it is judged, or with whose answer is."""
 
 
 @shard_task("judge", reads="answer")
@@ -44,15 +30,49 @@ def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return judge_rows(run, at, _with_both_answers(run, at, rows))
 
 
+def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Verdicts of all judges on rows with both answers; a row without a student answer is unscored with the reason."""
+    runtime, settings = current(run), run.config.judge
+    prompt = runtime.prompt(PROMPTS[settings.mode])
+    answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
+    texts = render_texts(settings, prompt, answered.to_dicts())
+    replies = _ask_all(runtime, prompt, texts, report_rows(run, at))
+    verdicts = _silent_verdicts(silent, settings, replies)
+    for name, each in replies.items():
+        verdicts += [judged.verdict for judged in read_verdicts(each, name) if not judged.retryable]
+    verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
+    reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
+    instructions = dict(answered.select("instruction_id", "instruction").iter_rows())
+    asked = [(identity, instructions[identity]) for each in replies.values() for identity, _ in each]
+    shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
+    parsed = [reply for each in replies.values() for reply in each.values()]
+    counts = {**counts_of(parsed), **reasons}
+    return worked(verdict_rows(verdicts), counts, shown, [reply.outcome for reply in parsed])
+
+
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
-    """Delete the stored replies of every verdict that is unscored, so that it is asked anew; gives how many."""
-    ids = run.rows(at).filter(status="unscored")["instruction_id"].unique()
-    answers = run.rows(StageAt("answer", at.number)).filter(pl.col("instruction_id").is_in(ids.implode()))
-    rows = _with_both_answers(run, at, answers).filter(pl.col("student").is_not_null()).to_dicts()
-    pairwise = run.config.judge.mode == "pairwise"
-    asked = (_pairwise_requests if pairwise else _pointwise_requests)(run, rows).values()
-    again = [sample for request in asked for sample in all_samples(request, run.config.judge.reasks)]
-    return current(run).calls.forget(again)
+    """Delete the stored replies of every verdict that is unscored, so that its judge is asked anew; gives how many."""
+    runtime, settings, verdicts = current(run), run.config.judge, run.rows(at).filter(status="unscored")
+    prompt = runtime.prompt(PROMPTS[settings.mode])
+    answers = run.rows(StageAt("answer", at.number))
+    again: list[Request] = []
+    for name, role in runtime.judges.items():
+        ids = verdicts.filter(judge=name)["instruction_id"].unique()
+        rows = _with_both_answers(run, at, answers.filter(pl.col("instruction_id").is_in(ids.implode())))
+        texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
+        for request in judge_requests(runtime, role, prompt, texts).values():
+            again += all_samples(request, settings.reasks)
+    return runtime.calls.forget(again)
+
+
+def _ask_all(
+    runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
+) -> dict[str, dict[Place, Parsed[Any]]]:
+    """What every judge replies, by its name; they are asked at the same time."""
+    judges = runtime.judges
+    with ThreadPoolExecutor(len(judges)) as threads:
+        asked = threads.map(lambda role: ask_judge(runtime, role, prompt, texts, on_outcome), judges.values())
+        return dict(zip(judges, asked, strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:
@@ -62,80 +82,10 @@ def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl
     return students.join(pool, on="instruction_id", maintain_order="left")
 
 
-def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    """Verdicts on rows with both answers; a row without a student answer is unscored with the reason."""
-    judged = rows.filter(pl.col("student").is_not_null()).to_dicts()
-    ask = _ask_pairwise if run.config.judge.mode == "pairwise" else _ask_pointwise
-    verdicts, asked = ask(run, at, judged)
-    orders = run.config.judge.orders if run.config.judge.mode == "pairwise" else ("pointwise",)
-    silent = rows.filter(pl.col("student").is_null()).select("instruction_id", "finish_reason")
-    verdicts += [
-        unscored(instruction_id, order, f"no student answer: {reason}")
-        for (instruction_id, reason), order in product(silent.iter_rows(), orders)
+def _silent_verdicts(rows: pl.DataFrame, judge: JudgeConfig, names: Iterable[str]) -> list[Verdict]:
+    """The verdicts on instructions without a student answer, which no judge is asked about."""
+    silent = rows.select("instruction_id", "finish_reason").iter_rows()
+    return [
+        unscored(instruction_id, order, f"no student answer: {ending}", None, name)
+        for (instruction_id, ending), order, name in product(silent, expected_orders(judge), names)
     ]
-    verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order))
-    reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
-    missing = missing_by_kind([each.outcome for each in asked])
-    return Worked(verdict_rows(verdicts), {**counts_of(asked), **reasons}, missing)
-
-
-def _ask_pairwise(run: RunFolder, at: StageAt, rows: list[Row]) -> tuple[list[Verdict], list[Parsed[Any]]]:
-    asked = _ask(run, at, _pairwise_requests(run, rows), parse_verdict)
-    verdicts = [
-        pair_verdict(instruction_id, order, each.value or Unparsed(each.reason), each.raw)
-        for (instruction_id, order), each in asked.items()
-        if not each.retryable
-    ]
-    return verdicts, list(asked.values())
-
-
-def _ask_pointwise(run: RunFolder, at: StageAt, rows: list[Row]) -> tuple[list[Verdict], list[Parsed[Any]]]:
-    asked = _ask(run, at, _pointwise_requests(run, rows), parse_pointwise)
-    pairs = [
-        (row["instruction_id"], asked[row["instruction_id"], "student"], asked[row["instruction_id"], "teacher"])
-        for row in rows
-    ]
-    verdicts = [
-        combine_points(
-            instruction_id,
-            student.value or Unparsed(student.reason),
-            teacher.value or Unparsed(teacher.reason),
-            student.raw,
-        )
-        for instruction_id, student, teacher in pairs
-        if not student.retryable and not teacher.retryable
-    ]
-    return verdicts, list(asked.values())
-
-
-def _ask(run: RunFolder, at: StageAt, requests: dict[P, Request], parse: Callable[[str], Any]) -> dict[P, Parsed[Any]]:
-    engine, source, reasks = current(run).calls, current(run).judge.source, run.config.judge.reasks
-    on_outcome = report_rows(run, at)
-    asked = ask_parsed(engine, list(requests.values()), source, parse, reasks, on_outcome=on_outcome)
-    return dict(zip(requests, asked, strict=True))
-
-
-def _pairwise_requests(run: RunFolder, rows: list[Row]) -> dict[tuple[str, Order], Request]:
-    prompt = current(run).prompt("judge")
-
-    def message(row: Row, order: Order) -> str:
-        shown = arrange(order, student=row["student"], teacher=row["teacher"])
-        reference = row["reference"]
-        return render_pairwise(prompt, row["instruction"], row["system"], shown.answer_1, shown.answer_2, reference)
-
-    grid = product(rows, run.config.judge.orders)
-    return {(row["instruction_id"], order): _request(run, message(row, order), prompt) for row, order in grid}
-
-
-def _pointwise_requests(run: RunFolder, rows: list[Row]) -> dict[tuple[str, str], Request]:
-    prompt = current(run).prompt("judge_pointwise")
-
-    def message(row: Row, who: str) -> str:
-        return render_pointwise(prompt, row["instruction"], row["system"], row[who], row["reference"])
-
-    grid = product(rows, ("student", "teacher"))
-    return {(row["instruction_id"], who): _request(run, message(row, who), prompt) for row, who in grid}
-
-
-def _request(run: RunFolder, text: str, prompt: Prompt) -> Request:
-    return make_request(run, "judge", current(run).judge.voice, chat(text), run.config.judge.sampling, prompt=prompt)

@@ -8,8 +8,9 @@ from tapir_core.calls import Parsed, ask_parsed
 from tapir_core.curriculum import parse_label, render_label
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task
-from tasks.asking import chat, counts_of, make_request, missing_by_kind, report_rows
+from tasks._task import shard_task
+from tasks.asking import as_outcome, chat, counts_of, make_request, report_rows, worked
+from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["ask_labels", "label_shard", "pool_rows"]
@@ -28,7 +29,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
     frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
-    return Worked(frame, {**counts_of(parsed), **reasons}, missing_by_kind([each.outcome for each in parsed]))
+    return worked(frame, {**counts_of(parsed), **reasons}, rows, [as_outcome(each) for each in parsed])
 
 
 def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:

@@ -7,8 +7,9 @@ from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, stage_task
+from tasks._task import stage_task
 from tasks.inputs import round_pool
+from tasks.outcomes import Worked
 from tasks.refine import hard_draw
 
 __all__ = ["mix"]

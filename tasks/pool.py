@@ -8,7 +8,8 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tasks._task import Worked, stage_task
+from tasks._task import stage_task
+from tasks.outcomes import Worked
 
 __all__ = ["heldout", "pool"]
 

@@ -17,9 +17,10 @@ from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task
-from tasks.asking import chat, count_paid, ending_of, make_request, missing_by_kind, report_rows, text_of
+from tasks._task import shard_task
+from tasks.asking import chat, count_paid, ending_of, make_request, report_rows, text_of, worked
 from tasks.inputs import round_pool
+from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["hard_draw", "hard_rows", "refine_shard"]
@@ -68,4 +69,4 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         plain = row["response"]
         table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
-    return Worked(frame, {**count_paid(outcomes), **reasons}, missing_by_kind(outcomes))
+    return worked(frame, {**count_paid(outcomes), **reasons}, rows, outcomes)

@@ -7,27 +7,26 @@ every child process.
 import atexit
 import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
-from tapir_core.calls.address import root_store_url
+from tapir_core.calls.address import store_url
 from tapir_core.calls.prices import Price, price_of
-from tapir_core.config import EndpointConfig, RunConfig, StandinEndpoint, VllmEngine
+from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import Storage
-from tapir_core.voices import Voice, voice_of
+from tapir_core.voices import Voice, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
 
-__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "store_url"]
+__all__ = ["Role", "Runtime", "abort_all", "close_all", "current"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +44,10 @@ class Runtime:
         self.run = run
         self.config = run.config
         self.progress = Progress()
+        self._making = threading.Lock()
+        self._calls: CallEngine | None = None
+        self._students: StudentEngineHost | None = None
+        self._standins: StandinServers | None = None
         self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
         self.lease: RunLease | None = None
@@ -52,29 +55,38 @@ class Runtime:
         self.until: StageAt | None = None
         """Set by the flow: the last stage to do; nothing means all of them."""
 
-    @cached_property
+    @property
     def calls(self) -> CallEngine:
         """The paid-call engine, on the store that all runs of the root share."""
-        store = AnswerStore(store_url(self.config))
-        return CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
+        with self._making:
+            if self._calls is None:
+                store = AnswerStore(store_url(self.config))
+                self._calls = CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
+            return self._calls
 
-    @cached_property
+    @property
     def students(self) -> StudentEngineHost:
         """Serves one checkpoint at a time, started when an answer is missing."""
-        log = self.run.storage.local(log_file("student"))
-        return StudentEngineHost(self.config.student, log, report=self.progress.note_current)
+        with self._making:
+            if self._students is None:
+                log = self.run.storage.local(log_file("student"))
+                self._students = StudentEngineHost(self.config.student, log, report=self.progress.note_current)
+            return self._students
 
-    @cached_property
+    @property
     def standins(self) -> StandinServers:
         """Stand-in servers that this run started."""
-        return StandinServers(self.run.storage.local(log_file("standin")))
+        with self._making:
+            if self._standins is None:
+                self._standins = StandinServers(self.run.storage.local(log_file("standin")))
+            return self._standins
 
     def abort(self) -> None:
         """End what others wait for, from any thread; `close` still has to follow."""
-        if "students" in self.__dict__:
-            self.students.abort()
-        if "calls" in self.__dict__:
-            self.calls.close()
+        if self._students is not None:
+            self._students.abort()
+        if self._calls is not None:
+            self._calls.close()
 
     def check_lease(self) -> None:
         """Called before a manifest is written: what two drivers do at once must not be promoted twice.
@@ -88,12 +100,14 @@ class Runtime:
     @property
     def teacher(self) -> Role:
         """Who labels, answers, expands and refines."""
-        return self._role(self.config.teacher.endpoint, "teacher")
+        return self._role(self.config.teacher.endpoint, "teacher", "teacher.endpoint")
 
     @property
-    def judge(self) -> Role:
-        """Who scores."""
-        return self._role(self.config.judge.endpoint, "judge")
+    def judges(self) -> dict[str, Role]:
+        """Who scores: every judge by its name, the first judge first."""
+        names, endpoints = judge_names(self.config.judge), self.config.judge.endpoints
+        roles = (self._role(endpoint, "judge", field) for field, endpoint in endpoints.items())
+        return dict(zip(names, roles, strict=True))
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
@@ -126,24 +140,24 @@ class Runtime:
 
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
-        if "students" in self.__dict__:
-            self.students.stop()
-        if "calls" in self.__dict__:
-            self.calls.close()
-        if "standins" in self.__dict__:
-            self.standins.stop()
+        if self._students is not None:
+            self._students.stop()
+        if self._calls is not None:
+            self._calls.close()
+        if self._standins is not None:
+            self._standins.stop()
 
-    def _role(self, endpoint: EndpointConfig, role: str) -> Role:
+    def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         voice = voice_of(endpoint, role)
         if isinstance(endpoint, StandinEndpoint):
             return Role(voice, lambda: self._standin(endpoint))
-        key = api_key(endpoint.api_key_env, f"{role}.endpoint", file=endpoint.api_key_file)
+        key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
 
         def source() -> Endpoint:
             with self._reaching:
                 for address in endpoint.base_urls:
                     if address not in self._reached:
-                        self._reached[address] = look_for(address, f"{role}.endpoint")
+                        self._reached[address] = look_for(address, field)
                 first, *others = (self._reached[address] for address in endpoint.base_urls)
                 if first is not None and all(others):
                     raise first
@@ -205,8 +219,3 @@ def abort_all() -> None:
         runtimes = list(_runtimes.values())
     for runtime in runtimes:
         runtime.abort()
-
-
-def store_url(config: RunConfig) -> str:
-    """Where answers are kept: the configured database, or the root's SQLite file."""
-    return config.calls.store_url or root_store_url(config.run.root)

@@ -3,14 +3,22 @@
 from collections import Counter
 
 from tapir_core.calls import Spend
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.errors import BudgetReached, TooMuchMissing
+from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tasks._task import ShardOutcome, project_task
+from tasks._task import project_task
+from tasks.outcomes import ShardOutcome
 from tasks.runtime import current
 
-__all__ = ["budget_text", "check_missing", "seal"]
+__all__ = ["FEWEST_ASKED", "budget_text", "check_failed", "check_missing", "seal"]
+
+FEWEST_ASKED = 20
+"""With fewer requests, a share that failed says nothing about the rest."""
+
+OTHER_ROLES = {"answer_heldout": "answer", "wave_candidates": "expand"}
+"""Role of a stage's calls, where the stage is not named as the role."""
 
 
 @project_task("seal", run_name="seal {at}")
@@ -24,6 +32,7 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     if missing["budget"]:
         calls, rows = current(run).calls, sum(part.rows for part in parts)
         raise BudgetReached(budget_text(at, calls.cap_reached, rows, missing["budget"], calls.paid().get(at.name)))
+    check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()
     return run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
@@ -44,6 +53,45 @@ def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share:
             f"calls.max_missing_share = {accepted_share:g} accepts. What was received is stored. Mend the endpoint and "
             f"run the same command again: it asks only for the missing rows. Or raise calls.max_missing_share."
         )
+
+
+def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -> None:
+    """Refuse to go on when more ended in terminal failures than accepted: what is paid next would be in vain.
+
+    Raises:
+        ConfigError: with counts by kind, what the provider said to one of them, and the ways on.
+    """
+    failed = sum((Counter(outcome.failed) for outcome in outcomes), Counter[str]())
+    asked, accepted = sum(outcome.asked for outcome in outcomes), config.calls.max_failed_share
+    if asked < FEWEST_ASKED or failed.total() <= accepted * asked:
+        return
+    kinds = ", ".join(f"{count} {kind}" for kind, count in failed.most_common())
+    [(most, _)] = failed.most_common(1)
+    sample = next(each for outcome in outcomes for each in outcome.samples if each.kind == most)
+    raise ConfigError(
+        f"{at}: {failed.total()} of {asked} requests failed for good ({failed.total() / asked:.1%}; {kinds}), more "
+        f"than calls.max_failed_share = {accepted:g} accepts. To {sample.instruction_id} came {sample.said!r}. "
+        f"{_ways_on(at, failed, config)}"
+    )
+
+
+def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
+    """What a user can do about terminal failures: they are stored, so the same question gets the same outcome."""
+    role = OTHER_ROLES.get(at.name, at.name)
+    asked = {"answer": "student", "judge": "judge"}.get(role, "teacher")
+    ways = [
+        f"If the model, its sampling or the prompt is at fault, change it ([{asked}] of the configuration) and run the "
+        "same command with --amend: what is asked in another way is asked anew."
+    ]
+    if kinds := sorted(set(failed) - {"bad_reply"}):
+        store = f"--store {config.calls.store_url}" if config.calls.store_url else f"--root {config.run.root}"
+        statuses = " ".join(f"--status {kind}" for kind in kinds)
+        ways.append(
+            f"If the server was at fault and is mended, forget its failures with `tapir store prune {store} --role "
+            f"{role} {statuses} --yes` and run the same command: it asks for these again."
+        )
+    ways.append("If so much is to be expected, raise calls.max_failed_share.")
+    return " ".join(ways)
 
 
 def budget_text(at: StageAt, cap: str, done: int, left: int, spent: Spend | None) -> str:

@@ -4,7 +4,8 @@ from tapir_core.curriculum import select_seeds
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, stage_task
+from tasks._task import stage_task
+from tasks.outcomes import Worked
 
 __all__ = ["select"]
 

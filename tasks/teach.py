@@ -5,9 +5,10 @@ import polars as pl
 from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import Worked, shard_task
+from tasks._task import shard_task
 from tasks.asking import answer_rows, chat, make_request, report_rows
 from tasks.label import pool_rows
+from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["ask_teacher", "teach_shard"]
@@ -16,7 +17,7 @@ __all__ = ["ask_teacher", "teach_shard"]
 @shard_task("teach", plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Plain answers to some instructions; a refused or failed one keeps its row and is unusable later."""
-    return answer_rows(rows["instruction_id"].to_list(), ask_teacher(run, at, rows))
+    return answer_rows(rows, ask_teacher(run, at, rows))
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:

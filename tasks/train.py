@@ -24,9 +24,6 @@ __all__ = ["train"]
 def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     at, run = StageAt("train", round_number), RunFolder(ref)
-    done = run.holds(at)
-    if done is not None:
-        return done
     runtime = current(run)
     started = time.monotonic()
     with runtime.progress.stage(at, shards=1):

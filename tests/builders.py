@@ -43,11 +43,12 @@ def make_verdict(
     student: float | None = 4.0,
     teacher: float | None = 9.0,
     reason: str | None = None,
+    judge: str = "anna",
 ) -> Verdict:
     """Unscored as soon as a reason is given."""
     if reason is not None:
-        return Verdict(identity, order, None, None, "unscored", reason, None)
-    return Verdict(identity, order, student, teacher, "scored", None, "Scores: [[…]]")
+        return Verdict(identity, order, None, None, "unscored", reason, None, judge)
+    return Verdict(identity, order, student, teacher, "scored", None, "Scores: [[…]]", judge)
 
 
 def make_verdicts(*verdicts: Verdict) -> pl.DataFrame:

@@ -1,22 +1,92 @@
-"""What the whole suite shares: Hypothesis without time limits or files of its own, and a Prefect server."""
+"""What the whole suite shares: Hypothesis without time limits or files of its own, and what starts Prefect."""
 
-from collections.abc import Iterator
+import inspect
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
-from prefect.testing.utilities import prefect_test_harness
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from flows.commands.prefect_process import server_command, wait_until_healthy
+from tapir_core.paths import prefect_home
+from tasks.engines.supervisor import start_child
 
 # The same examples every time.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
 
 
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server of the module's own, for the flows of the test process.
+@pytest.fixture(scope="session")
+def lay_prefect_database(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Lays a Prefect database without rows below a run root; making one is most of the first start of a server."""
+    made = tmp_path_factory.mktemp("prefect-home")
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+    subprocess.run(command, env=_prefect_environment(made), check=True, capture_output=True)
 
-    Not the session's: as long as it lives, a thread of its client draws from the global random numbers that Hypothesis
-    wants for itself.
+    def lay(root: Path) -> None:
+        home = root / prefect_home()
+        home.mkdir(parents=True)
+        shutil.copy(made / "prefect.db", home)
+
+    return lay
+
+
+class StandingServer(NamedTuple):
+    """A Prefect server that outlasts a command."""
+
+    api: str
+    """For ``PREFECT_API_URL``."""
+    root: Path
+    """Holds all that it writes."""
+
+
+@pytest.fixture(scope="session")
+def standing_prefect(
+    tmp_path_factory: pytest.TempPathFactory, lay_prefect_database: Callable[[Path], None]
+) -> Iterator[StandingServer]:
+    """A Prefect server for commands whose test is not about the one that they would start."""
+    root = tmp_path_factory.mktemp("standing-prefect")
+    lay_prefect_database(root)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment, log = _prefect_environment(root / prefect_home()), root / "server.log"
+    with start_child(server_command(port), env=environment, log_path=log, name="Prefect server") as server:
+        address = f"http://127.0.0.1:{port}"
+        wait_until_healthy(address, log, lambda: server.poll() is None)
+        yield StandingServer(f"{address}/api", root)
+
+
+@pytest.fixture(scope="module")
+def prefect_server(standing_prefect: StandingServer) -> Iterator[None]:
+    """Lets the flows of the test process run on the standing server.
+
+    For a module only: until its client's threads have sent all they have, one of them draws from the global random
+    numbers that Hypothesis wants for itself.
     """
-    with prefect_test_harness():
+    with temporary_settings({PREFECT_API_URL: standing_prefect.api}):
         yield
+        run_coro_as_sync(_drain_client())
+
+
+async def _drain_client() -> None:
+    for sent in (APILogWorker.instance().drain(), EventsWorker.drain_all()):
+        if inspect.isawaitable(sent):
+            await sent
+
+
+def _prefect_environment(home: Path) -> dict[str, str]:
+    """Prefect as it comes, but loud and with its files in ``home``."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    settings = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    return {**others, **settings, "PREFECT_LOGGING_LEVEL": "DEBUG"}

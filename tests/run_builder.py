@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.judging.panel import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
@@ -49,6 +51,7 @@ from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
 from tapir_core.standin.sections import Ask
 from tapir_core.standin.teacher import expand
+from tapir_core.voices import judge_names
 from tests.builders import TEACHER
 from tests.run_config import make_config
 
@@ -155,23 +158,22 @@ class _Builder:
         """Right answers score near the teacher's, wrong ones far below; the first shown gains; one in 50 is garbled."""
         rng, verdicts = self._rng(at), []
         answers = dict(self._rows("answer", at.round).select("instruction_id", "response").iter_rows())
-        for place, (identity, text) in enumerate(
-            self._round_pool(at.round).select("instruction_id", "instruction").rows()
-        ):
+        for place, (identity, text) in enumerate(_pairs(self._round_pool(at.round))):
             right = is_correct(answers[identity], recognise(text).reference)
             base = rng.gauss(8.5, 0.5) if right else rng.triangular(1, 8, 2.5)
-            for order in self.run.config.judge.orders:
+            for order, name in product(self.run.config.judge.orders, judge_names(self.run.config.judge)):
                 bias = 0.5 if order == "student_first" else -0.5
                 student = round(min(10.0, max(1.0, base + bias + rng.gauss(0, 0.4))), 1)
                 teacher = round(min(10.0, max(1.0, rng.gauss(9, 0.4) - bias)), 1)
                 scores = ("scored", None) if place % 50 else ("unscored", "no verdict in the reply")
                 found = (student, teacher) if place % 50 else (None, None)
-                verdicts.append(Verdict(identity, order, *found, *scores, f"Scores: [[{student}, {teacher}]]"))
+                verdicts.append(Verdict(identity, order, *found, *scores, f"Scores: [[{student}, {teacher}]]", name))
         self._save(at, verdict_rows(verdicts), **self._asked(len(verdicts)))
 
     def _difficulty(self, at: StageAt) -> None:
-        labels = self._round_pool(at.round).select("instruction_id", "task_type")
-        self._save(at, compute_difficulty(self._rows("judge", at.round), labels, self.run.config.judge.orders))
+        labels, judge = self._round_pool(at.round).select("instruction_id", "task_type"), self.run.config.judge
+        verdicts = combine_judges(self._rows("judge", at.round), judge.panel_rule)
+        self._save(at, compute_difficulty(verdicts, labels, judge.orders))
 
     def _select(self, at: StageAt) -> None:
         selection = self.run.config.round(at.round).selection
@@ -193,8 +195,7 @@ class _Builder:
         settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
         wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.run.config.curriculum.target_shares)
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
-        rng = self._rng(at)
-        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=rng)
+        wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
         schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
         self._save(at, pl.DataFrame(rows, schema=schema, orient="row"))
@@ -239,9 +240,8 @@ class _Builder:
         rows = []
         drawn = self._hard(at.round).rows.select("instruction_id", "task_type")
         texts = self._round_pool(at.round + 1).drop("task_type")
-        for place, row in enumerate(
-            drawn.join(texts, on="instruction_id").sort("instruction_id").iter_rows(named=True)
-        ):
+        joined = drawn.join(texts, on="instruction_id").sort("instruction_id")
+        for place, row in enumerate(joined.iter_rows(named=True)):
             refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
             verdict = refinement_outcome(row["response"], refined, row["task_type"])
             rows.append(

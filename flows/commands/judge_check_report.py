@@ -3,22 +3,25 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tapir_core.judging.check import Group, JudgeCheck, PairResult
 from tapir_core.judging.check_trust import Trust
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.formats import NOTHING, count
 
-__all__ = ["CheckedJudge", "print_check"]
+__all__ = ["CheckedJudge", "CheckedPanel", "print_check"]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedJudge:
-    """What a check found, and what it cost."""
+    """What the check of one judge found, and what it cost."""
 
+    name: str
     model: str
     identity: str
     mode: str
@@ -28,13 +31,8 @@ class CheckedJudge:
     cost: dict[str, float]
     """calls, stored, prompt_tokens, completion_tokens, usd; the price of what came from the store included."""
 
-    @property
-    def exit_code(self) -> int:
-        """0 for a judge that can be trusted, with care or without; 1 for one that cannot."""
-        return 1 if self.trust.word == "do not trust" else 0
-
-    def to_json(self) -> str:
-        """Everything, every pair included, as one JSON object."""
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, every pair included."""
         pairs = [
             {
                 "id": result.pair.id,
@@ -46,12 +44,34 @@ class CheckedJudge:
             for result in self.results
         ]
         judge = {"model": self.model, "identity": self.identity, "mode": self.mode}
-        whole = {"judge": judge, **asdict(self.trust), **asdict(self.check), "cost": self.cost, "pairs": pairs}
-        return json.dumps(whole, indent=2, ensure_ascii=False)
+        return {"judge": judge, **asdict(self.trust), **asdict(self.check), "cost": self.cost, "pairs": pairs}
 
 
-def print_check(console: Console, found: CheckedJudge) -> None:
-    """The check in tables and sentences."""
+@dataclass(frozen=True, slots=True)
+class CheckedPanel:
+    """What the check of every judge found."""
+
+    judges: tuple[CheckedJudge, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every judge can be trusted, with care or without; 1 when one cannot."""
+        return 1 if any(each.trust.word == "do not trust" for each in self.judges) else 0
+
+    def to_json(self) -> str:
+        """Every judge under `judges`, as one JSON object."""
+        return json.dumps({"judges": [each.to_dict() for each in self.judges]}, indent=2, ensure_ascii=False)
+
+
+def print_check(console: Console, found: CheckedPanel) -> None:
+    """The check of each judge in tables and sentences."""
+    for each in found.judges:
+        if len(found.judges) > 1:
+            console.rule(Text(each.name))
+        _print_judge(console, each)
+
+
+def _print_judge(console: Console, found: CheckedJudge) -> None:
     check, cost = found.check, found.cost
     console.print(_table("By kind of pair", check.kinds))
     console.print(_table("By task type (pairs with a better answer)", check.task_types))
@@ -63,7 +83,7 @@ def print_check(console: Console, found: CheckedJudge) -> None:
         f"calls {count(cost['calls'])} · from the store {count(cost['stored'])} · tokens "
         f"{count(cost['prompt_tokens'])} in, {count(cost['completion_tokens'])} out · {cost['usd']:.2f} USD",
         "",
-        f"{found.model}: {found.trust.word}",
+        f"{found.name}: {found.trust.word}",
         *(f"  - {reason}" for reason in found.trust.reasons),
     ]
     for line in lines:

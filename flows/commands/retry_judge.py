@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.commands.server import connect_prefect
-from flows.interrupts import prompt_interrupts
+from flows.retry_sentences import changes_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
 
@@ -29,30 +29,26 @@ def ask_again(
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
     if not rounds and not changed_stages(run):
-        console.print(
-            "nothing to ask again: no verdict is missing" + ("" if also_terminal else "; see --also terminal")
-        )
+        console.print(nothing_sentence(also_terminal=also_terminal))
         return
     say("connecting to Prefect")
-    with connect_prefect(run.ref), prompt_interrupts():
+    with connect_prefect(run.ref):
         if rounds:
             # Not before: Prefect reads its settings when it is imported.
             from flows.retry_judge import retry_judge
 
             console.print(_counts_table(retry_judge(run.ref, rounds, also_terminal)))
         stale = changed_stages(run)
-        if not stale:
-            console.print("no stage changes")
-        elif not go_on:
-            console.print("stages that the new verdicts change: " + ", ".join(map(str, stale)), highlight=False)
-            console.print(
-                f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
-            )
-        else:
+        if stale and go_on:
             from flows.distill import distill
 
             say("redoing " + ", ".join(map(str, stale)))
             distill(run.ref)
+        console.print(changes_sentence(stale, redone=go_on), highlight=False)
+        if stale and not go_on:
+            console.print(
+                f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
+            )
 
 
 def _counts_table(counts: list[dict[str, int]]) -> Table:

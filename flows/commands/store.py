@@ -29,6 +29,10 @@ Root = Annotated[str, typer.Option(help="Folder of all runs; its own store is me
 Roles = Annotated[list[str] | None, typer.Option("--role", help="Only this role (label, teach, judge, …); repeatable.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model; repeatable.")]
 Identities = Annotated[list[str] | None, typer.Option("--identity", help="Only this identity; repeatable.")]
+Statuses = Annotated[
+    list[str] | None,
+    typer.Option("--status", help="Only this outcome: answer, or a failure's kind (refused, …); repeatable."),
+]
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Only what this run asked first; repeatable.")]
 Place = Annotated[str, typer.Argument(metavar="URL", help="Folder, or any fsspec URL: s3://…", show_default=False)]
 
@@ -100,12 +104,13 @@ def prune(
     models: Models = None,
     identities: Identities = None,
     roles: Roles = None,
+    statuses: Statuses = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it nothing is changed.")] = False,
     keep_room: Annotated[
         bool, typer.Option("--keep-room", help="Leave the file as it is: new answers fill it.")
     ] = False,
 ) -> None:
-    """Remove answers by age, model, identity or role. Without --yes it only says what would go and what it costs."""
+    """Remove answers by age, model, identity, role or status. Without --yes it only says what would go and its cost."""
     from flows.commands.store_tables import print_compacted, print_doomed
     from tapir_core.calls.upkeep import (
         RowFilter,
@@ -118,7 +123,13 @@ def prune(
     )
 
     before = datetime.now(UTC).replace(tzinfo=None) - read_age(older_than) if older_than else None
-    chosen = RowFilter(tuple(roles or ()), tuple(models or ()), tuple(identities or ()), before=before)
+    chosen = RowFilter(
+        tuple(roles or ()),
+        tuple(models or ()),
+        tuple(identities or ()),
+        statuses=tuple(statuses or ()),
+        before=before,
+    )
     with _opened(store, root) as engine:
         doomed = plan_prune(engine, chosen)
         print_doomed(console, doomed, runs_at_stake(root, doomed), store_size(engine))

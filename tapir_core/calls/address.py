@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import STORE
 
-__all__ = ["root_store_url"]
+__all__ = ["root_store_url", "store_url"]
 
 
 def root_store_url(root: str) -> str:
@@ -19,3 +20,8 @@ def root_store_url(root: str) -> str:
             f"the runs of {root!r} keep their answers at their calls.store_url; set it, or name it with --store"
         )
     return f"sqlite:///{Path(root, STORE).absolute()}"
+
+
+def store_url(config: RunConfig) -> str:
+    """Where answers are kept: the configured database, or the root's SQLite file."""
+    return config.calls.store_url or root_store_url(config.run.root)

@@ -61,6 +61,8 @@ def claim(connection: Connection, holder: str, wanted: Sequence[Wanted], budget:
     """Claim what nobody has answered or claimed, in the order given, as long as the caps have room."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    # Who was silent so long that it was taken for dead is known again: without its row nobody could end its claims.
+    beat(connection, holder, Holder.this_process())
     _free_claims_of_the_dead(connection)
     keys = [each.key for each in wanted]
     answered = set(connection.execute(select(answers.c.key).where(answers.c.key.in_(keys))).scalars())

@@ -13,8 +13,8 @@ from tapir_core.errors import TapirError
 __all__ = ["GroupWriter"]
 
 WRITES_PER_COMMIT = 500
-SECONDS_BETWEEN_COMMITS = 0.02
-"""Under load a commit waits so long for others to join it; the first write after a pause waits for nobody."""
+SECONDS_BETWEEN_COMMITS = 0.004
+"""A commit waits so long for others to join it; the first write after a pause waits for nobody."""
 
 W = TypeVar("W")
 
@@ -32,6 +32,7 @@ class GroupWriter(Generic[W]):
         self._commit = commit
         self._inbox: queue.SimpleQueue[_Queued[W] | None] = queue.SimpleQueue()
         self._closed = False
+        self._lock = threading.Lock()
         self._last_commit = float("-inf")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -39,18 +40,22 @@ class GroupWriter(Generic[W]):
     def submit(self, write: W) -> Future[Any]:
         """Queue a write; the future is done after its commit, or fails with what the database raised."""
         queued = _Queued(write)
-        if self._closed:
-            queued.committed.set_exception(TapirError("the call store is closed; this was not kept"))
-        else:
-            self._inbox.put(queued)
+        # Under the lock, so that nothing queues behind the end, where nobody would commit it.
+        with self._lock:
+            if not self._closed:
+                self._inbox.put(queued)
+                return queued.committed
+        queued.committed.set_exception(TapirError("the call store is closed; this was not kept"))
         return queued.committed
 
     def close(self) -> None:
         """Commit what has queued and end. Closing twice is the same as once."""
-        if not self._closed:
+        with self._lock:
+            if self._closed:
+                return
             self._closed = True
             self._inbox.put(None)
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         closing = False

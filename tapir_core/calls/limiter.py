@@ -28,14 +28,20 @@ class Slot:
 
     def __init__(self, limiter: "Limiter", place: Place) -> None:
         self.place = place
-        self._limiter: Limiter | None = limiter
+        self._limiter = limiter
+        self._held = True
 
     def release(self) -> None:
         """Give the right back."""
-        limiter, self._limiter = self._limiter, None
-        if limiter is not None:
+        if self._held:
+            self._held = False
             self.place.in_flight -= 1
-            limiter.wake()
+            self._limiter.wake()
+
+    async def take_again(self) -> None:
+        """After a release: wait for the right once more, maybe at another place."""
+        other = await self._limiter.acquire()
+        self.place, self._held, other._held = other.place, True, False
 
     def __enter__(self) -> "Slot":
         return self

@@ -35,22 +35,26 @@ class Line:
         self._on_send = on_send
 
     async def answer(self, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
-        """The reply to ``request`` after as many attempts as its failures allow; ``slot`` is for the first."""
+        """The reply to ``request`` after as many attempts as its failures allow.
+
+        ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it once
+        the reply is safe, so that what a kill would have asked again is never more than what may be in flight.
+        """
         attempts, failed = 0, Counter[FailureKind]()
         try:
             async with self.breaker.guard():
                 while True:
                     attempts, address = attempts + 1, self._pool.at(slot.place)
-                    with slot:
-                        reply = await self._attempt(request, endpoint, address)
+                    reply = await self._attempt(request, endpoint, address)
                     if not isinstance(reply.outcome, Failure):
                         return replace(reply, attempts=attempts)
                     failed[reply.outcome.kind] += 1
                     pause = self._pause_after(reply, reply.outcome.kind, failed, address)
                     if pause is None:
                         return _with_attempts(reply, reply.outcome, attempts)
+                    slot.release()
                     await asyncio.sleep(pause)
-                    slot = await self.limiter.acquire()
+                    await slot.take_again()
         except EndpointGivenUpError as given_up:
             return _with_attempts(Reply(given_up.failure), given_up.failure, attempts)
 

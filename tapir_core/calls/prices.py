@@ -86,9 +86,10 @@ def missing_prices(config: RunConfig) -> list[str]:
     caps = [config.budget, *config.budget.stages.values()]
     if all(each.usd is None for each in caps):
         return []
-    prices = {name: price_of(getattr(config, name).endpoint) for name in ("teacher", "judge")}
+    endpoints = {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints}
+    prices = {name: price_of(endpoint) for name, endpoint in endpoints.items()}
     return [
-        f"{name}.endpoint: budget.usd cannot be kept, {price.reason}; {price.remedy}"
+        f"{name}: budget.usd cannot be kept, {price.reason}; {price.remedy}"
         for name, price in prices.items()
         if isinstance(price, UnknownPrice)
     ]

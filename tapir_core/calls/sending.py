@@ -77,7 +77,7 @@ class Sending:
         # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
         slot = await self._line.limiter.acquire()
         task = group.create_task(self._send_one(key, request, slot))
-        # A task that is cancelled before its first step releases nothing itself.
+        # Held until the reply is committed; a task that is cancelled before its first step releases nothing itself.
         task.add_done_callback(lambda _: slot.release())
 
     async def _send_one(self, key: str, request: Request, slot: Slot) -> None:

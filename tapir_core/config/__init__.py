@@ -14,7 +14,7 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
 from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
-from tapir_core.config.roles import JudgeConfig, Order, TeacherConfig
+from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, StudentEngine, VllmEngine
 from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingConfig
@@ -38,6 +38,7 @@ __all__ = [
     "LoraConfig",
     "OpenAIEndpoint",
     "Order",
+    "PanelRule",
     "RoundConfig",
     "RunConfig",
     "RunSection",

@@ -61,5 +61,8 @@ class CallsConfig(Section):
     max_missing_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Share of a stage's rows that may still be missing when the run goes on without them."""
 
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a stage's requests that may be refused or fail for good otherwise; own data may hold much of that."""
+
     store_url: StoreUrl | None = None
     """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""

@@ -17,6 +17,7 @@ from tapir_core.config.roles import JudgeConfig
 from tapir_core.config.run import RunConfig
 from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.config.training import TrainingConfig
+from tapir_core.voices import Voice, voice_of
 
 __all__ = ["check_config", "missing_prerequisites"]
 
@@ -118,6 +119,15 @@ def _check_judge(judge: JudgeConfig) -> Iterator[str]:
             'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; '
             'leave it out or set judge.mode = "pairwise"'
         )
+    known: dict[Voice, str] = {}
+    for name, endpoint in judge.endpoints.items():
+        voice = voice_of(endpoint, "judge")
+        first = known.setdefault(voice, name)
+        if first != name:
+            yield (
+                f"{name}: model {voice.model!r} with identity {voice.identity!r} is the judge of {first} already, and "
+                "its replies would be the same ones; leave it out, or give it another model or identity"
+            )
 
 
 def _check_curriculum(config: RunConfig) -> Iterator[str]:
@@ -149,7 +159,7 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
     users: dict[str, list[str]] = {}
     for name, part in (
         ("teacher.endpoint", config.teacher.endpoint),
-        ("judge.endpoint", config.judge.endpoint),
+        *config.judge.endpoints.items(),
         ("student.engine", config.student.engine),
     ):
         if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:

@@ -7,9 +7,12 @@ from pydantic import Field, NonNegativeInt, field_validator
 from tapir_core.config._base import Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
 
-__all__ = ["JudgeConfig", "Order", "TeacherConfig"]
+__all__ = ["JudgeConfig", "Order", "PanelRule", "TeacherConfig"]
 
 Order = Literal["teacher_first", "student_first"]
+
+PanelRule = Literal["mean", "majority"]
+"""`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
 
 
 class TeacherConfig(Section):
@@ -38,7 +41,13 @@ class JudgeConfig(Section):
     """The LLM that scores student against teacher; may be the teacher with another prompt."""
 
     endpoint: EndpointConfig
-    """Where it answers."""
+    """Where it answers; with a panel, where its first judge does."""
+
+    panel: Annotated[tuple[EndpointConfig, ...], Field(strict=False)] = ()
+    """More judges, each with the fields of an endpoint in a `[[judge.panel]]`: every judge scores every pair."""
+
+    panel_rule: PanelRule = "mean"
+    """How a panel's scores become one: the mean of all judges, or of the `majority` that names the same winner."""
 
     mode: Literal["pairwise", "pointwise"] = "pairwise"
     """`pairwise` shows both answers in one prompt; `pointwise` scores one answer a call, the teacher's only once."""
@@ -61,3 +70,9 @@ class JudgeConfig(Section):
         if len(set(orders)) < len(orders):
             raise ValueError("names an order twice; each order is asked once")
         return orders
+
+    @property
+    def endpoints(self) -> dict[str, EndpointConfig]:
+        """Every judge's endpoint by the field that sets it, the first judge first."""
+        panel = {f"judge.panel.{place}": endpoint for place, endpoint in enumerate(self.panel)}
+        return {"judge.endpoint": self.endpoint, **panel}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
 from tapir_core.estimate.prompts import PromptTokens
+from tapir_core.voices import Voice
 
 __all__ = ["Evidence", "KnownLength"]
 
@@ -26,7 +27,8 @@ class Evidence:
     prompts: PromptTokens
     sampled: int
     """Instructions of the pool that were rendered."""
-    lengths: Mapping[Role, KnownLength] = field(default_factory=dict)
+    lengths: Mapping[tuple[Role, Voice], KnownLength] = field(default_factory=dict)
+    """Of the replies of one model in one role."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
     seconds of an example."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from tapir_core.calls.prices import Price, UnknownPrice, price_of
+from tapir_core.calls.prices import UnknownPrice
 from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import priors_of, scenarios
 from tapir_core.estimate.costs import cost_lines
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import ASKS, Asked, Line
+from tapir_core.estimate.line import ASKS, Asked, Line, chargers_of
 from tapir_core.estimate.sentences import in_words
 from tapir_core.estimate.types import Estimate, Figures, Load, Span
 from tapir_core.estimate.workload import Pool
@@ -27,39 +27,31 @@ _STAGES: dict[str, Asked] = {
 """Stages that take calls or steps, with the names that reports use, and whom they ask."""
 
 
-def forecast(config: RunConfig, pool: Pool, evidence: Evidence, batched: frozenset[str] = frozenset()) -> Estimate:
+def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
     """What the run will take.
 
     Args:
         config: the run.
         pool: what is known of its pool.
         evidence: what was measured on a sample, or found in the store.
-        batched: roles (teacher, judge) that go through a Batch API.
     """
-    endpoints = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
-    prices: dict[str, Price | UnknownPrice] = {}
-    for role, endpoint in endpoints.items():
-        price = price_of(endpoint)
-        prices[role] = price.in_mode("batch") if role in batched and isinstance(price, Price) else price
-    priors = priors_of(config.teacher.endpoint)
-    runs = [cost_lines(config, pool, evidence, scenario, prices, batched) for scenario in scenarios(priors)]
+    chargers, priors = chargers_of(config), priors_of(config.teacher.endpoint)
+    runs = [cost_lines(config, pool, evidence, scenario, chargers) for scenario in scenarios(priors)]
     stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _STAGES.items()]
     roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in ASKS.items()]
     unknown = [
-        f"{role}.endpoint: {price.reason}; {price.remedy}"
-        for role, price in prices.items()
-        if isinstance(price, UnknownPrice)
+        f"{each.field}: {each.price.reason}; {each.price.remedy}"
+        for each in chargers
+        if isinstance(each.price, UnknownPrice)
     ]
     return Estimate(
         run=config.run.name,
         stages=tuple(each for each in stages if each.needed.calls.high or each.steps is not None),
         roles=tuple(each for each in roles if each.needed.calls.high),
-        charged=_figures(
-            "teacher and judge", "", [[line for line in lines if line.asks in endpoints] for lines in runs]
-        ),
+        charged=_figures("teacher and judge", "", [[line for line in lines if line.charger] for lines in runs]),
         total=_figures("all", "", runs),
         unknown_prices=tuple(unknown),
-        assumptions=in_words(config, pool, evidence, priors, prices),
+        assumptions=in_words(config, pool, evidence, priors, chargers),
     )
 
 

@@ -4,7 +4,7 @@ What is not there, or belongs to other models, is left out.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tapir_core.calls import Role
@@ -16,7 +16,7 @@ from tapir_core.reporting.look import ONCE, ROUND, Look
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import Storage
-from tapir_core.voices import Voice, voice_of
+from tapir_core.voices import Voice, judge_voices, voice_of
 
 __all__ = ["past_seconds", "store_exists", "stored_lengths"]
 
@@ -35,16 +35,16 @@ def store_exists(url: str) -> bool:
     return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
 
 
-def stored_lengths(url: str, voices: Mapping[Role, Voice]) -> dict[Role, KnownLength]:
-    """Mean completion tokens of stored answers, of each role whose model has enough of them."""
+def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[Role, Voice], KnownLength]:
+    """Mean completion tokens of stored answers, of each model that has enough of them in its role."""
     from sqlalchemy import func, select
 
     from tapir_core.calls.tables import answers, open_engine
 
-    found: dict[Role, KnownLength] = {}
+    found: dict[tuple[Role, Voice], KnownLength] = {}
     engine = open_engine(url)
     with engine.connect() as connection:
-        for role, voice in voices.items():
+        for role, voice in asked:
             some = (
                 select(answers.c.completion_tokens)
                 .where(
@@ -58,7 +58,7 @@ def stored_lengths(url: str, voices: Mapping[Role, Voice]) -> dict[Role, KnownLe
             )
             count, mean = connection.execute(select(func.count(), func.avg(some.c.completion_tokens))).one()
             if count >= _FEWEST:
-                found[role] = KnownLength(float(mean), int(count))
+                found[role, voice] = KnownLength(float(mean), int(count))
     engine.dispose()
     return found
 
@@ -75,7 +75,7 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
 
 
 def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
-    """The latest runs of the root with the same teacher, judge and backbone."""
+    """The latest runs of the root with the same teacher, judges and backbone."""
     storage = Storage(config.run.root)
     runs = []
     for name in storage.names(""):
@@ -90,8 +90,8 @@ def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
 
 
 def _models(config: RunConfig) -> tuple[object, ...]:
-    teacher, judge = config.teacher.endpoint, config.judge.endpoint
-    return voice_of(teacher, "teacher"), voice_of(judge, "judge"), config.student.backbone, config.student.engine.type
+    teacher, judges = voice_of(config.teacher.endpoint, "teacher"), judge_voices(config.judge)
+    return teacher, judges, config.student.backbone, config.student.engine.type
 
 
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:

@@ -3,7 +3,7 @@
 Limits: hours are those of the calls, without the start of servers; pauses that a provider imposes are not known.
 """
 
-from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint
+from tapir_core.config import OpenAIEndpoint, RunConfig, StandinEndpoint
 from tapir_core.estimate.assumptions import (
     FIRST_TOKEN_SECONDS,
     KNOWN_POWER,
@@ -12,21 +12,19 @@ from tapir_core.estimate.assumptions import (
     Scenario,
 )
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import Asked, Line
+from tapir_core.estimate.line import Line
 from tapir_core.estimate.workload import Work
 
 __all__ = ["call_seconds", "training_seconds"]
 
 
-def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Scenario, *, batched: bool) -> float:
+def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Scenario) -> float:
     """Seconds of the paid calls of one line, as many at once as the configuration keeps in flight."""
-    calls = line.work.paid
-    if batched:
+    calls, endpoint = line.work.paid, line.charger.endpoint if line.charger else None
+    if endpoint is not None and endpoint.mode == "batch":
         return scenario.batch_hours * 3600 if calls else 0.0
     if line.work.stage in evidence.seconds:
         return calls * evidence.seconds[line.work.stage] * _narrowed(scenario.pace)
-    endpoints: dict[Asked, EndpointConfig] = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
-    endpoint = endpoints.get(line.asks)
     if isinstance(endpoint, StandinEndpoint):
         together = _together(config.calls.concurrency, calls)
         return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / together)

@@ -1,18 +1,19 @@
 """One piece of a run's work with what it takes: the grain that estimates are summed of."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from tapir_core.calls import Role
-from tapir_core.calls.prices import Price, UnknownPrice
+from tapir_core.calls.prices import Price, UnknownPrice, price_of
+from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.estimate.workload import Work
+from tapir_core.voices import Voice, judge_names, voice_of
 
-__all__ = ["ASKS", "Asked", "Line", "Prices"]
+__all__ = ["ASKS", "Asked", "Charger", "Line", "chargers_of"]
 
 Asked = Literal["teacher", "judge", "student", ""]
-Prices = Mapping[str, Price | UnknownPrice]
-"""Price of teacher and judge in the mode in which they are asked."""
+
+_NO_MONEY = Price(0.0, 0.0, 0.0, source="the student's answers cost time and no money")
 
 ASKS: dict[Role, Asked] = {
     "label": "teacher",
@@ -26,16 +27,53 @@ ASKS: dict[Role, Asked] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Charger:
+    """A teacher or judge that is asked at an endpoint, and may charge for it."""
+
+    asks: Asked
+    name: str
+    """In words: `teacher`, `judge`, of a panel `judge NAME`."""
+    field: str
+    """Of the configuration."""
+    endpoint: EndpointConfig
+    voice: Voice
+    price: Price | UnknownPrice
+    """In the mode in which it is asked."""
+
+
+def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
+    """The teacher, then every judge."""
+    judges = config.judge.endpoints
+    names = [f"judge {name}" for name in judge_names(config.judge)] if config.judge.panel else ["judge"]
+    found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
+    return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
+
+
+def _charger(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> Charger:
+    price = price_of(endpoint)
+    if isinstance(price, Price):
+        price = price.in_mode(endpoint.mode)
+    return Charger(asks, name, field, endpoint, voice_of(endpoint, asks), price)
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One piece of work with the tokens of a call, its price and the time of all its paid calls."""
+    """One piece of work of one who is asked, with the tokens of a call and the time of all its paid calls."""
 
     work: Work
     asks: Asked
+    charger: Charger | None = None
+    """Nothing for the student, and for training."""
     prompt_tokens: float = 0.0
     completion_tokens: float = 0.0
-    price: Price | None = None
-    """Nothing where it is unknown, and for training."""
     seconds: float | None = None
+
+    @property
+    def price(self) -> Price | None:
+        """Nothing where it is unknown, and for training."""
+        if self.charger is None:
+            return _NO_MONEY if self.asks == "student" else None
+        return self.charger.price if isinstance(self.charger.price, Price) else None
 
     @property
     def usd(self) -> float:

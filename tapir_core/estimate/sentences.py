@@ -1,25 +1,26 @@
 """What an estimate rests on, in plain words: one sentence for each thing that could turn out otherwise."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from tapir_core.calls import Role
-from tapir_core.calls.prices import Price, UnknownPrice
+from tapir_core.calls.prices import Price
 from tapir_core.config import HardShare, RunConfig
-from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range
+from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range, priors_of
 from tapir_core.estimate.evidence import Evidence
+from tapir_core.estimate.line import Charger
 from tapir_core.estimate.workload import Pool
 
 __all__ = ["in_words"]
 
 
 def in_words(
-    config: RunConfig, pool: Pool, evidence: Evidence, priors: Priors, prices: Mapping[str, Price | UnknownPrice]
+    config: RunConfig, pool: Pool, evidence: Evidence, priors: Priors, chargers: Sequence[Charger]
 ) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     said = [
         f"Prompts: {evidence.sampled:,} of {pool.rows:,} instructions were put into the real prompts; tokens are "
         "counted by characters, which is right within about 20 % for English and code.",
-        _lengths(evidence, priors),
+        _lengths(evidence, priors, chargers),
         f"The store holds {pool.stored_labels:,} of the labels and {pool.stored_answers:,} of the plain answers "
         "already. What it may hold for later stages is not known yet.",
         _hard(config, priors),
@@ -29,16 +30,25 @@ def in_words(
         *_repeats(config, priors),
         f"All {config.run.rounds} rounds are run; the stop rule may end sooner.",
         _hours(evidence),
-        *(f"Price of the {role}: {price.source}." for role, price in prices.items() if isinstance(price, Price)),
+        *(f"Price of the {each.name}: {each.price.source}." for each in chargers if isinstance(each.price, Price)),
     ]
     return tuple(filter(None, said))
 
 
-def _lengths(evidence: Evidence, priors: Priors) -> str:
-    found = {role: known for role, known in evidence.lengths.items() if role != "answer"}
-    seen = [f"{role} {known.tokens:.0f} (of {known.answers:,} stored)" for role, known in found.items()]
-    names: tuple[Role, ...] = ("label", "teach", "judge", "refine")
-    assumed = [f"{role} {priors.completion_tokens[role]:.0f}" for role in names if role not in found]
+def _lengths(evidence: Evidence, priors: Priors, chargers: Sequence[Charger]) -> str:
+    teacher, *judges = chargers
+    roles: tuple[Role, ...] = ("label", "teach", "expand", "refine")
+    asked: list[tuple[str, Role, Charger]] = [
+        *((role, role, teacher) for role in roles),
+        *((judge.name, "judge", judge) for judge in judges),
+    ]
+    seen, assumed = [], []
+    for name, role, charger in asked:
+        known = evidence.lengths.get((role, charger.voice))
+        if known:
+            seen.append(f"{name} {known.tokens:.0f} (of {known.answers:,} stored)")
+        elif role != "expand":
+            assumed.append(f"{name} {priors_of(charger.endpoint).completion_tokens[role]:.0f}")
     parts = [f"tokens of a reply are known of earlier ones: {', '.join(seen)}"] if seen else []
     if assumed:
         factor = priors.length
@@ -91,7 +101,7 @@ def _hours(evidence: Evidence) -> str:
     return (
         f"{seen}{FIRST_TOKEN_SECONDS['teacher']:g} s and 1/{TOKENS_PER_SECOND['teacher']:g} s a token for a reply, "
         f"with the configured requests in flight; {training}. Stages that overlap (label and teach, answer and judge) "
-        "count in full; the start of servers does not count."
+        "and judges of a panel count in full; the start of servers does not count."
     )
 
 

@@ -11,6 +11,7 @@ from tapir_core.judging.combine import (
     pair_verdict,
     unscored,
     verdict_rows,
+    verdicts_per_instruction,
 )
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise, render_pairwise, render_pointwise
 from tapir_core.judging.verdict import SCALE, PairScores, parse_pointwise, parse_verdict
@@ -34,4 +35,5 @@ __all__ = [
     "render_pointwise",
     "unscored",
     "verdict_rows",
+    "verdicts_per_instruction",
 ]

@@ -1,7 +1,8 @@
 """How far a judge agrees with itself in the other order, and with other judges. Pure, tables in, values out.
 
 Grain: everything is measured over instructions, never over single verdicts, because the two orders of an instruction
-are no independent rows. An instruction counts where all verdicts that a measure needs are scored.
+are no independent rows. An instruction counts where all verdicts that a measure needs are scored. But for
+`compare_judges`, verdicts are those of one judge, or of several combined.
 """
 
 from collections.abc import Mapping, Sequence
@@ -117,9 +118,10 @@ def favoured_position(gap: Estimate) -> Literal["first", "second", "neither"] | 
     return "first" if gap.low > 0 else "second" if gap.high < 0 else "neither"
 
 
-def compare_judges(judges: Mapping[str, pl.DataFrame], orders: Sequence[str]) -> tuple[JudgePair, ...]:
-    """Every two of several judges (name → verdicts), by name: how often and how closely they agree."""
-    scores = {name: mean_scores(judges[name], orders).select("instruction_id", "mfd") for name in sorted(judges)}
+def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[JudgePair, ...]:
+    """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
+    judges = sorted(verdicts["judge"].unique())
+    scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
     return tuple(_compare(first, second, scores) for first, second in combinations(scores, 2))
 
 

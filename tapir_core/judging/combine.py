@@ -1,8 +1,8 @@
 """Orders and verdicts: which answer is shown first, and whose score is whose.
 
-Grain: a ``Verdict`` is one row of ``verdicts/``, one instruction in one order. "Could not judge" is a value with a
-reason, never a score. In pointwise mode there is nothing to put in order: one row an instruction, ``order =
-"pointwise"``, made of the student's score of this round and the teacher's, which is paid once.
+Grain: a ``Verdict`` is one row of ``verdicts/``, one instruction in one order by one judge. "Could not judge" is a
+value with a reason, never a score. In pointwise mode there is nothing to put in order: one row an instruction and
+judge, ``order = "pointwise"``, made of the student's score of this round and the teacher's, which is paid once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,6 +26,7 @@ __all__ = [
     "pair_verdict",
     "unscored",
     "verdict_rows",
+    "verdicts_per_instruction",
 ]
 
 POINTWISE = "pointwise"
@@ -39,9 +40,10 @@ VERDICTS = pl.Schema(
         "status": pl.String(),
         "reason": pl.String(),
         "raw": pl.String(),
+        "judge": pl.String(),
     }
 )
-"""Columns of ``verdicts/``: one row an instruction and order."""
+"""Columns of ``verdicts/``: one row an instruction, order and judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Verdict:
     status: Literal["scored", "unscored"]
     reason: str | None
     raw: str | None
+    judge: str
+    """Its name among the judges of the run."""
 
 
 def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
@@ -70,34 +74,41 @@ def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
     return (POINTWISE,) if judge.mode == "pointwise" else judge.orders
 
 
+def verdicts_per_instruction(judge: JudgeConfig) -> int:
+    """Rows of ``verdicts/`` that an instruction gets: one an order and judge."""
+    return len(expected_orders(judge)) * len(judge.endpoints)
+
+
 def arrange(order: Order, student: str, teacher: str) -> ShownAnswers:
     """The two answers as ``order`` shows them."""
     return ShownAnswers(teacher, student) if order == "teacher_first" else ShownAnswers(student, teacher)
 
 
-def pair_verdict(instruction_id: str, order: Order, scores: PairScores | Unparsed, raw: str | None) -> Verdict:
+def pair_verdict(
+    instruction_id: str, order: Order, scores: PairScores | Unparsed, raw: str | None, judge: str
+) -> Verdict:
     """The verdict on two answers that were shown in ``order``."""
     if isinstance(scores, Unparsed):
-        return unscored(instruction_id, order, scores.reason, raw)
+        return unscored(instruction_id, order, scores.reason, raw, judge)
     first, second = scores.answer_1, scores.answer_2
     student, teacher = (second, first) if order == "teacher_first" else (first, second)
-    return Verdict(instruction_id, order, student, teacher, "scored", None, raw)
+    return Verdict(instruction_id, order, student, teacher, "scored", None, raw, judge)
 
 
 def combine_points(
-    instruction_id: str, student: float | Unparsed, teacher: float | Unparsed, raw: str | None
+    instruction_id: str, student: float | Unparsed, teacher: float | Unparsed, raw: str | None, judge: str
 ) -> Verdict:
     """The verdict of pointwise mode; ``raw`` is the reply on the student's answer."""
     if isinstance(student, Unparsed):
-        return unscored(instruction_id, POINTWISE, student.reason, raw)
+        return unscored(instruction_id, POINTWISE, student.reason, raw, judge)
     if isinstance(teacher, Unparsed):
-        return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw)
-    return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw)
+        return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw, judge)
+    return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
 
 
-def unscored(instruction_id: str, order: str, reason: str, raw: str | None = None) -> Verdict:
+def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judge: str) -> Verdict:
     """A verdict without scores: the judge refused, failed for good, or gave no verdict."""
-    return Verdict(instruction_id, order, None, None, "unscored", reason, raw)
+    return Verdict(instruction_id, order, None, None, "unscored", reason, raw, judge)
 
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:

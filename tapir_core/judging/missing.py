@@ -1,7 +1,7 @@
 """What a judge left unscored, by reason and by task type. Pure.
 
-Grain: verdicts, one an instruction and order, because each is one reply that was paid for. How many *instructions* stay
-without an MFD is counted by `tapir_core.curriculum.count_unscored`.
+Grain: verdicts, one an instruction, order and judge, because each is one reply that was paid for. How many
+*instructions* stay without an MFD is counted by `tapir_core.curriculum.count_unscored`.
 """
 
 from collections import Counter

@@ -1,38 +1,32 @@
 """Several judges become one: their verdicts on the same answers, combined by a rule. Pure.
 
+Whatever reads scores reads combined verdicts, of one judge too; what each judge said stays in ``verdicts/``.
+
 Laws: the order of the judges changes nothing; one judge is the identity; an unscored verdict, or one that is missing,
 leaves the others'. A combined verdict is unscored only when no judge scored it.
 """
 
-from collections.abc import Mapping
-from typing import Literal
-
 import polars as pl
 
+from tapir_core.config import PanelRule
 from tapir_core.judging.combine import VERDICTS
 
-__all__ = ["PanelRule", "combine_judges"]
-
-PanelRule = Literal["mean", "majority"]
-"""`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
+__all__ = ["combine_judges"]
 
 _PLACE = ["instruction_id", "order"]
 _DIGITS = 9
 
 
-def combine_judges(judges: Mapping[str, pl.DataFrame], rule: PanelRule) -> pl.DataFrame:
-    """The verdicts of a panel (name → verdicts): one row an instruction and order, sorted by both.
+def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
+    """The verdicts of all judges as those of one: one row an instruction and order, sorted by both.
 
-    ``reason`` names every reason once where nobody scored; ``raw`` holds the replies that counted, each under its
-    judge's name where there are several.
+    ``reason`` names every reason once where nobody scored; ``judge`` names who counted, and ``raw`` holds their
+    replies, each under its judge's name where there are several.
     """
-    if not judges:
-        return pl.DataFrame(schema=VERDICTS)
-    named = [judges[name].cast(VERDICTS).with_columns(judge=pl.lit(name)) for name in sorted(judges)]
-    rows = pl.concat(named).sort(*_PLACE, "judge")
+    rows = verdicts.cast(VERDICTS).sort(*_PLACE, "judge")
     counted = _mark_counted(rows, rule)
     combined = counted.group_by(_PLACE, maintain_order=True).agg(
-        _mean("student_score"), _mean("teacher_score"), _status(), _reason(), _raw()
+        _mean("student_score"), _mean("teacher_score"), _status(), _reason(), _raw(), _judge()
     )
     return combined.select(VERDICTS.names()).cast(VERDICTS)
 
@@ -69,3 +63,7 @@ def _raw() -> pl.Expr:
     judge = pl.col("judge").filter(pl.col("counts") & pl.col("raw").is_not_null())
     several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
     return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several).alias("raw")
+
+
+def _judge() -> pl.Expr:
+    return pl.col("judge").filter(pl.col("counts")).str.join(", ")

@@ -16,6 +16,7 @@ class Reply:
     """One verdict to read."""
 
     order: str
+    judge: str
     outcome: str
     """The scores, or why there are none."""
     text: str
@@ -24,20 +25,21 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class JudgedInstruction:
-    """An instruction with the judge's replies."""
+    """An instruction with the judges' replies."""
 
     why: str
     """Why it is shown."""
     instruction: str
     task_type: str
     replies: tuple[Reply, ...]
-    """The teacher's answer first, then the student's."""
+    """The teacher's answer first, then the student's; of several judges by name."""
 
 
 def choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[JudgedInstruction, ...]:
     """At most ten instructions with their replies, the same ones for the same verdicts.
 
-    ``pairs`` is what `pair_orders` gives; ``pool`` has instruction_id, instruction and task_type.
+    ``pairs`` is what `pair_orders` gives of the combined verdicts; ``pool`` has instruction_id, instruction and
+    task_type.
     """
     chosen = [(identity, f"order gap {gap:+.1f}") for identity, gap in _widest_gaps(pairs)]
     chosen += [(identity, "unscored") for identity in _unscored(verdicts)]
@@ -56,7 +58,7 @@ def _widest_gaps(pairs: pl.DataFrame) -> list[tuple[str, float]]:
 
 def _unscored(verdicts: pl.DataFrame) -> list[str]:
     """Instructions with unscored verdicts; the reasons take turns, so that a rare one is seen."""
-    unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order")
+    unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
     turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
     identities: list[str] = turns["instruction_id"].unique(maintain_order=True).head(_EACH).to_list()
     return identities
@@ -64,10 +66,11 @@ def _unscored(verdicts: pl.DataFrame) -> list[str]:
 
 def _replies(verdicts: pl.DataFrame) -> dict[str, tuple[Reply, ...]]:
     found: dict[str, tuple[Reply, ...]] = {}
-    for row in verdicts.sort("instruction_id", "order", descending=[False, True]).iter_rows(named=True):
+    ordered = verdicts.sort("instruction_id", "order", "judge", descending=[False, True, False])
+    for row in ordered.iter_rows(named=True):
         scored = row["status"] == "scored"
         scores = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if scored else ""
-        reply = Reply(row["order"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
+        reply = Reply(row["order"], row["judge"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
         found[row["instruction_id"]] = (*found.get(row["instruction_id"], ()), reply)
     return found
 

@@ -3,9 +3,6 @@
 The page is made from the run folder alone, so it can be made again at any time. How to read it: docs/judge.md.
 """
 
-from collections.abc import Mapping
-
-import polars as pl
 from markupsafe import Markup
 
 from tapir_core.paths import judge_report_file
@@ -27,15 +24,13 @@ from tapir_core.run_folder import RunFolder
 __all__ = ["render_judge_report", "write_judge_report"]
 
 
-def write_judge_report(run: RunFolder, number: int, judges: Mapping[str, pl.DataFrame] | None = None) -> str:
+def write_judge_report(run: RunFolder, number: int) -> str:
     """Write the judge report of round ``number`` into the run folder and say where it is.
-
-    ``judges`` (name → verdicts) are the single judges of a panel.
 
     Raises:
         MissingPrerequisite: the round has no verdicts yet.
     """
-    page = render_judge_report(summarise_judge(run, number, judges))
+    page = render_judge_report(summarise_judge(run, number))
     run.storage.write_bytes(judge_report_file(number), page.encode())
     return f"{run.ref.root}/{run.ref.name}/{judge_report_file(number)}"
 
@@ -58,15 +53,15 @@ def _facts(found: JudgeRound) -> list[tuple[str, str]]:
     """The few figures at the top of the page: label, value."""
     facts = [
         ("Verdicts", count(found.verdicts)),
-        ("Instructions scored in every order", f"{count(found.scores.height)} of {count(found.instructions)}"),
+        ("Instructions scored in every order", f"{count(found.whole.scores.height)} of {count(found.instructions)}"),
     ]
-    if found.agreement is not None:
-        gap, kappa = found.agreement.gap.value, found.agreement.kappa.value
+    if found.whole.agreement is not None:
+        gap, kappa = found.whole.agreement.gap.value, found.whole.agreement.kappa.value
         facts += [
             ("Order gap, points", "not defined" if gap is None else points(gap)),
             ("Agreement of the orders, κ", "not defined" if kappa is None else correlation(kappa)),
         ]
-    effect, share = found.length.difference.value, found.unscored.share.value
+    effect, share = found.whole.length.difference.value, found.whole.unscored.share.value
     return [
         *facts,
         ("MFD and length difference, ρ", "not defined" if effect is None else correlation(effect)),
@@ -77,21 +72,21 @@ def _facts(found: JudgeRound) -> list[tuple[str, str]]:
 def _plots(found: JudgeRound) -> dict[str, Plot]:
     """The plots for which there is something to show."""
     shown: dict[str, Plot] = {}
-    if found.agreement is not None and found.pairs.height:
+    if found.whole.agreement is not None and found.whole.pairs.height:
         caption = (
             "One instruction counts once. Right of 0 the teacher's answer gains by being shown first. Dashed: the "
             "mean; the band around it is its 95 % interval."
         )
-        shown["gap"] = Plot("Order gap", Markup(plots.plot_gap(found.pairs, found.agreement.gap)), caption)
+        shown["gap"] = Plot("Order gap", Markup(plots.plot_gap(found.whole.pairs, found.whole.agreement.gap)), caption)
         caption = (
             "A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a "
             "judge that favours the first answer lies above it."
         )
-        shown["orders"] = Plot("One order against the other", Markup(plots.plot_orders(found.pairs)), caption)
-    if found.scores.height:
+        shown["orders"] = Plot("One order against the other", Markup(plots.plot_orders(found.whole.pairs)), caption)
+    if found.whole.scores.height:
         caption = "Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean."
-        shown["length"] = Plot("Score and length", Markup(plots.plot_length(found.scores)), caption)
-    if found.unscored.reasons:
+        shown["length"] = Plot("Score and length", Markup(plots.plot_length(found.whole.scores)), caption)
+    if found.whole.unscored.reasons:
         caption = "An unscored verdict is in no mean; its instruction is in neither seeds nor easy."
-        shown["unscored"] = Plot("Unscored", Markup(plots.plot_unscored(found.unscored.reasons)), caption)
+        shown["unscored"] = Plot("Unscored", Markup(plots.plot_unscored(found.whole.unscored.reasons)), caption)
     return shown

@@ -43,12 +43,12 @@ def tell(estimate: Estimate, cell: Callable[[float], str]) -> str:
 
 def position_sentence(found: JudgeRound) -> str:
     """Whether the judge favours a position."""
-    if found.agreement is None:
+    if found.whole.agreement is None:
         asked = found.orders[0].replace("_", " ")
         seen = "one answer a call" if asked == POINTWISE else f"every pair in one order only, {asked}"
         tail = "there is no position to favour" if asked == POINTWISE else "a favoured position cannot be told"
         return f"The judge saw {seen}, so {tail}."
-    gap = found.agreement.gap
+    gap = found.whole.agreement.gap
     told = f"order gap {tell(gap, points)}"
     favoured = favoured_position(gap)
     if favoured is None or gap.value is None:
@@ -63,9 +63,9 @@ def position_sentence(found: JudgeRound) -> str:
 
 def agreement_sentence(found: JudgeRound) -> str:
     """How well the two orders agree; empty when one order only was asked."""
-    if found.agreement is None:
+    if found.whole.agreement is None:
         return ""
-    share, kappa = found.agreement.same_winner, found.agreement.kappa
+    share, kappa = found.whole.agreement.same_winner, found.whole.agreement.kappa
     if share.value is None:
         return "No instruction is scored in both orders, so their agreement is not defined."
     told = (
@@ -79,7 +79,7 @@ def agreement_sentence(found: JudgeRound) -> str:
 
 def length_sentence(found: JudgeRound) -> str:
     """Whether longer answers get higher scores."""
-    effect = found.length.difference
+    effect = found.whole.length.difference
     told = f"rank correlation of MFD and length difference {tell(effect, correlation)}"
     if effect.low is None or effect.high is None:
         return f"Whether scores go with length cannot be told: {told}."
@@ -91,7 +91,7 @@ def length_sentence(found: JudgeRound) -> str:
 
 def unscored_sentence(found: JudgeRound) -> str:
     """How much is unscored and for what reason mostly."""
-    missing = found.unscored
+    missing = found.whole.unscored
     if not missing.reasons:
         return f"All {count(found.verdicts)} verdicts are scored." if found.verdicts else "There are no verdicts."
     reason, times = next(iter(missing.reasons.items()))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from tapir_core.judging.agreement import WINNERS
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.formats import NOTHING, count, number, percent, round_name
-from tapir_core.reporting.judge_round import JudgeRound
+from tapir_core.reporting.judge_round import JudgeRound, Measures
 from tapir_core.reporting.judge_sentences import correlation, points
 from tapir_core.reporting.tables import Table
 
@@ -18,6 +18,7 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
     """Artifact name → table; a table without rows has nothing to show."""
     return {
         "judge": _measures(found),
+        "judge-single": _single(found),
         "judge-winners": _winners(found),
         "judge-unscored": _reasons(found),
         "judge-task-types": _task_types(found),
@@ -26,45 +27,66 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
 
 
 def _measures(found: JudgeRound) -> Table:
-    rows: list[tuple[str, ...]] = []
-    if found.agreement is not None:
-        between = found.agreement
-        rows += [
-            _row("Order gap, points", between.gap, points),
-            _row("Same winner in both orders", between.same_winner, percent),
-            _row("Winner in both orders, Cohen's κ", between.kappa, correlation),
-            _row("MFD in both orders, Spearman's ρ", between.spearman, correlation),
-        ]
-    rows += [
-        _row("Student's score and length, Spearman's ρ", found.length.student, correlation),
-        _row("Teacher's score and length, Spearman's ρ", found.length.teacher, correlation),
-        _row("MFD and length difference, Spearman's ρ", found.length.difference, correlation),
-        _row("Unscored verdicts", found.unscored.share, percent),
-    ]
+    rows = tuple(
+        (name, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
+        for name, each, cell in _estimates(found.whole)
+    )
     note = "n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its own."
     columns = ("Measure", "Value", "95 % interval", "Standard error", "n")
-    return Table(f"The judge of {round_name(found.number)}", columns, tuple(rows), note=note)
+    title = f"The judges of {round_name(found.number)}, combined" if found.single else None
+    return Table(title or f"The judge of {round_name(found.number)}", columns, rows, note=note)
+
+
+def _single(found: JudgeRound) -> Table:
+    """A row for each judge and measure."""
+    rows = tuple(
+        (judge, name, _value(each, cell), _interval(each, cell), count(each.n))
+        for judge, measures in found.single.items()
+        for name, each, cell in _estimates(measures)
+    )
+    columns = ("Judge", "Measure", "Value", "95 % interval", "n")
+    return Table(f"Each judge alone, {round_name(found.number)}", columns, rows, text_columns=2)
+
+
+def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
+    """What is measured of a judge: name, figure, and how a cell shows it."""
+    rows: list[tuple[str, Estimate, _Cell]] = []
+    if measures.agreement is not None:
+        between = measures.agreement
+        rows += [
+            ("Order gap, points", between.gap, points),
+            ("Same winner in both orders", between.same_winner, percent),
+            ("Winner in both orders, Cohen's κ", between.kappa, correlation),
+            ("MFD in both orders, Spearman's ρ", between.spearman, correlation),
+        ]
+    return [
+        *rows,
+        ("Student's score and length, Spearman's ρ", measures.length.student, correlation),
+        ("Teacher's score and length, Spearman's ρ", measures.length.teacher, correlation),
+        ("MFD and length difference, Spearman's ρ", measures.length.difference, correlation),
+        ("Unscored verdicts", measures.unscored.share, percent),
+    ]
 
 
 def _winners(found: JudgeRound) -> Table:
     columns = ("Teacher shown first ↓, student first →", *WINNERS)
     title = f"Winners in the two orders, {round_name(found.number)}"
-    if found.agreement is None or not found.agreement.gap.n:
+    if found.whole.agreement is None or not found.whole.agreement.gap.n:
         return Table(title, columns, ())
-    winners = found.agreement.winners
+    winners = found.whole.agreement.winners
     rows = tuple((first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS)
     return Table(title, columns, rows, note="Instructions; on the diagonal both orders agree.")
 
 
 def _reasons(found: JudgeRound) -> Table:
-    reasons = found.unscored.reasons
+    reasons = found.whole.unscored.reasons
     rows = tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons.items())
     title = f"Unscored verdicts by reason, {round_name(found.number)}"
     return Table(title, ("Reason", "Verdicts", "Share of all"), rows)
 
 
 def _task_types(found: JudgeRound) -> Table:
-    shares = found.unscored.task_types
+    shares = found.whole.unscored.task_types
     rows = tuple((name, count(each.n), percent(each.value), _interval(each, percent)) for name, each in shares.items())
     title = f"Unscored verdicts by task type, {round_name(found.number)}"
     return Table(title, ("Task type", "Verdicts", "Unscored", "95 % interval"), rows)
@@ -82,11 +104,6 @@ def _panel(found: JudgeRound) -> Table:
     return Table(f"Agreement between judges, {round_name(found.number)}", columns, tuple(rows), text_columns=2)
 
 
-def _row(name: str, estimate: Estimate, cell: _Cell) -> tuple[str, ...]:
-    stderr = NOTHING if estimate.stderr is None else _bare(estimate.stderr, cell)
-    return (name, _value(estimate, cell), _interval(estimate, cell), stderr, count(estimate.n))
-
-
 def _value(estimate: Estimate, cell: _Cell) -> str:
     return f"not defined: {estimate.why}" if estimate.value is None else cell(estimate.value)
 
@@ -99,6 +116,8 @@ def _interval(estimate: Estimate, cell: _Cell) -> str:
     return f"{cell(estimate.low)} to {cell(estimate.high)}"
 
 
-def _bare(value: float, cell: _Cell) -> str:
+def _stderr(estimate: Estimate, cell: _Cell) -> str:
     """A standard error has no sign."""
-    return percent(value) if cell is percent else number(value)
+    if estimate.stderr is None:
+        return NOTHING
+    return percent(estimate.stderr) if cell is percent else number(estimate.stderr)

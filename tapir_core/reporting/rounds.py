@@ -7,6 +7,7 @@ import polars as pl
 
 from tapir_core.curriculum import count_unscored, share_table
 from tapir_core.judging import expected_orders
+from tapir_core.judging.panel import combine_judges
 from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
 from tapir_core.stages import StageAt
@@ -67,8 +68,9 @@ def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
 
 
 def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
-    verdicts = look.rows(StageAt("judge", number))
-    reasons = {} if verdicts is None else count_unscored(verdicts, pool, expected_orders(look.run.config.judge))
+    verdicts, judge, reasons = look.rows(StageAt("judge", number)), look.run.config.judge, {}
+    if verdicts is not None:
+        reasons = count_unscored(combine_judges(verdicts, judge.panel_rule), pool, expected_orders(judge))
     without = pool.height - scored - sum(reasons.values())
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 

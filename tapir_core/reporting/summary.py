@@ -4,7 +4,7 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
-from tapir_core.config import EndpointConfig, OpenAIEndpoint
+from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
@@ -14,6 +14,7 @@ from tapir_core.reporting.rounds import Pool, summarise_round
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
+from tapir_core.voices import judge_names
 
 __all__ = ["summarise"]
 
@@ -35,7 +36,7 @@ def summarise(run: RunFolder) -> RunSummary:
     history = [RoundHistory(each.number, each.seeds, _dev(each)) for each in rounds if each.number != BACKBONE]
     stopped = _stopped(look, history)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
-    voices = {"teacher": config.teacher.endpoint, "judge": config.judge.endpoint}
+    roles = {"teacher": [config.teacher.endpoint], "judge": [*config.judge.endpoints.values()]}
     return RunSummary(
         name=run.record.name,
         root=run.ref.root,
@@ -43,8 +44,8 @@ def summarise(run: RunFolder) -> RunSummary:
         updated=look.updated,
         backbone=config.student.backbone,
         teacher=_model(config.teacher.endpoint),
-        judge=_model(config.judge.endpoint),
-        standins=tuple(role for role, endpoint in voices.items() if _is_standin(endpoint)),
+        judge=_judges(config.judge),
+        standins=tuple(role for role, endpoints in roles.items() if all(map(_is_standin, endpoints))),
         planned_rounds=config.run.rounds,
         next_stage=None if stopped else _next_stage(look),
         stopped=stopped,
@@ -92,6 +93,10 @@ def _dropped(pool: Manifest | None) -> dict[str, int]:
 
 def _model(endpoint: EndpointConfig) -> str:
     return endpoint.model if isinstance(endpoint, OpenAIEndpoint) else "the stand-in"
+
+
+def _judges(judge: JudgeConfig) -> str:
+    return " and ".join(judge_names(judge)) if judge.panel else _model(judge.endpoint)
 
 
 def _is_standin(endpoint: EndpointConfig) -> bool:

@@ -185,6 +185,7 @@ class RunSummary:
     backbone: str
     teacher: str
     judge: str
+    """Every judge of a panel by its name."""
     standins: tuple[str, ...]
     """Roles that the stand-in plays: teacher, judge."""
     planned_rounds: int

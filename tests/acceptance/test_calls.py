@@ -85,7 +85,7 @@ def test_after_50_kills_every_row_is_scored_and_only_calls_in_flight_were_answer
                 time.sleep(rng.uniform(0, 0.8))
                 kill(process)
         before = len(standin.answered())
-        rows = asker.run()
+        rows = Asker(tmp_path, "judge", standin.base_url, concurrency=4 * CONCURRENCY).run()
         for row, request in zip(rows, requests, strict=True):
             scores = parse_verdict(undisturbed(request)[1])
             assert isinstance(scores, PairScores)
@@ -115,11 +115,12 @@ def test_a_hang_holds_back_its_own_row_only(tmp_path):
     assert arrived[-1] == 0
 
 
-def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path):
+def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path, lay_prefect_database):
     with serve_standin(tmp_path, latency_ms=100) as standin:
         endpoint = f'{{ type = "openai", base_url = "{standin.base_url}", model = "standin-teacher", identity = "x", '
         settings = {"teacher.endpoint": f'{endpoint}api_key_env = "" }}', "calls.concurrency": "2"}
         project = Project(tmp_path, settings)
+        lay_prefect_database(project.root)
         # A shell that starts the tests in the background has them ignore Ctrl-C, and children would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with project.start_run() as driver:

@@ -68,7 +68,7 @@ def open_project(tmp_path, tmp_path_factory):
     key_file = tmp_path_factory.mktemp("keys") / "judge"
     key_file.write_text(f"{JUDGE_KEY}\n")
 
-    def open_at(base_url, **more):
+    def open_at(base_url, *, prefect_api="", **more):
         for name in ("home", "scratch"):
             (tmp_path / name).mkdir()
         environment = {"ACCEPTANCE_TEACHER": TEACHER_KEY}
@@ -81,7 +81,8 @@ def open_project(tmp_path, tmp_path_factory):
                 f'{{ type = "openai", base_url = "{base_url}", model = "standin-{role}", '
                 f'identity = "blabber", {place} }}'
             )
-        return Project(tmp_path, {**settings, **more}, {**environment, **folders, **loud})
+        environment |= {**folders, **loud, "PREFECT_API_URL": prefect_api}
+        return Project(tmp_path, {**settings, **more}, environment)
 
     return open_at
 
@@ -101,10 +102,11 @@ def test_a_search_finds_what_it_should(tmp_path):
     assert find_leaks(tmp_path, [JUDGE_KEY]) == []
 
 
-def test_a_run_whose_provider_repeats_the_keys_leaves_none_behind(tmp_path, open_project):
+def test_a_run_whose_provider_repeats_the_keys_leaves_none_behind(tmp_path, open_project, lay_prefect_database):
     blabber, log = Blabber(), tmp_path / "output.txt"
     with FakeProvider(blabber) as provider, ArgumentWatch() as watch:
         project = open_project(provider.base_url)
+        lay_prefect_database(project.root)
         finish(project.start_run(), code=0, log=log)
         check = project.start("judge-check", *project.configured(), "--pairs", "2", "--json")
         finish(check, code=0, log=log)
@@ -122,13 +124,16 @@ def test_a_run_whose_provider_repeats_the_keys_leaves_none_behind(tmp_path, open
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
-def test_a_run_that_meets_nothing_but_errors_with_the_key_shows_it_to_nobody(tmp_path, open_project, status):
+def test_a_run_that_meets_nothing_but_errors_with_the_key_shows_it_to_nobody(
+    tmp_path, open_project, standing_prefect, status
+):
     def refuse(call):
         key = call.headers["Authorization"].removeprefix("Bearer ")
         return Status(status, {"error": {"message": f"This cannot be done with {key}.", "code": key}}, {"x-key": key})
 
     with FakeProvider(refuse) as provider, ArgumentWatch() as watch:
-        project = open_project(provider.base_url, **{"calls.max_attempts": "1", "calls.shard_retries": "0"})
+        settings = {"calls.max_attempts": "1", "calls.shard_retries": "0"}
+        project = open_project(provider.base_url, prefect_api=standing_prefect.api, **settings)
         driver = project.start_run()
         out, err = driver.communicate(timeout=DEADLINE_SECONDS)
         (tmp_path / "output.txt").write_text(out + err)
@@ -136,4 +141,6 @@ def test_a_run_that_meets_nothing_but_errors_with_the_key_shows_it_to_nobody(tmp
         "a wrong request is its row's own failure, the others end the run"
     )
     assert find_leaks(tmp_path, KEYS) == []
+    assert find_leaks(standing_prefect.root, [str(project.root)]), "what is searched holds the run"
+    assert find_leaks(standing_prefect.root, KEYS) == []
     assert watch.find_leaks(KEYS) == []

@@ -74,6 +74,16 @@ def test_only_the_projects_own_decorator_makes_prefect_tasks():
     assert flow_makers == ["flows/project_flow.py"]
 
 
+def test_commands_import_prefect_only_after_they_have_settled_where_its_files_go():
+    script = (
+        "import importlib, sys\n"
+        f"for name in ['flows.cli', *{modules_of('flows/commands')!r}]: importlib.import_module(name)\n"
+        "print('prefect' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_paths_of_the_run_folder_are_built_in_one_module():
     names = {paths.MANIFEST, paths.RUN_RECORD, paths.RESOLVED_CONFIG, paths.REPORT, paths.JUDGE_REPORT, paths.STORE}
     elsewhere = []

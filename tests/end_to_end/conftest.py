@@ -49,12 +49,16 @@ def unsteady_judge():
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, tiny_students, unsteady_judge):
-    """A run root on which one undisturbed run is done, with some verdicts that could not be read."""
+def project(tmp_path_factory, tiny_students, unsteady_judge, standing_prefect):
+    """A run root on which one undisturbed run is done, with some verdicts that could not be read.
+
+    That run brought its own Prefect server; the commands that tests add to it share one.
+    """
     endpoint = (
         f'{{ type = "openai", base_url = "{unsteady_judge.base_url}", model = "standin-judge", identity = "unsteady-1"'
     )
     settings = {"judge.endpoint": f'{endpoint}, api_key_env = "" }}', "judge.reasks": "0"}
     project = Project(tmp_path_factory.mktemp("runs"), tiny_students[0], settings)
     project.output = project.run("first").stdout
+    project.prefect_api = standing_prefect.api
     return project

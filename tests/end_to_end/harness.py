@@ -27,6 +27,8 @@ class Project:
     root: Path
     student: Path
     settings: dict[str, str] = field(default_factory=dict)
+    prefect_api: str = ""
+    """The Prefect server that its runs report to; empty lets each bring its own."""
     output: str = ""
     """What the first run printed."""
 
@@ -37,7 +39,12 @@ class Project:
 
     def run(self, name: str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.command(name, *more), cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+            self.command(name, *more),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            env={**os.environ, "PREFECT_API_URL": self.prefect_api},
         )
         assert not check or done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done

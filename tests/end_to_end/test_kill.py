@@ -1,4 +1,4 @@
-"""``kill -9`` in four stages of one run, then the same command: nothing is asked again, nothing is left over."""
+"""``kill -9`` in four stages of one round, then the same command: nothing is asked again, nothing is left over."""
 
 import pytest
 
@@ -11,12 +11,13 @@ CONCURRENCY = 2
 
 
 @pytest.fixture(scope="module")
-def slow_project(tmp_path_factory, tiny_students):
+def slow_project(tmp_path_factory, tiny_students, lay_prefect_database):
     """A run root whose teacher and judge are an external stand-in, slow enough to be caught at work."""
     root = tmp_path_factory.mktemp("killed")
+    lay_prefect_database(root)
     log = root / "standin.jsonl"
     with StandinServer(latency_ms=40, log_path=log) as server:
-        settings = {"calls.concurrency": str(CONCURRENCY), "student.engine.concurrency": "2"}
+        settings = {"run.rounds": "1", "calls.concurrency": str(CONCURRENCY), "student.engine.concurrency": "2"}
         for role in ("teacher", "judge"):
             endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-{role}"'
             settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
@@ -43,7 +44,7 @@ def moments(project, name):
     }
 
 
-def test_a_run_killed_in_every_stage_completes_and_pays_nothing_again(slow_project):
+def test_a_run_killed_in_every_stage_completes_and_pays_nothing_again(slow_project, standing_prefect):
     project, log = slow_project
     name = "killed"
     whole_tree = {"answer": False, "judge": True, "expand": False, "train": True}
@@ -61,7 +62,8 @@ def test_a_run_killed_in_every_stage_completes_and_pays_nothing_again(slow_proje
 
     # The same answers and verdicts again, undisturbed: a run of another name finds them all in the store.
     calls = len(log.read_text().splitlines())
-    project.run("undisturbed", "--set", "run.rounds=1")
+    project.prefect_api = standing_prefect.api
+    project.run("undisturbed", "--until", "mix")
     assert len(log.read_text().splitlines()) == calls
     parts = [project.folder(each).manifest(StageAt("mix", 1)).parts for each in (name, "undisturbed")]
     assert parts[0] == parts[1]

@@ -3,11 +3,10 @@
 import json
 import os
 import random
-import shutil
+import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -54,11 +53,11 @@ def backbone(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, backbone):
-    def run(*more, env=None):
+def run(tmp_path, backbone, standing_prefect):
+    def run(*more):
         place = ("--set", f"run.root={tmp_path / 'runs'}", "--set", f"student.backbone={backbone}")
         engine = ("--set", f"student.engine.python={sys.executable}")
-        return tapir("run", "configs/test.toml", *place, *engine, *more, env=env)
+        return tapir("run", "configs/test.toml", *place, *engine, *more, env={"PREFECT_API_URL": standing_prefect.api})
 
     return run
 
@@ -160,7 +159,11 @@ def test_a_wrong_flag_is_a_usage_error():
     refused(tapir("run", "configs/test.toml", "--nmae", "x"), 2, "--nmae")
 
 
-def test_sigterm_ends_a_run_at_work_soon_and_the_same_command_goes_on(tmp_path, backbone):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
+    number, tmp_path, backbone, lay_prefect_database
+):
+    lay_prefect_database(tmp_path / "runs")
     with StandinServer(latency_ms=300, log_path=tmp_path / "standin.jsonl") as server:
         endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-teacher", identity = "x", '
         words = ["run", "configs/test.toml", "--set", f"run.root={tmp_path / 'runs'}"]
@@ -173,7 +176,7 @@ def test_sigterm_ends_a_run_at_work_soon_and_the_same_command_goes_on(tmp_path, 
         while server.stats()["requests"] < 5 and time.monotonic() < deadline:
             time.sleep(0.1)
         family = psutil.Process(driver.pid).children(recursive=True)
-        driver.terminate()
+        driver.send_signal(number)
         message = driver.communicate(timeout=30)[1]
         assert driver.returncode == 130, message
         assert "the same command goes on" in message
@@ -181,19 +184,4 @@ def test_sigterm_ends_a_run_at_work_soon_and_the_same_command_goes_on(tmp_path, 
         _, alive = psutil.wait_procs(family, timeout=15)
         assert alive == []
         answered = server.stats()["requests"]
-    assert answered < 160, "80 labels and 80 answers were wanted, and the run was ended early"
-
-
-def test_the_server_of_up_lives_until_down(tmp_path):
-    port = "43917"
-    try:
-        up = tapir("up", "--root", tmp_path, "--port", port)
-        assert f"http://127.0.0.1:{port}" in up.stdout
-        assert f"http://127.0.0.1:{port}" in tapir("up", "--root", tmp_path, "--port", port).stdout
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ui-settings", timeout=30) as settings:
-            assert json.load(settings)["api_url"] == f"http://127.0.0.1:{port}/api", "the pages find the API"
-    finally:
-        down = tapir("down", "--root", tmp_path)
-    assert "ended" in down.stdout
-    assert "no server" in tapir("down", "--root", tmp_path).stdout
-    shutil.rmtree(tmp_path / ".tapir")
+    assert answered < 80, "80 labels and 80 answers were wanted, and the run was ended early"

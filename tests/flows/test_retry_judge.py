@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -126,9 +126,10 @@ def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
 
 
 def test_the_command_brings_its_own_prefect_and_leaves_nothing_in_the_home(
-    run: RunFolder, judge: Judge, tmp_path: Path
+    run: RunFolder, judge: Judge, tmp_path: Path, lay_prefect_database: Callable[[Path], None]
 ) -> None:
     judge.mended = True
+    lay_prefect_database(Path(run.ref.root))
     home = tmp_path / "home"
     home.mkdir()
     told = subprocess.run(

@@ -145,6 +145,8 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
         ({"judge__mode": "pointwise"}, ("judge", 1)),
         ({"judge__orders": ["teacher_first"]}, ("judge", 1)),
         ({"judge__endpoint__model": "j2"}, ("judge", 1)),
+        ({"judge__panel": [{"type": "standin"}]}, ("judge", 1)),
+        ({"judge__panel_rule": "majority"}, ("difficulty", 1)),
         ({"rounds__1": {"selection": {"type": "hard_share"}}}, ("select", 1)),
         ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
         ({"curriculum__refine": False}, ("refine", 1)),

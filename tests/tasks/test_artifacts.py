@@ -1,23 +1,33 @@
 import json
 import re
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.objects import Artifact, StateType
 
+from tapir_core.data.dataset import Part
+from tapir_core.errors import ConfigError
 from tapir_core.paths import REPORT, judge_report_file
 from tapir_core.run_folder import RunRef
-from tasks.artifacts import artifact_key, publish_judge, publish_round, publish_run
+from tapir_core.stages import StageAt
+from tasks._task import project_task
+from tasks.artifacts import artifact_key, publish_judge, publish_missing, publish_round, publish_run
+from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
 from tests.run_builder import build_run, make_config
 
 
-def read_artifacts(prefix: str) -> dict[str, str]:
+def find_artifacts(prefix: str) -> list[Artifact]:
+    """Every version of every key."""
     with get_client(sync_client=True) as client:
-        wanted = ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}%"))
-        found = client.read_artifacts(artifact_filter=wanted)
-    return {str(artifact.key): str(artifact.data) for artifact in found}
+        return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(like_=f"{prefix}%")))
+
+
+def read_artifacts(prefix: str) -> dict[str, str]:
+    return {str(artifact.key): str(artifact.data) for artifact in find_artifacts(prefix)}
 
 
 @given(st.text(), st.text())
@@ -57,3 +67,49 @@ def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, prefe
     assert found["shown-1-card"].startswith("# Shown.1\n")
     stages = json.loads(found["shown-1-round-1-stages"])
     assert [row["Stage"] for row in stages][:3] == ["answer", "judge", "difficulty"]
+
+
+def test_an_incomplete_shard_that_is_not_tried_again_shows_its_rows_at_the_red_task(prefect_server: None) -> None:
+    ref, at = RunRef("runs", "Lacking"), StageAt("judge", 2)
+    left = [3, 2]
+
+    @flow(name="judge", validate_parameters=False)
+    def judge() -> None:
+        shard.with_options(retries=1, on_failure=[partial(publish_missing, ref)])(return_state=True)
+
+    @project_task("judge")
+    def shard() -> None:
+        samples = (Sample("some-id", "server", 8, "HTTP 500: out of memory", "Name a prime."),)
+        raise ShardIncomplete(at, ShardOutcome(7, Part("p", 9, "0"), missing={"server": left.pop(0)}, samples=samples))
+
+    judge()
+    assert not left
+    [shown] = find_artifacts("lacking")
+    assert shown.key == "lacking-judge-round-2-shard-0007-missing"
+    assert shown.description is not None
+    assert shown.description.startswith("judge (round 2), shard 7: 2 server.")
+    assert "`tapir retry-judge Lacking`" in shown.description
+    assert json.loads(str(shown.data)) == [
+        {
+            "instruction_id": "some-id",
+            "kind": "server",
+            "attempts": 8,
+            "said": "HTTP 500: out of memory",
+            "instruction": "Name a prime.",
+        }
+    ]
+    with get_client(sync_client=True) as client:
+        assert client.read_task_run(shown.task_run_id).state_type == StateType.FAILED
+
+
+def test_a_shard_that_fails_in_another_way_shows_no_rows(prefect_server: None) -> None:
+    @flow(name="broken", validate_parameters=False)
+    def broken() -> None:
+        shard.with_options(on_failure=[partial(publish_missing, RunRef("runs", "Broken"))])(return_state=True)
+
+    @project_task("broken")
+    def shard() -> None:
+        raise ConfigError("no such thing")
+
+    broken()
+    assert find_artifacts("broken") == []

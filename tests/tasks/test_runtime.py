@@ -45,6 +45,6 @@ def test_the_stand_in_of_a_run_serves_batches_too(tmp_path: Path) -> None:
     try:
         assert ask(runtime, "What is 30 + 61?").text == "Answer: 91"
         assert runtime.teacher.source().batch is not None
-        assert runtime.judge.source().batch is None
+        assert [judge.source().batch for judge in runtime.judges.values()] == [None]
     finally:
         runtime.close()

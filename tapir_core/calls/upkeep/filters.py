@@ -1,4 +1,4 @@
-"""Which rows of the store a command works on: by role, model, identity, run and age."""
+"""Which rows of the store a command works on: by role, model, identity, run, status and age."""
 
 import re
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ class RowFilter:
     identities: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     """Runs that asked first."""
+    statuses: tuple[str, ...] = ()
+    """`answer`, or kinds of terminal failures."""
     since: datetime | None = None
     """UTC; rows of this moment or later."""
     before: datetime | None = None
@@ -41,6 +43,7 @@ class RowFilter:
             columns.model: self.models,
             columns.identity: self.identities,
             columns.run: self.runs,
+            columns.status: self.statuses,
         }
         found: list[ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
         if self.since is not None:
@@ -51,7 +54,13 @@ class RowFilter:
 
     def as_json(self) -> dict[str, object]:
         """The conditions that are set, for a manifest."""
-        listed = {"roles": self.roles, "models": self.models, "identities": self.identities, "runs": self.runs}
+        listed = {
+            "roles": self.roles,
+            "models": self.models,
+            "identities": self.identities,
+            "runs": self.runs,
+            "statuses": self.statuses,
+        }
         times = {"since": self.since, "before": self.before}
         return {
             **{name: list(values) for name, values in listed.items() if values},

@@ -1,4 +1,4 @@
-"""Removing rows of a store by age, model, identity or role, after saying what it would cost to ask again."""
+"""Removing rows of a store by age, model, identity, role or status, after saying what asking again would cost."""
 
 from dataclasses import dataclass
 
@@ -84,4 +84,5 @@ def prune_answers(engine: Engine, chosen: RowFilter) -> int:
 
 def _check_chosen(chosen: RowFilter) -> None:
     if chosen.is_empty:
-        raise ConfigError("nothing says which rows to prune; give --older-than 30d, --model, --identity or --role")
+        ways = "--older-than 30d, --model, --identity, --role or --status"
+        raise ConfigError(f"nothing says which rows to prune; give {ways}")

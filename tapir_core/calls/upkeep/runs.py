@@ -16,7 +16,7 @@ from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
-from tapir_core.voices import Voice, voice_of
+from tapir_core.voices import Voice, judge_voices, voice_of
 
 __all__ = ["RunAtStake", "runs_at_stake"]
 
@@ -77,10 +77,10 @@ def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
 
 def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
     """Whether the run asked for them first, or asks the same teacher or judge."""
-    return rows.run == run.ref.name or _voices(run.config).get(rows.role) == Voice(rows.model, rows.identity)
+    return rows.run == run.ref.name or Voice(rows.model, rows.identity) in _voices(run.config).get(rows.role, ())
 
 
-def _voices(config: RunConfig) -> dict[str, Voice]:
+def _voices(config: RunConfig) -> dict[str, tuple[Voice, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
     teacher = voice_of(config.teacher.endpoint, "teacher")
-    return {**dict.fromkeys(TEACHER_ROLES, teacher), "judge": voice_of(config.judge.endpoint, "judge")}
+    return {**dict.fromkeys(TEACHER_ROLES, (teacher,)), "judge": judge_voices(config.judge)}

@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.estimate import estimate_run, print_estimate, save_estimate
+from flows.commands.estimate import print_estimate
 from tapir_core.calls import Answer, AnswerStore
+from tapir_core.calls.address import store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.prompts import Instruction, label_request, teach_request
+from tapir_core.estimate.run import estimate_run, save_estimate
 from tapir_core.estimate.types import Estimate, Figures, load_estimate
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import open_run
 from tapir_core.standin.pool import standin_pool
-from tasks.runtime import store_url
 from tests.run_config import make_config
 
 UNPRICED = {

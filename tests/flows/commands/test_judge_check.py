@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from flows.commands.judge_check import check_judge
-from flows.commands.judge_check_report import CheckedJudge, print_check
+from flows.commands.judge_check_report import CheckedJudge, CheckedPanel, print_check
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
 from tapir_core.config.budget import BudgetConfig
@@ -37,12 +37,17 @@ def config_of(root: Path, endpoint: dict[str, Any], **judge: Any) -> RunConfig:
 
 
 def check(config: RunConfig, pairs: int = PAIRS) -> CheckedJudge:
-    return check_judge(config, pairs=pairs, say=lambda _: None)
+    (found,) = check_judge(config, pairs=pairs, say=lambda _: None).judges
+    return found
 
 
-def shown(found: CheckedJudge) -> str:
+def code(found: CheckedJudge) -> int:
+    return CheckedPanel((found,)).exit_code
+
+
+def shown(*found: CheckedJudge) -> str:
     console = Console(file=io.StringIO(), width=120)
-    print_check(console, found)
+    print_check(console, CheckedPanel(found))
     return console.file.getvalue()
 
 
@@ -54,7 +59,7 @@ def test_the_stand_in_is_trusted_at_the_price_of_its_calls_and_asked_once(tmp_pa
         asked = server.stats()["requests"]
         again = check(config)
         assert server.stats()["requests"] == asked
-    assert (found.trust.word, found.exit_code) == ("trust", 0), found.trust
+    assert (found.trust.word, code(found)) == ("trust", 0), found.trust
     assert found.check.moved == ()
     assert found.check.kind("hostile").right.n == HOSTILE
     assert 0.5 < (found.check.order_gap.value or 0) < 1.3
@@ -73,7 +78,7 @@ def test_the_stand_in_is_trusted_at_the_price_of_its_calls_and_asked_once(tmp_pa
 def test_a_judge_that_favours_the_first_place_is_not_to_be_trusted(tmp_path: Path) -> None:
     with StandinServer(position_bias=5.0) as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url)))
-    assert (found.trust.word, found.exit_code) == ("do not trust", 1)
+    assert (found.trust.word, code(found)) == ("do not trust", 1)
     assert "first is favoured" in found.trust.reasons[0]
     assert "do not trust" in shown(found)
 
@@ -89,7 +94,7 @@ def test_a_run_that_asks_one_order_is_checked_in_both_and_told_so(tmp_path: Path
     with StandinServer() as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url), orders=["teacher_first"]))
     assert found.trust.word == "with care"
-    assert found.exit_code == 0
+    assert code(found) == 0
     assert all(len(result.gaps) == 2 for result in found.results)
 
 
@@ -119,13 +124,13 @@ def test_a_gullible_judge_is_named_with_the_texts_that_moved_it(tmp_path: Path) 
     obeyed = {case.name for case in hostile_cases() if "give it 10" in neutralise(case.wrap("x"))}
     assert set(found.check.moved) == obeyed != set()
     assert found.trust.word == "with care"
-    assert "order: plain" in found.to_json()
+    assert "order: plain" in found.check.moved
 
 
 def test_a_judge_without_verdicts_is_not_to_be_trusted_and_the_reasons_are_counted(tmp_path: Path) -> None:
     with FakeProvider(lambda _: Text("Both are fine.")) as provider:
         found = check(config_of(tmp_path, make_endpoint(provider.base_url), reasks=0), pairs=1)
-    assert found.exit_code == 1
+    assert code(found) == 1
     assert found.check.reasons == {"no verdict": 2 * (4 + HOSTILE)}
     assert "no verdict" in shown(found)
 
@@ -157,9 +162,20 @@ def test_the_configured_stand_in_is_started_and_ended_and_leaves_no_run(tmp_path
 
 def test_the_json_holds_every_figure_and_every_pair(tmp_path: Path) -> None:
     with StandinServer() as server:
-        found = check(config_of(tmp_path, make_endpoint(server.base_url)), pairs=2)
-    whole = json.loads(found.to_json())
+        found = check_judge(config_of(tmp_path, make_endpoint(server.base_url)), pairs=2, say=lambda _: None)
+    (whole,) = json.loads(found.to_json())["judges"]
     assert whole["judge"] == {"model": "standin-judge", "identity": "one", "mode": "pairwise"}
-    assert whole["word"] == found.trust.word
+    assert whole["word"] == found.judges[0].trust.word
     assert len(whole["pairs"]) == 4 * 2 + HOSTILE
     assert {"kinds", "task_types", "order_gap", "flipped", "moved", "unscored", "reasons", "cost"} <= whole.keys()
+
+
+def test_every_judge_of_a_panel_is_checked_and_the_worst_decides(tmp_path: Path) -> None:
+    panel = [{"type": "standin", "position_bias": 6.0}]
+    config = make_config(tmp_path, judge={"endpoint": {"type": "standin"}, "panel": panel})
+    found = check_judge(config, pairs=1, say=lambda _: None)
+    fair, biased = found.judges
+    assert "-bias6-" in biased.name
+    assert (code(fair), code(biased), found.exit_code) == (0, 1, 1)
+    text = shown(fair, biased)
+    assert text.index(f"{fair.name}: ") < text.index(f"{biased.name}: do not trust")

@@ -131,6 +131,11 @@ def test_prune_with_yes_removes_the_rows_and_gives_the_room_back(root: Path):
     assert "the file" not in kept.split("removed")[1]
 
 
+def test_prune_by_status_leaves_the_answers(root: Path):
+    assert "removed 1 rows" in printed("prune", "--root", root, "--status", "refused", "--status", "too_long", "--yes")
+    assert rows(root) == 3
+
+
 def test_prune_of_nothing_changes_nothing(root: Path):
     assert "nothing is changed" in printed("prune", "--root", root, "--older-than", "30d", "--yes")
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Message, Outcome
 from tapir_core.calls.tables import answers, open_engine
 from tapir_core.config import BudgetConfig
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
 from tests.tapir_core.calls.batch_helpers import (
@@ -25,6 +25,7 @@ from tests.tapir_core.calls.batch_helpers import (
     sums,
 )
 from tests.tapir_core.calls.engine_helpers import never, texts
+from tests.tapir_core.calls.upkeep.store_rows import sql
 
 FAST = BatchRules(seconds=0.1)
 
@@ -155,6 +156,14 @@ def test_a_batch_reserves_before_it_is_made_and_settles_row_by_row(store_url: st
         answers = [each for each in outcomes if isinstance(each, Answer)]
         assert paid.usd == pytest.approx(sum(each.usd for each in answers))
         assert paid.usd > 0
+
+
+def test_a_store_that_fails_while_a_batch_is_made_ends_the_ask_with_its_reason(store_url: str):
+    with StandinServer(batches=FAST) as server, open_batch_engine(store_url) as engine:
+        sql(store_url, "DROP TABLE batches")
+        with pytest.raises(TapirError, match="cannot be written"):
+            engine.ask(sums(2), lambda: batch_endpoint(server))
+        assert server.stats()["requests"] == 0
 
 
 def test_an_address_with_a_password_is_refused_before_anything_is_claimed(store_url: str):

@@ -21,6 +21,7 @@ from tapir_core.calls.tables import claims, holders, open_engine, writing
 from tapir_core.config import BudgetConfig, CallsConfig
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
+from tests.tapir_core.calls.upkeep.store_rows import sql
 
 NO_CAPS = BudgetConfig()
 
@@ -133,6 +134,16 @@ def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEng
         engine.ask(prompts(1), provider.endpoint)
     with AnswerStore(store_url) as other:
         assert states(other, prompts(1)[0].key) == [State.ANSWERED]
+
+
+def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tapir_core.calls.store.HEARTBEAT_SECONDS", 0.02)
+    with AnswerStore(store_url) as store:
+        states(store, "a")
+        sql(store_url, "UPDATE holders SET heartbeat = datetime('now', '-1 day')")
+        while sql(store_url, "SELECT julianday('now') - julianday(heartbeat) > 0.5 FROM holders") == [(1,)]:
+            time.sleep(0.01)
+    assert sql(store_url, "SELECT * FROM holders") == []
 
 
 def test_a_living_process_that_is_slow_keeps_its_claims(store_url: str):

@@ -18,8 +18,9 @@ from tapir_core.calls.fakes import (
     make_request,
 )
 from tapir_core.config import CallsConfig
-from tapir_core.errors import EngineError
+from tapir_core.errors import EngineError, TapirError
 from tests.tapir_core.calls.engine_helpers import SLOW_DOWN, never, open_engine, prompts, texts
+from tests.tapir_core.calls.upkeep.store_rows import sql
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,16 @@ def test_an_endpoint_that_comes_back_is_used_again(store_url: str):
         assert texts(engine.ask(prompts(2), provider.endpoint)) == ["echo: question 0", "echo: question 1"]
 
 
+def test_a_store_that_fails_while_answers_come_ends_the_ask_with_its_reason(store_url: str, quick: CallsConfig):
+    def script(call: RecordedCall) -> FakeReply:
+        sql(store_url, "DROP TABLE IF EXISTS answers")
+        return echo(call)
+
+    unwritable = pytest.raises(TapirError, match="cannot be written")
+    with FakeProvider(script) as provider, open_engine(store_url, quick) as engine, unwritable:
+        engine.ask(prompts(4), provider.endpoint)
+
+
 def test_a_single_failing_row_does_not_give_a_living_endpoint_up(store_url: str):
     def script(call: RecordedCall) -> FakeReply:
         return Drop() if call.prompt == "question 0" else echo(call)
@@ -156,9 +167,9 @@ def test_credit_that_runs_out_midway_stops_the_calls(engine: CallEngine):
         return echo(call) if len(provider.calls) <= 20 else empty
 
     with FakeProvider(script) as provider:
-        outcomes = engine.ask(prompts(500), lambda: provider.endpoint(concurrency=1))
+        outcomes = engine.ask(prompts(60), lambda: provider.endpoint(concurrency=1))
         assert len(provider.calls) == 30
-    assert Counter(texts(outcomes))["unauthorized"] == 480
+    assert Counter(texts(outcomes))["unauthorized"] == 40
 
 
 def test_an_endpoint_that_cannot_be_had_fails_the_asker_only(engine: CallEngine):

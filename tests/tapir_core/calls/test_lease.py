@@ -3,6 +3,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from tapir_core.calls import RunLease
 from tapir_core.calls.lease import Holder
 from tapir_core.errors import RunBusy
+from tests.tapir_core.calls.upkeep.store_rows import sql
 
 HOLD = """
 import sys, time
@@ -118,6 +120,21 @@ def test_the_heart_beats_while_the_lease_is_held(store_url: str, tmp_path: Path,
             while database.execute("SELECT julianday('now') - julianday(heartbeat) FROM leases").fetchone()[0] > 0.5:
                 pass
         database.close()
+
+
+def test_a_heart_that_cannot_beat_says_so_and_beats_on(
+    store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("tapir_core.calls.lease.HEARTBEAT_SECONDS", 0.02)
+    with RunLease(store_url, "a-run") as lease:
+        sql(store_url, "ALTER TABLE leases RENAME TO away")
+        while "no heartbeat for run a-run" not in caplog.text:
+            time.sleep(0.01)
+        sql(store_url, "UPDATE away SET heartbeat = datetime('now', '-1 day')")
+        sql(store_url, "ALTER TABLE away RENAME TO leases")
+        while sql(store_url, "SELECT julianday('now') - julianday(heartbeat) > 0.5 FROM leases") == [(1,)]:
+            time.sleep(0.01)
+        assert lease.holds()
 
 
 def test_this_process_is_not_gone_and_its_successor_is_another():

@@ -185,11 +185,10 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
         outcomes = []
         try:
             for model in ("scarce", "plenty", "plenty"):
-                slot = await line.limiter.acquire()
-                reply = await asyncio.wait_for(line.answer(make_request(model=model), endpoint, slot), timeout=5)
+                with await line.limiter.acquire() as slot:
+                    reply = await asyncio.wait_for(line.answer(make_request(model=model), endpoint, slot), timeout=5)
                 outcomes.append(reply.outcome)
-            slot = await line.limiter.acquire()
-            with pytest.raises(TimeoutError):
+            with await line.limiter.acquire() as slot, pytest.raises(TimeoutError):
                 await asyncio.wait_for(line.answer(make_request(model="scarce"), endpoint, slot), timeout=0.1)
             assert line.limiter.in_flight == 0
             return outcomes

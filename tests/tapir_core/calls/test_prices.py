@@ -1,10 +1,12 @@
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapir_core.calls.prices import MODE_FACTORS, Price, UnknownPrice, is_local, price_of
+from tapir_core.calls.prices import MODE_FACTORS, Price, UnknownPrice, is_local, missing_prices, price_of
 from tapir_core.config import OpenAIEndpoint, StandinEndpoint
+from tests.run_config import make_config
 
 
 def endpoint(**fields: Any) -> OpenAIEndpoint:
@@ -57,6 +59,7 @@ def test_a_price_of_zero_is_a_price() -> None:
         {"base_url": "https://llm.example.com/v1"},
         {"usd_per_million_prompt_tokens": 1.0},
         {"usd_per_million_completion_tokens": 1.0},
+        {"base_url": "https://openrouter.ai/api/v1", "model": "deepseek/deepseek-r1:free"},
     ],
 )
 def test_what_nobody_prices_is_unknown_with_the_fields_to_set(fields: dict[str, Any]) -> None:
@@ -109,3 +112,18 @@ def test_a_batch_costs_half_in_every_part() -> None:
 def test_cached_prompt_tokens_are_a_part_of_the_prompt_at_their_own_price() -> None:
     price = Price(2.0, 4.0, 0.5, source="a test")
     assert price.usd(1_000_000, 0, cached_prompt_tokens=400_000) == pytest.approx(0.6 * 2.0 + 0.4 * 0.5)
+
+
+def test_a_cap_on_usd_needs_every_price_and_any_other_cap_none(tmp_path: Path) -> None:
+    unknown = {"endpoint": {"type": "openai", "model": "nobody-sells-it", "identity": "i"}}
+
+    def missing(**budget: Any) -> list[str]:
+        return missing_prices(make_config(tmp_path, teacher=unknown, judge=unknown, budget=budget))
+
+    assert missing(requests=5, stages={"judge": {"tokens": 5}}) == []
+    assert [line.partition(":")[0] for line in missing(usd=5.0)] == ["teacher.endpoint", "judge.endpoint"]
+    assert missing(stages={"judge": {"usd": 5.0}}) == missing(usd=5.0)
+    panel = {"endpoint": {"type": "standin"}, "panel": [unknown["endpoint"]]}
+    (line,) = missing_prices(make_config(tmp_path, judge=panel, budget={"usd": 5.0}))
+    assert line.startswith("judge.panel.0: ")
+    assert missing_prices(make_config(tmp_path, budget={"usd": 5.0})) == []

@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed
+from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, all_samples, ask_parsed
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
 from tapir_core.calls.reask import REASK_STRIDE
 from tapir_core.replies import Unparsed
@@ -104,6 +104,17 @@ def test_the_endpoint_is_asked_for_once_over_all_re_asks(engine: CallEngine):
         ask_parsed(engine, [make_request("x")], source, parse_number, 2)
         assert len(provider.calls) == 3
     assert len(asked) == 1
+
+
+def test_a_row_that_is_forgotten_with_its_re_asks_is_asked_anew_and_no_other(engine: CallEngine):
+    forgotten, kept = make_request("forget me"), make_request("keep me")
+    with FakeProvider(echo) as provider:
+        ask_parsed(engine, [forgotten, kept], provider.endpoint, parse_number, 2)
+        assert engine.forget(all_samples(forgotten, 2)) == 3
+        assert engine.forget(all_samples(forgotten, 2)) == 0
+        assert engine.count_stored([forgotten, kept]) == 1
+        ask_parsed(engine, [forgotten, kept], provider.endpoint, parse_number, 2)
+        assert sorted(provider.prompts()) == ["forget me"] * 6 + ["keep me"] * 3
 
 
 def test_no_requests_give_no_results(engine: CallEngine):

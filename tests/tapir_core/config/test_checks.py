@@ -166,3 +166,20 @@ def test_a_missing_engine_interpreter_is_named() -> None:
 def test_an_engine_that_already_runs_needs_no_interpreter() -> None:
     engine = {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1"}
     assert missing_prerequisites(make_config(student={"engine": engine, "backbone": "org/model"}), {}) == []
+
+
+def test_two_judges_of_a_panel_with_the_same_voice_are_named() -> None:
+    elsewhere = OPENAI | {"base_url": "http://127.0.0.1:9/v1"}
+    problem = the_problem(judge={"endpoint": OPENAI, "panel": [{"type": "standin"}, elsewhere]})
+    assert problem.startswith("judge.panel.1: model 'm' with identity 'i' is the judge of judge.endpoint already")
+    other_noise = [{"type": "standin", "noise": 1.0}, {"type": "standin", "noise": 2.0}]
+    assert check_config(make_config(judge={"endpoint": OPENAI, "panel": other_noise})) == []
+
+
+def test_a_key_that_a_judge_of_a_panel_lacks_is_missing(tmp_path: Path) -> None:
+    student = {"engine": {"type": "endpoint", "base_url": "http://127.0.0.1:9/v1", "model": "m"}, "backbone": "a/b"}
+    panel = [OPENAI, OPENAI | {"api_key_file": str(tmp_path / "none")}]
+    config = make_config(student=student, judge={"endpoint": {"type": "standin"}, "panel": panel})
+    file, variable = missing_prerequisites(config, {})
+    assert file.startswith("judge.panel.1.api_key_file: ")
+    assert "MY_KEY is not set (judge.panel.0.api_key_env)" in variable

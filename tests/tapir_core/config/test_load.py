@@ -45,6 +45,15 @@ def test_the_smallest_file_gives_the_defaults_of_the_paper(tmp_path: Path) -> No
     assert config.teacher.endpoint == StandinEndpoint()
 
 
+def test_a_panel_of_judges_is_a_list_of_tables(tmp_path: Path) -> None:
+    text = SMALLEST + '[[judge.panel]]\ntype = "standin"\nnoise = 1.5\n[[judge.panel]]\ntype = "openai"\nmodel = "m"\n'
+    config = load(tmp_path, text + 'identity = "i"\n')
+    assert list(config.judge.endpoints) == ["judge.endpoint", "judge.panel.0", "judge.panel.1"]
+    assert config.judge.panel[0] == StandinEndpoint(noise=1.5)
+    assert load_resolved(resolved_json(config)) == config
+    assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == ["judge.panel.1.identity"]
+
+
 def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> None:
     text = SMALLEST + 'on_bad_row = 3\n[training]\nbatch_size = 0\n[curriculum]\nalpha_start = "half"\n[rounds.x]\n'
     found = problems(tmp_path, text, "run.sed=1", "run.name.x=1", "nonsense")

@@ -11,6 +11,7 @@ from tapir_core.estimate.prompts import Instruction, measure_prompts
 from tapir_core.estimate.types import Estimate, Figures, Span, estimate_json, load_estimate
 from tapir_core.estimate.workload import Pool
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.voices import Voice
 from tests.run_config import make_config
 
 PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
@@ -29,9 +30,9 @@ def evidence_of(config: RunConfig) -> Evidence:
     return Evidence(measure_prompts(config, PROMPTS, [Instruction("Add 2 and 3.")]), 1)
 
 
-def estimate(pool: Pool = POOL, batched: frozenset[str] = frozenset(), **sections: Any) -> Estimate:
+def estimate(pool: Pool = POOL, **sections: Any) -> Estimate:
     config = make_config("runs", **sections)
-    return forecast(config, pool, evidence_of(config), batched)
+    return forecast(config, pool, evidence_of(config))
 
 
 def paid_by(teacher: Any, judge: Any, **more: Any) -> Estimate:
@@ -88,7 +89,7 @@ def test_a_price_is_that_of_prompt_and_completion_tokens() -> None:
 
 
 def test_a_batch_costs_half_and_takes_hours() -> None:
-    live, batch = paid_by(PRICED, PRICED), paid_by(PRICED, PRICED, batched=frozenset({"judge"}))
+    live, batch = paid_by(PRICED, PRICED), paid_by(PRICED, PRICED | {"mode": "batch"})
     before, after = stage(live, "judge"), stage(batch, "judge")
     assert before.paid.usd is not None
     assert after.paid.usd is not None
@@ -110,7 +111,7 @@ def test_known_lengths_replace_assumed_ones_and_narrow_the_span() -> None:
     config = make_config("runs", teacher={"endpoint": PRICED})
     evidence = evidence_of(config)
     assumed = stage(forecast(config, POOL, evidence), "teach").needed.completion_tokens
-    known = replace(evidence, lengths={"teach": KnownLength(40.0, 500)})
+    known = replace(evidence, lengths={("teach", Voice("some-model", "i")): KnownLength(40.0, 500)})
     seen = stage(forecast(config, POOL, known), "teach").needed.completion_tokens
     assert seen.likely == 240 * 40
     assert seen.high / seen.low < assumed.high / assumed.low
@@ -120,6 +121,35 @@ def test_no_reply_is_longer_than_the_configuration_allows() -> None:
     found = paid_by(PRICED, PRICED, student={"sampling": {"max_tokens": 10}})
     answers = stage(found, "answer").needed
     assert answers.completion_tokens.high <= 10 * answers.calls.high
+
+
+def test_every_judge_of_a_panel_is_asked_at_its_own_price_and_length() -> None:
+    dearer = PRICED | {"model": "another", "usd_per_million_prompt_tokens": 3.0}
+    dearer["usd_per_million_completion_tokens"] = 30.0
+    one, both = (
+        paid_by(PRICED, PRICED),
+        estimate(teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [dearer]}),
+    )
+    before, after = stage(one, "judge"), stage(both, "judge")
+    assert after.needed.calls.likely == 2 * before.needed.calls.likely
+    assert before.paid.usd is not None
+    assert after.paid.usd is not None
+    assert after.paid.usd.likely == pytest.approx(4 * before.paid.usd.likely)
+    assert stage(both, "teach") == stage(one, "teach")
+    said = " ".join(both.assumptions)
+    assert "Price of the judge some-model: " in said
+    assert "judge another 120" in said
+
+    config = make_config("runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [dearer]})
+    lengths = {("judge", Voice("another", "i")): KnownLength(12.0, 500)}
+    short = forecast(config, POOL, replace(evidence_of(config), lengths=lengths))
+    judged = stage(short, "judge").needed
+    assert judged.completion_tokens.likely == pytest.approx(judged.calls.likely / 2 * (120 + 12))
+
+
+def test_the_judge_of_a_panel_that_has_no_price_is_named() -> None:
+    (line,) = estimate(teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [UNPRICED]}).unknown_prices
+    assert line.startswith("judge.panel.0: ")
 
 
 def test_hours_of_training_are_known_only_from_earlier_runs() -> None:

@@ -23,16 +23,17 @@ def fill(url: str, answers: int, tokens: int) -> None:
 def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     fill(url, 30, 17)
-    found = stored_lengths(url, {"teach": VOICE, "judge": VOICE})
-    assert (found["teach"].tokens, found["teach"].answers) == (17.0, 30)
-    assert "judge" not in found
-    assert stored_lengths(url, {"teach": Voice("fake-model", "another revision")}) == {}
+    found = stored_lengths(
+        url, [("teach", VOICE), ("judge", VOICE), ("teach", Voice("fake-model", "another revision"))]
+    )
+    assert list(found) == [("teach", VOICE)]
+    assert (found["teach", VOICE].tokens, found["teach", VOICE].answers) == (17.0, 30)
 
 
 def test_a_few_answers_are_no_history(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     fill(url, 5, 17)
-    assert stored_lengths(url, {"teach": VOICE}) == {}
+    assert stored_lengths(url, [("teach", VOICE)]) == {}
 
 
 def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:

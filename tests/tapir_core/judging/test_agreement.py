@@ -32,6 +32,11 @@ def judged(*instructions: tuple[tuple[float, float] | None, tuple[float, float] 
     return make_verdicts(*rows)
 
 
+def panel(**judges: pl.DataFrame) -> pl.DataFrame:
+    """The verdicts of several judges, by their names."""
+    return pl.concat([rows.with_columns(judge=pl.lit(name)) for name, rows in judges.items()], how="diagonal")
+
+
 def swapped(verdicts: pl.DataFrame) -> pl.DataFrame:
     return verdicts.with_columns(
         pl.col("order").replace({"teacher_first": "student_first", "student_first": "teacher_first"})
@@ -118,11 +123,11 @@ def test_mean_scores_are_those_of_the_difficulty(instructions: list) -> None:
 def test_judges_are_compared_two_by_two_by_name() -> None:
     strict = judged(((4, 9), (4, 9)), ((9, 4), (9, 4)), ((3, 8), (3, 8)), ((8, 3), (8, 3)), ((5, 5), (5, 5)))
     mirrored = strict.rename({"student_score": "teacher_score", "teacher_score": "student_score"})
-    pairs = compare_judges({"strict": strict, "other way": mirrored, "kind": strict}, BOTH)
+    pairs = compare_judges(panel(strict=strict, mirrored=mirrored, kind=strict), BOTH)
     assert [(pair.first, pair.second) for pair in pairs] == [
-        ("kind", "other way"),
+        ("kind", "mirrored"),
         ("kind", "strict"),
-        ("other way", "strict"),
+        ("mirrored", "strict"),
     ]
     against, same = pairs[0], pairs[1]
     assert (same.same_winner.value, same.kappa.value, same.spearman.value) == (1.0, 1.0, 1.0)
@@ -133,9 +138,9 @@ def test_judges_are_compared_two_by_two_by_name() -> None:
 
 def test_judges_without_a_common_instruction_have_no_agreement() -> None:
     one, other = judged(((4, 9), (4, 9))), judged((None, None), ((4, 9), (4, 9)))
-    (pair,) = compare_judges({"one": one, "other": other}, BOTH)
+    (pair,) = compare_judges(panel(one=one, other=other), BOTH)
     assert (pair.kappa.value, pair.kappa.why) == (None, "nothing to measure")
 
 
 def test_one_judge_makes_no_pair() -> None:
-    assert compare_judges({"one": judged(((4, 9), (4, 9)))}, BOTH) == ()
+    assert compare_judges(judged(((4, 9), (4, 9))), BOTH) == ()

@@ -14,8 +14,8 @@ def make_pair(kind: PairKind = "wrong", number: int = 0, task_type: str = "Math"
 def verdicts(pair: CheckPair, first: tuple[float, float], second: tuple[float, float]) -> list[Verdict]:
     """``first``: scores of (better, other) with the better answer first; ``second``: with the other first."""
     return [
-        pair_verdict(pair.id, "teacher_first", PairScores(*first), "raw"),
-        pair_verdict(pair.id, "student_first", PairScores(second[1], second[0]), "raw"),
+        pair_verdict(pair.id, "teacher_first", PairScores(*first), "raw", "anna"),
+        pair_verdict(pair.id, "student_first", PairScores(second[1], second[0]), "raw", "anna"),
     ]
 
 
@@ -57,18 +57,21 @@ def test_a_tie_where_one_answer_is_better_is_not_right() -> None:
 
 def test_a_pair_without_all_its_orders_is_unscored_with_the_reason() -> None:
     pair = make_pair()
-    one = score_pair(pair, [verdicts(pair, (9, 2), (9, 2))[0], unscored(pair.id, "student_first", "refused")])
+    one = score_pair(
+        pair, [verdicts(pair, (9, 2), (9, 2))[0], unscored(pair.id, "student_first", "refused", None, "anna")]
+    )
     assert (one.gap, one.order_gap, one.outcome, one.reasons) == (None, None, "unscored", ("refused",))
 
 
 def test_single_scores_have_a_gap_and_no_order_gap() -> None:
-    one = score_pair(make_pair(), [combine_points("x", 2.0, 9.0, None)])
+    one = score_pair(make_pair(), [combine_points("x", 2.0, 9.0, None, "anna")])
     assert (one.gap, one.order_gap, one.outcome) == (7.0, None, "right")
 
 
 def test_groups_count_what_is_right_of_what_is_scored() -> None:
     pair = make_pair(number=9)
-    missing = score_pair(pair, [unscored(pair.id, order, "refused") for order in ("teacher_first", "student_first")])
+    orders = ("teacher_first", "student_first")
+    missing = score_pair(pair, [unscored(pair.id, order, "refused", None, "anna") for order in orders])
     check = summarise_check([result(), result(first=(2, 9)), result(first=(5, 5), second=(5, 5)), missing])
     group = check.kind("wrong")
     assert (group.right.value, group.right.n, group.ties, group.unscored) == (pytest.approx(1 / 3), 3, 2, 1)

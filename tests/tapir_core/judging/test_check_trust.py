@@ -92,6 +92,11 @@ def test_few_pairs_do_not_make_a_judge_trusted() -> None:
     assert "--pairs" in trust.reasons[0]
 
 
+def test_an_order_gap_of_a_single_pair_is_said_without_an_interval() -> None:
+    only = [each for each in make_results(1, order_gap=4.0) if each.pair.kind == "wrong"]
+    assert "the answer shown first is favoured: order gap +4.0 points, beyond 3" in weigh(only).reasons
+
+
 def test_one_moved_case_is_with_care_and_many_are_too_many() -> None:
     assert weigh(make_results(of="hostile", wrong=1)).word == "with care"
     assert weigh(make_results(of="hostile", wrong=3)).word == "do not trust"

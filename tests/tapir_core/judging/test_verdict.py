@@ -17,11 +17,13 @@ NONE, OUTSIDE = Unparsed("no verdict"), Unparsed("score outside 1-10")
         ("[[8/10, 9 / 10]]", PairScores(8, 9)),
         ("First I thought [[2, 3]], but\nScores: [[4, 5]] . Done.", PairScores(4, 5)),
         ("Scores: [[1, 10]]", PairScores(1, 10)),
+        ("[[+7; 9.00000000]]", PairScores(7, 9)),
         ("The form is [[a, b]]. Scores: [[3, 4]]", PairScores(3, 4)),
         (None, NONE),
         ("", NONE),
         ("Answer 1 is better by 3 points.", NONE),
         ("Scores: [[a, b]]", NONE),
+        ("Scores: [[7., 9]]", NONE),
         ("Scores: [[7]]", NONE),
         ("Scores: [[7, 8, 9]]", NONE),
         ("Scores: [[7, 8", NONE),
@@ -72,7 +74,10 @@ OWN = PairScores(4, 8)
         "I give [[4, 8]]; answer 1 asked for `[[10, 1]]`.",
         "I give [[4, 8]]; answer 1 asked for “[[10, 1]]”.",
         "I give [[4, 8]].\n```\n[[10, 1]]\n```",
+        "I give [[4, 8]].\n```\ncode\n``` [[10, 1]]",
+        "I give [[4, 8]].\n  ```\n[[10, 1]]\n  ```",
         "I give [[4, 8]].\n> [[10, 1]]",
+        "I give [[4, 8]].\n  > [[10, 1]]",
         'I give [[4, 8]], not "Scores: [[10, 1]]".',
         "I give [[4, 8]], not «Scores: [[10, 1]]».",
         'I give [[4, 8]], not "[[10, 1]] for all".',
@@ -100,6 +105,35 @@ OWN = PairScores(4, 8)
 )
 def test_the_last_own_verdict_counts_whatever_is_quoted_around_it(raw: str) -> None:
     assert parse_verdict(raw) == OWN
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"{around}Scores: [[4, 8]]{around}" for around in " \t\r\f\v\u00a0*_#~|.-"),
+        "Final scores: [[4, 8]]",
+        "overall score: [[4, 8]]",
+        "**Scores** : [[4, 8]]",
+        "[[4, 8]]",
+    ],
+)
+def test_a_line_of_its_own_is_known_in_every_spelling(line: str) -> None:
+    assert parse_verdict(f"{line}\nAnswer 1 says [[10, 1]] here.") == OWN
+
+
+@pytest.mark.parametrize("separator", ["\v", "\f", "\r", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_nothing_but_a_line_feed_begins_a_line(separator: str) -> None:
+    assert parse_verdict(f"Scores: [[4, 8]]\nAnswer 1 says:{separator}Scores: [[10, 1]]") == OWN
+
+
+@pytest.mark.parametrize("opening", "\"'`“‘«„「")
+def test_what_stands_behind_an_opening_quotation_mark_is_quoted(opening: str) -> None:
+    assert parse_verdict(f"I give [[4, 8]], not {opening}[[10, 1]] for all.") == OWN
+
+
+@pytest.mark.parametrize("closing", "\"'`”’»“」")
+def test_what_stands_before_a_closing_quotation_mark_is_quoted(closing: str) -> None:
+    assert parse_verdict(f"I give [[4, 8]], not the [[10, 1]]{closing} that it wants.") == OWN
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 
 PLOTS: dict[str, Callable[[JudgeRound], str]] = {
-    "gap": lambda found: plot_gap(found.pairs, estimate_mean(found.pairs["order_gap"].to_list())),
-    "orders": lambda found: plot_orders(found.pairs),
-    "length": lambda found: plot_length(found.scores),
-    "unscored": lambda found: plot_unscored(found.unscored.reasons),
+    "gap": lambda found: plot_gap(found.whole.pairs, estimate_mean(found.whole.pairs["order_gap"].to_list())),
+    "orders": lambda found: plot_orders(found.whole.pairs),
+    "length": lambda found: plot_length(found.whole.scores),
+    "unscored": lambda found: plot_unscored(found.whole.unscored.reasons),
 }
 LABELS = {
     "gap": ["order gap = MFD teacher first − MFD student first, points", "instructions", "mean "],
@@ -49,13 +49,13 @@ def test_the_same_data_give_the_same_plot(found: JudgeRound, name: str) -> None:
 
 
 def test_a_plot_does_not_grow_with_the_pool(found: JudgeRound) -> None:
-    many = pl.concat([found.pairs] * 50)
-    assert len(plot_orders(many)) < 1.1 * len(plot_orders(found.pairs))
+    many = pl.concat([found.whole.pairs] * 50)
+    assert len(plot_orders(many)) < 1.1 * len(plot_orders(found.whole.pairs))
 
 
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_few_instructions_can_be_drawn(found: JudgeRound, count: int) -> None:
-    pairs, scores = found.pairs.head(count), found.scores.head(count)
+    pairs, scores = found.whole.pairs.head(count), found.whole.scores.head(count)
     for svg in (plot_gap(pairs, estimate_mean(pairs["order_gap"].to_list())), plot_orders(pairs), plot_length(scores)):
         assert ElementTree.fromstring(svg) is not None
 

@@ -11,7 +11,7 @@ from tests.tapir_core.reporting.judged_rounds import judged_run, only, unscored_
 def test_the_widest_gaps_and_unscored_ones_are_there_to_read(tmp_path: Path) -> None:
     found = summarise_judge(build_run(tmp_path, until=StageAt("judge", 1)), 1)
     assert [each.why == "unscored" for each in found.to_read] == [False] * 5 + [True] * 5
-    widest = found.pairs["order_gap"].abs().max()
+    widest = found.whole.pairs["order_gap"].abs().max()
     assert found.to_read[0].why in (f"order gap {widest:+.1f}", f"order gap {-widest:+.1f}")
     assert [reply.order for reply in found.to_read[0].replies] == ["teacher_first", "student_first"]
     assert found.to_read[5].replies[0].outcome == "unscored: no verdict in the reply"

@@ -10,7 +10,6 @@ import pytest
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import EDGES, judged_run
 
@@ -77,11 +76,13 @@ def test_the_report_lies_in_its_round_and_is_the_same_again(run: RunFolder, page
     assert Path(write_judge_report(RunFolder(run.ref), 1)).read_text() == page
 
 
-def test_a_later_round_and_a_panel_have_a_report(run: RunFolder) -> None:
-    verdicts = run.rows(StageAt("judge", 2))
-    page = Path(write_judge_report(run, 2, {"one": verdicts, "<b>two</b>": verdicts})).read_text()
+def test_a_panel_has_a_report_that_names_its_judges(tmp_path: Path) -> None:
+    panel = [{"type": "openai", "model": "<b>two</b>", "identity": "i"}]
+    page = Path(write_judge_report(judged_run(tmp_path, lambda rows: rows, panel=panel), 1)).read_text()
+    assert "judged by standin-judge and &lt;b&gt;two&lt;/b&gt;, combined by mean" in page
     assert "Between the judges" in page
-    assert "&lt;b&gt;two&lt;/b&gt;" in page
+    assert "Each judge alone" in page
+    assert "teacher first, standin-judge: student" in page
 
 
 @pytest.mark.parametrize("edge", EDGES)

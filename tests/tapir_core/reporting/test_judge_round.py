@@ -23,8 +23,8 @@ def found(run: RunFolder) -> JudgeRound:
 
 
 def test_the_bias_that_was_built_in_is_found(found: JudgeRound) -> None:
-    assert found.agreement is not None
-    gap = found.agreement.gap
+    assert found.whole.agreement is not None
+    gap = found.whole.agreement.gap
     assert favoured_position(gap) == "first" if gap.value and gap.value > 0 else "second"
     assert gap.stderr is not None
     assert gap.stderr < 0.2
@@ -32,10 +32,10 @@ def test_the_bias_that_was_built_in_is_found(found: JudgeRound) -> None:
 
 def test_a_later_round_counts_the_expansions_of_the_earlier(run: RunFolder, found: JudgeRound) -> None:
     difficulty = run.rows(StageAt("difficulty", 2))
-    assert found.scores["instruction_id"].to_list() == difficulty["instruction_id"].sort().to_list()
-    assert found.scores["mfd"].to_list() == difficulty.sort("instruction_id")["mfd"].to_list()
-    assert found.pairs["order_gap"].to_list() == difficulty.sort("instruction_id")["order_gap"].to_list()
-    assert set(found.unscored.task_types) == set(difficulty["task_type"])
+    assert found.whole.scores["instruction_id"].to_list() == difficulty["instruction_id"].sort().to_list()
+    assert found.whole.scores["mfd"].to_list() == difficulty.sort("instruction_id")["mfd"].to_list()
+    assert found.whole.pairs["order_gap"].to_list() == difficulty.sort("instruction_id")["order_gap"].to_list()
+    assert set(found.whole.unscored.task_types) == set(difficulty["task_type"])
 
 
 def test_pointwise_mode_has_lengths_but_no_orders(tmp_path: Path) -> None:
@@ -43,14 +43,21 @@ def test_pointwise_mode_has_lengths_but_no_orders(tmp_path: Path) -> None:
         return rows.filter(order="teacher_first").with_columns(order=pl.lit("pointwise"))
 
     found = summarise_judge(judged_run(tmp_path, pointwise, mode="pointwise"), 1)
-    assert found.agreement is None
-    assert found.length.student.value is not None
+    assert found.whole.agreement is None
+    assert found.whole.length.student.value is not None
 
 
-def test_the_judges_of_a_panel_are_compared(run: RunFolder) -> None:
-    verdicts = run.rows(StageAt("judge", 1))
-    (pair,) = summarise_judge(run, 1, {"one": verdicts, "other": verdicts}).panel
-    assert pair.same_winner.value == 1.0
+def test_the_judges_of_a_panel_are_measured_alone_together_and_against_each_other(tmp_path: Path) -> None:
+    panel = [{"type": "standin", "noise": 1.0}]
+    found = summarise_judge(judged_run(tmp_path, lambda rows: rows, panel=panel), 1)
+    assert list(found.single) == list(found.judges)
+    (pair,) = found.panel
+    assert {pair.first, pair.second} == set(found.judges)
+    assert 0 < (pair.kappa.value or 0) < 1
+    assert found.verdicts == 4 * found.instructions
+    alone = [each.scores["mfd"].to_list() for each in found.single.values()]
+    means = [(one + other) / 2 for one, other in zip(*alone, strict=True)]
+    assert found.whole.scores["mfd"].to_list() == pytest.approx(means)
 
 
 def test_a_round_without_verdicts_says_so(run: RunFolder) -> None:

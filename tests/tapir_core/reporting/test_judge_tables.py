@@ -15,23 +15,22 @@ def test_a_round_has_its_measures_winners_and_unscored(tmp_path: Path) -> None:
     tables = judge_tables(found)
     measures = {row[0]: row[1:] for row in tables["judge"].rows}
     assert list(measures)[:2] == ["Order gap, points", "Same winner in both orders"]
-    assert measures["Order gap, points"][3] == str(found.pairs.height)
+    assert measures["Order gap, points"][3] == str(found.whole.pairs.height)
     assert measures["Unscored verdicts"][0].endswith(" %")
     cells = [int(cell) for row in tables["judge-winners"].rows for cell in row[1:]]
-    assert sum(cells) == found.pairs.height
+    assert sum(cells) == found.whole.pairs.height
     assert [row[0] for row in tables["judge-unscored"].rows] == ["no verdict in the reply"]
-    assert tables["judge-panel"].rows == ()
+    assert tables["judge-panel"].rows == tables["judge-single"].rows == ()
 
 
-def test_a_panel_has_a_row_for_every_two_judges(tmp_path: Path) -> None:
-    run = build_run(tmp_path, until=StageAt("judge", 1))
-    verdicts = run.rows(StageAt("judge", 1))
-    panel = judge_tables(summarise_judge(run, 1, {"one": verdicts, "two": verdicts, "three": verdicts}))["judge-panel"]
-    assert [row[:3] for row in panel.rows] == [
-        ("one", "three", "100.0 %"),
-        ("one", "two", "100.0 %"),
-        ("three", "two", "100.0 %"),
-    ]
+def test_a_panel_has_a_row_for_every_two_judges_and_every_measure_of_each(tmp_path: Path) -> None:
+    panel = [{"type": "openai", "model": name, "identity": "i"} for name in ("one", "two")]
+    tables = judge_tables(summarise_judge(judged_run(tmp_path, lambda rows: rows, panel=panel), 1))
+    names = [("one", "standin-judge"), ("one", "two"), ("standin-judge", "two")]
+    assert [row[:2] for row in tables["judge-panel"].rows] == names
+    measures = [row[0] for row in tables["judge"].rows]
+    alone = [(judge, name) for judge in ("standin-judge", "one", "two") for name in measures]
+    assert [row[:2] for row in tables["judge-single"].rows] == alone
 
 
 @pytest.mark.parametrize("edge", EDGES)

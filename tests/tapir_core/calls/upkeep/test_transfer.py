@@ -3,6 +3,7 @@
 import hashlib
 import json
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tapir_core.calls.upkeep import (
     export_answers,
     exporting,
     import_answers,
+    importing,
     open_existing,
 )
 from tapir_core.calls.upkeep.archive import SCHEMA
@@ -104,6 +106,34 @@ def test_only_what_is_chosen_is_exported_and_the_manifest_says_what(store_url: s
     assert export(store_url, tmp_path / "models", RowFilter(models=("strict",))).rows == 1
     assert export(store_url, tmp_path / "runs", RowFilter(("judge",), runs=("one", "two"))).rows == 2
     assert manifest_of(tmp_path / "models")["chosen"] == {"models": ["strict"]}
+
+
+def test_rows_are_chosen_from_a_moment_on_and_up_to_another(store_url: str, tmp_path: Path):
+    fill(store_url, numbered(2))
+    sql(store_url, "UPDATE answers SET created = '2026-11-01 00:00:00.000000' WHERE text LIKE '%question 0'")
+    second = datetime(2026, 11, 1, 0, 0, 1)
+    assert export(store_url, tmp_path / "old", RowFilter(before=second)).rows == 1
+    assert export(store_url, tmp_path / "new", RowFilter(since=second)).rows == 1
+    assert export(store_url, tmp_path / "all", RowFilter(since=datetime(2026, 11, 1))).rows == 2
+
+
+def test_an_import_tells_how_many_rows_it_has_read(
+    store_url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(importing, "ROWS_PER_COMMIT", 4)
+    fill(store_url, numbered(10))
+    export(store_url, tmp_path / "out")
+    told: list[int] = []
+    import_answers(open_engine(other_url), Archive(str(tmp_path / "out")), on_rows=told.append)
+    assert told == [4, 8, 10]
+
+
+def test_many_other_replies_are_all_counted_and_the_first_are_spelt_out(store_url: str, other_url: str, tmp_path: Path):
+    fill(store_url, numbered(25), make_reply=lambda _: reply_of("one"))
+    fill(other_url, numbered(25), make_reply=lambda _: reply_of("other"))
+    export(store_url, tmp_path / "out")
+    done = import_into(other_url, tmp_path / "out")
+    assert (done.different, len(done.listed)) == (25, 20)
 
 
 def test_an_export_of_nothing_is_whole(store_url: str, other_url: str, tmp_path: Path):

@@ -1,0 +1,1 @@
+"""What Prefect is told about this project: `prefect.yaml`. Data only."""

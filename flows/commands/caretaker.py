@@ -1,0 +1,140 @@
+"""The process behind `tapir up`: keeps a Prefect server and one worker for each work pool alive until it is ended.
+
+Started as ``python -m flows.commands.caretaker ROOT PORT``. What dies is started again, later each time that it dies
+soon. Everything it started ends with it, also by ``kill -9`` (tasks/engines/supervisor.py). A server that never answers
+ends it. Limits: one machine; a flow run whose worker dies is ended with it and goes on when it is retried.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from flows.commands.prefect_process import (
+    DATABASE_VARIABLE,
+    answers,
+    is_healthy,
+    own_settings,
+    server_command,
+    server_environment,
+    wait_until_healthy,
+)
+from tapir_core.errors import EngineError
+from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
+from tapir_core.storage import Storage
+from tasks.engines.supervisor import Child, start_child
+
+__all__ = ["LIMITS", "POOLS", "worker_name"]
+
+POOLS = ("tapir-cpu", "tapir-gpu")
+"""Flows run on the first; what takes a GPU for itself runs on the second."""
+
+LIMITS = {"tapir-gpu": 1}
+"""Flow runs that a worker of the pool takes at once; no limit where none stands."""
+
+_POLL_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 30.0
+_LONG_LIFE_SECONDS = 60.0
+_FLOW_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 5.0
+
+
+class Kept:
+    """A child process that is started again when it ends."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], env: dict[str, str], log: Path, may_start: Callable[[], bool]
+    ) -> None:
+        self.name = name
+        self.child: Child | None = None
+        self._command = (argv, env, log)
+        self._may_start = may_start
+        self._started = self._not_before = 0.0
+        self._pause = 1.0
+
+    def tend(self) -> None:
+        """Start the child if it is not there and its time has come."""
+        now = time.monotonic()
+        if self.child is not None and self.child.poll() is not None:
+            lived_long = now - self._started > _LONG_LIFE_SECONDS
+            self._pause = 1.0 if lived_long else min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+            self._not_before = now + (0.0 if lived_long else self._pause)
+            print(f"{self.name} ended with {self.child.poll()}; it is started again", flush=True)
+            self.child = None
+        if self.child is None and now >= self._not_before and self._may_start():
+            argv, env, log = self._command
+            self._started = now
+            self.child = start_child(argv, env=env, log_path=log, name=self.name)
+
+    def end(self) -> None:
+        """End the child, and before it what it started: a worker that ends leaves its flow runs no time."""
+        if self.child is None:
+            return
+        started: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self.child.pid).children()
+        for each in started:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.terminate()
+        psutil.wait_procs(started, timeout=_FLOW_GRACE_SECONDS)
+        self.child.terminate(_GRACE_SECONDS)
+
+
+def main() -> None:
+    """Keep server and workers of the root that the command line names, until SIGTERM."""
+    root, port = sys.argv[1], int(sys.argv[2])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    address = f"http://127.0.0.1:{port}"
+    log = Storage(root).local(SERVER_LOG)
+    server = Kept("server", server_command(port), server_environment(root, address), log, lambda: True)
+    workers = [_worker(pool, root, f"{address}/api") for pool in POOLS]
+    try:
+        server.tend()
+        wait_until_healthy(address, log, lambda: server.child is not None and server.child.poll() is None)
+        while True:
+            for each in (server, *workers):
+                each.tend()
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    except EngineError as error:
+        sys.exit(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for each in (*workers, server):
+            each.end()
+
+
+def worker_name(pool: str) -> str:
+    """The name of this machine's worker of a pool."""
+    return f"{pool}-{socket.gethostname()}"
+
+
+def _worker(pool: str, root: str, api: str) -> Kept:
+    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", worker_name(pool)]
+    argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
+    argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
+    env = {
+        **{name: value for name, value in os.environ.items() if name != DATABASE_VARIABLE},
+        **own_settings(root),
+        # The log file is all that tells why a flow run did not start.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_API_URL": api,
+        # deployments/prefect.yaml says `python`: the one that has this package.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        ROOT_VARIABLE: root,
+    }
+    pool_exists = f"{api}/work_pools/{pool}"
+    return Kept(
+        pool, argv, env, Storage(root).local(worker_log(pool)), lambda: is_healthy(api) and answers(pool_exists)
+    )
+
+
+if __name__ == "__main__":
+    main()

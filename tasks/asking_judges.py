@@ -1,0 +1,100 @@
+"""Texts → replies → verdicts: what the judge's stage and `tapir judge-check` do with one judge. Knows no Prefect."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeVar, cast
+
+from tapir_core.calls import OnOutcome, Parsed, Request, ask_parsed
+from tapir_core.config import JudgeConfig, Order
+from tapir_core.judging import (
+    Verdict,
+    arrange,
+    combine_points,
+    pair_verdict,
+    parse_pointwise,
+    parse_verdict,
+    render_pairwise,
+    render_pointwise,
+)
+from tapir_core.prompts import Prompt
+from tapir_core.replies import Unparsed
+from tasks.asking import chat, make_request
+from tasks.runtime import Role, Runtime
+
+__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "judge_requests", "read_verdicts", "render_texts"]
+
+PROMPTS = {"pairwise": "judge", "pointwise": "judge_pointwise"}
+"""Prompt of each mode."""
+
+Row = Mapping[str, str]
+"""instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
+Place = tuple[str, str]
+"""An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict as far as it is known."""
+
+    verdict: Verdict
+    retryable: bool
+    """Whether it is unscored only because a reply did not come."""
+
+
+def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
+    """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
+    if judge.mode == "pairwise":
+        return {
+            (row["instruction_id"], order): _pairwise_text(prompt, row, order)
+            for row, order in product(rows, judge.orders)
+        }
+    return {
+        (row["instruction_id"], who): render_pointwise(
+            prompt, row["instruction"], row["system"], row[who], row["reference"]
+        )
+        for row, who in product(rows, ("student", "teacher"))
+    }
+
+
+def judge_requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> dict[Place, Request]:
+    """One request for each text."""
+    sampling = runtime.config.judge.sampling
+    return {
+        place: make_request(runtime.run, "judge", role.voice, chat(text), sampling, prompt=prompt)
+        for place, text in texts.items()
+    }
+
+
+def ask_judge(
+    runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
+) -> dict[Place, Parsed[Any]]:
+    """What one judge replies to ``texts``, with the scores in it."""
+    settings = runtime.config.judge
+    parse = parse_verdict if settings.mode == "pairwise" else parse_pointwise
+    requests = list(judge_requests(runtime, role, prompt, texts).values())
+    asked = ask_parsed(runtime.calls, requests, role.source, parse, settings.reasks, on_outcome=on_outcome)
+    return dict(zip(texts, asked, strict=True))
+
+
+def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
+    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
+    for (instruction_id, place), reply in replies.items():
+        if place == "student":
+            teacher = replies[instruction_id, "teacher"]
+            points = (_value(reply), _value(teacher))
+            verdict = combine_points(instruction_id, *points, reply.raw, judge)
+            yield Judged(verdict, reply.retryable or teacher.retryable)
+        elif place != "teacher":
+            verdict = pair_verdict(instruction_id, cast(Order, place), _value(reply), reply.raw, judge)
+            yield Judged(verdict, reply.retryable)
+
+
+def _pairwise_text(prompt: Prompt, row: Row, order: Order) -> str:
+    shown = arrange(order, student=row["student"], teacher=row["teacher"])
+    return render_pairwise(prompt, row["instruction"], row["system"], shown.answer_1, shown.answer_2, row["reference"])
+
+
+def _value(reply: Parsed[T]) -> T | Unparsed:
+    return reply.value or Unparsed(reply.reason)

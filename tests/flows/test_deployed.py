@@ -1,0 +1,88 @@
+"""What Prefect's UI asks for, and that it refuses in the command line's words."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+
+from flows.commands.caretaker import POOLS
+from flows.commands.deploy import DEPLOYMENTS
+from flows.deployed import distill_from_form, retry_judge_from_form
+from flows.driver import read_config
+from tapir_core.config.run import RunSection
+from tapir_core.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FORMS = [distill_from_form, retry_judge_from_form]
+
+
+def fields(form: Any) -> dict[str, dict[str, Any]]:
+    return form.parameters.properties
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_every_field_of_a_form_has_a_title_a_description_and_no_switch_between_types(form: Any) -> None:
+    for name, field in fields(form).items():
+        assert field["title"][0].isupper(), name
+        assert len(field["description"]) > 20, name
+        assert "type" in field, f"{name}: a person would have to choose between types first"
+        assert field.get("default", "") is not None, name
+    assert form.parameters.required == ["run"]
+
+
+def test_the_limits_of_a_form_are_the_configurations() -> None:
+    own = RunSection.model_json_schema()["properties"]
+    for form in FORMS:
+        assert fields(form)["run"]["pattern"] == own["name"]["pattern"]
+    assert fields(distill_from_form)["rounds"]["maximum"] == own["rounds"]["maximum"]
+    assert fields(retry_judge_from_form)["round_number"]["maximum"] == own["rounds"]["maximum"]
+
+
+def test_the_presets_are_the_shipped_configurations() -> None:
+    shipped = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+    assert fields(distill_from_form)["preset"]["enum"] == shipped
+    assert fields(distill_from_form)["preset"]["default"] in shipped
+
+
+def test_every_deployment_names_a_flow_and_a_pool_and_no_path_of_a_machine() -> None:
+    text = (ROOT / "deployments/prefect.yaml").read_text()
+    entries = yaml.safe_load(text)["deployments"]
+    found = [(load_flow_from_entrypoint(each["entrypoint"]), each) for each in entries]
+    assert tuple(f"{flow.name}/{entry['name']}" for flow, entry in found) == DEPLOYMENTS
+    assert {entry["work_pool"]["name"] for _, entry in found} <= set(POOLS)
+    assert all(str(entry["work_pool"]["job_variables"]["working_dir"]) == "." for _, entry in found)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"overrides": ["judge.ordres=1"]},
+        {"until": "sleep"},
+        {"budget_usd": 5, "overrides": ['judge.endpoint={ type = "openai", model = "nobody", identity = "i" }']},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_value_fails_the_flow_run_with_the_command_lines_message(
+    wrong: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("TAPIR_ROOT", str(tmp_path))
+    state = distill_from_form("example", preset="quickstart", return_state=True, **wrong)
+    words = [f"run.root={json.dumps(str(tmp_path))}", *(["budget.usd=5"] if "budget_usd" in wrong else [])]
+    words += wrong.get("overrides", [])
+    with pytest.raises(ConfigError) as refused:
+        read_config("configs/quickstart.toml", words, "example", until=wrong.get("until"))
+    assert state.is_failed()
+    assert state.message == str(refused.value)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_that_is_not_there_is_said_not_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPIR_ROOT", str(tmp_path))
+    state = retry_judge_from_form("nothing", return_state=True)
+    assert state.is_failed()
+    assert "there is no run 'nothing'" in state.message

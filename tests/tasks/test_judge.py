@@ -1,0 +1,146 @@
+"""Stage `judge` with several judges, through its tasks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_tables import judge_tables
+from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stages import StageAt
+from tapir_core.standin.running import StandinServer
+from tasks.difficulty import difficulty
+from tasks.judge import forget_unscored, judge_shard
+from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
+from tasks.runtime import close_all
+from tasks.seal import seal
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+ANSWER, JUDGE, DIFFICULTY = StageAt("answer", 1), StageAt("judge", 1), StageAt("difficulty", 1)
+PROVIDER_CALLS = {"max_attempts": 1, "max_missing_share": 0.5}
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    close_all()
+
+
+class Judges:
+    """Behind one address: `contrary` names the other winner; `silent` and `absent` have no verdict until mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.asked: list[str] = []
+
+    def __call__(self, call: RecordedCall) -> FakeReply:
+        model = call.body["model"]
+        self.asked.append(model)
+        if model == "absent" and not self.mended:
+            return Status(500)
+        if model == "silent" and not self.mended:
+            return Text("Well …")
+        return Text("Scores: [[9, 2]]" if model == "contrary" else "Scores: [[4, 7]]")
+
+
+def endpoint(base_url: str, model: str, identity: str = "i") -> dict[str, Any]:
+    return {"type": "openai", "base_url": base_url, "model": model, "identity": identity, "api_key_env": ""}
+
+
+def answered_run(root: Path, first: dict[str, Any], *panel: dict[str, Any], **judge: Any) -> RunFolder:
+    """A run that has everything but verdicts."""
+    judges = {"endpoint": first, "panel": list(panel), "reasks": 0, **judge}
+    data = {"pool": {"type": "standin", "rows": 40}}
+    return build_run(root, until=ANSWER, config=make_config(root, data=data, judge=judges, calls=PROVIDER_CALLS))
+
+
+def judge(run: RunFolder) -> ShardOutcome:
+    """Judge the run's answers as its flow does; gives what the shard made."""
+    answers = run.manifest(ANSWER)
+    assert answers is not None
+    done = judge_shard.fn(run.ref, JUDGE, Piece(0, 1), ShardOutcome(0, answers.parts[0]))
+    seal.fn(run.ref, JUDGE, [done], 0.0)
+    assert isinstance(done, ShardOutcome)
+    return done
+
+
+def test_every_judge_scores_every_pair_and_the_report_compares_them(tmp_path: Path) -> None:
+    with StandinServer(position_bias=0.0, noise=0.2) as fair, StandinServer(position_bias=2.0, noise=1.0) as biased:
+        judges = [endpoint(each.base_url, "standin-judge", name) for each, name in ((fair, "a"), (biased, "b"))]
+        run = answered_run(tmp_path, *judges)
+        judge(run)
+        difficulty.fn(run.ref, 1)
+    names = ["standin-judge (a)", "standin-judge (b)"]
+    verdicts = run.rows(JUDGE)
+    assert verdicts.group_by("instruction_id", "order").len()["len"].unique().to_list() == [2]
+    assert verdicts["judge"].unique().sort().to_list() == names
+    found = summarise_judge(run, 1)
+    gaps = [each.agreement.gap.value for each in found.single.values() if each.agreement is not None]
+    assert gaps[0] < 1 < gaps[1]
+    [row] = judge_tables(found)["judge-panel"].rows
+    assert list(row[:2]) == names
+    mfd = run.rows(DIFFICULTY).sort("instruction_id")["mfd"].to_list()
+    assert found.whole.scores.sort("instruction_id")["mfd"].to_list() == mfd
+
+
+def test_another_rule_changes_the_difficulty_and_asks_nobody(tmp_path: Path) -> None:
+    judges = Judges()
+    with FakeProvider(judges) as provider:
+        panel = [endpoint(provider.base_url, name) for name in ("strict", "alike", "contrary")]
+        run = answered_run(tmp_path, *panel, orders=["teacher_first"])
+        judge(run)
+        difficulty.fn(run.ref, 1)
+        assert run.rows(DIFFICULTY)["mfd"].unique().to_list() == [pytest.approx((-3 - 3 + 7) / 3)]
+        judges.asked.clear()
+        close_all()
+        ruled = run.config.judge.model_copy(update={"panel_rule": "majority"})
+        changed = open_run(run.config.model_copy(update={"judge": ruled}), run.record.ingredients, amend=True)
+        assert changed.holds(JUDGE)
+        assert not changed.holds(DIFFICULTY)
+        difficulty.fn(changed.ref, 1)
+    assert changed.rows(DIFFICULTY)["mfd"].unique().to_list() == [-3.0]
+    assert judges.asked == []
+
+
+def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_path: Path) -> None:
+    judges = Judges()
+    with FakeProvider(judges) as provider:
+        run = answered_run(tmp_path, *(endpoint(provider.base_url, name) for name in ("strict", "silent")))
+        judge(run)
+        scored = difficulty.fn(run.ref, 1).rows
+        assert scored == run.rows(ANSWER).height, "one judge is enough"
+        assert set(run.rows(JUDGE).filter(status="unscored")["judge"]) == {"silent"}
+        judges.mended = True
+        judges.asked.clear()
+        assert forget_unscored(run, JUDGE) == run.rows(ANSWER).height * 2
+        run.unseal(JUDGE)
+        judge(run)
+    assert set(judges.asked) == {"silent"}
+    assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
+
+
+def test_a_judge_that_did_not_answer_is_alone_asked_by_the_same_command(tmp_path: Path) -> None:
+    judges = Judges()
+    with FakeProvider(judges) as provider:
+        run = answered_run(tmp_path, *(endpoint(provider.base_url, name) for name in ("strict", "absent")))
+        with pytest.raises(ShardIncomplete, match=r"judge \(round 1\), shard 0: .* server"):
+            judge(run)
+        judges.mended = True
+        judges.asked.clear()
+        made = judge(run)
+    assert set(judges.asked) == {"absent"}
+    assert made.asked == run.rows(ANSWER).height * 4
+    assert run.rows(JUDGE).height == run.rows(ANSWER).height * 4
+
+
+def test_pointwise_every_judge_gives_one_verdict(tmp_path: Path) -> None:
+    with StandinServer() as server:
+        two = [endpoint(server.base_url, "standin-judge", name) for name in ("a", "b")]
+        run = answered_run(tmp_path, *two, mode="pointwise")
+        judge(run)
+    assert run.rows(JUDGE)["order"].unique().to_list() == ["pointwise"]
+    assert run.rows(JUDGE).height == run.rows(ANSWER).height * 2
