@@ -11,8 +11,8 @@ from pathlib import Path
 
 from flows.until import comes_after, find_stage
 from tapir_core.calls import RunLease
-from tapir_core.calls.address import store_url
 from tapir_core.calls.prices import missing_prices
+from tapir_core.calls.store.address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config

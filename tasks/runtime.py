@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
-from tapir_core.calls.address import store_url
 from tapir_core.calls.prices import Price, price_of
+from tapir_core.calls.store.address import store_url
 from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, backbone_cache, log_file

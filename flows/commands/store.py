@@ -82,8 +82,8 @@ def export_answers(
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
     from flows.commands.store_tables import print_imported
-    from tapir_core.calls.address import root_store_url
-    from tapir_core.calls.tables import open_engine
+    from tapir_core.calls.store.address import root_store_url
+    from tapir_core.calls.store.tables import open_engine
     from tapir_core.calls.upkeep import Archive
     from tapir_core.calls.upkeep import import_answers as insert
 
@@ -172,7 +172,7 @@ def verify(
 
 @contextmanager
 def _opened(store: str | None, root: str) -> "Iterator[Engine]":
-    from tapir_core.calls.address import root_store_url
+    from tapir_core.calls.store.address import root_store_url
     from tapir_core.calls.upkeep import open_existing
 
     engine = open_existing(store or root_store_url(root))

@@ -2,10 +2,10 @@
 
 from tapir_core.calls.asking import OnOutcome
 from tapir_core.calls.engine import CallEngine
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.reask import Parsed, all_samples, ask_parsed
 from tapir_core.calls.spend import LiveSpend, Spend
-from tapir_core.calls.store import AnswerStore
+from tapir_core.calls.store.answer_store import AnswerStore
+from tapir_core.calls.store.lease import RunLease
 from tapir_core.calls.types import (
     TERMINAL,
     Answer,

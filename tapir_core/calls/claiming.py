@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store import AnswerStore
+from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, Failure, Outcome, Request
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.store_writes import Grant
+    from tapir_core.calls.store.writes import Grant
 
 __all__ = ["Claimed", "Claiming", "Tell", "in_groups"]
 
@@ -88,7 +88,7 @@ class Claiming:
             self._store.release(key, request, None)
 
     async def _ask_for_grants(self, missing: Mapping[str, Request], keys: Sequence[str]) -> "list[Grant]":
-        from tapir_core.calls.store_writes import Wanted
+        from tapir_core.calls.store.writes import Wanted
 
         wanted = [
             Wanted(key, missing[key].run, missing[key].role, reserve(missing[key], self._endpoint)) for key in keys

@@ -1,7 +1,7 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
 For each request: store look-up → single flight → claim and reservation → limiter → call with retries → raw reply stored
-and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One background event
+and committed → outcome (sending.py from the claim on; batch/ where a Batch API is used). One background event
 loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
@@ -19,13 +19,13 @@ from tapir_core.calls.claiming import Tell
 from tapir_core.calls.sending import Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
-from tapir_core.calls.store import AnswerStore
+from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import CallsConfig
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.line import Line
+    from tapir_core.calls.endpoints.line import Line
 
 __all__ = ["CallEngine"]
 
@@ -150,7 +150,7 @@ class CallEngine:
         batched = missing.keys() if endpoint.batch else self._store.batched(list(missing))
         ways: list[Way] = []
         if batched:
-            from tapir_core.calls.batch_sending import BatchSending
+            from tapir_core.calls.batch.sending import BatchSending
 
             batches = BatchSending(
                 self._store,
@@ -175,7 +175,7 @@ class CallEngine:
 
     def _line(self, endpoint: Endpoint) -> "Line":
         """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
-        from tapir_core.calls.line import Line
+        from tapir_core.calls.endpoints.line import Line
 
         line = self._lines.get(endpoint.base_urls)
         if line is None:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tapir_core.calls.claiming import Claiming, Tell, in_groups
-from tapir_core.calls.limiter import Slot
+from tapir_core.calls.endpoints.limiter import Slot
 from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store import AnswerStore
+from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.line import Line
+    from tapir_core.calls.endpoints.line import Line
 
 __all__ = ["Sending"]
 

@@ -39,7 +39,7 @@ def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[
     """Mean completion tokens of stored answers, of each model that has enough of them in its role."""
     from sqlalchemy import func, select
 
-    from tapir_core.calls.tables import answers, open_engine
+    from tapir_core.calls.store.tables import answers, open_engine
 
     found: dict[tuple[Role, Voice], KnownLength] = {}
     engine = open_engine(url)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.address import store_url
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.calls.store.address import store_url
 from tapir_core.calls.upkeep import RowFilter, open_existing, prune_answers
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from tapir_core.calls.endpoints.wire import read_completion
 from tapir_core.calls.types import TERMINAL, Answer
-from tapir_core.calls.wire import read_completion
 
 __all__ = ["Fault", "row_faults"]
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement
 
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.tables import answers
 from tapir_core.errors import ConfigError
 
 __all__ = ["RowFilter", "read_age", "read_moment"]

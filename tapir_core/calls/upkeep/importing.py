@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from tapir_core.calls.answer_rows import insert_rows
+from tapir_core.calls.store.answer_rows import insert_rows
 from tapir_core.calls.types import Answer, Outcome
 from tapir_core.calls.upkeep.archive import Archive
 from tapir_core.calls.upkeep.faults import row_faults

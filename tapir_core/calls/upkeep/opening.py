@@ -7,7 +7,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from tapir_core.calls.tables import answers, open_engine, writing
+from tapir_core.calls.store.tables import answers, open_engine, writing
 from tapir_core.errors import MissingPrerequisite, TapirError
 
 __all__ = ["changing", "open_existing", "reading", "shown_url"]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, delete, func, select
 
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.tables import answers
 from tapir_core.calls.upkeep.filters import RowFilter
 from tapir_core.calls.upkeep.opening import changing, reading
 from tapir_core.calls.upkeep.stats import text_bytes

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Text, literal_column, select, type_coerce
 
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.tables import answers
 from tapir_core.calls.upkeep.opening import reading
 
 __all__ = ["COLUMNS", "place_column", "read_rows", "stream_rows"]

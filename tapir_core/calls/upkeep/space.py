@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, func, select
 
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.tables import answers
 from tapir_core.calls.upkeep.opening import reading
 
 __all__ = ["Compacted", "StoreSize", "compact", "store_size"]

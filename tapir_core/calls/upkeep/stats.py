@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, Row, Select, cast, func, select
 
-from tapir_core.calls.reuse_rows import read_reuse
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.reuse_rows import read_reuse
+from tapir_core.calls.store.tables import answers
 from tapir_core.calls.upkeep.opening import reading
 from tapir_core.calls.upkeep.space import StoreSize, store_size
 

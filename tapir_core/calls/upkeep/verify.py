@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, delete
 from sqlalchemy.exc import DatabaseError
 
-from tapir_core.calls.tables import answers
+from tapir_core.calls.store.tables import answers
 from tapir_core.calls.upkeep.faults import Fault, row_faults
 from tapir_core.calls.upkeep.opening import changing
 from tapir_core.calls.upkeep.rows import place_column, read_rows, stream_rows

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
 from tapir_core.calls.fakes import make_request
-from tapir_core.calls.tables import batch_rows, batches, claims, open_engine
+from tapir_core.calls.store.tables import batch_rows, batches, claims, open_engine
 from tapir_core.config import BatchConfig, CallsConfig
 from tapir_core.standin.running import StandinServer
 

@@ -14,10 +14,10 @@ import openai
 import pytest
 
 from tapir_core.calls import AnswerStore, Failure, Outcome, Request
-from tapir_core.calls.batch_file import split_files
-from tapir_core.calls.batch_rows import NoteBatch, OpenBatch, PlanBatch
+from tapir_core.calls.batch.file import split_files
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import Wanted
+from tapir_core.calls.store.batch_rows import NoteBatch, OpenBatch, PlanBatch
+from tapir_core.calls.store.claim_rows import Wanted
 from tapir_core.config import BatchConfig, BudgetConfig
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer

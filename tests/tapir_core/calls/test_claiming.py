@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tapir_core.calls import AnswerStore, Endpoint, Outcome
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import State, Wanted
 from tapir_core.calls.claiming import Claiming
 from tapir_core.calls.spend import SpendMeter, WorkClock
+from tapir_core.calls.store.claim_rows import State, Wanted
 from tapir_core.config import BudgetConfig
 from tests.tapir_core.calls.engine_helpers import prompts
 

@@ -13,11 +13,11 @@ from sqlalchemy import insert, select, update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import State, Wanted
 from tapir_core.calls.fakes import FakeProvider, make_request
-from tapir_core.calls.lease import Holder
-from tapir_core.calls.lease_rows import database_time
-from tapir_core.calls.tables import claims, holders, open_engine, writing
+from tapir_core.calls.store.claim_rows import State, Wanted
+from tapir_core.calls.store.lease import Holder
+from tapir_core.calls.store.lease_rows import database_time
+from tapir_core.calls.store.tables import claims, holders, open_engine, writing
 from tapir_core.config import BudgetConfig, CallsConfig
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
@@ -29,7 +29,7 @@ CLAIM_AND_HANG = """
 import sys, time
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import Wanted
+from tapir_core.calls.store.claim_rows import Wanted
 from tapir_core.config import BudgetConfig
 
 store = AnswerStore(sys.argv[1])
@@ -137,7 +137,7 @@ def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEng
 
 
 def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tapir_core.calls.store.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.calls.store.answer_store.HEARTBEAT_SECONDS", 0.02)
     with AnswerStore(store_url) as store:
         states(store, "a")
         sql(store_url, "UPDATE holders SET heartbeat = datetime('now', '-1 day')")

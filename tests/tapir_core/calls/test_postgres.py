@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
-from tapir_core.calls.batch_rows import OpenBatch, PlanBatch
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import _LOCK, Grant, State, Wanted
+from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import FakeProvider, make_request
-from tapir_core.calls.tables import open_engine
-from tapir_core.calls.wire import Reply
+from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
+from tapir_core.calls.store.claim_rows import _LOCK, Grant, State, Wanted
+from tapir_core.calls.store.tables import open_engine
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
 from tapir_core.standin.behaviour import BatchRules

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.address import root_store_url
+from tapir_core.calls.store.address import root_store_url
 from tapir_core.calls.upkeep import gather_stats, open_existing, shown_url, verify_store
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tests.tapir_core.calls.upkeep.store_rows import fill, numbered, sql

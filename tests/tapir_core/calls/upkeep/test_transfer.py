@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tapir_core.calls.tables import answers, open_engine
+from tapir_core.calls.store.tables import answers, open_engine
 from tapir_core.calls.upkeep import (
     Archive,
     Exported,

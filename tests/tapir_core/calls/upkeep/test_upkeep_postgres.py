@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from tapir_core.calls import AnswerStore
-from tapir_core.calls.tables import answers, open_engine, writing
+from tapir_core.calls.store.tables import answers, open_engine, writing
 from tapir_core.calls.upkeep import (
     Archive,
     Exported,

@@ -1,0 +1,1 @@
+"""The way through OpenAI's Batch API. Start at `sending`."""

@@ -1,0 +1,100 @@
+"""The way to one endpoint: limits, breaker and clients together answer a request with retries.
+
+One event loop owns a line; every ask that goes to the same addresses shares it. Importing this module imports aiohttp.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+from tapir_core.calls.budget import reserve
+from tapir_core.calls.endpoints.breaker import Breaker, EndpointGivenUpError
+from tapir_core.calls.endpoints.limiter import Slot
+from tapir_core.calls.endpoints.pool import Address, Pool
+from tapir_core.calls.endpoints.retry import LONGEST_HONOURED_SECONDS, RetryPolicy, pause_before_retry
+from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Request
+from tapir_core.config import CallsConfig
+
+__all__ = ["Line"]
+
+
+class Line:
+    """Limits, breaker and connections of one endpoint, over all its addresses."""
+
+    def __init__(
+        self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, on_send: Callable[[], None]
+    ) -> None:
+        self.breaker = Breaker()
+        self._pool = Pool(endpoint, config, self.breaker)
+        self.limiter = self._pool.limiter
+        self._policy = RetryPolicy.of(config)
+        self._rng = rng
+        self._on_send = on_send
+
+    async def answer(self, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
+        """The reply to ``request`` after as many attempts as its failures allow.
+
+        ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it once
+        the reply is safe, so that what a kill would have asked again is never more than what may be in flight.
+        """
+        attempts, failed = 0, Counter[FailureKind]()
+        try:
+            async with self.breaker.guard():
+                while True:
+                    attempts, address = attempts + 1, self._pool.at(slot.place)
+                    reply = await self._attempt(request, endpoint, address)
+                    if not isinstance(reply.outcome, Failure):
+                        return replace(reply, attempts=attempts)
+                    failed[reply.outcome.kind] += 1
+                    pause = self._pause_after(reply, reply.outcome.kind, failed, address)
+                    if pause is None:
+                        return _with_attempts(reply, reply.outcome, attempts)
+                    slot.release()
+                    await asyncio.sleep(pause)
+                    await slot.take_again()
+        except EndpointGivenUpError as given_up:
+            return _with_attempts(Reply(given_up.failure), given_up.failure, attempts)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()
+
+    async def _attempt(self, request: Request, endpoint: Endpoint, address: Address) -> Reply:
+        loop, rates = asyncio.get_running_loop(), address.rates(endpoint, request.model)
+        permit = await rates.acquire(reserve(request, endpoint).tokens)
+        began = loop.time()
+        self._on_send()
+        reply = await address.client(endpoint).send(request)
+        rates.settle(permit, used_tokens=_used_tokens(reply, permit.tokens), limits=reply.rate_limits, now=loop.time())
+        pause = reply.retry_after_seconds
+        if reply.shows_spent_account and pause is not None and pause <= LONGEST_HONOURED_SECONDS:
+            rates.pause_until(loop.time() + pause)
+        self._pool.observe(address, reply, began=began, endpoint=endpoint)
+        if self.breaker.failure is not None and isinstance(reply.outcome, Failure) and reply.outcome.retryable:
+            return Reply(self.breaker.failure)
+        return reply
+
+    def _pause_after(
+        self, reply: Reply, kind: FailureKind, failed: Counter[FailureKind], address: Address
+    ) -> float | None:
+        if self.breaker.failure is not None:
+            return None
+        if reply.endpoint_at_fault:
+            # An address that is out has others beside it, which may take what it refuses.
+            return 0.0 if address.out_seconds and failed.total() < self._policy.max_attempts else None
+        return pause_before_retry(
+            self._policy, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
+        )
+
+
+def _used_tokens(reply: Reply, reserved: int) -> int:
+    """Tokens that a reply took; what was reserved where a server that answers does not say."""
+    used = reply.prompt_tokens + reply.completion_tokens
+    return reserved if isinstance(reply.outcome, Answer) and not used else used
+
+
+def _with_attempts(reply: Reply, failure: Failure, attempts: int) -> Reply:
+    return replace(reply, attempts=attempts, outcome=replace(failure, attempts=attempts))

@@ -1,0 +1,138 @@
+"""The call store: every received answer and every terminal failure, by content, shared by all runs.
+
+An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. Retryable
+failures are never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its
+request, the others wait for its answer.
+"""
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.store.group_writer import GroupWriter
+from tapir_core.calls.types import Failure, Outcome, Request
+from tapir_core.config.budget import BudgetConfig
+
+if TYPE_CHECKING:
+    from tapir_core.calls.store.batch_rows import BatchWrite
+    from tapir_core.calls.store.writes import Grant, Wanted, Write
+
+__all__ = ["AnswerStore"]
+
+HEARTBEAT_SECONDS = 10.0
+
+
+class AnswerStore:
+    """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if it lacks.
+
+        Raises:
+            ConfigError: the URL is not supported, or the store was written by a newer version.
+            MissingPrerequisite: the database cannot be reached or written.
+        """
+        from tapir_core.calls.store import answer_rows, batch_rows, claim_rows, reuse_rows, tables, writes
+
+        self._answers, self._claims, self._writes = answer_rows, claim_rows, writes
+        self._reuse, self._batches = reuse_rows, batch_rows
+        self._engine = tables.open_engine(url)
+        self._holder = secrets.token_hex(16)
+        self._heart: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._writer: GroupWriter[Write] = GroupWriter(
+            "tapir-store-writer", lambda queued: writes.commit(self._engine, self._holder, queued)
+        )
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """The stored outcome of each key that is there."""
+        with self._engine.connect() as connection:
+            return self._answers.read_outcomes(connection, keys)
+
+    def known(self, keys: Sequence[str]) -> set[str]:
+        """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
+        with self._engine.connect() as connection:
+            return self._answers.read_known(connection, keys)
+
+    def claim(self, wanted: Sequence["Wanted"], budget: BudgetConfig) -> "Future[list[Grant]]":
+        """Claim requests before they are sent, and reserve their price; the grants come in the order of ``wanted``.
+
+        A claim ends with `put` or `release`, or with this process.
+        """
+        self._show_life()
+        return self._writer.submit(self._writes.Claim(tuple(wanted), budget))
+
+    def lead(self, write: "BatchWrite") -> Future[Any]:
+        """Note something of a batch at a provider, or take it over; the future holds what the write gives.
+
+        A batch and its claims outlive this process: whoever asks next for its requests leads it on.
+        """
+        self._show_life()
+        return self._writer.submit(write)
+
+    def batched(self, keys: Sequence[str]) -> set[str]:
+        """Which of ``keys`` are in a batch that has not ended."""
+        with self._engine.connect() as connection:
+            return self._batches.read_batched(connection, keys)
+
+    def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
+        """Store the reply to ``request``, settle what it cost and end its claim.
+
+        Returns:
+            Done after the commit. It holds the reply's outcome, or the one that another process stored first.
+        """
+        outcome = reply.outcome
+        assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
+        return self._writer.submit(self._writes.Put(self._answers.make_row(key, request, reply), outcome))
+
+    def release(self, key: str, request: Request, reply: Reply | None) -> Future[None]:
+        """End the claim of a request without an outcome to store; ``reply`` says what its attempts cost, if any."""
+        spent = Spend(reply.attempts, reply.prompt_tokens, reply.completion_tokens, reply.usd) if reply else Spend()
+        return self._writer.submit(self._writes.Release(key, request.run, request.role, spent))
+
+    def forget(self, keys: Sequence[str]) -> Future[int]:
+        """Delete outcomes, so that they are asked for again; the future holds how many there were."""
+        return self._writer.submit(self._writes.Forget(tuple(keys)))
+
+    def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
+        """Count requests that stored outcomes answered; nobody needs to wait for it."""
+        return self._writer.submit(self._writes.Reuse(self._reuse.count_asked(requests)))
+
+    def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
+        """Add working time to what ``run`` has spent."""
+        return self._writer.submit(self._writes.Release(None, run, role, Spend(seconds=seconds)))
+
+    def spend_by_role(self, run: str) -> Mapping[str, Spend]:
+        """What ``run`` has spent, by what the calls were for, over all its starts and processes."""
+        with self._engine.connect() as connection:
+            return self._claims.read_spend(connection, run)
+
+    def close(self) -> None:
+        """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""
+        if not self._closing.is_set():
+            self._closing.set()
+            if self._heart is not None:
+                self._heart.join()
+                self._writer.submit(self._writes.Leave())
+            self._writer.close()
+            self._engine.dispose()
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _show_life(self) -> None:
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
+            self._writer.submit(self._writes.Beat())
+            self._heart.start()
+
+    def _beat_until_closed(self) -> None:
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            self._writer.submit(self._writes.Beat())

@@ -1,0 +1,24 @@
+from collections.abc import Sequence
+
+import pytest
+
+from tapir_core.calls.store.group_writer import GroupWriter
+from tapir_core.errors import TapirError
+
+
+def test_every_write_before_the_close_is_committed_and_the_next_is_refused_with_a_reason():
+    committed: list[int] = []
+
+    def commit(writes: Sequence[int]) -> list[int]:
+        committed.extend(writes)
+        return [10 * write for write in writes]
+
+    writer = GroupWriter("test", commit)
+    results = [writer.submit(number) for number in range(5)]
+    writer.close()
+    writer.close()
+    assert committed == [0, 1, 2, 3, 4]
+    assert [result.result() for result in results] == [0, 10, 20, 30, 40]
+    with pytest.raises(TapirError, match="closed"):
+        writer.submit(5).result()
+    assert committed == [0, 1, 2, 3, 4]
