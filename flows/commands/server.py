@@ -18,7 +18,7 @@ from flows.commands.prefect_process import (
 )
 from flows.commands.up import living_server
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.paths import log_file
+from tapir_core.paths import log_file, prefect_home
 from tapir_core.run_folder import RunRef
 from tapir_core.storage import Storage
 from tasks.engines.supervisor import start_child
@@ -50,6 +50,7 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
     port = _free_port()
     log = Storage(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     address = f"http://127.0.0.1:{port}"
+    Storage(ref.root).local(prefect_home()).mkdir(parents=True, exist_ok=True)
     env = server_environment(ref.root, address)
     child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
     try:
