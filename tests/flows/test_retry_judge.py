@@ -1,6 +1,5 @@
 """Verdicts that a run went on without are asked for again, and only those; what they change is named, not redone."""
 
-import json
 import os
 import subprocess
 import sys
@@ -48,18 +47,6 @@ def judge() -> Judge:
 def provider(judge: Judge) -> Iterator[FakeProvider]:
     with FakeProvider(judge) as provider:
         yield provider
-
-
-@pytest.fixture
-def backbone(tmp_path: Path) -> Path:
-    """Enough of a model folder to be taken for one: nobody loads it here."""
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    return folder
 
 
 @pytest.fixture
