@@ -107,6 +107,25 @@ def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, pro
     assert rounds_to_retry(run, None, also_terminal=False) == [1]
 
 
+def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_given_again(
+    run: RunFolder, judge: Judge, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise RuntimeError("ended")
+
+    before = run.manifest(JUDGE)
+    judge.mended = True
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retry_judge.seal_stage", end)
+        with pytest.raises(RuntimeError, match="ended"):
+            retry_judge(run.ref, [1])
+    assert run.manifest(JUDGE) == before
+    assert rounds_to_retry(run, None, also_terminal=False) == [1]
+    provider.calls.clear()
+    retry_judge(run.ref, [1])
+    assert counts(run)[0] == 0
+
+
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
         rounds_to_retry(run, 2, also_terminal=False)

@@ -42,7 +42,6 @@ def make_run_with_gaps(root: Path, backbone: Path, judge: FakeProvider) -> RunFo
     config = make_config(root, student={"backbone": str(backbone)}, judge={"endpoint": endpoint})
     run = build_run(root, until=JUDGE, config=config, backbone=checkpoint_digest(backbone))
     part = write_part(run.storage, JUDGE.folder, run.rows(JUDGE).head(-MISSING))
-    run.unseal(JUDGE)
     run.seal(JUDGE, [part], accepted_missing={"server": MISSING})
     return run
 
