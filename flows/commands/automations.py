@@ -59,13 +59,13 @@ def install_automation(client: "SyncPrefectClient", wanted: "AutomationCore") ->
     """Make the server hold ``wanted`` exactly once; one that was paused by hand stays paused. Whether it was made."""
     from prefect.events.schemas.automations import AutomationCore
 
-    held, *twice = client.read_automations_by_name(wanted.name) or [None]
-    for each in twice:
-        client.delete_automation(each.id)
-    if held is not None:
-        wanted = wanted.model_copy(update={"enabled": held.enabled})
-        if AutomationCore.model_validate(held.model_dump()) == wanted:
+    held = client.read_automations_by_name(wanted.name)
+    for twice in held[1:]:
+        client.delete_automation(twice.id)
+    if held:
+        wanted = wanted.model_copy(update={"enabled": held[0].enabled})
+        if AutomationCore.model_validate(held[0].model_dump()) == wanted:
             return False
-        client.delete_automation(held.id)
+        client.delete_automation(held[0].id)
     client.create_automation(wanted)
     return True

@@ -97,7 +97,7 @@ def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefect
 
 def _look_at_workers(root: str) -> Finding:
     from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-    from prefect.exceptions import ObjectNotFound
+    from prefect.exceptions import PrefectHTTPStatusError
 
     online, lacking = [], []
     only_online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
@@ -105,8 +105,10 @@ def _look_at_workers(root: str) -> Finding:
         for pool in POOLS:
             try:
                 workers = client.read_workers_for_work_pool(pool, worker_filter=only_online)
-            except ObjectNotFound:
-                workers = []
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != 404:
+                    raise
+                workers = []  # there is no such pool, and its own check says so
             online += [worker.name for worker in workers]
             lacking += [] if workers else [pool]
     if not lacking:
