@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.doctor import doctor
 from flows.commands.store import store_app
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
@@ -31,6 +32,7 @@ app = typer.Typer(
 standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
 app.add_typer(standin, name="standin")
 app.add_typer(store_app, name="store")
+app.command()(doctor)
 
 console = Console()
 errors = Console(stderr=True)
@@ -77,6 +79,7 @@ def run(
     amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
+    from flows.commands.prefect_process import TAG
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
     from flows.driver import hold_run, is_done, read_config
@@ -101,7 +104,7 @@ def run(
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
                 runtime = current(opened)
                 with (
-                    tags(f"run-{opened.ref.name}"),
+                    tags(TAG, f"run-{opened.ref.name}"),
                     LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
                 ):
                     distill(opened.ref, until)

@@ -22,6 +22,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.commands.prefect_process import TAG
 from flows.distill import distill
 from flows.driver import hold_known_run, hold_run, is_done, read_config, worker_root
 from flows.project_flow import project_flow
@@ -74,7 +75,7 @@ def _deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
         def body(run: str, *args: Any, **kwargs: Any) -> Any:
             _tag_flow_run(f"run-{run}")
             try:
-                with tags(f"run-{run}"):
+                with tags(TAG, f"run-{run}"):
                     return Completed(message=function(run, *args, **kwargs))
             except TapirError as error:
                 get_run_logger().error("%s", error)

@@ -25,6 +25,7 @@ __all__ = [
     "manifest_file",
     "part_name",
     "prefect_home",
+    "probe_file",
     "round_folder",
     "wave_folder",
     "worker_log",
@@ -98,6 +99,11 @@ def worker_log(pool: str) -> str:
 def prefect_home() -> str:
     """Prefect's own files, below the run root."""
     return ".tapir/prefect"
+
+
+def probe_file(name: str) -> str:
+    """A file that is written and removed to see whether the run root can be written."""
+    return f".tapir/probe-{name}"
 
 
 def backbone_cache() -> str:

@@ -1,4 +1,4 @@
-"""Work pools and deployments on a Prefect server: made where they are missing, applied again on demand.
+"""Work pools, deployments and automations on a Prefect server: made where they are missing, applied again on demand.
 
 The deployments stand in `deployments/prefect.yaml`, which Prefect's own command applies.
 """
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.resources import as_file, files
 
+from flows.commands.automations import install_automation, zombie_automation
 from flows.commands.caretaker import POOLS, worker_name
 from flows.commands.prefect_process import own_settings
 from tapir_core.errors import EngineError
@@ -23,7 +24,7 @@ _WORKERS_SECONDS = 90.0
 
 
 def deploy(api: str, root: str, *, again: bool) -> list[str]:
-    """Make the work pools and deployments that a server lacks; with ``again`` apply all deployments.
+    """Make the work pools, deployments and automations that a server lacks; with ``again`` apply all deployments.
 
     Args:
         api: URL of the server's API.
@@ -52,6 +53,9 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
                 made.append(f"work pool {pool}")
             except ObjectAlreadyExists:
                 continue
+        zombies = zombie_automation()
+        if install_automation(client, zombies):
+            made.append(f"automation {zombies.name!r}")
         missing = []
         for name in DEPLOYMENTS:
             try:

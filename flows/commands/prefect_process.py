@@ -18,6 +18,8 @@ from tasks.engines.endpoints import keyless_environment
 
 __all__ = [
     "DATABASE_VARIABLE",
+    "HEARTBEAT_SECONDS",
+    "TAG",
     "answers",
     "is_healthy",
     "is_taken",
@@ -29,6 +31,12 @@ __all__ = [
 
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
+
+HEARTBEAT_SECONDS = 30
+"""Between two signs of life of a flow run; Prefect takes no less."""
+
+TAG = "tapir"
+"""Of every deployment, and so of every flow run that the server looks after for us (automations.py)."""
 
 _START_TIMEOUT_SECONDS = 120.0
 
@@ -42,6 +50,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
     if results is not None:
