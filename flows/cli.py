@@ -13,7 +13,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.backbone import backbone_app
+from flows.commands.compare import compare
 from flows.commands.store import store_app
+from flows.commands.sweep import sweep
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
@@ -31,6 +34,9 @@ app = typer.Typer(
 standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
 app.add_typer(standin, name="standin")
 app.add_typer(store_app, name="store")
+app.add_typer(backbone_app, name="backbone")
+app.command()(sweep)
+app.command()(compare)
 
 console = Console()
 errors = Console(stderr=True)
@@ -78,11 +84,10 @@ def run(
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
     from flows.commands.server import connect_prefect
-    from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
+    from flows.commands.terminal import print_summary
     from flows.driver import hold_run, is_done, read_config
     from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.summary import summarise
-    from tasks.runtime import current
 
     settings = read_config(config, overrides or [], name, until=until)
     with hold_run(settings, say=_say, amend=amend) as opened:
@@ -94,17 +99,10 @@ def run(
             save_estimate(opened)
             _say("connecting to Prefect")
             with connect_prefect(opened.ref) as address:
-                from prefect import tags
-
-                from flows.distill import distill
+                from flows.commands.distil import distil_shown
 
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
-                runtime = current(opened)
-                with (
-                    tags(f"run-{opened.ref.name}"),
-                    LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
-                ):
-                    distill(opened.ref, until)
+                distil_shown(opened, console, until)
         print_summary(console, summarise(opened))
 
 
