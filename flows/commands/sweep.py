@@ -1,5 +1,7 @@
 """`tapir sweep`: what the deployment *sweep-backbones* does, in this process and on this terminal."""
 
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -30,14 +32,23 @@ def sweep(
     from flows.commands.server import connect_prefect
     from flows.sweep import open_sweep, run_sweep
     from tapir_core.reporting.compare_report import write_sweep_report
-    from tapir_core.run_folder import RunRef
+    from tapir_core.run_folder import RunFolder, RunRef
     from tapir_core.sweep import sweep_sentence
 
     planned = open_sweep(backbones, config, overrides or [])
-    _say("connecting to Prefect")
-    with connect_prefect(RunRef(planned.curriculum.root, SWEEP_PLACE)) as address:
-        _say(f"Prefect UI {address} while it runs")
-        swept = run_sweep(planned, lambda run: distil_shown(run, console), say=_say)
+    with ExitStack() as servers:
+
+        @cache
+        def connect() -> None:
+            _say("connecting to Prefect")
+            server = connect_prefect(RunRef(planned.curriculum.root, SWEEP_PLACE))
+            _say(f"Prefect UI {servers.enter_context(server)} while it runs")
+
+        def distil(run: RunFolder) -> None:
+            connect()
+            distil_shown(run, console)
+
+        swept = run_sweep(planned, distil, say=_say)
     if (written := write_sweep_report(planned.curriculum, swept)) is not None:
         print_comparison(console, *written)
     said = sweep_sentence(swept)

@@ -140,7 +140,7 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Test accuracy, backbone": _accuracy(lambda run: run.round(-1)),
     "Test accuracy, S_0": _accuracy(lambda run: run.round(0)),
     "Test accuracy, last student": _accuracy(last_student),
-    "Gain over S_0": lambda run: NOTHING if run.gain is None else gain(run.gain),
+    "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain, unit=""),
     "Answers asked for": lambda run: count(run.usage.calls),
     "Answers from the store": lambda run: count(run.usage.stored),
     "Share from the store": lambda run: percent(reused_share(run.usage)),

@@ -37,7 +37,7 @@ def plot_students(runs: Sequence[RunSummary]) -> str:
                 label=label,
             )
         _name_rows(axes, [run.name for run in runs])
-        axes.set_xlim(0, 100)
+        axes.set_xlim(-2, 102)
         axes.set_xlabel("accuracy on the test split, %")
         figure.legend(loc="outside upper center", ncols=3)
 

@@ -70,6 +70,7 @@ def test_a_sweep_starts_by_the_event_of_a_new_backbone_and_by_a_clock_that_stand
     event = Event(event=REGISTERED, resource=Resource({"prefect.resource.id": "tapir.backbone.new"}))
     assert found.expect == {event.event}
     assert found.match.matches(event.resource)
+    assert set(trigger["parameters"]) <= set(fields(sweep_from_form))
 
 
 @pytest.mark.usefixtures("prefect_server")
