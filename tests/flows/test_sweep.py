@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 from prefect import Task
+from typer.testing import CliRunner
 
-from flows.deployed import child_flow
+from flows.cli import app
+from flows.deployed import child_flow, sweep_from_form
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError
+from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import Swept
 from tests.run_builder import build_run
@@ -117,3 +120,28 @@ def test_prefect_tells_the_children_of_a_sweep_apart_also_when_it_is_retried() -
     keys = [Task(child_flow(name).fn).task_key for name in ("q-a.5b", "q-b.5b", "q-a.5b")]
     assert keys[0] != keys[1]
     assert keys[0] == keys[2]
+
+
+def test_a_sweep_with_nothing_to_do_only_compares(listed: Path, tmp_path: Path) -> None:
+    sweep(listed, finish)
+    done = CliRunner().invoke(app, ["sweep", "--backbones", str(listed)])
+    assert done.exit_code == 0, done.output
+    assert "Side by side" in done.stdout
+    assert "3 finished before (a, b, c)" in done.stdout
+    assert "connecting" not in done.stderr
+    assert (tmp_path / "runs" / sweep_report_file("q")).exists()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_deployed_sweep_ends_failed_with_what_failed_and_compares_the_rest(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPIR_ROOT", str(tmp_path / "runs"))
+    sweep(listed, finish)
+    (tmp_path / "b/config.json").unlink()
+    state = sweep_from_form(str(listed), return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith("Backbones: 2 finished before (a, c); 1 failed (b).\nb: ")
+    page = (tmp_path / "runs" / sweep_report_file("q")).read_text()
+    assert "q-a" in page
+    assert "q-b" not in page
