@@ -124,7 +124,11 @@ def settings_of(entry: BackboneEntry) -> list[str]:
         "student.chat_template": entry.chat_template or "",
     }
     precision = [] if entry.precision is None else [f"training.precision={entry.precision}"]
-    return [*(f"{field}={json.dumps(text)}" for field, text in texts.items()), *precision, *entry.overrides]
+    return [
+        *(f"{field}={json.dumps(text, ensure_ascii=False)}" for field, text in texts.items()),
+        *precision,
+        *entry.overrides,
+    ]
 
 
 def _check(table: Table, source: str) -> BackboneList:
