@@ -35,5 +35,5 @@ def print_comparison(console: Console, comparison: "Comparison", report: str) ->
 
     for table in comparison_tables(comparison).values():
         if table.rows:
-            print_table(console, table)
+            print_table(console, table, wrap=True)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
