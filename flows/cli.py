@@ -13,8 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.backbone import backbone_app
+from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.store import store_app
+from flows.commands.sweep import sweep
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
@@ -33,6 +36,9 @@ standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.",
 app.add_typer(standin, name="standin")
 app.add_typer(store_app, name="store")
 app.command()(doctor)
+app.add_typer(backbone_app, name="backbone")
+app.command()(sweep)
+app.command()(compare)
 
 console = Console()
 errors = Console(stderr=True)
@@ -79,13 +85,11 @@ def run(
     amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.commands.prefect_process import TAG
     from flows.commands.server import connect_prefect
-    from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
+    from flows.commands.terminal import print_summary
     from flows.driver import hold_run, is_done, read_config
     from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.summary import summarise
-    from tasks.runtime import current
 
     settings = read_config(config, overrides or [], name, until=until)
     with hold_run(settings, say=_say, amend=amend) as opened:
@@ -97,17 +101,10 @@ def run(
             save_estimate(opened)
             _say("connecting to Prefect")
             with connect_prefect(opened.ref) as address:
-                from prefect import tags
-
-                from flows.distill import distill
+                from flows.commands.distil import distil_shown
 
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
-                runtime = current(opened)
-                with (
-                    tags(TAG, f"run-{opened.ref.name}"),
-                    LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
-                ):
-                    distill(opened.ref, until)
+                distil_shown(opened, console, until)
         print_summary(console, summarise(opened))
 
 

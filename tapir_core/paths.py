@@ -5,7 +5,9 @@ The run folder is a contract: other programs read it (docs/run-folder.md).
 
 __all__ = [
     "BACKBONE",
+    "BACKBONES",
     "CARETAKER_LOG",
+    "COMPARISON",
     "ESTIMATE",
     "JUDGE_REPORT",
     "MANIFEST",
@@ -17,6 +19,7 @@ __all__ = [
     "SERVER_LOG",
     "SERVER_RECORD",
     "STORE",
+    "SWEEP_PLACE",
     "attempt_folder",
     "backbone_cache",
     "is_part",
@@ -27,6 +30,7 @@ __all__ = [
     "prefect_home",
     "probe_file",
     "round_folder",
+    "sweep_report_file",
     "wave_folder",
     "worker_log",
 ]
@@ -45,6 +49,15 @@ RESULTS = ".results"
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
 
+BACKBONES = "configs/backbones.toml"
+"""The list of backbones, in the folder in which a command or a worker works."""
+
+COMPARISON = "comparison.html"
+"""What `tapir compare` wrote last, below the run root."""
+
+SWEEP_PLACE = ".tapir/sweep"
+"""In a run's place, where a sweep in one process keeps Prefect's log and results."""
+
 STORE = ".tapir/store.sqlite"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
@@ -59,6 +72,11 @@ def round_folder(number: int) -> str:
 def judge_report_file(number: int) -> str:
     """The judge report of a round."""
     return f"{round_folder(number)}/{JUDGE_REPORT}"
+
+
+def sweep_report_file(curriculum: str) -> str:
+    """The backbones of a curriculum side by side, below the run root."""
+    return f"{curriculum}-backbones.html"
 
 
 def wave_folder(wave: int, step: str) -> str:
