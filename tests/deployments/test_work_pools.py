@@ -51,7 +51,7 @@ def test_a_container_gets_gpus_shared_memory_and_the_runs_and_no_privilege():
     (request,) = host["DeviceRequests"]
     assert (request["Driver"], request["Count"], request["Capabilities"]) == ("nvidia", -1, [["gpu"]])
     assert host["ShmSize"] == 16 * 2**30
-    assert host["Binds"] == ["tapir-runs:/data/runs"]
+    assert host["Binds"] == ["tapir-runs:/data/runs", "tapir-scratch:/data/scratch"]
     assert (host["CapDrop"], host["SecurityOpt"]) == (["ALL"], ["no-new-privileges:true"])
     assert (container["user"], job["privileged"]) == ("10001:10001", False)
 
@@ -67,9 +67,10 @@ def test_a_pod_gets_gpus_shared_memory_and_the_runs_and_no_privilege():
     assert container["resources"]["limits"] == {"memory": "64Gi", "nvidia.com/gpu": 4}
     assert {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]} == {
         "runs": "/data/runs",
+        "scratch": "/data/scratch",
         "shared-memory": "/dev/shm",
     }
-    runs, shared_memory = pod["volumes"]
+    runs, _scratch, shared_memory = pod["volumes"]
     assert runs["persistentVolumeClaim"] == {"claimName": "tapir-runs"}
     assert shared_memory["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
     assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 10001)
