@@ -3,6 +3,8 @@
 Imports no Prefect: the settings must stand in the environment before it is imported.
 """
 
+import base64
+import os
 import socket
 import sys
 import time
@@ -80,9 +82,12 @@ def is_healthy(api: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether a page is there."""
+    """Whether a page of a Prefect server is there, for who gives the password of ``PREFECT_API_AUTH_STRING``."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        request = urllib.request.Request(url)
+        if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
