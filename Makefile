@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
-	bench-student bench-calls coverage mutation fleet-env lint-docker
+	bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -97,6 +97,9 @@ bench-student: setup ## student inference: our engine against vLLM's offline LLM
 bench-calls: main-env ## paid calls: our engine against curator, distilabel and Data Designer, on a mock server
 	@for peer in $(BENCH_PEERS); do $(INSTALL) .venv-bench-$$peer bench-$$peer || echo "$$peer is reported as failed"; done
 	.venv/bin/python benchmarks/calls.py $(BENCH_OPTIONS)
+
+bench-orchestration: main-env ## one round with engines that answer at once, against bare Prefect
+	.venv/bin/python benchmarks/orchestration.py
 
 lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
