@@ -19,9 +19,8 @@ def prompt_interrupts() -> Iterator[None]:
     """
     try:
         yield
-    except Exception:
-        raise
-    except BaseException:
-        # KeyboardInterrupt, or what Prefect raises for SIGTERM: no error of the work itself.
-        abort_all()
+    except BaseException as raised:
+        # KeyboardInterrupt, or what Prefect raises for SIGTERM; an error of the work itself is no interrupt.
+        if not isinstance(raised, Exception):
+            abort_all()
         raise

@@ -57,6 +57,5 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFol
             return Swept(entry.name, run, "finished", gain_sentence(summarise(opened)))
     except TapirError as error:
         return Swept(entry.name, run, "failed", str(error))
-    except Exception:
-        # Whatever one backbone brings to light, the others must not wait for it.
+    except Exception:  # told with its traceback, and the sweep ends as failed; the other backbones do not wait for it
         return Swept(entry.name, run, "failed", traceback.format_exc())

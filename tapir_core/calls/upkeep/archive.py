@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import polars as pl
@@ -99,7 +100,7 @@ class Archive:
         listed = {part.name for part in manifest.parts}
         for name in self._names():
             if _is_left_over(name) and name not in listed:
-                self._try("written", lambda name=name: self._storage.remove(name))  # type: ignore[misc]
+                self._try("written", partial(self._storage.remove, name))
         text = json.dumps(asdict(manifest), indent=1)
         self._try("written", lambda: self._storage.write_bytes(MANIFEST, text.encode()))
 
