@@ -206,6 +206,19 @@ def report(name: RunName, root: Root = "runs") -> None:
 
 
 @app.command()
+def move(
+    name: RunName,
+    to: Annotated[str, typer.Argument(metavar="ROOT", help="Folder of all runs, or s3://…", show_default=False)],
+    root: Root = "runs",
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the original once the copy is verified.")] = False,
+) -> None:
+    """Copy a run to another root, local or on S3, and verify every file; given again, it goes on."""
+    from flows.commands.move import move_run
+
+    move_run(_run_ref(name, root), to, console, say=_say, remove=remove)
+
+
+@app.command()
 def up(
     root: Root = "runs",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200,
@@ -282,6 +295,9 @@ def standin_serve(
 
 
 def _run_ref(name: str, root: str) -> RunRef:
+    if "://" in name:
+        folder_of_runs, _, name = name.rstrip("/").rpartition("/")
+        return RunRef(folder_of_runs, name)
     folder = Path(name)
     if os.sep in name or (folder / RUN_RECORD).exists():
         return RunRef(str(folder.parent), folder.name)

@@ -23,7 +23,7 @@ from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tasks.ingredients import gather_ingredients
 from tasks.runtime import close_all, current
 
-__all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "worker_root"]
+__all__ = ["Say", "hold_known_run", "hold_run", "is_done", "known_config", "read_config", "run_lease", "worker_root"]
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -63,7 +63,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
         RunBusy: another process drives the run.
         RunChanged: the folder belongs to another configuration, and `amend` is not set.
     """
-    with RunLease(store_url(config), f"{Path(config.run.root).absolute()}/{config.run.name}") as lease:
+    with run_lease(config) as lease:
         say(f"preparing {config.student.backbone}")
         run = open_run(config, gather_ingredients(config), amend=amend)
         try:
@@ -81,10 +81,25 @@ def hold_known_run(ref: RunRef, *, say: Say) -> Iterator[RunFolder]:
         ConfigError: there is no such run.
         RunBusy: another process drives the run.
     """
-    config = RunFolder(ref).config
-    here = config.model_copy(update={"run": config.run.model_copy(update={"root": ref.root, "name": ref.name})})
-    with hold_run(here, say=say) as run:
+    with hold_run(known_config(ref), say=say) as run:
         yield run
+
+
+def known_config(ref: RunRef) -> RunConfig:
+    """A run's own configuration, with the place where its folder lies now.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    config = RunFolder(ref).config
+    return config.model_copy(update={"run": config.run.model_copy(update={"root": ref.root, "name": ref.name})})
+
+
+def run_lease(config: RunConfig) -> RunLease:
+    """The right to drive the run, under the name that all its drivers know: its place."""
+    root = config.run.root
+    place = root.rstrip("/") if "://" in root else Path(root).absolute()
+    return RunLease(store_url(config), f"{place}/{config.run.name}")
 
 
 def is_done(run: RunFolder, until: str | None) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "STORE",
     "attempt_folder",
     "backbone_cache",
+    "goes_with_run",
     "is_part",
     "judge_report_file",
     "log_file",
@@ -40,6 +41,7 @@ REPORT = "report.html"
 ESTIMATE = "estimate.json"
 JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
+_TRAINING = "training"
 
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
@@ -67,7 +69,7 @@ def wave_folder(wave: int, step: str) -> str:
 
 def attempt_folder(number: int, key: str) -> str:
     """Folder in which one training works before its checkpoint is promoted."""
-    return f"{round_folder(number)}/training/{key[:16]}"
+    return f"{round_folder(number)}/{_TRAINING}/{key[:16]}"
 
 
 def manifest_file(folder: str) -> str:
@@ -83,6 +85,12 @@ def part_name(sha256: str) -> str:
 def is_part(name: str) -> bool:
     """Whether a file's name is one that `part_name` gives."""
     return name.startswith("part-") and name.endswith(".parquet")
+
+
+def goes_with_run(path: str) -> bool:
+    """Whether a file of a run folder belongs to the run: no result of Prefect, no unfinished write or training."""
+    folders = path.split("/")
+    return not any(each.startswith(".") for each in folders) and _TRAINING not in folders[1:2]
 
 
 def log_file(name: str) -> str:
