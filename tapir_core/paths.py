@@ -8,12 +8,14 @@ __all__ = [
     "CARETAKER_LOG",
     "ESTIMATE",
     "JUDGE_REPORT",
+    "LOGS",
     "MANIFEST",
     "REPORT",
     "RESOLVED_CONFIG",
     "RESULTS",
     "ROOT_VARIABLE",
     "RUN_RECORD",
+    "SCRATCH_VARIABLE",
     "SERVER_LOG",
     "SERVER_RECORD",
     "STORE",
@@ -41,10 +43,14 @@ REPORT = "report.html"
 ESTIMATE = "estimate.json"
 JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
+LOGS = "logs"
 _TRAINING = "training"
 
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
+
+SCRATCH_VARIABLE = "TAPIR_SCRATCH"
+"""Environment variable: the folder of this machine in which engines work for runs whose root is elsewhere."""
 
 STORE = ".tapir/store.sqlite"
 SERVER_RECORD = ".tapir/server.json"
@@ -95,7 +101,7 @@ def goes_with_run(path: str) -> bool:
 
 def log_file(name: str) -> str:
     """Log of a child process."""
-    return f"logs/{name}.log"
+    return f"{LOGS}/{name}.log"
 
 
 def worker_log(pool: str) -> str:

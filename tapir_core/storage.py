@@ -10,13 +10,15 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tapir_core.errors import ConfigError, TapirError
+from tapir_core.paths import SCRATCH_VARIABLE
 from tapir_core.s3 import PIECE_BYTES, Patience, ask, open_s3
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "file_sha256", "on_this_machine"]
 
 Result = TypeVar("Result")
 
@@ -188,6 +190,27 @@ class Storage:
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
+
+
+def on_this_machine(root: str) -> Storage:
+    """Where processes of this machine write for the runs of a root: the root, or its place in the scratch folder.
+
+    `TAPIR_SCRATCH` names that folder; `.tapir-scratch` where a process works, when it is not set.
+    """
+    _, elsewhere, place = root.partition("://")
+    return Storage(Path(os.environ.get(SCRATCH_VARIABLE, ".tapir-scratch"), place.strip("/")) if elsewhere else root)
+
+
+def file_sha256(file: Path) -> str:
+    """Digest of a file of this machine; not read again while its size and time of change stay."""
+    stat = file.stat()
+    return _digest_of_version(file.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _digest_of_version(file: Path, _size: int, _mtime_ns: int) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

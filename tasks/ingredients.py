@@ -6,7 +6,7 @@ from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
 from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
 __all__ = ["gather_ingredients"]
@@ -25,7 +25,7 @@ def gather_ingredients(config: RunConfig) -> dict[str, str]:
             found[f"file:{name}"] = _sha256(source.path)
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
-    cache = Storage(config.run.root).local(backbone_cache())
+    cache = on_this_machine(config.run.root).local(backbone_cache())
     found["backbone"] = checkpoint_digest(prepare_backbone(config.student, cache))
     return found
 

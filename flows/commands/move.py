@@ -7,12 +7,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.driver import Say, known_config, run_lease
+from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.formats import count
 from tapir_core.run_copy import copy_run, remove_run
-from tapir_core.run_folder import RunRef
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 
 __all__ = ["move_run"]
@@ -26,7 +26,7 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         RunBusy: somebody drives it.
         TapirError: a file did not arrive whole; what arrived stays, and the same command goes on.
     """
-    config = known_config(ref)
+    config = RunFolder(ref).config
     if _place(root) == _place(ref.root):
         raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
