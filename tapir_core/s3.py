@@ -29,7 +29,7 @@ class Patience:
     silent_seconds: float = 30.0
     """An attempt ends when nothing came for so long."""
     attempts: int = 7
-    """Waits between them double: about half a minute in all, a minute at most."""
+    """Of one request that meets throttling, a 5xx or a broken connection; waits between them double, from 0–1 s on."""
 
 
 def open_s3(patience: Patience) -> Any:
@@ -65,7 +65,7 @@ def ask(url: str, request: Callable[[], Result], patience: Patience) -> Result:
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.parsers import ResponseParserError
 
-    # The client tries requests again, not answers: their bodies come after its last look.
+    # The client makes requests again, but not for their answers' bodies, which come after its last look.
     deadline, pause_seconds = time.monotonic() + 2 * patience.silent_seconds, 0.1
     while True:
         try:

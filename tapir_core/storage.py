@@ -12,16 +12,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import SCRATCH_VARIABLE
 from tapir_core.s3 import PIECE_BYTES, Patience, ask, open_s3
 
 __all__ = ["Storage", "file_sha256", "on_this_machine"]
-
-Result = TypeVar("Result")
-
 
 class Storage:
     """Reads and writes whole files below one root.
@@ -36,9 +33,10 @@ class Storage:
         self._remote: Any = None
         self._is_s3 = str(root).startswith("s3://")
         if self._is_s3:
-            self._remote, self.root = open_s3(self._patience), self.url.removeprefix("s3://")
-            if not self.root.partition("/")[0] or self.url == "s3:":
+            self.root = str(root).removeprefix("s3://").rstrip("/")
+            if not self.root.partition("/")[0]:
                 raise ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
+            self._remote = open_s3(self._patience)
         elif "://" in self.url:
             import fsspec  # a local root needs none of it
 
@@ -177,13 +175,15 @@ class Storage:
     def _read_piece(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         # With more than one connection s3fs asks for the size first: two requests for a small file.
         alone = {"max_concurrency": 1} if self._is_s3 else {}
-        return self._ask(lambda: self._remote.cat_file(self._full(path), start=start, end=end, **alone))
+        piece: bytes = self._ask(lambda: self._remote.cat_file(self._full(path), start=start, end=end, **alone))
+        return piece
 
     def _info(self, path: str) -> dict[str, Any] | None:
         try:
-            return self._ask(lambda: self._remote.info(self._full(path)))
+            info: dict[str, Any] = self._ask(lambda: self._remote.info(self._full(path)))
         except FileNotFoundError:
             return None
+        return info
 
     def _ask(self, request: Callable[[], Any]) -> Any:
         return ask(self.url, request, self._patience) if self._is_s3 else request()

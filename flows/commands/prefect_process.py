@@ -51,7 +51,10 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
 
 def server_environment(root: str, address: str) -> dict[str, str]:
     """The environment of a server: no key, and where its pages find the API, which they take for Prefect's own port."""
-    return {**keyless_environment(), **own_settings(root), "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    settings = own_settings(root)
+    # Prefect makes its home, but not the folders above it.
+    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    return {**keyless_environment(), **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 
 def server_command(port: int) -> list[str]:
