@@ -20,6 +20,7 @@ from tapir_core.s3 import PIECE_BYTES, Patience, ask, open_s3
 
 __all__ = ["Storage", "file_sha256", "on_this_machine"]
 
+
 class Storage:
     """Reads and writes whole files below one root.
 

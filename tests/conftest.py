@@ -16,7 +16,6 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
-from s3fs import S3FileSystem
 
 from flows.commands.prefect_process import server_command, wait_until_healthy
 from tapir_core.paths import prefect_home
@@ -33,7 +32,8 @@ settings.load_profile("project")
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator["S3Server"]:
     """One S3 server for all tests."""
-    from tests.s3_server import S3Server  # half a second that most tests need not spend
+    # Takes half a second, which most tests need not spend.
+    from tests.s3_server import S3Server
 
     server = S3Server()
     yield server
@@ -43,6 +43,8 @@ def s3_process() -> Iterator["S3Server"]:
 @pytest.fixture
 def s3(s3_process: "S3Server", monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Server"]:
     """An S3 server with the empty bucket `runs`, which the environment names."""
+    from s3fs import S3FileSystem
+
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.address)
@@ -51,6 +53,7 @@ def s3(s3_process: "S3Server", monkeypatch: pytest.MonkeyPatch) -> Iterator["S3S
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     s3_process.empty()
     yield s3_process
+    # A client keeps the credentials that it began with.
     S3FileSystem.clear_instance_cache()
 
 
