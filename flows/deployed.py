@@ -22,19 +22,26 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.commands.prefect_process import TAG
 from flows.distill import distill
 from flows.driver import hold_known_run, hold_run, is_done, read_config, worker_root
 from flows.project_flow import project_flow
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
+from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
+from tapir_core.paths import BACKBONES
+from tapir_core.reporting.compare_report import write_sweep_report
 from tapir_core.reporting.sentences import gain_sentence, state_sentence
 from tapir_core.reporting.summary import summarise
-from tapir_core.run_folder import RunRef
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.sweep import sweep_sentence
+from tapir_core.text import digest
+from tasks.artifacts import publish_sweep
 
-__all__ = ["distill_from_form", "retry_judge_from_form"]
+__all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form"]
 
 PRESETS = Path("configs")
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
@@ -48,7 +55,7 @@ def _shown(title: str, **more: Any) -> Any:
 
 
 def _presets() -> dict[str, list[str]]:
-    names = sorted(file.stem for file in PRESETS.glob("*.toml"))
+    names = sorted(file.stem for file in PRESETS.glob("*.toml") if file.name != Path(BACKBONES).name)
     return {"enum": names} if names else {}
 
 
@@ -74,7 +81,7 @@ def _deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
         def body(run: str, *args: Any, **kwargs: Any) -> Any:
             _tag_flow_run(f"run-{run}")
             try:
-                with tags(f"run-{run}"):
+                with tags(TAG, f"run-{run}"):
                     return Completed(message=function(run, *args, **kwargs))
             except TapirError as error:
                 get_run_logger().error("%s", error)
@@ -155,6 +162,56 @@ def retry_judge_from_form(
     if not again and not stale:
         return nothing_sentence(also_terminal=also_terminal)
     return " ".join([*map(counts_sentence, counts), changes_sentence(stale, redone=go_on)])
+
+
+@project_flow("sweep-backbones", run_name="sweep-{backbones}")
+def sweep_from_form(
+    backbones: Annotated[str, Field(min_length=1), _shown("List of backbones")] = BACKBONES,
+    config_file: Annotated[str, _shown("Configuration file")] = "",
+    overrides: Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], _shown("Overrides")] = (),
+) -> Any:
+    """Distil every backbone of a list that has no finished run of a curriculum, and compare them.
+
+    Args:
+        backbones: The TOML file on the worker that lists them; `tapir backbone add` adds to it.
+        config_file: The curriculum, a TOML file on the worker. Empty: the one that the list names.
+        overrides: Settings for every backbone, one `section.field=value` each, such as `run.rounds=2`. What a backbone
+            sets itself wins over them.
+    """
+    log = get_run_logger()
+    try:
+        root = f"run.root={json.dumps(worker_root())}"
+        sweep = open_sweep(backbones, config_file or None, [root, *overrides])
+        _tag_flow_run(f"sweep-{sweep.curriculum.name}")
+        swept = run_sweep(sweep, _distil_apart, say=log.info)
+        written = write_sweep_report(sweep.curriculum, swept)
+    except TapirError as error:
+        log.error("%s", error)
+        return Failed(message=str(error))
+    if written is not None:
+        publish_sweep(sweep.curriculum.name, *written)
+    failed = any(each.outcome == "failed" for each in swept)
+    return (Failed if failed else Completed)(message=sweep_sentence(swept))
+
+
+def _distil_apart(run: RunFolder) -> None:
+    """Distil in a flow run of its own below the sweep's, once the machine is free."""
+    with _whole_machine(), tags(TAG, f"run-{run.ref.name}"):
+        child_flow(run.ref.name)(run.ref)
+
+
+def child_flow(name: str) -> Any:
+    """*distill* as a child of a sweep, one for each run.
+
+    Prefect knows a child flow by its function's name and its place among equals, and a retried sweep has fewer of
+    them: under one name it would take another backbone's finished child for this one's.
+    """
+
+    def distil(ref: RunRef) -> Any:
+        return distill.fn(ref)
+
+    distil.__qualname__ = f"distil_{digest(name)}"
+    return project_flow("distill", run_name="{ref.name}")(distil)
 
 
 def _tag_flow_run(tag: str) -> None:

@@ -1,7 +1,7 @@
 """Flow *retry-judge*: ask the judge again for what a round went on without.
 
-A sealed stage is never asked again by itself. Here its seal is taken off, what lacks is asked, and it is sealed again;
-the stages that read it stay as they are until somebody redoes them.
+A sealed stage is never asked again by itself. Here what it lacks is asked and it is sealed anew; until then the old
+seal stays, so that a kill leaves the round as it was. The stages that read it stay until somebody redoes them.
 """
 
 from dataclasses import asdict
@@ -29,11 +29,10 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
     at, ref, before = StageAt("judge", number), run.ref, asdict(count_gaps(run, number))
     if also_terminal:
         forget_unscored(run, at)
-    run.unseal(at)
     rows = round_pool(run, number).height
     answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
     verdicts = rows * verdicts_per_instruction(run.config.judge)
-    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, verdicts))
+    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, verdicts, also_done=True))
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}

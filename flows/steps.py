@@ -69,12 +69,17 @@ def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
     return _submit(run, at, lambda piece: _patient(run, shard).submit(ref, at, piece), pieces, rows)
 
 
-def follow_shards(ref: RunRef, at: StageAt, shard: Any, before: Shards, rows: int) -> Shards:
-    """Submit one shard for each shard of ``before``; each starts when its own predecessor is done."""
+def follow_shards(
+    ref: RunRef, at: StageAt, shard: Any, before: Shards, rows: int, *, also_done: bool = False
+) -> Shards:
+    """Submit one shard for each shard of ``before``; each starts when its own predecessor is done.
+
+    A stage that holds submits nothing, unless ``also_done``; its seal stays until the next one takes its place.
+    """
     run = RunFolder(ref)
     if comes_after(run.config, at, current(run).until):
         return Shards(at)
-    if before.done is not None and (done := run.holds(at)) is not None:
+    if before.done is not None and not also_done and (done := run.holds(at)) is not None:
         return Shards(at, done=done)
     pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
 

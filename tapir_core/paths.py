@@ -5,7 +5,9 @@ The run folder is a contract: other programs read it (docs/run-folder.md).
 
 __all__ = [
     "BACKBONE",
+    "BACKBONES",
     "CARETAKER_LOG",
+    "COMPARISON",
     "ESTIMATE",
     "JUDGE_REPORT",
     "LOGS",
@@ -19,6 +21,7 @@ __all__ = [
     "SERVER_LOG",
     "SERVER_RECORD",
     "STORE",
+    "SWEEP_PLACE",
     "attempt_folder",
     "backbone_cache",
     "goes_with_run",
@@ -28,7 +31,9 @@ __all__ = [
     "manifest_file",
     "part_name",
     "prefect_home",
+    "probe_file",
     "round_folder",
+    "sweep_report_file",
     "wave_folder",
     "worker_log",
 ]
@@ -52,6 +57,15 @@ ROOT_VARIABLE = "TAPIR_ROOT"
 SCRATCH_VARIABLE = "TAPIR_SCRATCH"
 """Environment variable: the folder of this machine in which engines work for runs whose root is elsewhere."""
 
+BACKBONES = "configs/backbones.toml"
+"""The list of backbones, in the folder in which a command or a worker works."""
+
+COMPARISON = "comparison.html"
+"""What `tapir compare` wrote last, below the run root."""
+
+SWEEP_PLACE = ".tapir/sweep"
+"""In a run's place, where a sweep in one process keeps Prefect's log and results."""
+
 STORE = ".tapir/store.sqlite"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
@@ -66,6 +80,11 @@ def round_folder(number: int) -> str:
 def judge_report_file(number: int) -> str:
     """The judge report of a round."""
     return f"{round_folder(number)}/{JUDGE_REPORT}"
+
+
+def sweep_report_file(curriculum: str) -> str:
+    """The backbones of a curriculum side by side, below the run root."""
+    return f"{curriculum}-backbones.html"
 
 
 def wave_folder(wave: int, step: str) -> str:
@@ -112,6 +131,11 @@ def worker_log(pool: str) -> str:
 def prefect_home() -> str:
     """Prefect's own files, below the run root."""
     return ".tapir/prefect"
+
+
+def probe_file(name: str) -> str:
+    """A file that is written and removed to see whether the run root can be written."""
+    return f".tapir/probe-{name}"
 
 
 def backbone_cache() -> str:

@@ -16,7 +16,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.errors import ConfigError, RunChanged
-from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
+from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
 from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
@@ -150,10 +150,6 @@ class RunFolder:
             accepted_missing=accepted_missing,
             counts=counts,
         )
-
-    def unseal(self, at: StageAt) -> None:
-        """Declare a stage open again; its parts stay until it is sealed anew."""
-        self.storage.remove(manifest_file(at.folder))
 
     def _remove_old_parts(self, at: StageAt, parts: list[Part]) -> None:
         """Other programs read all Parquet files of a folder: what an earlier making left there must go."""

@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 
 from tapir_core.errors import TapirError
-from tapir_core.paths import LOGS
+from tapir_core.paths import LOGS, manifest_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256
@@ -42,7 +42,7 @@ def publish_stage(run: RunFolder, at: StageAt) -> None:
     """Upload what an engine made of a stage, so that it can be sealed; what an earlier making left goes first."""
     if run.storage.is_local:
         return
-    run.unseal(at)
+    run.storage.remove(manifest_file(at.folder))
     run.storage.remove(at.folder)
     for path in run.workplace.files(at.folder):
         run.storage.upload(run.workplace.local(path), path)

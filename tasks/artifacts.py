@@ -11,6 +11,8 @@ from prefect.artifacts import TableArtifact, create_markdown_artifact, create_ta
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.reporting.compare import Comparison
+from tapir_core.reporting.compare_report import comparison_card
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
@@ -21,7 +23,7 @@ from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_t
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
-__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run"]
+__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run", "publish_sweep"]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -71,6 +73,12 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
         task_run_id=task_run.id,
         flow_run_id=task_run.flow_run_id,
     ).create()
+
+
+def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
+    """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
+    key = artifact_key(curriculum, "backbones")
+    create_markdown_artifact(comparison_card(comparison, report), key, f"Backbones of {curriculum}")
 
 
 def artifact_key(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""Work pools and deployments on a Prefect server: made where they are missing, applied again on demand.
+"""Work pools, deployments and automations on a Prefect server: made where they are missing, applied again on demand.
 
 The deployments stand in `deployments/prefect.yaml`, which Prefect's own command applies.
 """
@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable
 from importlib.resources import as_file, files
 
+from flows.commands.automations import install_automation, zombie_automation
 from flows.commands.caretaker import POOLS, worker_name
 from flows.commands.prefect_process import own_settings
+from flows.commands.schedules import kept_schedules
 from tapir_core.errors import EngineError
 
 __all__ = ["DEPLOYMENTS", "deploy", "wait_for_workers"]
 
-DEPLOYMENTS = ("distill/distill", "retry-judge/retry-judge")
+DEPLOYMENTS = ("distill/distill", "retry-judge/retry-judge", "sweep-backbones/sweep-backbones")
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
 
 _WORKERS_SECONDS = 90.0
 
 
 def deploy(api: str, root: str, *, again: bool) -> list[str]:
-    """Make the work pools and deployments that a server lacks; with ``again`` apply all deployments.
+    """Make the work pools, deployments and automations that a server lacks; with ``again`` apply all deployments.
 
     Args:
         api: URL of the server's API.
@@ -52,6 +54,9 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
                 made.append(f"work pool {pool}")
             except ObjectAlreadyExists:
                 continue
+        zombies = zombie_automation()
+        if install_automation(client, zombies):
+            made.append(f"automation {zombies.name!r}")
         missing = []
         for name in DEPLOYMENTS:
             try:
@@ -59,7 +64,8 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
             except ObjectNotFound:
                 missing.append(name)
     if missing or again:
-        _apply()
+        with kept_schedules(DEPLOYMENTS):
+            _apply()
     return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
 
 

@@ -3,6 +3,8 @@
 Imports no Prefect: the settings must stand in the environment before it is imported.
 """
 
+import base64
+import os
 import socket
 import sys
 import time
@@ -18,6 +20,8 @@ from tasks.engines.endpoints import keyless_environment
 
 __all__ = [
     "DATABASE_VARIABLE",
+    "HEARTBEAT_SECONDS",
+    "TAG",
     "answers",
     "is_healthy",
     "is_taken",
@@ -29,6 +33,12 @@ __all__ = [
 
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
+
+HEARTBEAT_SECONDS = 30
+"""Between two signs of life of a flow run; Prefect takes no less."""
+
+TAG = "tapir"
+"""Of every deployment, and so of every flow run that the server looks after for us (automations.py)."""
 
 _START_TIMEOUT_SECONDS = 120.0
 
@@ -42,6 +52,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
     if results is not None:
@@ -74,9 +85,12 @@ def is_healthy(api: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether a page is there."""
+    """Whether a page of a Prefect server is there, for who gives the password of ``PREFECT_API_AUTH_STRING``."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        request = urllib.request.Request(url)
+        if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=2) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False

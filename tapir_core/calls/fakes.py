@@ -1,5 +1,7 @@
 """A scripted provider: a real HTTP server that answers chat completions as it is told and records every call.
 
+It lists its models to who asks for them with the right key; that is no call.
+
 For tests and for trying settings. It knows no instruction; the stand-in (`tapir_core/standin`) is the one that does.
 """
 
@@ -7,7 +9,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,8 +125,25 @@ class FakeProvider:
     A script that raises fails the `with` block at its end, whatever the client made of the reply.
     """
 
-    def __init__(self, script: Script = echo, *, latency_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        script: Script = echo,
+        *,
+        latency_seconds: float = 0.0,
+        models: FakeReply | Sequence[str] = ("fake-model",),
+        api_key: str | None = None,
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            script: Says what each call is answered with.
+            latency_seconds: Before each answer.
+            models: What it lists, or what it answers instead of a list.
+            api_key: The only key to which it lists them; without one it takes any.
+        """
         self.script = script
+        self._models = models
+        self._api_key = api_key
         self.calls: list[RecordedCall] = []
         self.most_at_once = 0
         """Most calls that were in the server at one moment."""
@@ -161,7 +180,16 @@ class FakeProvider:
     def _application(self) -> web.Application:
         application = web.Application()
         application.router.add_post("/v1/chat/completions", self._handle)
+        application.router.add_get("/v1/models", self._list_models)
         return application
+
+    async def _list_models(self, request: web.Request) -> web.StreamResponse:
+        reply = self._models
+        if self._api_key is not None and request.headers.get("Authorization") != f"Bearer {self._api_key}":
+            reply = Status(401, {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}})
+        elif not isinstance(reply, FakeReply):
+            reply = Status(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in reply]})
+        return await self._send(request, reply, RecordedCall({}, dict(request.headers), time.monotonic()))
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = RecordedCall(await request.json(), dict(request.headers), time.monotonic())
@@ -180,6 +208,9 @@ class FakeProvider:
         except Exception as error:  # raised again by __exit__: a test must not pass on it
             self._script_errors.append(error)
             reply = Status(400, {"error": {"message": str(error)}})
+        return await self._send(request, reply, call)
+
+    async def _send(self, request: web.Request, reply: FakeReply, call: RecordedCall) -> web.StreamResponse:
         if isinstance(reply, Hang):
             await self._gone.wait()
         if isinstance(reply, Hang | Drop):

@@ -19,7 +19,7 @@ from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentC
 from tapir_core.config.training import TrainingConfig
 from tapir_core.voices import Voice, voice_of
 
-__all__ = ["check_config", "missing_prerequisites"]
+__all__ = ["check_config", "check_student", "missing_prerequisites"]
 
 
 def check_config(config: RunConfig) -> list[str]:
@@ -28,7 +28,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_root(config),
         *_check_prompts(config.run.prompts),
         *_check_data(config),
-        *_check_student(config.student),
+        *check_student(config.student),
         *_check_judge(config.judge),
         *_check_curriculum(config),
         *_check_training(config.training),
@@ -79,7 +79,8 @@ def _check_data(config: RunConfig) -> Iterator[str]:
             )
 
 
-def _check_student(student: StudentConfig) -> Iterator[str]:
+def check_student(student: StudentConfig) -> Iterator[str]:
+    """What is wrong with a student: its backbone, its chat template, its engine's room."""
     yield from _check_backbone(student)
     template = student.chat_template
     if template is not None and not Path(template).is_file():

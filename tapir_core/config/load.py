@@ -18,7 +18,7 @@ from tapir_core.config.run import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 
-__all__ = ["load_config", "load_resolved", "resolved_json"]
+__all__ = ["load_config", "load_resolved", "read_toml", "resolved_json"]
 
 Table = dict[str, Any]
 
@@ -34,7 +34,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
-    table = _read_toml(Path(path))
+    table = read_toml(Path(path))
     given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
     problems = [problem for override in given if (problem := _apply(table, override))]
     config, found = _validate(table, [override.partition("=")[0].strip() for override in given])
@@ -64,7 +64,12 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     return config
 
 
-def _read_toml(path: Path) -> Table:
+def read_toml(path: Path) -> Table:
+    """A TOML file's content.
+
+    Raises:
+        ConfigError: it cannot be read, or is no TOML.
+    """
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError as exc:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tapir_core.config._base import Section
 from tapir_core.config.run import RunConfig
 from tapir_core.config.shape import Place, in_words, locate, sections_of, value_in_words, walk_tables
 
@@ -18,22 +19,23 @@ LONGEST_VALUE = 60
 """Characters of an offending value that a message repeats."""
 
 
-def explain(error: ValidationError, overridden: Collection[str] = ()) -> list[str]:
+def explain(error: ValidationError, overridden: Collection[str] = (), *, root: type[Section] = RunConfig) -> list[str]:
     """One line for each problem, in the order of the sections.
 
     Args:
-        error: what `RunConfig` found.
+        error: what ``root`` found.
         overridden: paths that `--set` or `--name` gave, so that the user looks in the right place.
+        root: the whole of which the error speaks.
     """
-    return [_explain(item, overridden) for item in error.errors(include_url=False)]
+    return [_explain(item, overridden, root) for item in error.errors(include_url=False)]
 
 
-def _explain(item: Mapping[str, Any], overridden: Collection[str]) -> str:
-    place = locate(RunConfig, item["loc"])
+def _explain(item: Mapping[str, Any], overridden: Collection[str], root: type[Section]) -> str:
+    place = locate(root, item["loc"])
     origin = _origin(place.path, overridden)
     match item["type"]:
         case "extra_forbidden":
-            return f"{place.path}: unknown field{origin}; {_known_fields(place)}"
+            return f"{place.path}: unknown field{origin}; {_known_fields(place, root)}"
         case "missing":
             return f"{place.path}: missing; expected {_what_belongs_there(place)}"
         case "union_tag_not_found":
@@ -78,14 +80,14 @@ def _tags(place: Place, wrong: str = "") -> str:
     return f"{hint}write " + " or ".join(f"type = {value_in_words(tag)}" for tag in tags)
 
 
-def _known_fields(place: Place) -> str:
+def _known_fields(place: Place, root: type[Section]) -> str:
     """The nearest known field, where else the name is at home, and all fields of the section."""
     name = place.path.rpartition(".")[2]
-    section = place.section or RunConfig
+    section = place.section or root
     others = [tag for tag, variant in place.variants.items() if variant is not section and name in variant.model_fields]
     if others:
         return f"it belongs to type = {value_in_words(others[0])}; this table has: {', '.join(section.model_fields)}"
     near = difflib.get_close_matches(name, section.model_fields, 1)
-    homes = dict.fromkeys(table.path for table in walk_tables(RunConfig) if name in table.section.model_fields)
+    homes = dict.fromkeys(table.path for table in walk_tables(root) if name in table.section.model_fields)
     hint = f"did you mean `{near[0]}`? " if near else f"it belongs to [{'], ['.join(homes)}]; " if homes else ""
     return f"{hint}known here: {', '.join(section.model_fields)}"

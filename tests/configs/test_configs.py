@@ -5,12 +5,15 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from tapir_core.config.backbones import load_backbones, settings_of
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config, load_resolved, resolved_json
+from tapir_core.paths import BACKBONES
 from tapir_core.standin.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
+LIST = ROOT / BACKBONES
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.toml") if path != LIST)
 BROUGHT_BY_THE_USER = ("data.pool.path",)
 
 
@@ -30,7 +33,7 @@ def test_a_shipped_configuration_lacks_nothing_but_what_the_user_brings(
     assert [problem for problem in problems if not problem.startswith(BROUGHT_BY_THE_USER)] == []
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, LIST], ids=lambda path: path.stem)
 def test_the_header_is_the_manual(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
@@ -38,6 +41,14 @@ def test_the_header_is_the_manual(path: Path) -> None:
         assert f"# {word}" in header
     assert f"configs/{path.name}" in header
     assert "--set" in header
+
+
+def test_the_shipped_backbones_fit_their_curriculum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    listed = load_backbones(LIST)
+    (embedded,) = [load_config(listed.config, settings_of(each)) for each in listed.backbones]
+    assert check_config(embedded) == []
+    assert embedded == load_config(listed.config), "the list begins with the curriculum's own backbone"
 
 
 def test_four_configurations_are_shipped() -> None:

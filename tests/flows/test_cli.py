@@ -41,18 +41,6 @@ def refused(done, code, *words):
 
 
 @pytest.fixture
-def backbone(tmp_path):
-    """Enough of a model folder to be taken for one before anything is loaded."""
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    return folder
-
-
-@pytest.fixture
 def run(tmp_path, backbone, standing_prefect):
     def run(*more):
         place = ("--set", f"run.root={tmp_path / 'runs'}", "--set", f"student.backbone={backbone}")

@@ -6,17 +6,21 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.events import DeploymentEventTrigger, Event, Resource
 from prefect.flows import load_flow_from_entrypoint
 
+from flows.commands.backbone import REGISTERED
 from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
-from flows.deployed import distill_from_form, retry_judge_from_form
+from flows.deployed import distill_from_form, retry_judge_from_form, sweep_from_form
 from flows.driver import read_config
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
+from tapir_core.paths import BACKBONES
 
 ROOT = Path(__file__).parents[2]
-FORMS = [distill_from_form, retry_judge_from_form]
+OF_A_RUN = [distill_from_form, retry_judge_from_form]
+FORMS = [*OF_A_RUN, sweep_from_form]
 
 
 def fields(form: Any) -> dict[str, dict[str, Any]]:
@@ -30,19 +34,19 @@ def test_every_field_of_a_form_has_a_title_a_description_and_no_switch_between_t
         assert len(field["description"]) > 20, name
         assert "type" in field, f"{name}: a person would have to choose between types first"
         assert field.get("default", "") is not None, name
-    assert form.parameters.required == ["run"]
+    assert form.parameters.required == (["run"] if form in OF_A_RUN else []), "a schedule and an event fill in nothing"
 
 
 def test_the_limits_of_a_form_are_the_configurations() -> None:
     own = RunSection.model_json_schema()["properties"]
-    for form in FORMS:
+    for form in OF_A_RUN:
         assert fields(form)["run"]["pattern"] == own["name"]["pattern"]
     assert fields(distill_from_form)["rounds"]["maximum"] == own["rounds"]["maximum"]
     assert fields(retry_judge_from_form)["round_number"]["maximum"] == own["rounds"]["maximum"]
 
 
 def test_the_presets_are_the_shipped_configurations() -> None:
-    shipped = sorted(path.stem for path in (ROOT / "configs").glob("*.toml"))
+    shipped = sorted(path.stem for path in (ROOT / "configs").glob("*.toml") if path != ROOT / BACKBONES)
     assert fields(distill_from_form)["preset"]["enum"] == shipped
     assert fields(distill_from_form)["preset"]["default"] in shipped
 
@@ -54,6 +58,27 @@ def test_every_deployment_names_a_flow_and_a_pool_and_no_path_of_a_machine() -> 
     assert tuple(f"{flow.name}/{entry['name']}" for flow, entry in found) == DEPLOYMENTS
     assert {entry["work_pool"]["name"] for _, entry in found} <= set(POOLS)
     assert all(str(entry["work_pool"]["job_variables"]["working_dir"]) == "." for _, entry in found)
+
+
+def test_a_sweep_starts_by_the_event_of_a_new_backbone_and_by_a_clock_that_stands_still() -> None:
+    entries = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
+    (sweep,) = [each for each in entries if each["entrypoint"].endswith(sweep_from_form.fn.__name__)]
+    (schedule,), (trigger,) = sweep["schedules"], sweep["triggers"]
+    assert (schedule["active"], bool(schedule["slug"])) == (False, True)
+    assert sweep["concurrency_limit"] == 1
+    found = DeploymentEventTrigger.model_validate(trigger)
+    event = Event(event=REGISTERED, resource=Resource({"prefect.resource.id": "tapir.backbone.new"}))
+    assert found.expect == {event.event}
+    assert found.match.matches(event.resource)
+    assert set(trigger["parameters"]) <= set(fields(sweep_from_form))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_wrong_list_fails_the_sweep_with_every_problem(tmp_path: Path) -> None:
+    (tmp_path / "list.toml").write_text('[[backbones]]\nname = "a b"\nbackbone = "org/name"\n')
+    state = sweep_from_form(str(tmp_path / "list.toml"), return_state=True)
+    assert state.is_failed()
+    assert "2 problems" in state.message
 
 
 @pytest.mark.usefixtures("prefect_server")

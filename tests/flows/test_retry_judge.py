@@ -1,6 +1,5 @@
 """Verdicts that a run went on without are asked for again, and only those; what they change is named, not redone."""
 
-import json
 import os
 import subprocess
 import sys
@@ -48,18 +47,6 @@ def judge() -> Judge:
 def provider(judge: Judge) -> Iterator[FakeProvider]:
     with FakeProvider(judge) as provider:
         yield provider
-
-
-@pytest.fixture
-def backbone(tmp_path: Path) -> Path:
-    """Enough of a model folder to be taken for one: nobody loads it here."""
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    return folder
 
 
 @pytest.fixture
@@ -118,6 +105,25 @@ def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, pro
     retry_judge(run.ref, [1])
     assert run.rows(JUDGE).sort("instruction_id", "order").equals(before.sort("instruction_id", "order"))
     assert rounds_to_retry(run, None, also_terminal=False) == [1]
+
+
+def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_given_again(
+    run: RunFolder, judge: Judge, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: object) -> None:
+        raise RuntimeError("ended")
+
+    before = run.manifest(JUDGE)
+    judge.mended = True
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.retry_judge.seal_stage", end)
+        with pytest.raises(RuntimeError, match="ended"):
+            retry_judge(run.ref, [1])
+    assert run.manifest(JUDGE) == before
+    assert rounds_to_retry(run, None, also_terminal=False) == [1]
+    provider.calls.clear()
+    retry_judge(run.ref, [1])
+    assert counts(run)[0] == 0
 
 
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:

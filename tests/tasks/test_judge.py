@@ -117,7 +117,6 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
         judges.mended = True
         judges.asked.clear()
         assert forget_unscored(run, JUDGE) == run.rows(ANSWER).height * 2
-        run.unseal(JUDGE)
         judge(run)
     assert set(judges.asked) == {"silent"}
     assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]

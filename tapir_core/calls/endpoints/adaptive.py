@@ -42,7 +42,7 @@ FORGETTING = 0.98
 
 def first_limit(ceiling: int) -> int:
     """Where a new address starts: high enough to lose little time, low enough to see its latency without load."""
-    return min(ceiling, max(16, ceiling // 8))
+    return min(ceiling, max(16, ceiling // 4))
 
 
 @dataclass(frozen=True, slots=True)

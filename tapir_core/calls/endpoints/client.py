@@ -51,7 +51,8 @@ class Client:
         _check_secrets(endpoint)
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        self._url = f"{endpoint.base_url.rstrip('/')}/chat/completions"
+        address = endpoint.base_url.rstrip("/")
+        self._url, self._models_url = f"{address}/chat/completions", f"{address}/models"
         # OpenAI's own models know only the newer name of this field, most other servers only the older one.
         openai_itself = urlsplit(endpoint.base_url).hostname == "api.openai.com"
         self._tokens_field = "max_completion_tokens" if openai_itself else "max_tokens"
@@ -77,6 +78,24 @@ class Client:
             key, where = self._endpoint.api_key, self._endpoint.base_url
             return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
         return self._read(response.status, response.headers, received)
+
+    async def list_models(self) -> list[str] | Failure | None:
+        """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
+        key, where = self._endpoint.api_key, self._endpoint.base_url
+        # One that sends us elsewhere is not followed: the key would go along.
+        sending = self._session.get(self._models_url, headers=self._headers, allow_redirects=False, **self._proxy)
+        try:
+            async with sending as response:
+                received = await response.read()
+        except FOREIGN_ERRORS as error:
+            reply = read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+            return _failure(reply)
+        body = _json_or_text(hide_key(clean_text(received.decode("utf-8", "replace")), key))
+        rows = body.get("data") if isinstance(body, dict) and response.status == 200 else None
+        if isinstance(rows, list):
+            return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
+        lists_none = response.status < 400 or response.status in {404, 405, 501}
+        return None if lists_none else _failure(read_error(response.status, body, raw=None))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -163,6 +182,11 @@ def _proxy_for(base_url: str) -> dict[str, Any]:
         return {"proxy": proxy}
     secret = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
     return {"proxy": proxy.with_user(None), "proxy_headers": {"Proxy-Authorization": f"Basic {secret}"}}
+
+
+def _failure(reply: Reply) -> Failure:
+    assert isinstance(reply.outcome, Failure)
+    return reply.outcome
 
 
 def _json_or_text(raw: str) -> object:

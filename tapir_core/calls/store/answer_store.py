@@ -45,7 +45,7 @@ class AnswerStore:
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
         self._writer: GroupWriter[Write] = GroupWriter(
-            "tapir-store-writer", lambda queued: writes.commit(self._engine, self._holder, queued)
+            "tapir-store-writer", lambda queued: writes.commit(self._engine, self._holder, queued), writes.rows_of
         )
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:

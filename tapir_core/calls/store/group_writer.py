@@ -12,7 +12,8 @@ from tapir_core.errors import TapirError
 
 __all__ = ["GroupWriter"]
 
-WRITES_PER_COMMIT = 500
+ROWS_PER_COMMIT = 500
+"""A commit takes no further write once it has so many, so that the first claims of a long list hold nobody back."""
 SECONDS_BETWEEN_COMMITS = 0.004
 """A commit waits so long for others to join it; the first write after a pause waits for nobody."""
 
@@ -26,10 +27,16 @@ class _Queued(Generic[W]):
 
 
 class GroupWriter(Generic[W]):
-    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe."""
+    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe.
 
-    def __init__(self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]]) -> None:
+    ``rows_of`` says how many rows a write touches.
+    """
+
+    def __init__(
+        self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]], rows_of: Callable[[W], int] = lambda _: 1
+    ) -> None:
         self._commit = commit
+        self._rows_of = rows_of
         self._inbox: queue.SimpleQueue[_Queued[W] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
@@ -67,8 +74,11 @@ class GroupWriter(Generic[W]):
     def _take_batch(self) -> list[_Queued[W] | None]:
         batch = [self._inbox.get()]
         time.sleep(max(0.0, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
-        self._last_commit = time.monotonic()
-        while len(batch) < WRITES_PER_COMMIT and not self._inbox.empty():
+        self._last_commit, rows = time.monotonic(), 0
+        while (last := batch[-1]) is not None:
+            rows += self._rows_of(last.write)
+            if rows >= ROWS_PER_COMMIT or self._inbox.empty():
+                break
             batch.append(self._inbox.get())
         return batch
 

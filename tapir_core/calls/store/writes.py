@@ -17,7 +17,20 @@ from tapir_core.calls.store.tables import writing
 from tapir_core.calls.types import Outcome
 from tapir_core.config.budget import BudgetConfig
 
-__all__ = ["Beat", "Claim", "Forget", "Grant", "Leave", "Put", "Release", "Reuse", "Wanted", "Write", "commit"]
+__all__ = [
+    "Beat",
+    "Claim",
+    "Forget",
+    "Grant",
+    "Leave",
+    "Put",
+    "Release",
+    "Reuse",
+    "Wanted",
+    "Write",
+    "commit",
+    "rows_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +84,11 @@ class Reuse:
 
 
 Write = Put | Release | Claim | Beat | Leave | Forget | Reuse | BatchWrite
+
+
+def rows_of(write: Write) -> int:
+    """How many rows a write touches, about."""
+    return len(write.wanted) if isinstance(write, Claim) else 1
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:

@@ -10,7 +10,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tapir_core.calls.store.tables import answers, open_engine, writing
 from tapir_core.errors import MissingPrerequisite, TapirError
 
-__all__ = ["changing", "open_existing", "reading", "shown_url"]
+__all__ = ["changing", "is_there", "open_existing", "reading", "shown_url"]
 
 
 def shown_url(url: str) -> str:
@@ -28,7 +28,7 @@ def open_existing(url: str) -> Engine:
         MissingPrerequisite: there is none, or it cannot be reached.
         ConfigError: the URL is not supported, or another version of tapir wrote the store.
     """
-    if not _is_there(url):
+    if not is_there(url):
         raise MissingPrerequisite(
             f"there is no call store at {shown_url(url)}; the first run of a root makes it. Name another root with "
             "--root, or a store with --store sqlite:///path/store.sqlite"
@@ -73,7 +73,7 @@ def _reason(error: SQLAlchemyError) -> str:
     return str(getattr(error, "orig", None) or error).strip()
 
 
-def _is_there(url: str) -> bool:
+def is_there(url: str) -> bool:
     """False when nothing is at ``url``; what is wrong with the URL or the server is `open_engine`'s to say."""
     try:
         parsed = make_url(url)

@@ -21,7 +21,6 @@ def run(tmp_path: Path) -> RunFolder:
 
 
 def judge_again(run: RunFolder, rows: pl.DataFrame, **missing: int) -> None:
-    run.unseal(JUDGE)
     run.seal(JUDGE, [write_part(run.storage, JUDGE.folder, rows)], accepted_missing=missing)
 
 

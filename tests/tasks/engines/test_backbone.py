@@ -9,7 +9,7 @@ import pytest
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
-from tasks.engines.backbone import checkpoint_digest, find_chat_template, prepare_backbone
+from tasks.engines.backbone import checkpoint_digest, find_backbone, find_chat_template, prepare_backbone
 from tasks.engines.tiny_student import tiny_student
 
 FILES = {
@@ -152,3 +152,17 @@ def test_the_embedded_student_is_converted_once(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".2", ".log"], (
         "nothing unfinished is left"
     )
+
+
+def test_a_backbone_is_found_without_being_made_or_fetched(tmp_path: Path) -> None:
+    folder, cache = make_checkpoint(tmp_path / "mine"), tmp_path / "cache"
+    assert find_backbone(StudentConfig(backbone=str(folder)), cache) == folder
+    assert find_backbone(StudentConfig(backbone="nobody/no-model"), cache) is None
+    assert find_backbone(StudentConfig(backbone=EMBEDDED_STUDENT), cache) is None
+    assert not cache.exists()
+
+
+def test_a_backbone_that_is_found_is_checked(tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "mine", model__safetensors=None)
+    with pytest.raises(ConfigError, match="no weights"):
+        find_backbone(StudentConfig(backbone=str(folder)), tmp_path)

@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -22,3 +23,23 @@ def test_every_write_before_the_close_is_committed_and_the_next_is_refused_with_
     with pytest.raises(TapirError, match="closed"):
         writer.submit(5).result()
     assert committed == [0, 1, 2, 3, 4]
+
+
+def test_a_commit_takes_no_further_write_once_it_has_enough_rows():
+    groups: list[list[int]] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def commit(writes: Sequence[int]) -> Sequence[int]:
+        groups.append(list(writes))
+        entered.set()
+        go_on.wait(10)
+        return writes
+
+    writer = GroupWriter("test", commit, rows_of=lambda write: write)
+    writer.submit(1)
+    assert entered.wait(10)
+    for rows in (300, 300, 1, 500, 1, 1):
+        writer.submit(rows)
+    go_on.set()
+    writer.close()
+    assert groups == [[1], [300, 300], [1, 500], [1, 1]]

@@ -1,0 +1,231 @@
+"""What orchestration costs: one round over 50,000 instructions with engines that answer at once, against bare Prefect.
+
+The round is the product's own flow with its own tasks, up to the mixture, on a Prefect server of its own. Only the call
+engine is another one: it asks the stand-in's rules in the same thread, without a server or a store. What the stages
+compute themselves is taken off by the processor time of their threads, so what is left is Prefect, manifests, parts and
+progress. Bare Prefect maps the same number of tasks that do nothing, results persisted as JSON, on the same server.
+The last line is one JSON object.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.commands.server import connect_prefect
+from tapir_core.calls import Answer, EndpointSource, LiveSpend, Outcome, Request, Spend
+from tapir_core.config import RunConfig
+from tapir_core.data.dataset import Part
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stages import StageAt
+from tapir_core.standin.behaviour import Behaviour
+from tapir_core.standin.chat import reply_to_json
+from tapir_core.standin.families import FAMILIES, recognise
+from tasks.progress import Progress
+from tasks.runtime import close_all, current
+
+
+class InstantCalls:
+    """In the place of the call engine: the stand-in's rules, in the caller's thread. Half the answers are wrong."""
+
+    cap_reached = ""
+
+    def __init__(self) -> None:
+        self._behaviour = Behaviour()
+
+    def ask(
+        self,
+        requests: Sequence[Request],
+        _: EndpointSource,
+        *,
+        on_outcome: Callable[[int, Outcome], None] | None = None,
+    ) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for place, request in enumerate(requests):
+            outcomes.append(Answer(self._say(request), "stop", 50, 20))
+            if on_outcome is not None:
+                on_outcome(place, outcomes[-1])
+        return outcomes
+
+    def spend(self) -> LiveSpend:
+        return LiveSpend()
+
+    def paid(self) -> Mapping[str, Spend]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+    def _say(self, request: Request) -> str:
+        if request.role == "answer":
+            text = request.messages[-1].content
+            return f"Answer: {recognise(text).reference}" if sum(text.encode()) % 2 else "Answer: unknown"
+        body = {
+            "model": request.model,
+            "messages": [{"role": each.role, "content": each.content} for each in request.messages],
+            "seed": request.sample_index,
+        }
+        content: str = reply_to_json(body, self._behaviour).body["choices"][0]["message"]["content"]
+        return content
+
+
+class TimedProgress(Progress):
+    """Adds up the processor time of the stages' own work, and counts the tasks that did it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._adding = threading.Lock()
+        self.own_seconds = 0.0
+        self.tasks = 0
+
+    @contextmanager
+    def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
+        with super().attempt(at, shard), self._timed():
+            yield
+
+    @contextmanager
+    def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
+        with super().stage(at, shards=shards, rows=rows), self._timed():
+            yield
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.thread_time()
+        try:
+            yield
+        finally:
+            with self._adding:
+                self.own_seconds += time.thread_time() - began
+                self.tasks += 1
+
+
+def make_run(root: Path, rows: int, rows_per_shard: int) -> RunFolder:
+    """A run whose engines are never started."""
+    task_types = sorted({family.task_type for family in FAMILIES.values()})
+    config = RunConfig.model_validate(
+        {
+            "run": {"name": "orchestration", "root": str(root), "rounds": 1},
+            "data": {"pool": {"type": "standin", "rows": rows}},
+            "student": {"engine": {"type": "endpoint", "base_url": "http://127.0.0.1:1/v1"}},
+            "teacher": {"endpoint": {"type": "standin"}},
+            "judge": {"endpoint": {"type": "standin"}},
+            "calls": {"rows_per_shard": rows_per_shard},
+            "curriculum": {"target_shares": {name: 1 / len(task_types) for name in task_types}, "alpha_start": 0.5},
+            "basic_tuning": {"examples": min(1000, rows)},
+            "rounds": {"default": {"examples": rows, "selection": {"type": "threshold", "threshold": 2.0}}},
+        }
+    )
+    prompts = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
+    run = open_run(config, {**prompts, "backbone": "none"})
+    current(run)._calls = InstantCalls()  # type: ignore[assignment]
+    return run
+
+
+def fake_first_student(run: RunFolder) -> None:
+    """S_0 as a folder that can be told from others."""
+    at, names = StageAt("train", 0), ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    for name in names:
+        run.storage.write_bytes(f"{at.folder}/{name}", b"{}")
+    run.seal(at, [Part(name, 0, f"{place:064d}") for place, name in enumerate(names)])
+
+
+def time_round(run: RunFolder) -> tuple[float, TimedProgress, float]:
+    """Seconds of a whole round up to its mixture, what its stages did themselves, and seconds of the same again."""
+    from prefect import flow
+
+    from flows.project_flow import project_flow
+    from flows.round import round_flow
+    from flows.steps import run_shards, run_stage
+    from flows.until import Reached, find_stage
+    from tasks.label import label_shard
+    from tasks.mix import mix
+    from tasks.pool import pool
+    from tasks.teach import teach_shard
+
+    @flow
+    def prepare() -> None:
+        rows = run_stage(run.ref, pool).rows
+        run_shards(run.ref, StageAt("label"), label_shard, rows)
+        run_shards(run.ref, StageAt("teach"), teach_shard, rows)
+        run_stage(run.ref, mix, 0)
+
+    @project_flow("orchestration", run_name="round")
+    def one_round() -> object:
+        try:
+            return round_flow(run.ref, 1)
+        except Reached:
+            return None
+
+    began = time.monotonic()
+    prepare()
+    print(f"prepared in {time.monotonic() - began:.0f} s", flush=True)
+    fake_first_student(run)
+    runtime = current(run)
+    runtime.until = find_stage(run.config, "mix@1")
+    runtime.progress = timed = TimedProgress()
+    began = time.monotonic()
+    one_round()
+    seconds = time.monotonic() - began
+    assert run.holds(StageAt("mix", 1)), "the round did not reach its mixture"
+    began = time.monotonic()
+    one_round()
+    return seconds, timed, time.monotonic() - began
+
+
+def time_bare(tasks: int) -> float:
+    """Seconds in which Prefect maps ``tasks`` tasks that do nothing."""
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.futures import wait
+
+    @task(persist_result=True, result_serializer="json", cache_policy=NO_CACHE)
+    def nothing(number: int) -> int:
+        return number
+
+    @flow(persist_result=True, result_serializer="json")
+    def bare() -> None:
+        wait(nothing.map(range(tasks)))
+
+    began = time.monotonic()
+    bare()
+    return time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--rows-per-shard", type=int, default=256)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run = make_run(Path(folder), options.rows, options.rows_per_shard)
+        with connect_prefect(run.ref):
+            seconds, timed, again = time_round(run)
+            memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            theirs = time_bare(timed.tasks)
+        close_all()
+    ours = seconds - timed.own_seconds
+    found = {
+        "name": "orchestration",
+        "ratio": round(ours / theirs, 3),
+        "ours": round(ours, 1),
+        "theirs": round(theirs, 1),
+        "unit": "s",
+        "round_seconds": round(seconds, 1),
+        "own_seconds": round(timed.own_seconds, 1),
+        "tasks": timed.tasks,
+        "again_seconds": round(again, 1),
+        "memory_mib": round(memory_mib),
+        "rows": options.rows,
+        "rows_per_shard": options.rows_per_shard,
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

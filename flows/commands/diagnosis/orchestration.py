@@ -1,0 +1,146 @@
+"""The Prefect server that runs are shown on, and what `tapir up` or `tapir deploy` put there.
+
+Imports no Prefect before a look is made: its settings must stand in the environment before.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flows.commands.automations import ZOMBIES
+from flows.commands.caretaker import POOLS
+from flows.commands.deploy import DEPLOYMENTS
+from flows.commands.diagnosis.finding import Check, Finding, fault, ok, warning
+from flows.commands.prefect_process import own_settings
+from flows.commands.server import standing_server
+from flows.commands.up import living_server
+from tapir_core.paths import SERVER_RECORD, worker_log
+from tapir_core.storage import Storage
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+__all__ = ["server_check", "server_parts"]
+
+_LIMIT_SECONDS = 45.0
+"""The first look imports Prefect, which takes seconds."""
+
+_LOGS = (
+    "look at the server's log (.tapir/logs/prefect-server.log of the root); a server with a password wants "
+    "PREFECT_API_AUTH_STRING"
+)
+
+
+def server_check(root: str) -> Check:
+    """Whether a server stands, where one should."""
+    return Check("Prefect server", lambda: _look_at_server(root), _LOGS, _LIMIT_SECONDS)
+
+
+def server_parts(root: str) -> list[Check]:
+    """Checks of what is on the server that stands; none where none stands."""
+    if not _is_expected(root):
+        return []
+    checks = [
+        ("work pools", _look_at_pools),
+        ("deployments", _look_at_deployments),
+        ("workers", _look_at_workers),
+        ("automation", _look_at_automation),
+    ]
+    return [Check(part, partial(look, root), _LOGS, _LIMIT_SECONDS) for part, look in checks]
+
+
+def _is_expected(root: str) -> bool:
+    return bool(os.environ.get("PREFECT_API_URL")) or _is_own(root)
+
+
+def _is_own(root: str) -> bool:
+    """Whether the server of this root is the one of `tapir up`."""
+    return not os.environ.get("PREFECT_API_URL") and "://" not in root and Storage(root).exists(SERVER_RECORD)
+
+
+def _look_at_server(root: str) -> Finding:
+    if not _is_expected(root):
+        return ok("none stands: `tapir run` brings its own, `tapir up` starts one that stays")
+    if _is_own(root) and living_server(root) is None:
+        return fault("the one that `tapir up` started does not answer", "`tapir up` starts it again; " + _LOGS)
+    api = standing_server(root)
+    with _client(root) as client:
+        return ok(f"{api}, Prefect {client.api_version()}")
+
+
+def _look_at_pools(root: str) -> Finding:
+    return _look_for(root, POOLS, lambda client, name: client.read_work_pool(name).is_paused)
+
+
+def _look_at_deployments(root: str) -> Finding:
+    return _look_for(root, DEPLOYMENTS, lambda client, name: client.read_deployment_by_name(name).paused)
+
+
+def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefectClient, str], bool]") -> Finding:
+    from prefect.exceptions import ObjectNotFound
+
+    paused, missing = [], []
+    with _client(root) as client:
+        for name in names:
+            try:
+                paused += [name] if is_paused(client, name) else []
+            except ObjectNotFound:
+                missing.append(name)
+    if missing:
+        return fault(f"{', '.join(missing)}: not there", _make(root))
+    if paused:
+        return warning(f"{', '.join(paused)}: paused, so that nothing starts there", "resume it in the UI")
+    return ok(", ".join(names))
+
+
+def _look_at_workers(root: str) -> Finding:
+    from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    online, lacking = [], []
+    only_online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    with _client(root) as client:
+        for pool in POOLS:
+            try:
+                workers = client.read_workers_for_work_pool(pool, worker_filter=only_online)
+            except PrefectHTTPStatusError as error:
+                if error.response.status_code != 404:
+                    raise
+                workers = []  # there is no such pool, and its own check says so
+            online += [worker.name for worker in workers]
+            lacking += [] if workers else [pool]
+    if not lacking:
+        return ok(f"online: {', '.join(online)}")
+    if _is_own(root):
+        logs = " and ".join(worker_log(pool) for pool in lacking)
+        return fault(f"none is online for {', '.join(lacking)}", f"`tapir up` starts it again; it writes to {logs}")
+    start = f"TAPIR_ROOT={root} prefect worker start --type process --pool {lacking[0]}"
+    return fault(f"none is online for {', '.join(lacking)}", f"start one where the runs are to work: `{start}`")
+
+
+def _look_at_automation(root: str) -> Finding:
+    with _client(root) as client:
+        held = client.read_automations_by_name(ZOMBIES)
+    if not held:
+        return fault("nothing notices a flow run whose worker was killed", _make(root))
+    if not held[0].enabled:
+        return warning(f"{ZOMBIES!r} is paused", "resume it in the UI")
+    return ok("flow runs without a sign of life are set to Crashed")
+
+
+@contextmanager
+def _client(root: str) -> "Iterator[SyncPrefectClient]":
+    """A client of the server that stands, whatever Prefect took for its address when it was imported."""
+    api = standing_server(root)
+    os.environ.update(own_settings(root))
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: api}), get_client(sync_client=True) as client:
+        yield client
+
+
+def _make(root: str) -> str:
+    return f"`tapir {'up' if _is_own(root) else 'deploy'}` makes what is missing"

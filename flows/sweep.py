@@ -1,0 +1,62 @@
+"""One curriculum for every backbone of a list that lacks a finished run of it, one after another.
+
+The command line and the deployment differ only in ``distil``, what they do with one opened run. A backbone that fails
+is noted and the next one starts. What two runs both need (labels, plain answers, equal verdicts) comes from the store.
+"""
+
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flows.driver import Say, hold_run, is_done, read_config
+from tapir_core.config.backbones import BackboneEntry, load_backbones, settings_of
+from tapir_core.config.load import load_config
+from tapir_core.errors import TapirError
+from tapir_core.estimate.run import save_estimate
+from tapir_core.reporting.sentences import gain_sentence
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.sweep import Sweep, Swept, lacks_run
+from tasks.ingredients import gather_files
+
+__all__ = ["open_sweep", "run_sweep"]
+
+
+def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Sweep:
+    """Read the list and its curriculum; ``config`` stands in for the one that the list names.
+
+    Raises:
+        ConfigError: one of the two is wrong; nothing has started.
+    """
+    listed = load_backbones(backbones)
+    source = str(config or listed.config)
+    curriculum = load_config(source, overrides).run
+    return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
+
+
+def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) -> list[Swept]:
+    """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
+    found = []
+    for entry in sweep.entries:
+        say(f"backbone {entry.name}")
+        found.append(_sweep_backbone(sweep, entry, distil, say))
+        say(f"backbone {entry.name}: {found[-1].outcome}")
+    return found
+
+
+def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+    run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
+    try:
+        config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
+        if not lacks_run(config, gather_files(config)):
+            return Swept(entry.name, run, "finished before")
+        with hold_run(config, say=say) as opened:
+            if not is_done(opened, None):
+                save_estimate(opened)
+                distil(opened)
+            return Swept(entry.name, run, "finished", gain_sentence(summarise(opened)))
+    except TapirError as error:
+        return Swept(entry.name, run, "failed", str(error))
+    except Exception:
+        # Whatever one backbone brings to light, the others must not wait for it.
+        return Swept(entry.name, run, "failed", traceback.format_exc())

@@ -1,0 +1,149 @@
+"""Runs side by side: how well their last students do on the same held-out set, what that cost, what was re-used.
+
+Limits: scores are compared, not students on single instructions; two runs differ by more than chance where their
+standard errors are far apart. Calls are those of each stage's last start, as everywhere in a summary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tapir_core.errors import ConfigError
+from tapir_core.reporting.formats import NOTHING, count, duration, gain, number, percent, score, student_name
+from tapir_core.reporting.look import ONCE, ROUND
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.tables import Table
+from tapir_core.reporting.types import RoundSummary, RunSummary, Usage
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tapir_core.task_types import TASK_TYPES
+
+__all__ = ["Comparison", "compare_runs", "comparison_tables", "last_student", "reused_share"]
+
+_ROLES = ("teacher", "judge")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs that were measured on the same held-out set, in the order in which they were named."""
+
+    runs: tuple[RunSummary, ...]
+
+
+def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
+    """Put runs side by side, finished or not.
+
+    Raises:
+        ConfigError: there is no such run, or two runs have different held-out sets; says in what they differ.
+    """
+    sets = [run.holds(StageAt("heldout")) if run.config.data.heldout else None for run in runs]
+    digests = [each.digest if each is not None else "" for each in sets]
+    for run, digest in zip(runs, digests, strict=True):
+        if digest != digests[0]:
+            raise ConfigError(
+                f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
+                f"{_difference(runs[0], run)}; compare runs of one curriculum"
+            )
+    return Comparison(tuple(map(summarise, runs)))
+
+
+def comparison_tables(comparison: Comparison) -> dict[str, Table]:
+    """`overview`, `task_types` and `answers`, each with a column for each run."""
+    make = {"overview": _overview_table, "task_types": _task_types_table, "answers": _answers_table}
+    return {name: table(comparison.runs) for name, table in make.items()}
+
+
+def last_student(summary: RunSummary) -> RoundSummary | None:
+    """The last student that was evaluated; nothing while only the backbone was."""
+    trained = [each for each in summary.students if each.number >= 0]
+    return trained[-1] if trained else None
+
+
+def reused_share(usage: Usage) -> float | None:
+    """Share of the answers that the store gave; nothing when none was needed."""
+    answers = usage.calls + usage.stored
+    return usage.stored / answers if answers else None
+
+
+def _overview_table(runs: Sequence[RunSummary]) -> Table:
+    rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
+    note = (
+        "Accuracy is in per cent ± standard error. Answers are those of teacher and judge. USD is the price of all of "
+        "them: what came from the store was paid by the run that asked first."
+    )
+    return Table("Side by side", ("", *(each.name for each in runs)), rows, note=note)
+
+
+def _task_types_table(runs: Sequence[RunSummary], split: str = "test") -> Table:
+    """The last student of each run by task type."""
+    students = [last_student(each) for each in runs]
+    rows = []
+    for name in ("all", *TASK_TYPES):
+        scores = [None if each is None else each.score(split, name) for each in students]
+        if any(scores):
+            rows.append((name, *map(score, scores), count(max(each.n for each in scores if each is not None))))
+    columns = ("Task type", *(each.name for each in runs), "n")
+    note = f"Last student of each run: per cent of the {split} split with the right final result ± standard error."
+    return Table("Accuracy by task type", columns, tuple(rows), note=note)
+
+
+def _answers_table(runs: Sequence[RunSummary]) -> Table:
+    """Where the answers came from, by stage and by role."""
+    rows = [(name, *(_answers(_usage(each, name)) for each in runs)) for name in (*ONCE, *ROUND)]
+    rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
+    rows += [(f"all of the {role}", *(_answers(_usage(each, role)) for each in runs)) for role in _ROLES]
+    note = "Asked for + from the store, and the store's share."
+    return Table("Where the answers came from", ("Stage", *(each.name for each in runs)), tuple(rows), note=note)
+
+
+def _usage(summary: RunSummary, name: str) -> Usage:
+    """What a stage, or a role in all its stages, was asked in the whole run."""
+    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
+    asked = [stage for stage in stages if stage.asks in _ROLES and name in (stage.name, stage.asks)]
+    return sum((stage.usage for stage in asked), Usage())
+
+
+def _answers(usage: Usage) -> str:
+    share = reused_share(usage)
+    return NOTHING if share is None else f"{count(usage.calls)} + {count(usage.stored)} ({percent(share)})"
+
+
+def _difference(first: RunFolder, other: RunFolder) -> str:
+    here, there = _heldout_fields(first), _heldout_fields(other)
+    changed = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    said = [f"{name} is {here.get(name)!r} in the one and {there.get(name)!r} in the other" for name in changed]
+    return ", ".join(said) or "the same settings, but other rows (another file, or not drawn yet)"
+
+
+def _heldout_fields(run: RunFolder) -> dict[str, object]:
+    heldout = run.config.data.heldout
+    fields = {} if heldout is None else heldout.model_dump()
+    return {"run.seed": run.config.run.seed, **{f"data.heldout.{name}": value for name, value in fields.items()}}
+
+
+def _accuracy(place: Callable[[RunSummary], RoundSummary | None]) -> Callable[[RunSummary], str]:
+    def cell(summary: RunSummary) -> str:
+        found = place(summary)
+        return NOTHING if found is None else score(found.score("test"))
+
+    return cell
+
+
+def _last_name(summary: RunSummary) -> str:
+    last = last_student(summary)
+    return NOTHING if last is None else student_name(last.number)
+
+
+_ROWS: dict[str, Callable[[RunSummary], str]] = {
+    "Backbone": lambda run: run.backbone,
+    "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
+    "Last student": _last_name,
+    "Test accuracy, backbone": _accuracy(lambda run: run.round(-1)),
+    "Test accuracy, S_0": _accuracy(lambda run: run.round(0)),
+    "Test accuracy, last student": _accuracy(last_student),
+    "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain, unit=""),
+    "Answers asked for": lambda run: count(run.usage.calls),
+    "Answers from the store": lambda run: count(run.usage.stored),
+    "Share from the store": lambda run: percent(reused_share(run.usage)),
+    "USD": lambda run: number(run.usage.usd),
+    "Time at work": lambda run: duration(run.busy_seconds),
+}

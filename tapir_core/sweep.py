@@ -1,0 +1,76 @@
+"""A sweep of a curriculum over backbones: which of them lack a finished run, and what became of each.
+
+Limits: the weights behind a backbone's name are not read here. Other weights under an old name are found when the run
+is opened, which refuses them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tapir_core.config import RunConfig
+from tapir_core.config.backbones import BackboneEntry
+from tapir_core.paths import RUN_RECORD
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder, RunRef
+
+__all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
+
+Outcome = Literal["finished before", "finished", "failed"]
+_OUTCOMES: tuple[Outcome, ...] = ("finished before", "finished", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What is to be run for which backbones."""
+
+    source: str
+    """File of the curriculum's configuration."""
+    overrides: tuple[str, ...]
+    """`section.field=value` for every backbone; what a backbone sets itself wins over them."""
+    curriculum: RunRef
+    """Root and name of the curriculum's configuration: a backbone's run is this name with the backbone's."""
+    entries: tuple[BackboneEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of one backbone."""
+
+    name: str
+    """In the list."""
+    run: RunRef
+    outcome: Outcome
+    message: str = ""
+    """Why it failed, or what its run came to."""
+
+
+def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
+    """Whether a backbone has no finished run of this configuration.
+
+    A run belongs to it by name, whole configuration and the digests of prompt and input ``files``; it is finished when
+    no stage is left. What only looks different (the judge's address) costs a look at the run, no call.
+
+    Raises:
+        ConfigError: the run's folder cannot be read.
+    """
+    run = RunFolder(RunRef(config.run.root, config.run.name))
+    if not run.storage.exists(RUN_RECORD):
+        return True
+    known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
+    return run.config != config or known != files or not summarise(run).done
+
+
+def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
+    """The runs that can be compared."""
+    return [RunFolder(each.run) for each in swept if each.outcome != "failed"]
+
+
+def sweep_sentence(swept: Sequence[Swept]) -> str:
+    """How many backbones did what, and what failed why."""
+    counts = []
+    for outcome in _OUTCOMES:
+        names = [each.name for each in swept if each.outcome == outcome]
+        counts += [f"{len(names)} {outcome} ({', '.join(names)})"] if names else []
+    failures = [f"{each.name}: {each.message}" for each in swept if each.outcome == "failed"]
+    return "\n".join([f"Backbones: {'; '.join(counts)}.", *failures])

@@ -1,0 +1,71 @@
+"""The machine: environments and GPUs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.commands.diagnosis.finding import Finding, examine
+from flows.commands.diagnosis.machine import machine_checks
+from tapir_core.config import VllmEngine
+
+
+def look(part: str, engine: VllmEngine | None = None) -> Finding:
+    (found,) = examine([each for each in machine_checks(engine) if each.part == part])
+    return found
+
+
+def put_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_the_environment_is_told_with_its_versions() -> None:
+    found = look("environment")
+    assert found.level == "ok"
+    assert "prefect 3." in found.found
+    assert "deepspeed" in found.found
+
+
+def test_a_student_environment_that_is_not_there_names_the_command_that_builds_it() -> None:
+    found = look("student environment", VllmEngine(python=".venv-nowhere/bin/python"))
+    assert found.level == "fault"
+    assert ".venv-nowhere" in found.found
+    assert "make student-env" in found.remedy
+
+
+def test_an_environment_without_vllm_is_none_for_a_student() -> None:
+    found = look("student environment", VllmEngine(python=sys.executable))
+    assert found.level == "fault"
+    assert "no vLLM" in found.found
+    assert "make student-env" in found.remedy
+
+
+def test_a_student_of_another_server_needs_no_environment() -> None:
+    assert "student environment" not in [each.part for each in machine_checks(None)]
+
+
+def test_gpus_are_shown_as_the_driver_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA H200, 143771 MiB, 4 MiB, 570.86'")
+    found = look("accelerators")
+    assert found.found.startswith("NVIDIA H200, 143771 MiB, 4 MiB in use, driver 570.86")
+    assert found.level in ("ok", "warning"), "a CPU build of torch beside a GPU is worth a warning"
+
+
+def test_a_driver_that_does_not_answer_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, monkeypatch, "echo 'Driver/library version mismatch'; exit 18")
+    found = look("accelerators")
+    assert found.level == "fault"
+    assert "mismatch" in found.found
+    assert "driver" in found.remedy
+
+
+def test_free_memory_is_told() -> None:
+    assert look("memory").found.endswith("GiB available")
+
+
+def test_a_machine_without_gpu_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert look("accelerators").level == "ok"

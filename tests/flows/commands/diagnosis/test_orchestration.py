@@ -1,0 +1,90 @@
+"""The Prefect server: where none has to stand, where one should, and what `tapir deploy` put on it."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from flows.commands.automations import ZOMBIES
+from flows.commands.deploy import deploy
+from flows.commands.diagnosis import orchestration
+from flows.commands.diagnosis.finding import Finding, examine
+from flows.commands.diagnosis.orchestration import server_check, server_parts
+from flows.commands.prefect_process import own_settings
+from tapir_core.paths import SERVER_RECORD
+from tests.conftest import StandingServer
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def test_no_server_has_to_stand(tmp_path: Path) -> None:
+    (found,) = examine([server_check(str(tmp_path))])
+    assert found.level == "ok"
+    assert "tapir up" in found.found
+    assert server_parts(str(tmp_path)) == []
+
+
+def test_an_address_at_which_nothing_answers_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        api = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", api)
+        (found,) = examine([server_check(str(tmp_path))])
+    assert found.level == "fault"
+    assert api in found.found
+    assert "unset the variable" in found.remedy
+
+
+def test_a_server_of_tapir_up_that_is_gone_is_started_again_with_it(tmp_path: Path) -> None:
+    record = tmp_path / SERVER_RECORD
+    record.parent.mkdir()
+    record.write_text(json.dumps({"address": "http://127.0.0.1:1", "pid": 2**22 + 1, "process_started": 0.0}))
+    (found,) = examine([server_check(str(tmp_path))])
+    assert found.level == "fault"
+    assert "tapir up" in found.remedy
+
+
+@pytest.fixture
+def _on_server(
+    standing_prefect: StandingServer, prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment as a command leaves it, put back afterwards."""
+    for name, value in {**own_settings(str(tmp_path)), "PREFECT_API_URL": standing_prefect.api}.items():
+        monkeypatch.setenv(name, value)
+
+
+def look(root: Path) -> dict[str, Finding]:
+    return {each.part: each for each in examine([server_check(str(root)), *server_parts(str(root))])}
+
+
+@pytest.mark.usefixtures("_on_server")
+def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "ZOMBIES": "no automation"}.items():
+        monkeypatch.setattr(orchestration, name, value)
+    found = look(tmp_path)
+    assert found["Prefect server"].level == "ok"
+    for part in ("work pools", "deployments", "automation"):
+        assert found[part].level == "fault"
+        assert "tapir deploy" in found[part].remedy
+    assert "prefect worker start" in found["workers"].remedy
+
+
+@pytest.mark.usefixtures("_on_server")
+def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: StandingServer, tmp_path: Path) -> None:
+    deploy(standing_prefect.api, str(tmp_path), again=False)
+    assert deploy(standing_prefect.api, str(tmp_path), again=False) == []
+    with get_client(sync_client=True) as client:
+        assert len(client.read_automations_by_name(ZOMBIES)) == 1
+    found = look(tmp_path)
+    assert {part: each.level for part, each in found.items() if part != "workers"} == {
+        "Prefect server": "ok",
+        "work pools": "ok",
+        "deployments": "ok",
+        "automation": "ok",
+    }
+    assert found["workers"].level == "fault", "none was started"

@@ -1,0 +1,154 @@
+"""What a configuration needs: each fault with its remedy, and no token is paid for."""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.commands.diagnosis.finding import Finding, examine
+from flows.commands.diagnosis.run import read_run, run_checks
+from tapir_core.calls.fakes import FakeProvider, Status
+from tapir_core.config import RunConfig
+from tests.run_config import make_config
+
+KEY = "sk-quite-secret-0123456789"
+
+
+def look(config: RunConfig, root: Path, part: str) -> Finding:
+    (found,) = examine([each for each in run_checks(config, str(root)) if each.part == part])
+    return found
+
+
+def with_teacher(root: Path, base_url: str | list[str], **fields: Any) -> RunConfig:
+    endpoint = {
+        "type": "openai",
+        "base_url": base_url,
+        "model": "fake-model",
+        "identity": "i",
+        "api_key_env": "THE_KEY",
+    }
+    return make_config(root, teacher={"endpoint": {**endpoint, **fields}})
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THE_KEY", KEY)
+
+
+def ask(provider: FakeProvider, root: Path, **fields: Any) -> Finding:
+    with provider:
+        found = look(with_teacher(root, provider.base_url, **fields), root, "teacher.endpoint")
+    assert provider.calls == [], "no token is paid for"
+    assert KEY not in str(found)
+    return found
+
+
+def test_an_endpoint_that_takes_the_key_and_has_the_model_is_well(tmp_path: Path) -> None:
+    found = ask(FakeProvider(api_key=KEY), tmp_path)
+    assert found.level == "ok"
+    assert "key is accepted, fake-model is there" in found.found
+
+
+def test_an_endpoint_that_refuses_the_key_names_its_variable(tmp_path: Path) -> None:
+    found = ask(FakeProvider(api_key="another"), tmp_path)
+    assert found.level == "fault"
+    assert "refuses the key" in found.found
+    assert "THE_KEY" in found.remedy
+
+
+def test_a_key_that_is_not_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THE_KEY")
+    found = ask(FakeProvider(), tmp_path)
+    assert found.level == "fault"
+    assert "export THE_KEY" in found.remedy
+
+
+def test_a_model_that_is_not_listed_is_a_warning_with_the_nearest_names(tmp_path: Path) -> None:
+    found = ask(FakeProvider(models=["fake-model-2", "other"]), tmp_path)
+    assert found.level == "warning"
+    assert "'fake-model'" in found.found
+    assert "fake-model-2" in found.found
+
+
+@pytest.mark.parametrize(
+    ("reply", "word"),
+    [(Status(404), "judge-check"), (Status(200, "<html>"), "judge-check"), (Status(503), "wait")],
+    ids=["no list", "a page", "overloaded"],
+)
+def test_an_endpoint_that_gives_no_list_is_a_warning(tmp_path: Path, reply: Status, word: str) -> None:
+    found = ask(FakeProvider(models=reply), tmp_path)
+    assert found.level == "warning"
+    assert word in found.remedy
+
+
+def test_the_worst_of_several_addresses_counts(tmp_path: Path) -> None:
+    with socket.socket() as probe, FakeProvider() as provider:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
+        config = with_teacher(tmp_path, [provider.base_url, nobody])
+        found = look(config, tmp_path, "teacher.endpoint")
+    assert found.level == "fault"
+    assert nobody in found.found
+    assert "start that server" in found.remedy
+
+
+def test_a_student_on_a_server_of_others_is_asked_for_without_its_checkpoints_name(tmp_path: Path) -> None:
+    with FakeProvider() as provider:
+        student = {"engine": {"type": "endpoint", "base_url": provider.base_url}}
+        assert look(make_config(tmp_path, student=student), tmp_path, "student.engine").level == "ok"
+
+
+def test_an_unknown_price_is_a_fault_under_a_cap_on_usd_and_a_warning_without(tmp_path: Path) -> None:
+    config = with_teacher(tmp_path, "https://api.openai.com/v1", model="nobody-knows-it")
+    free = look(config, tmp_path, "prices")
+    assert free.level == "warning"
+    capped = look(RunConfig.model_validate({**config.model_dump(), "budget": {"usd": 5.0}}), tmp_path, "prices")
+    assert capped.level == "fault"
+    assert "nobody-knows-it" in capped.found
+    for found in (free, capped):
+        assert "usd_per_million_prompt_tokens" in found.remedy
+
+
+def test_known_prices_are_told(tmp_path: Path) -> None:
+    assert "the stand-in costs nothing" in look(make_config(tmp_path), tmp_path, "prices").found
+
+
+def test_a_backbone_without_chat_template_says_where_to_put_one(tmp_path: Path) -> None:
+    folder = tmp_path / "backbone"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    found = look(make_config(tmp_path, student={"backbone": str(folder)}), tmp_path, "backbone")
+    assert found.level == "fault"
+    assert "chat template" in found.found
+    assert "student.chat_template" in found.remedy
+
+
+def test_a_backbone_that_was_not_fetched_yet_is_a_warning(tmp_path: Path) -> None:
+    found = look(make_config(tmp_path, student={"backbone": "nobody/no-model"}), tmp_path, "backbone")
+    assert found.level == "warning"
+    assert "first run" in found.remedy
+
+
+def test_every_problem_of_a_configuration_is_a_finding(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[run]\nname = "x"\nrounds = "many"\n')
+    config, found = read_run(file)
+    assert config is None
+    assert {each.part for each in found} == {"configuration"}
+    assert {each.level for each in found} == {"fault"}
+    assert any("run.rounds" in each.found for each in found)
+
+
+def test_what_a_run_would_refuse_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("THE_KEY")
+    pool = json.dumps(str(tmp_path / "no.json"))
+    endpoint = '{ type = "openai", model = "m", identity = "i", api_key_env = "THE_KEY" }'
+    given = [f"data.pool={{ type = 'file', path = {pool} }}", f"judge.endpoint={endpoint}"]
+    config, found = read_run("configs/test.toml", given)
+    assert config is not None
+    assert any("no.json" in each.found and each.remedy for each in found)
+    assert any("THE_KEY" in each.found and each.remedy for each in found)

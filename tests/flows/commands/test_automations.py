@@ -1,0 +1,56 @@
+"""A flow run of ours that gives no sign of life any more is set to Crashed, by one automation."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events import emit_event
+from prefect.states import Running
+
+from flows.commands.automations import ZOMBIES, install_automation, zombie_automation
+from flows.commands.prefect_process import TAG
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def test_it_is_held_once_changed_when_it_has_to_and_stays_paused() -> None:
+    wanted = zombie_automation()
+    with get_client(sync_client=True) as client:
+        client.create_automation(zombie_automation(60))
+        client.create_automation(zombie_automation(60))
+        assert install_automation(client, wanted)
+        assert not install_automation(client, wanted)
+        (held,) = client.read_automations_by_name(ZOMBIES)
+        client.pause_automation(held.id)
+        assert not install_automation(client, wanted)
+        (still,) = client.read_automations_by_name(ZOMBIES)
+        assert (still.id, still.enabled) == (held.id, False)
+        client.delete_automation(held.id)
+
+
+def start(client: Any, *tags: str) -> UUID:
+    """A flow run that runs as far as the server knows, and has given one sign of life."""
+    run = client.create_flow_run(flow(lambda: None, name="silent"), tags=tags, state=Running())
+    related = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in tags]
+    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"}, related=related)
+    return run.id
+
+
+@pytest.mark.slow
+def test_a_silent_run_of_ours_is_crashed_and_one_of_others_is_left() -> None:
+    with get_client(sync_client=True) as client:
+        install_automation(client, zombie_automation(10))
+        time.sleep(1)  # the server takes an automation up in its own time
+        ours, others = start(client, TAG), start(client, "another")
+        deadline = time.monotonic() + 45
+        while (state := client.read_flow_run(ours).state).type == StateType.RUNNING:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert state.type == StateType.CRASHED
+        assert "Retry" in state.message
+        assert client.read_flow_run(others).state.type == StateType.RUNNING
+        client.delete_automation(client.read_automations_by_name(ZOMBIES)[0].id)

@@ -1,0 +1,22 @@
+"""`tapir compare`: tables on the terminal, a page below the root."""
+
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tapir_core.paths import COMPARISON
+from tapir_core.stages import StageAt
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+
+def test_runs_are_compared_on_the_terminal_and_on_a_page(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        config = make_config(tmp_path, run={"name": name}, data={"pool": {"type": "standin", "rows": 40}})
+        build_run("", until=StageAt("teach"), config=config)
+    done = CliRunner().invoke(app, ["compare", "one", "two", "--root", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert "Share from the store" in done.output
+    assert str(tmp_path / COMPARISON) in done.output.replace("\n", "")
+    assert (tmp_path / COMPARISON).exists()

@@ -1,0 +1,147 @@
+"""A sweep distils what lacks a finished run, in the order of the list; one that fails does not stop the others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prefect import Task
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.deployed import child_flow, sweep_from_form
+from flows.sweep import open_sweep, run_sweep
+from tapir_core.errors import ConfigError, EngineError
+from tapir_core.paths import sweep_report_file
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.sweep import Swept
+from tests.run_builder import build_run
+
+CURRICULUM = """
+run = { name = "q", root = ROOT, rounds = 1 }
+data.pool = { type = "standin", rows = 60 }
+data.heldout = { type = "standin", dev = 20, test = 40 }
+teacher.endpoint.type = "standin"
+judge.endpoint.type = "standin"
+curriculum.target_shares = { Math = 0.5, Reasoning = 0.5 }
+basic_tuning.examples = 64
+rounds.default = { examples = 32, selection = { type = "hard_share", share = 0.3 } }
+student.engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" }
+"""
+
+
+def lay_backbone(folder: Path) -> Path:
+    """Enough of a model folder to be taken for one as long as nothing is loaded."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(folder.name.encode())
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return folder
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    (tmp_path / "q.toml").write_text(CURRICULUM.replace("ROOT", json.dumps(str(tmp_path / "runs"))))
+    entries = [f'[[backbones]]\nname = "{name}"\nbackbone = "{lay_backbone(tmp_path / name)}"' for name in "abc"]
+    (tmp_path / "list.toml").write_text("\n".join([f'config = "{tmp_path / "q.toml"}"', *entries]))
+    return tmp_path / "list.toml"
+
+
+def sweep(listed: Path, distil: Callable[[RunFolder], object]) -> list[Swept]:
+    return run_sweep(open_sweep(listed, None, []), distil, say=lambda _: None)
+
+
+def finish(run: RunFolder) -> None:
+    build_run("", config=run.config, **run.record.ingredients)
+
+
+def outcomes(swept: list[Swept]) -> dict[str, str]:
+    return {each.name: each.outcome for each in swept}
+
+
+def test_every_backbone_is_distilled_once_in_the_order_of_the_list(listed: Path, tmp_path: Path) -> None:
+    seen: list[RunRef] = []
+
+    def distil(run: RunFolder) -> None:
+        seen.append(run.ref)
+        finish(run)
+
+    assert set(outcomes(sweep(listed, distil)).values()) == {"finished"}
+    assert seen == [RunRef(str(tmp_path / "runs"), f"q-{name}") for name in "abc"]
+    assert set(outcomes(sweep(listed, distil)).values()) == {"finished before"}
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("error", [EngineError("the trainer ended with 1"), KeyError("a fault of our own")])
+def test_a_failing_backbone_does_not_stop_the_others_and_is_tried_again(listed: Path, error: Exception) -> None:
+    def distil(run: RunFolder) -> None:
+        if run.ref.name == "q-b":
+            raise error
+        finish(run)
+
+    swept = sweep(listed, distil)
+    assert outcomes(swept) == {"a": "finished", "b": "failed", "c": "finished"}
+    assert str(error.args[0]) in swept[1].message
+    assert outcomes(sweep(listed, finish)) == {"a": "finished before", "b": "finished", "c": "finished before"}
+
+
+def test_a_backbone_that_is_gone_fails_alone_with_its_remedy(listed: Path, tmp_path: Path) -> None:
+    (tmp_path / "b/config.json").unlink()
+    swept = sweep(listed, finish)
+    assert outcomes(swept) == {"a": "finished", "b": "failed", "c": "finished"}
+    assert "student.backbone" in swept[1].message
+
+
+def test_other_weights_under_an_old_name_are_refused_once_the_curriculum_changes_too(
+    listed: Path, tmp_path: Path
+) -> None:
+    sweep(listed, finish)
+    (tmp_path / "a/model.safetensors").write_bytes(b"other weights")
+    swept = run_sweep(open_sweep(listed, None, ["calls.concurrency=3"]), finish, say=lambda _: None)
+    assert outcomes(swept) == {"a": "failed", "b": "finished", "c": "finished"}
+    assert "another configuration" in swept[0].message
+
+
+def test_a_wrong_curriculum_starts_nothing(listed: Path) -> None:
+    with pytest.raises(ConfigError, match=r"judge\.ordres"):
+        open_sweep(listed, None, ["judge.ordres=1"])
+
+
+def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
+    def interrupted(_: RunFolder) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(listed, interrupted)
+
+
+def test_prefect_tells_the_children_of_a_sweep_apart_also_when_it_is_retried() -> None:
+    keys = [Task(child_flow(name).fn).task_key for name in ("q-a.5b", "q-b.5b", "q-a.5b")]
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
+def test_a_sweep_with_nothing_to_do_only_compares(listed: Path, tmp_path: Path) -> None:
+    sweep(listed, finish)
+    done = CliRunner().invoke(app, ["sweep", "--backbones", str(listed)])
+    assert done.exit_code == 0, done.output
+    assert "Side by side" in done.stdout
+    assert "3 finished before (a, b, c)" in done.stdout
+    assert "connecting" not in done.stderr
+    assert (tmp_path / "runs" / sweep_report_file("q")).exists()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_the_deployed_sweep_ends_failed_with_what_failed_and_compares_the_rest(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPIR_ROOT", str(tmp_path / "runs"))
+    sweep(listed, finish)
+    (tmp_path / "b/config.json").unlink()
+    state = sweep_from_form(str(listed), return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith("Backbones: 2 finished before (a, c); 1 failed (b).\nb: ")
+    page = (tmp_path / "runs" / sweep_report_file("q")).read_text()
+    assert "q-a" in page
+    assert "q-b" not in page
