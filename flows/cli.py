@@ -16,6 +16,7 @@ from rich.console import Console
 from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
+from flows.commands.standin import standin_app
 from flows.commands.store import store_app
 from flows.commands.sweep import sweep
 from tapir_core.errors import ConfigError, TapirError
@@ -32,8 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-standin = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
-app.add_typer(standin, name="standin")
+app.add_typer(standin_app, name="standin")
 app.add_typer(store_app, name="store")
 app.command()(doctor)
 app.add_typer(backbone_app, name="backbone")
@@ -206,6 +206,19 @@ def report(name: RunName, root: Root = "runs") -> None:
 
 
 @app.command()
+def move(
+    name: RunName,
+    to: Annotated[str, typer.Argument(metavar="ROOT", help="Folder of all runs, or s3://…", show_default=False)],
+    root: Root = "runs",
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the original once the copy is verified.")] = False,
+) -> None:
+    """Copy a run to another root, local or on S3, and verify every file; given again, it goes on."""
+    from flows.commands.move import move_run
+
+    move_run(_run_ref(name, root), to, console, say=_say, remove=remove)
+
+
+@app.command()
 def up(
     root: Root = "runs",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200,
@@ -248,40 +261,10 @@ def deploy(root: Root = "runs") -> None:
         console.print(f"applied {made}", highlight=False)
 
 
-@standin.command("serve")
-def standin_serve(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
-    position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
-    noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
-    latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
-    faults: Annotated[
-        str, typer.Option(help="What fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file.")
-    ] = "",
-    batch_seconds: Annotated[float, typer.Option(help="Seconds that a batch takes.")] = 1.0,
-    batch_expire_share: Annotated[float, typer.Option(help="Share of batch rows that expire.")] = 0.0,
-    batch_fail_share: Annotated[float, typer.Option(help="Share of batch rows that fail with 500.")] = 0.0,
-    batch_max_rows: Annotated[int, typer.Option(help="Most rows of a batch file.")] = 50_000,
-    batch_max_bytes: Annotated[int, typer.Option(help="Largest batch file.")] = 200 * 2**20,
-    log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
-) -> None:
-    """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
-    from tapir_core.standin.behaviour import BatchRules
-    from tapir_core.standin.server import run_server
-
-    rules = BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes)
-    run_server(
-        "127.0.0.1",
-        port,
-        position_bias=position_bias,
-        noise=noise,
-        latency_ms=latency_ms,
-        faults=faults,
-        batches=rules,
-        log_path=log,
-    )
-
-
 def _run_ref(name: str, root: str) -> RunRef:
+    if "://" in name:
+        folder_of_runs, _, name = name.rstrip("/").rpartition("/")
+        return RunRef(folder_of_runs, name)
     folder = Path(name)
     if os.sep in name or (folder / RUN_RECORD).exists():
         return RunRef(str(folder.parent), folder.name)

@@ -20,10 +20,12 @@ from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import ROOT_VARIABLE
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef, open_run
+from tapir_core.scratch import publish_logs
+from tapir_core.storage import Storage
 from tasks.ingredients import gather_ingredients
 from tasks.runtime import close_all, current
 
-__all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "worker_root"]
+__all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "run_lease", "worker_root"]
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -63,7 +65,9 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
         RunBusy: another process drives the run.
         RunChanged: the folder belongs to another configuration, and `amend` is not set.
     """
-    with RunLease(store_url(config), f"{Path(config.run.root).absolute()}/{config.run.name}") as lease:
+    # A root that cannot be reached is said before a backbone is converted or fetched.
+    Storage(config.run.root).exists("")
+    with run_lease(config) as lease:
         say(f"preparing {config.student.backbone}")
         run = open_run(config, gather_ingredients(config), amend=amend)
         try:
@@ -71,6 +75,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
             yield run
         finally:
             close_all()
+            publish_logs(run)
 
 
 @contextmanager
@@ -81,10 +86,15 @@ def hold_known_run(ref: RunRef, *, say: Say) -> Iterator[RunFolder]:
         ConfigError: there is no such run.
         RunBusy: another process drives the run.
     """
-    config = RunFolder(ref).config
-    here = config.model_copy(update={"run": config.run.model_copy(update={"root": ref.root, "name": ref.name})})
-    with hold_run(here, say=say) as run:
+    with hold_run(RunFolder(ref).config, say=say) as run:
         yield run
+
+
+def run_lease(config: RunConfig) -> RunLease:
+    """The right to drive the run, under the name that all its drivers know: its place."""
+    root = config.run.root
+    place = root.rstrip("/") if "://" in root else Path(root).absolute()
+    return RunLease(store_url(config), f"{place}/{config.run.name}")
 
 
 def is_done(run: RunFolder, until: str | None) -> bool:

@@ -10,18 +10,21 @@ __all__ = [
     "COMPARISON",
     "ESTIMATE",
     "JUDGE_REPORT",
+    "LOGS",
     "MANIFEST",
     "REPORT",
     "RESOLVED_CONFIG",
     "RESULTS",
     "ROOT_VARIABLE",
     "RUN_RECORD",
+    "SCRATCH_VARIABLE",
     "SERVER_LOG",
     "SERVER_RECORD",
     "STORE",
     "SWEEP_PLACE",
     "attempt_folder",
     "backbone_cache",
+    "goes_with_run",
     "is_part",
     "judge_report_file",
     "log_file",
@@ -45,9 +48,14 @@ REPORT = "report.html"
 ESTIMATE = "estimate.json"
 JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
+LOGS = "logs"
+_TRAINING = "training"
 
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
+
+SCRATCH_VARIABLE = "TAPIR_SCRATCH"
+"""Environment variable: the folder of this machine in which engines work for runs whose root is elsewhere."""
 
 BACKBONES = "configs/backbones.toml"
 """The list of backbones, in the folder in which a command or a worker works."""
@@ -86,7 +94,7 @@ def wave_folder(wave: int, step: str) -> str:
 
 def attempt_folder(number: int, key: str) -> str:
     """Folder in which one training works before its checkpoint is promoted."""
-    return f"{round_folder(number)}/training/{key[:16]}"
+    return f"{round_folder(number)}/{_TRAINING}/{key[:16]}"
 
 
 def manifest_file(folder: str) -> str:
@@ -104,9 +112,15 @@ def is_part(name: str) -> bool:
     return name.startswith("part-") and name.endswith(".parquet")
 
 
+def goes_with_run(path: str) -> bool:
+    """Whether a file of a run folder belongs to the run: no result of Prefect, no unfinished write or training."""
+    folders = path.split("/")
+    return not any(each.startswith(".") for each in folders) and _TRAINING not in folders[1:2]
+
+
 def log_file(name: str) -> str:
     """Log of a child process."""
-    return f"logs/{name}.log"
+    return f"{LOGS}/{name}.log"
 
 
 def worker_log(pool: str) -> str:

@@ -18,7 +18,7 @@ from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, r
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
 from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
-from tapir_core.storage import Storage
+from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
 
@@ -57,6 +57,8 @@ class RunFolder:
     def __init__(self, ref: RunRef) -> None:
         self.ref = ref
         self.storage = Storage(f"{ref.root}/{ref.name}")
+        self.workplace = on_this_machine(f"{ref.root}/{ref.name}")
+        """The folder of this machine in which engines work and children log: the run's own if that is a local one."""
 
     @cached_property
     def record(self) -> RunRecord:
@@ -69,12 +71,14 @@ class RunFolder:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The resolved configuration that the run belongs to.
+        """The resolved configuration that the run belongs to, with the place where its folder lies now.
 
         Raises:
             ConfigError: there is no such run.
         """
-        return load_resolved(self._own_file(RESOLVED_CONFIG))
+        written = load_resolved(self._own_file(RESOLVED_CONFIG))
+        here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
+        return written.model_copy(update={"run": here})
 
     def key(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> str | None:
         """The key that the stage's manifest must have; nothing while an input does not hold."""

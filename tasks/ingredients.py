@@ -6,7 +6,7 @@ from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
 from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
 __all__ = ["gather_files", "gather_ingredients"]
@@ -19,7 +19,7 @@ def gather_ingredients(config: RunConfig) -> dict[str, str]:
         MissingPrerequisite: the backbone cannot be had.
         ConfigError: a prompt file is broken.
     """
-    cache = Storage(config.run.root).local(backbone_cache())
+    cache = on_this_machine(config.run.root).local(backbone_cache())
     return {**gather_files(config), "backbone": checkpoint_digest(prepare_backbone(config.student, cache))}
 
 

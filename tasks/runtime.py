@@ -17,8 +17,9 @@ from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tapir_core.voices import Voice, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
@@ -50,6 +51,7 @@ class Runtime:
         self._standins: StandinServers | None = None
         self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
+        self._fetching = threading.Lock()
         self.lease: RunLease | None = None
         """Set by the driver; a worker of another process has none."""
         self.until: StageAt | None = None
@@ -69,7 +71,7 @@ class Runtime:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
-                log = self.run.storage.local(log_file("student"))
+                log = self.run.workplace.local(log_file("student"))
                 self._students = StudentEngineHost(self.config.student, log, report=self.progress.note_current)
             return self._students
 
@@ -78,7 +80,7 @@ class Runtime:
         """Stand-in servers that this run started."""
         with self._making:
             if self._standins is None:
-                self._standins = StandinServers(self.run.storage.local(log_file("standin")))
+                self._standins = StandinServers(self.run.workplace.local(log_file("standin")))
             return self._standins
 
     def abort(self) -> None:
@@ -119,10 +121,12 @@ class Runtime:
         return Role(Voice(student_model_name(engine, checkpoint), identity), self.students.source(checkpoint))
 
     def checkpoint(self, number: int) -> Path:
-        """Folder of the student after round ``number``."""
+        """Folder of the student after round ``number``, on this machine."""
         if number == BACKBONE:
-            return prepare_backbone(self.config.student, Storage(self.run.ref.root).local(backbone_cache()))
-        return self.run.storage.local(StageAt("train", number).folder)
+            return prepare_backbone(self.config.student, on_this_machine(self.run.ref.root).local(backbone_cache()))
+        # Every shard asks for it; one downloads it.
+        with self._fetching:
+            return fetch_stage(self.run, StageAt("train", number))
 
     def prompt(self, name: str) -> Prompt:
         """A prompt file, as this run uses it.

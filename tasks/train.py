@@ -1,6 +1,5 @@
 """Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes."""
 
-import hashlib
 import os
 import shutil
 import time
@@ -11,7 +10,9 @@ from tapir_core.errors import ConfigError
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.scratch import fetch_stage, publish_stage
 from tapir_core.stages import StageAt
+from tapir_core.storage import file_sha256
 from tasks._task import project_task
 from tasks.engines.backbone import matters
 from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
@@ -31,10 +32,12 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.students.stop()
         job = _job(run, at)
         train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
-        _link_checkpoint(job.output / "checkpoint", run.storage.local(at.folder))
+        _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
+        runtime.check_lease()
+        publish_stage(run, at)
     counts = {"seconds": round(time.monotonic() - started, 1)}
     runtime.check_lease()
-    made = run.seal(at, _parts(run.storage.local(at.folder)), counts=counts)
+    made = run.seal(at, _parts(run.workplace.local(at.folder)), counts=counts)
     shutil.rmtree(job.output)
     return made
 
@@ -52,17 +55,17 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
     assert key is not None, f"{at} before its inputs"
     config = run.config
     settings = config.round(number) if number else config.basic_tuning
-    folder = run.storage.local(StageAt("mix", number).folder)
+    folder = fetch_stage(run, StageAt("mix", number))
     return TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
-        output=run.storage.local(attempt_folder(number, key)),
+        output=run.workplace.local(attempt_folder(number, key)),
         training=config.training,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         seed=derive_seed(config.run.seed, number, "train") % 2**31,
         chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
-        log_path=run.storage.local(log_file(f"train-{number:02d}")),
+        log_path=run.workplace.local(log_file(f"train-{number:02d}")),
     )
 
 
@@ -85,9 +88,4 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
 def _parts(checkpoint: Path) -> list[Part]:
     """The files that can change an answer. `training.json` holds times: with it equal weights would look different."""
     names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
-    return [Part(name, 0, _sha256(checkpoint / name)) for name in names]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return [Part(name, 0, file_sha256(checkpoint / name)) for name in names]

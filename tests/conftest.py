@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -21,9 +21,40 @@ from flows.commands.prefect_process import server_command, wait_until_healthy
 from tapir_core.paths import prefect_home
 from tasks.engines.supervisor import start_child
 
+if TYPE_CHECKING:
+    from tests.s3_server import S3Server
+
 # The same examples every time.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator["S3Server"]:
+    """One S3 server for all tests."""
+    # Takes half a second, which most tests need not spend.
+    from tests.s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: "S3Server", monkeypatch: pytest.MonkeyPatch) -> Iterator["S3Server"]:
+    """An S3 server with the empty bucket `runs`, which the environment names."""
+    from s3fs import S3FileSystem
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_process.address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-seen")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    s3_process.empty()
+    yield s3_process
+    # A client keeps the credentials that it began with.
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from flows.commands.prefect_process import (
 )
 from tapir_core.errors import EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.supervisor import Child, start_child
 
 __all__ = ["LIMITS", "POOLS", "worker_name"]
@@ -91,7 +91,7 @@ def main() -> None:
     root, port = sys.argv[1], int(sys.argv[2])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     address = f"http://127.0.0.1:{port}"
-    log = Storage(root).local(SERVER_LOG)
+    log = on_this_machine(root).local(SERVER_LOG)
     server = Kept("server", server_command(port), server_environment(root, address), log, lambda: True)
     workers = [_worker(pool, root, f"{address}/api") for pool in POOLS]
     try:
@@ -132,7 +132,7 @@ def _worker(pool: str, root: str, api: str) -> Kept:
     }
     pool_exists = f"{api}/work_pools/{pool}"
     return Kept(
-        pool, argv, env, Storage(root).local(worker_log(pool)), lambda: is_healthy(api) and answers(pool_exists)
+        pool, argv, env, on_this_machine(root).local(worker_log(pool)), lambda: is_healthy(api) and answers(pool_exists)
     )
 
 

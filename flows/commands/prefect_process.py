@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tapir_core.errors import EngineError
 from tapir_core.paths import RESULTS, prefect_home
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.endpoints import keyless_environment
 
 __all__ = [
@@ -46,7 +46,7 @@ _START_TIMEOUT_SECONDS = 120.0
 def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     """Prefect settings of everything we start: its home below the run root, nothing sent home, a quiet terminal."""
     settings = {
-        "PREFECT_HOME": str(Storage(root).local(prefect_home()).absolute()),
+        "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
@@ -56,13 +56,16 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
     }
     if results is not None:
-        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(Storage(results).local(RESULTS).absolute())
+        settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
     return settings
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:
     """The environment of a server: no key, and where its pages find the API, which they take for Prefect's own port."""
-    return {**keyless_environment(), **own_settings(root), "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    settings = own_settings(root)
+    # Prefect makes its home, but not the folders above it.
+    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    return {**keyless_environment(), **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 
 def server_command(port: int) -> list[str]:

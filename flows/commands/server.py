@@ -18,9 +18,9 @@ from flows.commands.prefect_process import (
 )
 from flows.commands.up import living_server
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.paths import log_file, prefect_home
+from tapir_core.paths import log_file
 from tapir_core.run_folder import RunRef
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.supervisor import start_child
 
 __all__ = ["connect_prefect", "standing_server"]
@@ -48,9 +48,8 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
         yield server.address
         return
     port = _free_port()
-    log = Storage(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
+    log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     address = f"http://127.0.0.1:{port}"
-    Storage(ref.root).local(prefect_home()).mkdir(parents=True, exist_ok=True)
     env = server_environment(ref.root, address)
     child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
     try:

@@ -14,7 +14,7 @@ import psutil
 from flows.commands.prefect_process import DATABASE_VARIABLE, is_healthy, is_taken, own_settings, wait_until_healthy
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 
 __all__ = ["PrefectServer", "living_server", "start_server", "stop_server"]
 
@@ -52,7 +52,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None) -> Prefec
         ConfigError: the port is taken, or the URL is none of PostgreSQL.
         EngineError: it does not start.
     """
-    log = Storage(root).local(CARETAKER_LOG)
+    log = on_this_machine(root).local(CARETAKER_LOG)
     kept = _kept_server(root)
     if kept is not None:
         wait_until_healthy(kept.address, log, lambda: _is_ours(kept))
@@ -71,7 +71,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None) -> Prefec
             start_new_session=True,
         )
     server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time())
-    Storage(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
+    on_this_machine(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)
     except EngineError:
@@ -89,13 +89,13 @@ def stop_server(root: str) -> PrefectServer | None:
         # What it started ends with it, whatever ends it.
         if psutil.wait_procs([process], timeout=_END_SECONDS)[1]:
             process.kill()
-    Storage(root).remove(SERVER_RECORD)
+    on_this_machine(root).remove(SERVER_RECORD)
     return server
 
 
 def _kept_server(root: str) -> PrefectServer | None:
     try:
-        server = PrefectServer(**json.loads(Storage(root).read_bytes(SERVER_RECORD)))
+        server = PrefectServer(**json.loads(on_this_machine(root).read_bytes(SERVER_RECORD)))
     except (FileNotFoundError, ValueError):
         return None
     return server if _is_ours(server) else None

@@ -25,7 +25,7 @@ __all__ = ["check_config", "check_student", "missing_prerequisites"]
 def check_config(config: RunConfig) -> list[str]:
     """Everything that is wrong with a configuration beside its types, one line each, all at once."""
     return [
-        *_check_root(config.run.root),
+        *_check_root(config),
         *_check_prompts(config.run.prompts),
         *_check_data(config),
         *check_student(config.student),
@@ -40,8 +40,14 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     return [*_missing_keys(config, environ), *_missing_packages(config.student)]
 
 
-def _check_root(root: str) -> Iterator[str]:
+def _check_root(config: RunConfig) -> Iterator[str]:
+    root = config.run.root
     if "://" in root:
+        if config.calls.store_url is None:
+            yield (
+                f'run.root: value "{root}": its runs have no folder for the store of their answers; set '
+                "calls.store_url = postgresql://HOST/DATABASE (docs/storage.md)"
+            )
         return
     folder = Path(root)
     while not folder.exists() and folder != folder.parent:

@@ -23,7 +23,7 @@ class RunSection(Section):
     """The run's folder under `root`: letters, digits, `.`, `_` and `-`, at most 80. `--name` replaces it."""
 
     root: str = "runs"
-    """Folder of all runs, with the call store they share in `.tapir/`."""
+    """Folder of all runs, with the call store they share in `.tapir/`; or `s3://BUCKET/FOLDER` (docs/storage.md)."""
 
     seed: int = 1
     """Every draw of the run derives from it."""

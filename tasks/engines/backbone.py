@@ -5,7 +5,6 @@ is), a hub id (downloaded). Weights are never loaded in this process.
 """
 
 import fnmatch
-import hashlib
 import importlib.util
 import json
 import os
@@ -13,12 +12,13 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.engines.endpoints import keyless_environment
 from tasks.engines.supervisor import start_child
@@ -105,7 +105,7 @@ def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
     files = {path.name: path for path in folder.iterdir() if matters(path.name)}
     if chat_template:
         files["chat_template.jinja"] = chat_template
-    return digest({name: _file_digest(path) for name, path in files.items()})
+    return digest({name: file_sha256(path) for name, path in files.items()})
 
 
 def matters(name: str) -> bool:
@@ -219,14 +219,3 @@ def _offline() -> dict[str, str]:
 
 def _root() -> Path:
     return Path(__file__).resolve().parents[2]
-
-
-def _file_digest(path: Path) -> str:
-    stat = path.stat()
-    return _digest_of_version(path.resolve(), stat.st_size, stat.st_mtime_ns)
-
-
-@lru_cache(maxsize=1024)
-def _digest_of_version(path: Path, _size: int, _mtime_ns: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,11 +1,17 @@
+import hashlib
+import random
+
 import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def storage(request, tmp_path):
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+        return Storage("s3://runs/of-us")
     return Storage(tmp_path if request.param == "local" else f"memory://{tmp_path.name}")
 
 
@@ -29,6 +35,32 @@ def test_removing_takes_a_folder_with_all_it_holds_and_twice_is_once(storage):
     storage.remove("a")
     storage.remove("a")
     assert not storage.exists("a/b/two")
+
+
+def test_a_removal_takes_nothing_whose_name_only_begins_alike(storage):
+    storage.write_bytes("a/one", b"1")
+    storage.write_bytes("ab/two", b"2")
+    storage.remove("a")
+    assert storage.names("") == ["ab"]
+
+
+def test_files_are_listed_with_their_sizes_below_any_folder(storage):
+    storage.write_bytes("b", b"123")
+    storage.write_bytes("a/b/c", b"")
+    assert list(storage.files().items()) == [("a/b/c", 0), ("b", 3)]
+    assert storage.files("a") == {"a/b/c": 0}
+
+
+def test_files_go_to_the_root_and_back_whole(storage, tmp_path_factory):
+    content, folder = random.Random(1).randbytes(100_000), tmp_path_factory.mktemp("here")
+    (folder / "weights").write_bytes(content)
+    storage.upload(folder / "weights", "checkpoint/weights")
+    assert storage.sha256("checkpoint/weights") == hashlib.sha256(content).hexdigest()
+    storage.download("checkpoint/weights", folder / "back/weights")
+    assert (folder / "back/weights").read_bytes() == content
+    with pytest.raises(FileNotFoundError):
+        storage.download("checkpoint/other", folder / "other")
+    assert sorted(path.name for path in folder.iterdir()) == ["back", "weights"]
 
 
 def test_an_unwritable_place_is_named_with_the_remedy(tmp_path):

@@ -17,7 +17,7 @@ from flows.commands.prefect_process import own_settings
 from flows.commands.server import standing_server
 from flows.commands.up import living_server
 from tapir_core.paths import SERVER_RECORD, worker_log
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -57,7 +57,7 @@ def _is_expected(root: str) -> bool:
 
 def _is_own(root: str) -> bool:
     """Whether the server of this root is the one of `tapir up`."""
-    return not os.environ.get("PREFECT_API_URL") and "://" not in root and Storage(root).exists(SERVER_RECORD)
+    return not os.environ.get("PREFECT_API_URL") and on_this_machine(root).exists(SERVER_RECORD)
 
 
 def _look_at_server(root: str) -> Finding:

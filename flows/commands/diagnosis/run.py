@@ -16,7 +16,7 @@ from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
 from tapir_core.paths import backbone_cache
-from tapir_core.storage import Storage
+from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import find_backbone
 from tasks.engines.chat_template import render_chat
 from tasks.engines.endpoints import api_key
@@ -138,7 +138,7 @@ def _look_at_prices(config: RunConfig) -> Finding:
 
 def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     student = config.student
-    folder = find_backbone(student, Storage(root).local(backbone_cache()))
+    folder = find_backbone(student, on_this_machine(root).local(backbone_cache()))
     if folder is None and student.backbone == EMBEDDED_STUDENT:
         return ok(f"{student.backbone}: installed; the first run converts it")
     if folder is None:

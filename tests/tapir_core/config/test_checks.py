@@ -66,7 +66,14 @@ def test_a_file_in_the_place_of_the_root_is_named(tmp_path: Path) -> None:
 
 def test_a_remote_root_and_a_remote_pool_are_not_looked_for_here() -> None:
     remote = {"pool": {"type": "file", "path": "s3://bucket/pool.json"}}
-    assert check_config(make_config(run={"name": "a", "root": "s3://bucket/runs"}, data=remote)) == []
+    run, calls = {"name": "a", "root": "s3://bucket/runs"}, {"store_url": "postgresql://host/answers"}
+    assert check_config(make_config(run=run, calls=calls, data=remote)) == []
+
+
+def test_a_remote_root_needs_a_store_elsewhere() -> None:
+    problem = the_problem(run={"name": "a", "root": "s3://bucket/runs"})
+    assert problem.startswith("run.root: ")
+    assert "set calls.store_url" in problem
 
 
 def test_a_missing_prompts_folder_is_named() -> None:

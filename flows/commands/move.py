@@ -1,0 +1,67 @@
+"""`tapir move`: a run copied to another root and verified, while nobody drives it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flows.driver import Say, run_lease
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.reporting.formats import count
+from tapir_core.run_copy import copy_run, remove_run
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.storage import Storage
+
+__all__ = ["move_run"]
+
+
+def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool = False) -> None:
+    """Copy a run to ``root``; the original stays unless ``remove`` says otherwise.
+
+    Raises:
+        ConfigError: there is no such run, or something else lies where it would go.
+        RunBusy: somebody drives it.
+        TapirError: a file did not arrive whole; what arrived stays, and the same command goes on.
+    """
+    config = RunFolder(ref).config
+    if _place(root) == _place(ref.root):
+        raise ConfigError(f"run {ref.name!r} is in {root!r} already; name another root")
+    source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
+    with _unused(config):
+        with _progress(console) as on_file:
+            done = copy_run(source, target, on_file=on_file)
+        was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
+        say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
+        if remove:
+            remove_run(source)
+    console.print(f"run {ref.name} is in {root}", highlight=False)
+    console.print(f"{ref.root} has it no more" if remove else f"the original stays in {ref.root}", highlight=False)
+    if config.calls.store_url is None:
+        say(f"its paid answers stay in the store of {ref.root}; `tapir store export` and `import` take them along")
+
+
+def _unused(config: RunConfig) -> AbstractContextManager[object]:
+    """Keeps drivers away from the run."""
+    # On S3 a run is driven with a store of its own only, and without one there is nobody to keep away.
+    nobody = "://" in config.run.root and config.calls.store_url is None
+    return nullcontext() if nobody else run_lease(config)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("copying and verifying", total=None)
+
+        def on_file(_: str, size: int, total: int) -> None:
+            bar.update(task, total=total, advance=size)
+
+        yield on_file
+
+
+def _place(root: str) -> str:
+    return root.rstrip("/") if "://" in root else str(Path(root).resolve())

@@ -1,0 +1,43 @@
+"""`tapir standin serve`: the offline, rule-based teacher and judge."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["standin_app"]
+
+standin_app = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
+
+
+@standin_app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
+    position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
+    noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
+    latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
+    faults: Annotated[
+        str, typer.Option(help="What fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file.")
+    ] = "",
+    batch_seconds: Annotated[float, typer.Option(help="Seconds that a batch takes.")] = 1.0,
+    batch_expire_share: Annotated[float, typer.Option(help="Share of batch rows that expire.")] = 0.0,
+    batch_fail_share: Annotated[float, typer.Option(help="Share of batch rows that fail with 500.")] = 0.0,
+    batch_max_rows: Annotated[int, typer.Option(help="Most rows of a batch file.")] = 50_000,
+    batch_max_bytes: Annotated[int, typer.Option(help="Largest batch file.")] = 200 * 2**20,
+    log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
+) -> None:
+    """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
+    from tapir_core.standin.behaviour import BatchRules
+    from tapir_core.standin.server import run_server
+
+    rules = BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes)
+    run_server(
+        "127.0.0.1",
+        port,
+        position_bias=position_bias,
+        noise=noise,
+        latency_ms=latency_ms,
+        faults=faults,
+        batches=rules,
+        log_path=log,
+    )
