@@ -17,8 +17,8 @@ INSTALL = $(PYTHON) requirements/install.py
 export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup main-env test-env student-env quickstart test check format lint types unit docs lock clean \
-	bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker
+.PHONY: help setup main-env test-env student-env quickstart test test-operations check format lint types unit docs lock \
+	clean bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,8 +29,11 @@ quickstart: ## distil a small real student for two rounds into runs/quickstart: 
 	@$(MAKE) --no-print-directory setup
 	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)
 
-test: test-env student-env ## run all tests, the end-to-end run on real engines included
-	.venv/bin/python -m pytest
+test: test-env student-env ## run all tests but those of operations, the end-to-end runs on real engines included
+	.venv/bin/python -m pytest -m "not operations"
+
+test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
+	.venv/bin/python -m pytest -m operations
 
 setup: main-env student-env ## build both environments: .venv (run, train) and .venv-vllm (student server)
 
@@ -64,7 +67,7 @@ types:
 	.venv/bin/mypy
 
 unit:
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow and not operations"
 
 coverage: test-env ## lines and branches of calls and judging that their quick tests reach: at least 95 % each
 	@rm -f build/coverage*
