@@ -1,20 +1,17 @@
 """The flows that a deployment starts: what their form asks for, then the same steps as on the command line.
 
-Prefect makes each form from the signature: titles and limits stand in the annotations, descriptions in the docstring.
 What the form lets through is checked by the configuration, with the command line's messages. The root of all runs is
 the worker's (``TAPIR_ROOT``), never typed; presets are the files of `configs/` in the folder in which a worker works.
-No field may be null: the form would show a switch between types in place of the field.
 """
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import get_run_logger, runtime, tags
+from prefect import get_run_logger, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
@@ -25,6 +22,7 @@ from pydantic import Field
 from flows.commands.prefect_process import TAG
 from flows.distill import distill
 from flows.driver import hold_known_run, hold_run, is_done, read_config, worker_root
+from flows.forms import MAX_ROUNDS, Overrides, RunName, deployed_flow, shown, tag_flow_run
 from flows.project_flow import project_flow
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
@@ -44,14 +42,6 @@ from tasks.artifacts import publish_sweep
 __all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form"]
 
 PRESETS = Path("configs")
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
-
-MAX_ROUNDS = 49
-
-
-def _shown(title: str, **more: Any) -> Any:
-    """What a form shows of a field beside its description; Prefect takes titles from nowhere else."""
-    return Field(json_schema_extra={"title": title, **more})
 
 
 def _presets() -> dict[str, list[str]]:
@@ -73,36 +63,17 @@ def _whole_machine() -> Iterator[None]:
         yield
 
 
-def _deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """A flow whose run is named after the run it works on, and whose state says what a user can do about an error."""
-
-    def wrap(function: Callable[..., Any]) -> Any:
-        @wraps(function)
-        def body(run: str, *args: Any, **kwargs: Any) -> Any:
-            _tag_flow_run(f"run-{run}")
-            try:
-                with tags(TAG, f"run-{run}"):
-                    return Completed(message=function(run, *args, **kwargs))
-            except TapirError as error:
-                get_run_logger().error("%s", error)
-                return Failed(message=str(error))
-
-        return project_flow(name, run_name="{run}")(body)
-
-    return wrap
-
-
-@_deployed_flow("distill")
+@deployed_flow("distill")
 def distill_from_form(
-    run: Annotated[str, Field(pattern=NAME_PATTERN), _shown("TAPIR run")],
-    preset: Annotated[str, _shown("Preset", **_presets())] = "quickstart",
-    config_file: Annotated[str, _shown("Configuration file")] = "",
-    backbone: Annotated[str, _shown("Backbone")] = "",
-    rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), _shown("Rounds")] = 0,
-    budget_usd: Annotated[float, Field(ge=0), _shown("Budget in USD")] = 0,
-    until: Annotated[str, _shown("Stop after stage")] = "",
-    amend: Annotated[bool, _shown("Amend")] = False,
-    overrides: Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], _shown("Overrides")] = (),
+    run: RunName,
+    preset: Annotated[str, shown("Preset", **_presets())] = "quickstart",
+    config_file: Annotated[str, shown("Configuration file")] = "",
+    backbone: Annotated[str, shown("Backbone")] = "",
+    rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
+    budget_usd: Annotated[float, Field(ge=0), shown("Budget in USD")] = 0,
+    until: Annotated[str, shown("Stop after stage")] = "",
+    amend: Annotated[bool, shown("Amend")] = False,
+    overrides: Overrides = (),
 ) -> str:
     """Distil a student round by round, or go on with a run.
 
@@ -135,12 +106,12 @@ def distill_from_form(
     return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary))))
 
 
-@_deployed_flow("retry-judge")
+@deployed_flow("retry-judge")
 def retry_judge_from_form(
-    run: Annotated[str, Field(pattern=NAME_PATTERN), _shown("TAPIR run")],
-    round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), _shown("Round")] = 0,
-    also_terminal: Annotated[bool, _shown("Ask unscored verdicts too")] = False,
-    go_on: Annotated[bool, _shown("Continue the run")] = False,
+    run: RunName,
+    round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
+    also_terminal: Annotated[bool, shown("Ask unscored verdicts too")] = False,
+    go_on: Annotated[bool, shown("Continue the run")] = False,
 ) -> str:
     """Ask the judge again for the verdicts that a run went on without.
 
@@ -166,9 +137,9 @@ def retry_judge_from_form(
 
 @project_flow("sweep-backbones", run_name="sweep-{backbones}")
 def sweep_from_form(
-    backbones: Annotated[str, Field(min_length=1), _shown("List of backbones")] = BACKBONES,
-    config_file: Annotated[str, _shown("Configuration file")] = "",
-    overrides: Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], _shown("Overrides")] = (),
+    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = BACKBONES,
+    config_file: Annotated[str, shown("Configuration file")] = "",
+    overrides: Overrides = (),
 ) -> Any:
     """Distil every backbone of a list that has no finished run of a curriculum, and compare them.
 
@@ -182,7 +153,7 @@ def sweep_from_form(
     try:
         root = f"run.root={json.dumps(worker_root())}"
         sweep = open_sweep(backbones, config_file or None, [root, *overrides])
-        _tag_flow_run(f"sweep-{sweep.curriculum.name}")
+        tag_flow_run(f"sweep-{sweep.curriculum.name}")
         swept = run_sweep(sweep, _distil_apart, say=log.info)
         written = write_sweep_report(sweep.curriculum, swept)
     except TapirError as error:
@@ -212,9 +183,3 @@ def child_flow(name: str) -> Any:
 
     distil.__qualname__ = f"distil_{digest(name)}"
     return project_flow("distill", run_name="{ref.name}")(distil)
-
-
-def _tag_flow_run(tag: str) -> None:
-    """The form's flow run is there before it is known what it works on."""
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, tag}))
