@@ -62,6 +62,9 @@ def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -
         ConfigError: with counts by kind, what the provider said to one of them, and the ways on.
     """
     failed = sum((Counter(outcome.failed) for outcome in outcomes), Counter[str]())
+    if at.wave is not None:
+        # Waves ask for the types that are short: what a teacher declines of them stays short, and is reported as that.
+        del failed["refused"]
     asked, accepted = sum(outcome.asked for outcome in outcomes), config.calls.max_failed_share
     if asked < FEWEST_ASKED or failed.total() <= accepted * asked:
         return

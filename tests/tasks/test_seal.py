@@ -82,6 +82,13 @@ def test_a_stage_that_failed_for_good_says_kinds_a_sample_and_the_ways_on(config
         check_failed(TEACH, [shard(20, refused=2), shard(20, bad_request=19)], config)
 
 
+def test_a_wave_goes_on_when_the_teacher_declines_the_scarce_types_but_not_when_it_fails(config):
+    wave = StageAt("wave_candidates", 1, 2)
+    check_failed(wave, [shard(40, refused=40)], config)
+    with pytest.raises(ConfigError, match="30 of 40 requests"):
+        check_failed(wave, [shard(40, refused=10, bad_request=30)], config)
+
+
 def test_replies_that_cannot_be_parsed_are_not_asked_again_in_the_same_way(config):
     with pytest.raises(ConfigError, match=r"label: 30 of 40 requests.*30 bad_reply.*--amend") as error:
         check_failed(StageAt("label"), [shard(40, bad_reply=30)], config)
