@@ -3,22 +3,28 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
+from logging import INFO
 from pathlib import Path
 
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
+from tapir_core.reporting.formats import duration
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage, publish_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256
 from tasks._task import project_task
 from tasks.engines.backbone import matters
+from tasks.engines.log_follower import follow_log, tell
 from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
 from tasks.runtime import current
 
 __all__ = ["train"]
+
+_TOLD_SECONDS = 60.0
 
 
 @project_task("train", tags=("gpu",))
@@ -31,7 +37,9 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.progress.note(at, "handing the accelerator over")
         runtime.students.stop()
         job = _job(run, at)
-        train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
+        with follow_log("trainer", job.log_path):
+            done = train_student(job, on_progress=_reporter(lambda words: runtime.progress.note(at, words)))
+        tell(INFO, f"training ended: {done.steps} steps in {duration(done.seconds)}, final loss {done.final_loss:.3f}")
         _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
         runtime.check_lease()
         publish_stage(run, at)
@@ -67,6 +75,20 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
         chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
         log_path=run.workplace.local(log_file(f"train-{number:02d}")),
     )
+
+
+def _reporter(note: Callable[[str], None]) -> Callable[[TrainingProgress], None]:
+    """Notes every step; the flow run is told of one a minute."""
+    next_told = 0.0
+
+    def on_progress(progress: TrainingProgress) -> None:
+        nonlocal next_told
+        note(words := _in_words(progress))
+        if time.monotonic() >= next_told:
+            next_told = time.monotonic() + _TOLD_SECONDS
+            tell(INFO, f"training: {words}, {duration(progress.eta_seconds)} left")
+
+    return on_progress
 
 
 def _in_words(progress: TrainingProgress) -> str:
