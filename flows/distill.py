@@ -12,10 +12,11 @@ from flows.steps import run_stage, seal_stage, submit_shards
 from flows.until import Reached, find_stage
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, plan
 from tasks.artifacts import publish_run
 from tasks.inputs import check_pool
 from tasks.label import label_shard
+from tasks.live_spend import live_spend
 from tasks.mix import mix
 from tasks.pool import heldout, pool
 from tasks.runtime import current
@@ -31,7 +32,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     current(run).until = find_stage(run.config, until) if until else None
     rounds: list[dict[str, object]] = []
-    with suppress(Reached):
+    with suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
         instructions = run_stage(ref, pool).rows

@@ -15,6 +15,7 @@ from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
 from tasks.inputs import round_pool
 from tasks.judge import forget_unscored, judge_shard
+from tasks.live_spend import live_spend
 
 __all__ = ["retry_judge"]
 
@@ -22,7 +23,9 @@ __all__ = ["retry_judge"]
 @project_flow("retry-judge", run_name="{ref.name}")
 def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> list[dict[str, int]]:
     """Ask again for the missing verdicts of ``rounds``; gives the counts of verdicts before and after, by round."""
-    return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
+    asked = [StageAt(name, number) for number in rounds for name in ("answer", "judge")]
+    with live_spend(ref, asked):
+        return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:

@@ -86,13 +86,14 @@ def _reporter(note: Callable[[str], None]) -> Callable[[TrainingProgress], None]
         note(words := _in_words(progress))
         if time.monotonic() >= next_told:
             next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {words}, {duration(progress.eta_seconds)} left")
+            tell(INFO, f"training: {words}")
 
     return on_progress
 
 
 def _in_words(progress: TrainingProgress) -> str:
-    return f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
+    step = f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}"
+    return f"{step}, {progress.tokens_per_second:.0f} tokens/s, {duration(progress.eta_seconds)} left"
 
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
