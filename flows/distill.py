@@ -6,6 +6,7 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 from contextlib import suppress
 
 from flows.evaluate import evaluate_student
+from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.round import round_flow
 from flows.steps import run_stage, seal_stage, submit_shards
@@ -16,7 +17,6 @@ from tapir_core.stages import StageAt, plan
 from tasks.artifacts import publish_run
 from tasks.inputs import check_pool
 from tasks.label import label_shard
-from tasks.live_spend import live_spend
 from tasks.mix import mix
 from tasks.pool import heldout, pool
 from tasks.runtime import current

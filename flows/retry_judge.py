@@ -6,6 +6,7 @@ seal stays, so that a kill leaves the round as it was. The stages that read it s
 
 from dataclasses import asdict
 
+from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.steps import follow_shards, seal_stage, submit_shards
 from tapir_core.judging import verdicts_per_instruction
@@ -15,7 +16,6 @@ from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
 from tasks.inputs import round_pool
 from tasks.judge import forget_unscored, judge_shard
-from tasks.live_spend import live_spend
 
 __all__ = ["retry_judge"]
 

@@ -72,7 +72,7 @@ def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> f
 
 
 def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
-    """The stages at work, what this start asked, what the whole run has paid for and the share of each cap, in Markdown."""
+    """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
     at_work = [stage for stage in working if stage.ended is None]
     rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
     stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
