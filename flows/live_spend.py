@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import ProgressArtifact
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 
 from tapir_core.calls import LiveSpend, Spend
@@ -40,10 +40,11 @@ _LAST_SECONDS = 10.0
 @contextmanager
 def live_spend(ref: RunRef, stages: Sequence[StageAt]) -> Iterator[None]:
     """Show the block's progress through ``stages`` in the flow run at work; nothing happens outside of one."""
-    if FlowRunContext.get() is None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
         yield
         return
-    shown = _Shown(RunFolder(ref), stages)
+    shown = _Shown(RunFolder(ref), stages, context.flow_run.id)
     thread = threading.Thread(
         target=contextvars.copy_context().run, args=(shown.go_on,), name="tapir-live-spend", daemon=True
     )
@@ -94,7 +95,7 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
 class _Shown:
     """The artifact of one flow run."""
 
-    def __init__(self, run: RunFolder, stages: Sequence[StageAt]) -> None:
+    def __init__(self, run: RunFolder, stages: Sequence[StageAt], flow_run_id: UUID) -> None:
         self.ended = threading.Event()
         self.whole = False
         """Everything that the flow run was to do is done."""
@@ -102,6 +103,7 @@ class _Shown:
         self._key = artifact_key(run.ref.name, "spend")
         self._title = f"Run {run.ref.name}"
         self._stages = stages
+        self._flow_run_id = flow_run_id
         self._artifact: UUID | None = None
         self._last: tuple[float, str] | None = None
 
@@ -126,12 +128,13 @@ class _Shown:
             return
 
     def _send(self, progress: float, description: str) -> None:
-        if self._artifact is None:
-            made = ProgressArtifact(key=self._key, description=description, progress=progress).create()
-            self._artifact = made.id
-            return
+        figures: dict[str, Any] = {"data": progress, "description": description}
         with get_client(sync_client=True) as client:
-            client.update_artifact(self._artifact, ArtifactUpdate(data=progress, description=description))
+            if self._artifact is not None:
+                client.update_artifact(self._artifact, ArtifactUpdate(**figures))
+                return
+            place = {"key": self._key, "type": "progress", "flow_run_id": self._flow_run_id}
+            self._artifact = client.create_artifact(ArtifactCreate(**place, **figures)).id
 
 
 def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:

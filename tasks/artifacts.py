@@ -4,6 +4,7 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,6 +12,7 @@ from prefect.artifacts import TableArtifact, create_markdown_artifact, create_ta
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.paths import BACKBONE
 from tapir_core.reporting.compare import Comparison
 from tapir_core.reporting.compare_report import comparison_card
 from tapir_core.reporting.judge_report import write_judge_report
@@ -19,11 +21,26 @@ from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_table, stages_table
+from tapir_core.reporting.tables import (
+    Table,
+    mfd_table,
+    scores_table,
+    shares_table,
+    stages_table,
+    students_table,
+)
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
-__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run", "publish_sweep"]
+__all__ = [
+    "artifact_key",
+    "publish_judge",
+    "publish_missing",
+    "publish_round",
+    "publish_run",
+    "publish_scores",
+    "publish_sweep",
+]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -36,6 +53,16 @@ def publish_round(ref: RunRef, number: int) -> None:
     if found is None:
         return
     _publish(ref, number, {name: make(found) for name, make in _OF_A_ROUND.items()})
+
+
+def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
+    """Show the held-out scores of these students in the UI: side by side, and each by task type."""
+    if FlowRunContext.get() is None:
+        return
+    summary = summarise(RunFolder(ref))
+    _show(artifact_key(ref.name, "scores"), students_table(summary, [each.number for each in summary.students]))
+    for each in filter(None, map(summary.round, numbers)):
+        _show(_key_of_round(ref, each.number, "scores"), scores_table(each))
 
 
 def publish_judge(ref: RunRef, number: int) -> str:
@@ -88,9 +115,17 @@ def artifact_key(*parts: str) -> str:
 
 def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
     for name, table in tables.items():
-        if table.rows:
-            key = artifact_key(ref.name, "round", str(number), name)
-            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+        _show(_key_of_round(ref, number, name), table)
+
+
+def _key_of_round(ref: RunRef, number: int, name: str) -> str:
+    place = ("backbone",) if number == BACKBONE else ("round", str(number))
+    return artifact_key(ref.name, *place, name)
+
+
+def _show(key: str, table: Table) -> None:
+    if table.rows:
+        create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
 
 
 def _records(table: Table) -> list[dict[str, str]]:

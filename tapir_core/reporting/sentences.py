@@ -1,10 +1,19 @@
 """What a report says in words: state, gain, who taught and judged, how to see the run in the UI."""
 
+from collections.abc import Sequence
+
 from tapir_core.paths import REPORT
-from tapir_core.reporting.formats import gain, percent, student_name
+from tapir_core.reporting.formats import gain, percent, score, student_name
 from tapir_core.reporting.types import RunSummary
 
-__all__ = ["gain_sentence", "report_path", "standin_sentence", "state_sentence", "ui_sentence"]
+__all__ = [
+    "gain_sentence",
+    "report_path",
+    "scores_sentence",
+    "standin_sentence",
+    "state_sentence",
+    "ui_sentence",
+]
 
 
 def state_sentence(summary: RunSummary) -> str:
@@ -32,6 +41,15 @@ def gain_sentence(summary: RunSummary) -> str:
         f"Test accuracy from {names}: {spans}, {gain(summary.gain)} on the same {summary.gain.n} instructions; "
         f"that is {verdict} than its standard error."
     )
+
+
+def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
+    """Held-out accuracy of these students, on a line."""
+    told = []
+    for each in filter(None, map(summary.round, numbers)):
+        scores = {split: each.score(split) for split in ("dev", "test")}
+        told += [f"{student_name(each.number)} {split} {score(found)}" for split, found in scores.items() if found]
+    return f"Held-out accuracy, per cent ± standard error: {', '.join(told)}."
 
 
 def standin_sentence(summary: RunSummary) -> str:
