@@ -6,6 +6,7 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 from contextlib import suppress
 
 from flows.evaluate import evaluate_student
+from flows.judge_gaps import tell_gaps
 from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.round import round_flow
@@ -32,7 +33,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     current(run).until = find_stage(run.config, until) if until else None
     rounds: list[dict[str, object]] = []
-    with suppress(Reached), live_spend(ref, list(plan(run.config))):
+    with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
         instructions = run_stage(ref, pool).rows
