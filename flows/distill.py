@@ -5,6 +5,8 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 
 from contextlib import suppress
 
+from prefect import tags
+
 from flows.evaluate import evaluate_student
 from flows.judge_gaps import tell_gaps
 from flows.live_spend import live_spend
@@ -42,13 +44,15 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
         seal_stage(ref, labels)
         seal_stage(ref, taught)
         check_pool(run)
-        evaluate_student(ref, BACKBONE)
-
-        run_stage(ref, mix, 0)
-        run_stage(ref, train, 0)
-        evaluate_student(ref, 0)
+        with tags("backbone"):
+            evaluate_student(ref, BACKBONE)
+        with tags("round-0"):
+            run_stage(ref, mix, 0)
+            run_stage(ref, train, 0)
+            evaluate_student(ref, 0)
         for number in range(1, run.config.run.rounds + 1):
-            rounds.append(round_flow(ref, number))
+            with tags(f"round-{number}"):
+                rounds.append(round_flow(ref, number))
             if rounds[-1]["stopped"]:
                 break
     publish_run(ref)

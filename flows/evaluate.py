@@ -10,6 +10,7 @@ from prefect import tags
 from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.steps import run_shards, run_stage
+from tapir_core.reporting.formats import student_name
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_heldout_shard, heldout_rows
@@ -37,6 +38,6 @@ def evaluate_students(ref: RunRef, numbers: Sequence[int]) -> None:
     with live_spend(ref, stages):
         run_stage(ref, heldout)
         for number in numbers:
-            with tags(f"round-{number}"):
+            with tags(f"round-{number}" if number >= 0 else student_name(number)):
                 evaluate_student(ref, number)
     publish_scores(ref, numbers)

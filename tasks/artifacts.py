@@ -9,12 +9,15 @@ from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.compare import Comparison
 from tapir_core.reporting.compare_report import comparison_card
+from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
@@ -79,7 +82,9 @@ def publish_run(ref: RunRef) -> str:
     run = RunFolder(ref)
     report = write_report(run)
     if FlowRunContext.get() is not None:
-        create_markdown_artifact(run_card(summarise(run)), artifact_key(ref.name, "card"), f"Run {ref.name}")
+        summary = summarise(run)
+        card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
+        create_markdown_artifact(card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     return report
 
 
@@ -111,6 +116,19 @@ def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
 def artifact_key(*parts: str) -> str:
     """A key as Prefect allows it: lowercase letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Addresses in the UI of what the server holds of each round; round, then title, then address."""
+    keys = {number: {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")} for number in numbers}
+    wanted = ArtifactCollectionFilterKey(any_=[key for of_round in keys.values() for key in of_round.values()])
+    with get_client(sync_client=True) as client:
+        held = {each.key for each in client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))}
+    pages = {
+        round_name(number): {name: f"/artifacts/key/{key}" for name, key in of_round.items() if key in held}
+        for number, of_round in keys.items()
+    }
+    return {name: of_round for name, of_round in pages.items() if of_round}
 
 
 def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
