@@ -33,7 +33,7 @@ __all__ = ["live_spend", "share_done", "spend_card"]
 _SECONDS = 5.0
 """Between two looks at the beginning; later a hundredth of the time that has passed, at most a minute."""
 _MOST_SECONDS = 60.0
-_LAST_SECONDS = 10.0
+_LAST_SECONDS = 3.0
 """For the last look, at the end of the flow run."""
 
 
@@ -122,7 +122,7 @@ class _Shown:
             share = 1.0 if self.whole else share_done(working, self._stages)
             card = f"{self._title}\n\n{spend_card(working, calls.spend(), calls.paid(), config.budget)}"
             if (share, card) != self._last:
-                self._send(100 * share, card)
+                self._send(round(100 * share, 1), card)
                 self._last = share, card
         except Exception:  # whatever keeps a look from being shown, a server or a store that is away, ends no run
             return

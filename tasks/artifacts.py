@@ -123,9 +123,11 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
     keys = {number: {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")} for number in numbers}
     wanted = ArtifactCollectionFilterKey(any_=[key for of_round in keys.values() for key in of_round.values()])
     with get_client(sync_client=True) as client:
-        held = {each.key for each in client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))}
+        found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
+    # The page of the key is its history; that of the version shows what it holds.
+    held = {each.key: f"/artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
-        round_name(number): {name: f"/artifacts/key/{key}" for name, key in of_round.items() if key in held}
+        round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
         for number, of_round in keys.items()
     }
     return {name: of_round for name, of_round in pages.items() if of_round}
