@@ -38,7 +38,9 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.students.stop()
         job = _job(run, at)
         with follow_log("trainer", job.log_path):
-            done = train_student(job, on_progress=_reporter(lambda words: runtime.progress.note(at, words)))
+            done = train_student(
+                job, on_progress=_told(lambda progress: runtime.progress.note(at, _in_words(progress)))
+            )
         tell(INFO, f"training ended: {done.steps} steps in {duration(done.seconds)}, final loss {done.final_loss:.3f}")
         _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
         runtime.check_lease()
@@ -77,18 +79,18 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
     )
 
 
-def _reporter(note: Callable[[str], None]) -> Callable[[TrainingProgress], None]:
-    """Notes every step; the flow run is told of one a minute."""
+def _told(on_progress: Callable[[TrainingProgress], None]) -> Callable[[TrainingProgress], None]:
+    """``on_progress`` for every step; the flow run is told of one a minute."""
     next_told = 0.0
 
-    def on_progress(progress: TrainingProgress) -> None:
+    def tell_and_go_on(progress: TrainingProgress) -> None:
         nonlocal next_told
-        note(words := _in_words(progress))
+        on_progress(progress)
         if time.monotonic() >= next_told:
             next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {words}")
+            tell(INFO, f"training: {_in_words(progress)}")
 
-    return on_progress
+    return tell_and_go_on
 
 
 def _in_words(progress: TrainingProgress) -> str:

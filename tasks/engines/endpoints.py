@@ -45,7 +45,7 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 
 def keyless_environment() -> dict[str, str]:
     """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
-    return {name: value for name, value in os.environ.items() if not _is_secret(name)}
+    return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
 
 
 def hide_keys(text: str) -> str:
@@ -54,7 +54,7 @@ def hide_keys(text: str) -> str:
     from tapir_core.calls.endpoints.client import hide_key
 
     for name, value in os.environ.items():
-        text = hide_key(text, value) if _is_secret(name) else text
+        text = hide_key(text, value) if _SECRET.search(name) or name in _named else text
     return text
 
 
@@ -76,10 +76,6 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
             f'run `export {variable}=…`, or set the field to "" for a server without keys'
         )
     return key
-
-
-def _is_secret(name: str) -> bool:
-    return bool(_SECRET.search(name)) or name in _named
 
 
 def _key_in(file: Path, field: str) -> str:
