@@ -4,7 +4,6 @@
 (Prefect, SQLAlchemy, plots) stand in the commands that need them.
 """
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -16,12 +15,14 @@ from rich.console import Console
 from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
+from flows.commands.evaluate import evaluate
+from flows.commands.run_names import run_ref
 from flows.commands.standin import standin_app
 from flows.commands.store import store_app
 from flows.commands.sweep import sweep
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.paths import REPORT, RUN_RECORD
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.paths import REPORT
+from tapir_core.run_folder import RunFolder
 
 __all__ = ["app", "main"]
 
@@ -39,6 +40,7 @@ app.command()(doctor)
 app.add_typer(backbone_app, name="backbone")
 app.command()(sweep)
 app.command()(compare)
+app.command()(evaluate)
 
 console = Console()
 errors = Console(stderr=True)
@@ -164,7 +166,7 @@ def retry_judge_again(
 
     if also not in (None, "terminal"):
         raise ConfigError(f"--also {also}: only `terminal` is known")
-    with hold_known_run(_run_ref(name, root), say=_say) as opened:
+    with hold_known_run(run_ref(name, root), say=_say) as opened:
         ask_again(opened, round_number, console, say=_say, also_terminal=also == "terminal", go_on=go_on)
 
 
@@ -179,7 +181,7 @@ def status(
     if name is None:
         print_runs(console, root)
     else:
-        print_status(console, _run_ref(name, root))
+        print_status(console, run_ref(name, root))
 
 
 @app.command()
@@ -192,7 +194,7 @@ def ask(
     """Let the trained student answer."""
     from flows.commands.ask import ask_student_once
 
-    console.print(ask_student_once(_run_ref(name, root), text, round_number, say=_say), markup=False, highlight=False)
+    console.print(ask_student_once(run_ref(name, root), text, round_number, say=_say), markup=False, highlight=False)
 
 
 @app.command()
@@ -200,7 +202,7 @@ def report(name: RunName, root: Root = "runs") -> None:
     """Write report.html again from what the run folder holds."""
     from tapir_core.reporting.report import write_report
 
-    folder = RunFolder(_run_ref(name, root))
+    folder = RunFolder(run_ref(name, root))
     _ = folder.record
     console.print(f"report: {write_report(folder)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -215,7 +217,7 @@ def move(
     """Copy a run to another root, local or on S3, and verify every file; given again, it goes on."""
     from flows.commands.move import move_run
 
-    move_run(_run_ref(name, root), to, console, say=_say, remove=remove)
+    move_run(run_ref(name, root), to, console, say=_say, remove=remove)
 
 
 @app.command()
@@ -259,16 +261,6 @@ def deploy(root: Root = "runs") -> None:
 
     for made in apply_to(standing_server(root), root, again=True):
         console.print(f"applied {made}", highlight=False)
-
-
-def _run_ref(name: str, root: str) -> RunRef:
-    if "://" in name:
-        folder_of_runs, _, name = name.rstrip("/").rpartition("/")
-        return RunRef(folder_of_runs, name)
-    folder = Path(name)
-    if os.sep in name or (folder / RUN_RECORD).exists():
-        return RunRef(str(folder.parent), folder.name)
-    return RunRef(root, name)
 
 
 def _say(line: str) -> None:

@@ -39,7 +39,7 @@ from tapir_core.sweep import sweep_sentence
 from tapir_core.text import digest
 from tasks.artifacts import publish_sweep
 
-__all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form"]
+__all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form", "whole_machine"]
 
 PRESETS = Path("configs")
 
@@ -50,7 +50,7 @@ def _presets() -> dict[str, list[str]]:
 
 
 @contextmanager
-def _whole_machine() -> Iterator[None]:
+def whole_machine() -> Iterator[None]:
     """Wait until no other deployed run distils on this machine: it takes the GPUs, or the cores, for itself.
 
     Held in the flow, not before it: a wrong value must not wait for hours before it is refused.
@@ -100,7 +100,7 @@ def distill_from_form(
     with hold_run(config, say=log.info, amend=amend) as opened:
         if not is_done(opened, last):
             save_estimate(opened)
-            with _whole_machine():
+            with whole_machine():
                 distill.fn(opened.ref, last)
         summary = summarise(opened)
     return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary))))
@@ -128,7 +128,7 @@ def retry_judge_from_form(
         stale = changed_stages(opened)
         if stale and go_on:
             log.info("redoing %s", ", ".join(map(str, stale)))
-            with _whole_machine():
+            with whole_machine():
                 distill.fn(opened.ref)
     if not again and not stale:
         return nothing_sentence(also_terminal=also_terminal)
@@ -167,7 +167,7 @@ def sweep_from_form(
 
 def _distil_apart(run: RunFolder) -> None:
     """Distil in a flow run of its own below the sweep's, once the machine is free."""
-    with _whole_machine(), tags(TAG, f"run-{run.ref.name}"):
+    with whole_machine(), tags(TAG, f"run-{run.ref.name}"):
         child_flow(run.ref.name)(run.ref)
 
 

@@ -5,14 +5,18 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 
 from contextlib import suppress
 
+from prefect import tags
+
 from flows.evaluate import evaluate_student
+from flows.judge_gaps import tell_gaps
+from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.round import round_flow
 from flows.steps import run_stage, seal_stage, submit_shards
 from flows.until import Reached, find_stage
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, plan
 from tasks.artifacts import publish_run
 from tasks.inputs import check_pool
 from tasks.label import label_shard
@@ -31,7 +35,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     run = RunFolder(ref)
     current(run).until = find_stage(run.config, until) if until else None
     rounds: list[dict[str, object]] = []
-    with suppress(Reached):
+    with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
         instructions = run_stage(ref, pool).rows
@@ -40,13 +44,15 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
         seal_stage(ref, labels)
         seal_stage(ref, taught)
         check_pool(run)
-        evaluate_student(ref, BACKBONE)
-
-        run_stage(ref, mix, 0)
-        run_stage(ref, train, 0)
-        evaluate_student(ref, 0)
+        with tags("backbone"):
+            evaluate_student(ref, BACKBONE)
+        with tags("round-0"):
+            run_stage(ref, mix, 0)
+            run_stage(ref, train, 0)
+            evaluate_student(ref, 0)
         for number in range(1, run.config.run.rounds + 1):
-            rounds.append(round_flow(ref, number))
+            with tags(f"round-{number}"):
+                rounds.append(round_flow(ref, number))
             if rounds[-1]["stopped"]:
                 break
     publish_run(ref)

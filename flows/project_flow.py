@@ -1,13 +1,14 @@
-"""The project's own Prefect flow: JSON results, names that read, interrupts that end all threads."""
+"""The project's own Prefect flow: JSON results, names that read, interrupts that end all threads, children's logs."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from flows.interrupts import prompt_interrupts
 from flows.until import Reached
+from tasks.engines.log_follower import told_to
 
 __all__ = ["project_flow"]
 
@@ -21,7 +22,7 @@ def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], 
     def wrap(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
-            with prompt_interrupts():
+            with prompt_interrupts(), told_to(get_run_logger().log):
                 try:
                     return function(*args, **kwargs)
                 except Reached as reached:

@@ -6,6 +6,8 @@ seal stays, so that a kill leaves the round as it was. The stages that read it s
 
 from dataclasses import asdict
 
+from flows.judge_gaps import tell_gaps
+from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.steps import follow_shards, seal_stage, submit_shards
 from tapir_core.judging import verdicts_per_instruction
@@ -22,7 +24,9 @@ __all__ = ["retry_judge"]
 @project_flow("retry-judge", run_name="{ref.name}")
 def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> list[dict[str, int]]:
     """Ask again for the missing verdicts of ``rounds``; gives the counts of verdicts before and after, by round."""
-    return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
+    asked = [StageAt(name, number) for number in rounds for name in ("answer", "judge")]
+    with tell_gaps(ref), live_spend(ref, asked):
+        return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:

@@ -1,7 +1,5 @@
 """One round: answer → judge → difficulty → select → expand → refine → mix → train → evaluate."""
 
-from prefect import tags
-
 from flows.evaluate import evaluate_student
 from flows.expand import expand_round
 from flows.project_flow import project_flow
@@ -27,24 +25,23 @@ __all__ = ["round_flow"]
 def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     """From S_{r−1} to S_r; returns how many seeds and examples it had, and why the run stops here if it does."""
     run = RunFolder(ref)
-    with tags(f"round-{number}"):
-        rows = round_pool(run, number).height
-        each = verdicts_per_instruction(run.config.judge)
-        answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-        verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
-        seal_stage(ref, answers)
-        seal_stage(ref, verdicts)
-        publish_judge(ref, number)
-        run_stage(ref, difficulty, number)
-        seeds = run_stage(ref, select, number)
-        if (reason := stop_reason(ref, number)) is not None:
-            return {"round": number, "seeds": seeds.rows, "stopped": reason}
-        expand_round(ref, number)
-        refine = StageAt("refine", number)
-        run_shards(ref, refine, refine_shard, hard_rows(run, refine).height)
-        mixture = run_stage(ref, mix, number)
-        run_stage(ref, train, number)
-        evaluate_student(ref, number)
-        publish_round(ref, number)
-        reason = stop_reason(ref, number)
+    rows = round_pool(run, number).height
+    each = verdicts_per_instruction(run.config.judge)
+    answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
+    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
+    seal_stage(ref, answers)
+    seal_stage(ref, verdicts)
+    publish_judge(ref, number)
+    run_stage(ref, difficulty, number)
+    seeds = run_stage(ref, select, number)
+    if (reason := stop_reason(ref, number)) is not None:
+        return {"round": number, "seeds": seeds.rows, "stopped": reason}
+    expand_round(ref, number)
+    refine = StageAt("refine", number)
+    run_shards(ref, refine, refine_shard, hard_rows(run, refine).height)
+    mixture = run_stage(ref, mix, number)
+    run_stage(ref, train, number)
+    evaluate_student(ref, number)
+    publish_round(ref, number)
+    reason = stop_reason(ref, number)
     return {"round": number, "seeds": seeds.rows, "examples": mixture.rows, "stopped": reason}

@@ -106,7 +106,7 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
         outcomes = [_outcome(future) for future in shards.futures]
         seconds = round(time.monotonic() - shards.started, 1)
         current(run).progress.end(shards.at)
-        sealed = seal(ref, shards.at, outcomes, seconds)
+        sealed = seal.with_options(tags=[f"stage-{shards.at.name}"])(ref, shards.at, outcomes, seconds)
     end_if_reached(run, shards.at)
     return sealed
 

@@ -4,26 +4,46 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.paths import BACKBONE
 from tapir_core.reporting.compare import Comparison
 from tapir_core.reporting.compare_report import comparison_card
+from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_table, stages_table
+from tapir_core.reporting.tables import (
+    Table,
+    mfd_table,
+    scores_table,
+    shares_table,
+    stages_table,
+    students_table,
+)
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
-__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run", "publish_sweep"]
+__all__ = [
+    "artifact_key",
+    "publish_judge",
+    "publish_missing",
+    "publish_round",
+    "publish_run",
+    "publish_scores",
+    "publish_sweep",
+]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -36,6 +56,16 @@ def publish_round(ref: RunRef, number: int) -> None:
     if found is None:
         return
     _publish(ref, number, {name: make(found) for name, make in _OF_A_ROUND.items()})
+
+
+def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
+    """Show the held-out scores of these students in the UI: side by side, and each by task type."""
+    if FlowRunContext.get() is None:
+        return
+    summary = summarise(RunFolder(ref))
+    _show(artifact_key(ref.name, "scores"), students_table(summary, [each.number for each in summary.students]))
+    for each in filter(None, map(summary.round, numbers)):
+        _show(_key_of_round(ref, each.number, "scores"), scores_table(each))
 
 
 def publish_judge(ref: RunRef, number: int) -> str:
@@ -52,7 +82,9 @@ def publish_run(ref: RunRef) -> str:
     run = RunFolder(ref)
     report = write_report(run)
     if FlowRunContext.get() is not None:
-        create_markdown_artifact(run_card(summarise(run)), artifact_key(ref.name, "card"), f"Run {ref.name}")
+        summary = summarise(run)
+        card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
+        create_markdown_artifact(card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     return report
 
 
@@ -86,11 +118,34 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
+def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
+    """Addresses in the UI of what the server holds of each round; round, then title, then address."""
+    keys = {number: {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")} for number in numbers}
+    wanted = ArtifactCollectionFilterKey(any_=[key for of_round in keys.values() for key in of_round.values()])
+    with get_client(sync_client=True) as client:
+        found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
+    # The page of the key is its history; that of the version shows what it holds.
+    held = {each.key: f"/artifacts/artifact/{each.latest_id}" for each in found}
+    pages = {
+        round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
+        for number, of_round in keys.items()
+    }
+    return {name: of_round for name, of_round in pages.items() if of_round}
+
+
 def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
     for name, table in tables.items():
-        if table.rows:
-            key = artifact_key(ref.name, "round", str(number), name)
-            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+        _show(_key_of_round(ref, number, name), table)
+
+
+def _key_of_round(ref: RunRef, number: int, name: str) -> str:
+    place = ("backbone",) if number == BACKBONE else ("round", str(number))
+    return artifact_key(ref.name, *place, name)
+
+
+def _show(key: str, table: Table) -> None:
+    if table.rows:
+        create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
 
 
 def _records(table: Table) -> list[dict[str, str]]:

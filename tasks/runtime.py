@@ -6,6 +6,7 @@ every child process.
 
 import atexit
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tapir_core.storage import on_this_machine
 from tapir_core.voices import Voice, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
+from tasks.engines.log_follower import follow_log
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
@@ -49,6 +51,8 @@ class Runtime:
         self._calls: CallEngine | None = None
         self._students: StudentEngineHost | None = None
         self._standins: StandinServers | None = None
+        self._followed = ExitStack()
+        """Logs of the two above."""
         self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
         self._fetching = threading.Lock()
@@ -72,6 +76,7 @@ class Runtime:
         with self._making:
             if self._students is None:
                 log = self.run.workplace.local(log_file("student"))
+                self._followed.enter_context(follow_log("student server", log))
                 self._students = StudentEngineHost(self.config.student, log, report=self.progress.note_current)
             return self._students
 
@@ -80,7 +85,9 @@ class Runtime:
         """Stand-in servers that this run started."""
         with self._making:
             if self._standins is None:
-                self._standins = StandinServers(self.run.workplace.local(log_file("standin")))
+                log = self.run.workplace.local(log_file("standin"))
+                self._followed.enter_context(follow_log("stand-in", log))
+                self._standins = StandinServers(log)
             return self._standins
 
     def abort(self) -> None:
@@ -150,6 +157,7 @@ class Runtime:
             self._calls.close()
         if self._standins is not None:
             self._standins.stop()
+        self._followed.close()
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         voice = voice_of(endpoint, role)

@@ -3,22 +3,28 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
+from logging import INFO
 from pathlib import Path
 
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
+from tapir_core.reporting.formats import duration
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage, publish_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256
 from tasks._task import project_task
 from tasks.engines.backbone import matters
+from tasks.engines.log_follower import follow_log, tell
 from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
 from tasks.runtime import current
 
 __all__ = ["train"]
+
+_TOLD_SECONDS = 60.0
 
 
 @project_task("train", tags=("gpu",))
@@ -31,7 +37,11 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.progress.note(at, "handing the accelerator over")
         runtime.students.stop()
         job = _job(run, at)
-        train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
+        with follow_log("trainer", job.log_path):
+            done = train_student(
+                job, on_progress=_told(lambda progress: runtime.progress.note(at, _in_words(progress)))
+            )
+        tell(INFO, f"training ended: {done.steps} steps in {duration(done.seconds)}, final loss {done.final_loss:.3f}")
         _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
         runtime.check_lease()
         publish_stage(run, at)
@@ -69,8 +79,23 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
     )
 
 
+def _told(on_progress: Callable[[TrainingProgress], None]) -> Callable[[TrainingProgress], None]:
+    """``on_progress`` for every step; the flow run is told of one a minute."""
+    next_told = 0.0
+
+    def tell_and_go_on(progress: TrainingProgress) -> None:
+        nonlocal next_told
+        on_progress(progress)
+        if time.monotonic() >= next_told:
+            next_told = time.monotonic() + _TOLD_SECONDS
+            tell(INFO, f"training: {_in_words(progress)}")
+
+    return tell_and_go_on
+
+
 def _in_words(progress: TrainingProgress) -> str:
-    return f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}, {progress.tokens_per_second:.0f} tokens/s"
+    step = f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}"
+    return f"{step}, {progress.tokens_per_second:.0f} tokens/s, {duration(progress.eta_seconds)} left"
 
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:

@@ -13,12 +13,17 @@ from importlib.resources import as_file, files
 from flows.commands.automations import install_automation, zombie_automation
 from flows.commands.caretaker import POOLS, worker_name
 from flows.commands.prefect_process import own_settings
-from flows.commands.schedules import kept_schedules
+from flows.commands.schedules import kept_switches
 from tapir_core.errors import EngineError
 
 __all__ = ["DEPLOYMENTS", "deploy", "wait_for_workers"]
 
-DEPLOYMENTS = ("distill/distill", "retry-judge/retry-judge", "sweep-backbones/sweep-backbones")
+DEPLOYMENTS = (
+    "distill/distill",
+    "retry-judge/retry-judge",
+    "evaluate/evaluate",
+    "sweep-backbones/sweep-backbones",
+)
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
 
 _WORKERS_SECONDS = 90.0
@@ -64,7 +69,7 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
             except ObjectNotFound:
                 missing.append(name)
     if missing or again:
-        with kept_schedules(DEPLOYMENTS):
+        with kept_switches(DEPLOYMENTS):
             _apply()
     return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
 

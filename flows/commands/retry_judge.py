@@ -5,6 +5,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
+from flows.commands.distil import shown_live
 from flows.commands.server import connect_prefect
 from flows.retry_sentences import changes_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
@@ -32,7 +33,7 @@ def ask_again(
         console.print(nothing_sentence(also_terminal=also_terminal))
         return
     say("connecting to Prefect")
-    with connect_prefect(run.ref):
+    with connect_prefect(run.ref), shown_live(run, console):
         if rounds:
             # Not before: Prefect reads its settings when it is imported.
             from flows.retry_judge import retry_judge

@@ -13,7 +13,7 @@ from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Endpoint, Request, Role
 from tapir_core.config.budget import BudgetConfig, Caps
 
-__all__ = ["DRIVING", "Reservation", "cap_reached", "reserve"]
+__all__ = ["DRIVING", "UNPAID", "Reservation", "cap_reached", "reserve"]
 
 DRIVING = "run"
 """Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
@@ -24,6 +24,7 @@ TOKENS_PER_MESSAGE = 16
 """Of a chat template around each message."""
 
 UNPAID: Literal["answer"] = "answer"
+"""Role of the student's own answers."""
 
 
 @dataclass(frozen=True, slots=True)

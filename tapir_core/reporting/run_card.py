@@ -1,11 +1,11 @@
 """The run card and the round card: a run in Markdown, for an artifact or a terminal that shows plain text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tapir_core.reporting.formats import moment, round_name
 from tapir_core.reporting.sentences import (
     gain_sentence,
-    report_path,
+    report_sentence,
     standin_sentence,
     state_sentence,
     ui_sentence,
@@ -27,16 +27,22 @@ from tapir_core.reporting.types import RunSummary
 __all__ = ["markdown_table", "round_card", "run_card"]
 
 
-def run_card(summary: RunSummary) -> str:
-    """What the run is, its state, its rounds, and where to read more."""
+def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """What the run is, its state, its rounds, and where to read more.
+
+    Args:
+        summary: The run.
+        pages: Where more of it is shown, where this card is: round, then title, then address. Without it the card says
+            how to get there.
+    """
     what = (
         f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
     )
     said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
     tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
     shown = [table for make in tables if (table := make(summary)).rows]
-    links = [f"Report: `{report_path(summary)}`", ui_sentence(summary)]
-    parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *links]
+    links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
+    parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *filter(None, links)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -58,6 +64,14 @@ def markdown_table(table: Table) -> str:
     """A table in Markdown; figures line up at the right."""
     rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
     return "\n".join(_line(row) for row in (table.columns, rules, *table.rows))
+
+
+def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
+    lines = (
+        f"- {place}: " + " · ".join(f"[{title}]({address})" for title, address in of_place.items())
+        for place, of_place in pages.items()
+    )
+    return "\n".join(lines)
 
 
 def _section(table: Table) -> str:

@@ -1,10 +1,21 @@
 """What a report says in words: state, gain, who taught and judged, how to see the run in the UI."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from tapir_core.paths import REPORT
-from tapir_core.reporting.formats import gain, percent, student_name
+from tapir_core.reporting.formats import gain, percent, score, student_name
 from tapir_core.reporting.types import RunSummary
 
-__all__ = ["gain_sentence", "report_path", "standin_sentence", "state_sentence", "ui_sentence"]
+__all__ = [
+    "gain_sentence",
+    "report_path",
+    "report_sentence",
+    "scores_sentence",
+    "standin_sentence",
+    "state_sentence",
+    "ui_sentence",
+]
 
 
 def state_sentence(summary: RunSummary) -> str:
@@ -34,6 +45,15 @@ def gain_sentence(summary: RunSummary) -> str:
     )
 
 
+def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
+    """Held-out accuracy of these students, on a line."""
+    told = []
+    for each in filter(None, map(summary.round, numbers)):
+        scores = {split: each.score(split) for split in ("dev", "test")}
+        told += [f"{student_name(each.number)} {split} {score(found)}" for split, found in scores.items() if found]
+    return f"Held-out accuracy, per cent ± standard error: {', '.join(told)}."
+
+
 def standin_sentence(summary: RunSummary) -> str:
     """Says plainly that no LLM taught or judged; empty when both roles are models."""
     if not summary.standins:
@@ -50,6 +70,17 @@ def ui_sentence(summary: RunSummary) -> str:
     return (
         f"To see this run in the Prefect UI: start `tapir up` for the run root `{summary.root}`, open the address that "
         f"it prints, and look for the flow run {summary.name} (tag run-{summary.name}) and its artifacts."
+    )
+
+
+def report_sentence(summary: RunSummary) -> str:
+    """Where the report lies and how it opens: no page of a server may open a file, so nothing here is a link."""
+    path = report_path(summary)
+    if "://" in path:
+        return f"Report: `{path}`. `tapir move {summary.name} runs --root {summary.root}` brings the run to a folder."
+    return (
+        f"Report: `{Path(path).absolute().as_uri()}`. A browser does not open a file from this page: copy the address "
+        "into it, on the machine that holds the run."
     )
 
 

@@ -3,7 +3,7 @@
 Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -33,6 +33,7 @@ __all__ = [
     "shares_table",
     "spend_table",
     "stages_table",
+    "students_table",
 ]
 
 _LISTED = 3
@@ -82,6 +83,20 @@ def scores_table(summary: RoundSummary) -> Table:
         cells.append((split, category, score(found), count(found.n if found else None)))
     title = f"Held-out accuracy of {student_name(summary.number)}"
     return Table(title, ("Split", "Task type", "Accuracy, %", "n"), tuple(cells), text_columns=2)
+
+
+def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
+    """Held-out accuracy of these students, by split; of one student alone by task type too."""
+    found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
+    if len(found) == 1:
+        return scores_table(found[0])
+    rows = []
+    for each in found:
+        scores = {split: each.score(split) for split in ("dev", "test")}
+        rows += [(student_name(each.number), split, score(one), count(one.n)) for split, one in scores.items() if one]
+    return Table(
+        "Held-out accuracy", ("Student", "Split", "Accuracy, %", "n"), tuple(rows), text_columns=2, note=_ERRORS
+    )
 
 
 def stages_table(summary: RoundSummary) -> Table:
@@ -248,6 +263,7 @@ _ROUND_ROWS: dict[str, Callable[[RoundSummary], str]] = {
     "Time": lambda each: duration(each.seconds),
 }
 
+_ERRORS = "Per cent with the right final result ± standard error."
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
 )

@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from tapir_core.errors import MissingPrerequisite
 
-__all__ = ["api_key", "keyless_environment", "look_for"]
+__all__ = ["api_key", "hide_keys", "keyless_environment", "look_for"]
 
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
 _named: set[str] = set()
@@ -46,6 +46,16 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 def keyless_environment() -> dict[str, str]:
     """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
     return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
+
+
+def hide_keys(text: str) -> str:
+    """``text`` without the keys, tokens and passwords that our environment holds."""
+    # Not at the top: it takes the library of the calls along, and every process that starts another one loads this.
+    from tapir_core.calls.endpoints.client import hide_key
+
+    for name, value in os.environ.items():
+        text = hide_key(text, value) if _SECRET.search(name) or name in _named else text
+    return text
 
 
 def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:

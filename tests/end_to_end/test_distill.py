@@ -1,12 +1,15 @@
 """One run on real vLLM, real DeepSpeed and a real Prefect server, with a tiny student, and what follows from it."""
 
 import json
+import logging
 import shutil
+import sqlite3
+from contextlib import closing
 
 import datasets
 import polars as pl
 
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import BACKBONE, prefect_home
 from tapir_core.stages import StageAt, plan
 from tests.end_to_end.harness import ROOT
 
@@ -26,6 +29,17 @@ def test_the_output_shows_rounds_report_and_the_way_to_the_ui(project):
     for words in ("label", "S_0", "report.html", "tapir up"):
         assert words in project.output
     assert (project.root / "first" / "report.html").stat().st_size > 20_000
+
+
+def test_what_matters_of_the_engines_is_in_the_flow_runs_log_and_no_noise(project):
+    with closing(sqlite3.connect(project.root / prefect_home() / "prefect.db")) as connection:
+        told = connection.execute("SELECT level, message FROM log ORDER BY timestamp").fetchall()
+    of_engines = [(level, text) for level, text in told if text.startswith(("student server (", "trainer ("))]
+    assert {level for level, _ in of_engines} == {logging.INFO}
+    assert len([text for _, text in of_engines if "student.log): ready with " in text]) == 4
+    assert len([text for _, text in of_engines if ".log): steps: 4, " in text]) == 3
+    assert len([text for _, text in told if text.startswith("training ended: 4 steps in ")]) == 3
+    assert len(of_engines) < 40
 
 
 def test_every_instruction_was_judged_in_both_orders_and_an_unread_verdict_is_unscored(project):

@@ -14,12 +14,13 @@ from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
 from flows.deployed import distill_from_form, retry_judge_from_form, sweep_from_form
 from flows.driver import read_config
+from flows.evaluate_form import evaluate_from_form
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES
 
 ROOT = Path(__file__).parents[2]
-OF_A_RUN = [distill_from_form, retry_judge_from_form]
+OF_A_RUN = [distill_from_form, retry_judge_from_form, evaluate_from_form]
 FORMS = [*OF_A_RUN, sweep_from_form]
 
 

@@ -123,6 +123,19 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
     assert sorted(provider.prompts()) == sorted(failing)
 
 
+def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: RunFolder) -> None:
+    make_pool(run.ref)
+    teach(run.ref)
+    with get_client(sync_client=True) as client:
+        [last] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
+        of_last = FlowRunFilter(id=FlowRunFilterId(any_=[last.id]))
+        found = {task.name: set(task.tags) for task in client.read_task_runs(flow_run_filter=of_last)}
+    shard_names = {f"teach {index:04d}/0004" for index in range(4)}
+    assert set(found) == {"pool", *shard_names, "seal teach"}
+    assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
+    assert found["seal teach"] == {"stage-teach"}
+
+
 def test_what_is_accepted_as_missing_is_sealed_and_not_asked_again(
     run: RunFolder, teacher: Teacher, provider: FakeProvider
 ) -> None:

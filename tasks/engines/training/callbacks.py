@@ -82,6 +82,8 @@ class Watch(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A save is written: the next one is due ``save_minutes`` from now."""
         self._saved_at = time.monotonic()
+        if state.is_world_process_zero:
+            print(f"saved after step {state.global_step}", flush=True)
 
     def on_log(
         self,

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,17 @@ def test_the_run_card_says_what_the_run_is_how_it_went_and_where_the_report_is(s
     assert "report.html" in card
     assert "tapir up" in card
     assert re.findall(r"^## (.*)$", card, re.M)[:2] == ["Rounds", "Accuracy by task type (test)"]
+
+
+def test_where_there_are_pages_the_card_links_to_them_and_says_how_the_report_opens(summary: RunSummary) -> None:
+    card = run_card(summary, {"round 1": {"mfd": "/artifacts/key/a", "judge": "/artifacts/key/b"}})
+    assert card.endswith("\n\n- round 1: [mfd](/artifacts/key/a) · [judge](/artifacts/key/b)\n")
+    assert f"Report: `file://{summary.root}/example/report.html`." in card
+    assert "tapir up" not in card
+    remote = replace(summary, root="s3://bucket/runs")
+    assert "Report: `s3://bucket/runs/example/report.html`. `tapir move example runs --root s3://bucket/runs` " in (
+        run_card(remote)
+    )
 
 
 def test_a_run_that_has_hardly_begun_has_a_card(tmp_path) -> None:

@@ -15,6 +15,7 @@ from tapir_core.reporting.tables import (
     shares_table,
     spend_table,
     stages_table,
+    students_table,
 )
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt, plan
@@ -112,3 +113,15 @@ def test_shares_leave_out_task_types_that_nobody_has_or_wants(summary: RunSummar
     names = [row[0] for row in shares_table(second).rows]
     assert "Math" in names
     assert "Law" not in names
+
+
+def test_students_stand_below_each_other_by_split_and_one_alone_by_task_type(summary: RunSummary) -> None:
+    several = students_table(summary, [BACKBONE, 0, 2])
+    names = [(student, split) for student in ("backbone", "S_0", "S_2") for split in ("dev", "test")]
+    assert [row[:2] for row in several.rows] == names
+    assert {row[3] for row in several.rows} == {"40", "80"}
+    assert all("±" in row[2] for row in several.rows)
+    found = summary.round(2)
+    assert found is not None
+    assert students_table(summary, [2]) == scores_table(found)
+    assert students_table(summary, [7]).rows == ()

@@ -1,0 +1,38 @@
+"""The deployment *evaluate*: what its form asks for, then the same steps as `tapir evaluate`."""
+
+from contextlib import nullcontext
+from typing import Annotated
+
+from prefect import get_run_logger
+from pydantic import Field
+
+from flows.deployed import whole_machine
+from flows.driver import hold_known_run, worker_root
+from flows.evaluate import evaluate_students
+from flows.forms import RunName, deployed_flow, shown
+from tapir_core.reporting.sentences import scores_sentence
+from tapir_core.reporting.students import find_students, unscored_students
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunRef
+
+__all__ = ["evaluate_from_form"]
+
+
+@deployed_flow("evaluate")
+def evaluate_from_form(
+    run: RunName,
+    students: Annotated[str, Field(pattern=r"^(all|best|backbone|[0-9]{1,2})$"), shown("Students")] = "all",
+) -> str:
+    """Score students of a run on its held-out set, where their scores do not stand yet.
+
+    Args:
+        run: Name of a run in the worker's root, finished or not.
+        students: `all` (backbone, S_0 and every round that is trained), `best` by the dev split, `backbone`, or the
+            number of a round.
+    """
+    log = get_run_logger()
+    with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
+        numbers = find_students(opened, students)
+        with whole_machine() if unscored_students(opened, numbers) else nullcontext():
+            evaluate_students.fn(opened.ref, numbers)
+        return scores_sentence(summarise(opened), numbers)

@@ -1,0 +1,149 @@
+"""How far a flow run is and what it spends, while it works: one progress artifact in Prefect's UI, changed in place.
+
+The bar counts stages; the table below it holds rows, rate and time left of the stages at work, calls, tokens and USD,
+and the share of each cap. Shown by a thread of its own: a server that is away is neither waited for nor an error.
+"""
+
+import contextvars
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import FlowRunContext
+
+from tapir_core.calls import LiveSpend, Spend
+from tapir_core.calls.budget import DRIVING, UNPAID
+from tapir_core.config.budget import Caps
+from tapir_core.reporting.formats import NOTHING, count, duration, number, percent
+from tapir_core.reporting.run_card import markdown_table
+from tapir_core.reporting.tables import Table
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tasks.artifacts import artifact_key
+from tasks.progress import StageProgress
+from tasks.runtime import current
+
+__all__ = ["live_spend", "share_done", "spend_card"]
+
+_SECONDS = 5.0
+"""Between two looks at the beginning; later a hundredth of the time that has passed, at most a minute."""
+_MOST_SECONDS = 60.0
+_LAST_SECONDS = 3.0
+"""For the last look, at the end of the flow run."""
+
+
+@contextmanager
+def live_spend(ref: RunRef, stages: Sequence[StageAt]) -> Iterator[None]:
+    """Show the block's progress through ``stages`` in the flow run at work; nothing happens outside of one."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        yield
+        return
+    shown = _Shown(RunFolder(ref), stages, context.flow_run.id)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(shown.go_on,), name="tapir-live-spend", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+        shown.whole = current(RunFolder(ref)).until is None
+    finally:
+        shown.ended.set()
+        thread.join(_LAST_SECONDS)
+
+
+def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
+    """How far along ``stages`` the last of those that began is, as a share (0–1); stages that are none of them count 0.
+
+    A step of an expansion wave counts as its expansion's beginning.
+    """
+    places = {at: place for place, at in enumerate(stages)}
+    shares = [0.0]
+    for stage in working:
+        place = places.get(stage.at if stage.at.wave is None else StageAt("expand", stage.at.round))
+        done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
+        fraction = 0.0 if stage.at.wave else 1.0 if stage.ended else done / max(1, whole)
+        shares += [] if place is None else [(place + fraction) / len(stages)]
+    return min(1.0, max(shares))
+
+
+def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
+    """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
+    at_work = [stage for stage in working if stage.ended is None]
+    rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
+    stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
+    whole = sum((each for name, each in paid.items() if name not in (DRIVING, UNPAID)), Spend())
+    hours = paid.get(DRIVING, Spend()).seconds / 3600
+    tokens = whole.prompt_tokens + whole.completion_tokens
+    figures = (
+        ("Calls", count(live.sent), count(whole.requests), _of(whole.requests, caps.requests)),
+        ("From the store", count(live.stored), "", ""),
+        ("Tokens", count(live.prompt_tokens + live.completion_tokens), count(tokens), _of(tokens, caps.tokens)),
+        ("USD", number(live.usd), number(whole.usd), _of(whole.usd, caps.usd)),
+        ("Hours of work", "", number(hours), _of(hours, caps.hours)),
+    )
+    columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
+    parts = [markdown_table(stages)] if rows else []
+    return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
+
+
+class _Shown:
+    """The artifact of one flow run."""
+
+    def __init__(self, run: RunFolder, stages: Sequence[StageAt], flow_run_id: UUID) -> None:
+        self.ended = threading.Event()
+        self.whole = False
+        """Everything that the flow run was to do is done."""
+        self._runtime = current(run)
+        self._key = artifact_key(run.ref.name, "spend")
+        self._title = f"Run {run.ref.name}"
+        self._stages = stages
+        self._flow_run_id = flow_run_id
+        self._artifact: UUID | None = None
+        self._last: tuple[float, str] | None = None
+
+    def go_on(self) -> None:
+        """Show until the flow run ends, and once more then."""
+        began, ended = time.monotonic(), False
+        while not ended:
+            pause = min(max(_SECONDS, (time.monotonic() - began) / 100), _MOST_SECONDS)
+            self._show()
+            ended = self.ended.wait(pause)
+        self._show()
+
+    def _show(self) -> None:
+        try:
+            working, calls, config = self._runtime.progress.stages(), self._runtime.calls, self._runtime.config
+            share = 1.0 if self.whole else share_done(working, self._stages)
+            card = f"{self._title}\n\n{spend_card(working, calls.spend(), calls.paid(), config.budget)}"
+            if (share, card) != self._last:
+                self._send(round(100 * share, 1), card)
+                self._last = share, card
+        except Exception:  # whatever keeps a look from being shown, a server or a store that is away, ends no run
+            return
+
+    def _send(self, progress: float, description: str) -> None:
+        figures: dict[str, Any] = {"data": progress, "description": description}
+        with get_client(sync_client=True) as client:
+            if self._artifact is not None:
+                client.update_artifact(self._artifact, ArtifactUpdate(**figures))
+                return
+            place = {"key": self._key, "type": "progress", "flow_run_id": self._flow_run_id}
+            self._artifact = client.create_artifact(ArtifactCreate(**place, **figures)).id
+
+
+def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:
+    if not stage.rows:
+        return NOTHING, NOTHING, NOTHING, NOTHING
+    rate = stage.rows_done / stage.seconds if stage.seconds else 0.0
+    left = duration((stage.rows - stage.rows_done) / rate) if rate else NOTHING
+    return f"{count(stage.rows_done)} of {count(stage.rows)}", number(rate, 1), count(stage.missing), left
+
+
+def _of(used: float, cap: float | None) -> str:
+    return f"{percent(used / cap)} of {cap:g}" if cap else ""

@@ -1,0 +1,104 @@
+"""Scores of students on their own: made where they do not stand, shown in all three places, nobody asked twice."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.evaluate import evaluate_students
+from flows.evaluate_form import evaluate_from_form
+from tapir_core.calls.fakes import FakeProvider, Text
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tapir_core.standin.families import recognise
+from tasks.engines.backbone import checkpoint_digest
+from tasks.runtime import close_all
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+HELDOUT = 60
+
+
+@pytest.fixture
+def student() -> Iterator[FakeProvider]:
+    """Knows everything."""
+    with FakeProvider(lambda call: Text(recognise(call.prompt).plain)) as provider:
+        yield provider
+
+
+@pytest.fixture
+def run(tmp_path: Path, backbone: Path, student: FakeProvider) -> Iterator[RunFolder]:
+    """A finished run; its student answers at an endpoint."""
+    engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
+    config = make_config(
+        tmp_path,
+        run={"name": "scored"},
+        data={"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "standin", "dev": 20, "test": 40}},
+        student={"backbone": str(backbone), "engine": engine},
+    )
+    yield build_run(tmp_path, config=config, backbone=checkpoint_digest(backbone))
+    close_all()
+
+
+def forget_scores(run: RunFolder, number: int) -> None:
+    for name in ("answer_heldout", "evaluate"):
+        run.storage.remove(StageAt(name, number).folder)
+
+
+def accuracy(run: RunFolder, number: int) -> list[float]:
+    found: list[float] = run.rows(StageAt("evaluate", number)).filter(category="all")["value"].to_list()
+    return found
+
+
+def test_what_lacks_scores_is_scored_and_shown_and_nothing_else(run: RunFolder, student: FakeProvider) -> None:
+    before = accuracy(run, 0)
+    forget_scores(run, 1)
+    evaluate_students(run.ref, [0, 1])
+    assert accuracy(run, 1) == [1.0, 1.0]
+    assert accuracy(run, 0) == before
+    assert len(student.calls) == HELDOUT
+    with get_client(sync_client=True) as client:
+        like = ArtifactFilter(key=ArtifactFilterKey(like_="scored-%"))
+        shown = {str(each.key): each.data for each in client.read_artifacts(artifact_filter=like)}
+    assert set(shown) == {"scored-scores", "scored-round-0-scores", "scored-round-1-scores", "scored-spend"}
+    scores = json.loads(str(shown["scored-scores"]))
+    assert {row["Student"] for row in scores} == {"backbone", "S_0", "S_1", "S_2"}
+    assert scores[4] == {"Student": "S_1", "Split": "dev", "Accuracy, %": "100.0 ± 0.0", "n": "20"}
+
+    evaluate_students(run.ref, [0, 1])
+    assert len(student.calls) == HELDOUT, "the scores stand"
+
+
+def test_the_form_says_the_scores_and_refuses_in_the_command_lines_words(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAPIR_ROOT", run.ref.root)
+    forget_scores(run, 2)
+    state = evaluate_from_form("scored", "2", return_state=True)
+    assert state.is_completed(), state.message
+    assert state.message == ("Held-out accuracy, per cent ± standard error: S_2 dev 100.0 ± 0.0, S_2 test 100.0 ± 0.0.")
+    refused = evaluate_from_form("scored", "9", return_state=True)
+    assert refused.is_failed()
+    assert "--round 9: run 'scored' has no such student; it has backbone, 0, 1, 2" in refused.message
+
+
+def test_the_command_of_a_run_whose_scores_stand_asks_nobody_and_starts_no_server(
+    run: RunFolder, student: FakeProvider
+) -> None:
+    done = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored"])
+    assert done.exit_code == 0, done.output
+    assert "connecting" not in done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines() if "±" in line][:2] == [
+        ["backbone", "dev"],
+        ["backbone", "test"],
+    ]
+    assert student.calls == []
+    one = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored", "--round", "best"])
+    assert "Held-out accuracy of S_" in one.stdout
