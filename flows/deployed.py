@@ -7,7 +7,7 @@ the worker's (``TAPIR_ROOT``), never typed; presets are the files of `configs/` 
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from flows.forms import MAX_ROUNDS, Overrides, RunName, deployed_flow, shown, ta
 from flows.project_flow import project_flow
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
+from flows.suspension import heed_suspension, leave_if_suspended
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
@@ -43,6 +44,9 @@ __all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_fr
 
 PRESETS = Path("configs")
 
+_ASK_AGAIN_SECONDS = 20.0
+"""Between two looks at whether a run that waits for the machine was suspended."""
+
 
 def _presets() -> dict[str, list[str]]:
     names = sorted(file.stem for file in PRESETS.glob("*.toml") if file.name != Path(BACKBONES).name)
@@ -59,7 +63,12 @@ def _whole_machine() -> Iterator[None]:
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
     get_run_logger().info("taking the machine (concurrency limit %s); another run may have to end first", name)
-    with concurrency(name):
+    with ExitStack() as held:
+        while True:
+            with suppress(TimeoutError):
+                held.enter_context(concurrency(name, timeout_seconds=_ASK_AGAIN_SECONDS))
+                break
+            leave_if_suspended()
         yield
 
 
@@ -154,7 +163,8 @@ def sweep_from_form(
         root = f"run.root={json.dumps(worker_root())}"
         sweep = open_sweep(backbones, config_file or None, [root, *overrides])
         tag_flow_run(f"sweep-{sweep.curriculum.name}")
-        swept = run_sweep(sweep, _distil_apart, say=log.info)
+        with heed_suspension(lambda: "Backbones that are done stay done."):
+            swept = run_sweep(sweep, _distil_apart, say=log.info)
         written = write_sweep_report(sweep.curriculum, swept)
     except TapirError as error:
         log.error("%s", error)

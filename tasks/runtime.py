@@ -25,9 +25,10 @@ from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.outcomes import StageStopped
 from tasks.progress import Progress
 
-__all__ = ["Role", "Runtime", "abort_all", "close_all", "current"]
+__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "stop_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Runtime:
         """Set by the driver; a worker of another process has none."""
         self.until: StageAt | None = None
         """Set by the flow: the last stage to do; nothing means all of them."""
+        self._stopping = threading.Event()
 
     @property
     def calls(self) -> CallEngine:
@@ -64,6 +66,8 @@ class Runtime:
             if self._calls is None:
                 store = AnswerStore(store_url(self.config))
                 self._calls = CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
+                if self._stopping.is_set():
+                    self._calls.stop_sending()
             return self._calls
 
     @property
@@ -82,6 +86,22 @@ class Runtime:
             if self._standins is None:
                 self._standins = StandinServers(self.run.workplace.local(log_file("standin")))
             return self._standins
+
+    def stop(self) -> None:
+        """Begin nothing more, from any thread: what is in flight ends; work that takes long calls `check_stop`."""
+        with self._making:
+            self._stopping.set()
+            if self._calls is not None:
+                self._calls.stop_sending()
+
+    def check_stop(self, at: StageAt) -> None:
+        """Called by work that takes long, where it can be left.
+
+        Raises:
+            StageStopped: the run was told to stop.
+        """
+        if self._stopping.is_set():
+            raise StageStopped(f"{at} was stopped before it was done; it goes on from what it has saved")
 
     def abort(self) -> None:
         """End what others wait for, from any thread; `close` still has to follow."""
@@ -215,6 +235,14 @@ def close_all() -> None:
         _runtimes.clear()
     for runtime in runtimes:
         runtime.close()
+
+
+def stop_all() -> None:
+    """Make every runtime of this process begin nothing more."""
+    with _lock:
+        runtimes = list(_runtimes.values())
+    for runtime in runtimes:
+        runtime.stop()
 
 
 def abort_all() -> None:

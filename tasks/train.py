@@ -31,7 +31,12 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.progress.note(at, "handing the accelerator over")
         runtime.students.stop()
         job = _job(run, at)
-        train_student(job, on_progress=lambda progress: runtime.progress.note(at, _in_words(progress)))
+
+        def on_progress(progress: TrainingProgress) -> None:
+            runtime.progress.note(at, _in_words(progress))
+            runtime.check_stop(at)
+
+        train_student(job, on_progress=on_progress)
         _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
         runtime.check_lease()
         publish_stage(run, at)

@@ -1,0 +1,206 @@
+"""`tapir up` in a folder of its own, deployed runs on it that need no engine, and the buttons of the UI as its API has them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tapir_core.config.load import load_config
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tasks.ingredients import gather_ingredients
+from tests.run_builder import build_run
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_SECONDS = 240
+CONCURRENCY = 4
+
+CONFIG = """
+[run]
+name = "example"
+root = "{root}"
+rounds = 1
+[data.pool]
+type = "standin"
+rows = {rows}
+[data.heldout]
+type = "standin"
+dev = 20
+test = 20
+[student]
+backbone = "{backbone}"
+engine = {{ type = "endpoint", base_url = "{address}", model = "standin-teacher", concurrency = {concurrency} }}
+[teacher.endpoint]
+{endpoint}
+model = "standin-teacher"
+[judge.endpoint]
+{endpoint}
+model = "standin-judge"
+[curriculum]
+alpha_start = 0.5
+target_shares = {{ Math = 0.5, Reasoning = 0.5 }}
+[basic_tuning]
+examples = 32
+[rounds.default]
+examples = 48
+selection = {{ type = "hard_share", share = 0.3 }}
+[calls]
+concurrency = {concurrency}
+rows_per_shard = 20
+"""
+
+
+class System:
+    """`tapir up` for a root, and a stand-in outside it that is teacher, judge and student."""
+
+    def __init__(self, folder: Path, address: str, log: Path) -> None:
+        self.root, self.home, self.log = folder / "runs", folder / "home", log
+        self.config = folder / "example.toml"
+        self._address, self._backbone = address, folder / "backbone"
+        self.home.mkdir()
+        _make_backbone(self._backbone)
+        self.write_config()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+
+    def write_config(self, rows: int = 120) -> None:
+        endpoint = f'type = "openai"\nbase_url = "{self._address}"\nidentity = "outside-1"\napi_key_env = ""'
+        values = {"root": self.root, "backbone": self._backbone, "address": self._address, "endpoint": endpoint}
+        self.config.write_text(CONFIG.format(rows=rows, concurrency=CONCURRENCY, **values))
+
+    def build(self, name: str, until: StageAt) -> RunFolder:
+        """A run that is done up to a stage, without any engine."""
+        config = load_config(self.config, name=name)
+        return build_run(self.root, until=until, config=config, **gather_ingredients(config))
+
+    def folder(self, name: str) -> RunFolder:
+        return RunFolder(RunRef(str(self.root), name))
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", *words]
+
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+
+    def tapir(self, *words: str, code: int = 0) -> str:
+        done = subprocess.run(
+            self.command(*words), cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def up(self) -> None:
+        self.tapir("up", "--port", str(self.port), "--root", str(self.root))
+
+    def down(self) -> None:
+        self.tapir("down", "--root", str(self.root))
+
+    def ask(self, path: str, body: object = None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", content)
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+    def start(self, name: str, until: str = "", deployment: str = "distill") -> str:
+        """Press *Run*; gives the flow run's id."""
+        found = self.ask(f"/deployments/name/{deployment}/{deployment}")
+        parameters = {"run": name, "config_file": str(self.config), "until": until}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        made = self.ask(f"/deployments/{found['id']}/create_flow_run", body)
+        return str(made["id"])
+
+    def press(self, flow_run: str, button: str) -> None:
+        """Press a button of a flow run, with what the UI sends."""
+        limit = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 300))
+        details = {"pause_timeout": limit, "pause_reschedule": True}
+        states = {
+            "suspend": {"type": "PAUSED", "name": "Suspended", "state_details": details},
+            "cancel": {"type": "CANCELLING", "name": "Cancelling"},
+            "retry": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"},
+        }
+        if button == "resume":
+            answer = self.ask(f"/flow_runs/{flow_run}/resume", {})
+        else:
+            answer = self.ask(f"/flow_runs/{flow_run}/set_state", {"state": states[button], "force": button == "retry"})
+        assert answer["status"] == "ACCEPT", answer
+
+    def state(self, flow_run: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.ask(f"/flow_runs/{flow_run}")["state"]
+        return state
+
+    def wait_for_state(self, flow_run: str, *names: str) -> dict[str, Any]:
+        wait_until(lambda: self.state(flow_run)["name"] in names, lambda: f"{self.state(flow_run)}")
+        return self.state(flow_run)
+
+    def task_runs(self, flow_run: str) -> Counter[str]:
+        """How many task runs of a flow run are in each state, by name of stage and state."""
+        found = self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+        return Counter(f"{each['name'].split()[0]} {each['state_name']}" for each in found)
+
+    def asked(self) -> list[str]:
+        """Digest of each request that the stand-in has answered."""
+        if not self.log.exists():
+            return []
+        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [line["sha256"] for line in lines if line["status"] == 200]
+
+    def process_of(self, flow_run: str) -> psutil.Process:
+        """The process that works on a flow run."""
+        for each in self.family():
+            try:
+                if each.environ().get("PREFECT__FLOW_RUN_ID") == flow_run:
+                    return each
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        raise AssertionError(f"no process works on {flow_run}")
+
+    def family(self) -> list[psutil.Process]:
+        caretaker = self.caretaker()
+        return [caretaker, *caretaker.children(recursive=True)]
+
+    def caretaker(self) -> psutil.Process:
+        return psutil.Process(json.loads((self.root / ".tapir/server.json").read_text())["pid"])
+
+    def server(self) -> psutil.Process:
+        return next(each for each in self.family() if each.cmdline()[3:5] == ["server", "start"])
+
+    def worker(self) -> psutil.Process:
+        words = ["worker", "start", "--pool", "tapir-cpu"]
+        return next(each for each in self.family() if each.cmdline()[3:7] == words)
+
+    def keep_server_away(self, seconds: float) -> None:
+        """Kill the server; its caretaker starts it again only after so long."""
+        caretaker, server = self.caretaker(), self.server()
+        caretaker.send_signal(signal.SIGSTOP)
+        try:
+            server.kill()
+            time.sleep(seconds)
+        finally:
+            caretaker.send_signal(signal.SIGCONT)
+
+
+def wait_until(condition: Callable[[], bool], told: Callable[[], str] = lambda: "it never came") -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.1)
+
+
+def _make_backbone(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
