@@ -16,8 +16,9 @@ from pydantic import Field
 from flows.commands.prefect_process import TAG
 from flows.driver import worker_root
 from flows.project_flow import project_flow
+from flows.remedies import GO_ON
 from flows.suspension import heed_suspension
-from tapir_core.errors import TapirError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.sentences import next_sentence
 from tapir_core.reporting.summary import summarise
@@ -51,7 +52,8 @@ def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
                     return Completed(message=function(run, *args, **kwargs))
             except TapirError as error:
                 get_run_logger().error("%s", error)
-                return Failed(message=str(error))
+                # A wrong value stays wrong: it is refused in the words of the command line.
+                return Failed(message=str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}")
 
         return project_flow(name, run_name="{run}")(body)
 

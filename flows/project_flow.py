@@ -1,4 +1,4 @@
-"""The project's own Prefect flow: JSON results, names that read, interrupts that end all threads."""
+"""The project's own Prefect flow: JSON results, names that read, prompt interrupts, states that say how to go on."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,6 +7,8 @@ from typing import Any
 from prefect import flow
 
 from flows.interrupts import prompt_interrupts
+from flows.remedies import tell_remedy
+from flows.server_away import outlast_server
 from flows.until import Reached
 
 __all__ = ["project_flow"]
@@ -21,6 +23,7 @@ def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], 
     def wrap(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
+            outlast_server()
             with prompt_interrupts():
                 try:
                     return function(*args, **kwargs)
@@ -33,6 +36,8 @@ def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], 
             persist_result=True,
             result_serializer="json",
             validate_parameters=False,
+            on_failure=[tell_remedy],
+            on_crashed=[tell_remedy],
         )(body)
 
     return wrap

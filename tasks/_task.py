@@ -16,9 +16,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
+from tapir_core.errors import Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
-from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, StageStopped, Worked
+from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
 from tasks.runtime import current
 
 __all__ = ["project_task", "shard_task", "stage_task"]
@@ -43,7 +44,7 @@ def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...
         def body(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
-            except StageStopped as stopped:
+            except Stopped as stopped:
                 return Cancelled(message=str(stopped))
 
         return settings(body)
@@ -99,7 +100,7 @@ def shard_task(
                 piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
             )
             if "stopped" in outcome.missing:
-                raise StageStopped(f"{worked.rows.height} rows are done and stored; the next start asks for the rest")
+                raise Stopped(f"{worked.rows.height} rows are done and stored; the next start asks for the rest")
             if outcome.missing:
                 raise ShardIncomplete(at, outcome)
             current(run).progress.shard_done(at)

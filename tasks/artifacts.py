@@ -4,9 +4,12 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from httpx import HTTPError
+from prefect import get_run_logger
 from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
@@ -23,7 +26,15 @@ from tapir_core.reporting.tables import Table, mfd_table, scores_table, shares_t
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
-__all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run", "publish_sweep"]
+__all__ = [
+    "artifact_key",
+    "make_artifact",
+    "publish_judge",
+    "publish_missing",
+    "publish_round",
+    "publish_run",
+    "publish_sweep",
+]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 
@@ -52,7 +63,8 @@ def publish_run(ref: RunRef) -> str:
     run = RunFolder(ref)
     report = write_report(run)
     if FlowRunContext.get() is not None:
-        create_markdown_artifact(run_card(summarise(run)), artifact_key(ref.name, "card"), f"Run {ref.name}")
+        key = artifact_key(ref.name, "card")
+        make_artifact(create_markdown_artifact, run_card(summarise(run)), key, f"Run {ref.name}")
     return report
 
 
@@ -78,7 +90,7 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
 def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
     key = artifact_key(curriculum, "backbones")
-    create_markdown_artifact(comparison_card(comparison, report), key, f"Backbones of {curriculum}")
+    make_artifact(create_markdown_artifact, comparison_card(comparison, report), key, f"Backbones of {curriculum}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -90,7 +102,16 @@ def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:
     for name, table in tables.items():
         if table.rows:
             key = artifact_key(ref.name, "round", str(number), name)
-            create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+            description = " ".join(filter(None, (f"{table.title}.", table.note)))
+            make_artifact(create_table_artifact, _records(table), key, description)
+
+
+def make_artifact(create: Callable[..., object], content: object, key: str, description: str) -> None:
+    """Make an artifact, or say in the log that the server did not take it: it is a copy, and the run goes on."""
+    try:
+        create(content, key, description)
+    except HTTPError as error:
+        get_run_logger().warning("artifact %s is not in the UI, but in the run folder: %s", key, error)
 
 
 def _records(table: Table) -> list[dict[str, str]]:

@@ -6,10 +6,10 @@ from typing import Any
 import polars as pl
 
 from tapir_core.data.dataset import Part
-from tapir_core.errors import IncompleteBatch, TapirError
+from tapir_core.errors import IncompleteBatch
 from tapir_core.stages import StageAt
 
-__all__ = ["Piece", "Sample", "ShardIncomplete", "ShardOutcome", "StageStopped", "Worked"]
+__all__ = ["Piece", "Sample", "ShardIncomplete", "ShardOutcome", "Worked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,6 @@ class ShardOutcome:
     failed: dict[str, int] = field(default_factory=dict)
     asked: int = 0
     samples: tuple[Sample, ...] = ()
-
-
-class StageStopped(TapirError):
-    """Raised when the run was told to stop before a stage or shard was done; what was received is stored."""
 
 
 class ShardIncomplete(IncompleteBatch):

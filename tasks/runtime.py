@@ -13,7 +13,7 @@ from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, 
 from tapir_core.calls.prices import Price, price_of
 from tapir_core.calls.store.address import store_url
 from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
-from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
+from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -25,7 +25,6 @@ from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
-from tasks.outcomes import StageStopped
 from tasks.progress import Progress
 
 __all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "stop_all"]
@@ -98,10 +97,10 @@ class Runtime:
         """Called by work that takes long, where it can be left.
 
         Raises:
-            StageStopped: the run was told to stop.
+            Stopped: the run was told to stop.
         """
         if self._stopping.is_set():
-            raise StageStopped(f"{at} was stopped before it was done; it goes on from what it has saved")
+            raise Stopped(f"{at} was stopped before it was done; it goes on from what it has saved")
 
     def abort(self) -> None:
         """End what others wait for, from any thread; `close` still has to follow."""

@@ -1,4 +1,4 @@
-"""`tapir up` in a folder of its own, deployed runs on it that need no engine, and the buttons of the UI as its API has them."""
+"""`tapir up` in a folder of its own, deployed runs on it that need no engine, and the buttons of its UI."""
 
 import json
 import os
