@@ -37,15 +37,17 @@ from tapir_core.reporting.sentences import gain_sentence, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
-from tapir_core.text import digest
 from tasks.artifacts import publish_sweep
 
-__all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form"]
+__all__ = ["distil_child", "distill_from_form", "retry_judge_from_form", "sweep_from_form"]
 
 PRESETS = Path("configs")
 
 _ASK_AGAIN_SECONDS = 20.0
 """Between two looks at whether a run that waits for the machine was suspended."""
+
+_FORGOTTEN_SECONDS = 120.0
+"""For so long a flow run that was killed still has the machine."""
 
 
 def _presets() -> dict[str, list[str]]:
@@ -66,7 +68,8 @@ def _whole_machine() -> Iterator[None]:
     with ExitStack() as held:
         while True:
             with suppress(TimeoutError):
-                held.enter_context(concurrency(name, timeout_seconds=_ASK_AGAIN_SECONDS))
+                seconds = _ASK_AGAIN_SECONDS
+                held.enter_context(concurrency(name, timeout_seconds=seconds, lease_duration=_FORGOTTEN_SECONDS))
                 break
             leave_if_suspended()
         yield
@@ -178,18 +181,10 @@ def sweep_from_form(
 def _distil_apart(run: RunFolder) -> None:
     """Distil in a flow run of its own below the sweep's, once the machine is free."""
     with _whole_machine(), tags(TAG, f"run-{run.ref.name}"):
-        child_flow(run.ref.name)(run.ref)
+        distil_child(run.ref)
 
 
-def child_flow(name: str) -> Any:
-    """*distill* as a child of a sweep, one for each run.
-
-    Prefect knows a child flow by its function's name and its place among equals, and a retried sweep has fewer of
-    them: under one name it would take another backbone's finished child for this one's.
-    """
-
-    def distil(ref: RunRef) -> Any:
-        return distill.fn(ref)
-
-    distil.__qualname__ = f"distil_{digest(name)}"
-    return project_flow("distill", run_name="{ref.name}")(distil)
+@project_flow("distill", run_name="{ref.name}", child=True)
+def distil_child(ref: RunRef) -> Any:
+    """*distill* as a child of a sweep."""
+    return distill.fn(ref)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
+from uuid import uuid4
 
 from prefect import flow
 
@@ -14,10 +15,15 @@ from flows.until import Reached
 __all__ = ["project_flow"]
 
 
-def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], Any]:
+_THIS_START = uuid4().hex
+
+
+def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Prefect's flow with this project's settings. Parameters are checked by the configuration, not by Prefect.
 
-    A flow that reaches the stage it was to go to is complete, and says so under ``stopped`` in what it returns.
+    A flow that reaches the stage it was to go to is complete, and says so under ``stopped`` in what it returns. A
+    ``child`` is begun anew with each start of its parent: what of it is done, the run folder knows, and Prefect would
+    give back what an earlier child returned, also when stages of it are to be redone.
     """
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -30,6 +36,9 @@ def project_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], 
                 except Reached as reached:
                     return {"stopped": str(reached)}
 
+        if child:
+            # By this and by its place among equals Prefect finds the child of an earlier start.
+            body.__qualname__ = f"{function.__qualname__}_{_THIS_START}"
         return flow(
             name=name,
             flow_run_name=run_name,

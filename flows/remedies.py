@@ -10,7 +10,6 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import FailedRun
 
 __all__ = ["GO_ON", "tell_remedy"]
 
@@ -21,7 +20,7 @@ GO_ON = (
 
 def tell_remedy(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     """Add the way on to the state of a flow run that crashed, or failed by what the flow has not told itself."""
-    told = state.is_failed() and isinstance(state.result(raise_on_failure=False), FailedRun)
+    told = state.is_failed() and not isinstance(state.result(raise_on_failure=False), BaseException)
     if told or flow_run.parent_task_run_id is not None:
         return
     # Without a deployment there is nothing to retry: a process of ours has started it, with this command.

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from datetime import UTC
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
+from prefect.states import Cancelled
 
 from tasks.runtime import abort_all, stop_all
 
@@ -53,14 +53,13 @@ def leave_if_suspended() -> None:
 
 
 def wait_for_tasks() -> None:
-    """Called when `Pause` leaves a flow: wait for its tasks at work, and suspend a child flow run with its parent."""
+    """Called when `Pause` leaves a flow: wait for its tasks at work, and end a child flow run with its parent."""
     context = _context()
     context.task_runner.cancel_all()  # type: ignore[attr-defined]  # a ThreadPoolTaskRunner; it lets running tasks end
     if context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
-        message = "Suspended with the flow run that it is part of; goes on when that one is resumed."
+        message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on in a new one."
         with get_client(sync_client=True) as client:
-            state = State(type=StateType.PAUSED, name=SUSPENDED, message=message)
-            client.set_flow_run_state(context.flow_run.id, state, force=True)
+            client.set_flow_run_state(context.flow_run.id, Cancelled(message=message), force=True)
 
 
 def _stop_when_asked(context: FlowRunContext, ended: threading.Event) -> None:

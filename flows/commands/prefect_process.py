@@ -69,6 +69,8 @@ def server_environment(root: str, address: str) -> dict[str, str]:
     settings = own_settings(root)
     # Prefect makes its home, but not the folders above it.
     Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
+    settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
     return {**keyless_environment(), **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 

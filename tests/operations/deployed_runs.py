@@ -32,7 +32,7 @@ root = "{root}"
 rounds = 1
 [data.pool]
 type = "standin"
-rows = {rows}
+rows = 120
 [data.heldout]
 type = "standin"
 dev = 20
@@ -66,22 +66,19 @@ class System:
     def __init__(self, folder: Path, address: str, log: Path) -> None:
         self.root, self.home, self.log = folder / "runs", folder / "home", log
         self.config = folder / "example.toml"
-        self._address, self._backbone = address, folder / "backbone"
+        self._backbone = folder / "backbone"
         self.home.mkdir()
         _make_backbone(self._backbone)
-        self.write_config()
+        endpoint = f'type = "openai"\nbase_url = "{address}"\nidentity = "outside-1"\napi_key_env = ""'
+        values = {"root": self.root, "backbone": self._backbone, "address": address, "endpoint": endpoint}
+        self.config.write_text(CONFIG.format(concurrency=CONCURRENCY, **values))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
 
-    def write_config(self, rows: int = 120) -> None:
-        endpoint = f'type = "openai"\nbase_url = "{self._address}"\nidentity = "outside-1"\napi_key_env = ""'
-        values = {"root": self.root, "backbone": self._backbone, "address": self._address, "endpoint": endpoint}
-        self.config.write_text(CONFIG.format(rows=rows, concurrency=CONCURRENCY, **values))
-
-    def build(self, name: str, until: StageAt) -> RunFolder:
+    def build(self, name: str, until: StageAt, *, seed: int) -> RunFolder:
         """A run that is done up to a stage, without any engine."""
-        config = load_config(self.config, name=name)
+        config = load_config(self.config, [f"run.seed={seed}"], name)
         return build_run(self.root, until=until, config=config, **gather_ingredients(config))
 
     def folder(self, name: str) -> RunFolder:
@@ -113,10 +110,15 @@ class System:
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
-    def start(self, name: str, until: str = "", deployment: str = "distill") -> str:
-        """Press *Run*; gives the flow run's id."""
-        found = self.ask(f"/deployments/name/{deployment}/{deployment}")
-        parameters = {"run": name, "config_file": str(self.config), "until": until}
+    def arguments(self, name: str, *, until: str, seed: int) -> list[str]:
+        """What `tapir run` is given for what `start` starts. Another seed has another pool, and asks anew."""
+        return [str(self.config), "--name", name, "--until", until, "--set", f"run.seed={seed}"]
+
+    def start(self, name: str, *, until: str, seed: int) -> str:
+        """Press *Run* of *distill*; gives the flow run's id."""
+        found = self.ask("/deployments/name/distill/distill")
+        overrides = [f"run.seed={seed}"]
+        parameters = {"run": name, "config_file": str(self.config), "until": until, "overrides": overrides}
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         made = self.ask(f"/deployments/{found['id']}/create_flow_run", body)
         return str(made["id"])
@@ -131,9 +133,12 @@ class System:
             "retry": {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"},
         }
         if button == "resume":
-            answer = self.ask(f"/flow_runs/{flow_run}/resume", {})
+            assert self.ask(f"/flow_runs/{flow_run}/resume", {})["status"] == "ACCEPT"
         else:
-            answer = self.ask(f"/flow_runs/{flow_run}/set_state", {"state": states[button], "force": button == "retry"})
+            self.set_state(flow_run, states[button])
+
+    def set_state(self, flow_run: str, state: dict[str, Any]) -> None:
+        answer = self.ask(f"/flow_runs/{flow_run}/set_state", {"state": state})
         assert answer["status"] == "ACCEPT", answer
 
     def state(self, flow_run: str) -> dict[str, Any]:
@@ -148,6 +153,21 @@ class System:
         """How many task runs of a flow run are in each state, by name of stage and state."""
         found = self.ask("/task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
         return Counter(f"{each['name'].split()[0]} {each['state_name']}" for each in found)
+
+    def find_flow_runs(self, name: str) -> list[str]:
+        """Ids of the flow runs of a name."""
+        found = self.ask("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        return [str(each["id"]) for each in found]
+
+    def flow_runs(self, name: str) -> list[str]:
+        """The state of each flow run of a name."""
+        found = self.ask("/flow_runs/filter", {"flow_runs": {"name": {"any_": [name]}}})
+        return [str(each["state_name"]) for each in found]
+
+    def artifacts(self, prefix: str) -> list[str]:
+        """Keys of the artifacts that begin so."""
+        found = self.ask("/artifacts/filter", {"artifacts": {"key": {"like_": f"{prefix}%"}}})
+        return [str(each["key"]) for each in found]
 
     def asked(self) -> list[str]:
         """Digest of each request that the stand-in has answered."""
