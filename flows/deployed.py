@@ -33,7 +33,7 @@ from tapir_core.estimate.run import save_estimate
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.paths import BACKBONES
 from tapir_core.reporting.compare_report import write_sweep_report
-from tapir_core.reporting.sentences import gain_sentence, state_sentence
+from tapir_core.reporting.sentences import gain_sentence, report_path, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
@@ -43,7 +43,7 @@ __all__ = ["distil_child", "distill_from_form", "retry_judge_from_form", "sweep_
 
 PRESETS = Path("configs")
 
-_ASK_AGAIN_SECONDS = 20.0
+_ASK_AGAIN_SECONDS = 30.0
 """Between two looks at whether a run that waits for the machine was suspended."""
 
 _FORGOTTEN_SECONDS = 120.0
@@ -115,7 +115,8 @@ def distill_from_form(
             with _whole_machine():
                 distill.fn(opened.ref, last)
         summary = summarise(opened)
-    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary))))
+    shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
+    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))
 
 
 @deployed_flow("retry-judge")

@@ -9,7 +9,8 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,9 @@ class System:
         return [sys.executable, "-m", "flows.cli", *words]
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        """A worker that looks for work often; every start of a flow run would wait 10 seconds otherwise."""
+        values = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        return {**values, "PREFECT_WORKER_QUERY_SECONDS": "2"}
 
     def tapir(self, *words: str, code: int = 0) -> str:
         done = subprocess.run(
@@ -99,6 +102,8 @@ class System:
 
     def up(self) -> None:
         self.tapir("up", "--port", str(self.port), "--root", str(self.root))
+        # Room for several runs: after a kill the next one would wait two minutes for the machine.
+        self.ask("/v2/concurrency_limits/", {"name": f"distill-on-{socket.gethostname()}", "limit": 9})
 
     def down(self) -> None:
         self.tapir("down", "--root", str(self.root))
@@ -114,11 +119,11 @@ class System:
         """What `tapir run` is given for what `start` starts. Another seed has another pool, and asks anew."""
         return [str(self.config), "--name", name, "--until", until, "--set", f"run.seed={seed}"]
 
-    def start(self, name: str, *, until: str, seed: int) -> str:
+    def start(self, name: str, *, until: str, seed: int, overrides: Sequence[str] = ()) -> str:
         """Press *Run* of *distill*; gives the flow run's id."""
         found = self.ask("/deployments/name/distill/distill")
-        overrides = [f"run.seed={seed}"]
-        parameters = {"run": name, "config_file": str(self.config), "until": until, "overrides": overrides}
+        settings = [f"run.seed={seed}", *overrides]
+        parameters = {"run": name, "config_file": str(self.config), "until": until, "overrides": settings}
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         made = self.ask(f"/deployments/{found['id']}/create_flow_run", body)
         return str(made["id"])
@@ -179,12 +184,16 @@ class System:
     def process_of(self, flow_run: str) -> psutil.Process:
         """The process that works on a flow run."""
         for each in self.family():
-            try:
+            with suppress(psutil.NoSuchProcess):
                 if each.environ().get("PREFECT__FLOW_RUN_ID") == flow_run:
                     return each
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
         raise AssertionError(f"no process works on {flow_run}")
+
+    def started_by(self, flow_run: str) -> list[psutil.Process]:
+        """What the process of a flow run has started; nothing before it works."""
+        with suppress(psutil.NoSuchProcess, AssertionError):
+            return self.process_of(flow_run).children(recursive=True)
+        return []
 
     def family(self) -> list[psutil.Process]:
         caretaker = self.caretaker()

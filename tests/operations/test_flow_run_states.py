@@ -127,6 +127,21 @@ def test_a_cancelled_run_ends_at_once_and_retry_asks_only_for_the_rest(system: S
     assert calls.twice() <= CONCURRENCY, "only what was in flight"
 
 
+def test_a_cancelled_run_takes_its_children_along(system: System) -> None:
+    own = 'teacher.endpoint={ type = "standin", latency_ms = 300 }'
+    flow_run = system.start("children", until="mix@0", seed=10, overrides=[own])
+    wait_until(lambda: system.started_by(flow_run) != [])
+    family = [system.process_of(flow_run), *system.started_by(flow_run)]
+    assert any("standin" in " ".join(each.cmdline()) for each in family)
+    began = time.monotonic()
+    system.press(flow_run, "cancel")
+    assert psutil.wait_procs(family, timeout=60)[1] == []
+    took = time.monotonic() - began
+    assert took < CHILDREN_SECONDS
+    assert system.wait_for_state(flow_run, "Cancelled")
+    print(f"cancelled, children gone {took:.1f} s after the button")
+
+
 def test_a_killed_run_is_crashed_and_retry_goes_on_at_another_process(system: System, calls: Calls) -> None:
     flow_run = system.start("killed", until="mix@0", seed=4)
     calls.wait_for(50)
