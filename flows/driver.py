@@ -31,7 +31,7 @@ __all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "run_l
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 
-_ASK_AGAIN_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.5
 
 
 def worker_root() -> str:
@@ -103,23 +103,25 @@ def run_lease(config: RunConfig) -> RunLease:
 @contextmanager
 def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
     """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
-    while not _take(lease, say):
-        time.sleep(_ASK_AGAIN_SECONDS)
+    if (busy := _take(lease)) is not None:
+        say(f"waiting for an earlier process of this flow run: {busy}")
+        while _take(lease) is not None:
+            time.sleep(_ASK_AGAIN_SECONDS)
     try:
         yield lease
     finally:
         lease.release()
 
 
-def _take(lease: RunLease, say: Say) -> bool:
+def _take(lease: RunLease) -> RunBusy | None:
+    """Take a lease; nothing, or why it has to be waited for."""
     try:
         lease.acquire()
     except RunBusy as busy:
         if busy.flow_run is None or busy.flow_run != _own_flow_run():
             raise
-        say(f"waiting for an earlier process of this flow run: {busy}")
-        return False
-    return True
+        return busy
+    return None
 
 
 def _own_flow_run() -> str | None:
