@@ -22,8 +22,7 @@ __all__ = ["GRACE_SECONDS", "heed_suspension", "leave_if_suspended", "wait_for_t
 GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
 
-SUSPENDED = "Suspended"
-
+_SUSPENDED = "Suspended"
 _LOOK_SECONDS = 0.5
 
 
@@ -76,7 +75,7 @@ def _say_suspended(context: FlowRunContext, done: str) -> None:
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(context.flow_run.id).state
         # Resumed meanwhile: what it says now is true.
-        if state is None or state.name != SUSPENDED:
+        if state is None or state.name != _SUSPENDED:
             return
         until = state.state_details.pause_timeout
         limit = (

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from flows.commands.prefect_process import is_healthy
 from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
@@ -218,6 +219,7 @@ class System:
             time.sleep(seconds)
         finally:
             caretaker.send_signal(signal.SIGCONT)
+        wait_until(lambda: is_healthy(f"http://127.0.0.1:{self.port}/api"), lambda: "the server did not come back")
 
 
 def wait_until(condition: Callable[[], bool], told: Callable[[], str] = lambda: "it never came") -> None:
