@@ -11,7 +11,14 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.states import Cancelled, Running
 
-from flows.commands.automations import CANCELLED, ZOMBIES, cancelled_automation, install_automation, zombie_automation
+from flows.commands.automations import (
+    CANCELLED,
+    ZOMBIES,
+    automations,
+    cancelled_automation,
+    install_automation,
+    zombie_automation,
+)
 from flows.commands.prefect_process import TAG
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -30,6 +37,14 @@ def test_it_is_held_once_changed_when_it_has_to_and_stays_paused() -> None:
         (still,) = client.read_automations_by_name(ZOMBIES)
         assert (still.id, still.enabled) == (held.id, False)
         client.delete_automation(held.id)
+
+
+def test_all_of_them_are_held_after_the_first_time_and_made_only_then() -> None:
+    with get_client(sync_client=True) as client:
+        assert [install_automation(client, each) for each in automations()] == [True, True]
+        assert [install_automation(client, each) for each in automations()] == [False, False]
+        for each in automations():
+            client.delete_automation(client.read_automations_by_name(each.name)[0].id)
 
 
 def start(client: Any, *tags: str) -> UUID:
