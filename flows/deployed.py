@@ -43,7 +43,7 @@ __all__ = ["distil_child", "distill_from_form", "retry_judge_from_form", "sweep_
 
 PRESETS = Path("configs")
 
-_ASK_AGAIN_SECONDS = 30.0
+_ASK_AGAIN_SECONDS = 60.0
 """Between two looks at whether a run that waits for the machine was suspended."""
 
 _FORGOTTEN_SECONDS = 120.0
