@@ -7,7 +7,7 @@ the worker's (``TAPIR_ROOT``), never typed; presets are the files of `configs/` 
 import json
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,22 +26,28 @@ from flows.forms import MAX_ROUNDS, Overrides, RunName, deployed_flow, shown, ta
 from flows.project_flow import project_flow
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
+from flows.suspension import heed_suspension, leave_if_suspended
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.paths import BACKBONES
 from tapir_core.reporting.compare_report import write_sweep_report
-from tapir_core.reporting.sentences import gain_sentence, state_sentence
+from tapir_core.reporting.sentences import gain_sentence, report_path, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
-from tapir_core.text import digest
 from tasks.artifacts import publish_sweep
 
-__all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_from_form", "whole_machine"]
+__all__ = ["distil_child", "distill_from_form", "retry_judge_from_form", "sweep_from_form", "whole_machine"]
 
 PRESETS = Path("configs")
+
+_ASK_AGAIN_SECONDS = 60.0
+"""Between two looks at whether a run that waits for the machine was suspended."""
+
+_FORGOTTEN_SECONDS = 120.0
+"""For so long a flow run that was killed still has the machine."""
 
 
 def _presets() -> dict[str, list[str]]:
@@ -59,7 +65,13 @@ def whole_machine() -> Iterator[None]:
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
     get_run_logger().info("taking the machine (concurrency limit %s); another run may have to end first", name)
-    with concurrency(name):
+    with ExitStack() as held:
+        while True:
+            with suppress(TimeoutError):
+                seconds = _ASK_AGAIN_SECONDS
+                held.enter_context(concurrency(name, timeout_seconds=seconds, lease_duration=_FORGOTTEN_SECONDS))
+                break
+            leave_if_suspended()
         yield
 
 
@@ -103,7 +115,8 @@ def distill_from_form(
             with whole_machine():
                 distill.fn(opened.ref, last)
         summary = summarise(opened)
-    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary))))
+    shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
+    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))
 
 
 @deployed_flow("retry-judge")
@@ -154,7 +167,8 @@ def sweep_from_form(
         root = f"run.root={json.dumps(worker_root())}"
         sweep = open_sweep(backbones, config_file or None, [root, *overrides])
         tag_flow_run(f"sweep-{sweep.curriculum.name}")
-        swept = run_sweep(sweep, _distil_apart, say=log.info)
+        with heed_suspension(lambda: "Backbones that are done stay done."):
+            swept = run_sweep(sweep, _distil_apart, say=log.info)
         written = write_sweep_report(sweep.curriculum, swept)
     except TapirError as error:
         log.error("%s", error)
@@ -168,18 +182,10 @@ def sweep_from_form(
 def _distil_apart(run: RunFolder) -> None:
     """Distil in a flow run of its own below the sweep's, once the machine is free."""
     with whole_machine(), tags(TAG, f"run-{run.ref.name}"):
-        child_flow(run.ref.name)(run.ref)
+        distil_child(run.ref)
 
 
-def child_flow(name: str) -> Any:
-    """*distill* as a child of a sweep, one for each run.
-
-    Prefect knows a child flow by its function's name and its place among equals, and a retried sweep has fewer of
-    them: under one name it would take another backbone's finished child for this one's.
-    """
-
-    def distil(ref: RunRef) -> Any:
-        return distill.fn(ref)
-
-    distil.__qualname__ = f"distil_{digest(name)}"
-    return project_flow("distill", run_name="{ref.name}")(distil)
+@project_flow("distill", run_name="{ref.name}", child=True)
+def distil_child(ref: RunRef) -> Any:
+    """*distill* as a child of a sweep."""
+    return distill.fn(ref)

@@ -5,6 +5,7 @@ deployments begin here alike, so that both refuse the same things in the same wo
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from tapir_core.calls.store.address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
-from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.paths import ROOT_VARIABLE
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef, open_run
@@ -29,6 +30,8 @@ __all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "run_l
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
+
+_ASK_AGAIN_SECONDS = 0.5
 
 
 def worker_root() -> str:
@@ -67,7 +70,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
     """
     # A root that cannot be reached is said before a backbone is converted or fetched.
     Storage(config.run.root).exists("")
-    with run_lease(config) as lease:
+    with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
         run = open_run(config, gather_ingredients(config), amend=amend)
         try:
@@ -94,7 +97,39 @@ def run_lease(config: RunConfig) -> RunLease:
     """The right to drive the run, under the name that all its drivers know: its place."""
     root = config.run.root
     place = root.rstrip("/") if "://" in root else Path(root).absolute()
-    return RunLease(store_url(config), f"{place}/{config.run.name}")
+    return RunLease(store_url(config), f"{place}/{config.run.name}", flow_run=_own_flow_run())
+
+
+@contextmanager
+def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
+    """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
+    if (busy := _take(lease)) is not None:
+        say(f"waiting for an earlier process of this flow run: {busy}")
+        while _take(lease) is not None:
+            time.sleep(_ASK_AGAIN_SECONDS)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def _take(lease: RunLease) -> RunBusy | None:
+    """Take a lease; nothing, or why it has to be waited for."""
+    try:
+        lease.acquire()
+    except RunBusy as busy:
+        if busy.flow_run is None or busy.flow_run != _own_flow_run():
+            raise
+        return busy
+    return None
+
+
+def _own_flow_run() -> str | None:
+    """Where the UI shows the flow run of a deployment that this process was started for."""
+    flow_run = os.environ.get("PREFECT__FLOW_RUN_ID")
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    shown_at = os.environ.get("PREFECT_UI_URL", api.removesuffix("/api"))
+    return f"{shown_at}/runs/flow-run/{flow_run}" if flow_run else None
 
 
 def is_done(run: RunFolder, until: str | None) -> bool:

@@ -14,8 +14,15 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.commands.prefect_process import TAG
+from flows.driver import worker_root
 from flows.project_flow import project_flow
-from tapir_core.errors import TapirError
+from flows.remedies import GO_ON
+from flows.suspension import heed_suspension
+from tapir_core.errors import ConfigError, TapirError
+from tapir_core.paths import RUN_RECORD
+from tapir_core.reporting.sentences import next_sentence
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder, RunRef
 
 __all__ = ["MAX_ROUNDS", "Overrides", "RunName", "deployed_flow", "shown", "tag_flow_run"]
 
@@ -41,15 +48,21 @@ def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
         def body(run: str, *args: Any, **kwargs: Any) -> Any:
             tag_flow_run(f"run-{run}")
             try:
-                with tags(TAG, f"run-{run}"):
+                with tags(TAG, f"run-{run}"), heed_suspension(lambda: _progress_of(run)):
                     return Completed(message=function(run, *args, **kwargs))
             except TapirError as error:
                 get_run_logger().error("%s", error)
-                return Failed(message=str(error))
+                # A wrong value stays wrong: it is refused in the words of the command line.
+                return Failed(message=str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}")
 
         return project_flow(name, run_name="{run}")(body)
 
     return wrap
+
+
+def _progress_of(name: str) -> str:
+    run = RunFolder(RunRef(worker_root(), name))
+    return next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
 def tag_flow_run(tag: str) -> None:

@@ -6,6 +6,9 @@ Signals are left to Prefect: it asks whether the handler of SIGTERM is its own b
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from prefect.exceptions import Pause
+
+from flows.suspension import wait_for_tasks
 from tasks.runtime import abort_all
 
 __all__ = ["prompt_interrupts"]
@@ -15,10 +18,14 @@ __all__ = ["prompt_interrupts"]
 def prompt_interrupts() -> Iterator[None]:
     """End the work of every thread when the block is interrupted; every flow needs it, or it waits for its tasks.
 
-    Calls in flight are given up, what was received is committed, a student server that starts is ended.
+    Calls in flight are given up, what was received is committed, a student server that starts is ended. A flow that is
+    suspended is in no such hurry.
     """
     try:
         yield
+    except Pause:
+        wait_for_tasks()
+        raise
     except BaseException as raised:
         # KeyboardInterrupt, or what Prefect raises for SIGTERM; an error of the work itself is no interrupt.
         if not isinstance(raised, Exception):

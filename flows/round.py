@@ -21,7 +21,7 @@ from tasks.train import train
 __all__ = ["round_flow"]
 
 
-@project_flow("round", run_name="round-{number}")
+@project_flow("round", run_name="round-{number}", child=True)
 def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     """From S_{r−1} to S_r; returns how many seeds and examples it had, and why the run stops here if it does."""
     run = RunFolder(ref)

@@ -8,6 +8,7 @@ The tree::
     ├── MissingPrerequisite   exit 1   something that must be there is not: environment, key, server, package
     ├── EngineError           exit 1   the student server or the trainer failed
     ├── RunBusy               exit 1   another driver holds this run
+    ├── Stopped               exit 1   the run was suspended or cancelled before this was done
     ├── IncompleteBatch       exit 4   some outcomes are still retryable; the same command goes on
     │   └── TooMuchMissing    exit 4   more rows are missing than a stage accepts
     └── BudgetReached         exit 3   the spending cap is reached; nothing more is sent
@@ -26,6 +27,7 @@ __all__ = [
     "MissingPrerequisite",
     "RunBusy",
     "RunChanged",
+    "Stopped",
     "TapirError",
     "TooMuchMissing",
 ]
@@ -66,7 +68,15 @@ class EngineError(TapirError):
 
 
 class RunBusy(TapirError):
-    """Raised when another driver holds the lease of a run."""
+    """Raised when another driver holds the lease of a run; ``flow_run`` is its address in the UI, if it has one."""
+
+    def __init__(self, message: str, *, flow_run: str | None = None) -> None:
+        super().__init__(message)
+        self.flow_run = flow_run
+
+
+class Stopped(TapirError):
+    """Raised where work was left because the run was suspended or cancelled; what was received is stored."""
 
 
 class IncompleteBatch(TapirError):

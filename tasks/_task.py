@@ -7,13 +7,16 @@ evidence that a stage is done, so a kill between the two serves nothing stale an
 
 import time
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import polars as pl
 from prefect import task as prefect_task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
+from tapir_core.errors import Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
@@ -26,8 +29,8 @@ Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 
 
 def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Prefect's task with this project's settings."""
-    return prefect_task(
+    """Prefect's task with this project's settings. One that is told to stop ends as cancelled, which is no failure."""
+    settings = prefect_task(
         name=name,
         task_run_name=run_name or name,
         tags=[f"stage-{name}", *tags],
@@ -35,6 +38,18 @@ def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...
         persist_result=True,
         result_serializer="json",
     )
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        @wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except Stopped as stopped:
+                return Cancelled(message=str(stopped))
+
+        return settings(body)
+
+    return wrap
 
 
 def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
@@ -84,6 +99,8 @@ def shard_task(
             outcome = ShardOutcome(
                 piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
             )
+            if "stopped" in outcome.missing:
+                raise Stopped(f"{worked.rows.height} rows are done and stored; the next start asks for the rest")
             if outcome.missing:
                 raise ShardIncomplete(at, outcome)
             current(run).progress.shard_done(at)

@@ -4,10 +4,12 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from httpx import HTTPError
+from prefect import get_run_logger
 from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
@@ -37,6 +39,7 @@ from tasks.outcomes import ShardIncomplete
 
 __all__ = [
     "artifact_key",
+    "make_artifact",
     "publish_judge",
     "publish_missing",
     "publish_round",
@@ -84,7 +87,7 @@ def publish_run(ref: RunRef) -> str:
     if FlowRunContext.get() is not None:
         summary = summarise(run)
         card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
-        create_markdown_artifact(card, artifact_key(ref.name, "card"), f"Run {ref.name}")
+        make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
     return report
 
 
@@ -110,7 +113,7 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
 def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
     key = artifact_key(curriculum, "backbones")
-    create_markdown_artifact(comparison_card(comparison, report), key, f"Backbones of {curriculum}")
+    make_artifact(create_markdown_artifact, comparison_card(comparison, report), key, f"Backbones of {curriculum}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -119,11 +122,17 @@ def artifact_key(*parts: str) -> str:
 
 
 def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Addresses in the UI of what the server holds of each round; round, then title, then address."""
+    """Addresses in the UI of what the server holds of each round; round, then title, then address.
+
+    None where the server is away.
+    """
     keys = {number: {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")} for number in numbers}
     wanted = ArtifactCollectionFilterKey(any_=[key for of_round in keys.values() for key in of_round.values()])
     with get_client(sync_client=True) as client:
-        found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
+        try:
+            found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
+        except HTTPError:
+            return {}
     # The page of the key is its history; that of the version shows what it holds.
     held = {each.key: f"/artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
@@ -145,7 +154,16 @@ def _key_of_round(ref: RunRef, number: int, name: str) -> str:
 
 def _show(key: str, table: Table) -> None:
     if table.rows:
-        create_table_artifact(_records(table), key, " ".join(filter(None, (f"{table.title}.", table.note))))
+        description = " ".join(filter(None, (f"{table.title}.", table.note)))
+        make_artifact(create_table_artifact, _records(table), key, description)
+
+
+def make_artifact(create: Callable[..., object], content: object, key: str, description: str) -> None:
+    """Make an artifact, or say in the log that the server did not take it: it is a copy, and the run goes on."""
+    try:
+        create(content, key, description)
+    except HTTPError as error:
+        get_run_logger().warning("artifact %s is not in the UI, but in the run folder: %s", key, error)
 
 
 def _records(table: Table) -> list[dict[str, str]]:

@@ -14,7 +14,7 @@ from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, 
 from tapir_core.calls.prices import Price, price_of
 from tapir_core.calls.store.address import store_url
 from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
-from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
+from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -29,7 +29,7 @@ from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
 
-__all__ = ["Role", "Runtime", "abort_all", "close_all", "current"]
+__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "stop_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Runtime:
         """Set by the driver; a worker of another process has none."""
         self.until: StageAt | None = None
         """Set by the flow: the last stage to do; nothing means all of them."""
+        self._stopping = threading.Event()
 
     @property
     def calls(self) -> CallEngine:
@@ -68,6 +69,8 @@ class Runtime:
             if self._calls is None:
                 store = AnswerStore(store_url(self.config))
                 self._calls = CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
+                if self._stopping.is_set():
+                    self._calls.stop_sending()
             return self._calls
 
     @property
@@ -89,6 +92,22 @@ class Runtime:
                 self._followed.enter_context(follow_log("stand-in", log))
                 self._standins = StandinServers(log)
             return self._standins
+
+    def stop(self) -> None:
+        """Begin nothing more, from any thread: what is in flight ends; work that takes long calls `check_stop`."""
+        with self._making:
+            self._stopping.set()
+            if self._calls is not None:
+                self._calls.stop_sending()
+
+    def check_stop(self, at: StageAt) -> None:
+        """Called by work that takes long, where it can be left.
+
+        Raises:
+            Stopped: the run was told to stop.
+        """
+        if self._stopping.is_set():
+            raise Stopped(f"{at} was stopped before it was done; it goes on from what it has saved")
 
     def abort(self) -> None:
         """End what others wait for, from any thread; `close` still has to follow."""
@@ -223,6 +242,14 @@ def close_all() -> None:
         _runtimes.clear()
     for runtime in runtimes:
         runtime.close()
+
+
+def stop_all() -> None:
+    """Make every runtime of this process begin nothing more."""
+    with _lock:
+        runtimes = list(_runtimes.values())
+    for runtime in runtimes:
+        runtime.stop()
 
 
 def abort_all() -> None:

@@ -37,10 +37,13 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         runtime.progress.note(at, "handing the accelerator over")
         runtime.students.stop()
         job = _job(run, at)
+
+        def on_progress(progress: TrainingProgress) -> None:
+            runtime.progress.note(at, _in_words(progress))
+            runtime.check_stop(at)
+
         with follow_log("trainer", job.log_path):
-            done = train_student(
-                job, on_progress=_told(lambda progress: runtime.progress.note(at, _in_words(progress)))
-            )
+            done = train_student(job, on_progress=_told(on_progress))
         tell(INFO, f"training ended: {done.steps} steps in {duration(done.seconds)}, final loss {done.final_loss:.3f}")
         _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
         runtime.check_lease()

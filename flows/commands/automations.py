@@ -1,4 +1,4 @@
-"""What the Prefect server itself does about our flow runs: one that gives no sign of life any more is set to *Crashed*.
+"""What the Prefect server itself does about our flow runs: a silent one is set to *Crashed*, a cancelled one says more.
 
 A flow run sends a heartbeat as long as its process lives; the worker tells the server when a flow run ends, and nobody
 does when both are killed. Limits: a server that was away for longer than the silence finds all runs silent; a run that
@@ -14,9 +14,18 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.events.schemas.automations import AutomationCore
 
-__all__ = ["SILENCE_SECONDS", "ZOMBIES", "install_automation", "zombie_automation"]
+__all__ = [
+    "CANCELLED",
+    "SILENCE_SECONDS",
+    "ZOMBIES",
+    "automations",
+    "cancelled_automation",
+    "install_automation",
+    "zombie_automation",
+]
 
 ZOMBIES = "tapir: flow runs without a sign of life"
+CANCELLED = "tapir: how a cancelled flow run goes on"
 
 SILENCE_SECONDS = 10 * HEARTBEAT_SECONDS
 """Longer than a restart of the server, and than Prefect's own three minutes between heartbeats of other workers."""
@@ -53,6 +62,39 @@ def zombie_automation(silence_seconds: float = SILENCE_SECONDS) -> "AutomationCo
         trigger=trigger,
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )
+
+
+def cancelled_automation() -> "AutomationCore":
+    """Adds how it goes on to the state of a cancelled flow run with our tag: the worker that sets it does not say."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    message = (
+        "Cancelled; everything received is stored. Retry goes on where it stopped, and so does a new start under the "
+        "same name."
+    )
+    trigger = EventTrigger(
+        # What the action says itself does not start it again.
+        match={"prefect.resource.id": ["prefect.flow-run.*"], "prefect.state-message": ["!*Retry*"]},
+        match_related={"prefect.resource.id": [f"prefect.tag.{TAG}"], "prefect.resource.role": ["tag"]},
+        for_each={"prefect.resource.id"},
+        expect={"prefect.flow-run.Cancelled"},
+        posture=Posture.Reactive,
+        threshold=1,
+        within=timedelta(seconds=0),
+    )
+    return AutomationCore(
+        name=CANCELLED,
+        description="Installed by `tapir up` and `tapir deploy`.",
+        trigger=trigger,
+        actions=[ChangeFlowRunState(state=StateType.CANCELLED, message=message, force=True)],
+    )
+
+
+def automations() -> "list[AutomationCore]":
+    """All that `tapir up` and `tapir deploy` install."""
+    return [zombie_automation(), cancelled_automation()]
 
 
 def install_automation(client: "SyncPrefectClient", wanted: "AutomationCore") -> bool:

@@ -117,7 +117,7 @@ def worker_name(pool: str) -> str:
 
 
 def _worker(pool: str, root: str, api: str) -> Kept:
-    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", worker_name(pool)]
+    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", pool, "--name", worker_name(pool)]
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
     env = {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from importlib.resources import as_file, files
 
-from flows.commands.automations import install_automation, zombie_automation
+from flows.commands.automations import automations, install_automation
 from flows.commands.caretaker import POOLS, worker_name
 from flows.commands.prefect_process import own_settings
 from flows.commands.schedules import kept_switches
@@ -59,9 +59,9 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
                 made.append(f"work pool {pool}")
             except ObjectAlreadyExists:
                 continue
-        zombies = zombie_automation()
-        if install_automation(client, zombies):
-            made.append(f"automation {zombies.name!r}")
+        for wanted in automations():
+            if install_automation(client, wanted):
+                made.append(f"automation {wanted.name!r}")
         missing = []
         for name in DEPLOYMENTS:
             try:

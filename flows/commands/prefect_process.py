@@ -34,6 +34,9 @@ __all__ = [
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
 
+CLIENT_RETRIES = 7
+"""Of a request that the server does not answer, after 2, 4, 8, … seconds: 4 minutes, less than what counts as dead."""
+
 HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less."""
 
@@ -52,6 +55,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
@@ -65,6 +69,8 @@ def server_environment(root: str, address: str) -> dict[str, str]:
     settings = own_settings(root)
     # Prefect makes its home, but not the folders above it.
     Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
+    settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
     return {**keyless_environment(), **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 

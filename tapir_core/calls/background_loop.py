@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any
 
-from tapir_core.errors import TapirError
+from tapir_core.errors import Stopped
 
 __all__ = ["BackgroundLoop", "Job"]
 
@@ -34,7 +34,7 @@ class Job:
         """Wait for the end.
 
         Raises:
-            TapirError: the loop was closed before the job was done.
+            Stopped: the loop was closed before the job was done.
             Exception: what the job raised.
         """
         self._ended.result()
@@ -47,7 +47,7 @@ class Job:
     def _end(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             stopped = "the calls were stopped while some were in flight; what was received is stored"
-            self._ended.set_exception(TapirError(stopped))
+            self._ended.set_exception(Stopped(stopped))
         elif error := task.exception():
             self._ended.set_exception(error)
         else:
@@ -69,13 +69,13 @@ class BackgroundLoop:
         """Run ``coroutine`` on the loop; ``on_end`` is called there when it has ended, in whatever way.
 
         Raises:
-            TapirError: the loop is closed.
+            Stopped: the loop is closed.
         """
         # Under the lock, so that `close` comes after every job that was let in and finds it.
         with self._lock:
             if self._closed:
                 coroutine.close()
-                raise TapirError("the call engine is closed; start the command again, what was received is stored")
+                raise Stopped("the call engine is closed; start the command again, what was received is stored")
             job = Job(self._loop, on_end)
             self._loop.call_soon_threadsafe(job.begin, coroutine)
             return job

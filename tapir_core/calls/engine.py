@@ -8,6 +8,7 @@ loop makes the calls; any number of threads may ask. Parsing is not done here (r
 import asyncio
 import queue
 import random
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from tapir_core.calls.asking import Asking, Once, OnOutcome
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
 from tapir_core.calls.claiming import Tell
-from tapir_core.calls.sending import Sending
+from tapir_core.calls.sending import STOPPED, Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.store.answer_store import AnswerStore
@@ -53,6 +54,7 @@ class CallEngine:
         self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
+        self._stopping = threading.Event()
         self._loop = BackgroundLoop("tapir-calls")
 
     def ask(
@@ -101,6 +103,13 @@ class CallEngine:
         """Which cap kept a request of this process from being sent, in words; empty as long as none did."""
         return self._meter.cap_reached
 
+    def stop_sending(self) -> None:
+        """From now on send nothing: calls in flight end and are stored, every other request is given back as `stopped`.
+
+        For any thread. A Batch API's batches are still waited for; `close` gives them up.
+        """
+        self._stopping.set()
+
     def close(self) -> None:
         """Cancel what is in flight, commit what was received, close the store. Closing twice is the same as once."""
         self._loop.close(self._close_lines)
@@ -121,7 +130,11 @@ class CallEngine:
             claim.resolve(key, outcome)
             self._meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
-        if missing:
+        if self._stopping.is_set():
+            for key in missing:
+                claim.resolve(key, STOPPED)
+                asking.deliver(key, STOPPED, shared=False)
+        elif missing:
             role = next(iter(missing.values())).role
             with self._clock.working(role):
                 self._call_missing(missing, endpoint(), claim, asking)
@@ -170,7 +183,9 @@ class CallEngine:
 
     async def _send_live(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> None:
         line, meter, clock = self._line(endpoint), self._meter, self._clock
-        sending = Sending(self._store, line, endpoint, self._budget, meter=meter, clock=clock, tell=tell)
+        sending = Sending(
+            self._store, line, endpoint, self._budget, meter=meter, clock=clock, stopping=self._stopping, tell=tell
+        )
         await sending.send_all(missing)
 
     def _line(self, endpoint: Endpoint) -> "Line":

@@ -5,6 +5,7 @@ under a cap for now, is looked at again until it is answered or settled.
 """
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,7 +20,10 @@ from tapir_core.config.budget import BudgetConfig
 if TYPE_CHECKING:
     from tapir_core.calls.endpoints.line import Line
 
-__all__ = ["Sending"]
+__all__ = ["STOPPED", "Sending"]
+
+STOPPED = Failure("stopped", "the run was told to stop before this was sent")
+"""Of a request that was not sent."""
 
 RECLAIM_SECONDS = 0.5
 GROUPS_OUT = 2
@@ -38,6 +42,7 @@ class Sending:
         *,
         meter: SpendMeter,
         clock: WorkClock,
+        stopping: threading.Event,
         tell: Tell,
     ) -> None:
         self._store = store
@@ -45,10 +50,14 @@ class Sending:
         self._endpoint = endpoint
         self._claiming = Claiming(store, endpoint, budget, meter=meter, clock=clock, tell=tell)
         self._meter = meter
+        self._stopping = stopping
         self._tell = tell
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
-        """Bring every request to its outcome; when this is cancelled, what was claimed and not answered is given up."""
+        """Bring every request to its outcome; when this is cancelled, what was claimed and not answered is given up.
+
+        What is not sent when ``stopping`` is set comes to `STOPPED`.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 waiting: Sequence[str] = list(missing)
@@ -67,6 +76,9 @@ class Sending:
         """Send what is ours to send; gives back the keys that have to be looked at again."""
         waiting = []
         for some in in_groups(keys, GROUPS_OUT * self._endpoint.concurrency):
+            if self._stopping.is_set():
+                self._tell_stopped(some)
+                continue
             claimed = await self._claiming.claim(missing, some)
             for key in claimed.ours:
                 await self._begin(group, key, missing[key])
@@ -76,9 +88,17 @@ class Sending:
     async def _begin(self, group: asyncio.TaskGroup, key: str, request: Request) -> None:
         # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
         slot = await self._line.limiter.acquire()
+        if self._stopping.is_set():
+            slot.release()
+            self._tell_stopped([key])
+            return
         task = group.create_task(self._send_one(key, request, slot))
         # Held until the reply is committed; a task that is cancelled before its first step releases nothing itself.
         task.add_done_callback(lambda _: slot.release())
+
+    def _tell_stopped(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._tell(key, STOPPED, False)
 
     async def _send_one(self, key: str, request: Request, slot: Slot) -> None:
         reply = await self._line.answer(request, self._endpoint, slot)

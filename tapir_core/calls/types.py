@@ -26,6 +26,7 @@ FailureKind = Literal[
     "timeout",  # retryable
     "connection",  # retryable: refused, reset, or the endpoint was given up
     "budget",  # retryable: the cap is reached, nothing was sent
+    "stopped",  # retryable: this process was told to send nothing more
 ]
 TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "bad_reply"})
 

@@ -9,6 +9,7 @@ from tapir_core.reporting.types import RunSummary
 
 __all__ = [
     "gain_sentence",
+    "next_sentence",
     "report_path",
     "report_sentence",
     "scores_sentence",
@@ -20,14 +21,18 @@ __all__ = [
 
 def state_sentence(summary: RunSummary) -> str:
     """Whether the run is done, and if not, what comes next."""
-    trained = [each.number for each in summary.rounds if each.mixture is not None and each.number > 0]
-    rounds = f"{len(trained)} of {summary.planned_rounds} rounds trained"
+    rounds = _rounds_trained(summary)
     if summary.stopped:
         return f"Stopped early, {rounds}: {summary.stopped}."
     if summary.next_stage is not None:
-        return f"Unfinished, {rounds}. Next stage: {summary.next_stage}. The same command goes on from there."
+        return f"Unfinished, {next_sentence(summary)} The same command goes on from there."
     best = f" Best round by the dev split: {student_name(summary.best)}." if summary.best is not None else ""
     return f"Done, {rounds}.{best}"
+
+
+def next_sentence(summary: RunSummary) -> str:
+    """How far the run is, and its next stage."""
+    return f"{_rounds_trained(summary)}. Next stage: {summary.next_stage or 'none'}."
 
 
 def gain_sentence(summary: RunSummary) -> str:
@@ -87,3 +92,8 @@ def report_sentence(summary: RunSummary) -> str:
 def report_path(summary: RunSummary) -> str:
     """Where the report lies."""
     return f"{summary.root}/{summary.name}/{REPORT}"
+
+
+def _rounds_trained(summary: RunSummary) -> str:
+    trained = [each.number for each in summary.rounds if each.mixture is not None and each.number > 0]
+    return f"{len(trained)} of {summary.planned_rounds} rounds trained"

@@ -1,15 +1,19 @@
 """A sweep distils what lacks a finished run, in the order of the list; one that fails does not stop the others."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import Task
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.deployed import child_flow, sweep_from_form
+from flows.deployed import distil_child, sweep_from_form
+from flows.distill import distill
+from flows.round import round_flow
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import sweep_report_file
@@ -116,10 +120,11 @@ def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
         sweep(listed, interrupted)
 
 
-def test_prefect_tells_the_children_of_a_sweep_apart_also_when_it_is_retried() -> None:
-    keys = [Task(child_flow(name).fn).task_key for name in ("q-a.5b", "q-b.5b", "q-a.5b")]
-    assert keys[0] != keys[1]
-    assert keys[0] == keys[2]
+@pytest.mark.parametrize("child", [distil_child, round_flow])
+def test_prefect_takes_no_child_of_an_earlier_start_for_one_of_this(child: Any) -> None:
+    of_this_start = r"_[0-9a-f]{32}-"
+    assert re.search(of_this_start, Task(child.fn).task_key)
+    assert not re.search(of_this_start, Task(distill.fn).task_key)
 
 
 def test_a_sweep_with_nothing_to_do_only_compares(listed: Path, tmp_path: Path) -> None:

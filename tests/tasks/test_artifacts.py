@@ -2,6 +2,7 @@ import json
 import re
 from functools import partial
 
+from httpx import ConnectError
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
@@ -15,7 +16,7 @@ from tapir_core.paths import REPORT, judge_report_file
 from tapir_core.run_folder import RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
-from tasks.artifacts import artifact_key, publish_judge, publish_missing, publish_round, publish_run
+from tasks.artifacts import artifact_key, make_artifact, publish_judge, publish_missing, publish_round, publish_run
 from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
 from tests.run_builder import build_run, make_config
 
@@ -71,6 +72,18 @@ def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, prefe
     assert "- round 2:" not in found["shown-1-card"], "nothing of it was shown"
     stages = json.loads(found["shown-1-round-1-stages"])
     assert [row["Stage"] for row in stages][:3] == ["answer", "judge", "difficulty"]
+
+
+def test_an_artifact_that_the_server_does_not_take_ends_no_run(prefect_server: None, caplog) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectError("nobody listens")
+
+    @flow(name="publish")
+    def publish() -> None:
+        make_artifact(refuse, "# Refused", "refused-card", "a card")
+
+    publish()
+    assert "artifact refused-card is not in the UI" in caplog.text
 
 
 def test_an_incomplete_shard_that_is_not_tried_again_shows_its_rows_at_the_red_task(prefect_server: None) -> None:

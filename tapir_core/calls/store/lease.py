@@ -62,11 +62,13 @@ class Holder:
 class RunLease:
     """The right to drive the run ``run_key``; a heartbeat thread keeps it while it is held."""
 
-    def __init__(self, store_url: str, run_key: str) -> None:
+    def __init__(self, store_url: str, run_key: str, *, flow_run: str | None = None) -> None:
+        """Prepare; ``flow_run`` is the UI's address of the flow run that drives, if one does."""
         from tapir_core.calls.store import lease_rows, tables
 
         self.run_key = run_key
         self.token = secrets.token_hex(16)
+        self._flow_run = flow_run
         self._rows = lease_rows
         self._engine = tables.open_engine(store_url)
         self._released = threading.Event()
@@ -78,10 +80,11 @@ class RunLease:
         Raises:
             RunBusy: another driver holds it.
         """
-        holder = self._rows.take(self._engine, self.run_key, self.token, asdict(Holder.this_process()), _may_take)
+        mine = {**asdict(Holder.this_process()), "flow_run": self._flow_run}
+        holder = self._rows.take(self._engine, self.run_key, self.token, mine, _may_take)
         if holder is not None:
             self._engine.dispose()
-            raise RunBusy(_busy_text(self.run_key, holder))
+            raise RunBusy(_busy_text(self.run_key, holder), flow_run=holder["flow_run"])
         self._heart = threading.Thread(target=self._beat, name="tapir-lease", daemon=True)
         self._heart.start()
 
@@ -125,8 +128,9 @@ def _busy_text(run_key: str, row: dict[str, Any]) -> str:
     here = row["host"] == _host()
     remedy = f"end it (kill {row['pid']})" if here else f"end it there, or wait {LAPSE_SECONDS:g} s if it is gone"
     host = row["host"].partition("/")[0]
+    shown = f", flow run {row['flow_run']}," if row["flow_run"] else ""
     return (
-        f"run {run_key} is driven by process {row['pid']} on {host} since {since:%Y-%m-%d %H:%M:%S} UTC "
+        f"run {run_key} is driven by process {row['pid']} on {host}{shown} since {since:%Y-%m-%d %H:%M:%S} UTC "
         f"(last sign of life {row['silent'].total_seconds():.0f} s ago). Let it finish, or {remedy}; then the same "
         "command goes on."
     )

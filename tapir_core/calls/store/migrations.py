@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 
 from tapir_core.calls.store.tables import answers, insert_or_ignore, meta, metadata, spending
 from tapir_core.errors import ConfigError
@@ -52,7 +52,13 @@ def _sum_what_was_spent(connection: Connection) -> None:
     connection.execute(spending.insert().from_select([column.name for column in spending.columns], sums))
 
 
-_STEPS: tuple[Callable[[Connection], None], ...] = (_sum_what_was_spent,)
+def _address_flow_runs(connection: Connection) -> None:
+    """From 2 to 3: a lease says which flow run holds it. A store without leases has just got the newest table."""
+    if "flow_run" not in [column["name"] for column in inspect(connection).get_columns("leases")]:
+        connection.execute(text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
+
+
+_STEPS: tuple[Callable[[Connection], None], ...] = (_sum_what_was_spent, _address_flow_runs)
 """Step i leads from version i + 1 to i + 2."""
 
 SCHEMA_VERSION = str(len(_STEPS) + 1)

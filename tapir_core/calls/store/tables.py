@@ -92,6 +92,7 @@ leases = Table(
     Column("process_started", Float, nullable=False),
     Column("since", DateTime, nullable=False),
     Column("heartbeat", DateTime, nullable=False),
+    Column("flow_run", Text),
 )
 """One row per run that is driven now, by the database's clock."""
 

@@ -9,9 +9,16 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
-from prefect.states import Running
+from prefect.states import Cancelled, Running
 
-from flows.commands.automations import ZOMBIES, install_automation, zombie_automation
+from flows.commands.automations import (
+    CANCELLED,
+    ZOMBIES,
+    automations,
+    cancelled_automation,
+    install_automation,
+    zombie_automation,
+)
 from flows.commands.prefect_process import TAG
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -30,6 +37,14 @@ def test_it_is_held_once_changed_when_it_has_to_and_stays_paused() -> None:
         (still,) = client.read_automations_by_name(ZOMBIES)
         assert (still.id, still.enabled) == (held.id, False)
         client.delete_automation(held.id)
+
+
+def test_all_of_them_are_held_after_the_first_time_and_made_only_then() -> None:
+    with get_client(sync_client=True) as client:
+        assert [install_automation(client, each) for each in automations()] == [True, True]
+        assert [install_automation(client, each) for each in automations()] == [False, False]
+        for each in automations():
+            client.delete_automation(client.read_automations_by_name(each.name)[0].id)
 
 
 def start(client: Any, *tags: str) -> UUID:
@@ -54,3 +69,22 @@ def test_a_silent_run_of_ours_is_crashed_and_one_of_others_is_left() -> None:
         assert "Retry" in state.message
         assert client.read_flow_run(others).state.type == StateType.RUNNING
         client.delete_automation(client.read_automations_by_name(ZOMBIES)[0].id)
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_of_ours_is_told_how_it_goes_on_and_told_once() -> None:
+    with get_client(sync_client=True) as client:
+        install_automation(client, cancelled_automation())
+        time.sleep(1)  # the server takes an automation up in its own time
+        ours, others = start(client, TAG), start(client, "another")
+        for run in (ours, others):
+            client.set_flow_run_state(run, Cancelled(message="Flow run was cancelled successfully."), force=True)
+        deadline = time.monotonic() + 45
+        while "Retry goes on" not in (state := client.read_flow_run(ours).state).message:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert (state.type, state.name) == (StateType.CANCELLED, "Cancelled")
+        time.sleep(3)  # what its own change starts would come now
+        assert client.read_flow_run(ours).state.id == state.id
+        assert "Retry" not in client.read_flow_run(others).state.message
+        client.delete_automation(client.read_automations_by_name(CANCELLED)[0].id)

@@ -17,7 +17,7 @@ from tapir_core.calls.fakes import (
 )
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
-from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
+from tests.tapir_core.calls.engine_helpers import never, open_engine, prompts, texts
 
 ASK_UNTIL_STOPPED = """
 import signal, sys
@@ -121,3 +121,22 @@ def test_a_stopped_process_pays_twice_for_nothing_but_what_was_in_flight(store_u
         counts = Counter(provider.prompts())
     assert len(counts) == 60
     assert sum(counts.values()) - 60 <= 4
+
+
+def test_who_sends_nothing_more_keeps_what_was_in_flight_and_pays_for_it_once(store_url: str, quick: CallsConfig):
+    def stop_after_five(_: int, outcome: Outcome) -> None:
+        told.append(outcome)
+        if len(told) == 5:
+            engine.stop_sending()
+
+    told: list[Outcome] = []
+    with FakeProvider(latency_seconds=0.02) as provider:
+        with open_engine(store_url, quick) as engine:
+            outcomes = engine.ask(prompts(40), lambda: provider.endpoint(concurrency=4), on_outcome=stop_after_five)
+            sent = len(provider.calls)
+            assert 5 <= sent < 15
+            assert Counter(texts(outcomes))["stopped"] == 40 - sent
+            assert texts(engine.ask(prompts(50), never)) == texts(outcomes) + ["stopped"] * 10, "no endpoint is begun"
+        with open_engine(store_url, quick) as engine:
+            engine.ask(prompts(40), provider.endpoint)
+        assert sorted(provider.prompts()) == sorted(f"question {number}" for number in range(40))

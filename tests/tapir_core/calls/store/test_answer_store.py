@@ -102,7 +102,7 @@ def test_every_column_says_what_it_should(store_url: str, tmp_path: Path):
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM answers").fetchone())
         created = row.pop("created")
-        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "2"
+        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "3"
         assert database.execute("SELECT julianday('now') - julianday(?)", [created]).fetchone()[0] < 0.01
     assert row == {
         "key": request.key,

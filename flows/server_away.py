@@ -1,0 +1,26 @@
+"""A Prefect server that is away for a while, as in a restart, ends no flow run of ours and no worker.
+
+Prefect's client asks again what a server does not answer (`PREFECT_CLIENT_MAX_RETRIES`), but one that has never reached
+the server gives up at the first refused connection. Prefect makes such clients all the time: a flow for each new set of
+tags, for child flows and concurrency limits, a worker for what tells it that a flow run is to be cancelled.
+
+``python -m flows.server_away …`` is Prefect's own command line with that mended; workers are started with it.
+"""
+
+from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+__all__ = ["outlast_server"]
+
+
+def outlast_server() -> None:
+    """Let every client of this process take the server for reached before, which it was: a flow or a worker runs."""
+    for client in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        # Each sets the attribute for itself when it is made; Prefect has no setting for it.
+        client._has_connected = property(lambda _: True, lambda _, value: None)  # type: ignore[assignment]  # see above
+
+
+if __name__ == "__main__":
+    from prefect.cli import app
+
+    outlast_server()
+    app()

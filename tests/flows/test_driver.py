@@ -1,0 +1,61 @@
+"""One driver a run: who is refused, who waits, and what they are told."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from flows.driver import hold_known_run, run_lease
+from tapir_core.errors import RunBusy
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks.ingredients import gather_ingredients
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+
+@pytest.fixture
+def run(tmp_path: Path, backbone: Path) -> RunFolder:
+    config = make_config(tmp_path, student={"backbone": str(backbone)})
+    return build_run(tmp_path, until=StageAt("pool"), config=config, **gather_ingredients(config))
+
+
+@pytest.fixture
+def flow_run(monkeypatch: pytest.MonkeyPatch) -> str:
+    """What a worker tells the process that it starts for a flow run; gives the address of that flow run."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "1234")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    return "http://127.0.0.1:4200/runs/flow-run/1234"
+
+
+@pytest.mark.parametrize("other", ["5678", ""])
+def test_a_second_start_is_refused_with_the_address_of_the_first(
+    run: RunFolder, flow_run: str, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    with run_lease(run.config):
+        monkeypatch.setenv("PREFECT__FLOW_RUN_ID", other)
+        with pytest.raises(RunBusy, match=f"flow run {flow_run},"), hold_known_run(run.ref, say=print):
+            pass
+
+
+def test_a_run_of_the_command_line_has_no_address(run: RunFolder) -> None:
+    with run_lease(run.config), pytest.raises(RunBusy) as busy, hold_known_run(run.ref, say=print):
+        pass
+    assert busy.value.flow_run is None
+    assert "flow run" not in str(busy.value)
+
+
+def test_a_flow_run_that_is_resumed_waits_for_its_own_last_process(run: RunFolder, flow_run: str) -> None:
+    said: list[str] = []
+    earlier = run_lease(run.config)
+    earlier.acquire()
+
+    def say(line: str) -> None:
+        if not said:
+            threading.Thread(target=earlier.release).start()
+        said.append(line)
+
+    with hold_known_run(run.ref, say=say) as opened:
+        assert opened.ref == run.ref
+    waiting = [line for line in said if "waiting for an earlier process of this flow run" in line]
+    assert [flow_run in line for line in waiting] == [True], "said once"

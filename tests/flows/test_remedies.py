@@ -1,0 +1,81 @@
+"""What the state of a flow run that ended badly tells a person to do."""
+
+import sys
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from flows.forms import deployed_flow
+from flows.project_flow import project_flow
+from flows.remedies import GO_ON
+from tapir_core.errors import ConfigError, EngineError
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def state_of_last(name: str) -> State:
+    with get_client(sync_client=True) as client:
+        (last,) = [run for run in client.read_flow_runs() if run.name == name]
+        assert last.state is not None
+        return last.state
+
+
+def test_a_run_of_the_command_line_that_fails_names_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/tapir", "run", "my config.toml", "--name", "a"])
+
+    @project_flow("fails", run_name="a-failure")
+    def fails() -> None:
+        raise EngineError("the server died")
+
+    with pytest.raises(EngineError):
+        fails()
+    state = state_of_last("a-failure")
+    assert state.is_failed()
+    assert state.message.endswith("the server died `tapir run 'my config.toml' --name a` goes on where it stopped.")
+
+
+def test_an_interrupted_run_crashes_and_names_its_command() -> None:
+    @project_flow("interrupted", run_name="an-interrupt")
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    state = state_of_last("an-interrupt")
+    assert state.is_crashed()
+    assert "interrupt signal. `" in state.message
+
+
+def test_a_state_that_the_flow_has_told_itself_stays_as_it_is() -> None:
+    @project_flow("told", run_name="told")
+    def told() -> State:
+        return Failed(message="what to do")
+
+    told(return_state=True)
+    assert state_of_last("told").message == "what to do"
+
+
+def test_a_child_flow_leaves_the_way_on_to_its_parent() -> None:
+    @project_flow("child", run_name="a-child")
+    def child() -> None:
+        raise EngineError("the server died")
+
+    @flow(name="parent")
+    def parent() -> None:
+        child(return_state=True)
+
+    parent()
+    assert state_of_last("a-child").message.endswith("the server died")
+
+
+@pytest.mark.parametrize(("error", "remedy"), [(EngineError("died"), f"died {GO_ON}"), (ConfigError("wrong"), "wrong")])
+def test_a_form_says_how_to_go_on_unless_its_values_are_wrong(error: Exception, remedy: str) -> None:
+    @deployed_flow("form")
+    def form(run: str) -> str:
+        raise error
+
+    form(f"form-{type(error).__name__}", return_state=True)
+    assert state_of_last(f"form-{type(error).__name__}").message == remedy
