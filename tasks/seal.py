@@ -35,7 +35,9 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()
-    return run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    sealed = run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    current(run).forget_tables()
+    return sealed
 
 
 def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:

@@ -21,7 +21,7 @@ from tasks.runtime import current
 __all__ = ["train"]
 
 
-@project_task("train", tags=("gpu",))
+@project_task("train", limited_by=("gpu",))
 def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     at, run = StageAt("train", round_number), RunFolder(ref)
