@@ -3,9 +3,9 @@
 The round is the product's own flow with its own tasks, up to the mixture, on a Prefect server of its own. Only the call
 engine is another one: it asks the stand-in's rules in the same thread, without a server or a store. The stages' own
 work, from rows to written parts, is taken off the round's time by the processor time of the threads that do it; all
-waiting counts as orchestration. Bare Prefect maps the same number of tasks that do nothing, results persisted as JSON, in the
-same process on the same server. What the server still has to write down of one part is waited for before the next.
-The last line is one JSON object. What counts as what: docs/benchmarks.md.
+waiting counts as orchestration. Bare Prefect maps the same number of tasks that do nothing, results persisted as JSON,
+in the same process on the same server. What the server still has to write down of one part is waited for before the
+next. The last line is one JSON object. What counts as what: docs/benchmarks.md.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.commands.server import connect_prefect
@@ -30,6 +31,14 @@ from tapir_core.standin.chat import reply_to_json
 from tapir_core.standin.families import FAMILIES, recognise
 from tasks.progress import Progress
 from tasks.runtime import close_all, current
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds on the clock, and processor time of this process."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 class InstantCalls:
@@ -141,14 +150,14 @@ def fake_first_student(run: RunFolder) -> None:
     run.seal(at, [Part(name, 0, f"{place:064d}") for place, name in enumerate(names)])
 
 
-def time_round(run: RunFolder) -> tuple[float, TimedProgress, float]:
-    """Seconds of a whole round up to its mixture, what its stages did themselves, and seconds of the same again."""
-    from prefect import flow
+def time_round(run: RunFolder) -> tuple[Took, TimedProgress, Took]:
+    """A whole round up to its mixture, what its stages did themselves, and the same again when all of it is done."""
+    from prefect import flow, tags
 
     from flows.project_flow import project_flow
     from flows.round import round_flow
     from flows.steps import run_shards, run_stage
-    from flows.until import Reached, find_stage
+    from flows.until import find_stage
     from tasks.label import label_shard
     from tasks.mix import mix
     from tasks.pool import pool
@@ -163,27 +172,25 @@ def time_round(run: RunFolder) -> tuple[float, TimedProgress, float]:
 
     @project_flow("orchestration", run_name="round")
     def one_round() -> object:
-        try:
-            return round_flow(run.ref, 1)
-        except Reached:
-            return None
+        return round_flow(run.ref, 1)
 
-    began = time.monotonic()
-    prepare()
-    print(f"prepared in {time.monotonic() - began:.0f} s", flush=True)
-    fake_first_student(run)
-    runtime = current(run)
-    runtime.until = find_stage(run.config, "mix@1")
-    runtime.progress = timed = TimedProgress()
+    with tags("tapir", f"run-{run.ref.name}"):
+        print(f"prepared in {clock(prepare).seconds:.0f} s", flush=True)
+        fake_first_student(run)
+        runtime = current(run)
+        runtime.until = find_stage(run.config, "mix@1")
+        runtime.progress = timed = TimedProgress()
+        first = clock(one_round)
+        assert run.holds(StageAt("mix", 1)), "the round did not reach its mixture"
+        return first, timed, clock(one_round)
+
+
+def clock(work: Callable[[], object]) -> Took:
+    """How long ``work`` takes, once the server has written down what was before."""
     settle()
-    began = time.monotonic()
-    one_round()
-    seconds = time.monotonic() - began
-    assert run.holds(StageAt("mix", 1)), "the round did not reach its mixture"
-    settle()
-    began = time.monotonic()
-    one_round()
-    return seconds, timed, time.monotonic() - began
+    began, cpu_began = time.monotonic(), time.process_time()
+    work()
+    return Took(time.monotonic() - began, time.process_time() - cpu_began)
 
 
 def settle() -> None:
@@ -200,8 +207,8 @@ def settle() -> None:
                 time.sleep(0.5)
 
 
-def time_bare(tasks: int) -> float:
-    """Seconds in which Prefect maps ``tasks`` tasks that do nothing."""
+def time_bare(tasks: int) -> Took:
+    """Prefect maps ``tasks`` tasks that do nothing."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
     from prefect.futures import wait
@@ -214,9 +221,7 @@ def time_bare(tasks: int) -> float:
     def bare() -> None:
         wait(nothing.map(range(tasks)))
 
-    began = time.monotonic()
-    bare()
-    return time.monotonic() - began
+    return clock(bare)
 
 
 def main() -> None:
@@ -227,22 +232,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder), options.rows, options.rows_per_shard)
         with connect_prefect(run.ref):
-            seconds, timed, again = time_round(run)
+            first, timed, again = time_round(run)
             memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            settle()
-            theirs = time_bare(timed.tasks)
+            bare = time_bare(timed.tasks)
         close_all()
-    ours = seconds - timed.own_seconds
+    ours, ours_cpu = (spent - timed.own_seconds for spent in (first.seconds, first.cpu_seconds))
     found = {
         "name": "orchestration",
-        "ratio": round(ours / theirs, 3),
+        "ratio": round(ours / bare.seconds, 3),
         "ours": round(ours, 1),
-        "theirs": round(theirs, 1),
+        "theirs": round(bare.seconds, 1),
         "unit": "s",
-        "round_seconds": round(seconds, 1),
+        "ours_cpu_seconds": round(ours_cpu, 1),
+        "theirs_cpu_seconds": round(bare.cpu_seconds, 1),
+        "round_seconds": round(first.seconds, 1),
         "own_seconds": round(timed.own_seconds, 1),
         "tasks": timed.tasks,
-        "resume_seconds": round(again, 1),
+        "resume_seconds": round(again.seconds, 1),
         "memory_mib": round(memory_mib),
         "rows": options.rows,
         "rows_per_shard": options.rows_per_shard,
