@@ -19,6 +19,7 @@ from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.artifacts import publish_missing
+from tasks.late_tags import late_tags
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 from tasks.seal import seal
@@ -43,7 +44,8 @@ def run_stage(ref: RunRef, stage: Any, *place: int) -> DatasetRef:
         Reached: the user wants no more than this stage.
     """
     run, at = RunFolder(ref), StageAt(stage.name, *place)
-    made: DatasetRef = run.holds(at) or stage(ref, *place)
+    with late_tags():
+        made: DatasetRef = run.holds(at) or stage(ref, *place)
     end_if_reached(run, at)
     return made
 
@@ -66,7 +68,8 @@ def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
     size = _rows_per_shard(run.config, at)
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
-    return _submit(run, at, lambda piece: _patient(run, shard).submit(ref, at, piece), pieces, rows)
+    patient = _patient(run, shard)
+    return _submit(run, at, lambda piece: patient.submit(ref, at, piece), pieces, rows)
 
 
 def follow_shards(
@@ -82,11 +85,12 @@ def follow_shards(
     if before.done is not None and not also_done and (done := run.holds(at)) is not None:
         return Shards(at, done=done)
     pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
+    patient = _patient(run, shard)
 
     def submit(piece: Piece) -> Any:
         after = before.futures[piece.index]
         waits = after if isinstance(after, ShardOutcome) else allow_failure(after)
-        return _patient(run, shard).submit(ref, at, piece, waits)
+        return patient.submit(ref, at, piece, waits)
 
     return _submit(run, at, submit, pieces, rows)
 
@@ -106,7 +110,8 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
         outcomes = [_outcome(future) for future in shards.futures]
         seconds = round(time.monotonic() - shards.started, 1)
         current(run).progress.end(shards.at)
-        sealed = seal.with_options(tags=[f"stage-{shards.at.name}"])(ref, shards.at, outcomes, seconds)
+        with late_tags():
+            sealed = seal(ref, shards.at, outcomes, seconds)
     end_if_reached(run, shards.at)
     return sealed
 
@@ -114,7 +119,8 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
 def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> Shards:
     current(run).progress.begin(at, shards=len(pieces), rows=rows)
     started = time.monotonic()
-    return Shards(at, [submit(piece) for piece in pieces], started)
+    with late_tags():
+        return Shards(at, [submit(piece) for piece in pieces], started)
 
 
 def _rows_per_shard(config: RunConfig, at: StageAt) -> int:

@@ -19,6 +19,7 @@ from tapir_core.data.dataset import DatasetRef, read_part, write_part
 from tapir_core.errors import Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
+from tasks.late_tags import tag_task_run
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
 from tasks.runtime import current
 
@@ -28,12 +29,17 @@ Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 """All rows that a sharded stage works on, in their order."""
 
 
-def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Prefect's task with this project's settings. One that is told to stop ends as cancelled, which is no failure."""
+def project_task(
+    name: str, *, run_name: str | None = None, tags: tuple[str, ...] = (), limited_by: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+    """Prefect's task with this project's settings; Prefect keeps concurrency limits of the tags ``limited_by``.
+
+    One that is told to stop ends as cancelled, which is no failure.
+    """
     settings = prefect_task(
         name=name,
         task_run_name=run_name or name,
-        tags=[f"stage-{name}", *tags],
+        tags=limited_by,
         cache_policy=NO_CACHE,
         persist_result=True,
         result_serializer="json",
@@ -42,6 +48,7 @@ def project_task(name: str, *, run_name: str | None = None, tags: tuple[str, ...
     def wrap(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
+            tag_task_run(f"stage-{name}", *tags)
             try:
                 return function(*args, **kwargs)
             except Stopped as stopped:
@@ -61,9 +68,11 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
             at, run, started = StageAt(name, round_number, wave), RunFolder(ref), time.monotonic()
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
-            seconds = round(time.monotonic() - started, 1)
-            current(run).check_lease()
-            return run.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+                seconds = round(time.monotonic() - started, 1)
+                current(run).check_lease()
+                made = run.write(at, worked.rows, counts={**worked.counts, "seconds": seconds})
+            current(run).forget_tables()
+            return made
 
         return run_stage
 
@@ -95,7 +104,7 @@ def shard_task(
                 rows = plan(run, at)[piece.start : piece.stop]
             with current(run).progress.attempt(at, piece.index):
                 worked = function(run, at, rows)
-            written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
+                written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
             outcome = ShardOutcome(
                 piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
             )

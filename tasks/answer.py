@@ -7,13 +7,14 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import answer_rows, chat, make_request, report_rows
-from tasks.inputs import round_pool
+from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["answer_heldout_shard", "answer_shard", "ask_student", "heldout_rows"]
 
 
+@read_once
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """The held-out set, sorted by id."""
     return run.rows(StageAt("heldout")).sort("instruction_id")

@@ -74,9 +74,10 @@ def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
 def publish_judge(ref: RunRef, number: int) -> str:
     """Write the judge report of a round and show its tables in the UI; returns where the report is."""
     run = RunFolder(ref)
-    report = write_judge_report(run, number)
+    found = summarise_judge(run, number)
+    report = write_judge_report(run, found)
     if FlowRunContext.get() is not None:
-        _publish(ref, number, judge_tables(summarise_judge(run, number)))
+        _publish(ref, number, judge_tables(found))
     return report
 
 

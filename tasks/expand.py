@@ -50,7 +50,7 @@ from tasks.asking import (
     text_of,
     worked,
 )
-from tasks.inputs import round_pool
+from tasks.inputs import read_once, round_pool
 from tasks.judge import judge_rows
 from tasks.label import ask_labels
 from tasks.outcomes import Worked
@@ -80,6 +80,7 @@ def plan_requests(run: RunFolder, at: StageAt) -> Worked:
     return Worked(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
+@read_once
 def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """The wave's requests in list order."""
     return run.rows(StageAt("wave_requests", at.number, at.wave))
@@ -91,19 +92,20 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
     prompt, voice = runtime.prompt("expand"), runtime.teacher.voice
-    texts = dict(round_pool(run, at.number).select("instruction_id", "instruction").iter_rows())
+    texts = round_pool(run, at.number).select("instruction_id", "instruction")
+    seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
     requests = [
         make_request(
             run,
             "expand",
             voice,
-            chat(render_expansion(prompt, texts[each.seed_id], each.task_type)),
+            chat(render_expansion(prompt, seed, each.task_type)),
             teacher.expanding,
             prompt=prompt,
             sample_index=each.sample_index,
         )
-        for each in wanted
+        for each, seed in zip(wanted, seeds["instruction"], strict=True)
     ]
     asked = ask_parsed(
         runtime.calls,
@@ -114,7 +116,6 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         on_outcome=report_rows(run, at),
     )
     candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
-    seeds = rows.select(instruction_id="seed_id", instruction=pl.col("seed_id").replace_strict(texts))
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 
 
@@ -131,6 +132,7 @@ def screen_wave(run: RunFolder, at: StageAt) -> Worked:
     return _worked(apply_gates(run.rows(StageAt("wave_candidates", at.round, at.wave)), gates))
 
 
+@read_once
 def screened_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """The wave's candidates that passed the text gates, in list order."""
     return run.rows(StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())

@@ -1,16 +1,31 @@
-"""Tables that several stages read: the pool of a round, and the training rows that come of it."""
+"""Tables that several stages or shards read: the pool of a round, and how a table is read once for all shards."""
 
-from functools import lru_cache
+from collections.abc import Callable, Hashable
+from functools import wraps
+from typing import TypeVar
 
 import polars as pl
 
 from tapir_core.curriculum import Usable, split_usable
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.runtime import current
 
-__all__ = ["check_pool", "round_pool"]
+__all__ = ["check_pool", "read_once", "round_pool"]
+
+Place = TypeVar("Place", bound=Hashable)
+
+
+def read_once(make: Callable[[RunFolder, Place], pl.DataFrame]) -> Callable[[RunFolder, Place], pl.DataFrame]:
+    """A table that the shards of a stage have in common: made once a process, until a stage is completed."""
+
+    @wraps(make)
+    def table(run: RunFolder, place: Place) -> pl.DataFrame:
+        return current(run).table((make, place), lambda: make(run, place))
+
+    return table
 
 
 def check_pool(run: RunFolder) -> None:
@@ -36,6 +51,7 @@ def check_pool(run: RunFolder) -> None:
         )
 
 
+@read_once
 def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     """The pool of round ``number`` with the teacher's plain answers: usable instructions, sorted by id.
 
@@ -44,14 +60,7 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     """
     stages = [StageAt("label"), StageAt("teach"), *(StageAt("expand", r) for r in range(1, number))]
     seen: dict[StageAt, DatasetRef | None] = {}
-    held = [run.holds(at, seen) for at in stages]
-    assert all(held), "the pool of a round is read after its stages"
-    return _round_pool(run.ref, number, tuple(ref.digest for ref in held if ref))
-
-
-@lru_cache(maxsize=4)
-def _round_pool(ref: RunRef, number: int, _digests: tuple[str, ...]) -> pl.DataFrame:
-    run = RunFolder(ref)
+    assert all(run.holds(at, seen) for at in stages), "the pool of a round is read after its stages"
     references = run.rows(StageAt("pool")).select("instruction_id", "reference")
     first = _usable(run).examples.join(references, on="instruction_id")
     columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]

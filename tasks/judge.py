@@ -68,11 +68,13 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
 def _ask_all(
     runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
 ) -> dict[str, dict[Place, Parsed[Any]]]:
-    """What every judge replies, by its name; they are asked at the same time."""
+    """What every judge replies, by its name; they are asked at the same time, the first one in this thread."""
     judges = runtime.judges
-    with ThreadPoolExecutor(len(judges)) as threads:
-        asked = threads.map(lambda role: ask_judge(runtime, role, prompt, texts, on_outcome), judges.values())
-        return dict(zip(judges, asked, strict=True))
+    first, *others = judges.values()
+    with ThreadPoolExecutor(max(1, len(others))) as threads:
+        asked = threads.map(lambda role: ask_judge(runtime, role, prompt, texts, on_outcome), others)
+        replies = [ask_judge(runtime, first, prompt, texts, on_outcome), *asked]
+    return dict(zip(judges, replies, strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:

@@ -10,12 +10,14 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import as_outcome, chat, counts_of, make_request, report_rows, worked
+from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["ask_labels", "label_shard", "pool_rows"]
 
 
+@read_once
 def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     """The pool, sorted by id."""
     return run.rows(StageAt("pool")).sort("instruction_id")

@@ -19,7 +19,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import chat, count_paid, ending_of, make_request, report_rows, text_of, worked
-from tasks.inputs import round_pool
+from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
@@ -38,6 +38,7 @@ def hard_draw(run: RunFolder, number: int) -> BalancedDraw:
     )
 
 
+@read_once
 def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """The rows of hard_r with their texts and plain answers, by id; none when refinement is off."""
     drawn = hard_draw(run, at.number).rows.select("instruction_id", "task_type")

@@ -6,9 +6,12 @@ every child process.
 
 import atexit
 import threading
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import polars as pl
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
 from tapir_core.calls.prices import Price, price_of
@@ -56,6 +59,8 @@ class Runtime:
         self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
         self._fetching = threading.Lock()
+        self._tables: dict[Hashable, pl.DataFrame] = {}
+        self._reading = threading.RLock()
         self.lease: RunLease | None = None
         """Set by the driver; a worker of another process has none."""
         self.until: StageAt | None = None
@@ -124,6 +129,21 @@ class Runtime:
         """
         if self.lease is not None and not self.lease.holds():
             raise RunBusy(f"another process took run {self.run.ref.name!r} over; this one stops and promotes nothing")
+
+    def table(self, key: Hashable, make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        """A table that all threads share: the first that asks makes it, the others wait for it.
+
+        Kept until a stage is completed: nothing that a table is made of changes before.
+        """
+        with self._reading:
+            if key not in self._tables:
+                self._tables[key] = make()
+            return self._tables[key]
+
+    def forget_tables(self) -> None:
+        """Called when a stage was completed: tables made of it are to be made anew."""
+        with self._reading:
+            self._tables.clear()
 
     @property
     def teacher(self) -> Role:

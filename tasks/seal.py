@@ -9,6 +9,7 @@ from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
+from tasks.late_tags import tag_task_run
 from tasks.outcomes import ShardOutcome
 from tasks.runtime import current
 
@@ -24,6 +25,7 @@ OTHER_ROLES = {"answer_heldout": "answer", "wave_candidates": "expand"}
 @project_task("seal", run_name="seal {at}")
 def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
     """Write a sharded stage's manifest, in the order of its shards."""
+    tag_task_run(f"stage-{at.name}")
     run = RunFolder(ref)
     ordered = sorted(outcomes, key=lambda outcome: outcome.index)
     missing = sum((Counter(outcome.missing) for outcome in ordered), Counter[str]())
@@ -35,7 +37,9 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()
-    return run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    sealed = run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    current(run).forget_tables()
+    return sealed
 
 
 def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:

@@ -27,7 +27,7 @@ __all__ = ["train"]
 _TOLD_SECONDS = 60.0
 
 
-@project_task("train", tags=("gpu",))
+@project_task("train", limited_by=("gpu",))
 def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     at, run = StageAt("train", round_number), RunFolder(ref)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting import judge_plots as plots
 from tapir_core.reporting.formats import count, percent, round_name
-from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
+from tapir_core.reporting.judge_round import JudgeRound
 from tapir_core.reporting.judge_sentences import (
     agreement_sentence,
     correlation,
@@ -24,15 +24,11 @@ from tapir_core.run_folder import RunFolder
 __all__ = ["render_judge_report", "write_judge_report"]
 
 
-def write_judge_report(run: RunFolder, number: int) -> str:
-    """Write the judge report of round ``number`` into the run folder and say where it is.
-
-    Raises:
-        MissingPrerequisite: the round has no verdicts yet.
-    """
-    page = render_judge_report(summarise_judge(run, number))
-    run.storage.write_bytes(judge_report_file(number), page.encode())
-    return f"{run.ref.root}/{run.ref.name}/{judge_report_file(number)}"
+def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
+    """Write the judge report of a round into the run folder and say where it is."""
+    file = judge_report_file(found.number)
+    run.storage.write_bytes(file, render_judge_report(found).encode())
+    return f"{run.ref.root}/{run.ref.name}/{file}"
 
 
 def render_judge_report(found: JudgeRound) -> str:

@@ -1,11 +1,12 @@
 """Stages through a real Prefect flow: a failing shard is tried again, then red; what is accepted is not asked again."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRunId, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import StateType, TaskRun
@@ -203,3 +204,19 @@ def test_a_stage_is_named_with_its_round_and_without_one_is_of_the_first(tmp_pat
 def test_a_stage_that_the_run_has_not_is_refused_with_those_it_has(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"teach, .*judge@1-2"):
         find_stage(make_config(tmp_path), name)
+
+
+def test_shards_carry_the_tags_of_run_and_stage_and_no_limit_of_these_is_asked_for(run: RunFolder) -> None:
+    unasked = ["run-tagged", "stage-label", "stage-pool", "stage-seal", "stage-teach"]
+    with get_client(sync_client=True) as client:
+        for tag in unasked:
+            client.create_concurrency_limit(tag=tag, concurrency_limit=0)
+        with tags("run-tagged"):
+            label_and_teach(run.ref)
+        for tag in unasked:
+            client.delete_concurrency_limit_by_tag(tag=tag)
+    wanted = [{"run-tagged", "stage-teach", "shard"}] * 4
+    deadline = time.monotonic() + 60
+    while [set(shard.tags) for shard in shards()] != wanted:  # the server writes task runs down when it comes to it
+        assert time.monotonic() < deadline, shards()
+        time.sleep(0.1)

@@ -9,11 +9,16 @@ import pytest
 
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.judge_report import write_judge_report
+from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.run_folder import RunFolder
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import EDGES, judged_run
 
 HOSTILE = "</pre><script>alert(1)</script><svg onload=x>{{ 7 * 7 }}&amp;"
+
+
+def write_page(run: RunFolder) -> str:
+    return Path(write_judge_report(run, summarise_judge(run, 1))).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def page(run: RunFolder) -> str:
-    return Path(write_judge_report(run, 1)).read_text()
+    return write_page(run)
 
 
 class _Reader(HTMLParser):
@@ -73,12 +78,12 @@ def test_the_report_has_four_plots_and_verdicts_to_read(page: str) -> None:
 
 def test_the_report_lies_in_its_round_and_is_the_same_again(run: RunFolder, page: str) -> None:
     assert run.storage.exists(judge_report_file(1))
-    assert Path(write_judge_report(RunFolder(run.ref), 1)).read_text() == page
+    assert write_page(RunFolder(run.ref)) == page
 
 
 def test_a_panel_has_a_report_that_names_its_judges(tmp_path: Path) -> None:
     panel = [{"type": "openai", "model": "<b>two</b>", "identity": "i"}]
-    page = Path(write_judge_report(judged_run(tmp_path, lambda rows: rows, panel=panel), 1)).read_text()
+    page = write_page(judged_run(tmp_path, lambda rows: rows, panel=panel))
     assert "judged by standin-judge and &lt;b&gt;two&lt;/b&gt;, combined by mean" in page
     assert "Between the judges" in page
     assert "Each judge alone" in page
@@ -87,7 +92,7 @@ def test_a_panel_has_a_report_that_names_its_judges(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edge", EDGES)
 def test_a_strange_round_has_a_report_without_nan(tmp_path: Path, edge: str) -> None:
-    page = Path(write_judge_report(judged_run(tmp_path, EDGES[edge]), 1)).read_text()
+    page = write_page(judged_run(tmp_path, EDGES[edge]))
     words = set(re.findall(r"\w+", " ".join(read(page).said)))
     assert words.isdisjoint({"nan", "NaN", "inf", "None"})
     assert "script" not in read(page).seen
@@ -104,7 +109,7 @@ def test_what_a_judge_or_a_student_wrote_cannot_become_part_of_the_page(tmp_path
             reason=pl.when(unscored).then(pl.lit(HOSTILE)),
         )
 
-    page = Path(write_judge_report(judged_run(tmp_path, change), 1)).read_text()
+    page = write_page(judged_run(tmp_path, change))
     assert read(page).seen.isdisjoint({"script"})
     assert "<svg onload" not in page
     assert "{{ 7 * 7 }}" in page

@@ -1,0 +1,52 @@
+"""Tables that shards share are read once a process, and anew when a stage was completed."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import polars as pl
+import pytest
+
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks.inputs import read_once, round_pool
+from tasks.mix import mix
+from tasks.runtime import close_all
+from tests.run_builder import build_run
+
+TEACH = StageAt("teach")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[RunFolder]:
+    yield build_run(tmp_path, until=TEACH)
+    close_all()
+
+
+def test_threads_that_begin_together_share_one_table(run: RunFolder) -> None:
+    made: list[int] = []
+    together = Barrier(8)
+
+    @read_once
+    def table(run: RunFolder, number: int) -> pl.DataFrame:
+        made.append(number)
+        return round_pool(run, number).select("instruction_id")
+
+    def look(_: int) -> pl.DataFrame:
+        together.wait()
+        return table(RunFolder(run.ref), 1)
+
+    with ThreadPoolExecutor(8) as threads:
+        first, *others = threads.map(look, range(8))
+    assert all(other is first for other in others)
+    assert made == [1]
+
+
+def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) -> None:
+    before = round_pool(run, 0)
+    assert round_pool(run, 0) is before
+    run.write(TEACH, run.rows(TEACH).with_columns(response=pl.lit("Another answer.")))
+    assert mix.fn(run.ref, 0).rows
+    assert set(round_pool(run, 0)["response"]) == {"Another answer."}
+    assert set(before["response"]) != {"Another answer."}
