@@ -43,6 +43,9 @@ __all__ = ["child_flow", "distill_from_form", "retry_judge_from_form", "sweep_fr
 
 PRESETS = Path("configs")
 
+_SLOT_SECONDS = 60
+"""The shortest that Prefect takes."""
+
 
 def _presets() -> dict[str, list[str]]:
     names = sorted(file.stem for file in PRESETS.glob("*.toml") if file.name != Path(BACKBONES).name)
@@ -59,7 +62,8 @@ def _whole_machine() -> Iterator[None]:
     with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
     get_run_logger().info("taking the machine (concurrency limit %s); another run may have to end first", name)
-    with concurrency(name):
+    # Renewed while it is held: after `kill -9` the machine is free again this much later.
+    with concurrency(name, lease_duration=_SLOT_SECONDS):
         yield
 
 

@@ -33,7 +33,7 @@ Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], show
 """Settings, one `section.field=value` each."""
 
 
-def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
+def deployed_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
     """A flow whose run is named after the run it works on, and whose state says what a user can do about an error."""
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -47,7 +47,7 @@ def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
                 get_run_logger().error("%s", error)
                 return Failed(message=str(error))
 
-        return project_flow(name, run_name="{run}")(body)
+        return project_flow(name, run_name=run_name)(body)
 
     return wrap
 
