@@ -20,6 +20,7 @@ from tapir_core.scratch import publish_logs
 from tapir_core.stages import StageAt, plan
 from tasks.engines.trainer import TrainingProgress
 from tasks.follow_training import lease_token
+from tasks.ingredients import check_training_ingredients
 from tasks.runtime import close_all
 from tasks.train import check_wanted, make_student, training_lease
 
@@ -50,6 +51,7 @@ def fine_tune_from_form(
         raise ConfigError(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
         )
+    check_training_ingredients(opened, at)
     lease = training_lease(opened, at, lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count))
     try:
         _take(lease)

@@ -45,6 +45,15 @@ def test_it_refuses_what_it_cannot_train(root: Path) -> None:
         assert why in state.message
 
 
+def test_a_worker_with_another_backbone_trains_nothing(root: Path) -> None:
+    run = make_trained_run(root)
+    (root / "backbone" / "model.safetensors").write_bytes(b"others")
+    state = fine_tune_from_form("example", 0, return_state=True)
+    assert state.is_failed()
+    assert "backbone on this worker is not the one" in state.message
+    assert run.holds(StageAt("train", 0)) is None
+
+
 def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Path) -> None:
     config = make_config(root / "runs", training={"runs_on": "worker"})
     run = RunFolder(build_run(root / "runs", until=StageAt("pool"), config=config).ref)

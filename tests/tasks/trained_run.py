@@ -7,6 +7,7 @@ from pathlib import Path
 from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.engines.backbone import checkpoint_digest
 from tasks.engines.training.job import Attempt, TrainingSummary
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -27,8 +28,9 @@ def _make_backbone(folder: Path) -> Path:
 
 def make_trained_run(root: Path) -> RunFolder:
     """A run before S_0, with the attempt of a trainer that has ended."""
-    config = make_config(root / "runs", student={"backbone": str(_make_backbone(root / "backbone"))})
-    run = build_run(root / "runs", until=StageAt("mix", 0), config=config)
+    backbone = _make_backbone(root / "backbone")
+    config = make_config(root / "runs", student={"backbone": str(backbone)})
+    run = build_run(root / "runs", until=StageAt("mix", 0), config=config, backbone=checkpoint_digest(backbone))
     key = run.key(AT)
     assert key is not None
     attempt = Attempt(run.workplace.local(attempt_folder(0, key)))
