@@ -63,12 +63,12 @@ class Fleet(Console):
         self.ask(f"/api/flow_runs/{flow_run}/set_state", {"state": state, "force": True})
 
     def processes(self, pool: str, word: str) -> list[psutil.Process]:
-        """What runs below a pool's worker and has this in its command."""
+        """What runs below a pool's worker and has this in its command, without the supervisors of such a child."""
         found = []
         for each in self.family():
             try:
-                above = [parent.pid for parent in each.parents()]
-                if any(word in part for part in each.cmdline()) and self.worker(pool).pid in above:
+                above, command = [parent.pid for parent in each.parents()], " ".join(each.cmdline())
+                if word in command and "supervisor_main" not in command and self.worker(pool).pid in above:
                     found.append(each)
             except (psutil.NoSuchProcess, StopIteration):
                 continue
@@ -166,7 +166,8 @@ def states(fleet: Fleet, number: int) -> list[str]:
 
 
 def said(fleet: Fleet, flow_run: str, text: str) -> list[str]:
-    wanted = {"logs": {"flow_run_id": {"any_": [flow_run]}, "text": {"query": json.dumps(text)}}}
+    """Newest first."""
+    wanted = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_DESC"}
     found: Any = fleet.ask("/api/logs/filter", wanted)
     return [each["message"] for each in found if text in each["message"]]
 
