@@ -8,6 +8,7 @@ Limit: an attempt that died before it took its lease is lost only when Prefect s
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -56,7 +57,10 @@ class Training:
 
 
 class TrainingRuns(Protocol):
-    """The attempts at one training; on a Prefect server in earnest."""
+    """The attempts at one training, on a Prefect server.
+
+    Each method raises EngineError when the server does not do what is asked.
+    """
 
     def attempt(self, number: int) -> Training:
         """The attempt with this number, from 1: the one that is there, or one that starts now."""
@@ -96,7 +100,7 @@ def follow_training(
         poll_seconds: Between two looks.
 
     Raises:
-        EngineError: the training failed or was cancelled, or too many attempts were lost.
+        EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
     """
     watch = _Watch(run, at, runs, lease, note, poll_seconds)
     try:
@@ -126,7 +130,8 @@ def _attempt(watch: _Watch) -> DatasetRef:
         except BaseException as raised:
             # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
             if not isinstance(raised, Exception):
-                watch.runs.declare(training, "CANCELLING", "the run that it trains for was interrupted")
+                with suppress(EngineError):
+                    watch.runs.declare(training, "CANCELLING", "the run that it trains for was interrupted")
             raise
         made = watch.run.holds(watch.at)
         if made is not None:

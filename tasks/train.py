@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from tapir_core.calls import RunLease
@@ -36,8 +35,11 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     at, run = StageAt("train", round_number), RunFolder(ref)
     runtime = current(run)
+
+    def note(text: str) -> None:
+        runtime.progress.note(at, text)
+
     with runtime.progress.stage(at, shards=1):
-        note = partial(runtime.progress.note, at)
         note("handing the accelerator over")
         runtime.students.stop()
         lease = training_lease(run, at)
@@ -52,7 +54,7 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
 
 def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
     """The right to make this student, under a name that every machine knows, wherever it finds the root."""
-    return RunLease(store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})", token)
+    return RunLease(store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})", token=token)
 
 
 def make_student(

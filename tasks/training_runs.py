@@ -4,10 +4,14 @@ An attempt's idempotency key is run, stage key and number: whoever asks for it a
 It is no subflow of its driver: it outlives a driver that is killed, and the next one has another flow run.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 from uuid import UUID
 
-from prefect import get_client, get_run_logger
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.objects import State as PrefectState
 from prefect.deployments import run_deployment
@@ -15,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from tapir_core.config import RunConfig
-from tapir_core.errors import MissingPrerequisite
+from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.follow_training import State, Training, lease_token
@@ -34,7 +38,7 @@ def check_trainer(config: RunConfig) -> None:
     """
     if config.training.runs_on == "driver":
         return
-    with get_client(sync_client=True) as client:
+    with _client() as client:
         try:
             client.read_deployment_by_name(FINE_TUNE)
         except ObjectNotFound as exc:
@@ -55,22 +59,23 @@ class FineTuneRuns:
 
     def attempt(self, number: int) -> Training:
         """The attempt with this number: the flow run that is there, or one that a worker of tapir-gpu takes up."""
-        flow_run = run_deployment(
-            FINE_TUNE,
-            parameters={"run": self._ref.name, "round_number": self._number},
-            flow_run_name=f"{self._ref.name} round-{self._number}",
-            tags=[f"run-{self._ref.name}", f"round-{self._number}", "stage-train"],
-            idempotency_key=f"{self._key}:{number}",
-            timeout=0,
-            as_subflow=False,
-        )
+        with _translated():
+            flow_run = run_deployment(
+                FINE_TUNE,
+                parameters={"run": self._ref.name, "round_number": self._number},
+                flow_run_name=f"{self._ref.name} round-{self._number}",
+                tags=[f"run-{self._ref.name}", f"round-{self._number}", "stage-train"],
+                idempotency_key=f"{self._key}:{number}",
+                timeout=0,
+                as_subflow=False,
+            )
         assert isinstance(flow_run, FlowRun), "asked without an event loop"
         get_run_logger().info("training in flow run %s (%s), attempt %d", flow_run.name, flow_run.id, number)
         return _training(flow_run)
 
     def look(self, training: Training) -> Training:
         """The attempt as it stands now; one that was deleted is lost."""
-        with get_client(sync_client=True) as client:
+        with _client() as client:
             try:
                 return _training(client.read_flow_run(UUID(training.id)))
             except ObjectNotFound:
@@ -78,9 +83,26 @@ class FineTuneRuns:
 
     def declare(self, training: Training, state: State, why: str) -> Training:
         """Set an attempt's state, if it has not ended by itself."""
-        with get_client(sync_client=True) as client:
+        with _client() as client:
             client.set_flow_run_state(UUID(training.id), PrefectState(type=StateType(state), message=why))
         return self.look(training)
+
+
+@contextmanager
+def _client() -> Iterator[SyncPrefectClient]:
+    with _translated(), get_client(sync_client=True) as client:
+        yield client
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as exc:
+        raise EngineError(
+            f"the Prefect server does not do what is asked ({exc}); a training on a worker goes on, and once the "
+            "server is back *Retry*, or the same command, follows it again"
+        ) from exc
 
 
 def _training(flow_run: FlowRun) -> Training:

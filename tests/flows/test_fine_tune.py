@@ -5,15 +5,16 @@ from pathlib import Path
 import pytest
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.commands.deploy import DEPLOYMENTS
 from flows.distill import distill
 from flows.fine_tune import fine_tune_from_form
-from tapir_core.errors import MissingPrerequisite
+from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
-from tasks.training_runs import FINE_TUNE
+from tasks.training_runs import FINE_TUNE, check_trainer
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.tasks.trained_run import make_trained_run
@@ -62,6 +63,13 @@ def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Pa
         distill(run.ref)
     close_all()
     assert run.holds(StageAt("label")) is None
+
+
+def test_a_server_that_is_away_is_an_error_of_ours(root: Path) -> None:
+    config = make_config(root / "runs", training={"runs_on": "worker"})
+    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away), pytest.raises(EngineError, match="the Prefect server does not do what is asked"):
+        check_trainer(config)
 
 
 def test_driver_and_trainer_count_the_starts_of_a_flow_run_alike() -> None:

@@ -16,7 +16,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.engines.training.job import Attempt, TrainingProgress
 from tasks.fakes import ScriptedTrainings
-from tasks.follow_training import MOST_LOST, State, follow_training
+from tasks.follow_training import MOST_LOST, State, Training, follow_training
 from tasks.train import training_lease
 from tests.run_builder import build_run
 
@@ -164,6 +164,18 @@ def test_an_interrupt_of_the_driver_cancels_the_training_and_an_error_does_not(
     with pytest.raises(raised):
         follow_training(run, AT, runs, training_lease(run, AT), note, poll_seconds=0)
     assert runs.declared == ([("attempt-1", "CANCELLING")] if cancelled else [])
+
+
+def test_an_interrupt_is_told_as_one_though_the_server_is_away(run: RunFolder) -> None:
+    class Away(ScriptedTrainings):
+        def declare(self, *_: object) -> Training:
+            raise EngineError("away")
+
+    def note(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        follow_training(run, AT, Away([["RUNNING", "RUNNING"]]), training_lease(run, AT), note, poll_seconds=0)
 
 
 def test_a_worker_that_works_in_another_root_is_named_as_the_fault(run: RunFolder) -> None:

@@ -71,7 +71,8 @@ class Holding:
 class RunLease:
     """The right to drive the run ``run_key``; a heartbeat thread keeps it while it is held."""
 
-    def __init__(self, store_url: str, run_key: str, token: str | None = None) -> None:
+    def __init__(self, store_url: str, run_key: str, *, token: str | None = None) -> None:
+        """Prepare; ``token`` (32 characters) lets others know the holder, without it the lease has one of its own."""
         from tapir_core.calls.store import lease_rows, tables
 
         self.run_key = run_key
