@@ -45,8 +45,6 @@ def fine_tune_from_form(
     opened, at = RunFolder(RunRef(worker_root(), run)), StageAt("train", round_number)
     if at not in plan(opened.config):
         raise ConfigError(f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}")
-    if opened.holds(at) is not None:
-        return f"S_{round_number} is there already; nothing was done."
     if opened.key(at) is None:
         raise ConfigError(
             f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
@@ -55,6 +53,8 @@ def fine_tune_from_form(
     lease = training_lease(opened, at, lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count))
     try:
         _take(lease)
+        if opened.holds(at) is not None:
+            return f"S_{round_number} is there already; nothing was done."
         summary = make_student(opened, at, lease, _watch(opened, at))
     finally:
         lease.release()
@@ -64,7 +64,7 @@ def fine_tune_from_form(
 
 
 def _take(lease: RunLease) -> None:
-    """Wait for a training that ends now, such as one that was cancelled.
+    """Take the lease; wait for a training that ends now, such as one that was cancelled.
 
     Raises:
         RunBusy: it does not.

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -32,6 +31,8 @@ MOST_LOST = 3
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 45.0
 """Prefect gives a cancelled flow run 30 s; one whose worker is gone is cancelled by nobody."""
+
+_GONE = "Its process is gone, and its run saw it. The next attempt goes on from its last save."
 
 State = Literal[
     "SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING", "CANCELLED", "CRASHED", "FAILED", "COMPLETED"
@@ -120,8 +121,9 @@ class _Watch:
 
 
 def _attempt(watch: _Watch) -> DatasetRef:
-    lost = 0
-    for number in count(1):
+    number, lost = 0, 0
+    while True:
+        number += 1
         training = watch.runs.attempt(number)
         # What had ended, or was ending, when this drive came is no answer to it.
         earlier = training.has_ended or training.state == "CANCELLING"
@@ -131,7 +133,7 @@ def _attempt(watch: _Watch) -> DatasetRef:
             # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
             if not isinstance(raised, Exception):
                 with suppress(EngineError):
-                    watch.runs.declare(training, "CANCELLING", "the run that it trains for was interrupted")
+                    watch.runs.declare(training, "CANCELLING", "The run that it trains for was interrupted.")
             raise
         made = watch.run.holds(watch.at)
         if made is not None:
@@ -139,7 +141,6 @@ def _attempt(watch: _Watch) -> DatasetRef:
         if not earlier:
             lost += 1
             _give_up_or_go_on(watch, ended, lost)
-    raise AssertionError("numbers end")
 
 
 def _give_up_or_go_on(watch: _Watch, ended: Training, lost: int) -> None:
@@ -156,7 +157,7 @@ def _give_up_or_go_on(watch: _Watch, ended: Training, lost: int) -> None:
         raise EngineError(f"{at}: the training failed, {where}")
     if lost >= MOST_LOST:
         raise EngineError(f"{at}: {lost} trainings in a row were lost, the last one {where}; {again}")
-    watch.note(f"the training was lost ({ended.told}); starting it again")
+    watch.note(f"the training was lost ({ended.told}); it is started again")
 
 
 def _wait(watch: _Watch, training: Training) -> Training:
@@ -170,11 +171,11 @@ def _wait(watch: _Watch, training: Training) -> Training:
         if training.has_ended and not works:
             return training
         if training.state == "RUNNING" and died:
-            return watch.runs.declare(training, "CRASHED", "its process is gone")
+            return watch.runs.declare(training, "CRASHED", _GONE)
         if training.state == "CANCELLING":
             late = not works and time.monotonic() - since > _CANCEL_SECONDS
             if died or late:
-                return watch.runs.declare(training, "CANCELLED", "its process is gone")
+                return watch.runs.declare(training, "CANCELLED", _GONE)
         else:
             since = time.monotonic()
         waits = "waiting for a worker of tapir-gpu, " if training.state in ("SCHEDULED", "PENDING") else ""

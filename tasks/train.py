@@ -46,7 +46,9 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
         if run.config.training.runs_on == "worker":
             return follow_training(run, at, FineTuneRuns(run, at), lease, note)
         with lease:
-            make_student(run, at, lease, lambda progress: note(progress.in_words()))
+            # A worker may have made it since this stage began.
+            if run.holds(at) is None:
+                make_student(run, at, lease, lambda progress: note(progress.in_words()))
     made = run.holds(at)
     assert made is not None
     return made
