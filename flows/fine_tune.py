@@ -5,7 +5,8 @@ live: it holds a lease of its own, seals what it made, and leaves it when the ru
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from prefect import get_run_logger, runtime
@@ -52,15 +53,31 @@ def fine_tune_from_form(
     check_training_ingredients(opened, at)
     lease = training_lease(opened, at, lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count))
     try:
-        _take(lease)
-        if opened.holds(at) is not None:
-            return f"S_{round_number} is there already; nothing was done."
-        summary = make_student(opened, at, lease, _watch(opened, at))
+        with _hold(lease):
+            if opened.holds(at) is not None:
+                return f"S_{round_number} is there already; nothing was done."
+            summary = make_student(opened, at, lease, _watch(opened, at))
     finally:
-        lease.release()
         close_all()
         publish_logs(opened)
     return f"S_{round_number}: {summary.in_words()}."
+
+
+@contextmanager
+def _hold(lease: RunLease) -> Iterator[None]:
+    """Hold the lease for the block; an interrupt leaves it to end with this process.
+
+    A worker that is killed takes this process along before Prefect hears of it: that the holder of a lease is gone is
+    then all that its driver can see.
+    """
+    _take(lease)
+    try:
+        yield
+    except BaseException as raised:
+        if isinstance(raised, Exception):
+            lease.release()
+        raise
+    lease.release()
 
 
 def _take(lease: RunLease) -> None:

@@ -155,6 +155,8 @@ def test_driver_and_trainer_survive_each_other(fleet: Fleet, settings: list[str]
     assert psutil.wait_procs(trainer, timeout=10)[1] == []
     assert [str(at) for at in plan(run.config) if run.holds(at) is None] == []
     assert states(fleet, 1) == ["CRASHED", "COMPLETED"]
+    lost, _ = fleet.flow_runs("fine-tune", f"run-{NAME}", "round-1")
+    assert "No sign of life" not in lost["state"]["message"], "its driver sees it long before the server does"
     trained = json.loads(run.storage.read_bytes("round_01/checkpoint/training.json"))
     assert trained["resumed_from_steps"] != []
     assert started(run, 1) == 2
