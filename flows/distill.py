@@ -13,7 +13,7 @@ from flows.live_spend import live_spend
 from flows.project_flow import project_flow
 from flows.round import round_flow
 from flows.steps import run_stage, seal_stage, submit_shards
-from flows.until import Reached, find_stage
+from flows.until import Reached, comes_after, find_stage
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
@@ -25,6 +25,7 @@ from tasks.pool import heldout, pool
 from tasks.runtime import current
 from tasks.teach import teach_shard
 from tasks.train import train
+from tasks.training_runs import check_trainer
 
 __all__ = ["distill"]
 
@@ -34,6 +35,8 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     """Distil a student round by round, to the end or ``until`` a stage holds; returns a summary of the rounds."""
     run = RunFolder(ref)
     current(run).until = find_stage(run.config, until) if until else None
+    if not comes_after(run.config, StageAt("train", 0), current(run).until):
+        check_trainer(run.config)
     rounds: list[dict[str, object]] = []
     with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:

@@ -40,7 +40,7 @@ Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], show
 """Settings, one `section.field=value` each."""
 
 
-def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
+def deployed_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
     """A flow whose run is named after the run it works on, and whose state says what a user can do about an error."""
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -55,7 +55,7 @@ def deployed_flow(name: str) -> Callable[[Callable[..., Any]], Any]:
                 # A wrong value stays wrong: it is refused in the words of the command line.
                 return Failed(message=str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}")
 
-        return project_flow(name, run_name="{run}")(body)
+        return project_flow(name, run_name=run_name)(body)
 
     return wrap
 

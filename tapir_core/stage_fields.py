@@ -62,7 +62,8 @@ def size_fields(config: RunConfig, number: int) -> Json:
 
 def tuning_fields(config: RunConfig, number: int) -> Json:
     """How a round's mixture (0: S_0's) is trained on."""
-    without_effect = {"micro_batch_size", "processes", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+    memory = {"micro_batch_size", "processes", "gradient_checkpointing"}
+    without_effect = {"runs_on", "save_minutes", "grace_seconds", *memory}
     settings = config.round(number) if number else config.basic_tuning
     shared = config.training.model_dump(exclude=without_effect)
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]

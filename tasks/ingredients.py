@@ -4,12 +4,15 @@ import hashlib
 
 from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
+from tapir_core.errors import RunChanged
 from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import STAGES, StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
-__all__ = ["gather_files", "gather_ingredients"]
+__all__ = ["check_training_ingredients", "gather_files", "gather_ingredients"]
 
 
 def gather_ingredients(config: RunConfig) -> dict[str, str]:
@@ -19,8 +22,24 @@ def gather_ingredients(config: RunConfig) -> dict[str, str]:
         MissingPrerequisite: the backbone cannot be had.
         ConfigError: a prompt file is broken.
     """
-    cache = on_this_machine(config.run.root).local(backbone_cache())
-    return {**gather_files(config), "backbone": checkpoint_digest(prepare_backbone(config.student, cache))}
+    return {**gather_files(config), "backbone": _backbone(config)}
+
+
+def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
+    """Refuse to train with other files than the driver's, on a machine that finds its own.
+
+    Raises:
+        RunChanged: the backbone or the chat template is another one here.
+        MissingPrerequisite: the backbone cannot be had.
+    """
+    template = run.config.student.chat_template
+    for name in STAGES[at.name].ingredients(run.config, at):
+        found = _backbone(run.config) if name == "backbone" else _sha256(template) if template else ""
+        if found != run.record.ingredients.get(name, ""):
+            raise RunChanged(
+                f"{name} on this worker is not the one that run {run.ref.name!r} was opened with; bring its files "
+                "here, where the configuration looks for them"
+            )
 
 
 def gather_files(config: RunConfig) -> dict[str, str]:
@@ -36,6 +55,11 @@ def gather_files(config: RunConfig) -> dict[str, str]:
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found
+
+
+def _backbone(config: RunConfig) -> str:
+    cache = on_this_machine(config.run.root).local(backbone_cache())
+    return checkpoint_digest(prepare_backbone(config.student, cache))
 
 
 def _sha256(path: str) -> str:

@@ -1,4 +1,8 @@
-"""Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes."""
+"""Stage `train`: S_r ← fine-tune(S_{r−1}, mixture_r). The trainer works in an attempt folder; the manifest promotes.
+
+The driver trains itself, or follows a worker that does (``training.runs_on``). Whoever trains holds the lease of this
+training, and promotes only while it has it and the run still asks for what it made.
+"""
 
 import os
 import shutil
@@ -7,8 +11,10 @@ from collections.abc import Callable
 from logging import INFO
 from pathlib import Path
 
+from tapir_core.calls import RunLease
+from tapir_core.calls.store.address import store_url
 from tapir_core.data.dataset import DatasetRef, Part
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, RunBusy, RunChanged
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.reporting.formats import duration
@@ -19,10 +25,12 @@ from tapir_core.storage import file_sha256
 from tasks._task import project_task
 from tasks.engines.backbone import matters
 from tasks.engines.log_follower import follow_log, tell
-from tasks.engines.trainer import TrainingJob, TrainingProgress, train_student
+from tasks.engines.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
+from tasks.follow_training import follow_training
 from tasks.runtime import current
+from tasks.training_runs import FineTuneRuns
 
-__all__ = ["train"]
+__all__ = ["check_wanted", "make_student", "train", "training_lease"]
 
 _TOLD_SECONDS = 60.0
 
@@ -32,27 +40,73 @@ def train(ref: RunRef, round_number: int) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     at, run = StageAt("train", round_number), RunFolder(ref)
     runtime = current(run)
-    started = time.monotonic()
+
+    def note(text: str) -> None:
+        runtime.progress.note(at, text)
+        runtime.check_stop(at)
+
     with runtime.progress.stage(at, shards=1):
-        runtime.progress.note(at, "handing the accelerator over")
+        note("handing the accelerator over")
         runtime.students.stop()
-        job = _job(run, at)
-
-        def on_progress(progress: TrainingProgress) -> None:
-            runtime.progress.note(at, _in_words(progress))
-            runtime.check_stop(at)
-
-        with follow_log("trainer", job.log_path):
-            done = train_student(job, on_progress=_told(on_progress))
-        tell(INFO, f"training ended: {done.steps} steps in {duration(done.seconds)}, final loss {done.final_loss:.3f}")
-        _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
-        runtime.check_lease()
-        publish_stage(run, at)
-    counts = {"seconds": round(time.monotonic() - started, 1)}
-    runtime.check_lease()
-    made = run.seal(at, _parts(run.workplace.local(at.folder)), counts=counts)
-    shutil.rmtree(job.output)
+        lease = training_lease(run, at)
+        if run.config.training.runs_on == "worker":
+            return follow_training(run, at, FineTuneRuns(run, at), lease, note)
+        with lease:
+            # A worker may have made it since this stage began.
+            if run.holds(at) is None:
+                make_student(run, at, lease, lambda progress: note(progress.in_words()))
+    made = run.holds(at)
+    assert made is not None
     return made
+
+
+def training_lease(run: RunFolder, at: StageAt, token: str | None = None) -> RunLease:
+    """The right to make this student, under a name that every machine knows, wherever it finds the root."""
+    return RunLease(store_url(run.config), f"{run.ref.name}/{at.folder} ({run.record.id[:12]})", token=token)
+
+
+def make_student(
+    run: RunFolder, at: StageAt, lease: RunLease, on_progress: Callable[[TrainingProgress], None]
+) -> TrainingSummary:
+    """Train in this process's child and promote what came of it; ``lease`` is held by the caller.
+
+    Raises:
+        RunChanged: the run asks for another training by now.
+        RunBusy: another process trains, or drives the run, because this one gave no sign of life for too long.
+        TapirError: as `train_student`.
+    """
+    started, key = time.monotonic(), run.key(at)
+    job = _job(run, at)
+    with follow_log("trainer", job.log_path):
+        summary = train_student(job, on_progress=_told(on_progress))
+    tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
+    _check_right(run, at, lease, key)
+    _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
+    publish_stage(run, at)
+    counts = {"seconds": round(time.monotonic() - started, 1)}
+    _check_right(run, at, lease, key)
+    run.seal(at, _parts(run.workplace.local(at.folder)), counts=counts)
+    shutil.rmtree(job.output)
+    return summary
+
+
+def check_wanted(run: RunFolder, at: StageAt, key: str | None) -> None:
+    """Called while a worker trains: the run may have been amended and driven on without it.
+
+    Raises:
+        RunChanged: with today's configuration and inputs another student is to be made.
+    """
+    if RunFolder(run.ref).key(at) != key:
+        raise RunChanged(
+            f"run {run.ref.name!r} was changed while {at} was made, and asks for another student; this one is left"
+        )
+
+
+def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) -> None:
+    current(run).check_lease()
+    if not lease.holds():
+        raise RunBusy(f"another process took the training of {at} over; this one stops and promotes nothing")
+    check_wanted(run, at, key)
 
 
 def _job(run: RunFolder, at: StageAt) -> TrainingJob:
@@ -91,14 +145,9 @@ def _told(on_progress: Callable[[TrainingProgress], None]) -> Callable[[Training
         on_progress(progress)
         if time.monotonic() >= next_told:
             next_told = time.monotonic() + _TOLD_SECONDS
-            tell(INFO, f"training: {_in_words(progress)}")
+            tell(INFO, f"training: {progress.in_words()}")
 
     return tell_and_go_on
-
-
-def _in_words(progress: TrainingProgress) -> str:
-    step = f"step {progress.step}/{progress.steps}, loss {progress.loss:.3f}"
-    return f"{step}, {progress.tokens_per_second:.0f} tokens/s, {duration(progress.eta_seconds)} left"
 
 
 def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:

@@ -23,6 +23,7 @@ DEPLOYMENTS = (
     "retry-judge/retry-judge",
     "evaluate/evaluate",
     "sweep-backbones/sweep-backbones",
+    "fine-tune/fine-tune",
 )
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
 

@@ -62,6 +62,10 @@ class TrainingConfig(Section):
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
 
+    runs_on: Literal["driver", "worker"] = "driver"
+    """Where it trains: in the process that drives the run, or on a worker of the pool `tapir-gpu`, through the
+    deployment *fine-tune* (docs/gpu-workers.md)."""
+
     processes: PositiveInt | None = None
     """Ranks on this machine; nothing means one for each accelerator, or one on a CPU."""
 

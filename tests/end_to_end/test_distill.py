@@ -38,7 +38,7 @@ def test_what_matters_of_the_engines_is_in_the_flow_runs_log_and_no_noise(projec
     assert {level for level, _ in of_engines} == {logging.INFO}
     assert len([text for _, text in of_engines if "student.log): ready with " in text]) == 4
     assert len([text for _, text in of_engines if ".log): steps: 4, " in text]) == 3
-    assert len([text for _, text in told if text.startswith("training ended: 4 steps in ")]) == 3
+    assert len([text for _, text in told if text.startswith("training ended: 4 steps, ")]) == 3
     assert len(of_engines) < 40
 
 

@@ -15,12 +15,13 @@ from flows.commands.deploy import DEPLOYMENTS
 from flows.deployed import distill_from_form, retry_judge_from_form, sweep_from_form
 from flows.driver import read_config
 from flows.evaluate_form import evaluate_from_form
+from flows.fine_tune import fine_tune_from_form
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES
 
 ROOT = Path(__file__).parents[2]
-OF_A_RUN = [distill_from_form, retry_judge_from_form, evaluate_from_form]
+OF_A_RUN = [distill_from_form, retry_judge_from_form, evaluate_from_form, fine_tune_from_form]
 FORMS = [*OF_A_RUN, sweep_from_form]
 
 
@@ -43,7 +44,8 @@ def test_the_limits_of_a_form_are_the_configurations() -> None:
     for form in OF_A_RUN:
         assert fields(form)["run"]["pattern"] == own["name"]["pattern"]
     assert fields(distill_from_form)["rounds"]["maximum"] == own["rounds"]["maximum"]
-    assert fields(retry_judge_from_form)["round_number"]["maximum"] == own["rounds"]["maximum"]
+    for form in (retry_judge_from_form, fine_tune_from_form):
+        assert fields(form)["round_number"]["maximum"] == own["rounds"]["maximum"]
 
 
 def test_the_presets_are_the_shipped_configurations() -> None:

@@ -1,4 +1,4 @@
-"""One driver a run: a row in the store's database says which process drives it.
+"""One driver a run, one trainer a student: a row in the store's database says which process it is.
 
 A process of this machine that is gone loses its lease at once. One of another machine, which cannot be looked at from
 here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.
@@ -18,7 +18,7 @@ import psutil
 
 from tapir_core.errors import RunBusy
 
-__all__ = ["LAPSE_SECONDS", "Holder", "RunLease"]
+__all__ = ["LAPSE_SECONDS", "Holder", "Holding", "RunLease"]
 
 HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
@@ -59,15 +59,31 @@ class Holder:
             return True
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A lease that is taken, as any process sees it."""
+
+    token: str
+    lives: bool
+    """False when the holder is gone from this machine, or silent for too long on another: the next one may take it."""
+
+
 class RunLease:
     """The right to drive the run ``run_key``; a heartbeat thread keeps it while it is held."""
 
-    def __init__(self, store_url: str, run_key: str, *, flow_run: str | None = None) -> None:
-        """Prepare; ``flow_run`` is the UI's address of the flow run that drives, if one does."""
+    def __init__(self, store_url: str, run_key: str, *, token: str | None = None, flow_run: str | None = None) -> None:
+        """Prepare.
+
+        Args:
+            store_url: Of the database.
+            run_key: What is held.
+            token: 32 characters that let others know the holder; without it the lease has one of its own.
+            flow_run: The UI's address of the flow run that drives, if one does.
+        """
         from tapir_core.calls.store import lease_rows, tables
 
         self.run_key = run_key
-        self.token = secrets.token_hex(16)
+        self.token = token or secrets.token_hex(16)
         self._flow_run = flow_run
         self._rows = lease_rows
         self._engine = tables.open_engine(store_url)
@@ -92,14 +108,19 @@ class RunLease:
         """Whether the lease is still ours; asked before anything of the run is promoted."""
         return bool(self._rows.is_held(self._engine, self.run_key, self.token))
 
+    def holding(self) -> Holding | None:
+        """Who has the lease now, this process or another; nothing when it is free."""
+        row = self._rows.read(self._engine, self.run_key)
+        return None if row is None else Holding(row["token"], lives=not _may_take(row))
+
     def release(self) -> None:
-        """Give the lease back. Releasing twice is the same as once."""
+        """Give the lease back, or stop looking at it. Releasing twice is the same as once."""
         self._released.set()
         if self._heart is not None:
             self._heart.join()
             self._heart = None
             self._rows.drop(self._engine, self.run_key, self.token)
-            self._engine.dispose()
+        self._engine.dispose()
 
     def __enter__(self) -> "RunLease":
         self.acquire()

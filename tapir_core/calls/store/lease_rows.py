@@ -1,4 +1,4 @@
-"""Rows of the `leases` table: take, keep, check, drop. Who may take what is decided in lease.py."""
+"""Rows of the `leases` table: take, keep, check, read, drop. Who may take what is decided in lease.py."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 
 from tapir_core.calls.store.tables import insert_or_ignore, leases, writing
 
-__all__ = ["DatabaseError", "beat", "database_time", "drop", "is_held", "take"]
+__all__ = ["DatabaseError", "beat", "database_time", "drop", "is_held", "read", "take"]
 
 
 def take(
@@ -44,6 +44,13 @@ def is_held(engine: Engine, run_key: str, token: str) -> bool:
     """Whether the lease is still ours."""
     with engine.connect() as connection:
         return connection.scalar(select(leases.c.token).where(*_ours(run_key, token))) is not None
+
+
+def read(engine: Engine, run_key: str) -> dict[str, Any] | None:
+    """The row of who holds the lease, with `silent`, the time since its last heartbeat; nothing when it is free."""
+    with engine.connect() as connection:
+        row = connection.execute(select(leases).where(leases.c.run_key == run_key)).mappings().one_or_none()
+        return None if row is None else {**row, "silent": database_time(connection) - row["heartbeat"]}
 
 
 def drop(engine: Engine, run_key: str, token: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tapir_core.config import TrainingConfig
+from tapir_core.reporting.formats import duration
 from tapir_core.text import digest
 
 __all__ = ["Attempt", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
@@ -68,7 +69,7 @@ class TrainingJob:
         value = self.to_json()
         for name in ("output", "log_path"):
             del value[name]
-        for name in ("save_minutes", "grace_seconds", "gradient_checkpointing"):
+        for name in ("runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"):
             del value["training"][name]
         return digest(value)
 
@@ -84,6 +85,11 @@ class TrainingProgress:
     """Tokens seen so far, prompts included, padding not."""
     tokens_per_second: float
     eta_seconds: float
+
+    def in_words(self) -> str:
+        """For a line that changes as it goes on."""
+        step = f"step {self.step}/{self.steps}, loss {self.loss:.3f}"
+        return f"{step}, {self.tokens_per_second:.0f} tokens/s, {duration(self.eta_seconds)} left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,10 @@ class TrainingSummary:
     zero_stage: int
     resumed_from_steps: list[int]
     versions: dict[str, str]
+
+    def in_words(self) -> str:
+        """What came of it."""
+        return f"{self.steps} steps, final loss {self.final_loss:.3f}, {self.tokens_per_second:.0f} tokens/s"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:

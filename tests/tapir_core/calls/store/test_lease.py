@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import RunLease
-from tapir_core.calls.store.lease import Holder
+from tapir_core.calls.store.lease import Holder, Holding
 from tapir_core.errors import RunBusy
 from tests.tapir_core.calls.upkeep.store_rows import sql
 
@@ -119,6 +119,20 @@ def test_a_slow_holder_on_this_machine_is_not_robbed(store_url: str, tmp_path: P
         with pytest.raises(RunBusy):
             RunLease(store_url, "a-run").acquire()
         assert lease.holds()
+
+
+def test_anybody_sees_who_holds_a_lease_and_whether_it_lives(store_url: str, other: subprocess.Popen[str]):
+    with RunLease(store_url, "mine", token="a" * 32) as mine:
+        assert mine.holding() == Holding("a" * 32, lives=True)
+    assert mine.holding() is None
+    seen = RunLease(store_url, "a-run")
+    first = seen.holding()
+    assert first is not None
+    assert first.lives
+    os.kill(other.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
+    assert seen.holding() == Holding(first.token, lives=False)
+    seen.release()
 
 
 def test_who_lost_the_lease_does_not_drop_the_new_holders(store_url: str, tmp_path: Path):

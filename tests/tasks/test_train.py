@@ -1,0 +1,50 @@
+"""Who trains promotes what came of it, and only while the run still asks for it."""
+
+from pathlib import Path
+
+import pytest
+
+from tapir_core.errors import RunBusy, RunChanged
+from tapir_core.run_folder import open_run
+from tapir_core.stages import StageAt
+from tasks.train import make_student, training_lease
+from tests.tasks.trained_run import make_trained_run
+
+AT = StageAt("train", 0)
+
+
+def test_a_finished_attempt_is_promoted_and_its_folder_goes(tmp_path: Path) -> None:
+    run = make_trained_run(tmp_path)
+    with training_lease(run, AT) as lease:
+        summary = make_student(run, AT, lease, lambda _: None)
+    assert summary.in_words() == "4 steps, final loss 1.500, 250 tokens/s"
+    assert run.storage.read_bytes(f"{AT.folder}/model.safetensors") == b"weights"
+    assert run.holds(AT) is not None
+    assert run.storage.names("round_00/training") == []
+
+
+def test_a_training_that_the_run_asks_for_no_more_is_not_promoted(tmp_path: Path) -> None:
+    run = make_trained_run(tmp_path)
+    assert run.key(AT) is not None
+    tuning = {**run.config.basic_tuning.model_dump(), "learning_rate": 1e-5}
+    config = run.config.model_validate({**run.config.model_dump(), "basic_tuning": tuning})
+    amended = open_run(config, run.record.ingredients, amend=True)
+    with training_lease(run, AT) as lease, pytest.raises(RunChanged, match="asks for another student"):
+        make_student(run, AT, lease, lambda _: None)
+    assert amended.manifest(AT) is None
+    assert not run.storage.exists(AT.folder)
+
+
+def test_one_process_trains_a_student(tmp_path: Path) -> None:
+    run = make_trained_run(tmp_path)
+    with training_lease(run, AT), pytest.raises(RunBusy, match="example/round_00/checkpoint"):
+        training_lease(run, AT).acquire()
+
+
+def test_a_training_that_was_taken_over_is_not_promoted(tmp_path: Path) -> None:
+    run = make_trained_run(tmp_path)
+    lost = training_lease(run, AT)
+    with pytest.raises(RunBusy, match="promotes nothing"):
+        make_student(run, AT, lost, lambda _: None)
+    lost.release()
+    assert run.holds(AT) is None
