@@ -9,6 +9,7 @@ __all__ = [
     "CARETAKER_LOG",
     "COMPARISON",
     "ESTIMATE",
+    "FLEET_SECRET",
     "JUDGE_REPORT",
     "LOGS",
     "MANIFEST",
@@ -67,6 +68,7 @@ SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
 
 STORE = ".tapir/store.sqlite"
+FLEET_SECRET = ".tapir/fleet-secret"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
 CARETAKER_LOG = ".tapir/logs/caretaker.log"
