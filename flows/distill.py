@@ -6,6 +6,7 @@ Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`
 from contextlib import suppress
 
 from flows.evaluate import evaluate_student
+from flows.fleet import join_fleet
 from flows.project_flow import project_flow
 from flows.round import round_flow
 from flows.steps import run_stage, seal_stage, submit_shards
@@ -29,6 +30,7 @@ __all__ = ["distill"]
 def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     """Distil a student round by round, to the end or ``until`` a stage holds; returns a summary of the rounds."""
     run = RunFolder(ref)
+    join_fleet(run)
     current(run).until = find_stage(run.config, until) if until else None
     rounds: list[dict[str, object]] = []
     with suppress(Reached):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
 from tapir_core.calls.prices import Price, price_of
-from tapir_core.calls.store.address import store_url
-from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
+from tapir_core.calls.store.address import run_key, store_url
+from tapir_core.calls.store.replicas import ReplicaRegistry
+from tapir_core.config import EndpointConfig, ReplicasEngine, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -23,6 +24,9 @@ from tapir_core.storage import on_this_machine
 from tapir_core.voices import Voice, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
+from tasks.engines.replica_key import replica_key
+from tasks.engines.replica_watch import Fleet
+from tasks.engines.replicas import ReplicaHost
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
@@ -47,7 +51,8 @@ class Runtime:
         self.progress = Progress()
         self._making = threading.Lock()
         self._calls: CallEngine | None = None
-        self._students: StudentEngineHost | None = None
+        self._students: StudentEngineHost | ReplicaHost | None = None
+        self._fleet: Fleet | None = None
         self._standins: StandinServers | None = None
         self._reached: dict[str, MissingPrerequisite | None] = {}
         self._reaching = threading.Lock()
@@ -67,13 +72,19 @@ class Runtime:
             return self._calls
 
     @property
-    def students(self) -> StudentEngineHost:
+    def students(self) -> StudentEngineHost | ReplicaHost:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
-                log = self.run.workplace.local(log_file("student"))
-                self._students = StudentEngineHost(self.config.student, log, report=self.progress.note_current)
+                self._students = self._make_students()
             return self._students
+
+    def use_fleet(self, fleet: Fleet) -> None:
+        """Let GPU workers serve the student, if its engine says so; without a fleet this process does."""
+        with self._making:
+            if self._students is not None:
+                self._students.close()
+            self._students, self._fleet = None, fleet
 
     @property
     def standins(self) -> StandinServers:
@@ -113,12 +124,19 @@ class Runtime:
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
+        voice, students = self.student_voice(number), self.students
+        if isinstance(students, ReplicaHost):
+            return Role(voice, students.source(number, voice.identity))
+        return Role(voice, students.source(self.checkpoint(number)))
+
+    def student_voice(self, number: int) -> Voice:
+        """The student after round ``number``, wherever it is served."""
         checkpoint = self.checkpoint(number)
         engine, template = self.config.student.engine, self.config.student.chat_template
         identity = checkpoint_digest(checkpoint, Path(template) if template else None)
         if isinstance(engine, VllmEngine):
             identity += f"-{engine.dtype}"
-        return Role(Voice(student_model_name(engine, checkpoint), identity), self.students.source(checkpoint))
+        return Voice(student_model_name(engine, checkpoint), identity)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
@@ -145,11 +163,25 @@ class Runtime:
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
         if self._students is not None:
-            self._students.stop()
+            self._students.close()
         if self._calls is not None:
             self._calls.close()
         if self._standins is not None:
             self._standins.stop()
+
+    def _make_students(self) -> StudentEngineHost | ReplicaHost:
+        student = self.config.student
+        if isinstance(student.engine, ReplicasEngine) and self._fleet is not None:
+            root, run_id = self.run.ref.root, self.run.record.id
+            return ReplicaHost(
+                student.engine,
+                ReplicaRegistry(store_url(self.config), run_key(self.config)),
+                self._fleet,
+                key_of=lambda replica: replica_key(root, run_id, replica),
+                report=self.progress.note_current,
+            )
+        log = self.run.workplace.local(log_file("student"))
+        return StudentEngineHost(student, log, report=self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         voice = voice_of(endpoint, role)

@@ -18,7 +18,12 @@ from tapir_core.errors import EngineError
 
 __all__ = ["DEPLOYMENTS", "deploy", "wait_for_workers"]
 
-DEPLOYMENTS = ("distill/distill", "retry-judge/retry-judge", "sweep-backbones/sweep-backbones")
+DEPLOYMENTS = (
+    "distill/distill",
+    "retry-judge/retry-judge",
+    "sweep-backbones/sweep-backbones",
+    "serve-student/serve-student",
+)
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
 
 _WORKERS_SECONDS = 90.0

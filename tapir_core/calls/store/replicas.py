@@ -8,7 +8,7 @@ Limit: addresses only; the key of a server is derived by both sides and stands i
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from tapir_core.calls.store.lease import LAPSE_SECONDS, Holder
@@ -43,7 +43,7 @@ class Replica:
 
 
 class ReplicaRegistry:
-    """The replicas of one run. Every method may raise SQLAlchemy's errors while the database is away."""
+    """The replicas of one run. Every method raises TapirError while the database is away."""
 
     def __init__(self, store_url: str, run_key: str) -> None:
         from tapir_core.calls.store import replica_rows, tables
@@ -51,8 +51,6 @@ class ReplicaRegistry:
         self.run_key = run_key
         self._rows = replica_rows
         self._engine = tables.open_engine(store_url)
-        self.errors = replica_rows.DatabaseError
-        """What is raised while the database is away."""
 
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
@@ -72,6 +70,10 @@ class ReplicaRegistry:
     def beat(self, replica: str) -> None:
         """A sign of life of the replica of this process."""
         self._rows.change(self._engine, replica)
+
+    def abandon(self, replica: str) -> None:
+        """Say that the process of a replica ends without a word about why: nobody need wait for its silence."""
+        self._rows.change(self._engine, replica, base_url="", heartbeat=datetime.min)
 
     def is_wanted(self, replica: str) -> bool:
         """Whether it is still there and not asked to leave."""
