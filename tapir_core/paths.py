@@ -125,9 +125,9 @@ def log_file(name: str) -> str:
     return f"{LOGS}/{name}.log"
 
 
-def worker_log(pool: str) -> str:
-    """Log of the worker of a work pool, below the run root."""
-    return f".tapir/logs/worker-{pool}.log"
+def worker_log(worker: str) -> str:
+    """Log of a worker, or of the only one of a work pool, below the run root."""
+    return f".tapir/logs/worker-{worker}.log"
 
 
 def prefect_home() -> str:
