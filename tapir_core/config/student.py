@@ -40,7 +40,7 @@ class VllmEngine(Section):
     """Size of the key-value cache on a CPU, in GiB; unused on a GPU."""
 
     tensor_parallel: PositiveInt = 1
-    """Accelerators that one replica spans."""
+    """Accelerators that one copy of the model spans."""
 
     start_timeout_seconds: PositiveFloat = 600.0
     """Longest wait until the server is ready."""

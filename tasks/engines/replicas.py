@@ -113,10 +113,11 @@ class ReplicaHost:
                 self._end_watch()
                 self._watch = self._begin_watch(number, checkpoint, live)
             watch = self._watch
-        live.wait(2 * self._engine.wait_seconds)
+        # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
+        came = live.wait(2 * self._engine.wait_seconds)
         if watch.failed_to_start:
             self._failures[checkpoint] = live.reason
-        if not live.now:
+        if live.reason or not came:
             raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
         concurrency = self._engine.replicas * self._engine.concurrency
         return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
