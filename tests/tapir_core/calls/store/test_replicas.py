@@ -10,6 +10,7 @@ import pytest
 
 from tapir_core.calls import RunLease
 from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
+from tapir_core.errors import TapirError
 from tests.tapir_core.calls.upkeep.store_rows import sql
 
 TAKE = """
@@ -118,3 +119,10 @@ def test_a_store_of_an_earlier_version_gets_the_table(store_url: str, registry: 
     again = ReplicaRegistry(store_url, "a-run")
     assert again.all() == []
     again.close()
+
+
+def test_a_database_that_is_away_is_an_error_of_ours(store_url: str, registry: ReplicaRegistry):
+    sql(store_url, "DROP TABLE replicas")
+    for call in (registry.all, registry.dismiss):
+        with pytest.raises(TapirError, match="the call store cannot be reached: no such table: replicas"):
+            call()
