@@ -181,7 +181,10 @@ class ReplicaWatch:
     def _wait_or_give_up(self, *, coming: bool) -> None:
         waited = time.monotonic() - self._without_since
         if not coming:
-            self.failed_to_start = not self._served
+            self.failed_to_start = not self._served and {each.how for each in self._ends.values()} <= {
+                "failed",
+                "crashed",
+            }
             self._give_up(f"no replica is left: {'; '.join(self._reasons())}")
         elif waited > self._engine.wait_seconds:
             self._give_up(

@@ -16,9 +16,11 @@ import pytest
 
 from tapir_core.calls.store.address import run_key
 from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
-from tapir_core.paths import BACKBONE, attempt_folder
+from tapir_core.paths import BACKBONE, FLEET_SECRET, attempt_folder
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
+from tasks.engines.replica_key import replica_key
+from tests.acceptance.leaks import find_leaks
 from tests.end_to_end.harness import ROOT, Project, answered_twice
 from tests.flows.commands.test_up import Console
 from tests.tasks.engines.test_backbone import make_checkpoint
@@ -114,6 +116,15 @@ class Fleet:
         return [each for each in found if each["parameters"].get("after_round") == after_round]
 
 
+def secrets_left(fleet: Fleet) -> list[str]:
+    """Where the fleet's secret or a key of a replica stands below the run root."""
+    root = fleet.console.root
+    replicas = [file.stem.removeprefix("replica-") for file in (root / NAME / "logs").glob("replica-*.log")]
+    keys = [replica_key(str(root), fleet.run.record.id, replica) for replica in replicas]
+    assert len(keys) == 4
+    return sorted({leak.partition(":")[0] for leak in find_leaks(root, [(root / FLEET_SECRET).read_text(), *keys])})
+
+
 def external(role: str, base_url: str) -> str:
     endpoint = f'{{ type = "openai", base_url = "{base_url}", model = "standin-{role}", identity = "external-1"'
     return f'{endpoint}, api_key_env = "" }}'
@@ -130,7 +141,7 @@ def up(console: Console, workers: int) -> None:
     assert f"tapir-gpu-{workers}, for runs in" in said
 
 
-def test_what_a_killed_worker_answered_is_asked_once_and_one_that_is_started_in_the_ui_joins(
+def test_one_is_killed_and_one_cancelled_one_joins_from_the_ui_and_nothing_answered_is_asked_again(
     tmp_path: Path, console: Console
 ) -> None:
     backbone, log, python = make_checkpoint(tmp_path / "backbone"), tmp_path / "answers.jsonl", tmp_path / "python"
@@ -144,7 +155,7 @@ def test_what_a_killed_worker_answered_is_asked_once_and_one_that_is_started_in_
         try:
             up(console, 3)
             until = ("--until", f"answer_heldout@{BACKBONE}")
-            rows = {"data__heldout__dev": "400", "data__heldout__test": "400"}
+            rows = {"data__heldout__dev": "700", "data__heldout__test": "700"}
             fleet = Fleet(console, backbone, teacher.base_url, *until, **rows, student__engine__python=str(python))
             fleet.wait_until(lambda: len(fleet.serving()) == 2 and len(answered()) >= 40)
             dead, alive = fleet.serving()
@@ -155,17 +166,21 @@ def test_what_a_killed_worker_answered_is_asked_once_and_one_that_is_started_in_
             fleet.wait_until(lambda: dead.id not in [each.id for each in fleet.registry.all()])
             assert alive.id in [each.id for each in fleet.serving()]
             fleet.wait_until(lambda: len(fleet.serving()) == 3)
+            (cancelled,) = [each for each in fleet.flow_runs(BACKBONE) if f"replica-{alive.id}" in each["tags"]]
+            console.ask(f"/api/flow_runs/{cancelled['id']}/set_state", {"state": {"type": "CANCELLING"}})
+            fleet.wait_until(lambda: alive.id not in [each.id for each in fleet.registry.all()])
             assert fleet.driver.wait(DEADLINE_SECONDS) == 0, fleet.said()
-            assert len(fleet.flow_runs(BACKBONE)) == 3, "the killed one was replaced, the late one was nobody's"
+            assert len(fleet.flow_runs(BACKBONE)) == 3, "the killed one was replaced, the cancelled one was not"
             left = [*family, *console.family()]
         finally:
             console.tapir("down")
     assert psutil.wait_procs(left, timeout=30)[1] == []
     asked = Counter(prompt for _, prompt in answered() if prompt != "Hello")
     assert len(asked) == fleet.project.stored("answer")
-    assert sum(asked.values()) - len(asked) <= IN_FLIGHT
+    assert sum(asked.values()) - len(asked) <= 2 * IN_FLIGHT
     assert len({server for server, _ in answered()}) == 4
     assert fleet.registry.all() == []
+    assert secrets_left(fleet) == [FLEET_SECRET]
 
 
 @pytest.mark.skipif(

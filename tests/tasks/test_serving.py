@@ -19,18 +19,23 @@ from tapir_core.calls import RunLease
 from tapir_core.calls.store.address import run_key, store_url
 from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tapir_core.paths import BACKBONE
+from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stages import StageAt
 from tasks import serving
 from tasks.engines.replica_key import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica
+from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.s3_server import S3Server
 from tests.tasks.engines.test_backbone import make_checkpoint
 from tests.tasks.engines.test_student_server import fake_python
 
 ROOT = Path(__file__).parents[2]
+
+NO_HELDOUT = {"pool": {"type": "standin", "rows": 60}, "heldout": None}
 
 SERVE = """
 import sys
@@ -221,15 +226,40 @@ def test_a_run_that_serves_its_student_itself_asks_for_no_replica(tmp_path: Path
 
 
 @pytest.mark.usefixtures("driver")
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
-def test_one_that_is_interrupted_or_killed_is_dead_at_once_and_leaves_no_server(
-    run: RunFolder, registry: ReplicaRegistry, end: signal.Signals
+def test_one_that_is_interrupted_is_dead_at_once_and_leaves_no_server(
+    run: RunFolder, registry: ReplicaRegistry
 ) -> None:
     asked = registry.ask(BACKBONE, identity(run))
     with subprocess.Popen([sys.executable, "-c", SERVE, run.ref.root, asked], cwd=ROOT) as worker:
         wait_until(lambda: serves(registry))
         family = psutil.Process(worker.pid).children(recursive=True)
-        os.kill(worker.pid, end)
+        os.kill(worker.pid, signal.SIGINT)
         worker.wait()
         assert registry.all()[0].is_dead()
         assert psutil.wait_procs(family, timeout=30)[1] == []
+
+
+def test_a_checkpoint_on_s3_is_served_from_the_workers_scratch_folder(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
+    monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "scratch"))
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    engine = {"type": "replicas", "python": fake_python(tmp_path)}
+    student = {"engine": engine, "chat_template": str(tmp_path / "chat.jinja")}
+    store = {"store_url": f"sqlite:///{tmp_path / 'store.sqlite'}"}
+    run = build_run(
+        "s3://runs/all",
+        until=StageAt("train", 0),
+        config=make_config("s3://runs/all", student=student, calls=store, data=NO_HELDOUT),
+    )
+    registry = ReplicaRegistry(store["store_url"], run_key(run.config))
+    with RunLease(store["store_url"], run_key(run.config)):
+        asked = registry.ask(0, current(run).student_voice(0).identity)
+        served = Serving(run, 0, asked)
+        wait_until(lambda: serves(registry) or bool(served.outcome))
+        registry.dismiss()
+        assert served.end() == "asked to leave"
+    close_all()
+    registry.close()
+    assert run.storage.exists(log_file(f"replica-{asked}")), "its log is uploaded"

@@ -171,6 +171,16 @@ def test_one_that_is_killed_again_and_again_before_it_serves_is_given_up(
     assert len(fleet.asked) <= 2 + replica_watch.MOST_CRASHES
 
 
+def test_when_a_person_cancelled_all_of_them_the_next_that_asks_asks_anew(
+    host: ReplicaHost, fleet: ScriptedFleet
+) -> None:
+    fleet.begin = lambda replica: fleet.ends.update({replica: Ended("cancelled")})
+    with pytest.raises(EngineError, match="no replica is left: cancelled"):
+        host.source(2, "identity")()
+    fleet.begin = fleet.serve
+    assert addresses(serve(host, fleet, 2)) == {f"http://{each}/v1" for each in fleet.asked[2:]}
+
+
 def test_when_no_worker_takes_one_the_wait_ends_with_where_to_look(fleet: ScriptedFleet) -> None:
     fleet.begin = fleet.wait_for_a_worker
     host = open_host(fleet, wait_seconds=0.1)
