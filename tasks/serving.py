@@ -84,19 +84,18 @@ def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
 
 def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> str:
     stay = _Stay(registry, taken.id)
+    # After an interrupt: whether the driver replaces it depends on who ended the flow run.
+    leave = registry.abandon
     try:
         reason = _stay_and_serve(run, registry, taken, stay, say)
+        leave = registry.remove
+        return reason
     except Exception:  # raised again: the driver reads in the flow run's state why it ended
-        stay.end()
-        registry.remove(taken.id)
+        leave = registry.remove
         raise
-    except BaseException:  # an interrupt: whether the driver replaces it depends on who ended the flow run
+    finally:
         stay.end()
-        registry.abandon(taken.id)
-        raise
-    stay.end()
-    registry.remove(taken.id)
-    return reason
+        leave(taken.id)
 
 
 def _stay_and_serve(
@@ -104,6 +103,8 @@ def _stay_and_serve(
 ) -> str:
     server = _server(run, taken, say)
     stay.leave = server.abort
+    if stay.reason:
+        return stay.reason
     try:
         endpoint = server.start()
         registry.serve(taken.id, endpoint.base_url, endpoint.concurrency)

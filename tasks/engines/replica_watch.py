@@ -113,13 +113,16 @@ class ReplicaWatch:
             self._thread.join()
 
     def _follow(self) -> None:
+        said = ""
         try:
             while not self._over.is_set():
                 try:
                     self._look()
                 except TapirError as error:
                     # Database or Prefect server are away: those that serve go on, and the next look may succeed.
-                    logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, error)
+                    if str(error) != said:
+                        said = str(error)
+                        logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, said)
                 self._over.wait(LOOK_SECONDS)
         except BaseException as bug:
             self._give_up(f"the watch over the replicas ended: {bug!r}")
