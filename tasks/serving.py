@@ -4,11 +4,6 @@ It leaves when it is asked to, when nobody drives the run, when its server dies 
 then its GPUs are free. Limits: it holds no lease and writes nothing of the run but its log.
 """
 
-import ipaddress
-import logging
-import os
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,23 +15,16 @@ from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.scratch import publish_logs
 from tasks.engines.gpus import visible_gpus
+from tasks.engines.replica_address import replica_host
 from tasks.engines.replica_key import replica_key
-from tasks.engines.vllm_command import HOST
+from tasks.engines.replica_stay import Stay
 from tasks.engines.vllm_server import VllmServer
 from tasks.runtime import current
 
-__all__ = ["ASKED_NOW", "HOST_VARIABLE", "serve_replica"]
-
-HOST_VARIABLE = "TAPIR_REPLICA_HOST"
-"""Environment variable of a worker: the name or address of its machine at which drivers reach its replicas."""
+__all__ = ["ASKED_NOW", "serve_replica"]
 
 ASKED_NOW = -2
 """In place of a round: the student that the run asks for now."""
-
-BEAT_SECONDS = 10.0
-LOOK_SECONDS = 1.0
-
-logger = logging.getLogger(__name__)
 
 
 def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[str], None]) -> str:
@@ -83,7 +71,7 @@ def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
 
 
 def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> str:
-    stay = _Stay(registry, taken.id)
+    stay = Stay(registry, taken.id)
     # After an interrupt: whether the driver replaces it depends on who ended the flow run.
     leave = registry.abandon
     try:
@@ -99,7 +87,7 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
 
 
 def _stay_and_serve(
-    run: RunFolder, registry: ReplicaRegistry, taken: Replica, stay: "_Stay", say: Callable[[str], None]
+    run: RunFolder, registry: ReplicaRegistry, taken: Replica, stay: Stay, say: Callable[[str], None]
 ) -> str:
     server = _server(run, taken, say)
     stay.leave = server.abort
@@ -109,7 +97,7 @@ def _stay_and_serve(
         endpoint = server.start()
         registry.serve(taken.id, endpoint.base_url, endpoint.concurrency)
         say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
-        while not stay.over.wait(LOOK_SECONDS):
+        while stay.lasts():
             if not server.runs:
                 raise EngineError(f"the student server of replica {taken.id} died; its log is {_log(run, taken)}")
     except EngineError:
@@ -124,7 +112,7 @@ def _stay_and_serve(
 def _server(run: RunFolder, taken: Replica, say: Callable[[str], None]) -> VllmServer:
     engine, template = run.config.student.engine, run.config.student.chat_template
     assert isinstance(engine, ReplicasEngine)
-    host = _host()
+    host = replica_host()
     identity = current(run).student_voice(taken.round).identity
     if identity != taken.checkpoint:
         raise TapirError(
@@ -145,54 +133,3 @@ def _server(run: RunFolder, taken: Replica, say: Callable[[str], None]) -> VllmS
 
 def _log(run: RunFolder, taken: Replica) -> Path:
     return run.workplace.local(log_file(f"replica-{taken.id}"))
-
-
-def _host() -> str:
-    host = os.environ.get(HOST_VARIABLE) or HOST
-    try:
-        unspecified = ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        unspecified = False
-    if unspecified:
-        raise ConfigError(f"{HOST_VARIABLE} = {host!r} is no address that a driver can ask; name this machine's own")
-    return host
-
-
-class _Stay:
-    """Signs of life of a replica in a thread of its own, until there is a reason to leave."""
-
-    def __init__(self, registry: ReplicaRegistry, replica: str) -> None:
-        self.reason = ""
-        self.over = threading.Event()
-        """Set when there is a reason, or at the end."""
-        self.leave: Callable[[], None] = lambda: None
-        """Called when there is a reason."""
-        self._registry = registry
-        self._replica = replica
-        self._thread = threading.Thread(target=self._live, name="tapir-replica", daemon=True)
-        self._thread.start()
-
-    def end(self) -> None:
-        """No sign of life follows."""
-        self.over.set()
-        self._thread.join()
-
-    def _live(self) -> None:
-        beat = time.monotonic()
-        while not self.over.wait(LOOK_SECONDS):
-            try:
-                if time.monotonic() - beat >= BEAT_SECONDS:
-                    self._registry.beat(self._replica)
-                    beat = time.monotonic()
-                self.reason = self._reason()
-            except TapirError as error:
-                # While the database is away the driver cannot look either, and both go on.
-                logger.warning("no sign of life of replica %s: %s", self._replica, error)
-            if self.reason:
-                self.leave()
-                self.over.set()
-
-    def _reason(self) -> str:
-        if not self._registry.is_wanted(self._replica):
-            return "asked to leave"
-        return "" if self._registry.is_driven() else "nobody drives the run any more"

@@ -22,11 +22,12 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tasks import serving
+from tasks.engines import replica_stay
+from tasks.engines.replica_address import HOST_VARIABLE
 from tasks.engines.replica_key import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
-from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica
+from tasks.serving import ASKED_NOW, serve_replica
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.s3_server import S3Server
@@ -48,7 +49,7 @@ serve_replica(RunFolder(RunRef(sys.argv[1], "example")), -1, sys.argv[2], say=pr
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(replica_stay, "LOOK_SECONDS", 0.02)
     engine = {"type": "replicas", "python": fake_python(tmp_path), "concurrency": 7}
     backbone = make_checkpoint(tmp_path / "backbone")
     student = {"backbone": str(backbone), "engine": engine}
@@ -164,7 +165,7 @@ def test_it_leaves_when_nobody_drives_the_run(run: RunFolder, registry: ReplicaR
 
 @pytest.mark.usefixtures("driver")
 def test_it_gives_signs_of_life(run: RunFolder, registry: ReplicaRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(replica_stay, "BEAT_SECONDS", 0.0)
     served = Serving(run, replica=registry.ask(BACKBONE, identity(run)))
     wait_until(lambda: serves(registry))
     registry.abandon(registry.all()[0].id)
@@ -242,7 +243,7 @@ def test_one_that_is_interrupted_is_dead_at_once_and_leaves_no_server(
 def test_a_checkpoint_on_s3_is_served_from_the_workers_scratch_folder(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(replica_stay, "LOOK_SECONDS", 0.02)
     monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "scratch"))
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     engine = {"type": "replicas", "python": fake_python(tmp_path)}
