@@ -10,6 +10,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
+from flows import fleet as fleet_module
+from flows.commands.deploy import DEPLOYMENTS
 from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
 from flows.serve_student import serve_student_from_form
 from tapir_core.errors import EngineError, MissingPrerequisite
@@ -17,7 +19,15 @@ from tapir_core.run_folder import RunFolder, open_run
 from tasks.engines.replica_watch import Ended
 from tests.run_config import make_config
 
+DEPLOYMENT = "of-this-test"
+
 pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(autouse=True)
+def own_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is shared, and others may have applied the real one to it."""
+    monkeypatch.setattr(fleet_module, "SERVE_STUDENT", f"serve-student/{DEPLOYMENT}")
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ def deployed(client: SyncPrefectClient) -> Iterator[UUID]:
     """The deployment, without a worker."""
     pool = client.create_work_pool(WorkPoolCreate(name="a-pool-of-nobody", type="process"))
     flow = client.create_flow(serve_student_from_form)
-    deployment = client.create_deployment(flow, SERVE_STUDENT.partition("/")[2], work_pool_name=pool.name)
+    deployment = client.create_deployment(flow, DEPLOYMENT, work_pool_name=pool.name)
     yield deployment
     client.delete_deployment(deployment)
     client.delete_work_pool(pool.name)
@@ -45,6 +55,10 @@ def deployed(client: SyncPrefectClient) -> Iterator[UUID]:
 def test_a_server_without_the_deployment_is_refused_before_anything_is_paid(run: RunFolder) -> None:
     with pytest.raises(MissingPrerequisite, match=r"needs the deployment serve-student and GPU workers.*`tapir up`"):
         join_fleet(run)
+
+
+def test_what_a_run_starts_is_what_is_deployed() -> None:
+    assert SERVE_STUDENT in DEPLOYMENTS
 
 
 def test_a_run_that_serves_its_student_itself_needs_no_deployment(tmp_path: Path) -> None:
