@@ -228,20 +228,26 @@ def up(
         str | None,
         typer.Option(metavar="URL", help="Prefect's database; a file of the root when left out."),
     ] = None,
+    gpu_workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of the pool tapir-gpu, which share the GPUs; 1 when left out.")
+    ] = None,
 ) -> None:
-    """Start a Prefect server, its deployments and a worker for each pool, which stay; start again what is missing."""
-    from flows.commands.caretaker import POOLS
+    """Start a Prefect server, its deployments and workers for each pool, which stay; start again what is missing."""
+    from flows.commands.caretaker import staff
     from flows.commands.deploy import DEPLOYMENTS, deploy, wait_for_workers
     from flows.commands.up import living_server, start_server
 
     stood = living_server(root)
-    server = stood or start_server(root, port, postgres=postgres)
+    posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
+    server = stood or start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
+    if gpu_workers not in (None, server.gpu_workers):
+        raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
     for made in deploy(server.api, root, again=stood is None):
         _say(f"applied {made}")
-    wait_for_workers(server.api, is_alive=lambda: living_server(root) is not None)
+    wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
     console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
     console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
-    console.print(f"workers: one on each of {', '.join(POOLS)}, for runs in {root!r}", highlight=False)
+    console.print(f"workers: {', '.join(post.label for post in posts)}, for runs in {root!r}", highlight=False)
 
 
 @app.command()

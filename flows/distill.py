@@ -8,6 +8,7 @@ from contextlib import suppress
 from prefect import tags
 
 from flows.evaluate import evaluate_student
+from flows.fleet import join_fleet
 from flows.judge_gaps import tell_gaps
 from flows.live_spend import live_spend
 from flows.project_flow import project_flow
@@ -34,6 +35,7 @@ __all__ = ["distill"]
 def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     """Distil a student round by round, to the end or ``until`` a stage holds; returns a summary of the rounds."""
     run = RunFolder(ref)
+    join_fleet(run)
     current(run).until = find_stage(run.config, until) if until else None
     if not comes_after(run.config, StageAt("train", 0), current(run).until):
         check_trainer(run.config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.until import comes_after, find_stage
 from tapir_core.calls import RunLease
 from tapir_core.calls.prices import missing_prices
-from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store.address import run_key, store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
@@ -94,10 +94,8 @@ def hold_known_run(ref: RunRef, *, say: Say) -> Iterator[RunFolder]:
 
 
 def run_lease(config: RunConfig) -> RunLease:
-    """The right to drive the run, under the name that all its drivers know: its place."""
-    root = config.run.root
-    place = root.rstrip("/") if "://" in root else Path(root).absolute()
-    return RunLease(store_url(config), f"{place}/{config.run.name}", flow_run=_own_flow_run())
+    """The right to drive the run, under the name that all its drivers know."""
+    return RunLease(store_url(config), run_key(config), flow_run=_own_flow_run())
 
 
 @contextmanager

@@ -9,6 +9,7 @@ __all__ = [
     "CARETAKER_LOG",
     "COMPARISON",
     "ESTIMATE",
+    "FLEET_SECRET",
     "JUDGE_REPORT",
     "LOGS",
     "MANIFEST",
@@ -67,6 +68,7 @@ SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
 
 STORE = ".tapir/store.sqlite"
+FLEET_SECRET = ".tapir/fleet-secret"
 SERVER_RECORD = ".tapir/server.json"
 SERVER_LOG = ".tapir/logs/prefect-server.log"
 CARETAKER_LOG = ".tapir/logs/caretaker.log"
@@ -123,9 +125,9 @@ def log_file(name: str) -> str:
     return f"{LOGS}/{name}.log"
 
 
-def worker_log(pool: str) -> str:
-    """Log of the worker of a work pool, below the run root."""
-    return f".tapir/logs/worker-{pool}.log"
+def worker_log(worker: str) -> str:
+    """Log of a worker, or of the only one of a work pool, below the run root."""
+    return f".tapir/logs/worker-{worker}.log"
 
 
 def prefect_home() -> str:

@@ -46,10 +46,14 @@ def judge_prompts(config: RunConfig) -> list[str]:
 
 
 def student_fields(config: RunConfig) -> Json:
-    """How the student's answers are drawn; which student it is comes with the checkpoint."""
-    engine = config.student.engine
-    generation = [engine.dtype, engine.max_model_length] if isinstance(engine, VllmEngine) else [engine.model]
-    return [config.student.sampling.model_dump(), engine.type, generation]
+    """How the student's answers are drawn; which student it is comes with the checkpoint.
+
+    vLLM answers alike in the process and on GPU workers.
+    """
+    engine, sampling = config.student.engine, config.student.sampling.model_dump()
+    if isinstance(engine, VllmEngine):
+        return [sampling, "vllm", [engine.dtype, engine.max_model_length]]
+    return [sampling, engine.type, [engine.model]]
 
 
 def size_fields(config: RunConfig, number: int) -> Json:

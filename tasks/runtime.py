@@ -14,9 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
-from tapir_core.calls.prices import Price, price_of
-from tapir_core.calls.store.address import store_url
-from tapir_core.config import EndpointConfig, StandinEndpoint, VllmEngine
+from tapir_core.calls.store.address import run_key, store_url
+from tapir_core.calls.store.replicas import ReplicaRegistry
+from tapir_core.config import EndpointConfig, ReplicasEngine, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -28,6 +28,10 @@ from tapir_core.voices import Voice, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.log_follower import follow_log
+from tasks.engines.provider import provider_endpoint
+from tasks.engines.replica_key import replica_key
+from tasks.engines.replica_watch import Fleet
+from tasks.engines.replicas import ReplicaHost
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
@@ -52,7 +56,8 @@ class Runtime:
         self.progress = Progress()
         self._making = threading.Lock()
         self._calls: CallEngine | None = None
-        self._students: StudentEngineHost | None = None
+        self._students: StudentEngineHost | ReplicaHost | None = None
+        self._fleet: Fleet | None = None
         self._standins: StandinServers | None = None
         self._followed = ExitStack()
         """Logs of the two above."""
@@ -79,14 +84,19 @@ class Runtime:
             return self._calls
 
     @property
-    def students(self) -> StudentEngineHost:
+    def students(self) -> StudentEngineHost | ReplicaHost:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
-                log = self.run.workplace.local(log_file("student"))
-                self._followed.enter_context(follow_log("student server", log))
-                self._students = StudentEngineHost(self.config.student, log, report=self.progress.note_current)
+                self._students = self._make_students()
             return self._students
+
+    def use_fleet(self, fleet: Fleet) -> None:
+        """Let GPU workers serve the student, if its engine says so; without a fleet this process does."""
+        with self._making:
+            if self._students is not None:
+                self._students.close()
+            self._students, self._fleet = None, fleet
 
     @property
     def standins(self) -> StandinServers:
@@ -159,12 +169,19 @@ class Runtime:
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
+        voice, students = self.student_voice(number), self.students
+        if isinstance(students, ReplicaHost):
+            return Role(voice, students.source(number, voice.identity))
+        return Role(voice, students.source(self.checkpoint(number)))
+
+    def student_voice(self, number: int) -> Voice:
+        """The student after round ``number``, wherever it is served."""
         checkpoint = self.checkpoint(number)
         engine, template = self.config.student.engine, self.config.student.chat_template
         identity = checkpoint_digest(checkpoint, Path(template) if template else None)
         if isinstance(engine, VllmEngine):
             identity += f"-{engine.dtype}"
-        return Role(Voice(student_model_name(engine, checkpoint), identity), self.students.source(checkpoint))
+        return Voice(student_model_name(engine, checkpoint), identity)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
@@ -191,12 +208,27 @@ class Runtime:
     def close(self) -> None:
         """End what was started. Everything received is stored already."""
         if self._students is not None:
-            self._students.stop()
+            self._students.close()
         if self._calls is not None:
             self._calls.close()
         if self._standins is not None:
             self._standins.stop()
         self._followed.close()
+
+    def _make_students(self) -> StudentEngineHost | ReplicaHost:
+        student = self.config.student
+        if isinstance(student.engine, ReplicasEngine) and self._fleet is not None:
+            root, run_id = self.run.ref.root, self.run.record.id
+            return ReplicaHost(
+                student.engine,
+                ReplicaRegistry(store_url(self.config), run_key(self.config)),
+                self._fleet,
+                key_of=lambda replica: replica_key(root, run_id, replica),
+                report=self.progress.note_current,
+            )
+        log = self.run.workplace.local(log_file("student"))
+        self._followed.enter_context(follow_log("student server", log))
+        return StudentEngineHost(student, log, report=self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         voice = voice_of(endpoint, role)
@@ -212,28 +244,7 @@ class Runtime:
                 first, *others = (self._reached[address] for address in endpoint.base_urls)
                 if first is not None and all(others):
                     raise first
-            price = price_of(endpoint)
-            if isinstance(price, Price):
-                price = price.in_mode(endpoint.mode)
-            # What has no price is spent at 0: `missing_prices` has refused a cap on USD then.
-            prompt, completion = (
-                (price.usd_per_million_prompt_tokens, price.usd_per_million_completion_tokens)
-                if isinstance(price, Price)
-                else (0.0, 0.0)
-            )
-            return Endpoint(
-                base_url=endpoint.base_urls[0],
-                more_base_urls=endpoint.base_urls[1:],
-                requests_per_minute=endpoint.requests_per_minute,
-                tokens_per_minute=endpoint.tokens_per_minute,
-                concurrency=self.config.calls.concurrency,
-                api_key=key,
-                api_key_env=endpoint.api_key_env,
-                api_key_file=endpoint.api_key_file,
-                usd_per_million_prompt_tokens=prompt,
-                usd_per_million_completion_tokens=completion,
-                batch=endpoint.batch if endpoint.mode == "batch" else None,
-            )
+            return provider_endpoint(endpoint, key, self.config.calls.concurrency)
 
         return Role(voice, source)
 

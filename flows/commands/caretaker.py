@@ -1,8 +1,9 @@
-"""The process behind `tapir up`: keeps a Prefect server and one worker for each work pool alive until it is ended.
+"""The process behind `tapir up`: keeps a Prefect server and the workers of each work pool alive until it is ended.
 
-Started as ``python -m flows.commands.caretaker ROOT PORT``. What dies is started again, later each time that it dies
-soon. Everything it started ends with it, also by ``kill -9`` (tasks/engines/supervisor.py). A server that never answers
-ends it. Limits: one machine; a flow run whose worker dies is ended with it and goes on when it is retried.
+Started as ``python -m flows.commands.caretaker ROOT PORT GPU_WORKERS``. What dies is started again, later each time
+that it dies soon. Everything it started ends with it, also by ``kill -9`` (tasks/engines/supervisor.py). A server
+that never answers ends it. Limits: one machine; a flow run whose worker dies is ended with it and goes on when it is
+retried.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -25,12 +27,13 @@ from flows.commands.prefect_process import (
     server_environment,
     wait_until_healthy,
 )
-from tapir_core.errors import EngineError
+from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine
+from tasks.engines.gpus import GPUS_VARIABLE, share_out, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["LIMITS", "POOLS", "worker_name"]
+__all__ = ["LIMITS", "POOLS", "Post", "staff"]
 
 POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
@@ -88,12 +91,12 @@ class Kept:
 
 def main() -> None:
     """Keep server and workers of the root that the command line names, until SIGTERM."""
-    root, port = sys.argv[1], int(sys.argv[2])
+    root, port, gpu_workers = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     address = f"http://127.0.0.1:{port}"
     log = on_this_machine(root).local(SERVER_LOG)
     server = Kept("server", server_command(port), server_environment(root, address), log, lambda: True)
-    workers = [_worker(pool, root, f"{address}/api") for pool in POOLS]
+    workers = [_worker(post, root, f"{address}/api") for post in staff(gpu_workers)]
     try:
         server.tend()
         wait_until_healthy(address, log, lambda: server.child is not None and server.child.poll() is None)
@@ -111,13 +114,44 @@ def main() -> None:
             each.end()
 
 
-def worker_name(pool: str) -> str:
-    """The name of this machine's worker of a pool."""
-    return f"{pool}-{socket.gethostname()}"
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What one worker of this machine is for."""
+
+    pool: str
+    number: int = 1
+    """Among those of its pool."""
+    gpus: tuple[str, ...] = ()
+    """Its own where several share the machine's; else it sees them all."""
+
+    @property
+    def label(self) -> str:
+        """Tells it apart on this machine."""
+        return self.pool if self.number == 1 else f"{self.pool}-{self.number}"
+
+    @property
+    def name(self) -> str:
+        """Tells it apart on the server."""
+        return f"{self.label}-{socket.gethostname()}"
 
 
-def _worker(pool: str, root: str, api: str) -> Kept:
-    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", pool, "--name", worker_name(pool)]
+def staff(gpu_workers: int) -> list[Post]:
+    """The workers of this machine: one of `tapir-cpu`, and so many of `tapir-gpu`, among whom the GPUs are shared out.
+
+    Raises:
+        ConfigError: there are fewer GPUs than workers for them.
+    """
+    gpus = visible_gpus()
+    if gpus and len(gpus) < gpu_workers:
+        raise ConfigError(f"--gpu-workers {gpu_workers}: this machine has {len(gpus)} GPUs; start no more workers")
+    shares = share_out(gpus, gpu_workers) if gpu_workers > 1 else [[]]
+    cpu, gpu = POOLS
+    return [Post(cpu), *(Post(gpu, number, tuple(share)) for number, share in enumerate(shares, start=1))]
+
+
+def _worker(post: Post, root: str, api: str) -> Kept:
+    pool = post.pool
+    argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", pool, "--name", post.name]
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
     env = {
@@ -129,11 +163,11 @@ def _worker(pool: str, root: str, api: str) -> Kept:
         # deployments/prefect.yaml says `python`: the one that has this package.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         ROOT_VARIABLE: root,
+        **({GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
     }
     pool_exists = f"{api}/work_pools/{pool}"
-    return Kept(
-        pool, argv, env, on_this_machine(root).local(worker_log(pool)), lambda: is_healthy(api) and answers(pool_exists)
-    )
+    log = on_this_machine(root).local(worker_log(post.label))
+    return Kept(post.label, argv, env, log, lambda: is_healthy(api) and answers(pool_exists))
 
 
 if __name__ == "__main__":

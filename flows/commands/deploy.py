@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 
 from flows.commands.automations import automations, install_automation
-from flows.commands.caretaker import POOLS, worker_name
+from flows.commands.caretaker import POOLS, Post
 from flows.commands.prefect_process import own_settings
 from flows.commands.schedules import kept_switches
 from tapir_core.errors import EngineError
@@ -24,6 +24,7 @@ DEPLOYMENTS = (
     "evaluate/evaluate",
     "sweep-backbones/sweep-backbones",
     "fine-tune/fine-tune",
+    "serve-student/serve-student",
 )
 """Flow and deployment of each entry of `deployments/prefect.yaml`."""
 
@@ -75,7 +76,7 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
     return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
 
 
-def wait_for_workers(api: str, *, is_alive: Callable[[], bool]) -> None:
+def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], bool]) -> None:
     """Wait until this machine's workers have said that they are there.
 
     Raises:
@@ -85,13 +86,14 @@ def wait_for_workers(api: str, *, is_alive: Callable[[], bool]) -> None:
     from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 
     online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
-    deadline, waiting = time.monotonic() + _WORKERS_SECONDS, list(POOLS)
+    deadline, waiting = time.monotonic() + _WORKERS_SECONDS, list(posts)
     with get_client(sync_client=True) as client:
         while waiting:
-            found = {pool: client.read_workers_for_work_pool(pool, worker_filter=online) for pool in waiting}
-            waiting = [pool for pool, workers in found.items() if worker_name(pool) not in [w.name for w in workers]]
+            pools = {post.pool for post in waiting}
+            found = {w.name for pool in pools for w in client.read_workers_for_work_pool(pool, worker_filter=online)}
+            waiting = [post for post in waiting if post.name not in found]
             if waiting and (time.monotonic() > deadline or not is_alive()):
-                raise EngineError(f"no worker came to {' and '.join(waiting)} at {api}")
+                raise EngineError(f"no worker came to {' and '.join(post.label for post in waiting)} at {api}")
             time.sleep(0.3 if waiting else 0)
 
 

@@ -30,6 +30,8 @@ class PrefectServer:
     """Of its caretaker, with which the server and its workers end."""
     process_started: float
     """Tells the process from a later one of the same number."""
+    gpu_workers: int = 1
+    """Workers of the pool `tapir-gpu` that it keeps."""
 
     @property
     def api(self) -> str:
@@ -43,10 +45,11 @@ def living_server(root: str) -> PrefectServer | None:
     return server if server is not None and is_healthy(server.api) else None
 
 
-def start_server(root: str, port: int, *, postgres: str | None = None) -> PrefectServer:
+def start_server(root: str, port: int, *, postgres: str | None = None, gpu_workers: int = 1) -> PrefectServer:
     """Start the caretaker of this root, which stays when this process ends, and wait for its server.
 
     A caretaker that lives is waited for. Without ``postgres``, a URL, the server's database is a file of the root.
+    ``gpu_workers`` is how many workers of the pool `tapir-gpu` it keeps.
 
     Raises:
         ConfigError: the port is taken, or the URL is none of PostgreSQL.
@@ -63,14 +66,15 @@ def start_server(root: str, port: int, *, postgres: str | None = None) -> Prefec
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.commands.caretaker", root, str(port)],
+            [sys.executable, "-m", "flows.commands.caretaker", root, str(port), str(gpu_workers)],
             env={**os.environ, **own_settings(root), **database},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
-    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, psutil.Process(process.pid).create_time())
+    started: float = psutil.Process(process.pid).create_time()
+    server = PrefectServer(f"http://127.0.0.1:{port}", process.pid, started, gpu_workers)
     on_this_machine(root).write_bytes(SERVER_RECORD, json.dumps(asdict(server)).encode())
     try:
         wait_until_healthy(server.address, log, lambda: process.poll() is None)

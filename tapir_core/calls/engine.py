@@ -196,8 +196,7 @@ class CallEngine:
         if line is None:
             line = Line(endpoint, self._config, rng=self._rng, on_send=self._meter.count_sent)
             self._lines[endpoint.base_urls] = line
-        line.limiter.lower_to(endpoint.concurrency)
-        line.breaker.rearm()
+        line.admit(endpoint)
         return line
 
     async def _close_lines(self) -> None:

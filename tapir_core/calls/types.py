@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tapir_core.calls.live import LiveAddresses
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
@@ -124,6 +125,8 @@ class Endpoint:
     """Most prompt and completion tokens that one address is asked for in a minute."""
     batch: BatchConfig | None = None
     """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
+    live: LiveAddresses | None = None
+    """Addresses that come and go, each with its own key and concurrency; then `base_url` is only a name for them."""
 
     @property
     def key_place(self) -> str:

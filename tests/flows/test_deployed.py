@@ -16,12 +16,19 @@ from flows.deployed import distill_from_form, retry_judge_from_form, sweep_from_
 from flows.driver import read_config
 from flows.evaluate_form import evaluate_from_form
 from flows.fine_tune import fine_tune_from_form
+from flows.serve_student import serve_student_from_form
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES
 
 ROOT = Path(__file__).parents[2]
-OF_A_RUN = [distill_from_form, retry_judge_from_form, evaluate_from_form, fine_tune_from_form]
+OF_A_RUN = [
+    distill_from_form,
+    retry_judge_from_form,
+    evaluate_from_form,
+    fine_tune_from_form,
+    serve_student_from_form,
+]
 FORMS = [*OF_A_RUN, sweep_from_form]
 
 
@@ -46,6 +53,7 @@ def test_the_limits_of_a_form_are_the_configurations() -> None:
     assert fields(distill_from_form)["rounds"]["maximum"] == own["rounds"]["maximum"]
     for form in (retry_judge_from_form, fine_tune_from_form):
         assert fields(form)["round_number"]["maximum"] == own["rounds"]["maximum"]
+    assert fields(serve_student_from_form)["after_round"]["maximum"] == own["rounds"]["maximum"]
 
 
 def test_the_presets_are_the_shipped_configurations() -> None:
@@ -111,6 +119,7 @@ def test_a_wrong_value_fails_the_flow_run_with_the_command_lines_message(
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_that_is_not_there_is_said_not_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPIR_ROOT", str(tmp_path))
-    state = retry_judge_from_form("nothing", return_state=True)
-    assert state.is_failed()
-    assert "there is no run 'nothing'" in state.message
+    for form in (retry_judge_from_form, serve_student_from_form):
+        state = form("nothing", return_state=True)
+        assert state.is_failed()
+        assert "there is no run 'nothing'" in state.message

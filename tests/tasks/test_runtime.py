@@ -6,11 +6,16 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, Message, Request
+from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
+from tasks.engines.replica_watch import Ended
+from tasks.engines.replicas import ReplicaHost
+from tasks.engines.student_server import StudentEngineHost
 from tasks.runtime import Runtime
 from tests.run_config import make_config
+from tests.tasks.engines.test_backbone import make_checkpoint
 
 
 def open_runtime(root: Path, **teacher: Any) -> Runtime:
@@ -48,3 +53,36 @@ def test_the_stand_in_of_a_run_serves_batches_too(tmp_path: Path) -> None:
         assert [judge.source().batch for judge in runtime.judges.values()] == [None]
     finally:
         runtime.close()
+
+
+class NoFleet:
+    """A fleet that nobody asks."""
+
+    def ask(self, number: int, replica: str) -> None:
+        raise AssertionError
+
+    def ended(self, replica: str) -> Ended | None:
+        raise AssertionError
+
+    def withdraw(self, replica: str) -> None:
+        raise AssertionError
+
+
+def test_replicas_answer_under_the_same_name_as_one_server_and_serve_only_a_run_that_has_a_fleet(
+    tmp_path: Path,
+) -> None:
+    backbone = make_checkpoint(tmp_path / "backbone")
+    voices = []
+    for kind, fleet, host in (
+        ("vllm", NoFleet(), StudentEngineHost),
+        ("replicas", None, StudentEngineHost),
+        ("replicas", NoFleet(), ReplicaHost),
+    ):
+        student = {"backbone": str(backbone), "engine": {"type": kind}}
+        runtime = Runtime(open_run(make_config(tmp_path, student=student), {}))
+        if fleet is not None:
+            runtime.use_fleet(fleet)
+        assert type(runtime.students) is host
+        voices.append(runtime.student(BACKBONE).voice)
+        runtime.close()
+    assert len(set(voices)) == 1

@@ -75,6 +75,15 @@ class Limiter:
                 turn.result().release()
             raise
 
+    def add(self, place: Place) -> None:
+        """Hand out the slots of one more place."""
+        self._places = (*self._places, place)
+        self.wake()
+
+    def remove(self, place: Place) -> None:
+        """Hand out no slot of a place any more; those that are out come back as always."""
+        self._places = tuple(each for each in self._places if each is not place)
+
     def lower_to(self, ceiling: int) -> None:
         """Hold every place to the smaller of its present and the given ceiling."""
         for place in self._places:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.endpoints.breaker import Breaker, EndpointGivenUpError
 from tapir_core.calls.endpoints.limiter import Slot
+from tapir_core.calls.endpoints.live_pool import LivePool
 from tapir_core.calls.endpoints.pool import Address, Pool
 from tapir_core.calls.endpoints.retry import LONGEST_HONOURED_SECONDS, RetryPolicy, pause_before_retry
 from tapir_core.calls.endpoints.wire import Reply
@@ -28,11 +29,17 @@ class Line:
         self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, on_send: Callable[[], None]
     ) -> None:
         self.breaker = Breaker()
-        self._pool = Pool(endpoint, config, self.breaker)
+        pool = Pool if endpoint.live is None else LivePool
+        self._pool = pool(endpoint, config, self.breaker)
         self.limiter = self._pool.limiter
         self._policy = RetryPolicy.of(config)
         self._rng = rng
         self._on_send = on_send
+
+    def admit(self, endpoint: Endpoint) -> None:
+        """Be ready for a new asker, who tries once more what was given up."""
+        self.breaker.rearm()
+        self._pool.admit(endpoint)
 
     async def answer(self, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
         """The reply to ``request`` after as many attempts as its failures allow.

@@ -8,6 +8,7 @@ Belongs to one event loop.
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from tapir_core.calls.endpoints.adaptive import AdaptiveLimit
 from tapir_core.calls.endpoints.breaker import Breaker, Health
@@ -28,13 +29,16 @@ LONGEST_OUT_SECONDS = 60.0
 class Address:
     """One base URL: its slots, limits, health and connections."""
 
-    def __init__(self, base_url: str, ceiling: int, config: CallsConfig, *, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, base_url: str, ceiling: int, config: CallsConfig, *, wake: Callable[[], None], **own: Any
+    ) -> None:
+        """Nothing is opened yet; ``own`` are the fields in which this address differs from its endpoint."""
         self.place = Place(ceiling=ceiling, limit=ceiling)
         self.limit = AdaptiveLimit(self.place)
         self.health = Health(base_url, dead_after_seconds=config.dead_after_seconds)
         self.out_seconds = 0.0
         """How long it stays out of service until the next probe; 0 while it is in service."""
-        self._base_url = base_url
+        self._own = {"base_url": base_url, "more_base_urls": (), **own}
         self._timeout_seconds = config.timeout_seconds
         self._wake = wake
         self._probe: asyncio.TimerHandle | None = None
@@ -44,8 +48,7 @@ class Address:
     def client(self, endpoint: Endpoint) -> Client:
         """The connections with the key of ``endpoint``."""
         if endpoint not in self._clients:
-            here = replace(endpoint, base_url=self._base_url, more_base_urls=())
-            self._clients[endpoint] = Client(here, timeout_seconds=self._timeout_seconds)
+            self._clients[endpoint] = Client(replace(endpoint, **self._own), timeout_seconds=self._timeout_seconds)
         return self._clients[endpoint]
 
     def rates(self, endpoint: Endpoint, model: str) -> Rates:
@@ -73,9 +76,10 @@ class Address:
         self._wake()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; what is in flight breaks, and a later call opens anew."""
         self._cancel_probe()
-        for client in self._clients.values():
+        clients, self._clients = self._clients, {}
+        for client in clients.values():
             await client.close()
 
     def _let_one_through(self) -> None:
@@ -93,11 +97,13 @@ class Pool:
 
     def __init__(self, endpoint: Endpoint, config: CallsConfig, breaker: Breaker) -> None:
         self._breaker = breaker
-        self._addresses = [
-            Address(url, endpoint.concurrency, config, wake=self._wake) for url in dict.fromkeys(endpoint.base_urls)
-        ]
+        self._addresses = self._first_addresses(endpoint, config)
         self._by_place = {address.place: address for address in self._addresses}
         self.limiter = Limiter([address.place for address in self._addresses])
+
+    def admit(self, endpoint: Endpoint) -> None:
+        """A new asker comes, who may allow less in flight."""
+        self.limiter.lower_to(endpoint.concurrency)
 
     def at(self, place: Place) -> Address:
         """The address that ``place`` belongs to."""
@@ -112,23 +118,34 @@ class Pool:
                 address.bring_back()
             elif address.place.limit:
                 address.take_out()
-        elif (given_up or address.health.failing) and self._another_than(address):
+        elif (given_up or address.health.failing) and self._may_go(address):
             address.take_out()
         else:
             _adapt(address.limit, reply, began=began, now=now)
-            if given_up is not None:
-                self._breaker.trip(self._whole_failure(given_up))
+        if given_up is not None and not self._another_than(address):
+            self._give_up(self._whole_failure(address, given_up))
 
     async def close(self) -> None:
         """Close every connection."""
         for address in self._addresses:
             await address.close()
 
+    def _first_addresses(self, endpoint: Endpoint, config: CallsConfig) -> list[Address]:
+        urls = dict.fromkeys(endpoint.base_urls)
+        return [Address(url, endpoint.concurrency, config, wake=self._wake) for url in urls]
+
+    def _may_go(self, address: Address) -> bool:
+        """Whether an address may be out of service: as long as another one is in service."""
+        return self._another_than(address)
+
+    def _give_up(self, failure: Failure) -> None:
+        self._breaker.trip(failure)
+
     def _another_than(self, address: Address) -> bool:
         return any(other is not address and not other.out_seconds for other in self._addresses)
 
-    def _whole_failure(self, last: Failure) -> Failure:
-        others = [address.health.failing for address in self._addresses if address.out_seconds]
+    def _whole_failure(self, address: Address, last: Failure) -> Failure:
+        others = [other.health.failing for other in self._addresses if other.out_seconds and other is not address]
         if not others:
             return last
         said = "; ".join(text for text in [last.message, *others] if text)

@@ -6,7 +6,7 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import STORE
 
-__all__ = ["root_store_url", "store_url"]
+__all__ = ["root_store_url", "run_key", "store_url"]
 
 
 def root_store_url(root: str) -> str:
@@ -25,3 +25,10 @@ def root_store_url(root: str) -> str:
 def store_url(config: RunConfig) -> str:
     """Where answers are kept: the configured database, or the root's SQLite file."""
     return config.calls.store_url or root_store_url(config.run.root)
+
+
+def run_key(config: RunConfig) -> str:
+    """The name of a run that every process knows it by: its place."""
+    root = config.run.root
+    place = root.rstrip("/") if "://" in root else Path(root).absolute()
+    return f"{place}/{config.run.name}"

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     URL,
     BigInteger,
+    Boolean,
     Column,
     Connection,
     DateTime,
@@ -44,6 +45,7 @@ __all__ = [
     "insert_or_ignore",
     "leases",
     "open_engine",
+    "replicas",
     "reuse",
     "spending",
     "writing",
@@ -95,6 +97,26 @@ leases = Table(
     Column("flow_run", Text),
 )
 """One row per run that is driven now, by the database's clock."""
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("run_key", String(512), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("leaving", Boolean, nullable=False),
+    Column("host", Text, nullable=True),
+    Column("boot_id", Text, nullable=True),
+    Column("pid", Integer, nullable=True),
+    Column("process_started", Float, nullable=True),
+    Column("heartbeat", DateTime, nullable=False),
+    Index("replicas_by_run", "run_key"),
+)
+"""One row per server of a run's student that is asked for, starts or serves, by the database's clock. No process has it
+while it is only asked for; `base_url` is empty until it serves. Its key stands nowhere: both sides derive it."""
 
 holders = Table(
     "holders",

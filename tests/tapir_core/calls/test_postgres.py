@@ -19,6 +19,7 @@ from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import FakeProvider, make_request
 from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
 from tapir_core.calls.store.claim_rows import _LOCK, Grant, State, Wanted
+from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.calls.store.tables import open_engine
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
@@ -94,6 +95,24 @@ def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
             with CallEngine(AnswerStore(postgres_url), CallsConfig(), run="a-run") as engine:
                 engine.ask(requests, provider.endpoint)
         assert len(provider.calls) == 20
+
+
+def test_replicas_are_registered_on_postgresql_as_on_sqlite(postgres_url: str):
+    registry = ReplicaRegistry(postgres_url, "served-run")
+    with RunLease(postgres_url, "served-run"):
+        assert registry.is_driven()
+        taken, untaken = registry.ask(1, "identity"), registry.ask(1, "identity")
+        assert registry.take(taken) is not None
+        registry.serve(taken, "http://127.0.0.1:1/v1", 8)
+        registry.beat(taken)
+        assert [each.is_dead() for each in registry.all()] == [False, False]
+        assert registry.dismiss() == [untaken]
+        assert not registry.is_wanted(taken)
+        registry.abandon(taken)
+        assert [each.is_dead() for each in registry.all()] == [True]
+        registry.remove(taken)
+        assert registry.all() == []
+    registry.close()
 
 
 def test_two_processes_never_look_for_room_at_the_same_time(postgres_url: str):

@@ -175,6 +175,11 @@ def test_an_engine_that_already_runs_needs_no_interpreter() -> None:
     assert missing_prerequisites(make_config(student={"engine": engine, "backbone": "org/model"}), {}) == []
 
 
+def test_replicas_use_the_interpreters_of_their_workers() -> None:
+    engine = {"type": "replicas", "python": "nowhere/bin/python"}
+    assert missing_prerequisites(make_config(student={"engine": engine, "backbone": "org/model"}), {}) == []
+
+
 def test_two_judges_of_a_panel_with_the_same_voice_are_named() -> None:
     elsewhere = OPENAI | {"base_url": "http://127.0.0.1:9/v1"}
     problem = the_problem(judge={"endpoint": OPENAI, "panel": [{"type": "standin"}, elsewhere]})

@@ -19,7 +19,6 @@ from tasks.engines.trainer import (
     TrainingProgress,
     child_environment,
     explain,
-    find_accelerators,
     launcher_command,
     read_progress,
     train_student,
@@ -65,18 +64,6 @@ def test_the_launcher_starts_one_rank_for_each_accelerator() -> None:
     world = next(part for part in command if part.startswith("--world_info=")).partition("=")[2]
     assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": ["2", "5"]}
     assert command[-1] == "job.json"
-
-
-@pytest.mark.parametrize(("visible", "ids"), [("", []), ("-1", []), ("0,3", ["0", "3"])])
-def test_visible_devices_are_respected(monkeypatch: pytest.MonkeyPatch, visible: str, ids: list[str]) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert find_accelerators() == ids
-
-
-def test_a_machine_without_the_driver_tool_has_no_accelerator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_accelerators() == []
 
 
 def test_the_child_stays_off_the_network_and_keeps_what_the_user_set() -> None:

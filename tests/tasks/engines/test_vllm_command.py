@@ -30,3 +30,14 @@ def test_options_of_the_configuration_reach_the_command() -> None:
     assert ("--tensor-parallel-size", "2") in pairs
     assert ("--port", "1234") in pairs
     assert "--enforce-eager" in command
+
+
+def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
+    engine, environment = VllmEngine(tensor_parallel=2), VllmEnvironment("cuda", None)
+    command = server_command(engine, environment, Path("c"), 1, None, host="10.0.0.7", copies=4)
+    pairs = list(itertools.pairwise(command))
+    assert ("--data-parallel-size", "4") in pairs
+    assert ("--host", "10.0.0.7") in pairs
+    alone = server_command(engine, environment, Path("c"), 1, None)
+    assert "--data-parallel-size" not in alone
+    assert ("--host", "127.0.0.1") in list(itertools.pairwise(alone))

@@ -1,0 +1,104 @@
+"""Replicas as flow runs of *serve-student* on a Prefect server."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Failed, Pending
+
+from flows import fleet as fleet_module
+from flows.commands.deploy import DEPLOYMENTS
+from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
+from flows.serve_student import serve_student_from_form
+from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.run_folder import RunFolder, open_run
+from tasks.engines.replica_watch import Ended
+from tests.run_config import make_config
+
+DEPLOYMENT = "of-this-test"
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture(autouse=True)
+def own_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is shared, and others may have applied the real one to it."""
+    monkeypatch.setattr(fleet_module, "SERVE_STUDENT", f"serve-student/{DEPLOYMENT}")
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return open_run(make_config(tmp_path, student={"engine": {"type": "replicas"}}), {})
+
+
+@pytest.fixture
+def deployed(client: SyncPrefectClient) -> Iterator[UUID]:
+    """The deployment, without a worker."""
+    pool = client.create_work_pool(WorkPoolCreate(name="a-pool-of-nobody", type="process"))
+    flow = client.create_flow(serve_student_from_form)
+    deployment = client.create_deployment(flow, DEPLOYMENT, work_pool_name=pool.name)
+    yield deployment
+    client.delete_deployment(deployment)
+    client.delete_work_pool(pool.name)
+
+
+def test_a_server_without_the_deployment_is_refused_before_anything_is_paid(run: RunFolder) -> None:
+    with pytest.raises(MissingPrerequisite, match=r"needs the deployment serve-student and GPU workers.*`tapir up`"):
+        join_fleet(run)
+
+
+def test_what_a_run_starts_is_what_is_deployed() -> None:
+    assert SERVE_STUDENT in DEPLOYMENTS
+
+
+def test_a_run_that_serves_its_student_itself_needs_no_deployment(tmp_path: Path) -> None:
+    join_fleet(open_run(make_config(tmp_path), {}))
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_replica_is_one_flow_run_however_often_it_is_asked_for(run: RunFolder, client: SyncPrefectClient) -> None:
+    fleet = PrefectFleet(run)
+    fleet.check()
+    for _ in range(2):
+        fleet.ask(2, "0a1b")
+    (started,) = [each for each in client.read_flow_runs() if "replica-0a1b" in each.tags]
+    assert started.parameters == {"run": "example", "after_round": 2, "replica": "0a1b"}
+    assert {"tapir", "run-example"} <= set(started.tags)
+    assert fleet.ended("0a1b") is None
+    for state, end in ((Failed(message="no GPU"), Ended("failed", "no GPU")), (Crashed(), Ended("crashed", ""))):
+        client.set_flow_run_state(started.id, state, force=True)
+        assert fleet.ended("0a1b") == end
+
+
+@pytest.mark.usefixtures("deployed")
+def test_only_what_no_worker_has_begun_is_cancelled(run: RunFolder, client: SyncPrefectClient) -> None:
+    fleet = PrefectFleet(run)
+    for replica in ("0c", "0d"):
+        fleet.ask(1, replica)
+    (begun,) = [each for each in client.read_flow_runs() if "replica-0d" in each.tags]
+    client.set_flow_run_state(begun.id, Pending(), force=True)
+    for replica in ("0c", "0d", "unknown"):
+        fleet.withdraw(replica)
+    cancelled = fleet.ended("0c")
+    assert cancelled is not None
+    assert cancelled.how == "cancelled"
+    assert fleet.ended("0d") is None
+    assert fleet.ended("unknown") == Ended("cancelled", "there is no flow run of it")
+
+
+def test_a_server_that_is_away_is_an_error_of_ours(run: RunFolder) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        pytest.raises(EngineError, match="does not do what is asked"),
+    ):
+        PrefectFleet(run).ended("0a1b")
