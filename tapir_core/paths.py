@@ -31,6 +31,7 @@ __all__ = [
     "manifest_file",
     "part_name",
     "prefect_home",
+    "prefect_results",
     "probe_file",
     "round_folder",
     "sweep_report_file",
@@ -131,6 +132,11 @@ def worker_log(pool: str) -> str:
 def prefect_home() -> str:
     """Prefect's own files, below the run root."""
     return ".tapir/prefect"
+
+
+def prefect_results() -> str:
+    """What flow runs and task runs return, below a run root that is not on this machine."""
+    return ".tapir/prefect-results"
 
 
 def probe_file(name: str) -> str:

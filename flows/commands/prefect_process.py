@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.commands.results import RESULTS_VARIABLE, results_storage
 from tapir_core.errors import EngineError
 from tapir_core.paths import RESULTS, prefect_home
 from tapir_core.storage import on_this_machine
@@ -26,6 +27,7 @@ __all__ = [
     "is_healthy",
     "is_taken",
     "own_settings",
+    "prepare_prefect",
     "server_command",
     "server_environment",
     "wait_until_healthy",
@@ -44,7 +46,10 @@ _START_TIMEOUT_SECONDS = 120.0
 
 
 def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
-    """Prefect settings of everything we start: its home below the run root, nothing sent home, a quiet terminal."""
+    """Prefect settings of everything we start: its home below the run root, nothing sent home, a quiet terminal.
+
+    What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
+    """
     settings = {
         "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -55,9 +60,20 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
-    if results is not None:
+    storage = results_storage(root)
+    if storage is not None:
+        settings[RESULTS_VARIABLE] = storage
+    elif results is not None:
         settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
     return settings
+
+
+def prepare_prefect(root: str, *, results: str | None = None) -> None:
+    """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
+    settings = own_settings(root, results=results)
+    # Prefect makes its home, but not the folders above it.
+    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    os.environ.update(settings)
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 
 from flows.commands.prefect_process import (
     is_healthy,
-    own_settings,
+    prepare_prefect,
     server_command,
     server_environment,
     wait_until_healthy,
 )
+from flows.commands.results import save_results_storage
 from flows.commands.up import living_server
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import log_file
@@ -37,7 +38,14 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
         MissingPrerequisite: the server that ``PREFECT_API_URL`` names does not answer.
         EngineError: the own server does not start.
     """
-    os.environ.update(own_settings(ref.root, results=f"{ref.root}/{ref.name}"))
+    prepare_prefect(ref.root, results=f"{ref.root}/{ref.name}")
+    with _some_server(ref) as address:
+        save_results_storage(ref.root)
+        yield address
+
+
+@contextmanager
+def _some_server(ref: RunRef) -> Iterator[str]:
     api = _named_server()
     if api is not None:
         yield os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
