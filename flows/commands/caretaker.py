@@ -17,7 +17,6 @@ from pathlib import Path
 import psutil
 
 from flows.commands.prefect_process import (
-    DATABASE_VARIABLE,
     answers,
     is_healthy,
     own_settings,
@@ -121,7 +120,8 @@ def _worker(pool: str, root: str, api: str) -> Kept:
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
     env = {
-        **{name: value for name, value in os.environ.items() if name != DATABASE_VARIABLE},
+        # The server's database and password are none of a worker's business.
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_SERVER_")},
         **own_settings(root),
         # The log file is all that tells why a flow run did not start.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",

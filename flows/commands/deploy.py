@@ -12,7 +12,7 @@ from importlib.resources import as_file, files
 
 from flows.commands.automations import install_automation, zombie_automation
 from flows.commands.caretaker import POOLS, worker_name
-from flows.commands.prefect_process import prepare_prefect
+from flows.commands.prefect_process import check_entry, prepare_prefect
 from flows.commands.results import save_results_storage
 from flows.commands.schedules import kept_schedules
 from tapir_core.errors import EngineError
@@ -38,7 +38,9 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
 
     Raises:
         EngineError: Prefect refuses the deployments.
+        MissingPrerequisite: the server wants a password.
     """
+    check_entry(api)
     prepare_prefect(root)
     os.environ["PREFECT_API_URL"] = api
     # Not before: Prefect reads its settings when it is imported.

@@ -12,7 +12,10 @@ from tapir_core.errors import MissingPrerequisite
 
 __all__ = ["api_key", "keyless_environment", "look_for"]
 
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$|^(AWS|PREFECT)_")
+"""Names of variables that hold secrets, and the families of which an engine needs none."""
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+"""An address with a password in it, of a database, a proxy or a store."""
 _named: set[str] = set()
 """Variables that this process was told to read a key from, whatever they are called."""
 
@@ -45,7 +48,11 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 
 def keyless_environment() -> dict[str, str]:
     """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _named and not _SECRET.search(name) and not _PASSWORD.search(value)
+    }
 
 
 def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
