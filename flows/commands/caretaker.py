@@ -29,7 +29,7 @@ from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["LIMITS", "POOLS", "worker_name"]
+__all__ = ["LIMITS", "POOLS", "worker_environment", "worker_name"]
 
 POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
@@ -119,8 +119,19 @@ def _worker(pool: str, root: str, api: str) -> Kept:
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", worker_name(pool)]
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
-    env = {
-        # The server's database and password are none of a worker's business.
+    pool_exists = f"{api}/work_pools/{pool}"
+    return Kept(
+        pool,
+        argv,
+        worker_environment(root, api),
+        on_this_machine(root).local(worker_log(pool)),
+        lambda: is_healthy(api) and answers(pool_exists),
+    )
+
+
+def worker_environment(root: str, api: str) -> dict[str, str]:
+    """The environment of a worker and its flow runs: the keys of teacher and judge, none of the server's secrets."""
+    return {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_SERVER_")},
         **own_settings(root),
         # The log file is all that tells why a flow run did not start.
@@ -130,10 +141,6 @@ def _worker(pool: str, root: str, api: str) -> Kept:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         ROOT_VARIABLE: root,
     }
-    pool_exists = f"{api}/work_pools/{pool}"
-    return Kept(
-        pool, argv, env, on_this_machine(root).local(worker_log(pool)), lambda: is_healthy(api) and answers(pool_exists)
-    )
 
 
 if __name__ == "__main__":

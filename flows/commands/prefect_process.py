@@ -83,7 +83,7 @@ def prepare_prefect(root: str, *, results: str | None = None) -> None:
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:
-    """The environment of a server: no key but Prefect's own, and where its pages find the API (not at Prefect's port)."""
+    """The environment of a server: no key but Prefect's own, and where its pages find the API."""
     settings = _with_home(own_settings(root))
     given = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
     return {**keyless_environment(), **given, **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
@@ -132,8 +132,8 @@ def check_own_password() -> None:
     password = os.environ.get(_SERVER_PASSWORD)
     if password and password != os.environ.get(PASSWORD_VARIABLE):
         raise MissingPrerequisite(
-            f"{_SERVER_PASSWORD} gives the Prefect server a password that {PASSWORD_VARIABLE} does not hold, so that no "
-            "command and no worker could enter; export both with the same USER:PASSWORD, or neither"
+            f"{_SERVER_PASSWORD} gives the Prefect server a password that {PASSWORD_VARIABLE} does not hold, so that "
+            "no command and no worker could enter; export both with the same USER:PASSWORD, or neither"
         )
 
 

@@ -30,7 +30,7 @@ def save_results_storage(root: str) -> None:
     from prefect.filesystems import RemoteFileSystem
 
     place = RemoteFileSystem(basepath=f"{root.rstrip('/')}/{prefect_results()}", settings=client_settings(Patience()))
-    place.save(_name(root), overwrite=True, _sync=True)
+    place.save(_name(root), overwrite=True)
 
 
 def _name(root: str) -> str:

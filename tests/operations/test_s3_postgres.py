@@ -51,7 +51,8 @@ def serve_s3(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address, command = f"http://127.0.0.1:{port}", [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", f"{port}"]
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with start_child(command, env=os.environ, log_path=folder / "s3.log", name="S3 server") as server:
         wait_until(lambda: answers(port) or server.poll() is not None)
         signed = {"Authorization": "AWS AKIDEXAMPLE:unlooked-at"}
@@ -133,7 +134,12 @@ def score(run: RunFolder, number: int) -> float:
 
 def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_path, monkeypatch):
     log = tmp_path / "standin.jsonl"
-    with serve_s3(tmp_path) as s3, run_postgres() as store, StandinServer(log_path=log) as standin, ExitStack() as watched:
+    with (
+        serve_s3(tmp_path) as s3,
+        run_postgres() as store,
+        StandinServer(log_path=log) as standin,
+        ExitStack() as watched,
+    ):
         servers = {"s3": s3, "store": store, "prefect": make_database(store, "prefect"), "standin": standin.base_url}
         first, second = (Machine(tmp_path / name, **servers) for name in ("first", "second"))
         for name, value in first.environment.items():

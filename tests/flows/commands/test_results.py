@@ -1,4 +1,4 @@
-"""Prefect's results of a root on S3: below it, as JSON, read from anywhere, and no key in the block that leads there."""
+"""Prefect's results of a root on S3: below it, as JSON, read from anywhere; the block that leads there has no key."""
 
 import json
 import os

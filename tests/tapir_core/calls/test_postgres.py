@@ -22,7 +22,6 @@ from tests.postgres_server import needs_postgres, run_postgres
 from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, expected, open_batch_engine, sums
 from tests.tapir_core.calls.engine_helpers import texts
 
-
 pytestmark = needs_postgres
 
 

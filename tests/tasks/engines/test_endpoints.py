@@ -40,7 +40,12 @@ def test_no_child_gets_a_secret(monkeypatch, name, value):
 
 
 def test_a_child_gets_all_that_is_no_secret(monkeypatch):
-    plain = {"CUDA_VISIBLE_DEVICES": "1", "no_proxy": "127.0.0.1", "http_proxy": "http://proxy:3128", "A_TIME": "10:5@6"}
+    plain = {
+        "CUDA_VISIBLE_DEVICES": "1",
+        "no_proxy": "127.0.0.1",
+        "http_proxy": "http://proxy:3128",
+        "A_TIME": "10:5@6",
+    }
     for name, value in plain.items():
         monkeypatch.setenv(name, value)
     given = keyless_environment()
