@@ -13,7 +13,7 @@ import sys
 
 import psutil
 
-from flows.commands.results import RESULTS_VARIABLE, results_storage
+from flows.commands.results import results_setting, save_results_storage
 from tapir_core.paths import ROOT_VARIABLE
 
 FLOW_RUN_SECONDS = 45.0
@@ -25,10 +25,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool, *options = sys.argv[1:]
     command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--with-healthcheck"]
-    storage = results_storage(os.environ.get(ROOT_VARIABLE, ""))
+    root = os.environ.get(ROOT_VARIABLE, "")
+    save_results_storage(root)
     worker = subprocess.Popen(
         [*command, "--install-policy", "never", "--no-create-pool-if-not-found", *options],
-        env=os.environ | ({RESULTS_VARIABLE: storage} if storage else {}),
+        env=os.environ | results_setting(root),
     )
     try:
         worker.wait()

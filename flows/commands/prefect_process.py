@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
-from flows.commands.results import RESULTS_VARIABLE, results_storage
+from flows.commands.results import results_setting
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.paths import RESULTS, prefect_home
 from tapir_core.storage import on_this_machine
@@ -69,12 +69,10 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
-    storage = results_storage(root)
-    if storage is not None:
-        settings[RESULTS_VARIABLE] = storage
-    elif results is not None:
+    remote = results_setting(root)
+    if results is not None and not remote:
         settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
-    return settings
+    return settings | remote
 
 
 def prepare_prefect(root: str, *, results: str | None = None) -> None:

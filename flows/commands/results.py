@@ -5,21 +5,21 @@ patient the client is, and no key: keys and endpoint come from the environment o
 flows read no result again, for the manifests say what is done; what waits for a flow run elsewhere reads its result.
 """
 
-from tapir_core.paths import prefect_results
+from tapir_core.paths import ROOT_VARIABLE, prefect_results
 from tapir_core.s3 import Patience, client_settings
 from tapir_core.text import digest
 
-__all__ = ["RESULTS_VARIABLE", "results_storage", "save_results_storage"]
-
-RESULTS_VARIABLE = "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"
-"""Prefect's setting that names the storage."""
-
-_KIND = "remote-file-system"
+__all__ = ["results_setting", "save_results_storage", "worker_settings"]
 
 
-def results_storage(root: str) -> str | None:
-    """What `RESULTS_VARIABLE` says for a root; nothing for one on this machine."""
-    return f"{_KIND}/{_name(root)}" if _is_elsewhere(root) else None
+def results_setting(root: str) -> dict[str, str]:
+    """Prefect's setting that names the storage; none for a root on this machine."""
+    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if _is_elsewhere(root) else {}
+
+
+def worker_settings(root: str) -> str:
+    """What stands before the command of a worker that a user starts for a root."""
+    return " ".join(f"{name}={value}" for name, value in {ROOT_VARIABLE: root, **results_setting(root)}.items())
 
 
 def save_results_storage(root: str) -> None:

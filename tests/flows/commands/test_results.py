@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flows.commands.prefect_process import own_settings
-from flows.commands.results import RESULTS_VARIABLE, results_storage
+from flows.commands.results import results_setting, worker_settings
 from tapir_core.paths import SCRATCH_VARIABLE, prefect_results
 from tapir_core.storage import Storage
 
@@ -64,11 +64,15 @@ def test_a_local_root_keeps_its_results_in_the_run_and_one_on_s3_names_a_block_o
     monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path))
     here = own_settings(str(tmp_path), results=f"{tmp_path}/first")
     assert here["PREFECT_LOCAL_STORAGE_PATH"] == f"{tmp_path}/first/.results"
-    assert RESULTS_VARIABLE not in here
+    assert "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK" not in here
     there = own_settings(ROOT, results=f"{ROOT}/first")
     assert "PREFECT_LOCAL_STORAGE_PATH" not in there
-    assert there[RESULTS_VARIABLE] == results_storage(f"{ROOT}/")
-    assert results_storage("s3://runs/others") != results_storage(ROOT)
+    assert results_setting(f"{ROOT}/").items() <= there.items()
+    assert results_setting("s3://runs/others") != results_setting(ROOT)
+    assert worker_settings(str(tmp_path)) == f"TAPIR_ROOT={tmp_path}"
+    assert worker_settings(ROOT).startswith(
+        f"TAPIR_ROOT={ROOT} PREFECT_DEFAULT_RESULT_STORAGE_BLOCK=remote-file-system/"
+    )
 
 
 @pytest.mark.slow
