@@ -49,21 +49,24 @@ print(state.type.value, state.message)
 class Guarded(Console):
     """The command line, and Python with Prefect, of who has the password."""
 
-    def do(self, *command: str, given: dict[str, str] = ENTRY, text: str = "") -> subprocess.CompletedProcess[str]:
-        env = {"PATH": os.environ["PATH"], "HOME": str(self.home), **given}
+    given = ENTRY
+    """What is exported, unless a command is given something else."""
+
+    def do(self, *command: str, given: dict[str, str] | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.home), **(self.given if given is None else given)}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, input=text)
 
     def command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "flows.cli", *words, "--root", str(self.root)]
 
-    def tapir(self, *words: str, given: dict[str, str] = ENTRY) -> str:
+    def tapir(self, *words: str, given: dict[str, str] | None = None) -> str:
         done = self.do(*self.command(*words), given=given)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def python(self, program: str, *words: str, text: str = "") -> str:
         api = {"PREFECT_API_URL": f"http://127.0.0.1:{self.port}/api", "PREFECT_HOME": str(self.home.parent / "python")}
-        done = self.do(sys.executable, "-c", program, *words, given={**ENTRY, **api}, text=text)
+        done = self.do(sys.executable, "-c", program, *words, given={**self.given, **api}, text=text)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -114,6 +117,9 @@ def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches
             assert not any(GUARD.keys() & each.environ().keys() for each in workers)
 
             assert "applied deployment" in console.tapir("deploy")
+            elsewhere = {**ENTRY, "PREFECT_API_URL": f"http://127.0.0.1:{console.port}/api"}
+            fresh = console.do(*console.command("deploy")[:-1], str(tmp_path / "fresh"), given=elsewhere)
+            assert fresh.returncode == 0, fresh.stderr
             assert {row["level"] for row in examine(console, **ENTRY).values()} == {"ok"}
             refused = examine(console)["Prefect server"]
             assert (refused["level"], "PREFECT_API_AUTH_STRING" in refused["found"]) == ("fault", True)
