@@ -5,6 +5,7 @@ The judge's key is a Prefect Secret block that the work pool hands to flow runs;
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.error
@@ -52,7 +53,9 @@ class Guarded(Console):
     given = ENTRY
     """What is exported, unless a command is given something else."""
 
-    def do(self, *command: str, given: dict[str, str] | None = None, text: str = "") -> subprocess.CompletedProcess[str]:
+    def do(
+        self, *command: str, given: dict[str, str] | None = None, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.home), **(self.given if given is None else given)}
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, input=text)
 
@@ -132,6 +135,8 @@ def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches
             assert f"{MISSING} verdicts missing before, 0 now" in ended
             again = console.tapir("retry-judge", run.ref.name, given={**ENTRY, "JUDGE_KEY": KEY})
             assert "nothing" in again
+            listed = shutil.copy(ROOT / "configs/backbones.toml", tmp_path)
+            assert "told" in console.tapir("backbone", "add", "another", str(tmp_path / "backbone"), "--file", listed)
         finally:
             console.tapir("down")
     assert keys == {f"Bearer {KEY}"}

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -70,6 +71,7 @@ class Machine:
 
     def __init__(self, folder: Path, *, s3: str, store: str, prefect: str, standin: str) -> None:
         self.folder, self._store, self._standin = folder, store, standin
+        self._log = folder.with_suffix(".log")
         for name in ("home", "tmp"):
             (folder / name).mkdir(parents=True)
         self.environment = {
@@ -92,10 +94,15 @@ class Machine:
             settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
         words = [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
         command = tapir("run", "configs/quickstart.toml", *words)
-        with (self.folder.parent / f"{self.folder.name}.log").open("ab") as log:
+        with self._log.open("ab") as log:
             return subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
+
+    def said(self) -> str:
+        """The end of what the run printed, and of its engines' logs."""
+        logs = [self._log, *self.folder.glob("scratch/runs/all/*/logs/*.log")]
+        return "\n".join(f"{log}:\n{log.read_text()[-3000:]}" for log in logs)
 
     def ask(self, *words: str) -> str:
         """What a command prints."""
@@ -144,13 +151,15 @@ def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_
         run, began = RunFolder(RUN), time.monotonic()
         with ListenWatch() as watch:
             driver = first.run()
-            wait_until(lambda: count(store, "answers", "role = 'judge'") >= 200, process=driver, seconds=SECONDS)
+            judged = partial(count, store, "answers", "role = 'judge'")
+            wait_until(lambda: judged() >= 200 or driver.poll() is not None, seconds=SECONDS)
+            assert driver.poll() is None, first.said()
             assert left_over(kill(driver, whole_tree=False)) == []
             killed_after, asked = time.monotonic() - began, len(log.read_text().splitlines())
             assert run.holds(StageAt("train", 0)) is not None
             assert run.holds(JUDGE) is None
             code = second.run().wait(SECONDS)
-        assert code == 0, (tmp_path / "second.log").read_text()[-3000:]
+        assert code == 0, second.said()
         took, again = time.monotonic() - began, answered_twice(log)
         scores, all_asked = [score(run, number) for number in (0, 1, 2)], len(log.read_text().splitlines())
         print(

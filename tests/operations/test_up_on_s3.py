@@ -39,5 +39,5 @@ def test_a_worker_of_a_root_on_s3_keeps_its_results_there(s3, tmp_path, monkeypa
     kept = [json.loads(storage.read_bytes(path)) for path in storage.files(prefect_results())]
     returned = [json.loads(each["result"]) for each in kept if isinstance(each, dict) and "metadata" in each]
     assert "tasks.outcomes.ShardOutcome" in {each["__class__"] for each in returned}
-    assert [path for path in (tmp_path / "scratch").rglob("*/storage/*")] == []
+    assert list((tmp_path / "scratch").rglob("*/storage/*")) == []
     assert list(console.home.iterdir()) == []
