@@ -2,15 +2,19 @@
 
 A worker that gets SIGTERM ends within seconds, and with it its container and what its flow runs were doing. This
 process takes the signal in its place: the flow runs get it first, and time; then the worker. Further options are those
-of `prefect worker start`.
+of `prefect worker start`. With a root on S3 their results go there too.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 
 import psutil
+
+from flows.commands.results import results_setting, save_results_storage
+from tapir_core.paths import ROOT_VARIABLE
 
 FLOW_RUN_SECONDS = 45.0
 """Of the 60 s that compose gives a container; a training tries one more checkpoint in it."""
@@ -21,7 +25,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool, *options = sys.argv[1:]
     command = ["prefect", "worker", "start", "--pool", pool, "--type", "process", "--with-healthcheck"]
-    worker = subprocess.Popen([*command, "--install-policy", "never", "--no-create-pool-if-not-found", *options])
+    root = os.environ.get(ROOT_VARIABLE, "")
+    save_results_storage(root)
+    worker = subprocess.Popen(
+        [*command, "--install-policy", "never", "--no-create-pool-if-not-found", *options],
+        env=os.environ | results_setting(root),
+    )
     try:
         worker.wait()
     except KeyboardInterrupt:

@@ -263,10 +263,14 @@ def down(root: Root = "runs") -> None:
 def deploy(root: Root = "runs") -> None:
     """Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`."""
     from flows.commands.deploy import deploy as apply_to
+    from flows.commands.results import worker_settings
     from flows.commands.server import standing_server
 
     for made in apply_to(standing_server(root), root, again=True):
         console.print(f"applied {made}", highlight=False)
+    console.print(
+        f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
+    )
 
 
 def _say(line: str) -> None:

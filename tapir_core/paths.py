@@ -32,6 +32,7 @@ __all__ = [
     "manifest_file",
     "part_name",
     "prefect_home",
+    "prefect_results",
     "probe_file",
     "round_folder",
     "sweep_report_file",
@@ -133,6 +134,11 @@ def worker_log(worker: str) -> str:
 def prefect_home() -> str:
     """Prefect's own files, below the run root."""
     return ".tapir/prefect"
+
+
+def prefect_results() -> str:
+    """What flow runs and task runs return, below a run root that is not on this machine."""
+    return ".tapir/prefect-results"
 
 
 def probe_file(name: str) -> str:

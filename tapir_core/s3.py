@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
-__all__ = ["PIECE_BYTES", "Patience", "ask", "open_s3"]
+__all__ = ["PIECE_BYTES", "Patience", "ask", "client_settings", "open_s3"]
 
 Result = TypeVar("Result")
 
@@ -36,20 +36,24 @@ def open_s3(patience: Patience) -> Any:
     """The S3 file system of this process; connects at its first request."""
     from s3fs import S3FileSystem
 
-    remote = S3FileSystem(
-        endpoint_url=_endpoint(),
+    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(patience))
+    # The client below tries again already, also after 429 and 500; attempts of both would multiply.
+    remote.retries = 1
+    return remote
+
+
+def client_settings(patience: Patience) -> dict[str, Any]:
+    """Arguments of s3fs, as plain JSON; no endpoint and no key."""
+    return {
         # A listing of a minute ago would hide what another worker wrote since.
-        use_listings_cache=False,
-        max_concurrency=4,
-        config_kwargs={
+        "use_listings_cache": False,
+        "max_concurrency": 4,
+        "config_kwargs": {
             "connect_timeout": patience.connect_seconds,
             "read_timeout": patience.silent_seconds,
             "retries": {"mode": "legacy", "total_max_attempts": patience.attempts},
         },
-    )
-    # The client below tries again already, also after 429 and 500; attempts of both would multiply.
-    remote.retries = 1
-    return remote
+    }
 
 
 def ask(url: str, request: Callable[[], Result], patience: Patience) -> Result:

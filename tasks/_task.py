@@ -1,8 +1,9 @@
 """The project's own Prefect tasks: the work, then one write at the end. A stage that holds is no task (flows/steps.py).
 
 Nobody imports Prefect's ``task`` but this module. A task takes a `RunRef`, a round number and plain values, and returns
-a reference, so it can run on any worker that reaches the run root. Prefect's own cache is off: the manifest is the only
-evidence that a stage is done, so a kill between the two serves nothing stale and costs nothing twice.
+a reference, so it can run on any worker that reaches the run root. Prefect keeps that reference as JSON under the task
+run's id, for who asks the API for it; no other task run finds it. The manifest is the only evidence that a stage is
+done, so a kill between the two serves nothing stale and costs nothing twice.
 """
 
 import time
@@ -12,7 +13,6 @@ from typing import Any
 
 import polars as pl
 from prefect import task as prefect_task
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled
 
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
@@ -40,7 +40,8 @@ def project_task(
         name=name,
         task_run_name=run_name or name,
         tags=limited_by,
-        cache_policy=NO_CACHE,
+        # With a place of its own a result is in no cache; without one, and without a cache, Prefect would not write it.
+        result_storage_key="{task_run.id}",
         persist_result=True,
         result_serializer="json",
     )

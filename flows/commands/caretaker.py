@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 
 from flows.commands.prefect_process import (
-    DATABASE_VARIABLE,
     answers,
     is_healthy,
     own_settings,
@@ -33,7 +32,7 @@ from tapir_core.storage import on_this_machine
 from tasks.engines.gpus import GPUS_VARIABLE, share_out, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["LIMITS", "POOLS", "Post", "staff"]
+__all__ = ["LIMITS", "POOLS", "Post", "staff", "worker_environment"]
 
 POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
@@ -154,8 +153,20 @@ def _worker(post: Post, root: str, api: str) -> Kept:
     argv = [sys.executable, "-m", "flows.server_away", "worker", "start", "--pool", pool, "--name", post.name]
     argv += ["--type", "process", "--install-policy", "never", "--no-create-pool-if-not-found"]
     argv += ["--limit", str(LIMITS[pool])] if pool in LIMITS else []
-    env = {
-        **{name: value for name, value in os.environ.items() if name != DATABASE_VARIABLE},
+    pool_exists = f"{api}/work_pools/{pool}"
+    return Kept(
+        post.label,
+        argv,
+        worker_environment(post, root, api),
+        on_this_machine(root).local(worker_log(post.label)),
+        lambda: is_healthy(api) and answers(pool_exists),
+    )
+
+
+def worker_environment(post: Post, root: str, api: str) -> dict[str, str]:
+    """The environment of a worker and its flow runs: the keys of teacher and judge, none of the server's secrets."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_SERVER_")},
         **own_settings(root),
         # The log file is all that tells why a flow run did not start.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
@@ -165,9 +176,6 @@ def _worker(post: Post, root: str, api: str) -> Kept:
         ROOT_VARIABLE: root,
         **({GPUS_VARIABLE: ",".join(post.gpus)} if post.gpus else {}),
     }
-    pool_exists = f"{api}/work_pools/{pool}"
-    log = on_this_machine(root).local(worker_log(post.label))
-    return Kept(post.label, argv, env, log, lambda: is_healthy(api) and answers(pool_exists))
 
 
 if __name__ == "__main__":

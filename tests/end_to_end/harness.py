@@ -72,8 +72,13 @@ def tapir(*words: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *words]
 
 
-def wait_until(condition: Callable[[], bool], *, process: subprocess.Popen[bytes] | None = None) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
+def wait_until(
+    condition: Callable[[], bool],
+    *,
+    process: subprocess.Popen[bytes] | None = None,
+    seconds: float = DEADLINE_SECONDS,
+) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the moment to kill never came"
         assert process is None or process.poll() is None, "the run ended before the moment to kill came"

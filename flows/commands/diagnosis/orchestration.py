@@ -14,6 +14,7 @@ from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
 from flows.commands.diagnosis.finding import Check, Finding, fault, ok, warning
 from flows.commands.prefect_process import own_settings
+from flows.commands.results import worker_settings
 from flows.commands.server import standing_server
 from flows.commands.up import living_server
 from tapir_core.paths import SERVER_RECORD, worker_log
@@ -116,7 +117,7 @@ def _look_at_workers(root: str) -> Finding:
     if _is_own(root):
         logs = " and ".join(worker_log(pool) for pool in lacking)
         return fault(f"none is online for {', '.join(lacking)}", f"`tapir up` starts it again; it writes to {logs}")
-    start = f"TAPIR_ROOT={root} prefect worker start --type process --pool {lacking[0]}"
+    start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
     return fault(f"none is online for {', '.join(lacking)}", f"start one where the runs are to work: `{start}`")
 
 

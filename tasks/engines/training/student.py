@@ -35,7 +35,7 @@ def load_tokenizer(job: TrainingJob) -> Any:
         raise ConfigError(
             f"{job.base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
         )
-    tokenizer = AutoTokenizer.from_pretrained(job.base)
+    tokenizer = AutoTokenizer.from_pretrained(job.base, trust_remote_code=False)
     if job.chat_template is not None:
         tokenizer.chat_template = job.chat_template.read_text()
     if tokenizer.pad_token is None:
@@ -57,6 +57,8 @@ def load_model(job: TrainingJob) -> Any:
     return AutoModelForCausalLM.from_pretrained(
         job.base,
         dtype=_dtype(job),
+        trust_remote_code=False,
+        use_safetensors=True,
         attn_implementation="flash_attention_2" if training.packing else "sdpa",
     )
 
@@ -108,7 +110,9 @@ def merge_adapter(job: TrainingJob, adapter: Path) -> Any:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
-    base = AutoModelForCausalLM.from_pretrained(job.base, dtype=_dtype(job))
+    base = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=_dtype(job), trust_remote_code=False, use_safetensors=True
+    )
     return PeftModel.from_pretrained(base, adapter).merge_and_unload()
 
 

@@ -1,7 +1,17 @@
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-from flows.commands.prefect_process import answers
+import pytest
+
+from flows.commands.caretaker import Post, worker_environment
+from flows.commands.prefect_process import answers, check_entry, check_own_password, server_environment
+from tapir_core.errors import MissingPrerequisite
+
+SERVER = {
+    "PREFECT_SERVER_API_AUTH_STRING": "admin:pass",
+    "PREFECT_SERVER_DATABASE_PASSWORD": "sesame",
+    "PREFECT_SERVER_DATABASE_CONNECTION_URL": "postgresql+asyncpg://prefect:sesame@host/prefect",
+}
 
 
 class Guarded(BaseHTTPRequestHandler):
@@ -15,14 +25,48 @@ class Guarded(BaseHTTPRequestHandler):
         return
 
 
-def test_a_page_behind_a_password_is_there_for_who_gives_it(monkeypatch):
+@pytest.fixture
+def guarded():
     with HTTPServer(("127.0.0.1", 0), Guarded) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        url = f"http://127.0.0.1:{server.server_port}/api/work_pools/tapir-cpu"
-        monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
-        assert not answers(url)
-        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
-        assert answers(url)
+        yield f"http://127.0.0.1:{server.server_port}/api"
         server.shutdown()
         thread.join()
+
+
+def test_a_page_behind_a_password_is_there_for_who_gives_it(guarded, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    assert not answers(f"{guarded}/work_pools/tapir-cpu")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
+    assert answers(f"{guarded}/work_pools/tapir-cpu")
+    check_entry(guarded)
+
+
+@pytest.mark.parametrize("password", [None, "admin:guessed"])
+def test_a_server_that_wants_another_password_is_named_with_the_variable_that_holds_it(guarded, monkeypatch, password):
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    if password:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", password)
+    with pytest.raises(MissingPrerequisite, match=rf"{guarded} wants another password than PREFECT_API_AUTH_STRING"):
+        check_entry(guarded)
+
+
+def test_a_server_that_would_not_let_us_in_is_not_started(monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "admin:pass")
+    monkeypatch.delenv("PREFECT_API_AUTH_STRING", raising=False)
+    with pytest.raises(MissingPrerequisite, match="export both"):
+        check_own_password()
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:pass")
+    check_own_password()
+
+
+def test_the_server_gets_its_own_secrets_and_no_key_and_a_worker_the_other_way_round(tmp_path, monkeypatch):
+    for name, value in {**SERVER, "OPENAI_API_KEY": "key", "PREFECT_API_AUTH_STRING": "admin:pass"}.items():
+        monkeypatch.setenv(name, value)
+    server = server_environment(str(tmp_path), "http://127.0.0.1:1")
+    assert {name: server.get(name) for name in SERVER} == SERVER
+    assert "OPENAI_API_KEY" not in server
+    worker = worker_environment(Post("tapir-cpu"), str(tmp_path), "http://127.0.0.1:1/api")
+    assert worker.keys() & SERVER.keys() == set()
+    assert (worker["OPENAI_API_KEY"], worker["PREFECT_API_AUTH_STRING"]) == ("key", "admin:pass")

@@ -31,15 +31,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_run_with_gaps(root: Path, backbone: Path, judge: FakeProvider) -> RunFolder:
+def make_run_with_gaps(
+    root: Path | str, backbone: Path, judge: FakeProvider, *, api_key_env: str = "", **sections: object
+) -> RunFolder:
     """A run that went on without some verdicts of its first round."""
     backbone.mkdir()
     (backbone / "config.json").write_text("{}")
     (backbone / "model.safetensors").write_bytes(b"weights")
     (backbone / "tokenizer.json").write_text("{}")
     (backbone / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    endpoint = {"type": "openai", "base_url": judge.base_url, "model": "m", "identity": "i", "api_key_env": ""}
-    config = make_config(root, student={"backbone": str(backbone)}, judge={"endpoint": endpoint})
+    endpoint = {"type": "openai", "base_url": judge.base_url, "model": "m", "identity": "i", "api_key_env": api_key_env}
+    config = make_config(root, student={"backbone": str(backbone)}, judge={"endpoint": endpoint}, **sections)
     run = build_run(root, until=JUDGE, config=config, backbone=checkpoint_digest(backbone))
     part = write_part(run.storage, JUDGE.folder, run.rows(JUDGE).head(-MISSING))
     run.seal(JUDGE, [part], accepted_missing={"server": MISSING})

@@ -1,14 +1,8 @@
 """The store and the lease on a PostgreSQL server that the test starts itself."""
 
-import os
-import pwd
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -25,49 +19,17 @@ from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
+from tests.postgres_server import needs_postgres, run_postgres
 from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, expected, open_batch_engine, sums
 from tests.tapir_core.calls.engine_helpers import texts
 
-
-def find_programs() -> Path | None:
-    """The folder of `initdb` and `postgres`, which not every installation has on the path."""
-    found = shutil.which("initdb")
-    folders = [Path(found).resolve().parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return folders[-1] if folders and (folders[-1] / "postgres").exists() else None
-
-
-def server_user() -> str | None:
-    """Who runs the server: PostgreSQL refuses to run as root."""
-    if os.getuid() != 0:
-        return pwd.getpwuid(os.getuid()).pw_name
-    return "postgres" if any(each.pw_name == "postgres" for each in pwd.getpwall()) else None
-
-
-pytestmark = pytest.mark.skipif(
-    find_programs() is None or server_user() is None, reason="needs PostgreSQL's programs and a user who is not root"
-)
+pytestmark = needs_postgres
 
 
 @pytest.fixture(scope="module")
 def postgres_url() -> Iterator[str]:
-    programs, user = find_programs(), server_user()
-    assert programs is not None
-    assert user is not None
-    # Not pytest's folder: that one is closed to the server's user.
-    folder = Path(tempfile.mkdtemp(prefix="tapir-postgres-"))
-    shutil.chown(folder, user)
-    as_user = {"user": user} if os.getuid() == 0 else {}
-    initdb = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tapir", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
-    control = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options]
-    subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user)
-    yield f"postgresql://tapir@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder, **as_user)
-    shutil.rmtree(folder)
+    with run_postgres() as url:
+        yield url
 
 
 def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):

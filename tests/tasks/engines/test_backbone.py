@@ -55,6 +55,27 @@ def test_a_folder_that_is_no_checkpoint_says_what_lacks(tmp_path: Path, missing:
         prepare(folder, tmp_path)
 
 
+@pytest.mark.parametrize("pickled", ["pytorch_model.bin", "model.pt", "pytorch_model-00001-of-00002.bin"])
+def test_pickled_weights_are_refused_and_are_nothing_beside_safetensors(tmp_path: Path, pickled: str) -> None:
+    folder = make_checkpoint(tmp_path / "mine", model__safetensors=None)
+    (folder / pickled).write_bytes(b"\x80\x04")
+    with pytest.raises(ConfigError, match=r"no weights in safetensors; other kinds .* may run code"):
+        prepare(folder, tmp_path)
+    before = checkpoint_digest(make_checkpoint(tmp_path / "both"))
+    (tmp_path / "both" / pickled).write_bytes(b"\x80\x04")
+    assert prepare(tmp_path / "both", tmp_path) == tmp_path / "both"
+    assert checkpoint_digest(tmp_path / "both") == before
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
+def test_a_model_that_brings_its_own_code_is_refused_and_the_code_is_not_run(tmp_path: Path, place: str) -> None:
+    folder = make_checkpoint(tmp_path / "mine", **{place.replace(".", "__"): '{"auto_map": {"AutoConfig": "own.Own"}}'})
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(ConfigError, match=rf"{place} names code of the model's own \(auto_map\)"):
+        prepare(folder, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_everything_that_lacks_is_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError) as caught:

@@ -13,12 +13,44 @@ def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):
     assert api_key("", "field") is None
 
 
-def test_no_child_gets_a_key(monkeypatch):
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "oddly_named"):
-        monkeypatch.setenv(name, "sesame")
-    api_key("oddly_named", "judge.endpoint")
-    assert "sesame" not in keyless_environment().values()
-    assert "PATH" in keyless_environment()
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENAI_API_KEY", "sesame"),
+        ("HF_TOKEN", "sesame"),
+        ("PGPASSWORD", "sesame"),
+        ("AWS_ACCESS_KEY_ID", "sesame"),
+        ("AWS_SECRET_ACCESS_KEY", "sesame"),
+        ("AWS_SESSION_TOKEN", "sesame"),
+        ("PREFECT_API_KEY", "sesame"),
+        ("PREFECT_API_AUTH_STRING", "admin:sesame"),
+        ("PREFECT_SERVER_API_AUTH_STRING", "admin:sesame"),
+        ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "postgresql+asyncpg://tapir:sesame@host/prefect"),
+        ("PREFECT_CLIENT_CUSTOM_HEADERS", '{"Authorization": "Bearer sesame"}'),
+        ("STORE_URL", "postgresql://tapir:p%40sesame@[::1]:5432/answers"),
+        ("https_proxy", "http://me:sesame@proxy:3128"),
+        ("oddly_named", "sesame"),
+    ],
+)
+def test_no_child_gets_a_secret(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    if name == "oddly_named":
+        api_key(name, "judge.endpoint")
+    assert name not in keyless_environment()
+
+
+def test_a_child_gets_all_that_is_no_secret(monkeypatch):
+    plain = {
+        "CUDA_VISIBLE_DEVICES": "1",
+        "no_proxy": "127.0.0.1",
+        "http_proxy": "http://proxy:3128",
+        "A_TIME": "10:5@6",
+    }
+    for name, value in plain.items():
+        monkeypatch.setenv(name, value)
+    given = keyless_environment()
+    assert {name: given.get(name) for name in plain} == plain
+    assert "PATH" in given
 
 
 def test_an_address_where_nothing_listens_is_one_clear_error(monkeypatch):

@@ -23,6 +23,7 @@ from tasks.engines.trainer import (
     read_progress,
     train_student,
 )
+from tests.listening import ListenWatch
 
 EXAMPLES = 60
 
@@ -184,8 +185,10 @@ def test_two_ranks_with_zero_3_and_lora_leave_a_whole_merged_student(ground: Pat
         zero_stage=3, precision="bf16", batch_size=8, micro_batch_size=2, processes=2, lora=LoraConfig(rank=4)
     )
     job = make_job(ground, training=training, output=tmp_path / "attempt", log_path=tmp_path / "train.log")
-    summary = train_student(job)
+    with ListenWatch() as watch:
+        summary = train_student(job)
     assert summary.world_size == 2
+    assert {place[1] for place in watch.seen} == {"127.0.0.1"}
     names = {file.name for file in (job.output / "checkpoint").iterdir()}
     assert "model.safetensors" in names
     assert not any("adapter" in name for name in names)

@@ -30,6 +30,9 @@ def test_options_of_the_configuration_reach_the_command() -> None:
     assert ("--tensor-parallel-size", "2") in pairs
     assert ("--port", "1234") in pairs
     assert "--enforce-eager" in command
+    assert ("--load-format", "safetensors") in pairs
+    assert ("--host", "127.0.0.1") in pairs
+    assert not any("trust" in word for word in command)
 
 
 def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:

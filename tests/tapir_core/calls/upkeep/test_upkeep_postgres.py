@@ -24,14 +24,13 @@ from tapir_core.calls.upkeep import (
     verify_store,
 )
 from tapir_core.errors import MissingPrerequisite
-from tests.tapir_core.calls.test_postgres import find_programs, postgres_url, server_user
+from tests.postgres_server import needs_postgres
+from tests.tapir_core.calls.test_postgres import postgres_url
 from tests.tapir_core.calls.upkeep.store_rows import fill, numbered, refusal, reply_of
 
 __all__ = ["postgres_url"]
 
-pytestmark = pytest.mark.skipif(
-    find_programs() is None or server_user() is None, reason="needs PostgreSQL's programs and a user who is not root"
-)
+pytestmark = needs_postgres
 
 
 def test_a_store_is_looked_at_moved_shrunk_and_checked_on_postgresql(postgres_url: str, tmp_path: Path):
