@@ -4,7 +4,6 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 """
 
 import re
-from dataclasses import asdict
 from typing import Any
 
 from prefect.artifacts import TableArtifact, create_markdown_artifact, create_table_artifact
@@ -26,6 +25,9 @@ from tasks.outcomes import ShardIncomplete
 __all__ = ["artifact_key", "publish_judge", "publish_missing", "publish_round", "publish_run", "publish_sweep"]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
+
+_OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
+"""What a person looks for comes first: the last columns are beyond the edge of most windows."""
 
 
 def publish_round(ref: RunRef, number: int) -> None:
@@ -63,13 +65,13 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
         return
     at, outcome = raised.at, raised.outcome
     kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
-    again = "If the run stopped here, its own command asks for the missing rows again."
+    again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if at.name == "judge":
-        again += f" If it went on without them, `tapir retry-judge {ref.name}` does."
+        again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
     TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{outcome.index:04d}", "missing"),
         description=f"{at}, shard {outcome.index}: {kinds}. What was received is stored. {again}",
-        table=[asdict(sample) for sample in outcome.samples],
+        table=[{name: getattr(sample, name) for name in _OF_A_SAMPLE} for sample in outcome.samples],
         task_run_id=task_run.id,
         flow_run_id=task_run.flow_run_id,
     ).create()

@@ -17,6 +17,7 @@ PICTURES = "TAPIR_PICTURES"
 """Environment variable: the folder that pictures go to; without it none are taken."""
 AMPLITUDE = "https://sr-client-cfg.amplitude.com/config/"
 """Prefect's pages ask there for the settings of their statistics, also when those are off."""
+ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
 WIDTH, HEIGHT = 1280, 900
 PATIENCE_SECONDS = 60
 """For a page to show what the server has."""
@@ -74,10 +75,11 @@ class Ui:
         self.open_deployment(deployment)
         self.page.get_by_role("link", name=name, exact=True).first.click(timeout=START_SECONDS * 1000)
         self.page.wait_for_url("**/runs/flow-run/*")
+        self.page.locator("nav[aria-label=breadcrumb]").get_by_text(name, exact=True).wait_for()
 
     def wait_for_end(self, seconds: float) -> str:
         """Watch the open flow run until it ends, without touching the page; gives the name of its state."""
-        ended = self.page.locator("main").get_by_text(re.compile("^(Completed|Failed|Crashed|Cancelled)$")).first
+        ended = self.page.locator("main [data-slot=badge]").get_by_text(re.compile(f"^({'|'.join(ENDS)})$"))
         ended.wait_for(timeout=seconds * 1000)
         return ended.inner_text()
 
@@ -92,6 +94,7 @@ class Ui:
     def open_subflow(self, name: str) -> None:
         self.open_tab("Subflow Runs")
         self.page.get_by_role("tabpanel").get_by_role("link", name=name, exact=True).first.click()
+        self.page.locator("nav[aria-label=breadcrumb]").get_by_text(name, exact=True).wait_for()
 
     def open_artifact(self, key: str) -> None:
         self.open_tab("Artifacts")

@@ -55,7 +55,6 @@ def test_a_run_is_started_from_its_form_and_seen_through_to_its_card(ui: Ui, bac
 
     ui.open_run("distill", "first")
     ui.open_subflow("round-2")
-    ui.page.get_by_text("round-2", exact=True).first.wait_for()
     ui.take_picture("round")
     ui.open_artifact("first-round-2-mfd")
     ui.page.get_by_role("columnheader", name="Histogram").wait_for()
