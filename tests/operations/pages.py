@@ -21,6 +21,8 @@ ENDS = ("Completed", "Failed", "Crashed", "Cancelled")
 WIDTH, HEIGHT = 1280, 900
 PATIENCE_SECONDS = 60
 """For a page to show what the server has."""
+DRAWN_SECONDS = 2
+"""For a graph to move into place, of which nothing says that it has."""
 START_SECONDS = 180
 """For a worker to begin a flow run, which then has the name of its run."""
 
@@ -74,8 +76,7 @@ class Ui:
         """The newest flow run of a deployment, once it has the name of its run."""
         self.open_deployment(deployment)
         self.page.get_by_role("link", name=name, exact=True).first.click(timeout=START_SECONDS * 1000)
-        self.page.wait_for_url("**/runs/flow-run/*")
-        self.page.locator("nav[aria-label=breadcrumb]").get_by_text(name, exact=True).wait_for()
+        self.page.get_by_role("tab", name="Subflow Runs").wait_for()
 
     def wait_for_end(self, seconds: float) -> str:
         """Watch the open flow run until it ends, without touching the page; gives the name of its state."""
@@ -94,7 +95,7 @@ class Ui:
     def open_subflow(self, name: str) -> None:
         self.open_tab("Subflow Runs")
         self.page.get_by_role("tabpanel").get_by_role("link", name=name, exact=True).first.click()
-        self.page.locator("nav[aria-label=breadcrumb]").get_by_text(name, exact=True).wait_for()
+        self.page.get_by_text("Parent Run").wait_for()
 
     def open_artifact(self, key: str) -> None:
         self.open_tab("Artifacts")
@@ -108,9 +109,18 @@ class Ui:
         folder = os.environ.get(PICTURES)
         if folder:
             self.page.set_viewport_size({"width": WIDTH, "height": height})
-            self.page.wait_for_timeout(2000)  # of a graph that moves into place nothing says that it has arrived
+            self.page.wait_for_timeout(DRAWN_SECONDS * 1000)
             self.page.screenshot(path=Path(folder) / f"{name}.png")
             self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
+    def take_picture_of_graph(self, name: str, *, height: int) -> None:
+        """Keep a flow run's graph over the whole window."""
+        self.page.set_viewport_size({"width": WIDTH, "height": height})
+        for key in ("f", "c"):  # full screen, centre
+            self.page.wait_for_timeout(DRAWN_SECONDS * 1000)
+            self.page.keyboard.press(key)
+        self.take_picture(name, height=height)
+        self.page.keyboard.press("f")
 
     def _refuse(self, route: Route) -> None:
         self.asked_elsewhere.add(route.request.url.partition("?")[0])

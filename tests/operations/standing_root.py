@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool], told: str, seconds: float = RUN_SE
 
 
 class StandingRoot:
-    """`tapir up` while the ``with`` block runs; flow runs work in this repository's folder."""
+    """`tapir up` while the ``with`` block runs, in a folder that has the presets and the student's environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root = folder, folder / "runs"
@@ -42,26 +42,22 @@ class StandingRoot:
 
     def __enter__(self) -> Self:
         (self.folder / "home").mkdir()
-        self.tapir("up", "--root", str(self.root), "--port", self.address.rpartition(":")[2])
+        for name in ("configs", ".venv-vllm"):
+            (self.folder / name).symlink_to(ROOT / name)
+        self.tapir("up", "--port", self.address.rpartition(":")[2])
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.tapir("down", "--root", str(self.root))
+        self.tapir("down")
 
     def tapir(self, *words: str) -> str:
         foreign = ("PREFECT_", "TAPIR_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        env["HOME"] = str(self.folder / "home")
         command = [sys.executable, "-m", "flows.cli", *words]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**env, "HOME": str(self.folder / "home")},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -75,13 +71,13 @@ class StandingRoot:
     def run(self, name: str) -> RunFolder:
         return RunFolder(RunRef(str(self.root), name))
 
-    def make_students(self, count: int) -> list[Path]:
-        """Tiny backbones of different weights."""
-        folders = [self.folder / f"tiny-{seed}" for seed in range(1, count + 1)]
-        for seed, folder in enumerate(folders, start=1):
-            command = [sys.executable, "-m", "tasks.engines.tiny_student", str(folder), str(seed)]
+    def make_students(self, count: int) -> list[str]:
+        """Tiny backbones of different weights, as paths in the working folder."""
+        names = [f"tiny-{seed}" for seed in range(1, count + 1)]
+        for seed, name in enumerate(names, start=1):
+            command = [sys.executable, "-m", "tasks.engines.tiny_student", str(self.folder / name), str(seed)]
             subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-        return folders
+        return names
 
 
 class StandinProcess:

@@ -1,6 +1,5 @@
 """A further backbone goes through the same curriculum, and teacher and judge are asked only for what is new."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +38,12 @@ def write_curriculum(folder: Path, standin: StandinProcess) -> Path:
         assert section in text
         text = text.replace(section, f"[{role}]\nendpoint = {standin.endpoint(f'standin-{role}')}")
     (folder / "curriculum.toml").write_text(text.replace("rounds = 2", "rounds = 1"))
-    (folder / "backbones.toml").write_text(f"config = {json.dumps(str(folder / 'curriculum.toml'))}\n")
+    (folder / "backbones.toml").write_text('config = "curriculum.toml"\n')
     return folder / "backbones.toml"
 
 
-def list_backbone(listed: Path, folder: Path) -> None:
-    entry = f'\n[[backbones]]\nname = "{folder.name}"\nbackbone = {json.dumps(str(folder))}\n'
-    listed.write_text(listed.read_text() + entry)
+def list_backbone(listed: Path, name: str) -> None:
+    listed.write_text(f'{listed.read_text()}\n[[backbones]]\nname = "{name}"\nbackbone = "{name}"\n')
 
 
 def sweeps(system: StandingRoot) -> list[dict[str, Any]]:
@@ -56,9 +54,9 @@ def sweeps(system: StandingRoot) -> list[dict[str, Any]]:
     return found
 
 
-def start_sweep(system: StandingRoot, listed: Path) -> None:
+def start_sweep(system: StandingRoot) -> None:
     deployment = system.ask("/deployments/name/sweep-backbones/sweep-backbones")
-    start = {"parameters": {"backbones": str(listed)}, "state": {"type": "SCHEDULED"}}
+    start = {"parameters": {"backbones": "backbones.toml"}, "state": {"type": "SCHEDULED"}}
     system.ask(f"/deployments/{deployment['id']}/create_flow_run", start)
 
 
@@ -89,19 +87,19 @@ def test_further_backbones_repeat_no_label_and_no_teacher_call_and_one_that_is_r
     listed = write_curriculum(system.folder, standin)
 
     list_backbone(listed, first)
-    start_sweep(system, listed)
+    start_sweep(system)
     wait_for_sweeps(system, 1)
     rows = system.run("test-tiny-1").rows(StageAt("pool")).height
     assert [asked_and_stored(system.run("test-tiny-1"), at) for at in ONCE] == [(rows, 0), (rows, 0)]
     of_first = standin.answered()
 
     list_backbone(listed, second)
-    start_sweep(system, listed)
+    start_sweep(system)
     assert "1 finished before" in wait_for_sweeps(system, 2)
     of_second = standin.answered()[len(of_first) :]
     assert 0 < len(of_second) < len(of_first)
 
-    told = system.tapir("backbone", "add", third.name, str(third), "--file", str(listed), "--root", str(system.root))
+    told = system.tapir("backbone", "add", third, third, "--file", "backbones.toml")
     assert "tapir.backbone.registered" in told
     assert "2 finished before" in wait_for_sweeps(system, 3)
 
