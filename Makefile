@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test test-operations check format lint types unit docs lock \
-	clean bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker
+	clean bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ test: test-env student-env ## run all tests but those of operations, the end-to-
 
 test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
 	.venv/bin/python -m pytest -m operations
+
+screenshots: test-env student-env ## take the pictures of docs/images anew: the browser test, which looks at what it shows
+	TAPIR_PICTURES=$(CURDIR)/docs/images .venv/bin/python -m pytest -m operations tests/operations/test_browser.py
 
 setup: main-env student-env ## build both environments: .venv (run, train) and .venv-vllm (student server)
 

@@ -157,7 +157,9 @@ def retry_judge_again(
     also: Annotated[
         str | None, typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price.")
     ] = None,
-    go_on: Annotated[bool, typer.Option("--continue", help="Redo the stages that the new verdicts change.")] = False,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Redo the stages that change, and go on to the end.")
+    ] = False,
     root: Root = "runs",
 ) -> None:
     """Ask the judge again for the verdicts that a run went on without."""

@@ -132,20 +132,21 @@ def retry_judge_from_form(
         run: Name of a run in the worker's root.
         round_number: One round. 0: all that are judged.
         also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
-        go_on: Redo the stages that the new verdicts change. Off: they are only named.
+        go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
     """
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         again = rounds_to_retry(opened, round_number or None, also_terminal=also_terminal)
         counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
         stale = changed_stages(opened)
-        if stale and go_on:
-            log.info("redoing %s", ", ".join(map(str, stale)))
+        if go_on and (stale or not is_done(opened, None)):
+            log.info("going on with the run")
             with whole_machine():
                 distill.fn(opened.ref)
+        reached = state_sentence(summarise(opened))
     if not again and not stale:
-        return nothing_sentence(also_terminal=also_terminal)
-    return " ".join([*map(counts_sentence, counts), changes_sentence(stale, redone=go_on)])
+        return f"{nothing_sentence(also_terminal=also_terminal)} {reached}"
+    return " ".join([*map(counts_sentence, counts), changes_sentence(stale, redone=go_on), reached])
 
 
 @project_flow("sweep-backbones", run_name="sweep-{backbones}")

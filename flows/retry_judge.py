@@ -1,4 +1,4 @@
-"""Flow *retry-judge*: ask the judge again for what a round went on without.
+"""Flow *retry-judge*: ask the judge again for what a round went on without, or stopped for.
 
 A sealed stage is never asked again by itself. Here what it lacks is asked and it is sealed anew; until then the old
 seal stays, so that a kill leaves the round as it was. The stages that read it stay until somebody redoes them.
@@ -31,7 +31,7 @@ def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:
     at, ref, before = StageAt("judge", number), run.ref, asdict(count_gaps(run, number))
-    if also_terminal:
+    if also_terminal and before["unscored"]:
         forget_unscored(run, at)
     rows = round_pool(run, number).height
     answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)

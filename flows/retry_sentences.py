@@ -9,7 +9,7 @@ __all__ = ["changes_sentence", "counts_sentence", "nothing_sentence"]
 
 def nothing_sentence(*, also_terminal: bool) -> str:
     """Nothing was missing."""
-    return "nothing to ask again: no verdict is missing" + ("" if also_terminal else "; see --also terminal")
+    return "Nothing to ask again: no verdict is missing" + ("." if also_terminal else "; see --also terminal.")
 
 
 def counts_sentence(counts: Mapping[str, int]) -> str:
@@ -23,7 +23,6 @@ def counts_sentence(counts: Mapping[str, int]) -> str:
 def changes_sentence(stale: Sequence[StageAt], *, redone: bool) -> str:
     """Which stages the new verdicts change."""
     if not stale:
-        return "no stage changes"
-    return f"stages that the new verdicts change{' and that were redone' if redone else ''}: " + ", ".join(
-        map(str, stale)
-    )
+        return "No stage changes."
+    done = " and that were redone" if redone else ""
+    return f"Stages that the new verdicts change{done}: {', '.join(map(str, stale))}."

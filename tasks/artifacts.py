@@ -5,7 +5,6 @@ Outside a flow only the reports are written. Artifacts are copies for the UI; th
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from httpx import HTTPError
@@ -49,6 +48,9 @@ __all__ = [
 ]
 
 _OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
+
+_OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
+"""What a person looks for comes first: the last columns are beyond the edge of most windows."""
 
 
 def publish_round(ref: RunRef, number: int) -> None:
@@ -99,13 +101,13 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
         return
     at, outcome = raised.at, raised.outcome
     kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
-    again = "If the run stopped here, its own command asks for the missing rows again."
+    again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if at.name == "judge":
-        again += f" If it went on without them, `tapir retry-judge {ref.name}` does."
+        again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
     TableArtifact(
         key=artifact_key(ref.name, str(at), "shard", f"{outcome.index:04d}", "missing"),
         description=f"{at}, shard {outcome.index}: {kinds}. What was received is stored. {again}",
-        table=[asdict(sample) for sample in outcome.samples],
+        table=[{name: getattr(sample, name) for name in _OF_A_SAMPLE} for sample in outcome.samples],
         task_run_id=task_run.id,
         flow_run_id=task_run.flow_run_id,
     ).create()
@@ -135,7 +137,7 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
         except HTTPError:
             return {}
     # The page of the key is its history; that of the version shows what it holds.
-    held = {each.key: f"/artifacts/artifact/{each.latest_id}" for each in found}
+    held = {each.key: f"/v2/artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
         round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
         for number, of_round in keys.items()

@@ -65,6 +65,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
     settings = {
         "PREFECT_HOME": str(on_this_machine(root).local(prefect_home()).absolute()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

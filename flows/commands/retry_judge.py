@@ -7,6 +7,7 @@ from rich.table import Table
 
 from flows.commands.distil import shown_live
 from flows.commands.server import connect_prefect
+from flows.driver import is_done
 from flows.retry_sentences import changes_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
@@ -23,13 +24,13 @@ def ask_again(
     also_terminal: bool,
     go_on: bool,
 ) -> None:
-    """Ask again for what the judged rounds lack; with ``go_on`` redo what the new verdicts change.
+    """Ask again for what the judged rounds lack; with ``go_on`` redo what that changes, and go on to the run's end.
 
     Raises:
         ConfigError: round ``number`` is not judged.
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
-    if not rounds and not changed_stages(run):
+    if not rounds and not changed_stages(run) and not (go_on and not is_done(run, None)):
         console.print(nothing_sentence(also_terminal=also_terminal))
         return
     say("connecting to Prefect")
@@ -40,10 +41,10 @@ def ask_again(
 
             console.print(_counts_table(retry_judge(run.ref, rounds, also_terminal)))
         stale = changed_stages(run)
-        if stale and go_on:
+        if go_on:
             from flows.distill import distill
 
-            say("redoing " + ", ".join(map(str, stale)))
+            say("going on with the run")
             distill(run.ref)
         console.print(changes_sentence(stale, redone=go_on), highlight=False)
         if stale and not go_on:

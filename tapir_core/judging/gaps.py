@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
+from tapir_core.judging.combine import verdicts_per_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
 
@@ -14,26 +15,31 @@ class Gaps:
     """Verdicts that a judged round does without."""
 
     missing: int
-    """Never received; the round was sealed without them."""
+    """The round was sealed without them; all of them where its judging stopped before a seal."""
     unscored: int
     """Received, but without scores."""
 
 
 def count_gaps(run: RunFolder, number: int) -> Gaps:
-    """The gaps of round ``number``; unscored are those that lie sealed, so none while the round is being asked."""
+    """The gaps of round ``number``, which has answers; unscored are those that lie sealed."""
     at = StageAt("judge", number)
     manifest = run.manifest(at)
-    missing = sum(manifest.accepted_missing.values()) if manifest else 0
-    return Gaps(missing, run.rows(at).filter(status="unscored").height)
+    if manifest is None:
+        answers = run.manifest(StageAt("answer", number))
+        assert answers is not None
+        return Gaps(answers.rows * verdicts_per_instruction(run.config.judge), 0)
+    return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
 
 
 def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[int]:
     """The judged rounds in which something can be asked again: all of them, or ``number`` alone.
 
+    A round whose judging stopped before it had a seal is one of them.
+
     Raises:
         ConfigError: round ``number`` is not judged.
     """
-    judged = [each for each in range(1, run.config.run.rounds + 1) if run.holds(StageAt("judge", each))]
+    judged = [each for each in range(1, run.config.run.rounds + 1) if _is_judged(run, each)]
     if number is not None and number not in judged:
         raise ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "
@@ -41,6 +47,12 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
         )
     gaps = {each: count_gaps(run, each) for each in (judged if number is None else [number])}
     return [each for each, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
+
+
+def _is_judged(run: RunFolder, number: int) -> bool:
+    at = StageAt("judge", number)
+    never_sealed = run.manifest(at) is None
+    return run.holds(StageAt("answer", number) if never_sealed else at) is not None
 
 
 def changed_stages(run: RunFolder) -> list[StageAt]:

@@ -49,9 +49,7 @@ def provider(judge: Judge) -> Iterator[FakeProvider]:
         yield provider
 
 
-@pytest.fixture
-def run(tmp_path: Path, backbone: Path, provider: FakeProvider) -> Iterator[RunFolder]:
-    """A run whose first round was judged by that judge, and sealed with what was missing."""
+def build(tmp_path: Path, backbone: Path, provider: FakeProvider, until: StageAt) -> RunFolder:
     endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
     config: RunConfig = make_config(
         tmp_path,
@@ -59,7 +57,13 @@ def run(tmp_path: Path, backbone: Path, provider: FakeProvider) -> Iterator[RunF
         judge={"endpoint": endpoint, "reasks": 0},
         calls={"max_attempts": 1, "shard_retries": 0, "max_missing_share": 0.5},
     )
-    run = build_run(tmp_path, until=StageAt("select", 1), config=config, backbone=checkpoint_digest(backbone))
+    return build_run(tmp_path, until=until, config=config, backbone=checkpoint_digest(backbone))
+
+
+@pytest.fixture
+def run(tmp_path: Path, backbone: Path, provider: FakeProvider) -> Iterator[RunFolder]:
+    """A run whose first round was judged by that judge, and sealed with what was missing."""
+    run = build(tmp_path, backbone, provider, StageAt("select", 1))
     retry_judge(run.ref, [1])
     provider.calls.clear()
     yield run
@@ -126,6 +130,18 @@ def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_give
     assert counts(run)[0] == 0
 
 
+def test_a_round_that_stopped_in_judging_is_judged_to_its_end(
+    tmp_path: Path, backbone: Path, judge: Judge, provider: FakeProvider
+) -> None:
+    run = build(tmp_path, backbone, provider, StageAt("answer", 1))
+    judge.mended = True
+    assert rounds_to_retry(run, None, also_terminal=True) == [1]
+    [told] = retry_judge(run.ref, [1], also_terminal=True)
+    assert told["missing_before"] == run.rows(JUDGE).height == len(provider.calls)
+    assert counts(run) == (0, 0)
+    close_all()
+
+
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
         rounds_to_retry(run, 2, also_terminal=False)
@@ -146,6 +162,6 @@ def test_the_command_brings_its_own_prefect_and_leaves_nothing_in_the_home(
         timeout=120,
     )
     assert told.returncode == 0, told.stdout + told.stderr
-    assert "stages that the new verdicts change: difficulty (round 1), select (round 1)" in told.stdout
+    assert "Stages that the new verdicts change: difficulty (round 1), select (round 1)" in told.stdout
     assert counts(run)[0] == 0
     assert list(home.iterdir()) == []

@@ -45,6 +45,12 @@ def test_a_round_is_retried_for_what_is_missing_and_for_what_is_unscored_if_that
     assert rounds_to_retry(run, 1, also_terminal=True) == []
 
 
+def test_a_round_whose_judging_stopped_is_retried_for_all_its_verdicts(tmp_path: Path) -> None:
+    run = build_run(tmp_path, until=StageAt("answer", 1))
+    assert rounds_to_retry(run, None, also_terminal=True) == [1]
+    assert count_gaps(run, 1) == Gaps(2 * run.rows(StageAt("answer", 1)).height, 0)
+
+
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
         rounds_to_retry(run, 2, also_terminal=False)
