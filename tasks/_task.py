@@ -8,6 +8,7 @@ evidence that a stage is done, so a kill between the two serves nothing stale an
 import time
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import polars as pl
@@ -38,6 +39,8 @@ def project_task(
             tag_task_run(f"stage-{name}", *tags)
             return function(*args, **kwargs)
 
+        # Prefect asks for it three times a task run.
+        body.__signature__ = signature(function)  # type: ignore[attr-defined]  # functions may have one
         return prefect_task(
             name=name,
             task_run_name=run_name or name,
