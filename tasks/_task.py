@@ -9,6 +9,7 @@ done, so a kill between the two serves nothing stale and costs nothing twice.
 import time
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import polars as pl
@@ -55,6 +56,8 @@ def project_task(
             except Stopped as stopped:
                 return Cancelled(message=str(stopped))
 
+        # Prefect asks for it three times a task run.
+        body.__signature__ = signature(function)  # type: ignore[attr-defined]  # functions may have one
         return settings(body)
 
     return wrap
