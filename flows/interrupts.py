@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from prefect.exceptions import Pause
 
-from flows.suspension import wait_for_tasks
+from flows.suspension import end_child, wait_for_tasks
 from tasks.runtime import abort_all
 
 __all__ = ["prompt_interrupts"]
@@ -25,9 +25,12 @@ def prompt_interrupts() -> Iterator[None]:
         yield
     except Pause:
         wait_for_tasks()
+        end_child()
         raise
     except BaseException as raised:
         # KeyboardInterrupt, or what Prefect raises for SIGTERM; an error of the work itself is no interrupt.
         if not isinstance(raised, Exception):
             abort_all()
+            # Before what they use is closed: a task that comes to it later would open it anew, and ask.
+            wait_for_tasks()
         raise

@@ -17,7 +17,7 @@ from prefect.states import Cancelled
 
 from tasks.runtime import abort_all, stop_all
 
-__all__ = ["GRACE_SECONDS", "heed_suspension", "leave_if_suspended", "wait_for_tasks"]
+__all__ = ["GRACE_SECONDS", "end_child", "heed_suspension", "leave_if_suspended", "wait_for_tasks"]
 
 GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
@@ -52,9 +52,15 @@ def leave_if_suspended() -> None:
 
 
 def wait_for_tasks() -> None:
-    """Called when `Pause` leaves a flow: wait for its tasks at work, and end a child flow run with its parent."""
+    """Wait for the tasks of this flow that are at work; those that have not begun never do."""
+    context = FlowRunContext.get()
+    if context is not None:
+        context.task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
+
+
+def end_child() -> None:
+    """Called when `Pause` leaves a flow: end a child flow run with its parent."""
     context = _context()
-    context.task_runner.cancel_all()  # type: ignore[attr-defined]  # a ThreadPoolTaskRunner; it lets running tasks end
     if context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
         message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on in a new one."
         with get_client(sync_client=True) as client:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -113,8 +114,16 @@ class System:
         content = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api{path}", content)
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    return json.load(response)
+            except urllib.error.HTTPError as error:
+                # Busy: what Prefect's own client asks again, too.
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def arguments(self, name: str, *, until: str, seed: int) -> list[str]:
         """What `tapir run` is given for what `start` starts. Another seed has another pool, and asks anew."""
