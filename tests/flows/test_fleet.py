@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
 from flows import fleet as fleet_module
@@ -98,7 +98,7 @@ def test_only_what_no_worker_has_begun_is_cancelled(run: RunFolder, client: Sync
 
 def test_a_server_that_is_away_is_an_error_of_ours(run: RunFolder) -> None:
     with (
-        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_CLIENT_MAX_RETRIES: 0}),
         pytest.raises(EngineError, match="does not do what is asked"),
     ):
         PrefectFleet(run).ended("0a1b")

@@ -41,6 +41,8 @@ def test_it_is_held_once_changed_when_it_has_to_and_stays_paused() -> None:
 
 def test_all_of_them_are_held_after_the_first_time_and_made_only_then() -> None:
     with get_client(sync_client=True) as client:
+        for held in (held for each in automations() for held in client.read_automations_by_name(each.name)):
+            client.delete_automation(held.id)
         assert [install_automation(client, each) for each in automations()] == [True, True]
         assert [install_automation(client, each) for each in automations()] == [False, False]
         for each in automations():
