@@ -1,8 +1,6 @@
-"""A flow that is suspended or interrupted at work, in this process: as a worker's engine meets it, without a worker."""
+"""*Suspend* of a flow run of a deployment, as the engine of a worker meets it: in this process, without the worker."""
 
 import contextvars
-import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -121,31 +119,3 @@ def test_what_is_in_flight_ends_nothing_more_is_sent_and_a_resumed_run_asks_for_
         run_flow(teach, flow_run=client.read_flow_run(flow_run.id))
         assert state_of(client, flow_run).message == f"{ROWS} taught"
     assert len(provider.calls) == len(set(provider.prompts())) == ROWS
-
-
-@project_flow("interrupted", run_name="interrupted")
-def teach_and_close(ref: RunRef) -> None:
-    pool(ref)
-    try:
-        run_shards(ref, TEACH, teach_shard, ROWS)
-    finally:
-        close_all()
-
-
-@pytest.mark.slow
-def test_an_interrupted_flow_asks_nothing_more_once_it_is_left(run: RunFolder, provider: FakeProvider) -> None:
-    def interrupt() -> None:
-        while len(provider.calls) < 6:
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    # As the command line does: the main thread was seen to sleep through it otherwise.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        teach_and_close(run.ref)
-    thread.join()
-    asked = len(provider.calls)
-    time.sleep(1)
-    assert len(provider.calls) == asked < ROWS
