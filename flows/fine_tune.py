@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from prefect import get_run_logger, runtime
+from prefect import runtime
 from pydantic import Field
 
 from flows.driver import worker_root
@@ -22,7 +22,7 @@ from tapir_core.stages import StageAt, plan
 from tasks.engines.trainer import TrainingProgress
 from tasks.follow_training import lease_token
 from tasks.ingredients import check_training_ingredients
-from tasks.runtime import close_all
+from tasks.runtime import close_all, current
 from tasks.train import check_wanted, make_student, training_lease
 
 __all__ = ["fine_tune_from_form"]
@@ -99,15 +99,14 @@ def _take(lease: RunLease) -> None:
 
 
 def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
-    """Tells the flow run's log how it goes, and ends what nobody wants any more; twice a minute."""
-    key, log = run.key(at), get_run_logger()
-    next_look = time.monotonic()
+    """Ends what is suspended, at its next step, and what nobody wants any more."""
+    key, next_look = run.key(at), time.monotonic()
 
-    def look(progress: TrainingProgress) -> None:
+    def look(_: TrainingProgress) -> None:
         nonlocal next_look
+        current(run).check_stop(at)
         if time.monotonic() >= next_look:
             next_look = time.monotonic() + _LOOK_SECONDS
-            log.info("%s", progress.in_words())
             check_wanted(run, at, key)
 
     return look
