@@ -24,7 +24,7 @@ def main() -> None:
     """Run until the worker ends, or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pool, *options = sys.argv[1:]
-    command = [sys.executable, "-m", "flows.server_away", "worker", "start"]
+    command = ["python", "-m", "flows.server_away", "worker", "start"]
     command += ["--pool", pool, "--type", "process", "--with-healthcheck"]
     root = os.environ.get(ROOT_VARIABLE, "")
     save_results_storage(root)

@@ -26,7 +26,7 @@ time.sleep(60)
 
 
 def test_a_flow_run_has_time_to_end_before_its_worker_does(tmp_path):
-    log, command = tmp_path / "log", tmp_path / "prefect"
+    log, command = tmp_path / "log", tmp_path / "python"
     command.write_text(WORKER.format(python=sys.executable, log=str(log)))
     command.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
@@ -37,6 +37,6 @@ def test_a_flow_run_has_time_to_end_before_its_worker_does(tmp_path):
         process.terminate()
         assert process.wait(timeout=30) == 0
     started, *rest = log.read_text().splitlines()
-    assert started.startswith("worker start --pool tapir-gpu --type process --with-healthcheck")
+    assert started.startswith("-m flows.server_away worker start --pool tapir-gpu --type process --with-healthcheck")
     assert started.endswith("--limit 1")
     assert rest == ["flow run begun", "flow run ended", "worker ended"]

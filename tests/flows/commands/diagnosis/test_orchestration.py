@@ -2,13 +2,15 @@
 
 import json
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.commands.automations import ZOMBIES
-from flows.commands.deploy import deploy
+from flows.commands.automations import ZOMBIES, automations
+from flows.commands.caretaker import POOLS
+from flows.commands.deploy import DEPLOYMENTS, deploy
 from flows.commands.diagnosis import orchestration
 from flows.commands.diagnosis.finding import Finding, examine
 from flows.commands.diagnosis.orchestration import server_check, server_parts
@@ -74,7 +76,20 @@ def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pyte
     assert "prefect worker start" in found["workers"].remedy
 
 
-@pytest.mark.usefixtures("_on_server")
+@pytest.fixture
+def _as_it_was() -> Iterator[None]:
+    """Nothing of ours stays on the server, which tests elsewhere expect without it."""
+    yield
+    with get_client(sync_client=True) as client:
+        for name in DEPLOYMENTS:
+            client.delete_deployment(client.read_deployment_by_name(name).id)
+        for pool in POOLS:
+            client.delete_work_pool(pool)
+        for each in automations():
+            client.delete_automation(client.read_automations_by_name(each.name)[0].id)
+
+
+@pytest.mark.usefixtures("_on_server", "_as_it_was")
 def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: StandingServer, tmp_path: Path) -> None:
     deploy(standing_prefect.api, str(tmp_path), again=False)
     assert deploy(standing_prefect.api, str(tmp_path), again=False) == []
