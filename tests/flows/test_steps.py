@@ -134,7 +134,7 @@ def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: Run
     shard_names = {f"teach {index:04d}/0004" for index in range(4)}
     assert set(found) == {"pool", *shard_names, "seal teach"}
     assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
-    assert found["seal teach"] == {"stage-teach"}
+    assert "stage-teach" in found["seal teach"]
 
 
 def test_what_is_accepted_as_missing_is_sealed_and_not_asked_again(

@@ -85,7 +85,7 @@ def test_what_the_trainer_writes_is_noted(run: RunFolder) -> None:
 
     notes: list[str] = []
     follow(run, ScriptedTrainings([script()]), notes)
-    assert notes == ["flow run attempt-1: Running", *["step 3/8, loss 1.250, 512 tokens/s"] * 2]
+    assert notes == ["flow run attempt-1: Running", *["step 3/8, loss 1.250, 512 tokens/s, 9.0 s left"] * 2]
 
 
 def test_a_lost_training_is_started_again(run: RunFolder) -> None:
