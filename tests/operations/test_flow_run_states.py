@@ -81,7 +81,7 @@ def test_a_suspended_run_ends_soon_and_goes_on_when_it_is_resumed(system: System
     asked = len(calls.made())
     assert asked < 200, "calls that waited to be sent were left"
     wait_until(lambda: states_of(system, flow_run) == {"Completed", "Cancelled"})
-    assert system.artifacts("suspended") == []
+    assert system.artifacts("suspended") == ["suspended-spend"]
     print(f"suspended {took:.1f} s after the button, with {asked} calls made")
 
     system.press(flow_run, "resume")
@@ -118,7 +118,7 @@ def test_a_cancelled_run_ends_at_once_and_retry_asks_only_for_the_rest(system: S
     wait_until(lambda: "Retry goes on" in (system.state(flow_run)["message"] or ""))
     assert system.state(flow_run)["name"] == "Cancelled"
     wait_until(lambda: states_of(system, flow_run) == {"Completed", "Cancelled"})
-    assert system.artifacts("cancelled") == []
+    assert system.artifacts("cancelled") == ["cancelled-spend"]
     print(f"cancelled {took:.1f} s after the button")
 
     system.press(flow_run, "retry")
