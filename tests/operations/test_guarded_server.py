@@ -134,7 +134,7 @@ def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches
             assert ended.startswith("COMPLETED"), ended
             assert f"{MISSING} verdicts missing before, 0 now" in ended
             again = console.tapir("retry-judge", run.ref.name, given={**ENTRY, "JUDGE_KEY": KEY})
-            assert "nothing" in again
+            assert "Nothing to ask again" in again
             listed = shutil.copy(ROOT / "configs/backbones.toml", tmp_path)
             assert "told" in console.tapir("backbone", "add", "another", str(tmp_path / "backbone"), "--file", listed)
         finally:

@@ -1,4 +1,4 @@
-"""GPU workers and replicas on one machine: one is killed with -9 while the student answers, another one joins late."""
+"""GPU workers and replicas on one machine: workers are killed with -9 at work, another one joins late."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -99,11 +100,11 @@ class Fleet:
     def kill_worker_of(self, replica: Replica) -> list[psutil.Process]:
         """``kill -9``; gives what it had started."""
         assert replica.holder is not None
-        parents = psutil.Process(replica.holder.pid).parents()
-        worker = next(each for each in parents if each.cmdline()[3:7] == ["worker", "start", "--pool", "tapir-gpu"])
-        family = worker.children(recursive=True)
-        os.kill(worker.pid, signal.SIGKILL)
-        return family
+        return _kill_worker_above(psutil.Process(replica.holder.pid))
+
+    def kill_worker_that_trains(self) -> list[psutil.Process]:
+        """``kill -9``; gives what it had started."""
+        return _kill_worker_above(next(each for each in self.console.family() if "deepspeed.launcher" in _words(each)))
 
     def attempts(self) -> int:
         """Times that the student was asked, or a replica that had just died."""
@@ -111,9 +112,28 @@ class Fleet:
             (attempts,) = connection.execute("SELECT sum(requests) FROM spending WHERE role = 'answer'").fetchone()
         return int(attempts)
 
+    def trainings(self, number: int) -> list[str]:
+        """How each attempt at a round's training ended, in their order."""
+        wanted = {"flow_runs": {"tags": {"all_": [f"run-{NAME}", f"round-{number}"]}}}
+        found = self.console.ask("/api/flow_runs/filter", {"flows": {"name": {"any_": ["fine-tune"]}}, **wanted})
+        return [each["state"]["type"] for each in sorted(found, key=lambda each: str(each["created"]))]
+
     def flow_runs(self, after_round: int) -> list[dict[str, object]]:
         found = self.console.ask("/api/flow_runs/filter", {"flows": {"name": {"any_": ["serve-student"]}}})
         return [each for each in found if each["parameters"].get("after_round") == after_round]
+
+
+def _kill_worker_above(process: psutil.Process) -> list[psutil.Process]:
+    worker = next(each for each in process.parents() if "worker start --pool tapir-gpu" in _words(each))
+    family = worker.children(recursive=True)
+    os.kill(worker.pid, signal.SIGKILL)
+    return family
+
+
+def _words(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def secrets_left(fleet: Fleet) -> list[str]:
@@ -186,7 +206,7 @@ def test_one_is_killed_and_one_cancelled_one_joins_from_the_ui_and_nothing_answe
 @pytest.mark.skipif(
     not os.access(ROOT / ".venv-vllm/bin/python", os.X_OK), reason="needs .venv-vllm: run `make student-env`"
 )
-def test_a_run_on_vllm_goes_on_when_a_worker_is_killed_and_gives_the_gpus_back_before_training(
+def test_a_run_is_served_and_trained_by_two_workers_of_which_one_is_killed_while_it_answers_and_one_while_it_trains(
     tmp_path: Path, console: Console
 ) -> None:
     student, log = tmp_path / "tiny", tmp_path / "standin.jsonl"
@@ -196,7 +216,9 @@ def test_a_run_on_vllm_goes_on_when_a_worker_is_killed_and_gives_the_gpus_back_b
         try:
             up(console, 2)
             settings = {"run__rounds": "1", "student__sampling__max_tokens": "192"}
-            fleet = Fleet(console, student, server.base_url, "--until", "train@1", **settings)
+            training = {"runs_on": '"worker"', "save_minutes": "1e-6"}
+            settings |= {f"training__{field}": value for field, value in training.items()}
+            fleet = Fleet(console, student, server.base_url, **settings, rounds__default__epochs="20")
 
             def round_1_is_answered() -> bool:
                 return fleet.run.holds(StageAt("evaluate", 0)) is not None and fleet.project.stored("answer") >= 86
@@ -208,8 +230,10 @@ def test_a_run_on_vllm_goes_on_when_a_worker_is_killed_and_gives_the_gpus_back_b
             assert alive.id in [each.id for each in fleet.serving()]
             fleet.wait_until(lambda: fleet.trains(1))
             assert fleet.registry.all() == [], "the GPUs are given back before training"
+            family += fleet.kill_worker_that_trains()
             assert fleet.driver.wait(DEADLINE_SECONDS) == 0, fleet.said()
-            assert fleet.run.holds(StageAt("train", 1)) is not None
+            assert fleet.run.holds(StageAt("evaluate", 1)) is not None
+            assert fleet.trainings(1) == ["CRASHED", "COMPLETED"]
             assert len(fleet.flow_runs(0)) == 3, "the killed one was replaced"
             left = [*family, *console.family()]
         finally:
