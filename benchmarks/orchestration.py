@@ -166,8 +166,8 @@ def time_round(run: RunFolder) -> Round:
     """A whole round up to its mixture, and the same again when all of it is done."""
     from prefect import flow, tags
 
-    from flows.project_flow import project_flow
     from flows.round import round_flow
+    from flows.running.project_flow import project_flow
     from flows.steps import run_shards, run_stage
     from flows.until import find_stage
     from tasks.artifacts import publish_judge

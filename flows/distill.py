@@ -8,11 +8,11 @@ from contextlib import suppress
 from prefect import tags
 
 from flows.evaluate import evaluate_student
-from flows.fleet import join_fleet
-from flows.judge_gaps import tell_gaps
-from flows.live_spend import live_spend
-from flows.project_flow import project_flow
 from flows.round import round_flow
+from flows.running.fleet import join_fleet
+from flows.running.judge_gaps import tell_gaps
+from flows.running.live_spend import live_spend
+from flows.running.project_flow import project_flow
 from flows.steps import run_stage, seal_stage, submit_shards
 from flows.until import Reached, comes_after, find_stage
 from tapir_core.paths import BACKBONE

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from prefect import tags
 
-from flows.live_spend import live_spend
-from flows.project_flow import project_flow
+from flows.running.live_spend import live_spend
+from flows.running.project_flow import project_flow
 from flows.steps import run_shards, run_stage
 from tapir_core.reporting.formats import student_name
 from tapir_core.run_folder import RunFolder, RunRef

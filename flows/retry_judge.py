@@ -6,9 +6,9 @@ seal stays, so that a kill leaves the round as it was. The stages that read it s
 
 from dataclasses import asdict
 
-from flows.judge_gaps import tell_gaps
-from flows.live_spend import live_spend
-from flows.project_flow import project_flow
+from flows.running.judge_gaps import tell_gaps
+from flows.running.live_spend import live_spend
+from flows.running.project_flow import project_flow
 from flows.steps import follow_shards, seal_stage, submit_shards
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.judging.gaps import count_gaps

@@ -2,7 +2,7 @@
 
 from flows.evaluate import evaluate_student
 from flows.expand import expand_round
-from flows.project_flow import project_flow
+from flows.running.project_flow import project_flow
 from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
 from tapir_core.judging import verdicts_per_instruction
 from tapir_core.run_folder import RunFolder, RunRef

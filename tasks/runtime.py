@@ -29,9 +29,9 @@ from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.log_follower import follow_log
 from tasks.engines.provider import provider_endpoint
-from tasks.engines.replica_key import replica_key
-from tasks.engines.replica_watch import Fleet
-from tasks.engines.replicas import ReplicaHost
+from tasks.engines.replicas.host import ReplicaHost
+from tasks.engines.replicas.key import replica_key
+from tasks.engines.replicas.watch import Fleet
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress

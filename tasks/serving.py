@@ -16,9 +16,9 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.scratch import publish_logs
 from tasks.engines.gpus import visible_gpus
 from tasks.engines.log_follower import follow_log
-from tasks.engines.replica_address import replica_host
-from tasks.engines.replica_key import replica_key
-from tasks.engines.replica_stay import Stay
+from tasks.engines.replicas.address import replica_host
+from tasks.engines.replicas.key import replica_key
+from tasks.engines.replicas.stay import Stay
 from tasks.engines.vllm_server import VllmServer
 from tasks.runtime import current
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluate import evaluate_students
-from flows.evaluate_form import evaluate_from_form
+from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -12,7 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRun
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.project_flow import project_flow
+from flows.running.project_flow import project_flow
 from flows.steps import run_shards, run_stage, seal_stage, submit_shards
 from flows.until import find_stage
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text

@@ -10,8 +10,8 @@ from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
-from tasks.engines.replica_watch import Ended
-from tasks.engines.replicas import ReplicaHost
+from tasks.engines.replicas.host import ReplicaHost
+from tasks.engines.replicas.watch import Ended
 from tasks.engines.student_server import StudentEngineHost
 from tasks.runtime import Runtime
 from tests.run_config import make_config

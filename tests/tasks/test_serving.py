@@ -22,9 +22,9 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tasks.engines import replica_stay
-from tasks.engines.replica_address import HOST_VARIABLE
-from tasks.engines.replica_key import replica_key
+from tasks.engines.replicas import stay as replica_stay
+from tasks.engines.replicas.address import HOST_VARIABLE
+from tasks.engines.replicas.key import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica

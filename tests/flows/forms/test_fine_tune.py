@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 
 from flows.commands.deploy import DEPLOYMENTS
 from flows.distill import distill
-from flows.fine_tune import fine_tune_from_form
+from flows.forms.fine_tune import fine_tune_from_form
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

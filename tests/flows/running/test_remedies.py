@@ -8,9 +8,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from flows.forms import deployed_flow
-from flows.project_flow import project_flow
-from flows.remedies import GO_ON
+from flows.forms.form import deployed_flow
+from flows.running.project_flow import project_flow
+from flows.running.remedies import GO_ON
 from tapir_core.errors import ConfigError, EngineError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -11,9 +11,9 @@ from tapir_core.calls import Endpoint
 from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
-from tasks.engines import replica_watch
-from tasks.engines.replica_watch import Ended
-from tasks.engines.replicas import ReplicaHost
+from tasks.engines.replicas import watch as replica_watch
+from tasks.engines.replicas.host import ReplicaHost
+from tasks.engines.replicas.watch import Ended
 
 LACKS_DEPLOYMENT = "the deployment serve-student is not there; `tapir up`"
 
@@ -222,7 +222,7 @@ def test_a_stop_waits_for_no_dead_one(host: ReplicaHost, fleet: ScriptedFleet) -
 def test_one_that_lives_and_does_not_leave_is_named(
     host: ReplicaHost, fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.engines.replicas.LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.engines.replicas.host.LEAVE_SECONDS", 0.1)
     fleet.registry.take(stays := fleet.registry.ask(2, "identity"))
     with pytest.raises(EngineError, match=rf"{stays} do not leave, .* cancel their flow runs"):
         host.stop()

@@ -13,7 +13,7 @@ from prefect import runtime
 from pydantic import Field
 
 from flows.driver import worker_root
-from flows.forms import MAX_ROUNDS, RunName, deployed_flow, shown
+from flows.forms.form import MAX_ROUNDS, RunName, deployed_flow, shown
 from tapir_core.calls import RunLease
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_folder import RunFolder, RunRef

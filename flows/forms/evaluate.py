@@ -6,10 +6,10 @@ from typing import Annotated
 from prefect import get_run_logger
 from pydantic import Field
 
-from flows.deployed import whole_machine
 from flows.driver import hold_known_run, worker_root
 from flows.evaluate import evaluate_students
-from flows.forms import RunName, deployed_flow, shown
+from flows.forms.form import RunName, deployed_flow, shown
+from flows.forms.machine import whole_machine
 from tapir_core.reporting.sentences import scores_sentence
 from tapir_core.reporting.students import find_students, unscored_students
 from tapir_core.reporting.summary import summarise

@@ -12,8 +12,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import live_spend as module
-from flows.live_spend import live_spend, share_done, spend_card
+from flows.running import live_spend as module
+from flows.running.live_spend import live_spend, share_done, spend_card
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder, RunRef, open_run

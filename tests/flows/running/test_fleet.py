@@ -10,13 +10,13 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
-from flows import fleet as fleet_module
 from flows.commands.deploy import DEPLOYMENTS
-from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
-from flows.serve_student import serve_student_from_form
+from flows.forms.serve_student import serve_student_from_form
+from flows.running import fleet as fleet_module
+from flows.running.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
-from tasks.engines.replica_watch import Ended
+from tasks.engines.replicas.watch import Ended
 from tests.run_config import make_config
 
 DEPLOYMENT = "of-this-test"

@@ -13,8 +13,8 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.states import Suspended
 
-from flows.forms import deployed_flow
-from flows.project_flow import project_flow
+from flows.forms.form import deployed_flow
+from flows.running.project_flow import project_flow
 from flows.steps import run_shards
 from tapir_core.calls.fakes import FakeProvider
 from tapir_core.run_folder import RunFolder, RunRef, open_run

@@ -15,9 +15,9 @@ from pydantic import Field
 
 from flows.commands.prefect_process import TAG
 from flows.driver import worker_root
-from flows.project_flow import project_flow
-from flows.remedies import GO_ON
-from flows.suspension import heed_suspension
+from flows.running.project_flow import project_flow
+from flows.running.remedies import GO_ON
+from flows.running.suspension import heed_suspension
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.sentences import next_sentence

@@ -18,7 +18,7 @@ from flows.commands.prefect_process import TAG
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
-from tasks.engines.replica_watch import Ended, How
+from tasks.engines.replicas.watch import Ended, How
 from tasks.runtime import current
 
 __all__ = ["PrefectFleet", "join_fleet"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from prefect.exceptions import Pause
 
-from flows.suspension import end_child, wait_for_tasks
+from flows.running.suspension import end_child, wait_for_tasks
 from tasks.runtime import abort_all
 
 __all__ = ["prompt_interrupts"]

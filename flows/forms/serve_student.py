@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from pydantic import Field
 
 from flows.driver import worker_root
-from flows.forms import MAX_ROUNDS, RunName, deployed_flow, shown
+from flows.forms.form import MAX_ROUNDS, RunName, deployed_flow, shown
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.serving import ASKED_NOW, serve_replica
 

@@ -13,9 +13,9 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Running
 
-from flows.deployed import retry_judge_from_form
-from flows.judge_gaps import INCOMPLETE, MOST_RETRIES, tell_gaps
-from flows.project_flow import project_flow
+from flows.forms.retry_judge import retry_judge_from_form
+from flows.running.judge_gaps import INCOMPLETE, MOST_RETRIES, tell_gaps
+from flows.running.project_flow import project_flow
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import BudgetReached, MissingPrerequisite, TapirError, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
@@ -25,7 +25,7 @@ from tests.run_config import make_config
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 JUDGE = StageAt("judge", 1)
 
 

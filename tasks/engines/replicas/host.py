@@ -1,7 +1,7 @@
 """Where the student answers when GPU workers serve it: replicas of one checkpoint at a time, wherever they run.
 
 The counterpart of `student_server.py` in a run that has a fleet. Replicas are asked for when the first missing answer
-is, and asked to leave before training, which then finds the GPUs free. `replica_watch.py` follows those that live.
+is, and asked to leave before training, which then finds the GPUs free. `watch.py` follows those that live.
 """
 
 import logging
@@ -14,8 +14,8 @@ from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
-from tasks.engines.replica_key import SECRET_VARIABLE
-from tasks.engines.replica_watch import Fleet, ReplicaWatch
+from tasks.engines.replicas.key import SECRET_VARIABLE
+from tasks.engines.replicas.watch import Fleet, ReplicaWatch
 
 __all__ = ["ReplicaHost"]
 

@@ -12,16 +12,18 @@ from prefect.flows import load_flow_from_entrypoint
 from flows.commands.backbone import REGISTERED
 from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
-from flows.deployed import distill_from_form, retry_judge_from_form, sweep_from_form
 from flows.driver import read_config
-from flows.evaluate_form import evaluate_from_form
-from flows.fine_tune import fine_tune_from_form
-from flows.serve_student import serve_student_from_form
+from flows.forms.distill import distill_from_form
+from flows.forms.evaluate import evaluate_from_form
+from flows.forms.fine_tune import fine_tune_from_form
+from flows.forms.retry_judge import retry_judge_from_form
+from flows.forms.serve_student import serve_student_from_form
+from flows.forms.sweep_backbones import sweep_from_form
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OF_A_RUN = [
     distill_from_form,
     retry_judge_from_form,

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from prefect import flow, get_run_logger
 
-from flows.interrupts import prompt_interrupts
-from flows.remedies import tell_remedy
+from flows.running.interrupts import prompt_interrupts
+from flows.running.remedies import tell_remedy
 from flows.server_away import outlast_server
 from flows.until import Reached
 from tasks.engines.log_follower import told_to

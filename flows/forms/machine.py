@@ -1,0 +1,41 @@
+"""One deployed run at a time has a machine: it takes the GPUs, or the cores, for itself."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
+
+from flows.running.suspension import leave_if_suspended
+
+__all__ = ["whole_machine"]
+
+_ASK_AGAIN_SECONDS = 60.0
+"""Between two looks at whether a run that waits for the machine was suspended."""
+
+_FORGOTTEN_SECONDS = 120.0
+"""For so long a flow run that was killed still has the machine."""
+
+
+@contextmanager
+def whole_machine() -> Iterator[None]:
+    """Wait until no other deployed run distils on this machine: it takes the GPUs, or the cores, for itself.
+
+    Held in the flow, not before it: a wrong value must not wait for hours before it is refused.
+    """
+    name = f"distill-on-{socket.gethostname()}"
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    get_run_logger().info("taking the machine (concurrency limit %s); another run may have to end first", name)
+    with ExitStack() as held:
+        while True:
+            with suppress(TimeoutError):
+                seconds = _ASK_AGAIN_SECONDS
+                held.enter_context(concurrency(name, timeout_seconds=seconds, lease_duration=_FORGOTTEN_SECONDS))
+                break
+            leave_if_suspended()
+        yield

@@ -1,0 +1,1 @@
+"""What every flow of ours has about it while it runs in Prefect: interrupts, suspension, remedies, live progress."""
