@@ -56,6 +56,7 @@ _EXPECTED = re.compile(
 _CLOCK = re.compile(r"[A-Z]+ \d\d-\d\d (\d\d:\d\d:\d\d) ")
 _STARTS = re.compile(r"non-default args: .*'model': '([^']+)'")
 _READY = "Application startup complete."
+_TOLD_TO_END = "[shutdown] API server: shutdown triggered"
 _BUSY = re.compile(r"Engine \d+: Avg prompt throughput.* Running: [1-9]")
 _TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) .*")
 _PREFLIGHT = re.compile(r"  (examples|steps|memory) {2,}(.*)")
@@ -85,6 +86,8 @@ class LogReader:
         """What the server that starts will serve."""
         self._began = self._clock = ""
         """By the log's own clock: its start, and the last line."""
+        self._ending = False
+        """The server was told to end: what breaks in it from then on is no error."""
 
     def read(self, lines: Iterable[str], now: float) -> list[Record]:
         """What to tell of lines that came at ``now`` (seconds of any clock); an error stays open until another line."""
@@ -104,6 +107,8 @@ class LogReader:
         if clock := _CLOCK.match(line):
             self._clock = clock[1]
         level, text = _parse(line)
+        if level == logging.ERROR and self._ending:
+            return self.flush()
         if level == logging.ERROR:
             # One error comes in many lines of its speaker, each at its level.
             told = self.flush() if speaker != self._speaker else []
@@ -141,7 +146,9 @@ class LogReader:
 
     def _read_server(self, text: str, now: float) -> str:
         if match := _STARTS.match(text):
-            self._model, self._began = match[1], self._clock
+            self._model, self._began, self._ending = match[1], self._clock, False
+        elif text == _TOLD_TO_END:
+            self._ending = True
         elif text == _READY and self._began:
             return f"ready with {self._model} after {_seconds_between(self._began, self._clock)} s"
         elif _BUSY.match(text) and now >= self._next_busy:

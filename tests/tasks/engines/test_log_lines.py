@@ -43,6 +43,14 @@ def test_a_line_that_people_want_to_see_is_told_at_its_level(line: str, told: tu
     assert read([line]) == [told]
 
 
+def test_what_breaks_in_a_server_that_was_told_to_end_is_no_error_until_it_starts_again() -> None:
+    end, broken = vllm("[shutdown] API server: shutdown triggered"), vllm("output_handler failed.", "ERROR")
+    start = vllm("non-default args: {'model': 'tiny'}")
+    assert read([end, broken, broken]) == []
+    assert read([broken, end]) == [("ERROR", "output_handler failed.")]
+    assert read([end, broken, start, broken]) == [("ERROR", "output_handler failed.")]
+
+
 @pytest.mark.parametrize(
     "line",
     [
