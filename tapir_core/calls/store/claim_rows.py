@@ -144,9 +144,10 @@ class _Ledger:
 
     def _of(self, run: str) -> dict[str, Spend]:
         if run not in self._spent:
-            spent = read_spend(self._connection, run)
             sums = select(claims.c.role, func.count(), func.sum(claims.c.tokens), func.sum(claims.c.usd))
             out = self._connection.execute(sums.where(claims.c.run == run).group_by(claims.c.role)).all()
+            # In this order: what PostgreSQL lets another process settle in between counts twice, and never not at all.
+            spent = read_spend(self._connection, run)
             for role, count, tokens, usd in out:
                 reserved = _reserved(int(count), Reservation(int(tokens), float(usd)))
                 spent[role] = spent.get(role, Spend()) + reserved

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import FakeProvider, make_request
 from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
-from tapir_core.calls.store.claim_rows import _LOCK, Grant, State, Wanted
+from tapir_core.calls.store.claim_rows import _LOCK, Grant, State, Wanted, add_spend, claim, release
 from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.calls.store.tables import open_engine
 from tapir_core.config import BudgetConfig, CallsConfig
@@ -129,6 +129,30 @@ def test_eight_processes_share_one_cap(postgres_url: str):
     assert 78 <= sum(answered) <= 80
     with AnswerStore(postgres_url) as store:
         assert store.spend_by_role("shared")["teach"].usd <= 1.2 + 1e-9
+
+
+def test_what_another_process_settles_while_the_ledger_is_read_is_not_missed(postgres_url: str):
+    with AnswerStore(postgres_url):
+        engine, other = open_engine(postgres_url), open_engine(postgres_url)
+    cap, wanted = BudgetConfig(usd=1.0), [Wanted(key, "settled", "teach", Reservation(0, 0.6)) for key in ("1", "2")]
+    with engine.begin() as connection:
+        assert claim(connection, "a", wanted[:1], cap) == [Grant(State.OURS)]
+    settled = []
+
+    def settle(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if not settled and ("FROM spending" in statement or "sum(claims" in statement):
+            settled.append(statement)
+            with other.begin() as connection:
+                release(connection, ["1"])
+                add_spend(connection, "settled", "teach", Spend(1, 0, 0, 0.6))
+
+    event.listen(engine, "after_cursor_execute", settle)
+    with engine.begin() as connection:
+        [grant] = claim(connection, "b", wanted[1:], cap)
+    assert settled
+    assert grant.state == State.OVER
+    for each in (engine, other):
+        each.dispose()
 
 
 def test_one_driver_a_run_on_postgresql(postgres_url: str):
