@@ -7,7 +7,6 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,7 @@ class _Builder:
         self.seed = run.config.run.seed
 
     def write(self, at: StageAt) -> None:
-        write: Callable[[StageAt], None] = getattr(self, f"_{at.name}")
-        write(at)
+        getattr(self, f"_{at.name}")(at)
 
     def _save(self, at: StageAt, rows: pl.DataFrame, **counts: float) -> None:
         rate = 0.15 if "calls" in counts else 0.002

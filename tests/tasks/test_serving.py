@@ -102,7 +102,7 @@ class Serving:
     def _serve(self, run: RunFolder, number: int, replica: str) -> None:
         try:
             self.outcome = serve_replica(run, number, replica, say=lambda _line: None)
-        except Exception as error:
+        except Exception as error:  # handed to the test, which runs in another thread
             self.outcome = error
 
 

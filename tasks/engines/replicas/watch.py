@@ -124,7 +124,7 @@ class ReplicaWatch:
                         said = str(error)
                         logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, said)
                 self._over.wait(LOOK_SECONDS)
-        except BaseException as bug:
+        except BaseException as bug:  # raised again: who waits for a replica must hear of it
             self._give_up(f"the watch over the replicas ended: {bug!r}")
             raise
 
