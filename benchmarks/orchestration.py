@@ -201,11 +201,21 @@ def time_round(run: RunFolder) -> Round:
 
 
 def clock(work: Callable[[], object]) -> Took:
-    """How long ``work`` takes, once the server has written down what was before."""
+    """How long ``work`` takes until this process has sent all about it; the server has written down what was before."""
     settle()
     began, cpu_began = time.monotonic(), time.process_time()
     work()
+    send_left()
     return Took(time.monotonic() - began, time.process_time() - cpu_began)
+
+
+def send_left() -> None:
+    """Wait until Prefect's threads have sent the states of task runs and the logs: no process ends before that."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    EventsWorker.instance().wait_until_empty()
+    APILogHandler().flush()
 
 
 def settle() -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from prefect import allow_failure
+from prefect.utilities.annotations import opaque
 
 from flows.until import comes_after, end_if_reached
 from tapir_core.config import RunConfig
@@ -111,7 +112,8 @@ def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
         seconds = round(time.monotonic() - shards.started, 1)
         current(run).progress.end(shards.at)
         with late_tags():
-            sealed = seal(ref, shards.at, outcomes, seconds)
+            # Opaque, or Prefect looks for task runs in every field of every outcome.
+            sealed = seal(ref, shards.at, opaque(outcomes), seconds)
     end_if_reached(run, shards.at)
     return sealed
 

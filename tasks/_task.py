@@ -99,14 +99,14 @@ def shard_task(
             ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
         ) -> ShardOutcome:
             run = RunFolder(ref)
-            if reads is not None:
-                assert after is not None
-                part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
-                rows = read_part(run.storage, StageAt(reads, at.round, at.wave).folder, part)
-            else:
-                assert plan is not None
-                rows = plan(run, at)[piece.start : piece.stop]
             with current(run).progress.attempt(at, piece.index):
+                if reads is not None:
+                    assert after is not None
+                    part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
+                    rows = read_part(run.storage, StageAt(reads, at.round, at.wave).folder, part)
+                else:
+                    assert plan is not None
+                    rows = plan(run, at)[piece.start : piece.stop]
                 worked = function(run, at, rows)
                 written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
             outcome = ShardOutcome(
