@@ -1,0 +1,168 @@
+"""Files of AlpacaEval: annotations, the difficulty table and the anchors, as they are published or as we write them.
+
+Annotations are a JSON list or JSON lines, one object a judgment: ``preference`` with ``output_1`` (the baseline's) and
+``output_2`` (the model's), as in the original's ``annotations.json``; or with ``len_baseline`` and ``len_model`` in
+their place. ``switched`` (whether the model's output was shown first) may be there; other fields are passed over.
+Difficulty and anchors are CSV files of the original's data set (``instruction_difficulty.csv``, ``df_gamed.csv``);
+anchors may be annotations too, of one or several models that ``model`` or ``generator_2`` names.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tapir_core.data.formats import read_content
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.alpaca_eval.length_control import Anchors, join_anchors, make_anchors
+from tapir_core.evaluation.alpaca_eval.preference import Annotation, kept_preference
+
+__all__ = ["read_anchors", "read_annotations", "read_difficulty"]
+
+_LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
+_DIFFICULTY = ("difficulty", "instruction_difficulty")
+_ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
+
+
+def read_annotations(path: str) -> list[Annotation]:
+    """The judgments of one model, in the order of the file.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no judgment, or has a row that is none.
+    """
+    return [annotation for _, annotation in _read_annotations(_read_text(path), path)]
+
+
+def read_difficulty(path: str) -> list[float]:
+    """How beatable the baseline is on each instruction, larger is easier, in the order of the instructions.
+
+    A CSV file with a column ``difficulty`` or ``instruction_difficulty``, or with an index and one column of numbers.
+    Where a column ``index`` names an instruction twice, its first row counts.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no such column.
+    """
+    columns, rows = _read_csv(_read_text(path), path)
+    named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
+    if not named:
+        raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
+    first: dict[str, float] = {}
+    for number, row in rows:
+        first.setdefault(row.get("index", str(number)), _number(row[named[0]], named[0], number, path))
+    return list(first.values())
+
+
+def read_anchors(path: str, difficulty: list[float]) -> Anchors:
+    """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
+
+    ``difficulty`` is that of annotations; the CSV brings its own.
+
+    Raises:
+        ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
+    """
+    text = _read_text(path)
+    if text.lstrip()[:1] not in ("[", "{"):
+        return _read_standardised(text, path)
+    models: dict[str, list[Annotation]] = {}
+    for fields, annotation in _read_annotations(text, path):
+        models.setdefault(str(fields.get("model", fields.get("generator_2"))), []).append(annotation)
+    longest = max(map(len, models.values()))
+    if longest > len(difficulty):
+        raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
+    return join_anchors([make_anchors(judged, difficulty) for judged in models.values()])
+
+
+def _read_standardised(text: str, path: str) -> Anchors:
+    columns, rows = _read_csv(text, path)
+    if lacking := [name for name in _ANCHOR_COLUMNS if name not in columns]:
+        raise ConfigError(
+            f"{path!r} has no column {', '.join(lacking)} (found {', '.join(columns)}); "
+            f"anchors are annotations of the anchor models, or a CSV file with {', '.join(_ANCHOR_COLUMNS)}"
+        )
+    cells = [
+        [_number(row[name], name, number, path) for name in _ANCHOR_COLUMNS]
+        for number, row in rows
+        if row["preference"]
+    ]
+    lengths, difficulty, wins = np.array(cells).T
+    return Anchors(np.tanh(lengths), difficulty, wins)
+
+
+def _read_annotations(text: str, path: str) -> list[tuple[Mapping[str, Any], Annotation]]:
+    found, problems = [], []
+    for number, fields in _json_rows(text, path):
+        try:
+            found.append((fields, _annotation(fields)))
+        except ValueError as error:
+            problems.append(f"row {number}: {error}")
+    if problems:
+        more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
+        raise ConfigError([*problems[:20], *more], source=path)
+    if not found:
+        raise ConfigError(f"{path!r} holds no annotation; expected a JSON list or JSON lines, an object a judgment")
+    return found
+
+
+def _json_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    if text.lstrip()[:1] == "[":
+        yield from enumerate(_json(text, path), start=1)
+    else:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                yield number, _json(line, f"{path}, line {number}")
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{place!r} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
+
+
+def _annotation(fields: Any) -> Annotation:
+    if not isinstance(fields, dict):
+        raise ValueError(f"expected an object with fields, got {type(fields).__name__}")
+    stored = fields.get("preference", "nothing")
+    if stored is not None and (isinstance(stored, bool) or not isinstance(stored, int | float)):
+        raise ValueError(f"preference must be a number or null, got {stored!r}")
+    lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
+    return Annotation(kept_preference(stored), switched=fields.get("switched"), **lengths)
+
+
+def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
+    found = fields.get(length)
+    if isinstance(found, int):
+        return found
+    text = fields.get(output)
+    if not isinstance(text, str):
+        raise ValueError(f"neither {length} (a whole number) nor {output} (a text)")
+    return len(text)
+
+
+def _read_text(path: str) -> str:
+    try:
+        return read_content(path).decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path!r} is not UTF-8; save it as UTF-8") from exc
+
+
+def _read_csv(text: str, path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns, and rows with their lines."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, {name: cell or "" for name, cell in row.items()}) for row in reader]
+    except csv.Error as exc:
+        raise ConfigError(f"{path!r} is damaged CSV: {exc} (line {reader.line_num})") from exc
+    if not rows:
+        raise ConfigError(f"{path!r} holds no row; expected CSV with a header")
+    return list(reader.fieldnames or ()), rows
+
+
+def _number(cell: str, column: str, line: int, path: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell!r}") from None
