@@ -10,17 +10,20 @@ taken as independent.
 
 import math
 import random
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from tapir_core.judging.estimates import Estimate, estimate_mean
 
 __all__ = [
+    "ALL",
     "MAX_FAILED_SHARE",
     "Figure",
     "PairedDifference",
+    "by_category",
     "compare_paired",
     "estimate_difference",
     "estimate_ratio",
@@ -31,8 +34,20 @@ __all__ = [
 MAX_FAILED_SHARE = 0.05
 """Share of failures (0-1) above which there is no figure, where the caller states none."""
 
+ALL = "all"
+"""Category of the whole, as in ``scores/``."""
+
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
+
+
+class _Categorised(Protocol):
+    @property
+    def category(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=_Categorised)
+_Measured = TypeVar("_Measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +69,12 @@ class PairedDifference:
     """Two-sided, of the hypothesis that it is a toss-up for each item whose value is whose; None without a figure."""
     n_failed: int
     """Items without a value of both."""
+
+
+def by_category(rows: Sequence[_Row], measure: Callable[[Sequence[_Row]], _Measured]) -> dict[str, _Measured]:
+    """What ``measure`` finds in all rows (`ALL`), and in those of each category, in the order of the rows."""
+    names = dict.fromkeys(row.category for row in rows)
+    return {ALL: measure(rows), **{name: measure([row for row in rows if row.category == name]) for name in names}}
 
 
 def mean_figure(
