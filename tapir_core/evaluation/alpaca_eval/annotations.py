@@ -87,7 +87,9 @@ def _read_standardised(text: str, path: str) -> Anchors:
         for number, row in rows
         if row["preference"]
     ]
-    lengths, difficulty, wins = np.array(cells).T
+    lengths, difficulty, wins = np.array(cells).reshape(-1, len(_ANCHOR_COLUMNS)).T
+    if not ((wins >= 0) & (wins <= 1)).all():
+        raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
     return Anchors(np.tanh(lengths), difficulty, wins)
 
 
@@ -108,28 +110,32 @@ def _read_annotations(text: str, path: str) -> list[tuple[Mapping[str, Any], Ann
 
 def _json_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
     if text.lstrip()[:1] == "[":
-        yield from enumerate(_json(text, path), start=1)
+        yield from enumerate(_json(text, repr(path)), start=1)
     else:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                yield number, _json(line, f"{path}, line {number}")
+                yield number, _json(line, f"{path!r}, line {number}")
 
 
 def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{place!r} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
+        raise ConfigError(f"{place} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
 
 
 def _annotation(fields: Any) -> Annotation:
     if not isinstance(fields, dict):
         raise ValueError(f"expected an object with fields, got {type(fields).__name__}")
-    stored = fields.get("preference", "nothing")
+    if "preference" not in fields:
+        raise ValueError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
+    stored, switched = fields["preference"], fields.get("switched")
     if stored is not None and (isinstance(stored, bool) or not isinstance(stored, int | float)):
         raise ValueError(f"preference must be a number or null, got {stored!r}")
+    if not isinstance(switched, bool | None):
+        raise ValueError(f"switched must be true, false or null, got {switched!r}")
     lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
-    return Annotation(kept_preference(stored), switched=fields.get("switched"), **lengths)
+    return Annotation(kept_preference(stored), switched=switched, **lengths)
 
 
 def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
