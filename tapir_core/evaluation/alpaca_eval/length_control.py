@@ -8,7 +8,9 @@ itself, for which psi counts nothing. The rate is the mean prediction with t = 0
 Kept from the original, since its published figures rest on it: d is looked up by the row's place in its file, so a file
 that lacks rows shifts it; the standard error is the spread of predictions over instructions, no sampling error.
 Departures: an exact solver (`logistic`), and folds dealt row by row from the last. The original's folds depend on the
-build of numpy that sorts equal numbers; the rate moves by up to 0.15 points with them.
+build of numpy that sorts equal numbers; the rate moves by up to 0.15 points with them. And judgments that are all a
+win, a loss or a draw (no log-probabilities) enter the fit as 99, 1 and 50 %: where lengths alone part wins from losses,
+psi could else be anything.
 
 Without anchors and difficulty this is the original's ``length_controlled_minimal``: never beside a published rate.
 """
@@ -42,6 +44,8 @@ STRENGTHS = tuple(10 ** (-4 + 8 * step / 9) for step in range(10))
 _FOLDS = 5
 _ANCHOR_WEIGHT = 0.1
 """0.2 shared by the two anchor models."""
+_DOUBT = 0.01
+"""Left to the other side of a judgment that names a winner only. Moves a rate by one point at most, towards 50."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,7 @@ class LengthModel:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """Judgments of the anchor models, as the regression takes them; one place a judgment."""
+    """Judgments of anchor models, as the regression takes them; one place a judgment."""
 
     lengths: Floats
     """t."""
@@ -72,6 +76,8 @@ def make_anchors(judged: Sequence[Annotation], difficulty: Sequence[float]) -> A
     """One anchor model's judgments, in the order of the table; the failed ones are left out."""
     kept = np.array([each.preference is not None for each in judged])
     wins = np.array([each.preference - BASELINE for each in judged if each.preference is not None])
+    if np.isin(wins, (0.0, 0.5, 1.0)).all():
+        wins = wins.clip(_DOUBT, 1 - _DOUBT)
     return Anchors(_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], wins)
 
 
