@@ -7,10 +7,10 @@ itself, for which psi counts nothing. The rate is the mean prediction with t = 0
 
 Kept from the original, since its published figures rest on it: d is looked up by the row's place in its file, so a file
 that lacks rows shifts it; the standard error is the spread of predictions over instructions, no sampling error.
-Departures: an exact solver (`logistic`), and folds dealt row by row from the last. The original's folds depend on the
-build of numpy that sorts equal numbers; the rate moves by up to 0.15 points with them. And judgments that are all a
-win, a loss or a draw (no log-probabilities) enter the fit as 99, 1 and 50 %: where lengths alone part wins from losses,
-psi could else be anything.
+Departures: an exact solver (`logistic`), and folds dealt row by row from the last, where the original's depend on the
+build of numpy that sorts equal numbers (up to 0.15 points). And judgments that are all a win, a loss or a draw, without
+log-probabilities, enter the fit as 99.8, 0.2 and 50 %: where lengths alone part wins from losses, psi could else be
+anything.
 
 Without anchors and difficulty this is the original's ``length_controlled_minimal``: never beside a published rate.
 """
@@ -44,8 +44,8 @@ STRENGTHS = tuple(10 ** (-4 + 8 * step / 9) for step in range(10))
 _FOLDS = 5
 _ANCHOR_WEIGHT = 0.1
 """0.2 shared by the two anchor models."""
-_DOUBT = 0.01
-"""Left to the other side of a judgment that names a winner only. Moves a rate by one point at most, towards 50."""
+_DOUBT = 0.002
+"""Left to the other side of a judgment that only names a winner."""
 
 
 @dataclass(frozen=True, slots=True)

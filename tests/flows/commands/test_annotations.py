@@ -147,10 +147,10 @@ def test_what_does_not_go_together_is_refused(words: list[str], said: str) -> No
 
 
 def test_a_published_model() -> None:
-    folder = evalref("alpaca_eval")
+    folder, model = evalref("alpaca_eval"), "FuseChat-Llama-3.2-1B-Instruct"
     words = ["--difficulty", str(folder / "difficulty.csv"), "--anchors", str(folder / "anchor_pseudo.jsonl")]
-    done = evaluate("--annotations", str(folder / "models/FuseChat-Llama-3.2-1B-Instruct.jsonl"), *words, "--json")
+    done = evaluate("--annotations", str(folder / "models" / f"{model}.jsonl"), *words, "--json")
     found = json.loads(done.stdout)
-    published = next(row for row in csv_rows("alpaca_eval/expected.csv") if row["model"] == "FuseChat-Llama-3.2-1B-Instruct")
+    published = next(row for row in csv_rows("alpaca_eval/expected.csv") if row["model"] == model)
     for key in KEYS:
         assert found[key] == pytest.approx(float(published[key]), abs=0.2 if key.startswith("l") else 0.01), key

@@ -73,7 +73,7 @@ def test_what_the_longer_output_wins_by_length_alone_is_taken_off(times_longer: 
 def test_an_annotator_without_logprobs_is_never_certain() -> None:
     """Else one that always prefers the longer output had no finite effect of length, and rates anywhere."""
     sure = [Annotation(preference, 100, 90) for preference in (1.0, 2.0, 1.5, None)]
-    assert make_anchors(sure, [0.0] * 4).wins.tolist() == [0.01, 0.99, 0.5]
+    assert make_anchors(sure, [0.0] * 4).wins.tolist() == [0.002, 0.998, 0.5]
     weighted = [*sure, Annotation(1.25, 100, 90)]
     assert make_anchors(weighted, [0.0] * 5).wins.tolist() == [0.0, 1.0, 0.5, 0.25]
 
