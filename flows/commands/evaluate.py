@@ -58,6 +58,8 @@ def evaluate(
         return
     if name is not None:
         raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
+    if which != "all":
+        raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
     from flows.commands.annotations import score_annotations
     from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 

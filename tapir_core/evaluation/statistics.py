@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tapir_core.judging.estimates import Estimate, estimate_mean
 
@@ -156,17 +157,16 @@ def compare_paired(
         max_failed_share: above this share of failed items (0-1) there is no figure.
     """
     items = sorted({*first, *second})
-    values = [(first.get(item), second.get(item)) for item in items]
-    found = mean_figure(
-        [None if a is None or b is None else a - b for a, b in values], max_failed_share=max_failed_share
-    )
+    pairs = [(first.get(item), second.get(item)) for item in items]
+    differences = [None if one is None or other is None else one - other for one, other in pairs]
+    found = mean_figure(differences, max_failed_share=max_failed_share)
     if found.estimate.value is None:
         return PairedDifference(found.estimate, None, found.n_failed)
-    differences = np.array([a - b for a, b in values if a is not None and b is not None])
-    return PairedDifference(found.estimate, _sign_flip_p(differences, rng), found.n_failed)
+    kept = np.array([each for each in differences if each is not None])
+    return PairedDifference(found.estimate, _sign_flip_p(kept, rng), found.n_failed)
 
 
-def _sign_flip_p(differences: "np.ndarray[tuple[int], np.dtype[np.float64]]", rng: random.Random) -> float:
+def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
     """Share of draws of signs whose sum is as far from 0; the sum as it is counts as one draw, so it is never 0."""
     draws = np.random.default_rng(rng.getrandbits(128))
     seen = abs(math.fsum(differences))
@@ -178,6 +178,6 @@ def _sign_flip_p(differences: "np.ndarray[tuple[int], np.dtype[np.float64]]", rn
 
 
 def _too_many(failed: int, n: int, max_share: float) -> str:
-    if not failed or failed <= max_share * n:
+    if not failed or failed / n <= max_share:
         return ""
     return f"{failed} of {n} judgments failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"

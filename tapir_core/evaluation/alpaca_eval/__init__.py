@@ -1,6 +1,6 @@
 """AlpacaEval 2.0: order of the outputs, preferences, win rates, length control. Makes no call."""
 
-from tapir_core.evaluation.alpaca_eval.annotations import read_anchors, read_annotations, read_difficulty
+from tapir_core.evaluation.alpaca_eval.annotations import read_anchors, read_annotations, read_difficulty, read_outputs
 from tapir_core.evaluation.alpaca_eval.figures import AlpacaEvalFigures, LengthTables, measure_annotations
 from tapir_core.evaluation.alpaca_eval.length_control import (
     Anchors,
@@ -40,4 +40,5 @@ __all__ = [
     "read_anchors",
     "read_annotations",
     "read_difficulty",
+    "read_outputs",
 ]

@@ -1,4 +1,4 @@
-"""Files of AlpacaEval: annotations, the difficulty table and the anchors, as they are published or as we write them.
+"""Files of AlpacaEval: outputs, annotations, the difficulty table and the anchors, in the original's forms or ours.
 
 Annotations are a JSON list or JSON lines, one object a judgment: ``preference`` with ``output_1`` (the baseline's) and
 ``output_2`` (the model's), as in the original's ``annotations.json``; or with ``len_baseline`` and ``len_model`` in
@@ -9,18 +9,17 @@ anchors may be annotations too, of one or several models that ``model`` or ``gen
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.alpaca_eval.length_control import Anchors, join_anchors, make_anchors
 from tapir_core.evaluation.alpaca_eval.preference import Annotation, kept_preference
+from tapir_core.evaluation.rows import BadRowError, parse_rows, read_rows, read_text, text_of
 
-__all__ = ["read_anchors", "read_annotations", "read_difficulty"]
+__all__ = ["read_anchors", "read_annotations", "read_difficulty", "read_outputs"]
 
 _LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _DIFFICULTY = ("difficulty", "instruction_difficulty")
@@ -33,7 +32,16 @@ def read_annotations(path: str) -> list[Annotation]:
     Raises:
         ConfigError: the file cannot be read, holds no judgment, or has a row that is none.
     """
-    return [annotation for _, annotation in _read_annotations(_read_text(path), path)]
+    return read_rows(path, _annotation, "annotation")
+
+
+def read_outputs(path: str) -> dict[str, str]:
+    """Instruction → output of one model: a JSON list or JSON lines with ``instruction`` and ``output``.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a row that is no output.
+    """
+    return dict(read_rows(path, lambda fields: (text_of(fields, "instruction"), text_of(fields, "output")), "output"))
 
 
 def read_difficulty(path: str) -> list[float]:
@@ -45,7 +53,7 @@ def read_difficulty(path: str) -> list[float]:
     Raises:
         ConfigError: the file cannot be read, or has no such column.
     """
-    columns, rows = _read_csv(_read_text(path), path)
+    columns, rows = _read_csv(read_text(path), path)
     named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
     if not named:
         raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
@@ -63,12 +71,12 @@ def read_anchors(path: str, difficulty: list[float]) -> Anchors:
     Raises:
         ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
     """
-    text = _read_text(path)
+    text = read_text(path)
     if text.lstrip()[:1] not in ("[", "{"):
         return _read_standardised(text, path)
     models: dict[str, list[Annotation]] = {}
-    for fields, annotation in _read_annotations(text, path):
-        models.setdefault(str(fields.get("model", fields.get("generator_2"))), []).append(annotation)
+    for model, annotation in parse_rows(text, path, _named_annotation, "annotation"):
+        models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
@@ -93,66 +101,28 @@ def _read_standardised(text: str, path: str) -> Anchors:
     return Anchors(np.tanh(lengths), difficulty, wins)
 
 
-def _read_annotations(text: str, path: str) -> list[tuple[Mapping[str, Any], Annotation]]:
-    found, problems = [], []
-    for number, fields in _json_rows(text, path):
-        try:
-            found.append((fields, _annotation(fields)))
-        except ValueError as error:
-            problems.append(f"row {number}: {error}")
-    if problems:
-        more = [f"… and {len(problems) - 20} more"] if len(problems) > 20 else []
-        raise ConfigError([*problems[:20], *more], source=path)
-    if not found:
-        raise ConfigError(f"{path!r} holds no annotation; expected a JSON list or JSON lines, an object a judgment")
-    return found
+def _named_annotation(fields: Mapping[str, Any]) -> tuple[str, Annotation]:
+    return str(fields.get("model", fields.get("generator_2"))), _annotation(fields)
 
 
-def _json_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
-    if text.lstrip()[:1] == "[":
-        yield from enumerate(_json(text, repr(path)), start=1)
-    else:
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number, _json(line, f"{path!r}, line {number}")
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ConfigError(f"{place} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
-
-
-def _annotation(fields: Any) -> Annotation:
-    if not isinstance(fields, dict):
-        raise ValueError(f"expected an object with fields, got {type(fields).__name__}")
+def _annotation(fields: Mapping[str, Any]) -> Annotation:
     if "preference" not in fields:
-        raise ValueError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
+        raise BadRowError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
     stored, switched = fields["preference"], fields.get("switched")
     if stored is not None and (isinstance(stored, bool) or not isinstance(stored, int | float)):
-        raise ValueError(f"preference must be a number or null, got {stored!r}")
+        raise BadRowError(f"preference must be a number or null, got {stored!r}")
     if not isinstance(switched, bool | None):
-        raise ValueError(f"switched must be true, false or null, got {switched!r}")
+        raise BadRowError(f"switched must be true, false or null, got {switched!r}")
     lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
     return Annotation(kept_preference(stored), switched=switched, **lengths)
 
 
 def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
-    found = fields.get(length)
-    if isinstance(found, int):
+    if isinstance(found := fields.get(length), int):
         return found
-    text = fields.get(output)
-    if not isinstance(text, str):
-        raise ValueError(f"neither {length} (a whole number) nor {output} (a text)")
-    return len(text)
-
-
-def _read_text(path: str) -> str:
-    try:
-        return read_content(path).decode("utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path!r} is not UTF-8; save it as UTF-8") from exc
+    if isinstance(text := fields.get(output), str):
+        return len(text)
+    raise BadRowError(f"neither {length} (a whole number) nor {output} (a text)")
 
 
 def _read_csv(text: str, path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

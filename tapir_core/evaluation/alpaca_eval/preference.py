@@ -71,8 +71,9 @@ class Comparison:
     @property
     def shown(self) -> ShownAnswers:
         """The outputs as the annotator sees them."""
-        pair = (self.baseline_output, self.model_output)
-        return ShownAnswers(*(reversed(pair) if self.switched else pair))
+        if self.switched:
+            return ShownAnswers(self.model_output, self.baseline_output)
+        return ShownAnswers(self.baseline_output, self.model_output)
 
 
 def is_switched(instruction: str) -> bool:

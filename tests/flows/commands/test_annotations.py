@@ -132,6 +132,7 @@ def test_annotations_behind_a_gap_are_said_to_take_a_neighbours_difficulty(tmp_p
     [
         ([], "nothing to evaluate: give a RUN, or --annotations FILE"),
         (["run", "--annotations", "a.json"], r"a run \(run\) and --annotations: give one of the two"),
+        (["--round", "2", "--annotations", "a.json"], "--round 2 and --annotations: a round is one of a RUN"),
         (["run", "--json"], "--json without --annotations FILE"),
         (["--difficulty", "d", "--max-failed-share", "0.1"], "--difficulty, --max-failed-share without --annotations"),
         (["--annotations", "a.json", "--difficulty", "d"], "--difficulty without --anchors"),

@@ -36,6 +36,12 @@ def test_above_the_allowed_share_there_is_no_figure(failed: int, stands: bool) -
         assert f"{failed} of 20 judgments failed" in found.estimate.why
 
 
+def test_exactly_the_allowed_share_may_fail() -> None:
+    for failed in range(1, 100):
+        values = [*[1.0] * (100 - failed), *[None] * failed]
+        assert mean_figure(values, max_failed_share=failed / 100).estimate.value == 1.0
+
+
 def test_where_all_may_fail_there_is_still_nothing_to_measure() -> None:
     found = mean_figure([None, None], max_failed_share=1)
     assert (found.estimate.value, found.estimate.why) == (None, "nothing to measure")

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.alpaca_eval.annotations import read_anchors, read_annotations, read_difficulty
+from tapir_core.evaluation.alpaca_eval.annotations import (
+    read_anchors,
+    read_annotations,
+    read_difficulty,
+    read_outputs,
+)
 from tapir_core.evaluation.alpaca_eval.preference import Annotation
 
 
@@ -147,3 +152,13 @@ def test_the_originals_anchors_bring_lengths_and_difficulty_of_their_own(tmp_pat
 def test_what_cannot_be_anchors_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_anchors(write(tmp_path / "anchors", text), [0.0, 1.0])
+
+
+def test_outputs_are_read_by_instruction(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Say yes.", "output": "Yes.", "generator": "model"},
+        {"instruction": "Say no.", "output": ""},
+    ]
+    assert read_outputs(write(tmp_path / "o.json", json.dumps(rows))) == {"Say yes.": "Yes.", "Say no.": ""}
+    with pytest.raises(ConfigError, match="row 1: output must be a text, got None"):
+        read_outputs(write(tmp_path / "o.json", '{"instruction": "Say yes."}'))
