@@ -18,6 +18,8 @@ def test_the_order_is_drawn_from_the_instruction_alone_and_is_balanced() -> None
     switched = [is_switched(each) for each in instructions]
     assert switched == [is_switched(each) for each in instructions]
     assert sum(switched) == pytest.approx(1_000, abs=100)
+    as_ever = "".join("s" if each else "b" for each in switched[:12])
+    assert as_ever == "sssbbbssbssb", "other orders meet no stored judgment"
 
 
 def test_the_first_of_the_shown_outputs_is_the_models_where_switched() -> None:
