@@ -1,4 +1,7 @@
-"""`tapir evaluate`: what the deployment *evaluate* does, in this process and on this terminal."""
+"""`tapir evaluate`: what the deployment *evaluate* does, in this process and on this terminal.
+
+With `--annotations` it computes a benchmark's figures from judgments that are there.
+"""
 
 from typing import Annotated
 
@@ -6,6 +9,7 @@ import typer
 from rich.console import Console
 
 from flows.commands.run_names import run_ref
+from tapir_core.errors import ConfigError
 
 __all__ = ["evaluate"]
 
@@ -14,13 +18,63 @@ errors = Console(stderr=True)
 
 
 def evaluate(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)
+    ] = None,
     which: Annotated[
         str, typer.Option("--round", metavar="N|best|backbone|all", help="Which student; 0 is S_0.")
     ] = "all",
     root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
+    annotations: Annotated[
+        str | None, typer.Option(metavar="FILE", help="AlpacaEval's figures from these judgments, in place of a RUN.")
+    ] = None,
+    difficulty: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --annotations: how hard each instruction is.")
+    ] = None,
+    anchors: Annotated[
+        str | None, typer.Option(metavar="FILE", help="With --annotations: judgments that hold the effect of length.")
+    ] = None,
+    max_failed_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="With --annotations: no figure above this share of failed ones; 0.05 if left out."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
-    """Score students of a run on its held-out set, where their scores do not stand yet."""
+    """Score students of a run on its held-out set, where their scores do not stand yet; or read annotations."""
+    with_annotations = {
+        "--difficulty": difficulty,
+        "--anchors": anchors,
+        "--max-failed-share": max_failed_share,
+        "--json": as_json or None,
+    }
+    if annotations is None:
+        if misplaced := [option for option, value in with_annotations.items() if value is not None]:
+            raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
+        if name is None:
+            raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
+        _evaluate_run(name, which, root)
+        return
+    if name is not None:
+        raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
+    if which != "all":
+        raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
+    from flows.commands.annotations import score_annotations
+    from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+
+    score_annotations(
+        annotations,
+        difficulty,
+        anchors,
+        max_failed_share=MAX_FAILED_SHARE if max_failed_share is None else max_failed_share,
+        as_json=as_json,
+        console=console,
+        say=_say,
+    )
+
+
+def _evaluate_run(name: str, which: str, root: str) -> None:
     from flows.commands.distil import shown_live
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table

@@ -1,1 +1,1 @@
-"""Scores of a student: the check of verifiable answers."""
+"""Scores of a student: verifiable answers, benchmarks from given judgments, and the statistics of both."""

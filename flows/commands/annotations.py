@@ -1,0 +1,101 @@
+"""`tapir evaluate --annotations`: AlpacaEval's figures from judgments that are there. Asks nobody, starts nothing."""
+
+import json
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.evaluation.alpaca_eval import (
+    AlpacaEvalFigures,
+    LengthTables,
+    measure_annotations,
+    read_anchors,
+    read_annotations,
+    read_difficulty,
+)
+from tapir_core.judging.agreement import favoured_position
+from tapir_core.judging.estimates import Estimate
+from tapir_core.reporting.formats import NOTHING, count, number
+from tapir_core.reporting.tables import Table
+
+__all__ = ["figures_table", "score_annotations"]
+
+
+def score_annotations(
+    path: str,
+    difficulty: str | None,
+    anchors: str | None,
+    *,
+    max_failed_share: float,
+    as_json: bool,
+    console: Console,
+    say: Callable[[str], None],
+) -> None:
+    """Print the figures of one model's annotations.
+
+    Raises:
+        ConfigError: a file is wrong, or only one of difficulty and anchors is given.
+        TooMuchMissing: more than ``max_failed_share`` of the judgments failed.
+    """
+    from flows.commands.terminal import print_table
+
+    tables = _read_tables(difficulty, anchors)
+    judged = read_annotations(path)
+    figures = measure_annotations(judged, tables, max_failed_share=max_failed_share)
+    rate = figures.rates.win_rate
+    if rate.estimate.value is None:
+        raise TooMuchMissing(
+            f"{path}: {rate.estimate.why}; so there is no figure. "
+            "Have the failed ones judged again, or allow a larger share with --max-failed-share"
+        )
+    if rate.n_failed:
+        say(f"{rate.n_failed} of {len(judged)} judgments failed; they are in no figure")
+    if tables is not None and len(judged) < len(tables.difficulty):
+        say(
+            f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions: annotations "
+            "take their difficulty by place, as published figures do, so behind a gap they take a neighbour's"
+        )
+    if figures.length_is_doubtful:
+        say("length control moves the win rate very far: look at the lengths before you trust it")
+    if as_json:
+        typer.echo(json.dumps(figures.to_dict()))
+    else:
+        print_table(console, figures_table(figures))
+
+
+def figures_table(figures: AlpacaEvalFigures) -> Table:
+    """The figures in words."""
+    rates = figures.rates
+    rows = [
+        _row("win rate, %", rates.win_rate.estimate),
+        _row("discrete win rate, %", rates.discrete.estimate),
+        _row("length-controlled win rate, %", figures.controlled),
+    ]
+    notes = [f"{count(rates.n_wins)} wins, {count(rates.n_wins_base)} losses, {count(rates.n_draws)} draws."]
+    if figures.controlled.value is None:
+        notes.append(f"The length-controlled win rate {figures.controlled.why}.")
+    else:
+        notes.append("The error of the length-controlled win rate is the spread of its predictions, as published.")
+    if figures.position.value is not None:
+        rows.append(_row("gain by standing first, points", figures.position))
+        if (favoured := favoured_position(figures.position)) in ("first", "second"):
+            notes.append(f"Position bias: the annotator favours the output shown {favoured}.")
+    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
+    return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
+
+
+def _row(name: str, found: Estimate) -> tuple[str, ...]:
+    interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+    return (name, number(found.value), number(found.stderr), interval, count(found.n))
+
+
+def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
+    if difficulty is None and anchors is None:
+        return None
+    if difficulty is None or anchors is None:
+        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
+        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
+    table = read_difficulty(difficulty)
+    return LengthTables(table, read_anchors(anchors, table))

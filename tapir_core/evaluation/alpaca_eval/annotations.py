@@ -1,0 +1,144 @@
+"""Files of AlpacaEval: outputs, annotations, the difficulty table and the anchors, in the original's forms or ours.
+
+Annotations are a JSON list or JSON lines, one object a judgment: ``preference`` with ``output_1`` (the baseline's) and
+``output_2`` (the model's), as in the original's ``annotations.json``; or with ``len_baseline`` and ``len_model`` in
+their place. ``switched`` (whether the model's output was shown first) may be there; other fields are passed over.
+Difficulty and anchors are CSV files of the original's data set (``instruction_difficulty.csv``, ``df_gamed.csv``);
+anchors may be annotations too, of one or several models that ``model`` or ``generator_2`` names.
+"""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.alpaca_eval.length_control import Anchors, join_anchors, make_anchors
+from tapir_core.evaluation.alpaca_eval.preference import Annotation, kept_preference
+from tapir_core.evaluation.rows import BadRowError, parse_rows, read_rows, read_text, text_of
+
+__all__ = ["read_anchors", "read_annotations", "read_difficulty", "read_outputs"]
+
+_LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
+_DIFFICULTY = ("difficulty", "instruction_difficulty")
+_ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
+
+
+def read_annotations(path: str) -> list[Annotation]:
+    """The judgments of one model, in the order of the file.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no judgment, or has a row that is none.
+    """
+    return read_rows(path, _annotation, "annotation")
+
+
+def read_outputs(path: str) -> dict[str, str]:
+    """Instruction → output of one model: a JSON list or JSON lines with ``instruction`` and ``output``.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a row that is no output.
+    """
+    return dict(read_rows(path, lambda fields: (text_of(fields, "instruction"), text_of(fields, "output")), "output"))
+
+
+def read_difficulty(path: str) -> list[float]:
+    """How beatable the baseline is on each instruction, larger is easier, in the order of the instructions.
+
+    A CSV file with a column ``difficulty`` or ``instruction_difficulty``, or with an index and one column of numbers.
+    Where a column ``index`` names an instruction twice, its first row counts.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no such column.
+    """
+    columns, rows = _read_csv(read_text(path), path)
+    named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
+    if not named:
+        raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
+    first: dict[str, float] = {}
+    for number, row in rows:
+        first.setdefault(row.get("index", str(number)), _number(row[named[0]], named[0], number, path))
+    return list(first.values())
+
+
+def read_anchors(path: str, difficulty: list[float]) -> Anchors:
+    """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
+
+    ``difficulty`` is that of annotations; the CSV brings its own.
+
+    Raises:
+        ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
+    """
+    text = read_text(path)
+    if text.lstrip()[:1] not in ("[", "{"):
+        return _read_standardised(text, path)
+    models: dict[str, list[Annotation]] = {}
+    for model, annotation in parse_rows(text, path, _named_annotation, "annotation"):
+        models.setdefault(model, []).append(annotation)
+    longest = max(map(len, models.values()))
+    if longest > len(difficulty):
+        raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
+    return join_anchors([make_anchors(judged, difficulty) for judged in models.values()])
+
+
+def _read_standardised(text: str, path: str) -> Anchors:
+    columns, rows = _read_csv(text, path)
+    if lacking := [name for name in _ANCHOR_COLUMNS if name not in columns]:
+        raise ConfigError(
+            f"{path!r} has no column {', '.join(lacking)} (found {', '.join(columns)}); "
+            f"anchors are annotations of the anchor models, or a CSV file with {', '.join(_ANCHOR_COLUMNS)}"
+        )
+    cells = [
+        [_number(row[name], name, number, path) for name in _ANCHOR_COLUMNS]
+        for number, row in rows
+        if row["preference"]
+    ]
+    lengths, difficulty, wins = np.array(cells).reshape(-1, len(_ANCHOR_COLUMNS)).T
+    if not ((wins >= 0) & (wins <= 1)).all():
+        raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
+    return Anchors(np.tanh(lengths), difficulty, wins)
+
+
+def _named_annotation(fields: Mapping[str, Any]) -> tuple[str, Annotation]:
+    return str(fields.get("model", fields.get("generator_2"))), _annotation(fields)
+
+
+def _annotation(fields: Mapping[str, Any]) -> Annotation:
+    if "preference" not in fields:
+        raise BadRowError(f"no preference (found {', '.join(map(str, fields)) or 'nothing'})")
+    stored, switched = fields["preference"], fields.get("switched")
+    if stored is not None and (isinstance(stored, bool) or not isinstance(stored, int | float)):
+        raise BadRowError(f"preference must be a number or null, got {stored!r}")
+    if not isinstance(switched, bool | None):
+        raise BadRowError(f"switched must be true, false or null, got {switched!r}")
+    lengths = {name: _length(fields, *sources) for name, sources in _LENGTHS.items()}
+    return Annotation(kept_preference(stored), switched=switched, **lengths)
+
+
+def _length(fields: Mapping[str, Any], length: str, output: str) -> int:
+    if isinstance(found := fields.get(length), int):
+        return found
+    if isinstance(text := fields.get(output), str):
+        return len(text)
+    raise BadRowError(f"neither {length} (a whole number) nor {output} (a text)")
+
+
+def _read_csv(text: str, path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Columns, and rows with their lines."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, {name: cell or "" for name, cell in row.items()}) for row in reader]
+    except csv.Error as exc:
+        raise ConfigError(f"{path!r} is damaged CSV: {exc} (line {reader.line_num})") from exc
+    if not rows:
+        raise ConfigError(f"{path!r} holds no row; expected CSV with a header")
+    return list(reader.fieldnames or ()), rows
+
+
+def _number(cell: str, column: str, line: int, path: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell!r}") from None

@@ -1,0 +1,92 @@
+"""Questions and reference answers of MT-Bench and Vicuna-Instructions, from files in FastChat's form.
+
+A question is a line with ``question_id``, ``category`` and ``turns``; a reference answer one with ``question_id`` and
+``choices``, of which the first one's ``turns`` count. Answers of a model have the form of references. A question's
+own ``reference`` field is not read, as in the original.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.mt_bench import needs_reference
+from tapir_core.evaluation.rows import BadRowError, read_rows, text_of
+
+__all__ = ["Question", "check_references", "read_answers", "read_questions"]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a benchmark."""
+
+    question: str
+    """Its id."""
+    category: str
+    turns: tuple[str, ...]
+    """What the user says; the second turn follows the student's own answer to the first."""
+
+
+def read_questions(path: str) -> list[Question]:
+    """The questions of a file, in its order.
+
+    Raises:
+        ConfigError: the file cannot be read, has a row that is no question, or an id twice.
+    """
+    questions = read_rows(path, _question, "question")
+    ids = [each.question for each in questions]
+    if twice := sorted({each for each in ids if ids.count(each) > 1}):
+        raise ConfigError(f"{path!r} has question_id {', '.join(twice)} more than once")
+    return questions
+
+
+def read_answers(path: str) -> dict[str, tuple[str, ...]]:
+    """Question id → an answer to each turn; of a question that is there twice the last row counts.
+
+    Raises:
+        ConfigError: the file cannot be read, or has a row that is no answer.
+    """
+    return dict(read_rows(path, _answer, "answer"))
+
+
+def check_references(questions: Sequence[Question], references: Mapping[str, Sequence[str]]) -> None:
+    """Every question whose category needs a reference has one for each turn.
+
+    Raises:
+        ConfigError: some have none; all are named.
+    """
+    lacking = [
+        each.question
+        for each in questions
+        if needs_reference(each.category) and len(references.get(each.question, ())) < len(each.turns)
+    ]
+    if lacking:
+        raise ConfigError(
+            f"no reference answer to question {', '.join(lacking)}; questions on mathematics, reasoning and coding "
+            "are judged against one"
+        )
+
+
+def _question(fields: Mapping[str, Any]) -> Question:
+    return Question(_id(fields), text_of(fields, "category"), _turns(fields))
+
+
+def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    choices = fields.get("choices")
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise BadRowError(f"choices must be a list of objects, got {choices!r}")
+    return _id(fields), _turns(choices[0])
+
+
+def _id(fields: Mapping[str, Any]) -> str:
+    found = fields.get("question_id")
+    if isinstance(found, bool) or not isinstance(found, int | str):
+        raise BadRowError(f"question_id must be a number or a text, got {found!r}")
+    return str(found)
+
+
+def _turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    turns = fields.get("turns")
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
+        raise BadRowError(f"turns must be a list of texts, got {turns!r}")
+    return tuple(turns)

@@ -1,0 +1,183 @@
+"""Figures of a benchmark: never without n, the number that failed and an interval, or the reason why there is none.
+
+Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t); here is what benchmarks need
+beside a plain mean. None among values marks one that failed: it is left out and counted, never averaged in as a
+number. Where more than a stated share failed there is no figure at all, since failures are no random sample.
+
+Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
+taken as independent.
+"""
+
+import math
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tapir_core.judging.estimates import Estimate, estimate_mean
+
+__all__ = [
+    "ALL",
+    "MAX_FAILED_SHARE",
+    "Figure",
+    "PairedDifference",
+    "by_category",
+    "compare_paired",
+    "estimate_difference",
+    "estimate_ratio",
+    "mean_figure",
+    "ratio_figure",
+]
+
+MAX_FAILED_SHARE = 0.05
+"""Share of failures (0-1) above which there is no figure, where the caller states none."""
+
+ALL = "all"
+"""Category of the whole, as in ``scores/``."""
+
+_SIGN_DRAWS = 10_000
+_DRAWS_AT_ONCE = 1_000
+
+
+class _Categorised(Protocol):
+    @property
+    def category(self) -> str: ...
+
+
+_Row = TypeVar("_Row", bound=_Categorised)
+_Measured = TypeVar("_Measured")
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its interval and with what is not in it."""
+
+    estimate: Estimate
+    """Its ``n`` counts what is in the figure; its ``why`` says why there is no figure, or no interval."""
+    n_failed: int
+    """How many values failed and are not in ``n``."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Two students on the same items: the first one's mean minus the second one's, in the unit of the values."""
+
+    difference: Estimate
+    p_value: float | None
+    """Two-sided, of the hypothesis that it is a toss-up for each item whose value is whose; None without a figure."""
+    n_failed: int
+    """Items without a value of both."""
+
+
+def by_category(rows: Sequence[_Row], measure: Callable[[Sequence[_Row]], _Measured]) -> dict[str, _Measured]:
+    """What ``measure`` finds in all rows (`ALL`), and in those of each category, in the order of the rows."""
+    names = dict.fromkeys(row.category for row in rows)
+    return {ALL: measure(rows), **{name: measure([row for row in rows if row.category == name]) for name in names}}
+
+
+def mean_figure(
+    values: Sequence[float | None],
+    *,
+    clusters: Sequence[Hashable] | None = None,
+    max_failed_share: float = MAX_FAILED_SHARE,
+) -> Figure:
+    """The mean of the values that did not fail.
+
+    Args:
+        values: one an item, None where it failed.
+        clusters: what each value belongs to where several are of one item (both turns of a question): the mean stays
+            that of all values, the interval takes clusters as independent and not values.
+        max_failed_share: above this share of None (0-1) there is no figure.
+    """
+    kept = [value for value in values if value is not None]
+    failed = len(values) - len(kept)
+    if why := _too_many(failed, len(values), max_failed_share):
+        return Figure(Estimate(None, len(kept), why=why), failed)
+    if clusters is None:
+        return Figure(estimate_mean(kept), failed)
+    groups: dict[Hashable, list[float]] = {}
+    for cluster, value in zip(clusters, values, strict=True):
+        if value is not None:
+            groups.setdefault(cluster, []).append(value)
+    means = estimate_ratio([math.fsum(group) for group in groups.values()], [len(group) for group in groups.values()])
+    return Figure(replace(means, n=len(kept)), failed)
+
+
+def ratio_figure(pairs: Sequence[tuple[float, float] | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
+    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail."""
+    kept = [pair for pair in pairs if pair is not None]
+    failed = len(pairs) - len(kept)
+    if why := _too_many(failed, len(pairs), max_failed_share):
+        return Figure(Estimate(None, len(kept), why=why), failed)
+    return Figure(estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept]), failed)
+
+
+def estimate_ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
+    """Sum of ``tops`` ÷ sum of ``bottoms``, a pair an item; the interval is that of the linearised ratio."""
+    n, whole = len(tops), math.fsum(bottoms)
+    if not n or not whole:
+        return Estimate(None, n, why="nothing to measure" if not n else "a ratio to 0")
+    ratio = math.fsum(tops) / whole
+    linear = [ratio + (top - ratio * bottom) * n / whole for top, bottom in zip(tops, bottoms, strict=True)]
+    # Their mean is the ratio but for rounding.
+    return replace(estimate_mean(linear), value=ratio)
+
+
+def estimate_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Mean of ``first`` minus mean of ``second``, two sets of different items (Welch's standard error)."""
+    n = len(first) + len(second)
+    if not first or not second:
+        return Estimate(None, n, why="one of the two has no items")
+    means = [math.fsum(values) / len(values) for values in (first, second)]
+    difference = means[0] - means[1]
+    linear = [difference + (value - means[0]) * n / len(first) for value in first]
+    linear += [difference - (value - means[1]) * n / len(second) for value in second]
+    return replace(estimate_mean(linear), value=difference)
+
+
+def compare_paired(
+    first: Mapping[str, float | None],
+    second: Mapping[str, float | None],
+    *,
+    rng: random.Random,
+    max_failed_share: float = MAX_FAILED_SHARE,
+) -> PairedDifference:
+    """Compare two students, item by item: difference with its t interval, p-value of a sign-flip test.
+
+    An item that lacks in one, or failed there, counts as failed. Several values of one item (both turns of a
+    question) are to be averaged before.
+
+    Args:
+        first: item → value of the first student.
+        second: item → value of the second student.
+        rng: draws the signs (10,000 times).
+        max_failed_share: above this share of failed items (0-1) there is no figure.
+    """
+    items = sorted({*first, *second})
+    pairs = [(first.get(item), second.get(item)) for item in items]
+    differences = [None if one is None or other is None else one - other for one, other in pairs]
+    found = mean_figure(differences, max_failed_share=max_failed_share)
+    if found.estimate.value is None:
+        return PairedDifference(found.estimate, None, found.n_failed)
+    kept = np.array([each for each in differences if each is not None])
+    return PairedDifference(found.estimate, _sign_flip_p(kept, rng), found.n_failed)
+
+
+def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
+    """Share of draws of signs whose sum is as far from 0; the sum as it is counts as one draw, so it is never 0."""
+    draws = np.random.default_rng(rng.getrandbits(128))
+    seen = abs(math.fsum(differences))
+    as_far = 1
+    for _ in range(_SIGN_DRAWS // _DRAWS_AT_ONCE):
+        signs = draws.integers(0, 2, size=(_DRAWS_AT_ONCE, differences.size)) * 2 - 1
+        as_far += int(np.count_nonzero(np.abs(signs @ differences) >= seen * (1 - 1e-12)))
+    return as_far / (_SIGN_DRAWS + 1)
+
+
+def _too_many(failed: int, n: int, max_share: float) -> str:
+    if not failed or failed / n <= max_share:
+        return ""
+    return f"{failed} of {n} judgments failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"

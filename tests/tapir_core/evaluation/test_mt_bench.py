@@ -1,0 +1,65 @@
+import pytest
+
+from tapir_core.evaluation.mt_bench import (
+    CATEGORIES,
+    Rating,
+    measure_ratings,
+    needs_reference,
+    parse_rating,
+    temperature_of,
+)
+from tapir_core.replies import Unparsed
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("Good. Rating: [[8]]", 8.0),
+        ("[[7.5]]", 7.5),
+        ("[[8.]]", 8.0),
+        ("[[3]], no, [[9]]", 3.0),
+        ("As [2] says, [[6]]", 6.0),
+        ("As [2] says, 6", 2.0),
+        ("[[11]]", 11.0),
+        ("[[08]]", 8.0),
+        ("[[[6]]]", 6.0),
+    ],
+)
+def test_the_first_double_bracket_counts_then_the_first_single_one(reply: str, rating: float) -> None:
+    assert parse_rating(reply) == rating
+
+
+@pytest.mark.parametrize(
+    "reply", [None, "", "8/10", "[[ 8 ]]", "[[-3]]", "[[.5]]", "[[ten]]", "[[٣]]", "[[" + "9" * 400]
+)
+def test_anything_else_is_no_rating(reply: str | None) -> None:
+    assert parse_rating(reply) == Unparsed("no rating")
+
+
+def test_temperatures_and_references_go_by_category() -> None:
+    assert [temperature_of(each) for each in CATEGORIES] == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1]
+    assert temperature_of("fermi") == 0.7
+    assert [each for each in CATEGORIES if needs_reference(each)] == ["reasoning", "math", "coding"]
+
+
+def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
+    ratings = [Rating(str(number), "math", turn, float(number)) for number in range(10) for turn in (1, 2)]
+    ratings[1] = Rating("0", "math", 2, None)
+    found = measure_ratings(ratings, max_failed_share=0.1)
+    assert found.turn_1.estimate.value == 4.5
+    assert found.turn_2.estimate.value == 5.0
+    assert found.average.estimate.value == 90 / 19
+    assert (found.turn_1.n_failed, found.turn_2.n_failed, found.average.n_failed) == (0, 1, 1)
+
+
+def test_each_figure_stands_or_falls_by_its_own_failures() -> None:
+    ratings = [Rating(str(number), "math", turn, 5.0) for number in range(10) for turn in (1, 2)]
+    ratings[1] = Rating("0", "math", 2, None)
+    found = measure_ratings(ratings)
+    assert found.turn_2.estimate.value is None
+    assert found.average.estimate.value == 5.0
+
+
+def test_questions_of_one_turn_have_no_second() -> None:
+    found = measure_ratings([Rating(str(number), "fermi", 1, 7.0) for number in range(5)])
+    assert found.turn_2.estimate.why == "nothing to measure"

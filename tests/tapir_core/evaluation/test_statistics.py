@@ -1,0 +1,149 @@
+import math
+import random
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.evaluation.mt_bench import Rating
+from tapir_core.evaluation.statistics import (
+    by_category,
+    compare_paired,
+    estimate_difference,
+    estimate_ratio,
+    mean_figure,
+    ratio_figure,
+)
+
+HALVES = st.integers(-18, 18).map(lambda half: half / 2)
+
+
+def test_what_failed_is_counted_and_never_averaged_in() -> None:
+    found = mean_figure([1.0, None, 3.0, 2.0, 2.0], max_failed_share=0.5)
+    assert (found.estimate.value, found.estimate.n, found.n_failed) == (2.0, 4, 1)
+
+
+@pytest.mark.parametrize(("failed", "stands"), [(0, True), (1, True), (2, False), (20, False)])
+def test_above_the_allowed_share_there_is_no_figure(failed: int, stands: bool) -> None:
+    values = [*[1.0] * (20 - failed), *[None] * failed]
+    found = mean_figure(values, max_failed_share=0.05)
+    assert (found.estimate.value is not None) == stands
+    assert (found.n_failed, found.estimate.n) == (failed, 20 - failed)
+    pairs = [None if each is None else (each, 2.0) for each in values]
+    assert (ratio_figure(pairs, max_failed_share=0.05).estimate.value is not None) == stands
+    if not stands:
+        assert f"{failed} of 20 judgments failed" in found.estimate.why
+
+
+def test_exactly_the_allowed_share_may_fail() -> None:
+    for failed in range(1, 100):
+        values = [*[1.0] * (100 - failed), *[None] * failed]
+        assert mean_figure(values, max_failed_share=failed / 100).estimate.value == 1.0
+
+
+def test_where_all_may_fail_there_is_still_nothing_to_measure() -> None:
+    found = mean_figure([None, None], max_failed_share=1)
+    assert (found.estimate.value, found.estimate.why) == (None, "nothing to measure")
+    assert mean_figure([]).estimate.why == "nothing to measure"
+
+
+def test_a_mean_over_clusters_is_that_of_all_values_with_the_error_of_cluster_means() -> None:
+    turns = {"a": [1.0, 3.0], "b": [5.0, 7.0], "c": [2.0, 2.0], "d": [9.0, 8.0], "e": [4.0, 6.0]}
+    values = [value for both in turns.values() for value in both]
+    clusters = [name for name, both in turns.items() for _ in both]
+    found = mean_figure(values, clusters=clusters).estimate
+    means = [statistics.fmean(both) for both in turns.values()]
+    assert found.value == pytest.approx(statistics.fmean(values))
+    assert found.stderr == pytest.approx(statistics.stdev(means) / math.sqrt(5))
+    assert found.n == 10
+    alone = mean_figure(values).estimate.stderr
+    assert alone is not None
+    assert found.stderr is not None
+    assert found.stderr > alone, "turns of a question go together, and are no independent rows"
+
+
+def test_copies_of_each_value_leave_the_error_as_it_is() -> None:
+    values = [1.0, 4.0, 2.0, 8.0, 5.0]
+    once = mean_figure(values).estimate
+    thrice = mean_figure(values * 3, clusters=list(range(5)) * 3).estimate
+    assert (thrice.value, thrice.stderr) == (once.value, pytest.approx(once.stderr))
+
+
+def test_a_value_that_failed_takes_only_itself_from_its_cluster() -> None:
+    found = mean_figure([1.0, None, 5.0, 3.0], clusters=["a", "a", "b", "b"], max_failed_share=0.5)
+    assert found.estimate.value == 3.0
+
+
+def test_a_ratio_is_that_of_sums() -> None:
+    found = estimate_ratio([6.0, 8.0, 7.0, 9.0], [9.0, 8.0, 10.0, 9.0])
+    assert found.value == 30 / 36
+    gaps = [top - 30 / 36 * bottom for top, bottom in zip([6, 8, 7, 9], [9, 8, 10, 9], strict=True)]
+    assert found.stderr == pytest.approx(math.sqrt(sum(gap**2 for gap in gaps) / 3 / 4) / 9)
+    assert estimate_ratio([1.0], [0.0]).why == "a ratio to 0"
+
+
+def test_the_difference_of_two_sets_needs_both() -> None:
+    assert estimate_difference([1.0], []).value is None
+    assert estimate_difference([3.0, 4.0, 5.0], [1.0, 1.0]).value == 3.0
+
+
+def test_categories_come_in_the_order_of_the_rows_after_the_whole() -> None:
+    rows = [Rating("1", "writing", 1, 5.0), Rating("2", "math", 1, 3.0), Rating("3", "writing", 1, 7.0)]
+    assert by_category(rows, len) == {"all": 3, "writing": 2, "math": 1}
+
+
+def values_of(seed: int, mean: float, n: int = 120) -> dict[str, float | None]:
+    draw = random.Random(seed)
+    return {f"item {number}": draw.gauss(mean, 1) for number in range(n)}
+
+
+def test_a_student_that_is_better_on_the_same_items_is_found_better() -> None:
+    worse = values_of(1, 5.0)
+    draw = random.Random(2)
+    better = {item: None if value is None else value + draw.gauss(0.2, 0.4) for item, value in worse.items()}
+    found = compare_paired(better, worse, rng=random.Random(0))
+    assert found.difference.low is not None
+    assert found.difference.low > 0
+    assert found.p_value is not None
+    assert found.p_value < 0.001
+    other_way = compare_paired(worse, better, rng=random.Random(0))
+    assert other_way.difference.value == pytest.approx(-found.difference.value)
+    assert other_way.p_value == pytest.approx(found.p_value, abs=0.001)
+
+
+def test_two_students_alike_are_told_apart_one_time_in_twenty() -> None:
+    p_values = [
+        compare_paired(values_of(2 * seed, 5.0, 40), values_of(2 * seed + 1, 5.0, 40), rng=random.Random(seed)).p_value
+        for seed in range(200)
+    ]
+    hits = sum(p_value is not None and p_value < 0.05 for p_value in p_values)
+    assert 3 <= hits <= 20
+
+
+def test_the_p_value_of_few_items_is_that_of_all_their_signs() -> None:
+    """Four equal differences: 2 of the 16 choices of signs are as far from 0."""
+    first: dict[str, float | None] = dict.fromkeys("abcd", 2.0)
+    found = compare_paired(first, dict.fromkeys("abcd", 1.0), rng=random.Random(0))
+    assert found.p_value == pytest.approx(2 / 16, abs=0.02)
+
+
+@given(st.lists(st.tuples(HALVES, HALVES), min_size=1, max_size=20), st.integers(0, 99))
+def test_a_p_value_is_a_probability_above_zero_and_repeats(pairs: list[tuple[float, float]], seed: int) -> None:
+    first, second = ({str(place): pair[side] for place, pair in enumerate(pairs)} for side in (0, 1))
+    found = compare_paired(first, second, rng=random.Random(seed))
+    assert found.p_value is not None
+    assert 0 < found.p_value <= 1
+    assert compare_paired(first, second, rng=random.Random(seed)) == found
+    if first == second:
+        assert found.p_value == 1
+
+
+def test_items_that_lack_in_one_student_count_as_failed() -> None:
+    first: dict[str, float | None] = {"a": 1.0, "b": None, "c": 2.0, "d": 4.0}
+    second: dict[str, float | None] = {"a": 1.0, "b": 3.0, "c": 1.0, "e": 5.0}
+    found = compare_paired(first, second, rng=random.Random(0), max_failed_share=0.6)
+    assert (found.difference.value, found.difference.n, found.n_failed) == (0.5, 2, 3)
+    refused = compare_paired(first, second, rng=random.Random(0))
+    assert (refused.difference.value, refused.p_value) == (None, None)
+    assert "3 of 5 judgments failed" in refused.difference.why

@@ -1,0 +1,70 @@
+import pytest
+
+from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line, parse_review, request_kind
+from tapir_core.judging.verdict import PairScores
+from tapir_core.replies import Unparsed
+
+
+def reviews(*scores: tuple[float, float] | None, model_first: bool = True, category: str = "fermi") -> list[Review]:
+    return [
+        Review(str(number), category, model_first, None if pair is None else PairScores(*pair))
+        for number, pair in enumerate(scores)
+    ]
+
+
+@pytest.mark.parametrize("reply", ["8 9\nBecause …", "8.0 9", "8,9"])
+def test_scores_stand_on_the_first_line(reply: str) -> None:
+    assert parse_first_line(reply) == PairScores(8.0, 9.0)
+
+
+@pytest.mark.parametrize("reply", [None, "", "8, 9", "8  9", "8 9 ", "\n8 9", "(8, 9)", "nan 8", "inf 8", "8 9 10"])
+def test_anything_else_on_the_first_line_is_none(reply: str | None) -> None:
+    assert parse_first_line(reply) == Unparsed("no scores")
+
+
+def test_on_mathematics_the_last_tuple_counts() -> None:
+    reply = "The points are (3, 4) and (1, 2).\nBoth are checked.\n\n(6.5, 9)"
+    assert parse_review(reply, "math") == PairScores(6.5, 9.0)
+    assert parse_review(reply, "fermi") == Unparsed("no scores")
+    assert parse_review("7 8\nNo tuple.", "math") == PairScores(7.0, 8.0)
+    assert parse_review("It lies at (30, 40).", "math") == Unparsed("score outside 1-10")
+    assert parse_review("No scores.", "math") == Unparsed("no scores")
+
+
+def test_coding_and_mathematics_have_requests_of_their_own() -> None:
+    assert [request_kind(each) for each in ("coding", "math", "writing")] == ["coding", "math", "general"]
+
+
+def test_sums_relative_quality_and_outcomes() -> None:
+    found = measure_reviews(reviews((8, 9), (9, 9), (7, 10), (9, 6)))
+    assert (found.model_sum, found.baseline_sum) == (33, 34)
+    assert found.relative.estimate.value == 33 / 34
+    assert (found.outcomes.wins, found.outcomes.ties, found.outcomes.losses) == (1, 1, 2)
+    assert found.favoured is None, "one order cannot tell"
+
+
+def test_with_both_orders_a_question_has_the_mean_of_its_two_reviews() -> None:
+    one = reviews((8, 7), (9, 5), (6, 6), (5, 9))
+    other = reviews((9, 8), (6, 8), (7, 5), (9, 6), model_first=False)
+    found = measure_reviews([*one, *other])
+    assert (found.model_sum, found.baseline_sum) == (8 + 8.5 + 5.5 + 5.5, 8 + 5.5 + 6.5 + 9)
+    assert (found.outcomes.wins, found.outcomes.ties, found.outcomes.losses) == (1, 1, 2)
+    assert found.outcomes.win_rate.estimate.n == 4
+
+
+def test_a_question_of_which_one_review_failed_has_failed() -> None:
+    one, other = reviews((8, 7), (9, 5)), reviews(None, (6, 8), model_first=False)
+    found = measure_reviews([*one, *other], max_failed_share=0.5)
+    assert (found.model_sum, found.relative.n_failed, found.outcomes.wins) == (8.5, 1, 1)
+    assert measure_reviews([*one, *other]).relative.estimate.value is None
+
+
+def test_a_judge_that_always_prefers_the_first_answer_yields_a_half_and_is_found_out() -> None:
+    pairs = [(9.0, 5.0)] * 40
+    found = measure_reviews([*reviews(*pairs), *reviews(*pairs, model_first=False)])
+    rate = found.outcomes.win_rate_adjusted.estimate
+    assert rate.low is not None
+    assert rate.high is not None
+    assert rate.low <= 0.5 <= rate.high
+    assert (found.relative.estimate.value, found.order_gap.estimate.value) == (1.0, 8.0)
+    assert found.favoured == "first"
