@@ -44,7 +44,9 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
         rejected = run.rows(StageAt("expansion_rejected", at.round))
         # A candidate may have been asked for in several waves.
         rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
-    return Worked(evaluation_questions(run).find(rows))
+    asked = evaluation_questions(run)
+    found = asked.find(rows)
+    return Worked(found, {**asked.count(found), "checked": rows.height})
 
 
 @stage_task("pool")

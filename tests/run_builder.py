@@ -121,7 +121,8 @@ class _Builder:
 
     def _contaminated(self, at: StageAt) -> None:
         source = self.run.config.data.pool
-        self._save(at, self._evaluation().find(standin_pool(source.rows, source.max_level, self.seed)))
+        found = self._evaluation().find(standin_pool(source.rows, source.max_level, self.seed))
+        self._save(at, found, **self._evaluation().count(found))
 
     def _evaluation(self) -> EvaluationQuestions:
         heldout = [heldout_questions(self._rows("heldout"))] if self.run.config.data.heldout else []

@@ -29,8 +29,7 @@ class BenchmarkConfig(Section):
     """A benchmark; its name is yours to choose, such as `alpaca_eval`."""
 
     questions: str
-    """File or URL with its questions: AlpacaEval's JSON list, MT-Bench's `question.jsonl`, or JSON lines with
-    `instruction` or `prompt` (docs/decontamination.md)."""
+    """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
 
 
 class DecontaminationConfig(Section):
@@ -40,8 +39,7 @@ class DecontaminationConfig(Section):
     """It shares this many words in a row with a question, or holds a shorter one of at least 8 words whole."""
 
     max_rouge_l: Annotated[float, Field(ge=0.8, le=1)] = 0.8
-    """Highest ROUGE-L F1 to a benchmark's question that passes; 1 lets all pass that are not equal. Held-out
-    instructions are checked for equality and shared words only."""
+    """Highest ROUGE-L F1 to a benchmark's question that passes; 1 switches near-duplicates off."""
 
 
 class EvaluationConfig(Section):

@@ -12,6 +12,7 @@ which is one or more where their ROUGE-L F1 is above 0.8: only the rarest pairs 
 Limits: a question in other words, or in another language, is not found.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -86,6 +87,12 @@ class EvaluationQuestions:
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
         rule = pl.col("rule_number").replace_strict(dict(enumerate(RULES)), return_dtype=pl.String)
         return best.with_columns(rule=rule).select(CONTAMINATED.names())
+
+    def count(self, found: pl.DataFrame) -> dict[str, float]:
+        """`hits: NAME` → rows of ``found``, of every benchmark; `instructions` → different instructions."""
+        hits = Counter(found["benchmark"])
+        by_benchmark = {f"hits: {name}": float(hits[name]) for name in self._names["benchmark"].unique().sort()}
+        return {**by_benchmark, "instructions": float(found["instruction_id"].n_unique())}
 
     def _find(self, texts: Sequence[str]) -> Iterator[Hit]:
         """Every question in every text, with the first rule that finds it."""
