@@ -18,7 +18,7 @@ export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup main-env test-env student-env quickstart test test-operations check format lint types unit docs lock \
-	clean bench-student bench-calls bench-orchestration coverage mutation fleet-env lint-docker screenshots
+	clean bench-student bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -106,6 +106,9 @@ bench-calls: main-env ## paid calls: our engine against curator, distilabel and 
 
 bench-orchestration: main-env ## one round with engines that answer at once, against bare Prefect
 	.venv/bin/python benchmarks/orchestration.py
+
+bench-decontamination: main-env ## 10,000 evaluation questions looked for in 1,000,000 instructions
+	.venv/bin/python benchmarks/decontamination.py $(BENCH_OPTIONS)
 
 lock: setup ## resolve requirements/*.in into pins
 	.venv/bin/python requirements/lock.py tapir

@@ -22,7 +22,7 @@ from tasks.artifacts import publish_run
 from tasks.inputs import check_pool
 from tasks.label import label_shard
 from tasks.mix import mix
-from tasks.pool import heldout, pool
+from tasks.pool import contaminated, heldout, pool, questions
 from tasks.runtime import current
 from tasks.teach import teach_shard
 from tasks.train import train
@@ -43,6 +43,10 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
+        if run.config.evaluation.benchmarks:
+            run_stage(ref, questions)
+        if StageAt("contaminated") in plan(run.config):
+            run_stage(ref, contaminated)
         instructions = run_stage(ref, pool).rows
         labels = submit_shards(ref, StageAt("label"), label_shard, instructions)
         taught = submit_shards(ref, StageAt("teach"), teach_shard, instructions)

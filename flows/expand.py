@@ -3,7 +3,7 @@
 from flows.steps import run_shards, run_stage
 from flows.until import end_if_reached
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, plan
 from tasks.expand import (
     collect_expansion,
     collect_rejected,
@@ -14,6 +14,7 @@ from tasks.expand import (
     screen_wave,
     screened_rows,
 )
+from tasks.pool import contaminated
 
 __all__ = ["expand_round"]
 
@@ -21,7 +22,8 @@ __all__ = ["expand_round"]
 def expand_round(ref: RunRef, number: int) -> None:
     """Expand the seeds of round ``number``, wave by wave, until nothing lacks or the waves are used up."""
     run = RunFolder(ref)
-    if all(run.holds(StageAt(name, number)) for name in ("expand", "expansion_rejected")):
+    listed = ["contaminated"] if StageAt("contaminated") in plan(run.config) else []
+    if all(run.holds(StageAt(name, number)) for name in ("expand", "expansion_rejected", *listed)):
         end_if_reached(run, StageAt("expand", number))
         return
     for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
@@ -34,4 +36,6 @@ def expand_round(ref: RunRef, number: int) -> None:
         run_shards(ref, StageAt("wave_examined", number, wave), examine_shard, passed)
         run_stage(ref, gate_wave, number, wave)
     run_stage(ref, collect_rejected, number)
+    if listed:
+        run_stage(ref, contaminated, number)
     run_stage(ref, collect_expansion, number)

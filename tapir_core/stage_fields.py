@@ -11,6 +11,7 @@ from tapir_core.voices import judge_voices, voice_of
 __all__ = [
     "judge_fields",
     "judge_prompts",
+    "pool_fields",
     "score_fields",
     "size_fields",
     "student_fields",
@@ -20,6 +21,11 @@ __all__ = [
 ]
 
 Json = Any
+
+
+def pool_fields(config: RunConfig) -> Json:
+    """Which instructions are read or generated; the place of their file is no part of it."""
+    return [config.run.seed, config.data.pool.model_dump(exclude={"path"}), config.data.on_bad_row]
 
 
 def teacher_fields(config: RunConfig) -> Json:
@@ -82,4 +88,5 @@ def wave_fields(config: RunConfig, number: int) -> Json:
         check = [judge_fields(config), score_fields(config), student_fields(config)]
         check.append(config.round(number).selection.model_dump())
     size = size_fields(config, number)
-    return [size, expansion.model_dump(), teacher_fields(config), teacher.reasks, sampling, check]
+    apart = config.evaluation.decontamination.model_dump()
+    return [size, expansion.model_dump(), apart, teacher_fields(config), teacher.reasks, sampling, check]

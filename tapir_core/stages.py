@@ -11,9 +11,11 @@ from typing import Any
 
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE, round_folder, wave_folder
+from tapir_core.stage_columns import COLUMNS
 from tapir_core.stage_fields import (
     judge_fields,
     judge_prompts,
+    pool_fields,
     score_fields,
     size_fields,
     student_fields,
@@ -65,7 +67,6 @@ class Stage:
     name: str
     place: str
     """Folder of its rows, in the run folder or in its round's folder."""
-    columns: tuple[str, ...]
     fields: Callable[[RunConfig, StageAt], Json]
     """Config fields that can change its output."""
     ingredients: Callable[[RunConfig, StageAt], list[str]]
@@ -77,11 +78,16 @@ class Stage:
     calls_per_row: int = 0
     """Paid calls for one row, at most, re-asks aside; what a redo may cost."""
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of its rows; a checkpoint has none."""
+        return COLUMNS[self.name]
+
 
 def plan(config: RunConfig) -> Iterator[StageAt]:
     """Every stage of a run, in an order in which inputs come first."""
-    if config.data.heldout is not None:
-        yield StageAt("heldout")
+    questions = _questions(config)
+    yield from (*questions, *([StageAt("contaminated")] if questions else []))
     yield from (StageAt("pool"), StageAt("label"), StageAt("teach"))
     if config.data.heldout is not None:
         yield from (StageAt("answer_heldout", BACKBONE), StageAt("evaluate", BACKBONE))
@@ -104,25 +110,30 @@ def stage_key(at: StageAt, config: RunConfig, ingredients: dict[str, str], run_i
     return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients), inputs])
 
 
+def _questions(config: RunConfig) -> list[StageAt]:
+    """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
+    heldout = [StageAt("heldout")] if config.data.heldout else []
+    return [*heldout, *([StageAt("questions")] if config.evaluation.benchmarks else [])]
+
+
 def _wave_prompts(config: RunConfig, _: StageAt) -> list[str]:
     check = judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
     return ["prompt:expand", "prompt:label", *check]
 
 
 def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What every step of a round's expansion reads: seeds, pool, held-out set, what earlier waves accepted."""
-    heldout = [StageAt("heldout")] if config.data.heldout else []
+    """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
     student = [StageAt("train", at.number - 1)] if config.curriculum.expansion.check_difficulty else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*heldout, *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
+    return [*_questions(config), *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
 
 
-def _wave_step(name: str, place: str, columns: tuple[str, ...], before: str | None) -> Stage:
+def _wave_step(name: str, place: str, before: str | None) -> Stage:
     def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
         previous = [StageAt(before, at.round, at.wave)] if before else []
         return [*_wave_inputs(config, at), *previous]
 
-    return Stage(name, place, columns, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
+    return Stage(name, place, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
 
 
 def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
@@ -140,10 +151,6 @@ def _none(*_: object) -> list[Any]:
     return []
 
 
-_ANSWER = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
-_CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
-_GATED = (*_CANDIDATE, "response", "gate")
-_EXAMINED = ("instruction_id", "task_type", "response", "finish_reason", "mfd")
 _TEMPLATE = "file:chat_template"
 
 STAGES: dict[str, Stage] = {
@@ -152,28 +159,34 @@ STAGES: dict[str, Stage] = {
         Stage(
             "heldout",
             "heldout",
-            ("instruction_id", "instruction", "system", "task_type", "reference", "split"),
             lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.model_dump(exclude={"path"})],
             lambda c, _: ["file:heldout"],
             _none,
         ),
         Stage(
+            "questions",
+            "questions",
+            _none,
+            lambda c, _: [f"file:questions:{name}" for name in sorted(c.evaluation.benchmarks)],
+            _none,
+        ),
+        Stage(
+            "contaminated",
+            "contaminated",
+            lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else pool_fields(c))],
+            lambda c, at: [] if at.round else ["file:pool"],
+            lambda c, at: [*_questions(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+        ),
+        Stage(
             "pool",
             "pool",
-            ("instruction_id", "instruction", "system", "source", "reference"),
-            lambda c, _: [
-                c.run.seed,
-                c.data.pool.model_dump(exclude={"path"}),
-                c.data.on_bad_row,
-                c.curriculum.expansion.heldout_overlap_words,
-            ],
+            lambda c, _: pool_fields(c),
             lambda c, _: ["file:pool"],
-            lambda c, _: [StageAt("heldout")] if c.data.heldout else [],
+            lambda c, _: [StageAt("contaminated")] if _questions(c) else [],
         ),
         Stage(
             "label",
             "labels",
-            ("instruction_id", "task_type"),
             lambda c, _: [teacher_fields(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
             lambda c, _: ["prompt:label"],
             lambda c, _: [StageAt("pool")],
@@ -182,7 +195,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "teach",
             "teacher",
-            _ANSWER,
             lambda c, _: [teacher_fields(c), c.teacher.answering.model_dump()],
             _none,
             lambda c, _: [StageAt("pool")],
@@ -191,7 +203,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "answer_heldout",
             "heldout_answers",
-            _ANSWER,
             lambda c, _: student_fields(c),
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
             lambda c, at: [StageAt("heldout"), *([] if at.round == BACKBONE else [StageAt("train", at.round)])],
@@ -199,7 +210,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "evaluate",
             "scores",
-            ("benchmark", "split", "category", "metric", "value", "stderr", "n"),
             _none,
             _none,
             lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
@@ -207,7 +217,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "answer",
             "answers",
-            _ANSWER,
             lambda c, _: student_fields(c),
             lambda c, _: [_TEMPLATE],
             lambda c, at: [*_pool_inputs(c, at), StageAt("train", at.number - 1)],
@@ -215,7 +224,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "judge",
             "verdicts",
-            ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
             lambda c, _: judge_fields(c),
             lambda c, _: judge_prompts(c),
             _in_round("answer"),
@@ -225,7 +233,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "difficulty",
             "difficulty",
-            ("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
             lambda c, _: score_fields(c),
             _none,
             _in_round("judge"),
@@ -233,21 +240,19 @@ STAGES: dict[str, Stage] = {
         Stage(
             "select",
             "seeds",
-            ("instruction_id", "task_type", "mfd"),
             lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
             _none,
             lambda c, at: [StageAt("difficulty", at.round)],
         ),
-        _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"), None),
-        _wave_step("wave_candidates", "candidates", _CANDIDATE, "wave_requests"),
-        _wave_step("wave_screened", "screened", _GATED, "wave_candidates"),
-        _wave_step("wave_examined", "examined", _EXAMINED, "wave_screened"),
-        _wave_step("wave_gated", "gated", _GATED, "wave_examined"),
-        _wave_step("expansion_rejected", "expansion_rejected", _GATED, None),
+        _wave_step("wave_requests", "requests", None),
+        _wave_step("wave_candidates", "candidates", "wave_requests"),
+        _wave_step("wave_screened", "screened", "wave_candidates"),
+        _wave_step("wave_examined", "examined", "wave_screened"),
+        _wave_step("wave_gated", "gated", "wave_examined"),
+        _wave_step("expansion_rejected", "expansion_rejected", None),
         Stage(
             "expand",
             "expansion",
-            (*_CANDIDATE, "response"),
             lambda c, at: wave_fields(c, at.number),
             _wave_prompts,
             _wave_inputs,
@@ -256,7 +261,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "refine",
             "refinement",
-            ("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
             lambda c, at: [
                 size_fields(c, at.number),
                 c.curriculum.refine,
@@ -270,7 +274,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "mix",
             "mixture",
-            ("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
             lambda c, at: size_fields(c, at.number),
             _none,
             lambda c, at: (
@@ -280,7 +283,6 @@ STAGES: dict[str, Stage] = {
         Stage(
             "train",
             "checkpoint",
-            (),
             lambda c, at: tuning_fields(c, at.number),
             lambda c, at: [_TEMPLATE, *([] if at.round else ["backbone"])],
             lambda c, at: [StageAt("mix", at.round), *([StageAt("train", at.number - 1)] if at.round else [])],

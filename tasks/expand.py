@@ -54,6 +54,7 @@ from tasks.inputs import read_once, round_pool
 from tasks.judge import judge_rows
 from tasks.label import ask_labels
 from tasks.outcomes import Worked
+from tasks.pool import evaluation_questions
 from tasks.runtime import current
 from tasks.teach import ask_teacher
 
@@ -127,8 +128,7 @@ def screen_wave(run: RunFolder, at: StageAt) -> Worked:
     earlier = [run.rows(StageAt("expand", each)) for each in range(1, at.number)]
     tables = [run.rows(StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
     known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
-    heldout = run.rows(StageAt("heldout"))["instruction"].to_list() if run.config.data.heldout else []
-    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, heldout)
+    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, evaluation_questions(run))
     return _worked(apply_gates(run.rows(StageAt("wave_candidates", at.round, at.wave)), gates))
 
 

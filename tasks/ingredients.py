@@ -52,6 +52,8 @@ def gather_files(config: RunConfig) -> dict[str, str]:
     for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
         if isinstance(source, FilePool | FileHeldout):
             found[f"file:{name}"] = _sha256(source.path)
+    for name, benchmark in config.evaluation.benchmarks.items():
+        found[f"file:questions:{name}"] = _sha256(benchmark.questions)
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found

@@ -1,7 +1,11 @@
-"""Stages `heldout` and `pool`: the instructions of the run, from files or from the stand-in."""
+"""Stages `heldout`, `questions`, `contaminated` and `pool`: the instructions of the run, kept apart from evaluation."""
+
+import polars as pl
 
 from tapir_core.config import FileHeldout, FilePool
-from tapir_core.data.decontamination import drop_contaminated
+from tapir_core.curriculum.gates import CONTAMINATED_GATE
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.errors import ConfigError
 from tapir_core.randomness import derive_rng
@@ -11,7 +15,7 @@ from tapir_core.standin.pool import standin_heldout, standin_pool
 from tasks._task import stage_task
 from tasks.outcomes import Worked
 
-__all__ = ["heldout", "pool"]
+__all__ = ["contaminated", "evaluation_questions", "heldout", "pool", "questions"]
 
 
 @stage_task("heldout")
@@ -25,27 +29,63 @@ def heldout(run: RunFolder, _: StageAt) -> Worked:
     return Worked(standin_heldout(source.dev, source.test, source.max_level, seed))
 
 
+@stage_task("questions")
+def questions(run: RunFolder, _: StageAt) -> Worked:
+    """Read the questions of the benchmarks."""
+    return Worked(read_questions(run.config.evaluation.benchmarks))
+
+
+@stage_task("contaminated")
+def contaminated(run: RunFolder, at: StageAt) -> Worked:
+    """List the instructions that hold an evaluation question: of the pool as it comes, or of a round's candidates."""
+    if at.round is None:
+        rows = _read_pool(run).rows
+    else:
+        rejected = run.rows(StageAt("expansion_rejected", at.round))
+        # A candidate may have been asked for in several waves.
+        rows = rejected.filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+    asked = evaluation_questions(run)
+    found = asked.find(rows)
+    return Worked(found, {**asked.count(found), "checked": rows.height})
+
+
 @stage_task("pool")
 def pool(run: RunFolder, _: StageAt) -> Worked:
-    """Read or generate the pool; what overlaps the held-out set leaves it and is counted."""
+    """Read or generate the pool, without what holds an evaluation question."""
+    read = _read_pool(run)
+    rows = read.rows
+    if run.holds(StageAt("contaminated")):
+        rows = rows.join(run.rows(StageAt("contaminated")), on="instruction_id", how="anti", maintain_order="left")
+    if not rows.height:
+        raise ConfigError(
+            f"data.pool: each of its {read.rows.height} instructions holds an evaluation question "
+            f"({run.ref.name}/{StageAt('contaminated').folder}/ lists them); give another pool"
+        )
+    return Worked(rows, read.counts)
+
+
+def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
+    """All questions that pool and expansion must not hold: those of the benchmarks and the held-out set."""
+    tables = [pl.DataFrame(schema=QUESTIONS)]
+    if run.config.data.heldout is not None:
+        tables.append(heldout_questions(run.rows(StageAt("heldout"))))
+    if run.config.evaluation.benchmarks:
+        tables.append(run.rows(StageAt("questions")))
+    return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)
+
+
+def _read_pool(run: RunFolder) -> Worked:
+    """The pool as it comes, with what its reading left out."""
     source, seed = run.config.data.pool, run.config.run.seed
-    counts: dict[str, float] = {}
-    if isinstance(source, FilePool):
-        rng = derive_rng(seed, "pool")
-        read = read_pool(source.path, on_bad_row=run.config.data.on_bad_row, limit=source.limit, rng=rng)
-        rows = read.rows
-        counts = {
+    if not isinstance(source, FilePool):
+        return Worked(standin_pool(source.rows, source.max_level, seed))
+    rng = derive_rng(seed, "pool")
+    read = read_pool(source.path, on_bad_row=run.config.data.on_bad_row, limit=source.limit, rng=rng)
+    return Worked(
+        read.rows,
+        {
             "bad_rows": len(read.bad_rows),
             "duplicates": read.duplicates,
             "dropped_turns": read.dropped_turns,
-        }
-    else:
-        rows = standin_pool(source.rows, source.max_level, seed)
-    if run.config.data.heldout is not None:
-        words = run.config.curriculum.expansion.heldout_overlap_words
-        clean = drop_contaminated(rows, run.rows(StageAt("heldout")), words)
-        counts["heldout_overlap"] = clean.dropped.height
-        rows = clean.kept
-    if not rows.height:
-        raise ConfigError("data.pool: no instruction is left beside the held-out set; give another pool")
-    return Worked(rows, counts)
+        },
+    )

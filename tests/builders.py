@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 
 import polars as pl
 
-from tapir_core.config import ExpansionConfig
+from tapir_core.config import DecontaminationConfig, ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.questions import QUESTIONS
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.text import instruction_id
 
@@ -91,8 +93,16 @@ def make_refinement(refined: Mapping[str, str], accepted: bool = True) -> pl.Dat
     return pl.DataFrame(rows, schema=REFINEMENT, orient="row")
 
 
+def make_questions(
+    *questions: str, benchmark: str = "alpaca_eval", overlap_words: int = 13, max_rouge_l: float = 0.8
+) -> EvaluationQuestions:
+    rows = [(benchmark, str(number), 1, text) for number, text in enumerate(questions, start=1)]
+    settings = DecontaminationConfig(overlap_words=overlap_words, max_rouge_l=max_rouge_l)
+    return EvaluationQuestions(pl.DataFrame(rows, schema=QUESTIONS, orient="row"), settings)
+
+
 def make_expansion_config(**fields: object) -> ExpansionConfig:
-    return ExpansionConfig.model_validate({"min_chars": 3, "heldout_overlap_words": 8, **fields})
+    return ExpansionConfig.model_validate({"min_chars": 3, **fields})
 
 
 def shuffled(rows: pl.DataFrame, seed: int) -> pl.DataFrame:

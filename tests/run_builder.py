@@ -38,8 +38,11 @@ from tapir_core.curriculum import (
     text_gates,
 )
 from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.gates import CONTAMINATED_GATE
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.judging.panel import combine_judges
@@ -113,9 +116,26 @@ class _Builder:
         source = self.run.config.data.heldout
         self._save(at, standin_heldout(source.dev, source.test, source.max_level, self.seed))
 
+    def _questions(self, at: StageAt) -> None:
+        self._save(at, read_questions(self.run.config.evaluation.benchmarks))
+
+    def _contaminated(self, at: StageAt) -> None:
+        source = self.run.config.data.pool
+        found = self._evaluation().find(standin_pool(source.rows, source.max_level, self.seed))
+        self._save(at, found, **self._evaluation().count(found))
+
+    def _evaluation(self) -> EvaluationQuestions:
+        heldout = [heldout_questions(self._rows("heldout"))] if self.run.config.data.heldout else []
+        benchmarks = [self._rows("questions")] if self.run.config.evaluation.benchmarks else []
+        questions = pl.concat([pl.DataFrame(schema=QUESTIONS), *heldout, *benchmarks])
+        return EvaluationQuestions(questions, self.run.config.evaluation.decontamination)
+
     def _pool(self, at: StageAt) -> None:
         source = self.run.config.data.pool
-        self._save(at, standin_pool(source.rows, source.max_level, self.seed), duplicates=3)
+        rows = standin_pool(source.rows, source.max_level, self.seed)
+        if StageAt("contaminated") in plan(self.run.config):
+            rows = rows.join(self._rows("contaminated"), on="instruction_id", how="anti", maintain_order="left")
+        self._save(at, rows, duplicates=3)
 
     def _label(self, at: StageAt) -> None:
         pairs = [(identity, recognise(text).task_type) for identity, text in self._texts("pool")]
@@ -188,6 +208,9 @@ class _Builder:
             accepted.append(gated.passed)
             rejected += [screened.rejected, gated.rejected]
         self._save(StageAt("expansion_rejected", at.round), pl.concat(rejected))
+        if StageAt("contaminated") in plan(self.run.config):
+            held = pl.concat(rejected).filter(gate=CONTAMINATED_GATE).unique("instruction_id", maintain_order=True)
+            self._save(StageAt("contaminated", at.round), self._evaluation().find(held))
         self._save(at, pl.concat(accepted))
 
     def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
@@ -214,7 +237,7 @@ class _Builder:
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
 
         known = pl.concat([pool.select(columns), accepted.select(columns)])
-        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, [])
+        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, self._evaluation())
         screened = apply_gates(candidates, gates)
         self._save(StageAt("wave_screened", number, wave), _with_gates(screened))
 

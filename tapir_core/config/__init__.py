@@ -14,6 +14,7 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
 from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.evaluation import HELDOUT, BenchmarkConfig, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import (
@@ -28,15 +29,19 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 
 __all__ = [
     "EMBEDDED_STUDENT",
+    "HELDOUT",
     "BasicTuningConfig",
     "BatchConfig",
+    "BenchmarkConfig",
     "BudgetConfig",
     "CallsConfig",
     "Caps",
     "CurriculumConfig",
     "DataConfig",
+    "DecontaminationConfig",
     "EndpointConfig",
     "EndpointEngine",
+    "EvaluationConfig",
     "ExpansionConfig",
     "FileHeldout",
     "FilePool",

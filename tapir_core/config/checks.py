@@ -28,6 +28,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_root(config),
         *_check_prompts(config.run.prompts),
         *_check_data(config),
+        *_check_benchmarks(config),
         *check_student(config.student),
         *_check_judge(config.judge),
         *_check_curriculum(config),
@@ -76,6 +77,15 @@ def _check_data(config: RunConfig) -> Iterator[str]:
             yield (
                 f'data.{name}.path: value "{part.path}": there is no such file; bring it, or name yours with '
                 f"--set data.{name}.path=FILE (docs/own-data.md)"
+            )
+
+
+def _check_benchmarks(config: RunConfig) -> Iterator[str]:
+    for name, benchmark in config.evaluation.benchmarks.items():
+        if "://" not in benchmark.questions and not Path(benchmark.questions).is_file():
+            yield (
+                f'evaluation.benchmarks.{name}.questions: value "{benchmark.questions}": there is no such file; '
+                "bring it from where it is published (docs/decontamination.md), or leave the benchmark out"
             )
 
 

@@ -67,9 +67,6 @@ class ExpansionConfig(Section):
     max_rouge_l: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Highest ROUGE-L F1 to any instruction of the pool or accepted before."""
 
-    heldout_overlap_words: PositiveInt = 13
-    """An instruction that shares this many words in a row with a held-out one is rejected; so is an equal one."""
-
     check_difficulty: bool = False
     """Let the student answer and the judge score each new instruction, and keep those the selection calls hard."""
 

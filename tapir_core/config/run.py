@@ -9,6 +9,7 @@ from tapir_core.config.budget import BudgetConfig
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
+from tapir_core.config.evaluation import EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
 from tapir_core.config.training import BasicTuningConfig, TrainingConfig
@@ -64,6 +65,9 @@ class RunConfig(Section):
 
     training: TrainingConfig = TrainingConfig()
     """What all fine-tunes share."""
+
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Benchmarks, and what keeps them out of what is trained on."""
 
     calls: CallsConfig = CallsConfig()
     """How calls are made."""

@@ -9,7 +9,7 @@ before it in the same wave, whether or not a later gate rejects that one.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,13 +18,26 @@ import polars as pl
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.curriculum.usable import unusable_reason
-from tapir_core.data.decontamination import SharedRuns
-from tapir_core.data.similarity import NearDuplicates
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.similarity import NearDuplicates, SharedRuns
 from tapir_core.prompts import Prompt
 
-__all__ = ["AnswerGate", "DifficultyGate", "Gate", "Gated", "LabelGate", "accepted_rows", "apply_gates", "text_gates"]
+__all__ = [
+    "CONTAMINATED_GATE",
+    "AnswerGate",
+    "DifficultyGate",
+    "Gate",
+    "Gated",
+    "LabelGate",
+    "accepted_rows",
+    "apply_gates",
+    "text_gates",
+]
 
 Row = Mapping[str, Any]
+
+CONTAMINATED_GATE = "contaminated"
+"""The gate whose candidates are listed with the question they hold."""
 
 _ECHO_WORDS = 6
 _OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE)
@@ -74,14 +87,14 @@ def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
 
 
 def text_gates(
-    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, heldout: Iterable[str]
+    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, questions: EvaluationQuestions
 ) -> tuple[Gate, ...]:
     """The gates that need no call. ``known`` are pool and accepted instructions (instruction_id, instruction)."""
     return (
         _LengthGate(config.min_chars, config.max_chars),
         _EchoGate(SharedRuns([_TEMPLATE.sub("\n", prompt.text)], _ECHO_WORDS)),
         _NearDuplicateGate(set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)),
-        _HeldoutGate(SharedRuns(heldout, config.heldout_overlap_words)),
+        _ContaminationGate(questions),
     )
 
 
@@ -132,14 +145,14 @@ class _NearDuplicateGate:
 
 
 @dataclass(frozen=True)
-class _HeldoutGate(_Stateless):
-    """Overlaps an evaluation or held-out instruction."""
+class _ContaminationGate(_Stateless):
+    """Holds a question of a benchmark or of the held-out set."""
 
-    heldout: SharedRuns
-    name = "heldout"
+    questions: EvaluationQuestions
+    name = CONTAMINATED_GATE
 
     def passes(self, row: Row) -> bool:
-        return not self.heldout.overlaps(row["instruction"])
+        return not self.questions.find(pl.DataFrame([row])).height
 
 
 class LabelGate(_Stateless):

@@ -1,48 +1,180 @@
-"""Keeping evaluation and held-out instructions out of pool and expansion: shared runs of words.
+"""Keeping evaluation questions out of pool and expansion: equal, shared words in a row, or a near-duplicate.
 
-Limits: an overlap is a run of words without case and punctuation. A reworded held-out instruction is not found; the
-ROUGE-L gate is no substitute, because it looks at the pool. A held-out instruction shorter than the run counts only
-when it is equal.
+`overlap_words` words in a row without case and punctuation are 13 by default, as in Brown et al. (2020, arXiv
+2005.14165, appendix C). A question shorter than that, but of at least 8 words, counts when all of it stands in a row in
+the instruction. Near is a ROUGE-L F1 above `max_rouge_l`, for questions of at least 5 words. Held-out instructions are
+exempt from that: they come from where the pool comes from, and may differ in a figure by design.
+
+Candidates are found by hashes, and each is compared by its words: what is found is so, and nothing that is so is
+missed. Two texts of m and n words, L of them in common, share at least 3L − 1 − (m + n) pairs of neighbouring words,
+which is one or more where their ROUGE-L F1 is above 0.8: only the rarest pairs of a question must be looked for.
+
+Limits: a question in other words, or in another language, is not found.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import polars as pl
+from rapidfuzz import process
+from rapidfuzz.distance import Indel
 
-from tapir_core.data.similarity import words_of
+from tapir_core.config import HELDOUT, DecontaminationConfig
+from tapir_core.data.similarity import ROUNDING, Vocabulary
+from tapir_core.data.word_runs import RunIndex, runs_of
 
-__all__ = ["Decontaminated", "SharedRuns", "drop_contaminated"]
+__all__ = ["CONTAMINATED", "FEWEST_WORDS", "RULES", "EvaluationQuestions"]
+
+CONTAMINATED = pl.Schema(
+    {
+        "instruction_id": pl.String(),
+        "instruction": pl.String(),
+        "benchmark": pl.String(),
+        "question_id": pl.String(),
+        "question": pl.String(),
+        "rule": pl.String(),
+        "similarity": pl.Float64(),
+    }
+)
+"""One row per instruction and benchmark that it holds a question of: the most similar one. `rule` is the first of
+`RULES` that finds it, `similarity` the ROUGE-L F1 of the two."""
+
+RULES = ("equal", "shared_words", "near_duplicate")
+
+FEWEST_WORDS = 8
+"""A shorter question says nothing when it stands in an instruction: so many words in a row occur by chance."""
+
+FEWEST_NEAR = 5
+"""A shorter question has no near-duplicates: one word makes another question of it."""
+
+_PAIR = 2
+_BATCH_CHARACTERS = 1_000_000
+
+Hit = tuple[int, int, int, float]
+"""Place of the instruction, place of the question, number of the rule, similarity."""
 
 
-class SharedRuns:
-    """Runs of ``words`` words of some texts, and whether another text shares one."""
+class EvaluationQuestions:
+    """Evaluation questions, ready to be looked for in any number of instructions."""
 
-    def __init__(self, texts: Iterable[str], words: int) -> None:
-        self.words = words
-        split = [words_of(text) for text in texts]
-        self._whole = {tuple(each) for each in split if each}
-        self._runs = {run for each in split for run in self._runs_of(each)}
+    def __init__(self, questions: pl.DataFrame, settings: DecontaminationConfig) -> None:
+        """``questions`` has the columns `tapir_core.data.questions.QUESTIONS`."""
+        self._names = questions.select("benchmark", "question_id", "question")
+        self._limit = settings.max_rouge_l
+        self._words = Vocabulary()
+        self._texts = [self._words.learn(text) for text in questions["question"]]
+        self._lengths = np.fromiter(map(len, self._texts), dtype=np.int64, count=len(self._texts))
+        self._equal: dict[str, list[int]] = {}
+        for place, text in enumerate(self._texts):
+            self._equal.setdefault(text, []).append(place)
+        self._runs = self._index_runs(settings.overlap_words)
+        self._rare_pairs = self._index_rarest_pairs()
 
-    def overlaps(self, text: str) -> bool:
-        """True when ``text`` is equal to one of the texts or shares a run of words with one."""
-        split = words_of(text)
-        return tuple(split) in self._whole or any(run in self._runs for run in self._runs_of(split))
+    def find(self, instructions: pl.DataFrame) -> pl.DataFrame:
+        """What ``instructions`` (instruction_id, instruction) hold of the questions: ``CONTAMINATED``.
 
-    def _runs_of(self, split: list[str]) -> Iterator[str]:
-        return (" ".join(split[start : start + self.words]) for start in range(len(split) - self.words + 1))
+        Sorted by instruction id and benchmark.
+        """
+        hits: list[Hit] = []
+        for first, batch in _batches(instructions["instruction"]):
+            hits += ((first + place, question, rule, alike) for place, question, rule, alike in self._find(batch))
+        columns = {"place": pl.Int64, "question_place": pl.Int64, "rule_number": pl.Int64, "similarity": pl.Float64}
+        found = pl.DataFrame(hits, schema=columns, orient="row")
+        texts = instructions.select("instruction_id", "instruction")[found["place"]]
+        named = pl.concat([found, texts, self._names[found["question_place"]]], how="horizontal")
+        best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule_number", "question_place")
+        best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
+        rule = pl.col("rule_number").replace_strict(dict(enumerate(RULES)), return_dtype=pl.String)
+        return best.with_columns(rule=rule).select(CONTAMINATED.names())
+
+    def count(self, found: pl.DataFrame) -> dict[str, float]:
+        """`hits: NAME` → rows of ``found``, of every benchmark; `instructions` → different instructions."""
+        hits = Counter(found["benchmark"])
+        by_benchmark = {f"hits: {name}": float(hits[name]) for name in self._names["benchmark"].unique().sort()}
+        return {**by_benchmark, "instructions": float(found["instruction_id"].n_unique())}
+
+    def _find(self, texts: Sequence[str]) -> Iterator[Hit]:
+        """Every question in every text, with the first rule that finds it."""
+        encoded = [self._words.encode(text) for text in texts]
+        rules = dict.fromkeys(self._near(encoded), 2)
+        rules |= dict.fromkeys(self._shared_runs(encoded), 1)
+        rules |= {(place, question): 0 for place, text in enumerate(encoded) for question in self._equal.get(text, ())}
+        for (place, question), rule in rules.items():
+            yield place, question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
+
+    def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Texts and questions that share as many words in a row as give the question away."""
+        for runs in runs_of(encoded, self._runs):
+            for place, question in self._runs[runs.size].find(runs).tolist():
+                own, size = self._texts[question], runs.size
+                if any(own[start : start + size] in encoded[place] for start in range(len(own) - size + 1)):
+                    yield place, question
+
+    def _near(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
+        """Texts and questions whose ROUGE-L F1 is above the limit."""
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        for runs in runs_of(encoded, [_PAIR]):
+            pairs = self._rare_pairs.find(runs)
+            words, of_question = lengths[pairs[:, 0]], self._lengths[pairs[:, 1]]
+            # At most the shorter text is common to both, so texts that differ much in length need no closer look.
+            pairs = pairs[2 * np.minimum(words, of_question) > self._limit * (words + of_question)]
+            similar = process.cpdist(
+                [encoded[place] for place in pairs[:, 0].tolist()],
+                [self._texts[question] for question in pairs[:, 1].tolist()],
+                scorer=Indel.normalized_similarity,
+                score_cutoff=self._limit,
+                dtype=np.float64,
+            )
+            yield from map(tuple, pairs[similar > self._limit + ROUNDING].tolist())
+
+    def _index_runs(self, overlap_words: int) -> dict[int, RunIndex]:
+        """Words in a row → the runs of that many words that give a question away.
+
+        A run that several questions of a benchmark have stands for the first of them.
+        """
+        whole = np.where(self._lengths >= FEWEST_WORDS, self._lengths, 0)
+        words = np.where(self._lengths >= overlap_words, overlap_words, whole)
+        benchmarks = self._names["benchmark"].rle_id().to_numpy()
+        indices = {}
+        for runs in runs_of(self._texts, set(words[words > 0].tolist())):
+            own = words[runs.texts] == runs.size
+            hashes, texts = runs.hashes[own], runs.texts[own]
+            found = pl.DataFrame({"hash": hashes, "benchmark": benchmarks[texts], "text": texts})
+            first = found.unique(["hash", "benchmark"], keep="first", maintain_order=True)
+            indices[runs.size] = RunIndex(first["hash"].to_numpy(), first["text"].to_numpy())
+        return indices
+
+    def _index_rarest_pairs(self) -> RunIndex:
+        """So many pairs of neighbouring words of each question, the rarest, that a near text has one of them."""
+        [runs] = runs_of(self._texts, [_PAIR])
+        near = (self._lengths >= FEWEST_NEAR) & (self._names["benchmark"] != HELDOUT).to_numpy() & (self._limit < 1)
+        _, pair, frequency = np.unique(runs.hashes, return_inverse=True, return_counts=True)
+        order = np.lexsort((frequency[pair], runs.texts))
+        texts = runs.texts[order]
+        rank = np.arange(len(texts)) - np.searchsorted(texts, texts)
+        needed = np.array([_pairs_to_look_for(words, self._limit) for words in self._lengths.tolist()], dtype=np.int64)
+        chosen = order[near[texts] & (rank < needed[texts])]
+        return RunIndex(runs.hashes[chosen], runs.texts[chosen])
 
 
-@dataclass(frozen=True, slots=True)
-class Decontaminated:
-    """A pool without what it shares with the held-out set."""
+def _pairs_to_look_for(words: int, limit: float) -> int:
+    """Of a question of ``words`` words: pairs of which every text whose ROUGE-L F1 is above ``limit`` has one."""
+    lengths = np.arange(int(words * limit / (2 - limit)) + 1, int(words * (2 - limit) / limit) + 1)
+    common = np.floor(limit * (words + lengths) / 2 - ROUNDING) + 1
+    shared = int((3 * common - 1 - words - lengths).min(initial=words))
+    return words - max(1, shared)
 
-    kept: pl.DataFrame
-    dropped: pl.DataFrame
 
-
-def drop_contaminated(pool: pl.DataFrame, heldout: pl.DataFrame, words: int) -> Decontaminated:
-    """Split ``pool`` by whether an instruction overlaps one of ``heldout``; both have a column ``instruction``."""
-    shared = SharedRuns(heldout["instruction"], words)
-    overlaps = pl.Series([shared.overlaps(text) for text in pool["instruction"]], dtype=pl.Boolean)
-    return Decontaminated(pool.filter(~overlaps), pool.filter(overlaps))
+def _batches(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Texts in batches that bound the memory, each with the place of its first text."""
+    batch: list[str] = []
+    first = characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS:
+            yield first, batch
+            first, batch, characters = first + len(batch), [], 0
+    if batch:
+        yield first, batch

@@ -26,7 +26,7 @@ _FEWEST = 20
 """Fewer say too little."""
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
-_QUIET = {"heldout", "pool", "difficulty", "select", "mix", "train"}
+_QUIET = {"heldout", "questions", "contaminated", "pool", "difficulty", "select", "mix", "train"}
 """Stages that ask nobody."""
 
 

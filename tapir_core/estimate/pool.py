@@ -11,7 +11,8 @@ import polars as pl
 from tapir_core.calls import Answer, AnswerStore, Outcome
 from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.curriculum import parse_label
-from tapir_core.data.decontamination import drop_contaminated
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.questions import heldout_questions, read_questions
 from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.estimate.assumptions import is_standin
 from tapir_core.estimate.history import store_exists
@@ -37,7 +38,7 @@ class Instructions:
 
 
 def read_instructions(config: RunConfig) -> Instructions:
-    """The instructions of the run; what overlaps the held-out set is left out, as the run will leave it out.
+    """The instructions of the run; what holds an evaluation question is left out, as the run will leave it out.
 
     Raises:
         ConfigError: a file cannot be read, or has bad rows.
@@ -49,8 +50,10 @@ def read_instructions(config: RunConfig) -> Instructions:
     else:
         rows = standin_pool(source.rows, source.max_level, seed)
     heldout = _read_heldout(config)
-    if heldout is not None:
-        rows = drop_contaminated(rows, heldout, config.curriculum.expansion.heldout_overlap_words).kept
+    asked = [] if heldout is None else [heldout_questions(heldout)]
+    questions = pl.concat([*asked, read_questions(config.evaluation.benchmarks)])
+    contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
+    rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
     texts = rows.select("instruction", "system", "reference").iter_rows()
     return Instructions(tuple(Instruction(*row) for row in texts), 0 if heldout is None else heldout.height)
 

@@ -17,7 +17,7 @@ from tapir_core.stages import STAGES, StageAt
 
 __all__ = ["ONCE", "ROUND", "Look"]
 
-ONCE = ("heldout", "pool", "label", "teach")
+ONCE = ("heldout", "questions", "contaminated", "pool", "label", "teach")
 ROUND = ("answer", "judge", "difficulty", "select", "expand", "refine", "mix", "train", "evaluate")
 """Stages as a reader knows them, in the order of the method."""
 

@@ -10,6 +10,7 @@ from tapir_core.config.load import resolved_json
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
+from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
 from tapir_core.reporting.grading import Examples, choose_examples
@@ -68,6 +69,8 @@ def render_report(summary: RunSummary, examples: Examples | None, config: str, e
             "rounds": rounds_table(summary),
             "accuracy": accuracy_table(summary),
             "left_out": left_out_table(summary),
+            "decontamination": decontamination_table(summary.decontamination),
+            "contaminated": contaminated_table(summary.decontamination),
             "seconds": seconds_table(summary),
             "spend": spend_table(summary),
             "estimate": estimate,

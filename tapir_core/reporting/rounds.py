@@ -14,7 +14,7 @@ from tapir_core.stages import StageAt
 
 __all__ = ["Pool", "summarise_round"]
 
-_GATES = ("length", "echo", "near_duplicate", "heldout", "task_type", "teacher_answer", "difficulty")
+_GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
 _SHORTFALL = "shortfall: "
 
 

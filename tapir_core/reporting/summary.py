@@ -8,6 +8,7 @@ from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.decontamination import summarise_decontamination
 from tapir_core.reporting.grading import measure_gain
 from tapir_core.reporting.look import ONCE, Look
 from tapir_core.reporting.rounds import Pool, summarise_round
@@ -52,6 +53,7 @@ def summarise(run: RunFolder) -> RunSummary:
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
         unusable=unusable,
         dropped=_dropped(pool),
+        decontamination=summarise_decontamination(look),
         stages=once,
         rounds=rounds,
         best=best_round(history) if any(each.dev_score is not None for each in history) else None,

@@ -134,6 +134,8 @@ def spend_table(summary: RunSummary) -> Table:
 def left_out_table(summary: RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
     rows = [("pool", "reading", reason, count(rows)) for reason, rows in summary.dropped.items()]
+    hits = summary.decontamination.benchmarks if summary.decontamination else ()
+    rows += [("pool", "holds an evaluation question", each.benchmark, count(each.pool)) for each in hits if each.pool]
     rows += [("pool", "unusable teacher answer", reason, count(rows)) for reason, rows in _items(summary.unusable)]
     for stage in summary.stages:
         rows += [("pool", f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]

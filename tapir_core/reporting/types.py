@@ -11,6 +11,8 @@ import polars as pl
 from tapir_core.stages import StageAt
 
 __all__ = [
+    "BenchmarkHits",
+    "Decontamination",
     "ExpansionSummary",
     "Gain",
     "MixtureSummary",
@@ -161,6 +163,29 @@ class RoundSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchmarkHits:
+    """What held a question of one benchmark."""
+
+    benchmark: str
+    questions: int
+    """Questions that were looked for; each turn is one."""
+    pool: int
+    """Instructions that left the pool."""
+    expansion: int
+    """Candidates of all rounds that were kept out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decontamination:
+    """How what is trained on was kept apart from evaluation."""
+
+    benchmarks: tuple[BenchmarkHits, ...]
+    """The held-out set first; those without a hit too."""
+    rows: pl.DataFrame
+    """place, and `tapir_core.data.decontamination.CONTAMINATED`: one row for each instruction and benchmark."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gain:
     """How much better one student is than another on the same test instructions."""
 
@@ -198,7 +223,9 @@ class RunSummary:
     unusable: dict[str, int] | None = None
     """Reason → instructions that left the pool."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """What the reading of the pool left out: bad rows, duplicates, overlaps with the held-out set."""
+    """What the reading of the pool left out: bad rows, duplicates, later turns."""
+    decontamination: Decontamination | None = None
+    """What held an evaluation question; nothing where none was looked for."""
     stages: tuple[StageSummary, ...] = ()
     """Stages that run once a run."""
     rounds: tuple[RoundSummary, ...] = ()

@@ -136,7 +136,8 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
     ("changes", "first"),
     [
         ({"run__seed": 2}, ("heldout", None)),
-        ({"data__pool": {"type": "standin", "rows": 7}}, ("pool", None)),
+        ({"data__pool": {"type": "standin", "rows": 7}}, ("contaminated", None)),
+        ({"evaluation__decontamination": {"overlap_words": 8}}, ("contaminated", None)),
         ({"teacher__endpoint__identity": "t-2"}, ("label", None)),
         ({"teacher__labelling": {"max_tokens": 9}}, ("label", None)),
         ({"teacher__answering": {"max_tokens": 9}}, ("teach", None)),

@@ -42,11 +42,13 @@ def test_all_problems_are_found_at_once() -> None:
             data={"pool": {"type": "file", "path": "no.json"}, "heldout": {"type": "file", "path": "no.csv"}},
             student={"backbone": "./nowhere", "chat_template": "no.jinja"},
             training={"batch_size": 10, "micro_batch_size": 4},
+            evaluation={"benchmarks": {"mt_bench": {"questions": "no.jsonl"}}},
         )
     )
     assert [problem.split(":")[0] for problem in found] == [
         "data.pool.path",
         "data.heldout.path",
+        "evaluation.benchmarks.mt_bench.questions",
         "student.backbone",
         "student.chat_template",
         "training.batch_size",

@@ -104,6 +104,10 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
         ("judge.orders=[]", "judge.orders: value []"),
         ("judge.orders=student_first", 'expected list of "teacher_first" or "student_first"'),
         ('judge.orders=["first"]', 'judge.orders.0: value "first"'),
+        ("evaluation.benchmarks.heldout={questions = 'q'}", "is no name for a benchmark; use a small letter"),
+        ("evaluation.benchmarks.AE={questions = 'q'}", "evaluation.benchmarks.AE"),
+        ("evaluation.benchmarks.ae.question=q", "did you mean `questions`?"),
+        ("evaluation.decontamination.max_rouge_l=0.7", "expected number ≥ 0.8 and ≤ 1"),
         ("calls.store_url=store.sqlite", "is no SQLAlchemy URL"),
     ],
 )

@@ -24,15 +24,17 @@ from tests.builders import (
     make_expansion_config,
     make_labels,
     make_pool,
+    make_questions,
     make_teacher,
 )
 
 POOL = make_pool("Name the three longest rivers of Europe.", "Add 17 and 25.")
-HELDOUT = ["A baker sells twelve rolls in the morning and thirty in the afternoon."]
+BAKER = "A baker sells twelve rolls in the morning and thirty in the afternoon."
+QUESTIONS = make_questions(BAKER)
 
 
 def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: object) -> Gated:
-    gates = text_gates(make_expansion_config(**fields), load_prompt("expand"), pool, HELDOUT)
+    gates = text_gates(make_expansion_config(**fields), load_prompt("expand"), pool, QUESTIONS)
     return apply_gates(make_candidates(*instructions), gates)
 
 
@@ -47,7 +49,7 @@ def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: obje
         ("Write a poem that can be done from its own text alone.", "echo"),
         ("Name the three longest rivers of Europe!", "near_duplicate"),
         ("Name the three longest rivers of Asia.", "near_duplicate"),
-        ("When a baker sells twelve rolls in the morning and none later, what is left of forty?", "heldout"),
+        ("Read this: a baker sells twelve rolls in the morning and thirty in the afternoon. How many?", "contaminated"),
         ("Explain in one sentence why bread rises.", None),
         ("写一首关于秋天的短诗。", None),
     ],
@@ -60,12 +62,12 @@ def test_each_bad_instruction_stops_at_its_gate(instruction: str, gate: str | No
 
 def test_every_gate_is_counted_in_order_zeros_included() -> None:
     gated = run_text_gates("", "", "Add 17 and 25!", "Explain why bread rises.")
-    assert list(gated.counts.items()) == [("length", 2), ("echo", 0), ("near_duplicate", 1), ("heldout", 0)]
+    assert list(gated.counts.items()) == [("length", 2), ("echo", 0), ("near_duplicate", 1), ("contaminated", 0)]
     assert gated.rejected.schema == REJECTED
 
 
 def test_a_row_is_counted_at_the_first_gate_that_rejects_it() -> None:
-    gated = run_text_gates(HELDOUT[0], pool=make_pool(*HELDOUT))
+    gated = run_text_gates(BAKER, pool=make_pool(BAKER))
     assert gated.rejected["gate"].to_list() == ["near_duplicate"]
 
 

@@ -1,38 +1,126 @@
+import math
+import random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tapir_core.data.decontamination import SharedRuns, drop_contaminated
-from tests.builders import make_pool
+from tapir_core.config import HELDOUT
+from tapir_core.data.decontamination import CONTAMINATED
+from tapir_core.data.similarity import rouge_l
+from tests.builders import make_pool, make_questions
 
-HELDOUT = "A baker sells twelve rolls in the morning and thirty in the afternoon."
+BAKER = "A baker sells twelve rolls in the morning and thirty in the afternoon. How many rolls is that?"
+FORTY = "How many rolls does a baker sell who bakes forty and eats three?"
+AIRSPEED = "What is the airspeed velocity of an unladen swallow?"
+
+
+def rules(question: str, text: str, **settings: object) -> list[str]:
+    return make_questions(question, **settings).find(make_pool(text))["rule"].to_list()
 
 
 @pytest.mark.parametrize(
-    ("text", "overlaps"),
+    ("question", "text", "rule"),
     [
-        (HELDOUT, True),
-        (HELDOUT.upper().replace(".", "!"), True),
-        ("Read this: a baker sells twelve rolls in the morning. How many?", True),
-        ("A baker sells twelve rolls in the evening.", False),
-        ("morning the in rolls twelve sells baker a", False),
-        ("", False),
+        (BAKER, BAKER, "equal"),
+        (BAKER, BAKER.upper().replace(".", "!"), "equal"),
+        (BAKER, f"Read this. {BAKER} Then write a story of the baker, his rolls and his mill.", "shared_words"),
+        (BAKER, "Read: twelve rolls in the morning and thirty in the afternoon. How many rolls? Why?", "shared_words"),
+        (BAKER, "Read: twelve rolls in the morning and thirty in the afternoon. How many buns? Why?", None),
+        (FORTY, FORTY.replace("sell", "give away"), "near_duplicate"),
+        (BAKER, "that is rolls many how afternoon the in thirty and morning the in rolls twelve sells baker a", None),
+        (AIRSPEED, f"Use the tool to find out: {AIRSPEED} Say how you found it, step by step.", "shared_words"),
+        (AIRSPEED, "Use the tool to find out what is the airspeed velocity of an unladen goose, and say how.", None),
+        ("Name three rivers.", "name three rivers", "equal"),
+        ("Name three rivers.", "Name three large rivers.", None),
+        ("Name three rivers.", "Name three rivers and the seas that each of them ends in.", None),
+        (BAKER, "", None),
+        ("写一首关于秋天的短诗,要押韵,不超过四行。", "写一首关于冬天的短诗,要押韵,不超过六行。", "near_duplicate"),
     ],
 )
-def test_a_shared_run_of_words_is_an_overlap(text: str, overlaps: bool) -> None:
-    assert SharedRuns([HELDOUT], 8).overlaps(text) is overlaps
+def test_what_holds_a_question_is_found_by_the_first_rule_that_applies(
+    question: str, text: str, rule: str | None
+) -> None:
+    assert rules(question, text) == ([] if rule is None else [rule])
 
 
-def test_a_short_text_overlaps_only_when_it_is_equal() -> None:
-    shared = SharedRuns(["What is 2 + 2?"], 8)
-    assert shared.overlaps("what is 2 + 2")
-    assert not shared.overlaps("What is 2 + 2, and why?")
+def test_the_settings_say_how_many_words_and_how_near() -> None:
+    text = "Read: twelve rolls in the morning and thirty in the afternoon. How many buns? Why?"
+    assert rules(BAKER, text, overlap_words=12) == ["shared_words"]
+    changed = FORTY.replace("sell", "keep").replace("three", "two")
+    assert rules(FORTY, changed) == ["near_duplicate"]
+    assert rules(FORTY, changed, max_rouge_l=0.9) == []
+    assert rules(FORTY, f"{FORTY} Why?", max_rouge_l=1.0) == ["shared_words"]
 
 
-def test_a_pool_loses_what_it_shares_with_the_heldout_set() -> None:
-    split = drop_contaminated(make_pool(HELDOUT, "Name three rivers."), make_pool(HELDOUT + " Why?"), 8)
-    assert split.kept["instruction"].to_list() == ["Name three rivers."]
-    assert split.dropped["instruction"].to_list() == [HELDOUT]
+def test_a_held_out_instruction_has_no_near_duplicates_since_its_like_is_what_is_trained_on() -> None:
+    assert rules("Add the numbers 17, 12 and 25 for me.", "Add the numbers 18, 12 and 25 for me.") != []
+    assert (
+        rules("Add the numbers 17, 12 and 25 for me.", "Add the numbers 18, 12 and 25 for me.", benchmark=HELDOUT) == []
+    )
+    assert rules(BAKER, BAKER, benchmark=HELDOUT) == ["equal"]
 
 
-def test_an_empty_pool_and_an_empty_heldout_set_are_no_special_case() -> None:
-    assert drop_contaminated(make_pool(), make_pool(HELDOUT), 8).kept.height == 0
-    assert drop_contaminated(make_pool(HELDOUT), make_pool(), 8).kept.height == 1
+def test_the_list_names_instruction_question_and_how_alike_they_are() -> None:
+    text = FORTY.replace("sell", "keep")
+    found = make_questions(AIRSPEED, FORTY).find(make_pool("Name three rivers.", text))
+    assert found.schema == CONTAMINATED
+    [row] = found.rows(named=True)
+    assert list(row.values())[1:6] == [text, "alpaca_eval", "2", FORTY, "near_duplicate"]
+    assert row["similarity"] == pytest.approx(rouge_l(text, FORTY))
+
+
+def test_of_a_benchmark_the_most_similar_question_is_listed() -> None:
+    found = make_questions(f"{BAKER} Say it in French.", BAKER, f"{BAKER} Why?").find(make_pool(BAKER))
+    assert found["question_id"].to_list() == ["2"]
+
+
+def test_the_order_of_rows_changes_nothing() -> None:
+    texts = [f"{word} {BAKER}" for word in ("One", "Two", "Three")]
+    assert make_questions(BAKER).find(make_pool(*texts)).equals(make_questions(BAKER).find(make_pool(*texts[::-1])))
+
+
+def test_nothing_to_look_in_and_nothing_to_look_for_are_no_special_cases() -> None:
+    for found in (make_questions(BAKER).find(make_pool()), make_questions().find(make_pool(BAKER))):
+        assert (found.height, found.schema) == (0, CONTAMINATED)
+
+
+def test_more_text_than_fits_a_batch_is_looked_at_whole() -> None:
+    long = "word " * 300_000
+    found = make_questions(BAKER).find(make_pool(long, BAKER, f"{long} {BAKER}", f"Well: {BAKER}"))
+    assert found.height == 3
+
+
+WORDS = st.lists(st.sampled_from([*"abcdefghij", "zz"]), min_size=5, max_size=30)
+
+
+@given(WORDS, st.randoms(use_true_random=False), st.sampled_from([0.8, 0.85, 0.9]))
+def test_no_near_duplicate_is_missed(question: list[str], rng: random.Random, limit: float) -> None:
+    text = list(question)
+    for _ in range(rng.randint(1, max(1, math.ceil(len(question) * (1 - limit) * 1.5)))):
+        place = rng.randrange(len(text))
+        change = rng.choice(["drop", "add", "replace"])
+        text[place : place + (change != "add")] = [] if change == "drop" else [rng.choice([*"abcdefghij", "new"])]
+        text = text or ["a"]
+    one, other = " ".join(question), " ".join(text)
+    near = rouge_l(one, other) > limit + 1e-9
+    assert bool(rules(one, other, max_rouge_l=limit, overlap_words=40)) >= near
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, min_size=1, max_size=4), st.integers(8, 13))
+def test_shared_words_are_found_exactly_where_they_are(
+    questions: list[list[str]], texts: list[list[str]], words: int
+) -> None:
+    def runs(text: list[str], size: int) -> set[tuple[str, ...]]:
+        return {tuple(text[start : start + size]) for start in range(len(text) - size + 1)}
+
+    pool = make_pool(*{" ".join(text) for text in texts})
+    found = make_questions(*map(" ".join, questions), max_rouge_l=1.0, overlap_words=words).find(pool)
+    sizes = [(question, min(len(question), words)) for question in questions]
+    wanted = {
+        " ".join(text)
+        for text in texts
+        for question, size in sizes
+        if question == text or (size >= 8 and runs(question, size) & runs(text, size))
+    }
+    assert set(found["instruction"]) == wanted

@@ -1,0 +1,105 @@
+"""Evaluation questions leave the pool and the expansion, are listed, and redo no more than they change."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.run_folder import RunFolder, open_run, stages_to_redo
+from tapir_core.stages import StageAt
+from tasks.ingredients import gather_files
+from tasks.pool import contaminated, pool, questions
+from tasks.runtime import close_all
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+POOL, CONTAMINATED, QUESTIONS = StageAt("pool"), StageAt("contaminated"), StageAt("questions")
+RIVERS, POEM, SUM = "Name three rivers of Europe.", "Write a short poem about the sea in autumn.", "Add 17 and 25."
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Iterator[RunConfig]:
+    (tmp_path / "pool.json").write_text(json.dumps([{"instruction": text} for text in (RIVERS, POEM, SUM)]))
+    ask(tmp_path, "alpaca_eval", "Why is the sky blue?", RIVERS.upper())
+    ask(tmp_path, "mt_bench", "Write a short poem about the sea in winter.")
+    names = ("alpaca_eval", "mt_bench")
+    yield make_config(
+        tmp_path,
+        data={"pool": {"type": "file", "path": str(tmp_path / "pool.json")}},
+        evaluation={"benchmarks": {name: {"questions": str(tmp_path / f"{name}.json")} for name in names}},
+    )
+    close_all()
+
+
+def ask(folder: Path, benchmark: str, *texts: str) -> None:
+    (folder / f"{benchmark}.json").write_text(json.dumps([{"instruction": text} for text in texts]))
+
+
+def work(config: RunConfig, *stages: Callable[..., object]) -> RunFolder:
+    """Do these stages with the files as they are now."""
+    run = open_run(config, gather_files(config), amend=True)
+    for stage in stages:
+        stage.fn(run.ref)  # type: ignore[attr-defined]  # the function of a Prefect task
+    return run
+
+
+def test_what_holds_a_question_leaves_the_pool_and_is_counted_and_listed_by_benchmark(config: RunConfig) -> None:
+    run = work(config, questions, contaminated, pool)
+    assert run.rows(POOL)["instruction"].to_list() == [SUM]
+    listed = run.rows(CONTAMINATED).select("instruction", "benchmark", "question_id", "rule").rows()
+    assert sorted(listed) == [(RIVERS, "alpaca_eval", "2", "equal"), (POEM, "mt_bench", "1", "near_duplicate")]
+    counts = run.manifest(CONTAMINATED).counts
+    assert counts["hits: alpaca_eval"] == counts["hits: mt_bench"] == 1
+    assert (counts["instructions"], counts["checked"]) == (2, 3)
+
+
+def test_the_same_questions_redo_nothing(config: RunConfig) -> None:
+    run = work(config, questions, contaminated, pool)
+    assert stages_to_redo(run, config, gather_files(config)) == []
+    assert all(work(config).holds(at) for at in (QUESTIONS, CONTAMINATED, POOL))
+
+
+def test_other_questions_look_again_and_redo_what_follows_only_if_they_hit_others(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    work(config, questions, contaminated, pool)
+    ask(tmp_path, "mt_bench", "Write a short poem about the sea in winter.", "What is a tapir?")
+    assert not work(config).holds(QUESTIONS)
+    run = work(config, questions)
+    assert not run.holds(CONTAMINATED)
+    assert work(config, contaminated).holds(POOL)
+    ask(tmp_path, "mt_bench", "What is a tapir?")
+    run = work(config, questions, contaminated)
+    assert not run.holds(POOL)
+    assert work(config, pool).rows(POOL).height == 2
+
+
+def test_a_pool_of_nothing_but_questions_is_refused_with_the_place_of_the_list(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    ask(tmp_path, "alpaca_eval", RIVERS, POEM, SUM)
+    with pytest.raises(ConfigError, match=r"each of its 3 instructions holds an evaluation question \(example/contam"):
+        work(config, questions, contaminated, pool)
+
+
+def test_a_run_that_keeps_apart_from_nothing_lists_nothing(config: RunConfig) -> None:
+    alone = make_config(config.run.root, data=config.data.model_dump())
+    assert work(alone, pool).rows(POOL).height == 3
+    assert not work(alone).storage.exists(CONTAMINATED.folder)
+
+
+def test_candidates_of_a_round_that_hold_a_question_are_listed_too(tmp_path: Path) -> None:
+    accepted = build_run(tmp_path / "without", until=StageAt("expand", 1)).rows(StageAt("expand", 1))
+    ask(tmp_path, "mine", *accepted["instruction"].head(3))
+    asked = {"benchmarks": {"mine": {"questions": str(tmp_path / "mine.json")}}}
+    config = make_config(tmp_path, evaluation=asked)
+    run = build_run(tmp_path, config=config, until=StageAt("expand", 1))
+    listed, built = StageAt("contaminated", 1), run.rows(StageAt("contaminated", 1))
+    contaminated.fn(run.ref, 1)
+    assert run.rows(listed).equals(built)
+    assert set(accepted["instruction_id"].head(3)) <= set(built["instruction_id"])
+    assert not set(built["instruction_id"]) & set(run.rows(StageAt("expand", 1))["instruction_id"])
+    close_all()
