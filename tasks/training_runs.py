@@ -81,4 +81,6 @@ def _training(flow_run: FlowRun) -> Training:
     assert state is not None
     told = ": ".join(filter(None, (state.name, state.message)))
     token = lease_token(str(flow_run.id), flow_run.run_count)
-    return Training(str(flow_run.id), flow_run.name, cast(State, state.type.value), told, token)
+    # A worker labels what it takes before it submits it.
+    in_container = flow_run.labels.get("prefect.worker.type", "process") != "process"
+    return Training(str(flow_run.id), flow_run.name, cast(State, state.type.value), told, token, in_container)

@@ -106,3 +106,22 @@ def test_a_training_whose_flow_run_was_deleted_is_lost(
         return training.state, runs.look(training).state
 
     assert drive() == ("SCHEDULED", "CRASHED")
+
+
+def test_a_training_says_whether_its_worker_makes_a_container_for_it(
+    deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_runs, "FINE_TUNE", deployment.name)
+    run = build_run(tmp_path, until=StageAt("mix", 0))
+
+    @flow(name="driver")
+    def drive() -> list[bool]:
+        runs = FineTuneRuns(run, StageAt("train", 0))
+        training = runs.attempt(1)
+        seen = [training.in_container]
+        for kind in ("process", "kubernetes"):
+            client.update_flow_run_labels(UUID(training.id), {"prefect.worker.type": kind})
+            seen.append(runs.look(training).in_container)
+        return seen
+
+    assert drive() == [False, False, True]
