@@ -91,9 +91,9 @@ def standing_prefect(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment, log = _prefect_environment(root / prefect_home()), root / "server.log"
+    address, log = f"http://127.0.0.1:{port}", root / "server.log"
+    environment = {**_prefect_environment(root / prefect_home()), "PREFECT_UI_API_URL": f"{address}/api"}
     with start_child(server_command(port), env=environment, log_path=log, name="Prefect server") as server:
-        address = f"http://127.0.0.1:{port}"
         wait_until_healthy(address, log, lambda: server.poll() is None)
         yield StandingServer(f"{address}/api", root)
 

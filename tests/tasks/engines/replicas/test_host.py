@@ -13,7 +13,7 @@ from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.replicas import watch as replica_watch
 from tasks.engines.replicas.host import ReplicaHost
-from tasks.engines.replicas.watch import Ended
+from tasks.engines.replicas.watch import Ended, Replicas
 
 LACKS_DEPLOYMENT = "the deployment serve-student is not there; `tapir up`"
 
@@ -83,7 +83,7 @@ def host(fleet: ScriptedFleet) -> Iterator[ReplicaHost]:
 def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaHost:
     engine = ReplicasEngine.model_validate({"wait_seconds": 20, **fields})
     registry = ReplicaRegistry(str(fleet.registry._engine.url), "a-run")
-    return ReplicaHost(engine, registry, fleet, key_of=lambda replica: f"key of {replica}")
+    return ReplicaHost(Replicas(engine, registry, fleet, key_of=lambda replica: f"key of {replica}"))
 
 
 def addresses(endpoint: Endpoint) -> set[str]:
