@@ -31,7 +31,7 @@ from tasks.serving import ASKED_NOW, serve_replica
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.s3_server import S3Server
-from tests.tasks.engines.test_backbone import make_checkpoint
+from tests.students import make_checkpoint
 from tests.tasks.engines.test_student_server import fake_python
 
 ROOT = Path(__file__).parents[2]
