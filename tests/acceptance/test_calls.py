@@ -23,8 +23,9 @@ from tapir_core.judging import PairScores, parse_verdict
 from tests.acceptance.command_line import Project, descendants
 from tests.acceptance.processes import DEADLINE_SECONDS, Asker
 from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed
-from tests.harness.processes import REPOSITORY, kill, wait_until
+from tests.harness.processes import REPOSITORY, kill
 from tests.harness.stand_ins import StandinProcess, endpoint
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -8,8 +8,9 @@ from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
 from tapir_core.storage import file_sha256
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
-from tests.harness.processes import kill, left_over, wait_until
+from tests.harness.processes import kill, left_over
 from tests.harness.stand_ins import RequestLog, endpoints
+from tests.waiting import wait_until
 
 TRAINED = StageAt("train", 0)
 

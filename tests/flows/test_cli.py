@@ -14,8 +14,9 @@ from tapir_core.calls import RunLease
 from tapir_core.standin.families import FAMILIES
 from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
-from tests.harness.processes import REPOSITORY, wait_until
+from tests.harness.processes import REPOSITORY
 from tests.harness.stand_ins import endpoint
+from tests.waiting import wait_until
 
 
 def tapir(*words, env=None):

@@ -1,23 +1,18 @@
-"""Commands and other processes that tests start: how to name, await and kill them, and who of them is left."""
+"""Commands and other processes that tests start: how to name and kill them, and who of them is left."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 
-__all__ = ["REPOSITORY", "Found", "free_port", "kill", "left_over", "tapir", "wait_until"]
+__all__ = ["REPOSITORY", "free_port", "kill", "left_over", "tapir"]
 
 REPOSITORY = Path(__file__).parents[2]
-
-Found = TypeVar("Found")
-"""What a look gives: nothing, or something false, until its time has come."""
 
 
 def tapir(*words: str) -> list[str]:
@@ -30,28 +25,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_until(
-    look: Callable[[], Found],
-    *,
-    seconds: float,
-    every: float = 0.1,
-    told: str | Callable[[], str] = "it never came",
-    alive: "subprocess.Popen[Any] | None" = None,
-) -> Found:
-    """What ``look``, asked ``every`` so many seconds, gives once that is true.
-
-    Fails after ``seconds``, or when ``alive`` ends before, with what is ``told`` of it.
-    """
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        ended = alive is not None and alive.poll() is not None
-        if ended or time.monotonic() >= deadline:
-            why = f"process {alive.pid} ended before" if alive and ended else f"after {seconds:g} s"
-            raise AssertionError(f"{why}: {told() if callable(told) else told}")
-        time.sleep(every)
-    return found
 
 
 def kill(process: "subprocess.Popen[Any]", *, whole_tree: bool = False) -> list[psutil.Process]:

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from flows.commands.prefect_process import is_taken
 from tasks.engines.supervisor import Child, start_child
-from tests.harness.processes import free_port, wait_until
+from tests.harness.processes import free_port
+from tests.waiting import wait_until
 
 __all__ = ["RequestLog", "StandinProcess", "endpoint", "endpoints"]
 

@@ -30,7 +30,8 @@ from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import on_this_machine
 from tests.harness.flow_run import FlowRun
-from tests.harness.processes import REPOSITORY, Found, free_port, tapir, wait_until
+from tests.harness.processes import REPOSITORY, free_port, tapir
+from tests.waiting import Found, wait_until
 
 __all__ = ["StandingRoot"]
 

@@ -56,6 +56,13 @@ def seconds_until_gone(*processes: psutil.Process) -> float:
     return time.monotonic() - began
 
 
+def stop(flow_run: FlowRun, button: str) -> float:
+    """Press a button of a flow run at work; how many seconds later its process was gone."""
+    process = flow_run.process()
+    flow_run.press(button)
+    return seconds_until_gone(process)
+
+
 def states_of_tasks(flow_run: FlowRun) -> set[str]:
     return {name.split()[1] for name in flow_run.task_runs()}
 
@@ -65,9 +72,7 @@ def test_a_suspended_run_ends_soon_and_goes_on_when_it_is_resumed(
 ) -> None:
     flow_run = runs.start("suspended", until="mix@0", seed=1)
     calls.wait_for(50)
-    process = flow_run.process()
-    flow_run.press("suspend")
-    took = seconds_until_gone(process)
+    took = stop(flow_run, "suspend")
     state = flow_run.state()
     assert (state.type, state.name) == ("PAUSED", "Suspended")
     assert re.search(r"Next stage: label\. Resume goes on from there until 20.* UTC; after that, Retry", state.message)
@@ -90,9 +95,7 @@ def test_a_run_suspended_within_a_round_goes_on_in_the_middle_of_it(
     runs.build("within", StageAt("evaluate", 0), seed=2)
     flow_run = runs.start("within", until="select@1", seed=2)
     calls.wait_for(10)
-    process = flow_run.process()
-    flow_run.press("suspend")
-    seconds_until_gone(process)
+    stop(flow_run, "suspend")
     assert "Next stage: answer (round 1)" in flow_run.state().message
     assert [each.state().name for each in root.flow_runs(name="round-1")] == ["Cancelled"]
 
@@ -108,9 +111,7 @@ def test_a_cancelled_run_ends_at_once_and_retry_asks_only_for_the_rest(
 ) -> None:
     flow_run = runs.start("cancelled", until="mix@0", seed=3)
     calls.wait_for(50)
-    process = flow_run.process()
-    flow_run.press("cancel")
-    took = seconds_until_gone(process)
+    took = stop(flow_run, "cancel")
     assert took < CHILDREN_SECONDS
     assert flow_run.wait_for_message("Retry goes on").name == "Cancelled"
     root.wait_until(lambda: states_of_tasks(flow_run) == {"Completed", "Cancelled"})
@@ -206,9 +207,7 @@ def test_cancel_is_heard_after_the_server_was_away(root: StandingRoot, runs: Eng
     flow_run = runs.start("hears", until="mix@0", seed=11, overrides=long)
     calls.wait_for(10)
     root.keep_server_away(AWAY_SECONDS)
-    process = flow_run.process()
-    flow_run.press("cancel")
-    took = seconds_until_gone(process)
+    took = stop(flow_run, "cancel")
     assert flow_run.wait_for("Cancelled")
     print(f"cancelled {took:.1f} s after the button")
 

@@ -27,11 +27,12 @@ from tapir_core.stages import StageAt, plan
 from tapir_core.standin.running import StandinServer
 from tapir_core.storage import Storage
 from tasks.engines.supervisor import start_child
-from tests.harness.processes import REPOSITORY, free_port, kill, left_over, tapir, wait_until
+from tests.harness.processes import REPOSITORY, free_port, kill, left_over, tapir
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.watches import ListenWatch, open_to_others
 from tests.postgres_server import needs_postgres, run_postgres
 from tests.students import needs_student_env
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.operations,

@@ -10,9 +10,9 @@ import pytest
 from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.run_folder import RunFolder
 from tests.harness.flow_run import FlowRun
-from tests.harness.processes import wait_until
 from tests.harness.standing_root import StandingRoot
 from tests.run_with_gaps import JUDGE, MISSING, make_run_with_gaps
+from tests.waiting import wait_until
 
 
 @pytest.fixture
