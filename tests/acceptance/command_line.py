@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.harness.processes import REPOSITORY, tapir
+from tests.harness.processes import REPOSITORY, overrides, tapir
 from tests.students import make_checkpoint
 
 LAST_STAGE = "teach"
@@ -54,10 +54,7 @@ class Project:
             "student.engine.python": sys.executable,
             **self.settings,
         }
-        return [
-            "configs/test.toml",
-            *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
-        ]
+        return ["configs/test.toml", *overrides(settings)]
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir_core.run_folder import RunFolder, RunRef
-from tests.harness.processes import REPOSITORY, tapir
+from tests.harness.processes import REPOSITORY, overrides, tapir
 
 __all__ = ["DEADLINE_SECONDS", "Project"]
 
@@ -28,8 +28,7 @@ class Project:
 
     def command(self, name: str, *more: str) -> list[str]:
         base = {"run.root": str(self.root), "student.backbone": str(self.student), **self.settings}
-        overrides = [word for field, value in base.items() for word in ("--set", f"{field}={value}")]
-        return [*tapir("run", "configs/test.toml", "--name", name), *overrides, *more]
+        return [*tapir("run", "configs/test.toml", "--name", name), *overrides(base), *more]
 
     def run(self, name: str, *more: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

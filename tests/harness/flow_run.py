@@ -64,6 +64,21 @@ class FlowRun:
         else:
             self.set_state(states[button])
 
+    def retry_after_crash(self) -> None:
+        """Press *retry* until the run goes on.
+
+        A crash is told by the process's runner, by our hook, and after up to a second by the worker; a button pressed
+        before the last of them is taken back, and a person presses it again.
+        """
+
+        def goes_on() -> bool:
+            state = self.state()
+            if state.type == "CRASHED":
+                self.press("retry")
+            return state.type not in ("CRASHED", "SCHEDULED")
+
+        self._root.wait_until(goes_on, lambda: f"{self.page} does not go on: {self.state()}", every=0.5)
+
     def set_state(self, state: dict[str, Any]) -> None:
         """What only the server or an automation does of itself."""
         answer = self._root.ask(f"/flow_runs/{self.id}/set_state", {"state": state})

@@ -5,12 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-__all__ = ["REPOSITORY", "free_port", "kill", "left_over", "tapir"]
+__all__ = ["REPOSITORY", "free_port", "kill", "left_over", "overrides", "tapir"]
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -18,6 +19,11 @@ REPOSITORY = Path(__file__).parents[2]
 def tapir(*words: str) -> list[str]:
     """The command line of this checkout."""
     return [sys.executable, "-m", "flows.cli", *words]
+
+
+def overrides(settings: Mapping[str, str]) -> list[str]:
+    """Fields of a configuration with their values, as words of a command."""
+    return [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
 
 
 def free_port() -> int:

@@ -144,7 +144,7 @@ def test_a_killed_run_is_crashed_and_retry_goes_on_at_another_process(
     calls.wait_for(50)
     flow_run.process().kill()
     assert flow_run.wait_for_message("Retry goes on").name == "Crashed"
-    flow_run.press("retry")
+    flow_run.retry_after_crash()
     assert flow_run.wait_for("Completed", "Failed").name == "Completed"
     assert calls.answered_again() <= CONCURRENCY
 

@@ -18,6 +18,7 @@ from tapir_core.standin.running import StandinServer
 from tasks.engines.replicas.key import replica_key
 from tests.acceptance.leaks import find_leaks
 from tests.harness.flow_run import FlowRun
+from tests.harness.processes import overrides
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.standing_root import StandingRoot, command
 from tests.students import make_checkpoint, make_tiny_students, needs_student_env
@@ -71,9 +72,8 @@ class ServedRun:
             **{f"student.engine.{field}": value for field, value in engine.items()},
             **{field.replace("__", "."): value for field, value in settings.items()},
         }
-        overrides = [word for field, value in dotted.items() for word in ("--set", f"{field}={value}")]
         self._root, self.folder = root, root.run(NAME)
-        self.driver = root.begin("run", "configs/test.toml", "--name", NAME, *overrides, *more)
+        self.driver = root.begin("run", "configs/test.toml", "--name", NAME, *overrides(dotted), *more)
         self.wait_until(Path(root.root, NAME, "run.json").exists)
         self.registry = ReplicaRegistry(f"sqlite:///{root.root}/.tapir/store.sqlite", run_key(self.folder.config))
 

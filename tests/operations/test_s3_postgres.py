@@ -27,7 +27,7 @@ from tapir_core.stages import StageAt, plan
 from tapir_core.standin.running import StandinServer
 from tapir_core.storage import Storage
 from tasks.engines.supervisor import start_child
-from tests.harness.processes import REPOSITORY, free_port, kill, left_over, tapir
+from tests.harness.processes import REPOSITORY, free_port, kill, left_over, overrides, tapir
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.watches import ListenWatch, open_to_others
 from tests.postgres_server import needs_postgres, run_postgres
@@ -83,8 +83,7 @@ class Machine:
     def run(self) -> subprocess.Popen[bytes]:
         """The quickstart: the preset, and where its parts lie."""
         settings = {"run.root": RUN.root, "calls.store_url": self._store, **endpoints(self._standin)}
-        words = [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
-        command = tapir("run", "configs/quickstart.toml", *words)
+        command = tapir("run", "configs/quickstart.toml", *overrides(settings))
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 command, cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log, start_new_session=True
