@@ -7,7 +7,8 @@ Everything happens in a folder of the test's own, with an empty home and nothing
         run = root.start("distill", preset="test", run="first")
         assert run.wait_for("Completed", "Failed").name == "Completed"
 
-Leaving the block ends what stands and fails if any process of the root is left.
+Leaving the block ends what stands and fails if any process of the root is left. Of a test that fails, `said` is shown
+(tests/conftest.py).
 """
 
 import json
@@ -59,6 +60,7 @@ class StandingRoot:
         self.address = f"http://127.0.0.1:{self.port}"
         self._named = ("--root", root) if root else ()
         self._exported = dict(exported or {})
+        self._begun: list[subprocess.Popen[bytes]] = []
         self.home.mkdir()
         for name in ("configs", ".venv-vllm"):
             (folder / name).symlink_to(REPOSITORY / name)
@@ -69,6 +71,10 @@ class StandingRoot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        for each in self._begun:
+            if each.poll() is None:
+                each.terminate()
+                each.wait(COMMAND_SECONDS)
         if on_this_machine(self.root).exists(SERVER_RECORD):
             self.down()
 
@@ -104,11 +110,13 @@ class StandingRoot:
         )
 
     def begin(self, *words: str) -> "subprocess.Popen[bytes]":
-        """A command that goes on while the test does; what it prints is among what `said` gives."""
+        """A command that goes on while the test does, at most; what it prints is among what `said` gives."""
         with (self._logs() / "command.log").open("ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 tapir(*words), cwd=self.folder, env=self.environment(), stdout=log, stderr=log, start_new_session=True
             )
+        self._begun.append(process)
+        return process
 
     def environment(self, exported: Mapping[str, str] | None = None) -> dict[str, str]:
         """That of the commands: this checkout's packages, a home of its own, and what is exported."""
