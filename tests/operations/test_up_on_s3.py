@@ -22,7 +22,7 @@ def root(s3, tmp_path, monkeypatch):
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
         "AWS_SECRET_ACCESS_KEY": "not-to-be-seen",
     }
-    with StandingRoot(tmp_path, root="s3://runs/all", exported=exported) as root:
+    with StandingRoot(tmp_path, root="s3://runs/all", exported=exported, patience_seconds=180) as root:
         yield root
 
 
