@@ -23,7 +23,7 @@ from tasks.engines.trainer import (
     read_progress,
     train_student,
 )
-from tests.listening import ListenWatch
+from tests.harness.watches import ListenWatch
 
 EXAMPLES = 60
 

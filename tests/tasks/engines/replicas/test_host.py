@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.replicas import watch as replica_watch
 from tasks.engines.replicas.host import ReplicaHost
 from tasks.engines.replicas.watch import Ended, Replicas
+from tests import waiting
+
+wait_until = partial(waiting.wait_until, seconds=20, every=0.005)
 
 LACKS_DEPLOYMENT = "the deployment serve-student is not there; `tapir up`"
 
@@ -89,13 +93,6 @@ def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaHost:
 def addresses(endpoint: Endpoint) -> set[str]:
     assert endpoint.live is not None
     return {each.base_url for each in endpoint.live.now}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def serve(host: ReplicaHost, fleet: ScriptedFleet, count: int) -> Endpoint:
