@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig
+from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.paths import RESOLVED_CONFIG, TRAINING_SUMMARY
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
@@ -126,8 +127,9 @@ def _decontamination(summary: RunSummary, config: RunConfig) -> Iterator[str]:
     settings = config.evaluation.decontamination
     yield markdown_table(table)
     yield (
-        f"An instruction holds a question when both are equal, share {settings.overlap_words} words in a row, or have "
-        f"a ROUGE-L F1 above {settings.max_rouge_l:g}. {table.note}"
+        f"An instruction holds a question when both are equal, share {settings.overlap_words} words in a row (of a "
+        f"shorter question of at least {FEWEST_WORDS} words: all of its words), or have a ROUGE-L F1 above "
+        f"{settings.max_rouge_l:g}. {table.note}"
     )
 
 
