@@ -16,6 +16,7 @@ from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.evaluate import evaluate
+from flows.commands.export import export
 from flows.commands.run_names import run_ref
 from flows.commands.standin import standin_app
 from flows.commands.store import store_app
@@ -41,6 +42,7 @@ app.add_typer(backbone_app, name="backbone")
 app.command()(sweep)
 app.command()(compare)
 app.command()(evaluate)
+app.command()(export)
 
 console = Console()
 errors = Console(stderr=True)

@@ -65,11 +65,19 @@ SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
 
 
 def build_run(
-    root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None, **ingredients: str
+    root: Path | str,
+    *,
+    until: StageAt | None = None,
+    config: RunConfig | None = None,
+    student: Path | None = None,
+    **ingredients: str,
 ) -> RunFolder:
-    """A run folder with every stage done up to ``until``, that one included; all of them without it."""
+    """A run folder with every stage done up to ``until``, that one included; all of them without it.
+
+    ``student`` is a model folder that every training leaves; without one a checkpoint is a file of words.
+    """
     prompts = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
-    builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}))
+    builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}), student)
     for at in plan(run.config):
         builder.write(at)
         if at == until:
@@ -78,8 +86,9 @@ def build_run(
 
 
 class _Builder:
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, student: Path | None) -> None:
         self.run = run
+        self.student = student
         self.seed = run.config.run.seed
 
     def write(self, at: StageAt) -> None:
@@ -295,9 +304,13 @@ class _Builder:
         self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)
 
     def _train(self, at: StageAt) -> None:
-        name, content = "model.safetensors", f"weights after {at}".encode()
-        self.run.storage.write_bytes(f"{at.folder}/{name}", content)
-        self.run.seal(at, [Part(name, 0, hashlib.sha256(content).hexdigest())], counts={"seconds": 41.0 + at.round})
+        files = {"model.safetensors": f"weights after {at}".encode()}
+        if self.student is not None:
+            files = {file.name: file.read_bytes() for file in sorted(self.student.iterdir())}
+        for name, content in files.items():
+            self.run.storage.write_bytes(f"{at.folder}/{name}", content)
+        parts = [Part(name, 0, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+        self.run.seal(at, parts, counts={"seconds": 41.0 + at.round})
 
     def _texts(self, stage: str) -> list[tuple[str, str]]:
         return _pairs(self._rows(stage).sort("instruction_id"))
