@@ -37,8 +37,14 @@ def root(tmp_path: Path) -> Iterator[StandingRoot]:
 
 
 def write_curriculum(folder: Path, standin: StandinProcess) -> Path:
-    """The test preset in one round, with teacher and judge outside the run; no backbone is listed yet."""
+    """The test preset in one round, with teacher and judge outside the run; no backbone is listed yet.
+
+    Students answer at random: at temperature 0 two that have learned nothing can give the same answers throughout, a
+    line's end again and again, and then there is nothing new to ask of one.
+    """
     text = (REPOSITORY / "configs/test.toml").read_text()
+    assert "max_tokens = 16\n" in text
+    text = text.replace("max_tokens = 16\n", "max_tokens = 16\ntemperature = 1.0\n")
     for field, outside in endpoints(standin.base_url).items():
         section = f'[{field}]\ntype = "standin"'
         assert section in text
