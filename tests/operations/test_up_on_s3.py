@@ -1,6 +1,7 @@
 """`tapir up` for a root on S3: what its workers' flow runs return lies in the bucket, and nothing of it here."""
 
 import json
+import os
 
 import pytest
 
@@ -22,7 +23,8 @@ def root(s3, tmp_path, monkeypatch):
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
         "AWS_SECRET_ACCESS_KEY": "not-to-be-seen",
     }
-    with StandingRoot(tmp_path, root="s3://runs/all", exported=exported, patience_seconds=180) as root:
+    # No other test may have processes of the same root.
+    with StandingRoot(tmp_path, root=f"s3://runs/{os.getpid()}", exported=exported, patience_seconds=180) as root:
         yield root
 
 
