@@ -1,4 +1,4 @@
-"""A round that draws its seeds at random: no student is asked about the pool, nothing is judged, and reports say so."""
+"""Rounds that ask no student and no judge: seeds drawn at random, or by the verdicts of an earlier round."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.distill import distill
+from tapir_core.curriculum import shares_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import round_card, run_card
 from tapir_core.reporting.summary import summarise
@@ -59,6 +60,18 @@ def test_every_task_type_is_at_its_target_share_as_far_as_the_pool_reaches(tmp_p
     there = Counter(run.rows(StageAt("label"))["task_type"])
     wanted = {name: 96 * share for name, share in run.config.curriculum.target_shares.items()}
     assert all(count >= min(int(wanted[name]), there[name] - 10) for name, count in counted(run, 1).items())
+
+
+def test_natural_shares_are_those_of_the_labels(tmp_path: Path) -> None:
+    curriculum = {"target_shares": "natural"}
+    run = make_run(tmp_path, StageAt("evaluate", 0), curriculum=curriculum)
+    distill(run.ref, until="mix")
+    natural = shares_of(run.rows(StageAt("label")))
+    assert all(abs(counted(run, 1)[name] - 96 * share) <= 1 for name, share in natural.items())
+    shown = summarise(run).rounds[-1].mixture
+    assert shown is not None
+    assert shown.shares["target"].to_list() == pytest.approx(shown.shares["natural"].to_list())
+    assert shown.shortfall == {}
 
 
 def test_what_no_mixture_held_comes_first_as_long_as_it_lasts(tmp_path: Path) -> None:
@@ -115,3 +128,20 @@ def test_reports_say_that_the_round_judged_nothing(tmp_path: Path) -> None:
     assert "MFD of" not in round_card(summary, 1)
     write_report(run)
     assert b"How hard the pool is" not in run.storage.read_bytes("report.html")
+
+
+def test_without_rejudging_a_round_goes_by_the_verdicts_of_the_first_and_leaves_out_what_is_new(tmp_path: Path) -> None:
+    target = make_config(tmp_path).curriculum.target_shares
+    curriculum = {"target_shares": target, "alpha_start": 0.5, "rejudge": False, "expansion": {"max_waves": 1}}
+    run = build_run(tmp_path, until=StageAt("evaluate", 1), config=make_config(tmp_path, curriculum=curriculum))
+    distill(run.ref, until="mix@2")
+    new = set(run.rows(StageAt("expand", 1))["instruction_id"])
+    assert new
+    first, second, mixture = (run.rows(StageAt(*at)) for at in (("select", 1), ("select", 2), ("mix", 2)))
+    assert second.height == first.height
+    assert second["mfd"].null_count() == 0
+    assert not new & (set(second["instruction_id"]) | set(mixture["instruction_id"]))
+    assert [run.manifest(StageAt(name, 2)) for name in ("answer", "judge", "difficulty")] == [None] * 3
+    rows = {label.strip(): cells for label, *cells in rounds_table(summarise(run)).rows}
+    assert rows["not judged"][2:] == ["–", "MFD of round 1"]
+    assert rows["Scored"][3] == "–"
