@@ -7,7 +7,6 @@ __all__ = [
     "BACKBONE",
     "BACKBONES",
     "CARETAKER_LOG",
-    "COMPARISON",
     "ESTIMATE",
     "FLEET_SECRET",
     "JUDGE_REPORT",
@@ -21,6 +20,7 @@ __all__ = [
     "SCRATCH_VARIABLE",
     "SERVER_LOG",
     "SERVER_RECORD",
+    "SIDE_BY_SIDE",
     "STORE",
     "SWEEP_PLACE",
     "attempt_folder",
@@ -62,8 +62,8 @@ SCRATCH_VARIABLE = "TAPIR_SCRATCH"
 BACKBONES = "configs/backbones.toml"
 """The list of backbones, in the folder in which a command or a worker works."""
 
-COMPARISON = "comparison.html"
-"""What `tapir compare` wrote last, below the run root."""
+SIDE_BY_SIDE = "side-by-side.html"
+"""What `tapir side-by-side` wrote last, below the run root."""
 
 SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
