@@ -17,7 +17,7 @@ from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
-from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
+from tapir_core.stages import STAGES, StageAt, is_planned, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
@@ -92,12 +92,20 @@ class RunFolder:
     def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
+        What an earlier configuration made and today's does not plan holds nothing.
+
         ``seen`` keeps what was found of other stages during one look at the run, which never outlives the look.
         """
         seen = {} if seen is None else seen
         if at not in seen:
             manifest = self.manifest(at)
-            whole = manifest is not None and manifest.key == self.key(at, seen) and self._parts_exist(at, manifest)
+            planned = is_planned(self.config, at)
+            whole = (
+                manifest is not None
+                and planned
+                and manifest.key == self.key(at, seen)
+                and self._parts_exist(at, manifest)
+            )
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
 

@@ -84,7 +84,7 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     teacher, expansion = config.teacher, config.curriculum.expansion
     sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
     check = []
-    if expansion.check_difficulty:
+    if config.checks_expansion(number):
         check = [judge_fields(config), score_fields(config), student_fields(config)]
         check.append(config.round(number).selection.model_dump())
     size = size_fields(config, number)

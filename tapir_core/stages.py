@@ -25,7 +25,7 @@ from tapir_core.stage_fields import (
 )
 from tapir_core.text import digest
 
-__all__ = ["STAGES", "Stage", "StageAt", "plan", "stage_key"]
+__all__ = ["STAGES", "Stage", "StageAt", "is_planned", "plan", "stage_key"]
 
 Json = Any
 
@@ -92,10 +92,16 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
     if config.data.heldout is not None:
         yield from (StageAt("answer_heldout", BACKBONE), StageAt("evaluate", BACKBONE))
     for number in range(config.run.rounds + 1):
-        names = ["answer", "judge", "difficulty", "select", "expand", "refine"] if number else []
+        measuring = _MEASURING if number and config.judges(number) else ()
+        names = [*measuring, "select", "expand", "refine"] if number else []
         yield from (StageAt(name, number) for name in [*names, "mix", "train"])
         if config.data.heldout is not None:
             yield from (StageAt(name, number) for name in ["answer_heldout", "evaluate"])
+
+
+def is_planned(config: RunConfig, at: StageAt) -> bool:
+    """Whether a run of this configuration may do the stage: a round that judges nothing has none that measure."""
+    return at.name not in _MEASURING or config.judges(at.number)
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:
@@ -116,14 +122,14 @@ def _questions(config: RunConfig) -> list[StageAt]:
     return [*heldout, *([StageAt("questions")] if config.evaluation.benchmarks else [])]
 
 
-def _wave_prompts(config: RunConfig, _: StageAt) -> list[str]:
-    check = judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
+def _wave_prompts(config: RunConfig, at: StageAt) -> list[str]:
+    check = judge_prompts(config) if config.checks_expansion(at.number) else []
     return ["prompt:expand", "prompt:label", *check]
 
 
 def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
-    student = [StageAt("train", at.number - 1)] if config.curriculum.expansion.check_difficulty else []
+    student = [StageAt("train", at.number - 1)] if config.checks_expansion(at.number) else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
     return [*_questions(config), *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
 
@@ -143,13 +149,37 @@ def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
 
 
 def _in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
-    """The pool of the round, and stages of the same round."""
-    return lambda config, at: [*_pool_inputs(config, at), *(StageAt(name, at.round) for name in names)]
+    """The pool of the round, stages of the same round, and where it draws at random what was trained on before."""
+
+    def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+        before = range(at.number) if config.verdict_round(at.number) is None else []
+        return [
+            *_pool_inputs(config, at),
+            *(StageAt(name, at.round) for name in names),
+            *(StageAt("mix", r) for r in before),
+        ]
+
+    return inputs
+
+
+def _select_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+    judged = config.verdict_round(at.number)
+    return _in_round()(config, at) if judged is None else [StageAt("difficulty", judged)]
+
+
+def _mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+    if at.number == 0:
+        return _pool_inputs(config, at)
+    measured = ["difficulty"] if config.judges(at.number) else []
+    return _in_round(*measured, "select", "expand", "refine")(config, at)
 
 
 def _none(*_: object) -> list[Any]:
     return []
 
+
+_MEASURING = ("answer", "judge", "difficulty")
+"""Stages that only a round has that measures how hard its pool is."""
 
 _TEMPLATE = "file:chat_template"
 
@@ -208,11 +238,7 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [StageAt("heldout"), *([] if at.round == BACKBONE else [StageAt("train", at.round)])],
         ),
         Stage(
-            "evaluate",
-            "scores",
-            _none,
-            _none,
-            lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
+            "evaluate", "scores", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]
         ),
         Stage(
             "answer",
@@ -230,19 +256,13 @@ STAGES: dict[str, Stage] = {
             version=2,
             calls_per_row=1,
         ),
-        Stage(
-            "difficulty",
-            "difficulty",
-            lambda c, _: score_fields(c),
-            _none,
-            _in_round("judge"),
-        ),
+        Stage("difficulty", "difficulty", lambda c, _: score_fields(c), _none, _in_round("judge")),
         Stage(
             "select",
             "seeds",
             lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
             _none,
-            lambda c, at: [StageAt("difficulty", at.round)],
+            _select_inputs,
         ),
         _wave_step("wave_requests", "requests", None),
         _wave_step("wave_candidates", "candidates", "wave_requests"),
@@ -251,12 +271,7 @@ STAGES: dict[str, Stage] = {
         _wave_step("wave_gated", "gated", "wave_examined"),
         _wave_step("expansion_rejected", "expansion_rejected", None),
         Stage(
-            "expand",
-            "expansion",
-            lambda c, at: wave_fields(c, at.number),
-            _wave_prompts,
-            _wave_inputs,
-            calls_per_row=3,
+            "expand", "expansion", lambda c, at: wave_fields(c, at.number), _wave_prompts, _wave_inputs, calls_per_row=3
         ),
         Stage(
             "refine",
@@ -271,15 +286,7 @@ STAGES: dict[str, Stage] = {
             _in_round("select", "expand"),
             calls_per_row=1,
         ),
-        Stage(
-            "mix",
-            "mixture",
-            lambda c, at: size_fields(c, at.number),
-            _none,
-            lambda c, at: (
-                _in_round("difficulty", "select", "expand", "refine")(c, at) if at.round else _pool_inputs(c, at)
-            ),
-        ),
+        Stage("mix", "mixture", lambda c, at: size_fields(c, at.number), _none, _mix_inputs),
         Stage(
             "train",
             "checkpoint",

@@ -156,7 +156,7 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         response=pl.Series(map(text_of, answers), dtype=pl.String),
         finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
     )
-    check = _measure(run, at, taught, right["task_type"]) if run.config.curriculum.expansion.check_difficulty else None
+    check = _measure(run, at, taught, right["task_type"]) if run.config.checks_expansion(at.number) else None
     examined = rows.select("instruction_id").with_columns(task_type=labels)
     examined = _with(examined, taught.drop("instruction", "system"))
     if check is None:
@@ -173,7 +173,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
     gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
-    if run.config.curriculum.expansion.check_difficulty:
+    if run.config.checks_expansion(at.number):
         chosen = run.manifest(StageAt("select", at.number))
         assert chosen is not None
         gates.append(DifficultyGate(examined, chosen.counts["delta"]))

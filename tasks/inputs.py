@@ -13,7 +13,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import current
 
-__all__ = ["check_pool", "read_once", "round_pool"]
+__all__ = ["check_pool", "read_once", "round_pool", "used_before"]
 
 Place = TypeVar("Place", bound=Hashable)
 
@@ -69,6 +69,17 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
         expansion = run.rows(StageAt("expand", earlier))
         tables.append(expansion.with_columns(reference=pl.lit(None, pl.String)).select(columns))
     return pl.concat(tables, how="vertical_relaxed").sort("instruction_id")
+
+
+def used_before(run: RunFolder, number: int) -> frozenset[str]:
+    """The instructions that a round which draws at random takes last: those of the mixtures before its own.
+
+    None for a round that goes by difficulty.
+    """
+    if run.config.verdict_round(number) is not None:
+        return frozenset()
+    mixtures = [run.rows(StageAt("mix", earlier)) for earlier in range(number)]
+    return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 
 def _usable(run: RunFolder) -> Usable:

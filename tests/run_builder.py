@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RunConfig
+from tapir_core.config import RandomShare, RunConfig
 from tapir_core.curriculum import (
     AnswerGate,
     Gated,
@@ -26,6 +26,7 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
+    draw_seeds,
     hard_count,
     lacking,
     parse_expansion,
@@ -195,9 +196,24 @@ class _Builder:
         self._save(at, compute_difficulty(verdicts, labels, judge.orders))
 
     def _select(self, at: StageAt) -> None:
-        selection = self.run.config.round(at.round).selection
-        chosen = select_seeds(self._rows("difficulty", at.round), selection, derive_rng(self.seed, at.round, "select"))
+        selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
+        if isinstance(selection, RandomShare):
+            chosen = draw_seeds(self._candidates(at.round), selection.share, self._used(at.round), rng)
+            self._save(at, chosen.seeds, easy=chosen.easy.height)
+            return
+        chosen = select_seeds(self._candidates(at.round), selection, rng)
         self._save(at, chosen.seeds, delta=chosen.delta, easy=chosen.easy.height)
+
+    def _candidates(self, number: int) -> pl.DataFrame:
+        judged = self.run.config.verdict_round(number)
+        if judged is None:
+            return self._round_pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
+        return self._rows("difficulty", judged)
+
+    def _used(self, number: int) -> set[str]:
+        """What a round that draws at random takes last."""
+        earlier = range(number) if self.run.config.verdict_round(number) is None else []
+        return {identity for each in earlier for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
         accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
@@ -275,7 +291,7 @@ class _Builder:
         settings, shares = self.run.config.round(number), self.run.config.curriculum.target_shares
         count = hard_count(settings.examples, settings.alpha or 0.0)
         seeds, new = self._rows("select", number), self._rows("expand", number)
-        return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"))
+        return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"), self._used(number))
 
     def _mix(self, at: StageAt) -> None:
         config, number, rng = self.run.config, at.round, derive_rng(self.seed, at.round, "mix")
@@ -286,10 +302,9 @@ class _Builder:
             )
         else:
             wanted, hard = config.round(number).examples, self._hard(number)
-            difficulty, seeds = self._rows("difficulty", number), self._rows("select", number)
-            easy = difficulty.join(seeds, on="instruction_id", how="anti")
+            easy = self._candidates(number).join(self._rows("select", number), on="instruction_id", how="anti")
             count = wanted - hard_count(wanted, config.round(number).alpha or 0.0)
-            draws = [hard, draw_easy(easy, count, config.curriculum.target_shares, rng)]
+            draws = [hard, draw_easy(easy, count, config.curriculum.target_shares, rng, self._used(number))]
             mixture = assemble(draws, self._round_pool(number + 1), self._rows("refine", number), wanted, rng)
         shortfall = {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
         self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)

@@ -20,6 +20,7 @@ __all__ = [
     "CurriculumConfig",
     "ExpansionConfig",
     "HardShare",
+    "RandomShare",
     "RoundConfig",
     "RoundName",
     "Selection",
@@ -46,7 +47,16 @@ class HardShare(Section):
     """Share q of the scored instructions; only MFD > 0 can be a seed."""
 
 
-Selection = Annotated[Threshold | HardShare, Field(discriminator="type")]
+class RandomShare(Section):
+    """Seeds are a share of the round's pool drawn at random: nobody is asked how hard it is (docs/concepts.md)."""
+
+    type: Literal["random"] = "random"
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool by the target shares."""
+
+
+Selection = Annotated[Threshold | HardShare | RandomShare, Field(discriminator="type")]
 
 
 class ExpansionConfig(Section):
@@ -68,7 +78,8 @@ class ExpansionConfig(Section):
     """Highest ROUGE-L F1 to any instruction of the pool or accepted before."""
 
     check_difficulty: bool = False
-    """Let the student answer and the judge score each new instruction, and keep those the selection calls hard."""
+    """Let the student answer and the judge score each new instruction, and keep those the selection calls hard; only
+    in rounds that judge their pool."""
 
 
 class StopConfig(Section):
@@ -125,7 +136,7 @@ class RoundConfig(Section):
     """N: examples of the round's mixture."""
 
     selection: Selection = Threshold()
-    """Which scored instructions are seeds: `type = "threshold"` or `"hard_share"`."""
+    """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """α_r: hard share of this round's mixture; nothing means the schedule's."""

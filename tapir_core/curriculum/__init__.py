@@ -38,7 +38,7 @@ from tapir_core.curriculum.refinement import (
     render_refinement,
 )
 from tapir_core.curriculum.schedule import RoundHistory, best_round, should_stop
-from tapir_core.curriculum.selection import SeedSelection, select_seeds
+from tapir_core.curriculum.selection import SeedSelection, draw_seeds, select_seeds
 from tapir_core.curriculum.tables import (
     CANDIDATES,
     DIFFICULTY,
@@ -83,6 +83,7 @@ __all__ = [
     "draw_basic",
     "draw_easy",
     "draw_hard",
+    "draw_seeds",
     "extend_pool",
     "fill_quotas",
     "hard_count",

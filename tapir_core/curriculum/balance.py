@@ -5,7 +5,7 @@ Counts come by largest remainder, in exact fractions: each is within one of its 
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +14,16 @@ import polars as pl
 from tapir_core.curriculum.tables import in_order
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["BalancedDraw", "draw_balanced", "fill_quotas", "quotas", "share_table", "shares_of", "supply_of"]
+__all__ = [
+    "BalancedDraw",
+    "draw_balanced",
+    "draw_rows",
+    "fill_quotas",
+    "quotas",
+    "share_table",
+    "shares_of",
+    "supply_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +68,15 @@ def fill_quotas(total: int, shares: Mapping[str, float], supply: Mapping[str, in
     return counts
 
 
-def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random) -> BalancedDraw:
-    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing."""
+def draw_balanced(
+    candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random, used: Collection[str] = ()
+) -> BalancedDraw:
+    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
+
+    Of each task type, instructions in ``used`` are drawn when all others are.
+    """
     candidates = in_order(candidates)
+    ids = candidates["instruction_id"].to_list()
     rows_of: dict[str, list[int]] = {}
     for row, task_type in enumerate(candidates["task_type"]):
         rows_of.setdefault(task_type, []).append(row)
@@ -69,10 +84,18 @@ def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: rand
     shortfall = {}
     for task_type, count in sorted(wanted.items()):
         there = rows_of.get(task_type, [])
-        drawn += rng.sample(there, min(count, len(there)))
+        drawn += draw_rows(there, count, rng, [row for row in there if ids[row] in used])
         if count > len(there):
             shortfall[task_type] = count - len(there)
     return BalancedDraw(candidates[sorted(drawn)], shortfall)
+
+
+def draw_rows(rows: Sequence[int], count: int, rng: random.Random, last: Sequence[int] = ()) -> list[int]:
+    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn."""
+    late = set(last)
+    first = [row for row in rows if row not in late]
+    drawn = rng.sample(first, min(count, len(first)))
+    return drawn + rng.sample(last, min(count - len(drawn), len(last)))
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:

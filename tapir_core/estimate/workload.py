@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
-from tapir_core.config import HardShare, RunConfig
+from tapir_core.config import RunConfig, Threshold
 from tapir_core.curriculum import hard_count, quotas
 from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
 from tapir_core.judging import expected_orders
@@ -98,11 +98,13 @@ def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: 
 
 def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, student_tokens: float) -> Iterator[Work]:
     settings = config.round(number)
-    yield Work("answer", "answer", number, pool.rows, pool.rows)
-    yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
+    if config.judges(number):
+        yield Work("answer", "answer", number, pool.rows, pool.rows)
+        yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
+        pool.fresh = 0.0
     seeds = pool.rows * _hard_share(config, scenario, number)
     wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), config.curriculum.target_shares)
-    expanded = _expand(config, scenario, wanted, pool, seeds)
+    expanded = _expand(config, scenario, number, wanted, pool, seeds)
     yield from _expansion(config, scenario, number, expanded, student_tokens)
     hard = sum(expanded.hard.values())
     if config.curriculum.refine:
@@ -112,19 +114,19 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
         pool.refined += hard - known
     easy = min(settings.examples - sum(wanted.values()), pool.rows - seeds)
     yield _training(config, number, hard + easy)
-    pool.fresh = sum(expanded.accepted.values())
-    pool.rows += pool.fresh
+    new = sum(expanded.accepted.values())
+    pool.fresh, pool.rows = pool.fresh + new, pool.rows + new
     for task_type, count in expanded.accepted.items():
         pool.added[task_type] = pool.added.get(task_type, 0.0) + count
 
 
 def _hard_share(config: RunConfig, scenario: Scenario, number: int) -> float:
     selection = config.round(number).selection
-    return selection.share if isinstance(selection, HardShare) else scenario.hard_share
+    return scenario.hard_share if isinstance(selection, Threshold) else selection.share
 
 
 def _expand(
-    config: RunConfig, scenario: Scenario, wanted: Mapping[str, int], pool: _Growing, seeds: float
+    config: RunConfig, scenario: Scenario, number: int, wanted: Mapping[str, int], pool: _Growing, seeds: float
 ) -> _Expanded:
     """The waves: for each task type as many as still lack, some of which pass."""
     settings = config.curriculum.expansion
@@ -141,7 +143,7 @@ def _expand(
             kept = through * scenario.keeps_type_share
             asked, passed, right = asked + requests, passed + through, right + kept
             new = kept * scenario.usable_share
-            if settings.check_difficulty:
+            if config.checks_expansion(number):
                 new *= NEW_ARE_HARD
             got, lacks = got + new, lacks - new
         accepted[task_type] = got
@@ -166,7 +168,7 @@ def _expansion(
     for role, calls in (("expand", expanded.asked * reasked), ("label", expanded.passed * reasked)):
         yield Work("expand", role, number, calls, calls)  # type: ignore[arg-type]  # the names are roles
     yield Work("expand", "teach", number, expanded.right, expanded.right)
-    if config.curriculum.expansion.check_difficulty:
+    if config.checks_expansion(number):
         usable = expanded.right * scenario.usable_share
         yield Work("expand", "answer", number, usable, usable)
         yield _judging(config, scenario, "expand", number, usable, usable, student_tokens)

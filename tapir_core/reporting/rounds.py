@@ -37,6 +37,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         number,
         stages=look.summarise_stages(ROUND, number),
         pool=None if pool is None else pool.height,
+        not_judged=_not_judged(look, number),
         difficulty=difficulty,
         unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
@@ -65,6 +66,11 @@ def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
         pl.lit(None, pl.Boolean) if seeds is None else pl.col("instruction_id").is_in(seeds["instruction_id"].implode())
     )
     return rows.select("instruction_id", "task_type", "mfd", "order_gap", chosen.alias("seed"))
+
+
+def _not_judged(look: Look, number: int) -> str | None:
+    config = look.run.config
+    return None if number < 1 or config.judges(number) else "drawn at random"
 
 
 def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:

@@ -151,6 +151,7 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
         ({"judge__panel": [{"type": "standin"}]}, ("judge", 1)),
         ({"judge__panel_rule": "majority"}, ("difficulty", 1)),
         ({"rounds__1": {"selection": {"type": "hard_share"}}}, ("select", 1)),
+        ({"rounds__1": {"selection": {"type": "random", "share": 0.3}}}, ("select", 1)),
         ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
         ({"curriculum__refine": False}, ("refine", 1)),
         ({"rounds__2": {"learning_rate": 1e-4}}, ("train", 2)),
@@ -162,8 +163,30 @@ def test_what_can_change_a_row_changes_its_stage_first(finished, tmp_path, chang
     assert (redo[0].at.name, redo[0].at.round) == first
 
 
+def test_a_round_that_draws_at_random_judges_nothing_and_reads_what_was_trained_on(tmp_path):
+    at_random = {"selection": {"type": "random", "share": 0.3}}
+    config = make_config(tmp_path, rounds={"2": at_random}, curriculum__expansion={"check_difficulty": True})
+    first, second = ([at.name for at in plan(config) if at.round == number] for number in (1, 2))
+    assert first == ["answer", "judge", "difficulty", *second]
+    for name in ("select", "refine", "mix"):
+        inputs = STAGES[name].inputs(config, StageAt(name, 2))
+        assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(inputs)
+        assert not {"answer", "judge", "difficulty"} & {each.name for each in inputs}
+    assert StageAt("train", 0) in STAGES["expand"].inputs(config, StageAt("expand", 1))
+    assert StageAt("train", 1) not in STAGES["expand"].inputs(config, StageAt("expand", 2))
+
+
+def test_verdicts_of_a_round_that_draws_at_random_by_now_hold_no_more(finished, tmp_path):
+    amended = make_config(tmp_path, rounds={"1": {"selection": {"type": "random", "share": 0.3}}})
+    run = open_run(amended, INGREDIENTS, amend=True)
+    assert [run.holds(StageAt(name, 1)) for name in ("answer", "judge", "difficulty")] == [None] * 3
+    assert run.holds(StageAt("train", 0)) is not None
+
+
 def test_every_stage_reads_only_stages_that_come_before_it(tmp_path):
-    config, seen = make_config(tmp_path), set()
-    for at in plan(config):
-        assert set(STAGES[at.name].inputs(config, at)) <= seen
-        seen.add(at)
+    at_random = {"default": {"selection": {"type": "random"}}}
+    for config in (make_config(tmp_path), make_config(tmp_path, rounds=at_random)):
+        seen = set()
+        for at in plan(config):
+            assert set(STAGES[at.name].inputs(config, at)) <= seen
+            seen.add(at)

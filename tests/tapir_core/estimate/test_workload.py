@@ -121,6 +121,31 @@ def test_the_difficulty_check_asks_student_and_judge_for_every_new_instruction()
     assert needed(only(found, "expand", "judge", 1)) == pytest.approx(2 * answers)
 
 
+def test_a_round_that_draws_at_random_asks_no_student_and_no_judge() -> None:
+    curriculum = {
+        "target_shares": make_config("runs").curriculum.target_shares,
+        "expansion": {"check_difficulty": True},
+    }
+    at_random = {"default": {"examples": 96, "selection": {"type": "random", "share": 0.3}}, "2": {}}
+    rounds = {**at_random, "2": {"selection": {"type": "hard_share", "share": 0.3}}}
+    found = works(Pool(240, natural_shares={"Math": 1.0}), curriculum=curriculum, rounds=rounds)
+    assert {each.role for each in found if each.round == 1} == {"expand", "label", "teach", "refine", "answer", None}
+    assert {each.stage for each in only(found, "answer", "answer")} == {"answer"}
+    assert [each.round for each in found if each.role == "answer" and each.stage != "evaluate"] == [2, 2]
+    assert [each.round for each in found if each.role == "judge"] == [2, 2]
+    judged = only(found, "judge", round_number=2)[0]
+    assert judged.paid == pytest.approx(judged.needed, rel=0.05), "no round judged any of it before"
+
+
+def test_a_mixture_drawn_at_random_from_the_pool_asks_nobody() -> None:
+    at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
+    found = works(Pool(240, natural_shares={"Math": 1.0}), rounds=at_random)
+    assert all(
+        each.needed == 0 for each in found if each.round and each.round > 0 and each.role and each.stage != "evaluate"
+    )
+    assert [each.examples for each in only(found, "train", round_number=1)] == [2 * 96]
+
+
 def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
     found = works(
         Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),
