@@ -25,6 +25,7 @@ __all__ = [
     "SWEEP_PLACE",
     "attempt_folder",
     "backbone_cache",
+    "comparison_file",
     "goes_with_run",
     "is_part",
     "judge_report_file",
@@ -36,6 +37,7 @@ __all__ = [
     "probe_file",
     "round_folder",
     "sweep_report_file",
+    "training_file",
     "wave_folder",
     "worker_log",
 ]
@@ -88,6 +90,16 @@ def judge_report_file(number: int) -> str:
 def sweep_report_file(curriculum: str) -> str:
     """The backbones of a curriculum side by side, below the run root."""
     return f"{curriculum}-backbones.html"
+
+
+def comparison_file(name: str, ending: str) -> str:
+    """What a comparison of arms came to, below the run root: `html`, `json` or `md`."""
+    return f"{name}-comparison.{ending}"
+
+
+def training_file(folder: str) -> str:
+    """What a training came to, in the folder of its checkpoint."""
+    return f"{folder}/training.json"
 
 
 def wave_folder(wave: int, step: str) -> str:
