@@ -16,7 +16,7 @@ from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, RUN_RECORD, goes_with_run
 from tapir_core.storage import Storage
 
-__all__ = ["Copied", "copy_run", "remove_run"]
+__all__ = ["Copied", "copy_file", "copy_run", "remove_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
                     f"{target.url} holds this run already and {path} differs there: one of the two went on, or is "
                     "damaged; remove the one that is not wanted"
                 )
-            _copy_file(source, target, path, sha256)
+            copy_file(source, target, path, sha256)
             copied.append(path)
         on_file(path, size, total)
     return Copied(len(copied), sum(sizes[path] for path in copied), len(sizes) - len(copied))
@@ -100,7 +100,12 @@ def _listed(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     return {f"{folder}/{part.name}": part.sha256 for folder, manifest in manifests for part in manifest.parts}
 
 
-def _copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
+def copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
+    """Copy one file to the same path of another folder and read it back.
+
+    Raises:
+        TapirError: what arrived is not what ``sha256`` says.
+    """
     if target.is_local:
         source.download(path, target.local(path))
     elif source.is_local:

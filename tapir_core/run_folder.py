@@ -80,14 +80,19 @@ class RunFolder:
         here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
         return written.model_copy(update={"run": here})
 
-    def key(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> str | None:
-        """The key that the stage's manifest must have; nothing while an input does not hold."""
+    def key(
+        self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None, *, made_by: str | None = None
+    ) -> str | None:
+        """The key that the stage's manifest must have; nothing while an input does not hold.
+
+        ``made_by`` is the id of another run: the key that its manifest of the very same stage has.
+        """
         seen = {} if seen is None else seen
         inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
-        return stage_key(at, self.config, self.record.ingredients, self.record.id, digests)
+        return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests)
 
     def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
@@ -143,9 +148,10 @@ class RunFolder:
         *,
         accepted_missing: dict[str, int] | None = None,
         counts: dict[str, float] | None = None,
+        seen: dict[StageAt, DatasetRef | None] | None = None,
     ) -> DatasetRef:
-        """Declare a stage complete with the parts that its shards wrote."""
-        key = self.key(at)
+        """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
+        key = self.key(at, seen)
         assert key is not None, f"{at} was sealed before its inputs"
         self._remove_old_parts(at, parts)
         return write_manifest(

@@ -75,7 +75,7 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     memory = {"micro_batch_size", "processes", "gradient_checkpointing"}
     without_effect = {"runs_on", "save_minutes", "grace_seconds", *memory}
     settings = config.round(number) if number else config.basic_tuning
-    shared = config.training.model_dump(exclude=without_effect)
+    shared = config.training.model_dump(exclude=without_effect) | {"batch_size": config.batch_size(number)}
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 

@@ -147,6 +147,10 @@ class RoundConfig(Section):
     learning_rate: PositiveFloat = 2e-5
     """Peak learning rate."""
 
+    batch_size: PositiveInt | None = None
+    """Examples that one optimizer step of this round sees; nothing means `training.batch_size`. Any number will do:
+    micro batches are the largest equal parts of it that `training.micro_batch_size` allows."""
+
 
 def _check_round_name(name: str) -> str:
     if name != "default" and not re.fullmatch(r"[1-9][0-9]*", name):

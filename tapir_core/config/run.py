@@ -91,6 +91,11 @@ class RunConfig(Section):
             fields["alpha"] = min(1.0, round(scheduled, 9))
         return RoundConfig.model_validate(fields)
 
+    def batch_size(self, number: int) -> int:
+        """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""
+        own = self.round(number).batch_size if number else None
+        return own or self.training.batch_size
+
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; nothing if its seeds are random."""
         return None if isinstance(self.round(number).selection, RandomShare) else number

@@ -202,7 +202,7 @@ def _evaluation(pool: Pool, number: int) -> Work:
 def _training(config: RunConfig, number: int, examples: float) -> Work:
     epochs = config.round(number).epochs if number else config.basic_tuning.epochs
     seen = examples * epochs
-    return Work("train", None, number, steps=math.ceil(round(seen / config.training.batch_size, 6)), examples=seen)
+    return Work("train", None, number, steps=math.ceil(round(seen / config.batch_size(number), 6)), examples=seen)
 
 
 def _natural(config: RunConfig, pool: Pool, scenario: Scenario) -> dict[str, list[float]]:

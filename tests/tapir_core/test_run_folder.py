@@ -125,6 +125,7 @@ def test_parts_of_an_earlier_making_leave_the_folder(finished):
         {"training__micro_batch_size": 1},
         {"training__save_minutes": 1.0},
         {"training__runs_on": "worker"},
+        {"rounds__2": {"batch_size": 128}},
     ],
     ids=str,
 )
@@ -155,6 +156,7 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
         ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
         ({"curriculum__refine": False}, ("refine", 1)),
         ({"rounds__2": {"learning_rate": 1e-4}}, ("train", 2)),
+        ({"rounds__2": {"batch_size": 37}}, ("train", 2)),
     ],
     ids=str,
 )

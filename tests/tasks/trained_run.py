@@ -36,6 +36,6 @@ def make_trained_run(root: Path) -> RunFolder:
     attempt = Attempt(run.workplace.local(attempt_folder(0, key)))
     attempt.checkpoint.mkdir(parents=True)
     (attempt.checkpoint / "model.safetensors").write_bytes(b"weights")
-    summary = TrainingSummary(4, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
+    summary = TrainingSummary(4, 8, 1.0, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
     attempt.summary_file.write_text(json.dumps(asdict(summary)))
     return run

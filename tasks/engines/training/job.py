@@ -14,7 +14,7 @@ from tapir_core.config import TrainingConfig
 from tapir_core.reporting.formats import duration
 from tapir_core.text import digest
 
-__all__ = ["Attempt", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
+__all__ = ["Attempt", "TrainingCount", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,28 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSummary:
-    """What a finished training reports; the content of ``training.json``."""
+class TrainingCount:
+    """How much a training is; known before its first step."""
 
     steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Examples of a step; the last one may have fewer."""
+    epochs: float
     examples: int
+    """Different examples of an epoch."""
     left_out: int
     """Examples longer than ``max_length``."""
     trained_tokens: int
     """Tokens with a loss: answers and their closing tokens, over all epochs."""
     total_tokens: int
+    """Tokens seen, prompts included and padding not, over all epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary(TrainingCount):
+    """What a finished training reports; the content of ``training.json``."""
+
     padding_share: float
     seconds: float
     """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""

@@ -156,6 +156,16 @@ def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
     assert [each.steps for each in only(found, "train")][:2] == [6, 40]
 
 
+def test_a_round_may_have_a_batch_size_of_its_own() -> None:
+    found = works(
+        Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),
+        basic_tuning={"examples": 96, "epochs": 1.0},
+        rounds={"default": {"examples": 320, "selection": {"type": "hard_share"}}, "2": {"batch_size": 37}},
+        training={"batch_size": 16},
+    )
+    assert [each.steps for each in only(found, "train")] == [6, 40, 18]
+
+
 def test_the_quickstart_asks_what_a_finished_run_of_it_asked() -> None:
     # The figures are those of its manifests, the rounds of a stage together.
     config = load_config("configs/quickstart.toml")
