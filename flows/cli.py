@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from flows.commands.backbone import backbone_app
+from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.evaluate import evaluate
 from flows.commands.run_names import run_ref
@@ -39,6 +40,7 @@ app.add_typer(store_app, name="store")
 app.command()(doctor)
 app.add_typer(backbone_app, name="backbone")
 app.command()(sweep)
+app.command()(compare)
 app.command("side-by-side")(side_by_side)
 app.command()(evaluate)
 

@@ -7,6 +7,7 @@ __all__ = [
     "BACKBONE",
     "BACKBONES",
     "CARETAKER_LOG",
+    "COMPARE_PLACE",
     "ESTIMATE",
     "FLEET_SECRET",
     "JUDGE_REPORT",
@@ -69,6 +70,9 @@ SIDE_BY_SIDE = "side-by-side.html"
 
 SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
+
+COMPARE_PLACE = ".tapir/compare"
+"""The same of a comparison."""
 
 STORE = ".tapir/store.sqlite"
 FLEET_SECRET = ".tapir/fleet-secret"

@@ -15,7 +15,9 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
+from tapir_core.comparison.figures import ComparedArms
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.arms_report import arms_card
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
@@ -39,6 +41,7 @@ from tasks.outcomes import ShardIncomplete
 __all__ = [
     "artifact_key",
     "make_artifact",
+    "publish_comparison",
     "publish_judge",
     "publish_missing",
     "publish_round",
@@ -117,6 +120,12 @@ def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
     key = artifact_key(curriculum, "backbones")
     make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
+
+
+def publish_comparison(compared: ComparedArms) -> None:
+    """Show the arms of a comparison in the UI."""
+    key = artifact_key(compared.name, "comparison")
+    make_artifact(create_markdown_artifact, arms_card(compared), key, f"Arms of {compared.name}")
 
 
 def artifact_key(*parts: str) -> str:

@@ -22,6 +22,8 @@ Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
 rounds together, or what calls cost."""
 
+_NO_CURRICULUM = ("random", "random_balanced", "equal_usd", "hard_only")
+
 NATURAL = 'curriculum.target_shares="natural"'
 
 
@@ -100,7 +102,7 @@ def _problems(comparison: ComparisonConfig, name: str) -> list[str]:
         return [f"arms.{name}.like: {entry.like!r} is no ready arm; they are {known}"]
     if name not in READY and (entry is None or (entry.like is None and not entry.overrides)):
         return [f"arm {name!r} is none of the ready ones ({known}); say in [arms.{name}] what it changes"]
-    if name == comparison.reference and _like(comparison, name) in ("equal_usd", "hard_only", "random", "random_balanced"):
+    if name == comparison.reference and _like(comparison, name) in _NO_CURRICULUM:
         return [f"reference: {name!r} is no curriculum of several rounds, and others are matched to it round by round"]
     return []
 

@@ -6,7 +6,7 @@ paid stands beside them, since runs share what is equal.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from tapir_core.comparison.arms import Arm
@@ -163,7 +163,7 @@ def _arm_row(
 ) -> Figures:
     curve = _curve(comparison, arm.name, outcomes)
     row = _row(comparison, arm.name, arm.label, arm.exploratory, _last(outcomes), random, curve)
-    return Figures(**{**_fields(row), "costs": _costs(outcomes, reference)})
+    return replace(row, costs=_costs(outcomes, reference))
 
 
 def _row(
@@ -180,10 +180,6 @@ def _row(
     to_random = None if why or name == RANDOM else difference(comparison, students, random, name, RANDOM)
     seeds = tuple(sorted(students))
     return Figures(name, label, exploratory, seeds, test, dev, to_random, None, curve, _by_task_type(students), why)
-
-
-def _fields(row: Figures) -> dict[str, object]:
-    return {name: getattr(row, name) for name in Figures.__slots__}
 
 
 def _score(comparison: str, name: str, students: _Students, split: str) -> Resampled | None:
@@ -255,5 +251,6 @@ def _too_many_missing(students: _Students) -> str:
         test = splits["test"]
         n = len(test.correct) + test.missing
         if test.missing > MAX_FAILED_SHARE * n:
-            return f"with run seed {seed}, {test.missing} of {n} test answers are missing, more than {MAX_FAILED_SHARE:.0%}"
+            most = f"more than {MAX_FAILED_SHARE:.0%}"
+            return f"with run seed {seed}, {test.missing} of {n} test answers are missing, {most}"
     return ""

@@ -1,9 +1,9 @@
 """How large a round must be so that an arm trains on as many tokens, in as many steps, as the reference did. Pure.
 
-Tokens are those of the examples that fit, prompts included, over all epochs. A mixture is made, counted and, where it is
-off, asked for anew with another number of examples: examples differ in length, so that the first try seldom fits. Steps
-follow from the number of examples and the batch size, which is a whole number: sizes are looked for whose steps are
-equal, and a difference of one step (or 2 %) is taken where none was found.
+Tokens are those of the examples that fit, prompts included, over all epochs. A mixture is made, counted and, where it
+is off, asked for anew with another number of examples: examples differ in length, so that the first try seldom fits.
+Steps follow from the number of examples and the batch size, which is a whole number: sizes are looked for whose steps
+are equal, and a difference of one step (or 2 %) is taken where none was found.
 """
 
 import math
@@ -65,7 +65,7 @@ def suited_batch_size(target: Target, examples: int, epochs: float) -> int:
 
 def is_match(target: Target, made: Counted, *, tries: int = MOST_TRIES) -> bool:
     """Whether what was made may be trained on, with its suited batch size, when so many mixtures were made of it."""
-    off = abs(steps_of(made.examples, made.epochs, suited_batch_size(target, made.examples, made.epochs)) - target.steps)
+    off = abs(_best_steps(target, made.examples, made.epochs) - target.steps)
     allowed = 0 if tries < _EXACT_TRIES else max(1, round(TOLERANCE * target.steps))
     return abs(made.tokens - target.tokens) <= TOLERANCE * target.tokens and off <= allowed
 
@@ -78,13 +78,13 @@ def check_match(what: str, target: Target, made: Counted, asked: int) -> None:
     """
     if is_match(target, made):
         return
-    steps = steps_of(made.examples, made.epochs, suited_batch_size(target, made.examples, made.epochs))
+    steps = _best_steps(target, made.examples, made.epochs)
     lacks = asked - made.examples
     short = f"; of {asked:,} examples that were asked for {lacks:,} are not there" if lacks > 0 else ""
     raise TapirError(
-        f"{what} cannot be matched: {made.tokens:,} tokens in {steps:,} steps, the reference has {target.tokens:,} in "
-        f"{target.steps:,} (allowed: ± {TOLERANCE:.0%}){short}. Give a larger pool or smaller rounds, or larger batches "
-        "where only the steps differ; under another name, or with the runs of this one removed"
+        f"{what} cannot be matched: {made.tokens:,} tokens in {steps:,} steps, the reference has {target.tokens:,} "
+        f"in {target.steps:,} (allowed: ± {TOLERANCE:.0%}){short}. Give a larger pool or smaller rounds, or larger "
+        "batches where only the steps differ, and the comparison another name"
     )
 
 
@@ -97,10 +97,13 @@ def next_examples(target: Target, made: Counted, asked: int) -> int:
     reach = max(1, math.floor(TOLERANCE * centre))
 
     def cost(examples: int) -> tuple[int, float]:
-        batch_size = suited_batch_size(target, examples, made.epochs)
-        off = abs(steps_of(examples, made.epochs, batch_size) - target.steps)
+        off = abs(_best_steps(target, examples, made.epochs) - target.steps)
         return off, abs(examples * mean - target.tokens)
 
     best = min(range(max(1, round(centre) - reach), round(centre) + reach + 1), key=cost)
     # A mixture that came out short will again.
     return max(1, round(best * max(1.0, asked / made.examples)))
+
+
+def _best_steps(target: Target, examples: int, epochs: float) -> int:
+    return steps_of(examples, epochs, suited_batch_size(target, examples, epochs))

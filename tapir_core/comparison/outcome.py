@@ -91,9 +91,7 @@ class ArmOutcome:
     @property
     def trained(self) -> Training:
         """All rounds after S_0 together."""
-        return sum(
-            (each for number, each in self.trainings.items() if number), Training(0, 0, 0, 0, 0.0)
-        )
+        return sum((each for number, each in self.trainings.items() if number), Training(0, 0, 0, 0, 0.0))
 
     def tokens_to(self, number: int) -> int:
         """Training tokens after S_0, up to round ``number``."""

@@ -1,7 +1,7 @@
 """What a comparison shows, in words, read off its intervals: beats, does not beat, not shown. Pure.
 
-A difference is *beaten* when its whole 90 % interval lies above 0, *not beaten* when it lies below; anything else is not
-shown. The intervals are not corrected for how many differences are looked at.
+One row beats another when the whole 90 % interval of their difference lies above 0, and does not when it lies below;
+anything else is not shown. The intervals are not corrected for how many differences are looked at.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,8 +37,8 @@ def covers_sentence(compared: ComparedArms) -> str:
     """What the intervals cover, and what they do not."""
     several = max((row.test.run_seeds for row in compared.rows if row.test), default=0)
     of_all = (
-        f"Intervals of rows with {several} run seeds cover the choice of held-out instructions and of the run seed, which "
-        "draws the pool's order, the samples, the trainings and, where it is generated, data and held-out set"
+        f"Intervals of rows with {several} run seeds cover the choice of held-out instructions and that of the run "
+        "seed, which draws the samples and the order of training and, where they are generated, pool and held-out set"
         if several > 1
         else "Intervals cover the choice of held-out instructions only, for there is one run seed"
     )

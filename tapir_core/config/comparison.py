@@ -132,7 +132,7 @@ def _check(loaded: ComparisonConfig) -> list[str]:
         problems.append("run_seeds: a verdict takes two or more; name more, or set verdict = false")
     for name in dict.fromkeys((loaded.reference, "random")):
         if name not in loaded.primary:
-            problems.append(f"primary: {name!r} is missing: every arm is matched to the reference and set against random")
+            problems.append(f"primary: {name!r} is missing; arms are matched to the reference and set against random")
     if both := sorted(set(loaded.primary) & set(loaded.exploratory)):
         problems.append(f"exploratory: {', '.join(both)} stand in primary too; choose one of the two")
     if unused := sorted(set(loaded.arms) - set(loaded.names)):

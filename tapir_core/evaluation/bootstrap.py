@@ -1,13 +1,13 @@
 """Figures over several trainings of one recipe: their mean with intervals that cover both run seeds and items.
 
 Pure. A training has a run seed, and a value for each held-out item. The hierarchical bootstrap draws run seeds with
-replacement, and items with replacement within them; where all run seeds have the same items, one draw of items holds for
-all. The intervals are percentiles of the draws, and the p-value is that of the same draws, so that the two agree. Every
-run seed has the same weight, however many items it has.
+replacement, and items with replacement within them; where all run seeds have the same items, one draw of items holds
+for all. The intervals are percentiles of the draws, and the p-value is that of the same draws, so that the two agree.
+Every run seed has the same weight, however many items it has.
 
 Limits: with one run seed nothing says how much another would differ, and the intervals cover items only. With few, the
-spread between them is known badly: intervals are rather too wide where run seeds differ less than chance over items makes
-them, and too narrow where they differ more (docs/compare.md has the shares that were seen).
+spread between them is known badly: intervals are rather too wide where run seeds differ less than chance over items
+makes them, and too narrow where they differ more (docs/compare.md has the shares that were seen).
 """
 
 import math

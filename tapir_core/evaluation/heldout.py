@@ -20,6 +20,4 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFram
     rows = questions.join(answers.select("instruction_id", "response"), on="instruction_id", maintain_order="left")
     pairs = rows.select("response", "reference").iter_rows()
     correct = [response is not None and is_correct(response, reference) for response, reference in pairs]
-    return rows.select(
-        "instruction_id", "split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean)
-    )
+    return rows.select("instruction_id", "split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
