@@ -50,7 +50,7 @@ from tasks.asking import (
     text_of,
     worked,
 )
-from tasks.inputs import read_once, round_pool
+from tasks.inputs import mixture_shares, read_once, round_pool
 from tasks.judge import judge_rows
 from tasks.label import ask_labels
 from tasks.outcomes import Worked
@@ -66,7 +66,7 @@ def plan_requests(run: RunFolder, at: StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
     settings, seeds = run.config.round(at.number), run.rows(StageAt("select", at.number))
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), run.config.curriculum.target_shares)
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
     have = Counter(supply_of(seeds)) + Counter(supply_of(_accepted(run, at.number, at.wave - 1)))
     requests = plan_wave(
         seeds,

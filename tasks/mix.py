@@ -8,7 +8,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
-from tasks.inputs import round_pool, used_before
+from tasks.inputs import mixture_shares, round_pool, used_before
 from tasks.outcomes import Worked
 from tasks.refine import hard_draw
 from tasks.select import easy_rows
@@ -32,7 +32,7 @@ def _mix_basic(run: RunFolder) -> Mixture:
 
 def _mix_round(run: RunFolder, number: int) -> Mixture:
     config = run.config
-    settings, shares, seed = config.round(number), config.curriculum.target_shares, config.run.seed
+    settings, shares, seed = config.round(number), mixture_shares(run), config.run.seed
     count = settings.examples - hard_count(settings.examples, settings.alpha or 0.0)
     easy, used = easy_rows(run, number), used_before(run, number)
     draws = [hard_draw(run, number), draw_easy(easy, count, shares, derive_rng(seed, number, "easy"), used)]

@@ -34,8 +34,10 @@ from tapir_core.curriculum import (
     quotas,
     refinement_outcome,
     select_seeds,
+    shares_of,
     split_usable,
     supply_of,
+    target_shares,
     text_gates,
 )
 from tapir_core.curriculum.expansion import ExpansionRequest
@@ -112,6 +114,9 @@ class _Builder:
         first = split_usable(self._rows("pool"), self._rows("teach"), self._rows("label")).examples
         later = [self._rows("expand", each).select(first.columns) for each in range(1, number)]
         return pl.concat([first, *later])
+
+    def _shares(self) -> Any:
+        return target_shares(self.run.config.curriculum.target_shares, shares_of(self._rows("label")))
 
     def _heldout(self, at: StageAt) -> None:
         source = self.run.config.data.heldout
@@ -231,7 +236,7 @@ class _Builder:
 
     def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
         settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
-        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.run.config.curriculum.target_shares)
+        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self._shares())
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
         wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
@@ -288,7 +293,7 @@ class _Builder:
         self._save(at, pl.DataFrame(rows, schema=REFINEMENT, orient="row"), **self._asked(len(rows)))
 
     def _hard(self, number: int) -> Any:
-        settings, shares = self.run.config.round(number), self.run.config.curriculum.target_shares
+        settings, shares = self.run.config.round(number), self._shares()
         count = hard_count(settings.examples, settings.alpha or 0.0)
         seeds, new = self._rows("select", number), self._rows("expand", number)
         return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"), self._used(number))
@@ -304,7 +309,7 @@ class _Builder:
             wanted, hard = config.round(number).examples, self._hard(number)
             easy = self._candidates(number).join(self._rows("select", number), on="instruction_id", how="anti")
             count = wanted - hard_count(wanted, config.round(number).alpha or 0.0)
-            draws = [hard, draw_easy(easy, count, config.curriculum.target_shares, rng, self._used(number))]
+            draws = [hard, draw_easy(easy, count, self._shares(), rng, self._used(number))]
             mixture = assemble(draws, self._round_pool(number + 1), self._rows("refine", number), wanted, rng)
         shortfall = {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
         self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)

@@ -11,6 +11,7 @@ from tapir_core.config.curriculum import (
     RoundConfig,
     Selection,
     StopConfig,
+    TargetShares,
     Threshold,
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
@@ -66,6 +67,7 @@ __all__ = [
     "StopConfig",
     "StudentConfig",
     "StudentEngine",
+    "TargetShares",
     "TeacherConfig",
     "Threshold",
     "TrainingConfig",

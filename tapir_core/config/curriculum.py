@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
 )
 
@@ -25,6 +27,7 @@ __all__ = [
     "RoundName",
     "Selection",
     "StopConfig",
+    "TargetShares",
     "Threshold",
 ]
 
@@ -95,11 +98,20 @@ class StopConfig(Section):
     """… for this many rounds; 0 switches the rule on gains off."""
 
 
+TargetShares = dict[str, NonNegativeFloat] | Literal["natural"]
+"""Task type → share, or the shares of the pool as it comes."""
+
+
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
-    target_shares: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict(TARGET_SHARES))
-    """Task type → share of a mixture, Pr(task type); checked to sum to 1."""
+    # With tags an error speaks of the form that was written, and of no other.
+    target_shares: Annotated[
+        Annotated[dict[str, NonNegativeFloat], Tag("table")] | Annotated[Literal["natural"], Tag("name")],
+        Discriminator(lambda value: "name" if isinstance(value, str) else "table"),
+    ] = Field(default_factory=lambda: dict(TARGET_SHARES))
+    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"natural"` balances nothing: the shares are
+    those of the first pool, as it was labelled."""
 
     alpha_start: Annotated[float, Field(ge=0, le=1)] = 0.3
     """α_1: share of the first round's mixture that is hard."""
@@ -118,7 +130,9 @@ class CurriculumConfig(Section):
 
     @field_validator("target_shares", mode="after")
     @classmethod
-    def _shares_are_a_distribution(cls, shares: dict[str, float]) -> dict[str, float]:
+    def _shares_are_a_distribution(cls, shares: TargetShares) -> TargetShares:
+        if shares == "natural":
+            return shares
         unknown = sorted(set(shares) - set(TARGET_SHARES))
         if unknown:
             known = ", ".join(TARGET_SHARES)

@@ -8,6 +8,7 @@ from tapir_core.curriculum.balance import (
     share_table,
     shares_of,
     supply_of,
+    target_shares,
 )
 from tapir_core.curriculum.difficulty import compute_difficulty, count_unscored
 from tapir_core.curriculum.expansion import (
@@ -103,6 +104,7 @@ __all__ = [
     "should_stop",
     "split_usable",
     "supply_of",
+    "target_shares",
     "text_gates",
     "unusable_reason",
 ]

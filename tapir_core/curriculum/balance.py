@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import polars as pl
 
+from tapir_core.config import TargetShares
 from tapir_core.curriculum.tables import in_order
 from tapir_core.task_types import TASK_TYPES
 
@@ -23,6 +24,7 @@ __all__ = [
     "share_table",
     "shares_of",
     "supply_of",
+    "target_shares",
 ]
 
 
@@ -107,6 +109,11 @@ def shares_of(rows: pl.DataFrame) -> dict[str, float]:
     """Task type → share of the rows that have one; the natural shares, when the rows are a pool's labels."""
     supply = supply_of(rows)
     return {task_type: count / sum(supply.values()) for task_type, count in supply.items()}
+
+
+def target_shares(configured: TargetShares, natural: Mapping[str, float]) -> Mapping[str, float]:
+    """Pr(task type): as configured, or the ``natural`` shares of the first pool."""
+    return natural if configured == "natural" else configured
 
 
 def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:

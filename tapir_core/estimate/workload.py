@@ -8,16 +8,17 @@ rule.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
 from tapir_core.config import RunConfig, Threshold
-from tapir_core.curriculum import hard_count, quotas
+from tapir_core.curriculum import hard_count, quotas, target_shares
 from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
 from tapir_core.judging import expected_orders
+from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["Pool", "Work", "workload"]
+__all__ = ["Pool", "Work", "expected_shares", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class _Growing:
     """The pool of the round."""
 
     rows: float
+    wanted: Mapping[str, float]
+    """Task type → share of every mixture."""
     natural: Mapping[str, Sequence[float]]
     """Task type → the shares of the first pool that it may have, equally likely."""
     first_rows: float
@@ -90,7 +93,8 @@ def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: 
     usable = pool.rows * (scenario.usable_share if pool.usable_share is None else pool.usable_share)
     yield _training(config, 0, min(config.basic_tuning.examples, usable))
     yield _evaluation(pool, 0)
-    growing = _Growing(usable, _natural(config, pool, scenario), usable, fresh=usable)
+    wanted = expected_shares(config, pool.natural_shares, scenario.skew)
+    growing = _Growing(usable, wanted, _natural(config, pool, scenario, wanted), usable, fresh=usable)
     for number in range(1, config.run.rounds + 1):
         yield from _round(config, scenario, number, growing, student_tokens)
         yield _evaluation(pool, number)
@@ -103,7 +107,7 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
         yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
         pool.fresh = 0.0
     seeds = pool.rows * _hard_share(config, scenario, number)
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), config.curriculum.target_shares)
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), pool.wanted)
     expanded = _expand(config, scenario, number, wanted, pool, seeds)
     yield from _expansion(config, scenario, number, expanded, student_tokens)
     hard = sum(expanded.hard.values())
@@ -205,13 +209,23 @@ def _training(config: RunConfig, number: int, examples: float) -> Work:
     return Work("train", None, number, steps=math.ceil(round(seen / config.batch_size(number), 6)), examples=seen)
 
 
-def _natural(config: RunConfig, pool: Pool, scenario: Scenario) -> dict[str, list[float]]:
+def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:
+    """Pr(task type) of the mixtures; where it is to be natural and that is not known, ∝ 1 / place^skew."""
+    return target_shares(config.curriculum.target_shares, _skewed(TASK_TYPES, skew) if natural is None else natural)
+
+
+def _natural(
+    config: RunConfig, pool: Pool, scenario: Scenario, target: Mapping[str, float]
+) -> dict[str, Sequence[float]]:
     """The shares that each wanted task type may have in the pool."""
-    target = config.curriculum.target_shares
     if pool.natural_shares is not None:
         return {name: [pool.natural_shares.get(name, 0.0)] for name in target}
-    if scenario.skew == 0:
+    if scenario.skew == 0 or config.curriculum.target_shares == "natural":
         return {name: [share] for name, share in target.items()}
-    weights = [1 / place**scenario.skew for place in range(1, len(target) + 1)]
-    shares = [weight / sum(weights) for weight in weights]
-    return dict.fromkeys(target, shares)
+    likely = [*_skewed(target, scenario.skew).values()]
+    return dict.fromkeys(target, likely)
+
+
+def _skewed(names: Collection[str], skew: float) -> dict[str, float]:
+    weights = [1 / place**skew for place in range(1, len(names) + 1)]
+    return {name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.curriculum import count_unscored, share_table
+from tapir_core.curriculum import count_unscored, share_table, shares_of, target_shares
 from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
 from tapir_core.reporting.look import ROUND, Look
@@ -107,12 +107,13 @@ def _mixture(look: Look, number: int, first: Pool) -> MixtureSummary | None:
     rows, manifest = look.rows(at), look.manifest(at)
     if rows is None or manifest is None or first.labels is None:
         return None
+    wanted = target_shares(look.run.config.curriculum.target_shares, shares_of(first.labels))
     return MixtureSummary(
         rows.height,
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         _shortfall(manifest.counts),
-        share_table(first.labels, look.run.config.curriculum.target_shares, rows.select("task_type")),
+        share_table(first.labels, wanted, rows.select("task_type")),
     )
 
 

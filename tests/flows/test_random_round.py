@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows.distill import distill
+from tapir_core.curriculum import shares_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import round_card, run_card
 from tapir_core.reporting.summary import summarise
@@ -59,6 +60,18 @@ def test_every_task_type_is_at_its_target_share_as_far_as_the_pool_reaches(tmp_p
     there = Counter(run.rows(StageAt("label"))["task_type"])
     wanted = {name: 96 * share for name, share in run.config.curriculum.target_shares.items()}
     assert all(count >= min(int(wanted[name]), there[name] - 10) for name, count in counted(run, 1).items())
+
+
+def test_natural_shares_are_those_of_the_labels(tmp_path: Path) -> None:
+    curriculum = {"target_shares": "natural"}
+    run = make_run(tmp_path, StageAt("evaluate", 0), curriculum=curriculum)
+    distill(run.ref, until="mix")
+    natural = shares_of(run.rows(StageAt("label")))
+    assert all(abs(counted(run, 1)[name] - 96 * share) <= 1 for name, share in natural.items())
+    shown = summarise(run).rounds[-1].mixture
+    assert shown is not None
+    assert shown.shares["target"].to_list() == pytest.approx(shown.shares["natural"].to_list())
+    assert shown.shortfall == {}
 
 
 def test_what_no_mixture_held_comes_first_as_long_as_it_lasts(tmp_path: Path) -> None:

@@ -155,6 +155,7 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
         ({"rounds__1": {"selection": {"type": "random", "share": 0.3}}}, ("select", 1)),
         ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
         ({"curriculum__refine": False}, ("refine", 1)),
+        ({"curriculum__target_shares": "natural"}, ("expand", 1)),
         ({"rounds__2": {"learning_rate": 1e-4}}, ("train", 2)),
         ({"rounds__2": {"batch_size": 37}}, ("train", 2)),
     ],

@@ -137,6 +137,18 @@ def test_a_round_that_draws_at_random_asks_no_student_and_no_judge() -> None:
     assert judged.paid == pytest.approx(judged.needed, rel=0.05), "no round judged any of it before"
 
 
+@pytest.mark.parametrize("known", [{"Math": 0.9, "Law": 0.1}, None])
+def test_natural_shares_want_what_the_pool_has_and_so_little_expansion(known: dict[str, float] | None) -> None:
+    pool = Pool(5000, natural_shares=known)
+    wide = {"selection": {"type": "hard_share", "share": 0.9}, "examples": 96}
+    natural = works(pool, rounds={"default": wide}, curriculum={"target_shares": "natural"})
+    table = works(pool, rounds={"default": wide}, curriculum={"target_shares": {"Law": 0.5, "Art": 0.5}})
+    assert needed(only(natural, "expand")) == 0
+    if known is not None:
+        assert needed(only(table, "expand")) > 0
+    assert needed(only(natural, "refine")) > 0
+
+
 def test_a_mixture_drawn_at_random_from_the_pool_asks_nobody() -> None:
     at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
     found = works(Pool(240, natural_shares={"Math": 1.0}), rounds=at_random)
