@@ -15,9 +15,7 @@ from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCol
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
-from tapir_core.comparison.figures import ComparedArms
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.arms_report import arms_card
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
@@ -122,10 +120,9 @@ def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
     make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
 
 
-def publish_comparison(compared: ComparedArms) -> None:
-    """Show the arms of a comparison in the UI."""
-    key = artifact_key(compared.name, "comparison")
-    make_artifact(create_markdown_artifact, arms_card(compared), key, f"Arms of {compared.name}")
+def publish_comparison(name: str, card: str) -> None:
+    """Show the arms of a comparison in the UI; ``card`` is Markdown."""
+    make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
 
 
 def artifact_key(*parts: str) -> str:

@@ -25,10 +25,7 @@ errors = Console(stderr=True)
 
 def compare(
     spec: Annotated[
-        Path,
-        typer.Argument(
-            help="TOML file that says what is compared; shipped: configs/compare_*.toml.", show_default=False
-        ),
+        Path, typer.Argument(help="TOML file that says what is compared; configs/compare_*.toml.", show_default=False)
     ],
     only: Annotated[str, typer.Option(metavar="ARM[,ARM]", help="Run these arms, and what they are matched to.")] = "",
     run_seeds: Annotated[str, typer.Option(metavar="N[,N]", help="Run these run seeds.")] = "",
@@ -61,9 +58,9 @@ def compare(
         compared = read_comparison(plan)
         page = write_arms(compared, plan.root) if compared.rows else None
         if connect.cache_info().currsize and compared.rows:
-            from tasks.artifacts import publish_comparison
+            from flows.show_arms import show_arms
 
-            publish_comparison(compared)
+            show_arms(compared.name, arms_card(compared))
     if page is None:
         console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     elif markdown:
@@ -71,9 +68,8 @@ def compare(
     else:
         _print(compared, page)
     if failed:
-        raise TapirError(
-            "\n".join([f"{len(failed)} runs failed:", *(f"{each.run}: {each.message}" for each in failed)])
-        )
+        told = [f"{each.run}: {each.message}" for each in failed]
+        raise TapirError("\n".join([f"{len(failed)} runs are not finished:", *told]))
 
 
 class _Engines:

@@ -66,9 +66,7 @@ def _plots(compared: ComparedArms) -> dict[str, Plot]:
     """The plots for which there is something to show."""
     found, rows = {}, compared.rows
     if any(row.to_random for row in rows):
-        caption = (
-            "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 % interval; hollow: exploratory."
-        )
+        caption = "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; hollow: exploratory."
         found["differences"] = Plot("Difference to random", Markup(plots.plot_differences(rows)), caption)
     if any(len(row.curve) > 1 for row in rows):
         caption = "Means over run seeds with 90 % intervals, from S_0 on. Dashed: exploratory."

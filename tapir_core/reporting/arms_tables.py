@@ -1,4 +1,4 @@
-"""The tables of a comparison of arms, as text cells: scores and differences, what each arm took, dev figures, task types.
+"""The tables of a comparison of arms, as text cells: scores, differences, what each arm took, dev figures, task types.
 
 Scores are in per cent, differences in percentage points.
 """
