@@ -1,4 +1,4 @@
-"""The flow *compare*: what a comparison came to, as an artifact in Prefect's UI; its runs are flow runs of their own."""
+"""The flow *compare*: what a comparison came to, as an artifact in Prefect's UI. Its runs are their own flow runs."""
 
 from flows.running.project_flow import project_flow
 from tasks.artifacts import publish_comparison
