@@ -149,29 +149,30 @@ def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
 
 
 def _in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
-    """The pool of the round, stages of the same round, and where it draws at random what was trained on before."""
+    """The pool of the round, stages of the same round, and what it takes last."""
+    return lambda c, at: [*_pool_inputs(c, at), *(StageAt(name, at.round) for name in names), *_trained_on(c, at)]
 
-    def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-        before = range(at.number) if config.verdict_round(at.number) is None else []
-        return [
-            *_pool_inputs(config, at),
-            *(StageAt(name, at.round) for name in names),
-            *(StageAt("mix", r) for r in before),
-        ]
 
-    return inputs
+def _trained_on(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What a round that draws at random takes last: the mixtures before its own."""
+    return [StageAt("mix", r) for r in range(at.number)] if config.verdict_round(at.number) is None else []
+
+
+def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """The difficulty that seeds and easy part come from, if any."""
+    judged = config.verdict_round(at.number)
+    return [] if judged is None else [StageAt("difficulty", judged)]
 
 
 def _select_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-    judged = config.verdict_round(at.number)
-    return _in_round()(config, at) if judged is None else [StageAt("difficulty", judged)]
+    return _measured(config, at) or _in_round()(config, at)
 
 
 def _mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     if at.number == 0:
         return _pool_inputs(config, at)
-    measured = ["difficulty"] if config.judges(at.number) else []
-    return _in_round(*measured, "select", "expand", "refine")(config, at)
+    drawn = [*_measured(config, at), *(StageAt(name, at.round) for name in ("select", "expand", "refine"))]
+    return [*_pool_inputs(config, at), *drawn, *_trained_on(config, at)]
 
 
 def _none(*_: object) -> list[Any]:

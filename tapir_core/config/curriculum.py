@@ -119,6 +119,10 @@ class CurriculumConfig(Section):
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
 
+    rejudge: bool = True
+    """Let every student answer its round's pool and judge the answers. Without it rounds after the first take their
+    difficulty from its verdicts; new instructions have none then, and are in no later round's seeds and easy part."""
+
     expansion: ExpansionConfig = ExpansionConfig()
     """New instructions."""
 

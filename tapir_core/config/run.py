@@ -97,8 +97,15 @@ class RunConfig(Section):
         return own or self.training.batch_size
 
     def verdict_round(self, number: int) -> int | None:
-        """The round whose verdicts say how hard the pool of round ``number`` is; nothing if its seeds are random."""
-        return None if isinstance(self.round(number).selection, RandomShare) else number
+        """The round whose verdicts say how hard the pool of round ``number`` is; nothing if its seeds are random.
+
+        It is the round itself, or without `curriculum.rejudge` the first one that is judged at all.
+        """
+        if isinstance(self.round(number).selection, RandomShare):
+            return None
+        first = number if self.curriculum.rejudge else 1
+        judged = (each for each in range(first, number + 1) if not isinstance(self.round(each).selection, RandomShare))
+        return next(judged, None)
 
     def judges(self, number: int) -> bool:
         """Whether round ``number`` lets the student answer its pool and the judge score the answers."""

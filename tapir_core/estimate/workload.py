@@ -64,6 +64,8 @@ class _Growing:
     first_rows: float
     added: dict[str, float] = field(default_factory=dict)
     """Task type → expansions of earlier rounds."""
+    scored: float = 0.0
+    """Rows that seeds and easy part are taken from."""
     fresh: float = 0.0
     """Rows that no earlier round judged."""
     refined: float = 0.0
@@ -106,7 +108,9 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
         yield Work("answer", "answer", number, pool.rows, pool.rows)
         yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
         pool.fresh = 0.0
-    seeds = pool.rows * _hard_share(config, scenario, number)
+    if config.verdict_round(number) in (number, None):
+        pool.scored = pool.rows
+    seeds = pool.scored * _hard_share(config, scenario, number)
     wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), pool.wanted)
     expanded = _expand(config, scenario, number, wanted, pool, seeds)
     yield from _expansion(config, scenario, number, expanded, student_tokens)
@@ -116,7 +120,7 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
         known = (hard - new) * pool.refined / pool.rows if pool.rows else 0.0
         yield Work("refine", "refine", number, hard, hard - known)
         pool.refined += hard - known
-    easy = min(settings.examples - sum(wanted.values()), pool.rows - seeds)
+    easy = min(settings.examples - sum(wanted.values()), pool.scored - seeds)
     yield _training(config, number, hard + easy)
     new = sum(expanded.accepted.values())
     pool.fresh, pool.rows = pool.fresh + new, pool.rows + new

@@ -8,6 +8,7 @@ import polars as pl
 from tapir_core.curriculum import count_unscored, share_table, shares_of, target_shares
 from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
+from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
 from tapir_core.stages import StageAt
@@ -70,7 +71,10 @@ def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
 
 def _not_judged(look: Look, number: int) -> str | None:
     config = look.run.config
-    return None if number < 1 or config.judges(number) else "drawn at random"
+    if number < 1 or config.judges(number):
+        return None
+    judged = config.verdict_round(number)
+    return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 
 
 def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:

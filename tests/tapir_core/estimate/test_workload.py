@@ -149,6 +149,16 @@ def test_natural_shares_want_what_the_pool_has_and_so_little_expansion(known: di
     assert needed(only(natural, "refine")) > 0
 
 
+def test_without_rejudging_only_the_first_round_is_judged_and_its_seeds_are_all_there_are() -> None:
+    target = make_config("runs").curriculum.target_shares
+    found = works(curriculum={"target_shares": target, "rejudge": False})
+    assert [each.round for each in found if each.role == "judge"] == [1]
+    assert [each.round for each in only(found, "answer")] == [1]
+    wide = {"selection": {"type": "hard_share", "share": 0.5}, "examples": 5000, "alpha": 0.0}
+    steps = works(rounds={"default": wide}, curriculum={"target_shares": target, "rejudge": False})
+    assert [each.examples for each in only(steps, "train")[1:]] == [240, 240]
+
+
 def test_a_mixture_drawn_at_random_from_the_pool_asks_nobody() -> None:
     at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
     found = works(Pool(240, natural_shares={"Math": 1.0}), rounds=at_random)

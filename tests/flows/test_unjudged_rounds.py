@@ -1,4 +1,4 @@
-"""A round that draws its seeds at random: no student is asked about the pool, nothing is judged, and reports say so."""
+"""Rounds that ask no student and no judge: seeds drawn at random, or by the verdicts of an earlier round."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -128,3 +128,20 @@ def test_reports_say_that_the_round_judged_nothing(tmp_path: Path) -> None:
     assert "MFD of" not in round_card(summary, 1)
     write_report(run)
     assert b"How hard the pool is" not in run.storage.read_bytes("report.html")
+
+
+def test_without_rejudging_a_round_goes_by_the_verdicts_of_the_first_and_leaves_out_what_is_new(tmp_path: Path) -> None:
+    target = make_config(tmp_path).curriculum.target_shares
+    curriculum = {"target_shares": target, "alpha_start": 0.5, "rejudge": False, "expansion": {"max_waves": 1}}
+    run = build_run(tmp_path, until=StageAt("evaluate", 1), config=make_config(tmp_path, curriculum=curriculum))
+    distill(run.ref, until="mix@2")
+    new = set(run.rows(StageAt("expand", 1))["instruction_id"])
+    assert new
+    first, second, mixture = (run.rows(StageAt(*at)) for at in (("select", 1), ("select", 2), ("mix", 2)))
+    assert second.height == first.height
+    assert second["mfd"].null_count() == 0
+    assert not new & (set(second["instruction_id"]) | set(mixture["instruction_id"]))
+    assert [run.manifest(StageAt(name, 2)) for name in ("answer", "judge", "difficulty")] == [None] * 3
+    rows = {label.strip(): cells for label, *cells in rounds_table(summarise(run)).rows}
+    assert rows["not judged"][2:] == ["–", "MFD of round 1"]
+    assert rows["Scored"][3] == "–"
