@@ -66,7 +66,7 @@ class _Drive:
         with hold_run(with_sizes(self.config, sizes), say=self.say, amend=resized) as run:
             for ref in _sources(self.plan, self.planned):
                 if taken := take_over(RunFolder(ref), run):
-                    self.say(f"taken over from {ref.name}: {', '.join(map(str, taken))}")
+                    self.say(f"{len(taken)} finished stages taken over from {ref.name}, up to {taken[-1]}")
             yield run
 
 

@@ -54,7 +54,7 @@ def compare(
             server = connect_prefect(RunRef(plan.root, COMPARE_PLACE))
             _say(f"Prefect UI {servers.enter_context(server)} while it runs")
 
-        failed = run_comparison(plan, chosen, _Engines(connect), say=_say)
+        failed = run_comparison(plan, chosen, _Engines(connect, errors if markdown else console), say=_say)
         compared = read_comparison(plan)
         page = write_arms(compared, plan.root) if compared.rows else None
         if connect.cache_info().currsize and compared.rows:
@@ -75,8 +75,8 @@ def compare(
 class _Engines:
     """The real ones, shown on the terminal; Prefect is there from the first thing that needs it."""
 
-    def __init__(self, connect: Callable[[], None]) -> None:
-        self._connect = connect
+    def __init__(self, connect: Callable[[], None], shown_on: Console) -> None:
+        self._connect, self._shown_on = connect, shown_on
 
     def distil(self, run: RunFolder, until: str | None) -> None:
         """Distil it with the live display."""
@@ -86,7 +86,7 @@ class _Engines:
         self._connect()
         from flows.commands.distil import distil_shown
 
-        distil_shown(run, console, until)
+        distil_shown(run, self._shown_on, until)
 
     def count(self, run: RunFolder, number: int) -> "Training":
         """What the training of a round will come to."""
