@@ -7,7 +7,7 @@ __all__ = [
     "BACKBONE",
     "BACKBONES",
     "CARETAKER_LOG",
-    "COMPARISON",
+    "COMPARE_PLACE",
     "ESTIMATE",
     "EXPORT_RECORD",
     "FLEET_SECRET",
@@ -23,11 +23,13 @@ __all__ = [
     "SCRATCH_VARIABLE",
     "SERVER_LOG",
     "SERVER_RECORD",
+    "SIDE_BY_SIDE",
     "STORE",
     "SWEEP_PLACE",
     "TRAINING_SUMMARY",
     "attempt_folder",
     "backbone_cache",
+    "comparison_file",
     "export_folder",
     "goes_with_run",
     "is_part",
@@ -40,6 +42,7 @@ __all__ = [
     "probe_file",
     "round_folder",
     "sweep_report_file",
+    "training_file",
     "wave_folder",
     "worker_log",
 ]
@@ -75,11 +78,14 @@ SCRATCH_VARIABLE = "TAPIR_SCRATCH"
 BACKBONES = "configs/backbones.toml"
 """The list of backbones, in the folder in which a command or a worker works."""
 
-COMPARISON = "comparison.html"
-"""What `tapir compare` wrote last, below the run root."""
+SIDE_BY_SIDE = "side-by-side.html"
+"""What `tapir side-by-side` wrote last, below the run root."""
 
 SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
+
+COMPARE_PLACE = ".tapir/compare"
+"""The same of a comparison."""
 
 STORE = ".tapir/store.sqlite"
 FLEET_SECRET = ".tapir/fleet-secret"
@@ -101,6 +107,16 @@ def judge_report_file(number: int) -> str:
 def sweep_report_file(curriculum: str) -> str:
     """The backbones of a curriculum side by side, below the run root."""
     return f"{curriculum}-backbones.html"
+
+
+def comparison_file(name: str, ending: str) -> str:
+    """What a comparison of arms came to, below the run root: `html`, `json` or `md`."""
+    return f"{name}-comparison.{ending}"
+
+
+def training_file(folder: str) -> str:
+    """What a training came to, in the folder of its checkpoint."""
+    return f"{folder}/training.json"
 
 
 def wave_folder(wave: int, step: str) -> str:

@@ -16,14 +16,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.compare import Comparison
-from tapir_core.reporting.compare_report import comparison_card
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.side_by_side import SideBySide
+from tapir_core.reporting.side_by_side_report import side_by_side_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
@@ -39,6 +39,7 @@ from tasks.outcomes import ShardIncomplete
 __all__ = [
     "artifact_key",
     "make_artifact",
+    "publish_comparison",
     "publish_judge",
     "publish_missing",
     "publish_round",
@@ -113,10 +114,15 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     ).create()
 
 
-def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
+def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
     key = artifact_key(curriculum, "backbones")
-    make_artifact(create_markdown_artifact, comparison_card(comparison, report), key, f"Backbones of {curriculum}")
+    make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
+
+
+def publish_comparison(name: str, card: str) -> None:
+    """Show the arms of a comparison in the UI; ``card`` is Markdown."""
+    make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
 
 
 def artifact_key(*parts: str) -> str:

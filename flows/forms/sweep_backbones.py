@@ -17,7 +17,7 @@ from flows.running.suspension import heed_suspension
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import TapirError
 from tapir_core.paths import BACKBONES
-from tapir_core.reporting.compare_report import write_sweep_report
+from tapir_core.reporting.side_by_side_report import write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_sweep
@@ -31,7 +31,7 @@ def sweep_from_form(
     config_file: Annotated[str, shown("Configuration file")] = "",
     overrides: Overrides = (),
 ) -> Any:
-    """Distil every backbone of a list that has no finished run of a curriculum, and compare them.
+    """Distil every backbone of a list that has no finished run of a curriculum, and put them side by side.
 
     Args:
         backbones: The TOML file on the worker that lists them; `tapir backbone add` adds to it.
