@@ -25,6 +25,7 @@ __all__ = [
     "SWEEP_PLACE",
     "attempt_folder",
     "backbone_cache",
+    "benchmark_folder",
     "goes_with_run",
     "is_part",
     "judge_report_file",
@@ -93,6 +94,11 @@ def sweep_report_file(curriculum: str) -> str:
 def wave_folder(wave: int, step: str) -> str:
     """Working folder of one step of an expansion wave, in its round's folder."""
     return f"waves/{wave:02d}_{step}"
+
+
+def benchmark_folder(benchmark: str, step: str) -> str:
+    """Folder of one step of a benchmark, in its round's folder; of its items, in the run's."""
+    return f"benchmarks/{benchmark}/{step}"
 
 
 def attempt_folder(number: int, key: str) -> str:

@@ -1,6 +1,7 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
+from tapir_core.config.benchmarks import AlpacaEvalBenchmark, AskedBenchmark, BenchmarkConfig, QuestionsOnly
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import (
@@ -14,7 +15,7 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
 from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
-from tapir_core.config.evaluation import HELDOUT, BenchmarkConfig, DecontaminationConfig, EvaluationConfig
+from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import (
@@ -30,6 +31,8 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "AlpacaEvalBenchmark",
+    "AskedBenchmark",
     "BasicTuningConfig",
     "BatchConfig",
     "BenchmarkConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "QuestionsOnly",
     "ReplicasEngine",
     "RoundConfig",
     "RunConfig",

@@ -7,6 +7,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 
 SECTIONS = {
+    "alpaca_eval": {"instruction": "ASK", "output_1": "ONE", "output_2": "TWO"},
     "expand": {"seed": "SEED", "task_type": "Math"},
     "judge": {"instruction": "ASK", "system": "", "answer_1": "ONE", "answer_2": "TWO", "reference": ""},
     "judge_pointwise": {"instruction": "ASK", "system": "", "answer": "ONE", "reference": ""},

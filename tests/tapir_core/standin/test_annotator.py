@@ -1,0 +1,58 @@
+"""The stand-in as a benchmark's judge, asked with the shipped prompts."""
+
+import math
+from typing import Any
+
+import openai
+import pytest
+
+from tapir_core.prompts import load_prompt
+from tapir_core.standin.running import StandinServer
+from tests.tapir_core.standin.asks import SUM
+
+RIGHT, WRONG = "Answer: 91", "I would say it is about 12."
+
+
+def annotation(first: str, second: str, instruction: str = SUM) -> str:
+    return load_prompt("alpaca_eval").render(instruction=instruction, output_1=first, output_2=second)
+
+
+def ask(server: StandinServer, text: str, **fields: Any) -> Any:
+    with openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+        messages: Any = [{"role": "user", "content": text}]
+        return client.chat.completions.create(model="standin-judge", messages=messages, **fields).choices[0]
+
+
+def test_the_better_output_is_named_wherever_it_stands_and_its_probability_given() -> None:
+    with StandinServer(noise=0.0, position_bias=0.0) as server:
+        first = ask(server, annotation(RIGHT, WRONG), max_tokens=1, logprobs=True, top_logprobs=5)
+        second = ask(server, annotation(WRONG, RIGHT), max_tokens=1, logprobs=True, top_logprobs=5)
+        plain = ask(server, annotation(RIGHT, WRONG))
+    assert (first.message.content, second.message.content, plain.message.content) == ("m", "M", "m")
+    listed = {each.token: math.exp(each.logprob) for each in first.logprobs.content[0].top_logprobs}
+    assert listed["m"] > 0.9
+    assert sum(listed.values()) == pytest.approx(1)
+    assert plain.logprobs is None
+
+
+def test_one_without_log_probabilities_names_the_output_all_the_same() -> None:
+    with StandinServer(logprobs=False) as server:
+        choice = ask(server, annotation(RIGHT, WRONG), logprobs=True, top_logprobs=5)
+    assert (choice.message.content, choice.logprobs) == ("m", None)
+
+
+@pytest.mark.parametrize(("prefers", "named"), [("first", "m"), ("longer", "M")])
+def test_one_told_to_look_at_places_or_lengths_looks_at_nothing_else(prefers: Any, named: str) -> None:
+    with StandinServer(prefers=prefers) as server:
+        assert ask(server, annotation(RIGHT, WRONG)).message.content == named
+        assert ask(server, annotation("sea", "a long essay", "Write about the sea.")).message.content == named
+
+
+def test_what_it_does_not_know_it_refuses() -> None:
+    with StandinServer() as server:
+        assert ask(server, annotation("a", "b", "Write about the sea.")).message.refusal
+
+
+def test_log_probabilities_that_cannot_be_had_are_a_wrong_request() -> None:
+    with StandinServer() as server, pytest.raises(openai.BadRequestError, match="top_logprobs"):
+        ask(server, annotation(RIGHT, WRONG), logprobs=True, top_logprobs=21)
