@@ -1,7 +1,14 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
-from tapir_core.config.benchmarks import AlpacaEvalBenchmark, AskedBenchmark, BenchmarkConfig, QuestionsOnly
+from tapir_core.config.benchmarks import (
+    AlpacaEvalBenchmark,
+    AskedBenchmark,
+    BenchmarkConfig,
+    MTBenchBenchmark,
+    QuestionsOnly,
+    VicunaBenchmark,
+)
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import (
@@ -51,6 +58,7 @@ __all__ = [
     "HardShare",
     "JudgeConfig",
     "LoraConfig",
+    "MTBenchBenchmark",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
@@ -71,5 +79,6 @@ __all__ = [
     "TeacherConfig",
     "Threshold",
     "TrainingConfig",
+    "VicunaBenchmark",
     "VllmEngine",
 ]

@@ -3,16 +3,22 @@
 A table without a `type` names questions to keep away from; with one the student answers them and a judge says how well.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from tapir_core.config._base import Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
 
-__all__ = ["AlpacaEvalBenchmark", "AskedBenchmark", "BenchmarkConfig", "QuestionsOnly"]
-
-AskedType = Literal["alpaca_eval"]
+__all__ = [
+    "AlpacaEvalBenchmark",
+    "AskedBenchmark",
+    "BenchmarkConfig",
+    "MTBenchBenchmark",
+    "QuestionsOnly",
+    "VicunaBenchmark",
+]
 
 
 class QuestionsOnly(Section):
@@ -65,6 +71,10 @@ class AskedBenchmark(Section):
         """How the student's answers are drawn."""
         raise NotImplementedError
 
+    def contradictions(self) -> Iterator[str]:
+        """What does not fit together, each to be put behind the benchmark's name."""
+        return iter(())
+
 
 class AlpacaEvalBenchmark(AskedBenchmark):
     """AlpacaEval 2.0: the student's output against a baseline's; an annotator names the better one."""
@@ -103,6 +113,14 @@ class AlpacaEvalBenchmark(AskedBenchmark):
         """Most tokens of one output."""
         return (self.answering or student).max_tokens
 
+    def contradictions(self) -> Iterator[str]:
+        """One of the two tables of length control without the other."""
+        if (self.difficulty is None) != (self.anchors is None):
+            yield (
+                ": one of difficulty and anchors alone; the published length control needs both, and lengths alone are "
+                "controlled without either"
+            )
+
     def answering_in_words(self, student: Sampling) -> str:
         """How its outputs are drawn."""
         return (self.answering or student).in_words
@@ -113,11 +131,88 @@ class AlpacaEvalBenchmark(AskedBenchmark):
         return self.top_logprobs
 
 
+class FastChatBenchmark(AskedBenchmark):
+    """What MT-Bench and Vicuna-Instructions have in common: the temperature of an answer goes by its category."""
+
+    max_tokens: PositiveInt = 1024
+    """Longest answer of the student to one turn; temperatures are those of the benchmark, by category."""
+
+    def longest_answer(self, _student: Sampling) -> int:
+        """Most tokens of one answer."""
+        return self.max_tokens
+
+    def answering_in_words(self, _student: Sampling) -> str:
+        """How its answers are drawn."""
+        return f"temperature by category, {self.max_tokens} tokens"
+
+
+MTBenchMode = Literal["single", "pairwise"]
+
+
+class MTBenchBenchmark(FastChatBenchmark):
+    """MT-Bench: two turns a question; a judge rates the answers, or compares them with a baseline's in both orders."""
+
+    type: Literal["mt_bench"] = "mt_bench"
+
+    references: str | None = None
+    """Reference answers to questions on mathematics, reasoning and coding (`reference_answer/gpt-4.jsonl`)."""
+
+    baseline: str | None = None
+    """A baseline's answers in the same form; `pairwise` needs them."""
+
+    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
+    """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        names = {"single": "mt_bench_single", "pairwise": "mt_bench_pair"}
+        return tuple(names[mode] for mode in self.modes)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"references": self.references, "baseline": self.baseline}
+
+    def contradictions(self) -> Iterator[str]:
+        """Pairs without a baseline; a mode twice."""
+        if "pairwise" in self.modes and self.baseline is None:
+            yield ".baseline: missing; modes has pairwise, which compares with a baseline's answers"
+        if len(set(self.modes)) < len(self.modes):
+            yield ".modes: names a mode twice; each is asked once"
+
+
+class VicunaBenchmark(FastChatBenchmark):
+    """Vicuna-Instructions: a referee scores the student's answer and a baseline's, 1-10."""
+
+    type: Literal["vicuna"] = "vicuna"
+
+    baseline: str
+    """A baseline's answers, in the form of MT-Bench's."""
+
+    sampling: Sampling = Sampling(temperature=0.2, max_tokens=1024)
+    """Sampling of the referee's replies, as published."""
+
+    orders: Literal["both", "baseline_first"] = "both"
+    """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        return ("vicuna",)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"baseline": self.baseline}
+
+
 def _with_type(table: Any) -> Any:
     return {"type": "questions", **table} if isinstance(table, dict) else table
 
 
 BenchmarkConfig = Annotated[
-    Annotated[QuestionsOnly | AlpacaEvalBenchmark, Field(discriminator="type")], BeforeValidator(_with_type)
+    Annotated[QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark, Field(discriminator="type")],
+    BeforeValidator(_with_type),
 ]
-"""`type = "alpaca_eval"`; without a type its questions are only kept away from."""
+"""`type = "alpaca_eval"`, `"mt_bench"` or `"vicuna"`; without a type its questions are only kept away from."""

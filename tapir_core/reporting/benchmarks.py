@@ -31,10 +31,20 @@ METRICS = {
     "length_controlled_win_rate": "length-controlled win rate, %",
     "length_controlled_minimal": "win rate at equal lengths, %",
     "position_gap": "gain by standing first, points",
+    "rating": "rating, 1–10",
+    "rating_turn_1": "rating of turn 1, 1–10",
+    "rating_turn_2": "rating of turn 2, 1–10",
+    "pair_win_rate_adjusted": "pairs: wins and half of the ties, %",
+    "pair_win_rate": "pairs: wins, %",
+    "pair_loss_rate": "pairs: losses, %",
+    "pair_position_gap": "pairs: gain by standing first, points",
+    "relative_quality": "relative quality, %",
+    "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
+    "review_position_gap": "reviews: gain by standing first, points of the scale",
 }
 """What a figure is called, with its unit."""
 
-HEADLINES = ("win_rate",)
+HEADLINES = ("win_rate", "rating", "pair_win_rate_adjusted", "relative_quality")
 """The figures that stand for a benchmark as a whole."""
 
 _BESIDE = ("judge", "prompt_version", "settings")

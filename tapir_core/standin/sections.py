@@ -54,7 +54,12 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "refine": ("instruction", "answer", "style"),
 }
 _JUDGED = ({"instruction", "answer_1", "answer_2"}, {"instruction", "answer"})
-_BENCHMARKS = ({"instruction", "output_1", "output_2"},)
+_BENCHMARKS = (
+    {"instruction", "output_1", "output_2"},
+    {"question", "answer"},
+    {"question", "answer_a", "answer_b"},
+    {"question", "response_1", "response_2"},
+)
 
 
 def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask | Refusal:

@@ -34,6 +34,18 @@ ALPACA = {
     "questions": str(SAMPLES / "alpaca_eval.json"),
     "baseline": str(SAMPLES / "alpaca_eval_baseline.json"),
 }
+MT_BENCH = {
+    "type": "mt_bench",
+    "questions": str(SAMPLES / "mt_bench_question.jsonl"),
+    "references": str(SAMPLES / "mt_bench_reference.jsonl"),
+    "baseline": str(SAMPLES / "mt_bench_baseline.jsonl"),
+    "modes": ["single", "pairwise"],
+}
+VICUNA = {
+    "type": "vicuna",
+    "questions": str(SAMPLES / "vicuna_question.jsonl"),
+    "baseline": str(SAMPLES / "vicuna_baseline.jsonl"),
+}
 
 
 class Student:
@@ -160,7 +172,7 @@ def test_an_annotator_that_prefers_the_first_output_comes_to_half_and_is_flagged
         evaluate_students(run.ref, [0], ["ae"])
     found = figures(run, "ae")
     assert found["win_rate"]["low"] < 50 < found["win_rate"]["high"]
-    assert found["position_gap"]["note"].startswith("position bias: favours the output shown first")
+    assert found["position_gap"]["note"].startswith("position bias: favours the answer shown first")
 
 
 def test_an_annotator_that_prefers_the_longer_output_is_controlled_by_length(
@@ -222,3 +234,76 @@ def test_figures_of_different_judges_never_share_a_column(
     first, second = benchmark_tables(summary, [0, 1], ["ae"])
     assert (first.columns[2:], second.columns[2:]) == (("S_0",), ("S_1",))
     assert "another judge" in second.note
+
+
+def test_mt_bench_is_asked_in_two_turns_at_its_temperatures_with_the_students_own_first_answer(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    with StandinServer(noise=0.2) as server:
+        run = make_run(tmp_path, backbone, student, mt={**MT_BENCH, "judge": judge(server)})
+        evaluate_students(run.ref, [0], ["mt"])
+    asked = [call for call in student.calls if call.body["max_tokens"] == 1024]
+    assert len(asked) == 2 * QUESTIONS
+    items = {row["question"]: row for row in run.rows(StageAt("benchmark_items", benchmark="mt")).to_dicts()}
+    temperatures = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+    for call in asked:
+        item = items[call.prompt]
+        assert call.body["temperature"] == temperatures.get(item["category"], 0.0)
+        said = [message["content"] for message in call.body["messages"][:-1]]
+        first = next(
+            text for text, row in items.items() if (row["question_id"], row["turn"]) == (item["question_id"], 1)
+        )
+        problem = recognise(first)
+        assert problem is not None
+        assert said == ([first, problem.plain] if item["turn"] == 2 else [])
+    found = figures(run, "mt")
+    assert found["rating"]["n"] == 2 * QUESTIONS
+    assert found["rating"]["value"] > 8
+    assert {"rating_turn_1", "rating_turn_2", "pair_win_rate", "pair_position_gap"} <= set(found)
+    assert found["pair_win_rate_adjusted"]["value"] > 60
+    scores = run.rows(StageAt("benchmark_scores", 0, benchmark="mt"))
+    assert scores.filter(metric="rating")["category"].to_list() == [
+        "all",
+        "writing",
+        "roleplay",
+        "reasoning",
+        "math",
+        "coding",
+        "extraction",
+        "stem",
+        "humanities",
+    ]
+    replies = run.rows(StageAt("benchmark_replies", 0, benchmark="mt"))
+    assert replies.height == 2 * QUESTIONS * 3
+
+
+def test_judges_that_prefer_the_first_answer_come_to_half_in_both_orders_and_are_flagged(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    with StandinServer(prefers="first") as server:
+        benchmarks = {"mt": {**MT_BENCH, "modes": ["pairwise"]}, "vi": VICUNA}
+        run = make_run(
+            tmp_path, backbone, student, **{name: {**each, "judge": judge(server)} for name, each in benchmarks.items()}
+        )
+        evaluate_students(run.ref, [0], ["mt", "vi"])
+    pairs, reviews = figures(run, "mt"), figures(run, "vi")
+    for figure in (pairs["pair_win_rate_adjusted"], reviews["review_win_rate_adjusted"]):
+        assert figure["low"] <= 50 <= figure["high"]
+    assert reviews["relative_quality"]["low"] <= 100 <= reviews["relative_quality"]["high"]
+    for figure in (pairs["pair_position_gap"], reviews["review_position_gap"]):
+        assert figure["value"] > 0
+        assert figure["note"].startswith("position bias: favours the answer shown first")
+
+
+def test_vicuna_is_reviewed_by_category_mathematics_included(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    with StandinServer(noise=0.2) as server:
+        run = make_run(tmp_path, backbone, student, vi={**VICUNA, "judge": judge(server)})
+        evaluate_students(run.ref, [0], ["vi"])
+    found = figures(run, "vi")
+    assert found["relative_quality"]["n"] == QUESTIONS
+    assert found["relative_quality"]["n_failed"] == 0
+    assert found["relative_quality"]["value"] > 100
+    categories = run.rows(StageAt("benchmark_scores", 0, benchmark="vi"))["category"].unique().to_list()
+    assert {"all", "math", "coding", "generic"} <= set(categories)

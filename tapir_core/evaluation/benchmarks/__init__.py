@@ -1,7 +1,8 @@
 """Benchmarks that are asked of a student. Start at `benchmark_of`."""
 
-from tapir_core.config import AlpacaEvalBenchmark, RunConfig
+from tapir_core.config import AlpacaEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
+from tapir_core.evaluation.benchmarks.mt_bench import MTBench
 from tapir_core.evaluation.benchmarks.types import (
     SCORES,
     Benchmark,
@@ -13,6 +14,7 @@ from tapir_core.evaluation.benchmarks.types import (
     Score,
     exchanges_of,
 )
+from tapir_core.evaluation.benchmarks.vicuna import Vicuna
 
 __all__ = [
     "SCORES",
@@ -31,5 +33,12 @@ __all__ = [
 def benchmark_of(config: RunConfig, name: str) -> Benchmark:
     """The benchmark of this name; it is one that is asked."""
     settings = config.evaluation.asked[name]
-    assert isinstance(settings, AlpacaEvalBenchmark)
-    return AlpacaEval(name, settings)
+    match settings:
+        case AlpacaEvalBenchmark():
+            return AlpacaEval(name, settings)
+        case MTBenchBenchmark():
+            return MTBench(name, settings)
+        case VicunaBenchmark():
+            return Vicuna(name, settings)
+        case _:
+            raise AssertionError(f"no benchmark is asked by {type(settings).__name__}")

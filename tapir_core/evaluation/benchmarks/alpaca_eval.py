@@ -36,6 +36,7 @@ from tapir_core.evaluation.benchmarks.types import (
     Score,
     failed,
     items_table,
+    position_note,
     score,
     settled,
 )
@@ -137,8 +138,7 @@ class AlpacaEval:
             minimal = Figure(found or Estimate(None, 0, why=whole.estimate.why), whole.n_failed)
             scores.append(score("length_controlled_minimal", minimal, note="no published length control"))
         if whole.estimate.value is not None:
-            favoured = favoured_position(figures.position)
-            bias = f"position bias: favours the output shown {favoured}" if favoured in ("first", "second") else ""
+            bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
         return [*scores, *self._by_category(exchanges, rows)]
 

@@ -5,7 +5,7 @@ the judge at most; a `Score` is one row of a benchmark's ``scores/``. Nothing he
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import polars as pl
@@ -30,7 +30,9 @@ __all__ = [
     "Turn",
     "exchanges_of",
     "failed",
+    "in_percent",
     "items_table",
+    "position_note",
     "score",
     "settled",
 ]
@@ -201,3 +203,17 @@ def settled(exchange: Exchange, turn: int, mode: str, order: Order, reading: Rea
 def score(metric: str, found: Figure, category: str = ALL, note: str = "") -> Score:
     """A figure as a row; what it says of itself stands behind ``note``."""
     return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, (note, found.estimate.why))))
+
+
+def in_percent(share: Figure) -> Figure:
+    """A figure of shares (0-1) in per cent."""
+    found = share.estimate
+    value, low, high, stderr = (
+        None if each is None else 100 * each for each in (found.value, found.low, found.high, found.stderr)
+    )
+    return replace(share, estimate=replace(found, value=value, low=low, high=high, stderr=stderr))
+
+
+def position_note(favoured: str | None) -> str:
+    """The flag of a judge that favours a position; empty where it favours none, or too little is there to tell."""
+    return f"position bias: favours the answer shown {favoured}" if favoured in ("first", "second") else ""

@@ -12,9 +12,28 @@ SECTIONS = {
     "judge": {"instruction": "ASK", "system": "", "answer_1": "ONE", "answer_2": "TWO", "reference": ""},
     "judge_pointwise": {"instruction": "ASK", "system": "", "answer": "ONE", "reference": ""},
     "label": {"instruction": "ASK", "task_types": "Math\nLaw"},
+    "mt_bench_pair": {
+        "question": "ASK",
+        "answer_a": "ONE",
+        "answer_b": "TWO",
+        "reference": "RIGHT",
+        "follow_up": "MORE",
+        "follow_up_reference": "SO",
+        "follow_up_answer_a": "THREE",
+        "follow_up_answer_b": "FOUR",
+    },
+    "mt_bench_single": {
+        "question": "ASK",
+        "answer": "ONE",
+        "reference": "RIGHT",
+        "follow_up": "MORE",
+        "follow_up_answer": "TWO",
+        "follow_up_reference": "SO",
+    },
     "refine_code": {"instruction": "ASK", "system": "", "answer": "ONE"},
     "refine_prose": {"instruction": "ASK", "system": "", "answer": "ONE"},
     "refine_steps": {"instruction": "ASK", "system": "", "answer": "ONE"},
+    "vicuna": {"kind": "", "question": "ASK", "response_1": "ONE", "response_2": "TWO"},
 }
 
 

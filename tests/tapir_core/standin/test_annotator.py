@@ -6,6 +6,10 @@ from typing import Any
 import openai
 import pytest
 
+from tapir_core.evaluation.mt_bench import parse_rating
+from tapir_core.evaluation.pairwise import parse_pair_verdict
+from tapir_core.evaluation.vicuna import parse_review, request_kind
+from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.running import StandinServer
 from tests.tapir_core.standin.asks import SUM
@@ -56,3 +60,42 @@ def test_what_it_does_not_know_it_refuses() -> None:
 def test_log_probabilities_that_cannot_be_had_are_a_wrong_request() -> None:
     with StandinServer() as server, pytest.raises(openai.BadRequestError, match="top_logprobs"):
         ask(server, annotation(RIGHT, WRONG), logprobs=True, top_logprobs=21)
+
+
+PAIR = {"question": SUM, "answer_a": RIGHT, "answer_b": WRONG, "reference": ""}
+TURN_2 = {"follow_up": "Make plural: apple", "follow_up_reference": ""}
+NO_TURN_2 = dict.fromkeys(
+    ("follow_up", "follow_up_reference", "follow_up_answer", "follow_up_answer_a", "follow_up_answer_b"), ""
+)
+
+
+def test_an_answer_is_rated_and_of_two_turns_the_second() -> None:
+    single = load_prompt("mt_bench_single")
+    first = single.render(question=SUM, answer=RIGHT, reference="91", **NO_TURN_2)
+    both = {"question": SUM, "answer": RIGHT, "reference": "", **TURN_2, "follow_up_answer": "Answer: pear"}
+    with StandinServer(noise=0.0) as server:
+        replies = [ask(server, text).message.content for text in (first, single.render(**both))]
+    ratings = [parse_rating(reply) for reply in replies]
+    assert isinstance(ratings[1], float)
+    assert ratings[0] == 9.0 > ratings[1]
+
+
+def test_a_pair_has_a_verdict_and_equal_answers_tie() -> None:
+    pair = load_prompt("mt_bench_pair")
+    texts = [
+        pair.render(**NO_TURN_2, **PAIR),
+        pair.render(**{**NO_TURN_2, **PAIR, "answer_a": WRONG, "answer_b": RIGHT}),
+        pair.render(**{**NO_TURN_2, **PAIR, "answer_b": RIGHT}),
+    ]
+    with StandinServer(noise=0.0, position_bias=0.0) as server:
+        assert [parse_pair_verdict(ask(server, text).message.content) for text in texts] == ["A", "B", "tie"]
+
+
+@pytest.mark.parametrize("category", ["generic", "coding", "math"])
+def test_a_review_has_its_scores_where_the_prompt_wants_them(category: str) -> None:
+    kind = request_kind(category)
+    text = load_prompt("vicuna").render(kind=kind, question=SUM, response_1=WRONG, response_2=RIGHT)
+    with StandinServer(noise=0.0) as server:
+        scores = parse_review(ask(server, text).message.content, category)
+    assert isinstance(scores, PairScores)
+    assert scores.answer_1 < scores.answer_2
