@@ -7,6 +7,7 @@ import hashlib
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
+from tapir_core.evaluation.benchmarks import Exchange, benchmark_of, exchanges_of, judged_places, score_rows
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.judging.panel import combine_judges
@@ -50,9 +52,11 @@ from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import STAGES, StageAt, plan
+from tapir_core.standin.annotator import annotate
+from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.sections import Ask
+from tapir_core.standin.sections import Ask, Weighted, read_ask
 from tapir_core.standin.teacher import expand
 from tapir_core.voices import judge_names
 from tests.builders import TEACHER
@@ -168,6 +172,38 @@ class _Builder:
                 error = math.sqrt(value * (1 - value) / part.height)
                 scores.append(("heldout", split, category, "accuracy", value, error, part.height))
         self._save(at, pl.DataFrame(scores, schema=list(STAGES[at.name].columns), orient="row"))
+
+    def _benchmark_items(self, at: StageAt) -> None:
+        self._save(at, benchmark_of(self.run.config, at.benchmark).items())
+
+    def _benchmark_answers(self, at: StageAt) -> None:
+        rng, rows = self._rng(at), []
+        for row in self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark)).iter_rows(named=True):
+            problem = recognise(row["question"])
+            told = problem.plain if rng.random() < SKILL[at.round] else "Answer: unknown"
+            rows.append((row["question_id"], row["turn"], told, "stop", 30, 4))
+        self._save(at, pl.DataFrame(rows, schema=list(STAGES[at.name].columns), orient="row"), **self._asked(len(rows)))
+
+    def _benchmark_replies(self, at: StageAt) -> None:
+        """The stand-in judges, without a server."""
+        benchmark, rows = benchmark_of(self.run.config, at.benchmark), []
+        prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
+        for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
+            found = game.reading or benchmark.read(game, *_reply_of_standin(game.text))
+            rows.append((*game.place, found.value, found.baseline_value, found.how, "scored", "", "", "standin-judge"))
+        schema = {**dict.fromkeys(STAGES[at.name].columns, pl.String), "turn": pl.Int64}
+        schema |= {"value": pl.Float64, "baseline_value": pl.Float64}
+        self._save(at, pl.DataFrame(rows, schema=schema, orient="row"), **self._asked(len(rows)))
+
+    def _benchmark_scores(self, at: StageAt) -> None:
+        config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
+        scores = benchmark_of(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
+        prompts = {name: load_prompt(name) for name in config.evaluation.asked[at.benchmark].prompts}
+        self._save(at, score_rows(config, at.benchmark, scores, prompts))
+
+    def _exchanges(self, at: StageAt) -> list[Exchange]:
+        items = self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark))
+        return exchanges_of(items, self.run.rows(replace(at, name="benchmark_answers")))
 
     def _answer(self, at: StageAt) -> None:
         rows = self._student_answers(at, self._round_pool(at.round), SKILL[at.round - 1])
@@ -310,6 +346,14 @@ class _Builder:
             words = problem.instruction.split()[:6]
             answers.append((identity, f"You asked: {' '.join(words)} …\nAnswer: {told}", "stop", 30, 14))
         return pl.DataFrame(answers, schema=TEACHER, orient="row")
+
+
+def _reply_of_standin(text: str) -> tuple[str, dict[str, float]]:
+    """Text and log-probabilities."""
+    reply = annotate(read_ask([{"role": "user", "content": text}], None), Behaviour(noise=0.2))
+    if isinstance(reply, Weighted):
+        return reply.text, {token: math.log(share) for token, share in reply.probabilities.items()}
+    return reply, {}
 
 
 def _pairs(rows: pl.DataFrame) -> list[tuple[str, str]]:

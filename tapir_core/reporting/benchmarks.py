@@ -22,6 +22,7 @@ __all__ = [
     "benchmark_tables",
     "benchmarks_sentence",
     "figures_table",
+    "headline_panels",
     "require_figures",
 ]
 
@@ -64,6 +65,20 @@ def benchmark_tables(summary: RunSummary, numbers: Sequence[int], names: Sequenc
     rows = pl.concat([rows.with_columns(number=pl.lit(number)) for number, rows in found])
     parts = rows.partition_by("benchmark", *_BESIDE, maintain_order=True)
     return [_side_by_side(part) for part in parts]
+
+
+def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
+    """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
+    tables = [
+        each.benchmarks.with_columns(number=pl.lit(each.number))
+        for each in summary.rounds
+        if each.benchmarks is not None
+    ]
+    if not tables:
+        return []
+    rows = pl.concat(tables).filter(pl.col("metric").is_in(HEADLINES))
+    parts = rows.partition_by("benchmark", "metric", *_BESIDE, maintain_order=True)
+    return [(f"{part['benchmark'][0]}: {METRICS[part['metric'][0]]}", part) for part in parts]
 
 
 def figures_table(found: RoundSummary) -> Table:

@@ -1,17 +1,21 @@
 """Benchmarks on a run's students, through flows, tasks, store and the stand-in's judge: figures, failures, biases."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.distill import distill
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
+from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_tables
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
@@ -82,7 +86,9 @@ def judge(server: StandinServer, identity: str = "i") -> dict[str, Any]:
     }
 
 
-def make_run(root: Path, backbone: Path, student: FakeProvider, **benchmarks: dict[str, Any]) -> RunFolder:
+def make_run(
+    root: Path, backbone: Path, student: FakeProvider, each_round: Sequence[str] = (), **benchmarks: dict[str, Any]
+) -> RunFolder:
     """A finished run whose student answers at an endpoint."""
     engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
     config = make_config(
@@ -90,7 +96,11 @@ def make_run(root: Path, backbone: Path, student: FakeProvider, **benchmarks: di
         run={"name": "asked"},
         data={"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "standin", "dev": 10, "test": 10}},
         student={"backbone": str(backbone), "engine": engine},
-        evaluation={"benchmarks": benchmarks, "decontamination": {"max_rouge_l": 1.0}},
+        evaluation={
+            "benchmarks": benchmarks,
+            "each_round": list(each_round),
+            "decontamination": {"max_rouge_l": 1.0},
+        },
         calls={"shard_retry_seconds": 0.0, "backoff_seconds": 0.01, "max_backoff_seconds": 0.05, "rows_per_shard": 8},
     )
     return build_run(root, config=config, **gather_files(config), backbone=checkpoint_digest(backbone))
@@ -307,3 +317,20 @@ def test_vicuna_is_reviewed_by_category_mathematics_included(
     assert found["relative_quality"]["value"] > 100
     categories = run.rows(StageAt("benchmark_scores", 0, benchmark="vi"))["category"].unique().to_list()
     assert {"all", "math", "coding", "generic"} <= set(categories)
+
+
+def test_benchmarks_of_each_round_are_asked_as_part_of_the_run(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    run = make_run(tmp_path, backbone, student, each_round=["ae"], ae=ALPACA)
+    for number in (BACKBONE, 2):
+        for at in benchmark_stages("ae", number):
+            run.storage.remove(at.folder)
+    assert not summarise(run).done
+    distill(run.ref)
+    assert summarise(run).done
+    assert len(student.calls) == 2 * QUESTIONS, "the held-out answers stand"
+    with get_client(sync_client=True) as client:
+        like = ArtifactFilter(key=ArtifactFilterKey(like_="asked-%benchmark%"))
+        keys = {str(each.key) for each in client.read_artifacts(artifact_filter=like)}
+    assert {"asked-benchmark-ae", "asked-round-2-benchmarks"} <= keys

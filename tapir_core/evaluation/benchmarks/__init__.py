@@ -3,6 +3,7 @@
 from tapir_core.config import AlpacaEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
+from tapir_core.evaluation.benchmarks.table import judged_places, score_rows
 from tapir_core.evaluation.benchmarks.types import (
     SCORES,
     Benchmark,
@@ -27,6 +28,8 @@ __all__ = [
     "Score",
     "benchmark_of",
     "exchanges_of",
+    "judged_places",
+    "score_rows",
 ]
 
 
