@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from prefect import tags
 
+from flows.benchmarks import read_benchmark
 from flows.evaluate import evaluate_student
 from flows.round import round_flow
 from flows.running.fleet import join_fleet
@@ -40,6 +41,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     if not comes_after(run.config, StageAt("train", 0), current(run).until):
         check_trainer(run.config)
     rounds: list[dict[str, object]] = []
+    each_round = run.config.evaluation.each_round
     with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
         if run.config.data.heldout is not None:
             run_stage(ref, heldout)
@@ -47,6 +49,8 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
             run_stage(ref, questions)
         if StageAt("contaminated") in plan(run.config):
             run_stage(ref, contaminated)
+        for name in each_round:
+            read_benchmark(ref, name)
         instructions = run_stage(ref, pool).rows
         labels = submit_shards(ref, StageAt("label"), label_shard, instructions)
         taught = submit_shards(ref, StageAt("teach"), teach_shard, instructions)
@@ -54,11 +58,11 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
         seal_stage(ref, taught)
         check_pool(run)
         with tags("backbone"):
-            evaluate_student(ref, BACKBONE)
+            evaluate_student(ref, BACKBONE, each_round)
         with tags("round-0"):
             run_stage(ref, mix, 0)
             run_stage(ref, train, 0)
-            evaluate_student(ref, 0)
+            evaluate_student(ref, 0, each_round)
         for number in range(1, run.config.run.rounds + 1):
             with tags(f"round-{number}"):
                 rounds.append(round_flow(ref, number))

@@ -38,7 +38,7 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     run_shards(ref, refine, refine_shard, hard_rows(run, refine).height)
     mixture = run_stage(ref, mix, number)
     run_stage(ref, train, number)
-    evaluate_student(ref, number)
+    evaluate_student(ref, number, run.config.evaluation.each_round)
     publish_round(ref, number)
     reason = stop_reason(ref, number)
     return {"round": number, "seeds": seeds.rows, "examples": mixture.rows, "stopped": reason}

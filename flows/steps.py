@@ -19,6 +19,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.voices import benchmark_judge
 from tasks.artifacts import publish_missing
 from tasks.late_tags import late_tags
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
@@ -38,8 +39,8 @@ class Shards:
     done: DatasetRef | None = None
 
 
-def run_stage(ref: RunRef, stage: Any, *place: int) -> DatasetRef:
-    """Do a stage that is one task, or nothing when it holds; ``place`` is its round and wave, as far as it has them.
+def run_stage(ref: RunRef, stage: Any, *place: Any) -> DatasetRef:
+    """Do a stage that is one task, or nothing when it holds; ``place`` is its round, wave and benchmark.
 
     Raises:
         Reached: the user wants no more than this stage.
@@ -131,6 +132,8 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     Answers are judged in the shards in which they were made, so theirs follow the judges.
     """
     asked = {"answer": list(config.judge.endpoints.values()), "answer_heldout": []}
+    if at.benchmark is not None:
+        asked[at.name] = [benchmark_judge(config, config.evaluation.asked[at.benchmark])]
     endpoints = asked.get(at.name, [config.teacher.endpoint])
     filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
     return max([config.calls.rows_per_shard, *filled])

@@ -29,6 +29,7 @@ __all__ = [
     "TRAINING_SUMMARY",
     "attempt_folder",
     "backbone_cache",
+    "benchmark_folder",
     "comparison_file",
     "export_folder",
     "goes_with_run",
@@ -122,6 +123,11 @@ def training_file(folder: str) -> str:
 def wave_folder(wave: int, step: str) -> str:
     """Working folder of one step of an expansion wave, in its round's folder."""
     return f"waves/{wave:02d}_{step}"
+
+
+def benchmark_folder(benchmark: str, step: str) -> str:
+    """Folder of one step of a benchmark, in its round's folder; of its items, in the run's."""
+    return f"benchmarks/{benchmark}/{step}"
 
 
 def attempt_folder(number: int, key: str) -> str:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tapir_core import benchmark_fields as benchmark
 from tapir_core.config import RunConfig
-from tapir_core.paths import BACKBONE, round_folder, wave_folder
-from tapir_core.stage_columns import COLUMNS
+from tapir_core.paths import BACKBONE
+from tapir_core.stage_at import StageAt
+from tapir_core.stage_columns import COLUMNS, PLACES
 from tapir_core.stage_fields import (
     judge_fields,
     judge_prompts,
@@ -25,39 +27,9 @@ from tapir_core.stage_fields import (
 )
 from tapir_core.text import digest
 
-__all__ = ["STAGES", "Stage", "StageAt", "is_planned", "plan", "stage_key"]
+__all__ = ["STAGES", "Stage", "StageAt", "benchmark_stages", "is_planned", "plan", "stage_key"]
 
 Json = Any
-
-
-@dataclass(frozen=True, slots=True)
-class StageAt:
-    """A stage in its round (nothing for the stages that run once), or a step of an expansion wave."""
-
-    name: str
-    round: int | None = None
-    wave: int | None = None
-    """Wave of an expansion, from 1; nothing for the stages that are no step of a wave."""
-
-    def __str__(self) -> str:
-        if self.round is None:
-            return self.name
-        place = "backbone" if self.round == BACKBONE else f"round {self.round}"
-        return f"{self.name} ({place}, wave {self.wave})" if self.wave else f"{self.name} ({place})"
-
-    @property
-    def number(self) -> int:
-        """The round, of a stage that has one."""
-        assert self.round is not None, f"{self.name} runs once, not by round"
-        return self.round
-
-    @property
-    def folder(self) -> str:
-        """Where its rows lie in the run folder."""
-        place = STAGES[self.name].place
-        if self.wave is not None:
-            place = wave_folder(self.wave, place)
-        return place if self.round is None else f"{round_folder(self.round)}/{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +37,6 @@ class Stage:
     """What the run knows of one stage without doing it."""
 
     name: str
-    place: str
-    """Folder of its rows, in the run folder or in its round's folder."""
     fields: Callable[[RunConfig, StageAt], Json]
     """Config fields that can change its output."""
     ingredients: Callable[[RunConfig, StageAt], list[str]]
@@ -79,6 +49,11 @@ class Stage:
     """Paid calls for one row, at most, re-asks aside; what a redo may cost."""
 
     @property
+    def place(self) -> str:
+        """Folder of its rows, in the run folder or in its round's folder."""
+        return PLACES[self.name]
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of its rows; a checkpoint has none."""
         return COLUMNS[self.name]
@@ -88,15 +63,20 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
     """Every stage of a run, in an order in which inputs come first."""
     questions = _questions(config)
     yield from (*questions, *([StageAt("contaminated")] if questions else []))
+    yield from (StageAt("benchmark_items", benchmark=name) for name in config.evaluation.each_round)
     yield from (StageAt("pool"), StageAt("label"), StageAt("teach"))
-    if config.data.heldout is not None:
-        yield from (StageAt("answer_heldout", BACKBONE), StageAt("evaluate", BACKBONE))
+    yield from _evaluation(config, BACKBONE)
     for number in range(config.run.rounds + 1):
         measuring = _MEASURING if number and config.judges(number) else ()
         names = [*measuring, "select", "expand", "refine"] if number else []
         yield from (StageAt(name, number) for name in [*names, "mix", "train"])
-        if config.data.heldout is not None:
-            yield from (StageAt(name, number) for name in ["answer_heldout", "evaluate"])
+        yield from _evaluation(config, number)
+
+
+def benchmark_stages(name: str, number: int) -> list[StageAt]:
+    """What asking a student a benchmark takes, in order; the reading of its files comes before all students."""
+    stages = ("benchmark_answers", "benchmark_replies", "benchmark_scores")
+    return [StageAt(stage, number, benchmark=name) for stage in stages]
 
 
 def is_planned(config: RunConfig, at: StageAt) -> bool:
@@ -114,6 +94,14 @@ def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> s
 def stage_key(at: StageAt, config: RunConfig, ingredients: dict[str, str], run_id: str, inputs: list[str]) -> str:
     """The key that a stage's manifest must have to be served; `inputs` are its inputs' digests in their order."""
     return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients), inputs])
+
+
+def _evaluation(config: RunConfig, number: int) -> Iterator[StageAt]:
+    """Held-out set and benchmarks of one student."""
+    if config.data.heldout is not None:
+        yield from (StageAt(name, number) for name in ["answer_heldout", "evaluate"])
+    for name in config.evaluation.each_round:
+        yield from benchmark_stages(name, number)
 
 
 def _questions(config: RunConfig) -> list[StageAt]:
@@ -134,12 +122,12 @@ def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [*_questions(config), *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
 
 
-def _wave_step(name: str, place: str, before: str | None) -> Stage:
+def _wave_step(name: str, before: str | None) -> Stage:
     def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
         previous = [StageAt(before, at.round, at.wave)] if before else []
         return [*_wave_inputs(config, at), *previous]
 
-    return Stage(name, place, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
+    return Stage(name, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
 
 
 def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
@@ -175,6 +163,17 @@ def _mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [*_pool_inputs(config, at), *drawn, *_trained_on(config, at)]
 
 
+def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
+    """The items of the benchmark, and stages of the same student."""
+    items = StageAt("benchmark_items", benchmark=at.benchmark)
+    return [items, *(StageAt(name, at.round, benchmark=at.benchmark) for name in names)]
+
+
+def _checkpoint(at: StageAt) -> list[StageAt]:
+    """The student that a round came to; the backbone is an ingredient."""
+    return [] if at.round == BACKBONE else [StageAt("train", at.round)]
+
+
 def _none(*_: object) -> list[Any]:
     return []
 
@@ -189,13 +188,11 @@ STAGES: dict[str, Stage] = {
     for stage in [
         Stage(
             "heldout",
-            "heldout",
             lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.model_dump(exclude={"path"})],
             lambda c, _: ["file:heldout"],
             _none,
         ),
         Stage(
-            "questions",
             "questions",
             _none,
             lambda c, _: [f"file:questions:{name}" for name in sorted(c.evaluation.benchmarks)],
@@ -203,13 +200,11 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "contaminated",
-            "contaminated",
             lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else pool_fields(c))],
             lambda c, at: [] if at.round else ["file:pool"],
             lambda c, at: [*_questions(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
         ),
         Stage(
-            "pool",
             "pool",
             lambda c, _: pool_fields(c),
             lambda c, _: ["file:pool"],
@@ -217,7 +212,6 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "label",
-            "labels",
             lambda c, _: [teacher_fields(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
             lambda c, _: ["prompt:label"],
             lambda c, _: [StageAt("pool")],
@@ -225,7 +219,6 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "teach",
-            "teacher",
             lambda c, _: [teacher_fields(c), c.teacher.answering.model_dump()],
             _none,
             lambda c, _: [StageAt("pool")],
@@ -233,50 +226,61 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "answer_heldout",
-            "heldout_answers",
             lambda c, _: student_fields(c),
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
-            lambda c, at: [StageAt("heldout"), *([] if at.round == BACKBONE else [StageAt("train", at.round)])],
+            lambda c, at: [StageAt("heldout"), *_checkpoint(at)],
+        ),
+        Stage("evaluate", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]),
+        Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
+        Stage(
+            "benchmark_answers",
+            benchmark.answers,
+            lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
+            lambda c, at: [*_of_benchmark(at), *_checkpoint(at)],
         ),
         Stage(
-            "evaluate", "scores", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]
+            "benchmark_replies",
+            benchmark.replies,
+            benchmark.prompts,
+            lambda c, at: _of_benchmark(at, "benchmark_answers"),
+            calls_per_row=1,
+        ),
+        Stage(
+            "benchmark_scores",
+            benchmark.scores,
+            benchmark.score_files,
+            lambda c, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
         ),
         Stage(
             "answer",
-            "answers",
             lambda c, _: student_fields(c),
             lambda c, _: [_TEMPLATE],
             lambda c, at: [*_pool_inputs(c, at), StageAt("train", at.number - 1)],
         ),
         Stage(
             "judge",
-            "verdicts",
             lambda c, _: judge_fields(c),
             lambda c, _: judge_prompts(c),
             _in_round("answer"),
             version=2,
             calls_per_row=1,
         ),
-        Stage("difficulty", "difficulty", lambda c, _: score_fields(c), _none, _in_round("judge")),
+        Stage("difficulty", lambda c, _: score_fields(c), _none, _in_round("judge")),
         Stage(
             "select",
-            "seeds",
             lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
             _none,
             _select_inputs,
         ),
-        _wave_step("wave_requests", "requests", None),
-        _wave_step("wave_candidates", "candidates", "wave_requests"),
-        _wave_step("wave_screened", "screened", "wave_candidates"),
-        _wave_step("wave_examined", "examined", "wave_screened"),
-        _wave_step("wave_gated", "gated", "wave_examined"),
-        _wave_step("expansion_rejected", "expansion_rejected", None),
-        Stage(
-            "expand", "expansion", lambda c, at: wave_fields(c, at.number), _wave_prompts, _wave_inputs, calls_per_row=3
-        ),
+        _wave_step("wave_requests", None),
+        _wave_step("wave_candidates", "wave_requests"),
+        _wave_step("wave_screened", "wave_candidates"),
+        _wave_step("wave_examined", "wave_screened"),
+        _wave_step("wave_gated", "wave_examined"),
+        _wave_step("expansion_rejected", None),
+        Stage("expand", lambda c, at: wave_fields(c, at.number), _wave_prompts, _wave_inputs, calls_per_row=3),
         Stage(
             "refine",
-            "refinement",
             lambda c, at: [
                 size_fields(c, at.number),
                 c.curriculum.refine,
@@ -287,10 +291,9 @@ STAGES: dict[str, Stage] = {
             _in_round("select", "expand"),
             calls_per_row=1,
         ),
-        Stage("mix", "mixture", lambda c, at: size_fields(c, at.number), _none, _mix_inputs),
+        Stage("mix", lambda c, at: size_fields(c, at.number), _none, _mix_inputs),
         Stage(
             "train",
-            "checkpoint",
             lambda c, at: tuning_fields(c, at.number),
             lambda c, at: [_TEMPLATE, *([] if at.round else ["backbone"])],
             lambda c, at: [StageAt("mix", at.round), *([StageAt("train", at.number - 1)] if at.round else [])],

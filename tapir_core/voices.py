@@ -5,10 +5,10 @@ A base URL is no part of it: the same model at another address is the same voice
 
 from dataclasses import dataclass
 
-from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
+from tapir_core.config import AskedBenchmark, EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
 from tapir_core.standin import STANDIN_VERSION
 
-__all__ = ["Voice", "judge_names", "judge_voices", "voice_of"]
+__all__ = ["Voice", "benchmark_judge", "judge_names", "judge_voices", "voice_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,14 @@ def voice_of(endpoint: EndpointConfig, role: str) -> Voice:
     identity = f"standin-{STANDIN_VERSION}"
     if role == "judge":
         identity += f"-bias{endpoint.position_bias:g}-noise{endpoint.noise:g}"
+        identity += "" if endpoint.prefers == "better" else f"-prefers-{endpoint.prefers}"
+        identity += "" if endpoint.logprobs else "-no-logprobs"
     return Voice(f"standin-{role}", identity)
+
+
+def benchmark_judge(config: RunConfig, benchmark: AskedBenchmark) -> EndpointConfig:
+    """Who judges a benchmark: its own judge, or the run's first one."""
+    return benchmark.judge or config.judge.endpoint
 
 
 def judge_voices(judge: JudgeConfig) -> tuple[Voice, ...]:

@@ -8,6 +8,7 @@ done, so a kill between the two serves nothing stale and costs nothing twice.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -68,8 +69,10 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
         @project_task(name, run_name=name + _of_wave(name, "wave"))
-        def run_stage(ref: RunRef, round_number: int | None = None, wave: int | None = None) -> DatasetRef:
-            at, run, started = StageAt(name, round_number, wave), RunFolder(ref), time.monotonic()
+        def run_stage(
+            ref: RunRef, round_number: int | None = None, wave: int | None = None, benchmark: str | None = None
+        ) -> DatasetRef:
+            at, run, started = StageAt(name, round_number, wave, benchmark), RunFolder(ref), time.monotonic()
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
                 seconds = round(time.monotonic() - started, 1)
@@ -105,7 +108,7 @@ def shard_task(
                 if reads is not None:
                     assert after is not None
                     part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
-                    rows = read_part(run.storage, StageAt(reads, at.round, at.wave).folder, part)
+                    rows = read_part(run.storage, replace(at, name=reads).folder, part)
                 else:
                     assert plan is not None
                     rows = plan(run, at)[piece.start : piece.stop]

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
@@ -33,6 +34,7 @@ from tapir_core.reporting.tables import (
     stages_table,
     students_table,
 )
+from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
@@ -48,7 +50,13 @@ __all__ = [
     "publish_sweep",
 ]
 
-_OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
+_OF_A_ROUND = {
+    "stages": stages_table,
+    "mfd": mfd_table,
+    "task-shares": shares_table,
+    "scores": scores_table,
+    "benchmarks": figures_table,
+}
 
 _OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
 """What a person looks for comes first: the last columns are beyond the edge of most windows."""
@@ -69,9 +77,12 @@ def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
     if FlowRunContext.get() is None:
         return
     summary = summarise(RunFolder(ref))
-    _show(artifact_key(ref.name, "scores"), students_table(summary, [each.number for each in summary.students]))
+    students = [each.number for each in summary.students]
+    _show(artifact_key(ref.name, "scores"), students_table(summary, students))
+    _show_benchmarks(ref, summary)
     for each in filter(None, map(summary.round, numbers)):
         _show(_key_of_round(ref, each.number, "scores"), scores_table(each))
+        _show(_key_of_round(ref, each.number, "benchmarks"), figures_table(each))
 
 
 def publish_judge(ref: RunRef, number: int) -> str:
@@ -92,6 +103,7 @@ def publish_run(ref: RunRef) -> str:
         summary = summarise(run)
         card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
         make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
+        _show_benchmarks(ref, summary)
     return report
 
 
@@ -150,6 +162,14 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
         for number, of_round in keys.items()
     }
     return {name: of_round for name, of_round in pages.items() if of_round}
+
+
+def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
+    """All students side by side: a table for each benchmark, and for each of its judges if it had several."""
+    tables = benchmark_tables(summary, [each.number for each in summary.rounds], benchmark_names(summary))
+    for place, table in enumerate(tables, start=1):
+        again = [each.title for each in tables[: place - 1]].count(table.title)
+        _show(artifact_key(ref.name, "benchmark", table.title, *([str(again + 1)] if again else [])), table)
 
 
 def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:

@@ -53,6 +53,7 @@ def make_request(
     *,
     prompt: Prompt | None = None,
     sample_index: int = 0,
+    top_logprobs: int = 0,
 ) -> Request:
     """A request of this run in a role."""
     return Request(
@@ -62,6 +63,7 @@ def make_request(
         identity=voice.identity,
         sampling=sampling,
         sample_index=sample_index,
+        top_logprobs=top_logprobs,
         prompt_version=prompt.version if prompt else "",
         run=run.ref.name,
     )

@@ -54,6 +54,8 @@ def gather_files(config: RunConfig) -> dict[str, str]:
             found[f"file:{name}"] = _sha256(source.path)
     for name, benchmark in config.evaluation.benchmarks.items():
         found[f"file:questions:{name}"] = _sha256(benchmark.questions)
+    for name, asked in config.evaluation.asked.items():
+        found |= {f"file:{field}:{name}": _sha256(path) for field, path in asked.files.items() if path}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found

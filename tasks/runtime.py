@@ -24,7 +24,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
-from tapir_core.voices import Voice, judge_names, voice_of
+from tapir_core.voices import Voice, benchmark_judge, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.log_follower import follow_log
@@ -166,6 +166,12 @@ class Runtime:
         names, endpoints = judge_names(self.config.judge), self.config.judge.endpoints
         roles = (self._role(endpoint, "judge", field) for field, endpoint in endpoints.items())
         return dict(zip(names, roles, strict=True))
+
+    def benchmark_judge(self, name: str) -> Role:
+        """Who judges the answers to a benchmark."""
+        benchmark = self.config.evaluation.asked[name]
+        field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
+        return self._role(benchmark_judge(self.config, benchmark), "judge", field)
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""

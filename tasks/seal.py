@@ -18,7 +18,7 @@ __all__ = ["FEWEST_ASKED", "budget_text", "check_failed", "check_missing", "seal
 FEWEST_ASKED = 20
 """With fewer requests, a share that failed says nothing about the rest."""
 
-OTHER_ROLES = {"answer_heldout": "answer", "wave_candidates": "expand"}
+OTHER_ROLES = {"answer_heldout": "answer", "wave_candidates": "expand", "benchmark_replies": "benchmark"}
 """Role of a stage's calls, where the stage is not named as the role."""
 
 
@@ -33,8 +33,11 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     parts = [outcome.part for outcome in ordered]
     if missing["budget"]:
         calls, rows = current(run).calls, sum(part.rows for part in parts)
-        raise BudgetReached(budget_text(at, calls.cap_reached, rows, missing["budget"], calls.paid().get(at.name)))
-    check_failed(at, ordered, run.config)
+        spent = calls.paid().get(OTHER_ROLES.get(at.name, at.name))
+        raise BudgetReached(budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
+    if at.benchmark is None:
+        # A benchmark has a limit of its own: above it there is no figure, and the run goes on.
+        check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()
     sealed = run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})

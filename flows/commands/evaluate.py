@@ -24,6 +24,9 @@ def evaluate(
     which: Annotated[
         str, typer.Option("--round", metavar="N|best|backbone|all", help="Which student; 0 is S_0.")
     ] = "all",
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME]", help="Benchmarks of the run's configuration, asked too.")
+    ] = None,
     root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
     annotations: Annotated[
         str | None, typer.Option(metavar="FILE", help="AlpacaEval's figures from these judgments, in place of a RUN.")
@@ -42,7 +45,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
-    """Score students of a run on its held-out set, where their scores do not stand yet; or read annotations."""
+    """Score students of a run on its held-out set and on benchmarks, where scores do not stand; or read annotations."""
     with_annotations = {
         "--difficulty": difficulty,
         "--anchors": anchors,
@@ -54,10 +57,12 @@ def evaluate(
             raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
         if name is None:
             raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
-        _evaluate_run(name, which, root)
+        _evaluate_run(name, which, root, benchmark or "")
         return
     if name is not None:
         raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
+    if benchmark is not None:
+        raise ConfigError(f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN")
     if which != "all":
         raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
     from flows.commands.annotations import score_annotations
@@ -74,24 +79,30 @@ def evaluate(
     )
 
 
-def _evaluate_run(name: str, which: str, root: str) -> None:
+def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
     from flows.commands.distil import shown_live
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table
     from flows.driver import hold_known_run
-    from tapir_core.reporting.students import find_students, unscored_students
+    from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
+    from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
     from tapir_core.reporting.tables import students_table
 
     with hold_known_run(run_ref(name, root), say=_say) as run:
-        numbers = find_students(run, which)
-        if unscored_students(run, numbers):
+        benchmarks = find_benchmarks(run, benchmark)
+        numbers = find_students(run, which, benchmarks)
+        if unscored_students(run, numbers, benchmarks):
             _say("connecting to Prefect")
             with connect_prefect(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
-                evaluate_students(run.ref, numbers)
-        print_table(console, students_table(summarise(run), numbers))
+                evaluate_students(run.ref, numbers, benchmarks)
+        summary = summarise(run)
+        for table in [students_table(summary, numbers), *benchmark_tables(summary, numbers, benchmarks)]:
+            if table.rows:
+                print_table(console, table)
+        require_figures(summary, numbers, benchmarks)
 
 
 def _say(line: str) -> None:

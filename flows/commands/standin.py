@@ -1,9 +1,12 @@
 """`tapir standin serve`: the offline, rule-based teacher and judge."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
+
+from tapir_core.errors import ConfigError
+from tapir_core.standin.behaviour import Preference
 
 __all__ = ["standin_app"]
 
@@ -15,6 +18,10 @@ def serve(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
     position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
     noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
+    prefers: Annotated[
+        str, typer.Option(metavar="better|first|longer", help="Which answer wins in benchmarks, whatever it says.")
+    ] = "better",
+    logprobs: Annotated[bool, typer.Option(help="Give log-probabilities to who asks for them.")] = True,
     latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
     faults: Annotated[
         str, typer.Option(help="What fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file.")
@@ -36,8 +43,16 @@ def serve(
         port,
         position_bias=position_bias,
         noise=noise,
+        prefers=_preference(prefers),
+        logprobs=logprobs,
         latency_ms=latency_ms,
         faults=faults,
         batches=rules,
         log_path=log,
     )
+
+
+def _preference(given: str) -> Preference:
+    if given not in get_args(Preference):
+        raise ConfigError(f"--prefers {given}: write {', '.join(get_args(Preference))}")
+    return cast(Preference, given)

@@ -10,8 +10,9 @@ from flows.driver import hold_known_run, worker_root
 from flows.evaluate import evaluate_students
 from flows.forms.form import RunName, deployed_flow, shown
 from flows.forms.machine import machine_to_evaluate
+from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures
 from tapir_core.reporting.sentences import scores_sentence
-from tapir_core.reporting.students import find_students, unscored_students
+from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunRef
 
@@ -22,17 +23,22 @@ __all__ = ["evaluate_from_form"]
 def evaluate_from_form(
     run: RunName,
     students: Annotated[str, Field(pattern=r"^(all|best|backbone|[0-9]{1,2})$"), shown("Students")] = "all",
+    benchmarks: Annotated[str, shown("Benchmarks")] = "",
 ) -> str:
-    """Score students of a run on its held-out set, where their scores do not stand yet.
+    """Score students of a run on its held-out set, and on benchmarks, where their scores do not stand yet.
 
     Args:
         run: Name of a run in the worker's root, finished or not.
         students: `all` (backbone, S_0 and every round that is trained), `best` by the dev split, `backbone`, or the
             number of a round.
+        benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
     """
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
-        numbers = find_students(opened, students)
-        with machine_to_evaluate(opened.config) if unscored_students(opened, numbers) else nullcontext():
-            evaluate_students.fn(opened.ref, numbers)
-        return scores_sentence(summarise(opened), numbers)
+        asked = find_benchmarks(opened, benchmarks)
+        numbers = find_students(opened, students, asked)
+        with machine_to_evaluate(opened.config) if unscored_students(opened, numbers, asked) else nullcontext():
+            evaluate_students.fn(opened.ref, numbers, asked)
+        summary = summarise(opened)
+        require_figures(summary, numbers, asked)
+        return " ".join(filter(None, (scores_sentence(summary, numbers), benchmarks_sentence(summary, numbers, asked))))

@@ -57,12 +57,17 @@ class Text:
     refusal: str | None = None
     prompt_tokens: int = 10
     completion_tokens: int = 5
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    """Of the first token's alternatives; none are sent where this is empty."""
 
     def to_response(self, call: RecordedCall) -> web.Response:
         """The HTTP response."""
         message = {"role": "assistant", "content": self.content, "refusal": self.refusal}
         usage = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
-        choice = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+        choice: dict[str, Any] = {"index": 0, "message": message, "finish_reason": self.finish_reason}
+        if self.logprobs:
+            listed = [{"token": token, "logprob": value} for token, value in self.logprobs.items()]
+            choice["logprobs"] = {"content": [{**listed[0], "top_logprobs": listed}]}
         whole = {"id": "fake", "object": "chat.completion", "created": 0, "model": call.body.get("model")}
         return web.json_response({**whole, "choices": [choice], "usage": usage})
 

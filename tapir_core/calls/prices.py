@@ -86,7 +86,7 @@ def missing_prices(config: RunConfig) -> list[str]:
     caps = [config.budget, *config.budget.stages.values()]
     if all(each.usd is None for each in caps):
         return []
-    endpoints = {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints}
+    endpoints = {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
     prices = {name: price_of(endpoint) for name, endpoint in endpoints.items()}
     return [
         f"{name}: budget.usd cannot be kept, {price.reason}; {price.remedy}"

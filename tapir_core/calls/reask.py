@@ -13,7 +13,7 @@ from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.replies import Unparsed
 
-__all__ = ["REASK_STRIDE", "Parsed", "all_samples", "ask_parsed"]
+__all__ = ["REASK_STRIDE", "Parsed", "all_samples", "ask_parsed", "ask_read"]
 
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
@@ -62,6 +62,22 @@ def ask_parsed(
     A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
     each row once, when nothing more will be asked for it.
     """
+    return ask_read(engine, requests, source, lambda _, answer: parse(answer.text), reasks, on_outcome=on_outcome)
+
+
+def ask_read(
+    engine: CallEngine,
+    requests: Sequence[Request],
+    source: EndpointSource,
+    read: Callable[[int, Answer], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+) -> list[Parsed[T]]:
+    """The same where a reply is more than its text, or rows are read in different ways.
+
+    ``read`` is given the place of a row and the answer to it.
+    """
     endpoint = Once(source)
     parsed: dict[int, Parsed[T]] = {}
     rows = list(range(len(requests)))
@@ -69,11 +85,11 @@ def ask_parsed(
         outcomes = engine.ask(
             [_reasked(requests[row], reask) for row in rows],
             endpoint,
-            on_outcome=_report_settled(rows, parse, on_outcome, last=reask == reasks),
+            on_outcome=_report_settled(rows, read, on_outcome, last=reask == reasks),
         )
         for row, outcome in zip(rows, outcomes, strict=True):
             before = parsed[row].outcomes if row in parsed else ()
-            value, reason = _parse(outcome, parse)
+            value, reason = _read(row, outcome, read)
             parsed[row] = Parsed(value, reason, (*before, outcome))
         rows = [row for row in rows if _is_unparsed(parsed[row])]
     return [parsed[row] for row in range(len(requests))]
@@ -85,24 +101,24 @@ def all_samples(request: Request, reasks: int) -> list[Request]:
 
 
 def _report_settled(
-    rows: list[int], parse: Callable[[str], T | Unparsed], on_outcome: OnOutcome | None, *, last: bool
+    rows: list[int], read: Callable[[int, Answer], T | Unparsed], on_outcome: OnOutcome | None, *, last: bool
 ) -> OnOutcome | None:
     """A callback for one pass that passes on the rows for which nothing more will be asked."""
     if on_outcome is None:
         return None
 
     def report(place: int, outcome: Outcome) -> None:
-        settled = last or isinstance(outcome, Failure) or not _parse(outcome, parse)[1]
+        settled = last or isinstance(outcome, Failure) or not _read(rows[place], outcome, read)[1]
         if settled:
             on_outcome(rows[place], outcome)
 
     return report
 
 
-def _parse(outcome: Outcome, parse: Callable[[str], T | Unparsed]) -> tuple[T | None, str]:
+def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:
     if isinstance(outcome, Failure):
         return None, outcome.kind
-    value = parse(outcome.text)
+    value = read(row, outcome)
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
 
 

@@ -13,7 +13,7 @@ from tapir_core.text import digest
 
 __all__ = ["Answer", "Endpoint", "EndpointSource", "Failure", "FailureKind", "Message", "Outcome", "Request", "Role"]
 
-Role = Literal["label", "teach", "answer", "judge", "expand", "refine"]
+Role = Literal["label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
 """What a call is for; a column of the store, not part of the key."""
 
 FailureKind = Literal[
@@ -52,6 +52,8 @@ class Request:
     sampling: Sampling
     sample_index: int = 0
     """Tells repeats of the same prompt apart; also the seed sent to the provider when the temperature is above 0."""
+    top_logprobs: int = 0
+    """How many of the most likely first tokens are asked for with their log-probabilities; 0 asks for none."""
     prompt_version: str = ""
     """First 12 hex digits of the prompt file's digest; empty for a bare instruction. A column, not part of the key."""
     run: str = ""
@@ -60,15 +62,16 @@ class Request:
     @property
     def key(self) -> str:
         """Store key: what the provider sees, plus identity and sample index (architecture.md, Calls)."""
-        return digest(
-            {
-                "model": self.model,
-                "messages": [[message.role, message.content] for message in self.messages],
-                "sampling": self.sampling.model_dump(),
-                "identity": self.identity,
-                "sample_index": self.sample_index,
-            }
-        )
+        seen: dict[str, object] = {
+            "model": self.model,
+            "messages": [[message.role, message.content] for message in self.messages],
+            "sampling": self.sampling.model_dump(),
+            "identity": self.identity,
+            "sample_index": self.sample_index,
+        }
+        if self.top_logprobs:
+            seen["top_logprobs"] = self.top_logprobs
+        return digest(seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class Answer:
     """Price of this call when it was paid."""
     stored: bool = False
     """True when it came from the store and cost nothing now."""
+    logprobs: tuple[tuple[str, float], ...] = ()
+    """The most likely first tokens, each with the natural logarithm of its probability; empty where none came."""
 
 
 @dataclass(frozen=True, slots=True)

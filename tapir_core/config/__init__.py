@@ -1,6 +1,14 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
+from tapir_core.config.benchmarks import (
+    AlpacaEvalBenchmark,
+    AskedBenchmark,
+    BenchmarkConfig,
+    MTBenchBenchmark,
+    QuestionsOnly,
+    VicunaBenchmark,
+)
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import (
@@ -16,7 +24,7 @@ from tapir_core.config.curriculum import (
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
 from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
-from tapir_core.config.evaluation import HELDOUT, BenchmarkConfig, DecontaminationConfig, EvaluationConfig
+from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import (
@@ -32,6 +40,8 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "AlpacaEvalBenchmark",
+    "AskedBenchmark",
     "BasicTuningConfig",
     "BatchConfig",
     "BenchmarkConfig",
@@ -50,9 +60,11 @@ __all__ = [
     "HardShare",
     "JudgeConfig",
     "LoraConfig",
+    "MTBenchBenchmark",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "QuestionsOnly",
     "RandomShare",
     "ReplicasEngine",
     "RoundConfig",
@@ -71,5 +83,6 @@ __all__ = [
     "TeacherConfig",
     "Threshold",
     "TrainingConfig",
+    "VicunaBenchmark",
     "VllmEngine",
 ]

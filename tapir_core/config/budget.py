@@ -8,7 +8,7 @@ from tapir_core.config._base import Section
 
 __all__ = ["BudgetConfig", "Caps"]
 
-PaidStage = Literal["label", "teach", "judge", "expand", "refine"]
+PaidStage = Literal["label", "teach", "judge", "expand", "refine", "benchmark"]
 
 
 class Caps(Section):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
+from tapir_core.config.benchmarks import AskedBenchmark
 from tapir_core.config.curriculum import RandomShare, RoundConfig
 from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
@@ -82,12 +83,32 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    for name, benchmark in config.evaluation.benchmarks.items():
-        if "://" not in benchmark.questions and not Path(benchmark.questions).is_file():
+    evaluation, engine = config.evaluation, config.student.engine
+    for name, benchmark in evaluation.benchmarks.items():
+        files = {"questions": benchmark.questions, **(benchmark.files if isinstance(benchmark, AskedBenchmark) else {})}
+        for field, path in files.items():
+            if path is not None and "://" not in path and not Path(path).is_file():
+                yield (
+                    f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
+                    "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
+                )
+    for name, asked in evaluation.asked.items():
+        yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
+        longest = asked.longest_answer(config.student.sampling)
+        if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:
             yield (
-                f'evaluation.benchmarks.{name}.questions: value "{benchmark.questions}": there is no such file; '
-                "bring it from where it is published (docs/decontamination.md), or leave the benchmark out"
+                f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
+                f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the latter"
             )
+    for name in evaluation.each_round:
+        if name not in evaluation.asked:
+            known = ", ".join(evaluation.asked) or "none"
+            yield (
+                f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; '
+                f"there are: {known}"
+            )
+    if len(set(evaluation.each_round)) < len(evaluation.each_round):
+        yield "evaluation.each_round: names a benchmark twice; each is asked once a round"
 
 
 def check_student(student: StudentConfig) -> Iterator[str]:
@@ -189,6 +210,7 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
     for name, part in (
         ("teacher.endpoint", config.teacher.endpoint),
         *config.judge.endpoints.items(),
+        *config.evaluation.judges.items(),
         ("student.engine", config.student.engine),
     ):
         if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:

@@ -31,6 +31,12 @@ class Sampling(Section):
     max_tokens: PositiveInt = 1024
     """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
 
+    @property
+    def in_words(self) -> str:
+        """For a reader of figures."""
+        plural = "" if self.max_tokens == 1 else "s"
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, {self.max_tokens} token{plural}"
+
 
 class BatchConfig(Section):
     """How a Batch API is used where `mode = "batch"`. Nothing here changes an answer."""
@@ -129,6 +135,12 @@ class StandinEndpoint(Section):
 
     noise: NonNegativeFloat = 0.5
     """Standard deviation of the judge's scores, in points; the same request always gets the same noise."""
+
+    prefers: Literal["better", "first", "longer"] = "better"
+    """Which of two answers to a benchmark's question it prefers; the last two are faults to be shown."""
+
+    logprobs: bool = True
+    """Whether it gives log-probabilities to who asks for them."""
 
     latency_ms: NonNegativeInt = 0
     """Milliseconds before each reply."""

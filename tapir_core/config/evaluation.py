@@ -1,4 +1,4 @@
-"""Evaluation: the questions of benchmarks, and how far what is trained on must stay away from them."""
+"""Evaluation: benchmarks, when they are asked, and how far what is trained on must stay away from their questions."""
 
 import re
 from typing import Annotated
@@ -6,8 +6,10 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
+from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig
+from tapir_core.config.endpoints import EndpointConfig
 
-__all__ = ["HELDOUT", "BenchmarkConfig", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
+__all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
 
 HELDOUT = "heldout"
 """What the run's own held-out set is called among benchmarks."""
@@ -25,13 +27,6 @@ BenchmarkName = Annotated[str, AfterValidator(_check_benchmark_name)]
 """A benchmark's name in tables and folders."""
 
 
-class BenchmarkConfig(Section):
-    """A benchmark; its name is yours to choose, such as `alpaca_eval`."""
-
-    questions: str
-    """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
-
-
 class DecontaminationConfig(Section):
     """When an instruction of pool or expansion holds an evaluation question, and is dropped."""
 
@@ -46,7 +41,24 @@ class EvaluationConfig(Section):
     """Benchmarks from outside; the held-out set is a part of `[data]`."""
 
     benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field(default_factory=dict)
-    """`[evaluation.benchmarks.NAME]`, one table a benchmark."""
+    """`[evaluation.benchmarks.NAME]`, one table a benchmark; the names are yours, such as `alpaca_eval`."""
+
+    each_round: Annotated[tuple[BenchmarkName, ...], Field(strict=False)] = ()
+    """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
 
     decontamination: DecontaminationConfig = DecontaminationConfig()
     """What keeps their questions, and the held-out set, out of what is trained on."""
+
+    @property
+    def asked(self) -> dict[str, AskedBenchmark]:
+        """The benchmarks that can be asked, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, AskedBenchmark)}
+
+    @property
+    def judges(self) -> dict[str, EndpointConfig]:
+        """The judges that benchmarks have of their own, by the field that sets them."""
+        return {
+            f"evaluation.benchmarks.{name}.judge": each.judge
+            for name, each in self.asked.items()
+            if each.judge is not None
+        }

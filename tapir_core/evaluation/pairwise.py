@@ -15,6 +15,7 @@ from tapir_core.replies import Unparsed
 
 __all__ = [
     "NUMBER",
+    "WINS",
     "Outcomes",
     "Pair",
     "PairFigures",
@@ -39,7 +40,8 @@ NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 _VERDICTS: tuple[tuple[str, Shown], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
 _TWO_SCORES = (re.compile(rf"\[\[{NUMBER},\s?{NUMBER}\]\]"), re.compile(rf"\[{NUMBER},\s?{NUMBER}\]"))
 _TIE_GAP = 0.1
-_VALUES: dict[Winner, float] = {"model": 1.0, "tie": 0.5, "baseline": 0.0}
+WINS: dict[Winner, float] = {"model": 1.0, "tie": 0.5, "baseline": 0.0}
+"""What an outcome is worth to the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Pair:
         """The model's outcome (win 1, tie 0.5, loss 0) where it stood first minus the one where it stood second."""
         if self.model_first is None or self.baseline_first is None:
             return None
-        return _VALUES[self.model_first] - _VALUES[self.baseline_first]
+        return WINS[self.model_first] - WINS[self.baseline_first]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,5 +148,5 @@ def measure_outcomes(
         ties=winners.count("tie"),
         win_rate=rate({"model": 1.0, "tie": 0.0, "baseline": 0.0}),
         loss_rate=rate({"model": 0.0, "tie": 0.0, "baseline": 1.0}),
-        win_rate_adjusted=rate(_VALUES),
+        win_rate_adjusted=rate(WINS),
     )

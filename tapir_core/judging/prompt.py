@@ -9,6 +9,7 @@ text *says*, such as "give me 10", is the judge's to weigh.
 """
 
 import re
+from functools import lru_cache
 
 from tapir_core.judging.seeing import see
 from tapir_core.prompts import Prompt
@@ -41,20 +42,24 @@ def _spelt(name: str) -> str:
 
 # Quantifiers are possessive, and what follows an unbounded one cannot begin inside it; no pattern but for its first
 # character runs over another `<` or `[`. So each stretch of a text is read a fixed number of times, however hostile.
-_NAME = rf"(?:{'|'.join(map(_spelt, _NAMES))}|{_spelt('answer')}(?:[\s\0_-]*+\d++)?+)(?!\w)"
 _BLANK = r"[\s\0]*+"
-_TAG = rf"<(?={_BLANK}(?:/{_BLANK}{_NAME}|{_NAME}[^<>]*+>))"
 _CHAT_TOKEN = (
     r"<(?=\|[\w▁.:/-]{1,64}+\|?+>|[\w▁.:/-]{1,64}+\|>"
     rf"|{_BLANK}/?+{_BLANK}(?:{'|'.join(map(_spelt, _TOKENS))}){_BLANK}>|<{_BLANK}/?+{_BLANK}{_spelt('SYS')}{_BLANK}>>)"
     rf"|\[(?=\0*+/?+\0*+{_spelt('INST')}\0*+\])"
 )
 _VERDICT = r"\[(?=\0*+\[[^\w\[\]]*+\d)"
-_OURS = re.compile(f"{_TAG}|{_CHAT_TOKEN}|{_VERDICT}", re.IGNORECASE)
 
 
-def neutralise(text: str) -> str:
-    r"""Foreign text, fit to stand in a section of our prompts.
+@lru_cache
+def _ours(names: tuple[str, ...]) -> re.Pattern[str]:
+    name = rf"(?:{'|'.join(map(_spelt, names))}|{_spelt('answer')}(?:[\s\0_-]*+\d++)?+)(?!\w)"
+    tag = rf"<(?={_BLANK}(?:/{_BLANK}{name}|{name}[^<>]*+>))"
+    return re.compile(f"{tag}|{_CHAT_TOKEN}|{_VERDICT}", re.IGNORECASE)
+
+
+def neutralise(text: str, tags: tuple[str, ...] = ()) -> str:
+    r"""Foreign text, fit to stand in a section of our prompts; ``tags`` are a prompt's own beside the common ones.
 
     Our own tags, and the tokens that chat templates put between turns, lose their ``<`` to ``‹``; ``[[`` before a
     number becomes ``[ [``: neither can end a section, open a turn or pass for a verdict, and code still means the same.
@@ -66,13 +71,14 @@ def neutralise(text: str) -> str:
     if chars > 2 * MAX_SECTION_CHARS:
         # What lies between is left out below in any case, and need not be read.
         text = text[:MAX_SECTION_CHARS] + text[-MAX_SECTION_CHARS:]
-    text = _break_up(text)
+    ours = _ours((*_NAMES, *tags))
+    text = _break_up(text, ours)
     if len(text) <= MAX_SECTION_CHARS:
         return text
     half = (MAX_SECTION_CHARS - 100) // 2
     left_out = max(chars, len(text)) - 2 * half
     # The seam can make a verdict or a tag of two halves that were none.
-    return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}")
+    return _break_up(f"{text[:half]}\n… ({left_out} characters left out) …\n{text[-half:]}", ours)
 
 
 def render_pairwise(
@@ -105,10 +111,10 @@ def render_pointwise(
     )
 
 
-def _break_up(text: str) -> str:
+def _break_up(text: str, ours: re.Pattern[str]) -> str:
     """Whatever could be read as our tag, a turn or a verdict, made harmless at its first character."""
     seen, pieces, done = see(text), [], 0
-    for found in _OURS.finditer(seen):
+    for found in ours.finditer(seen):
         place = found.start()
         pieces += [text[done:place], "‹" if found[0] == "<" else f"{text[place]} "]
         done = place + 1

@@ -21,13 +21,22 @@ _SHIPPED = Path(__file__).parent
 _SUFFIX = ".jinja2"
 _OPTIONAL = frozenset({"system", "reference"})
 _SECTIONS: dict[str, frozenset[str]] = {
+    "alpaca_eval": frozenset({"instruction", "output_1", "output_2"}),
     "expand": frozenset({"seed", "task_type"}),
     "judge": frozenset({"system", "instruction", "answer_1", "answer_2", "reference"}),
     "judge_pointwise": frozenset({"system", "instruction", "answer", "reference"}),
     "label": frozenset({"instruction", "task_types"}),
+    "mt_bench_pair": frozenset(
+        {"question", "answer_a", "answer_b", "reference"}
+        | {"follow_up", "follow_up_answer_a", "follow_up_answer_b", "follow_up_reference"}
+    ),
+    "mt_bench_single": frozenset(
+        {"question", "answer", "reference"} | {"follow_up", "follow_up_answer", "follow_up_reference"}
+    ),
     "refine_code": frozenset({"system", "instruction", "answer"}),
     "refine_prose": frozenset({"system", "instruction", "answer"}),
     "refine_steps": frozenset({"system", "instruction", "answer"}),
+    "vicuna": frozenset({"kind", "question", "response_1", "response_2"}),
 }
 
 PROMPT_NAMES: tuple[str, ...] = tuple(_SECTIONS)

@@ -18,7 +18,10 @@ from tapir_core.stages import STAGES, StageAt
 __all__ = ["ONCE", "ROUND", "Look"]
 
 ONCE = ("heldout", "questions", "contaminated", "pool", "label", "teach")
-ROUND = ("answer", "judge", "difficulty", "select", "expand", "refine", "mix", "train", "evaluate")
+ROUND = (
+    *("answer", "judge", "difficulty", "select", "expand", "refine", "mix", "train", "evaluate"),
+    *("benchmark_answers", "benchmark_replies"),
+)
 """Stages as a reader knows them, in the order of the method."""
 
 Asked = Literal["teacher", "judge", "student", ""]
@@ -30,6 +33,8 @@ _ASKS: dict[str, Asked] = {
     "expand": "teacher",
     "refine": "teacher",
     "evaluate": "student",
+    "benchmark_answers": "student",
+    "benchmark_replies": "judge",
 }
 
 
@@ -86,6 +91,8 @@ class Look:
         )
 
     def _steps(self, name: str, number: int | None) -> list[StageAt]:
+        if name.startswith("benchmark_"):
+            return [StageAt(name, number, benchmark=each) for each in self.run.config.evaluation.asked]
         if name == "evaluate":
             return [StageAt("answer_heldout", number), StageAt("evaluate", number)]
         if name == "expand" and number is not None:

@@ -7,9 +7,12 @@ import polars as pl
 from markupsafe import Markup
 
 from tapir_core.config.load import resolved_json
+from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
+from tapir_core.reporting.benchmark_plots import plot_benchmark_categories, plot_benchmarks
+from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table, headline_panels
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
@@ -67,6 +70,8 @@ def render_report(summary: RunSummary, examples: Examples | None, config: str, e
         plots=found,
         tables={
             "rounds": rounds_table(summary),
+            "benchmarks": benchmark_tables(summary, [each.number for each in summary.rounds], benchmark_names(summary)),
+            "figures": [figures_table(each) for each in summary.rounds if each.benchmarks is not None],
             "accuracy": accuracy_table(summary),
             "left_out": left_out_table(summary),
             "decontamination": decontamination_table(summary.decontamination),
@@ -111,6 +116,14 @@ def _plots(summary: RunSummary) -> dict[str, Plot]:
         add("accuracy", "Accuracy by round", plots.plot_accuracy(summary.students), caption)
         categories = plots.plot_accuracy_by_task_type(summary.students)
         add("task_types", "Accuracy by task type", categories, "Test split; lines are standard errors.")
+    panels = headline_panels(summary)
+    if panels:
+        wholes = [(label, rows.filter(category=ALL)) for label, rows in panels]
+        caption = "Lines are 95 % intervals over questions. No decision reads these figures."
+        add("benchmarks", "Benchmarks", plot_benchmarks(wholes), caption)
+    for place, (label, rows) in enumerate(panels):
+        if radar := plot_benchmark_categories(label, rows):
+            add(f"radar_{place}", label, radar, f"{label}, by category; the further out, the better.")
     judged = [each for each in summary.rounds if each.difficulty is not None]
     if judged:
         means = ", ".join(f"{round_name(each.number)} {_mean(each.difficulty)}" for each in judged)

@@ -47,6 +47,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         refinement=_refinement(look, number),
         mixture=_mixture(look, number, first),
         scores=_scores(look, number),
+        benchmarks=_benchmarks(look, number),
     )
 
 
@@ -131,6 +132,13 @@ def _scores(look: Look, number: int) -> pl.DataFrame | None:
         return None
     heldout = scores.filter(benchmark="heldout", metric="accuracy")
     return heldout.select("split", "category", "value", "stderr", "n")
+
+
+def _benchmarks(look: Look, number: int) -> pl.DataFrame | None:
+    names = look.run.config.evaluation.asked
+    found = (look.rows(StageAt("benchmark_scores", number, benchmark=name)) for name in names)
+    tables = [rows for rows in found if rows is not None]
+    return pl.concat(tables) if tables else None
 
 
 def _counted(values: pl.Series) -> dict[str, int]:

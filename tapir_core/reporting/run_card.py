@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import moment, round_name
 from tapir_core.reporting.sentences import (
@@ -41,7 +42,9 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     )
     said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
     tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
-    made = [*(make(summary) for make in tables), decontamination_table(summary.decontamination)]
+    students = [each.number for each in summary.rounds]
+    benchmarks = benchmark_tables(summary, students, benchmark_names(summary))
+    made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
     shown = [table for table in made if table.rows]
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
     parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *filter(None, links)]

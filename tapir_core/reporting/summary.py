@@ -79,7 +79,9 @@ def _next_stage(look: Look) -> StageAt | None:
 
 def _stopped(look: Look, history: list[RoundHistory]) -> str | None:
     """Why the stop rule ends the run in or after its last round; a run that did all its rounds was not stopped."""
-    if not history or _next_stage(look) is None:
+    following = _next_stage(look)
+    # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
+    if not history or following is None or following.benchmark is not None:
         return None
     ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
     return should_stop(history, look.run.config.curriculum.stop) if ends_here else None

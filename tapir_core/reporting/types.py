@@ -129,6 +129,8 @@ class RoundSummary:
     mixture: MixtureSummary | None = None
     scores: pl.DataFrame | None = None
     """split, category, value, stderr, n: held-out accuracy; the category `all` is the whole split."""
+    benchmarks: pl.DataFrame | None = None
+    """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
 
     @property
     def scored(self) -> int | None:

@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin.faults import Faults
 
-__all__ = ["BatchRules", "Behaviour"]
+__all__ = ["BatchRules", "Behaviour", "Preference"]
+
+Preference = Literal["better", "first", "longer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +61,7 @@ class Behaviour:
     """What fails on purpose."""
     batches: BatchRules = field(default_factory=BatchRules)
     """How batches go."""
+    prefers: Preference = "better"
+    """Which of two answers to a benchmark's question wins: the better one, or whatever it says the first or longer."""
+    logprobs: bool = True
+    """Whether log-probabilities are given to who asks for them."""

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tapir_core.standin.annotator import annotate
 from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.judge import judge
 from tapir_core.standin.sections import Ask, Kind, Refusal, Reply, read_ask
@@ -47,7 +48,7 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
     kind: Kind = ask.kind if isinstance(ask, Ask) else "answer"
     reply = _say(ask, behaviour) if isinstance(ask, Ask) else ask
     outcome: Outcome = "refused" if isinstance(reply, Refusal) else "answered"
-    return ChatReply(200, completion(chat, reply, created=int(time.time())), outcome, kind)
+    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs), outcome, kind)
 
 
 def _rejection(problem: BadRequest) -> ChatReply:
@@ -57,4 +58,6 @@ def _rejection(problem: BadRequest) -> ChatReply:
 def _say(ask: Ask, behaviour: Behaviour) -> Reply:
     if ask.kind == "judge":
         return judge(ask, position_bias=behaviour.position_bias, noise=behaviour.noise)
+    if ask.kind == "benchmark":
+        return annotate(ask, behaviour)
     return {"answer": answer, "label": label, "expand": expand, "refine": refine}[ask.kind](ask)

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tapir_core.standin.behaviour import BatchRules, Behaviour
+from tapir_core.standin.behaviour import BatchRules, Behaviour, Preference
 from tapir_core.standin.fault_spec import read_faults
 from tapir_core.standin.server import Listening, listen
 from tapir_core.standin.service import Service
@@ -28,6 +28,8 @@ class StandinServer:
         *,
         position_bias: float = 0.5,
         noise: float = 0.5,
+        prefers: Preference = "better",
+        logprobs: bool = True,
         latency_ms: int = 0,
         faults: str = "",
         batches: BatchRules | None = None,
@@ -39,7 +41,9 @@ class StandinServer:
             ConfigError: the faults are wrong.
         """
         rules = batches or BatchRules()
-        behaviour = Behaviour(position_bias, noise, latency_ms / 1000, read_faults(faults), rules)
+        behaviour = Behaviour(
+            position_bias, noise, latency_ms / 1000, read_faults(faults), rules, prefers=prefers, logprobs=logprobs
+        )
         self._service = Service(behaviour, log_path)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stand-in", daemon=True)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-__all__ = ["KINDS", "Ask", "Kind", "Refusal", "Reply", "read_ask"]
+__all__ = ["KINDS", "Ask", "Kind", "Refusal", "Reply", "Weighted", "read_ask"]
 
-Kind = Literal["answer", "label", "judge", "expand", "refine"]
+Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -24,7 +24,7 @@ class Ask:
     sections: Mapping[str, str]
     """Tag → text; for `answer` the instruction alone."""
     text: str
-    """The whole conversation: what the judge's noise and the expansions' draws derive from."""
+    """The whole conversation: what the noise of judgments and the expansions' draws derive from."""
     seed: int = 0
 
 
@@ -35,7 +35,16 @@ class Refusal:
     reason: str
 
 
-Reply = str | Refusal
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A text of one token that was one of several."""
+
+    text: str
+    probabilities: Mapping[str, float]
+    """Token → its probability; they sum to 1."""
+
+
+Reply = str | Weighted | Refusal
 
 _OPENING = re.compile(r"^<([a-z_0-9]+)>", re.MULTILINE)
 _CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
@@ -45,6 +54,12 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "refine": ("instruction", "answer", "style"),
 }
 _JUDGED = ({"instruction", "answer_1", "answer_2"}, {"instruction", "answer"})
+_BENCHMARKS = (
+    {"instruction", "output_1", "output_2"},
+    {"question", "answer"},
+    {"question", "answer_a", "answer_b"},
+    {"question", "response_1", "response_2"},
+)
 
 
 def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask | Refusal:
@@ -81,4 +96,6 @@ def _kind(sections: Mapping[str, str]) -> Kind:
     for kind, tags in _NEEDED.items():
         if all(tag in sections for tag in tags):
             return kind
+    if any(tags <= set(sections) for tags in _BENCHMARKS):
+        return "benchmark"
     return "judge" if any(tags <= set(sections) for tags in _JUDGED) else "answer"

@@ -10,11 +10,12 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from aiohttp import web
 
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.standin.behaviour import BatchRules, Behaviour
+from tapir_core.standin.behaviour import BatchRules, Behaviour, Preference
 from tapir_core.standin.fault_spec import read_faults
 from tapir_core.standin.service import Service
 
@@ -66,6 +67,8 @@ def run_server(
     *,
     position_bias: float = 0.5,
     noise: float = 0.5,
+    prefers: Preference = "better",
+    logprobs: bool = True,
     latency_ms: int = 0,
     faults: str = "",
     batches: BatchRules | None = None,
@@ -77,7 +80,10 @@ def run_server(
     Raises:
         ConfigError: the faults are wrong, the address cannot be bound, or a file cannot be read or written.
     """
-    behaviour = Behaviour(position_bias, noise, latency_ms / 1000, read_faults(faults), batches or BatchRules())
+    rules = batches or BatchRules()
+    behaviour = Behaviour(
+        position_bias, noise, latency_ms / 1000, read_faults(faults), rules, prefers=prefers, logprobs=logprobs
+    )
     asyncio.run(_serve(Service(behaviour, log_path), host, port, port_file))
 
 
@@ -114,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.port,
             position_bias=given.position_bias,
             noise=given.noise,
+            prefers=given.prefers,
+            logprobs=given.logprobs,
             latency_ms=given.latency_ms,
             faults=given.faults,
             batches=BatchRules(
@@ -138,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
     parser.add_argument("--position-bias", type=float, default=0.5, help="points added to the answer shown first")
     parser.add_argument("--noise", type=float, default=0.5, help="standard deviation of the judge's scores, in points")
+    parser.add_argument(
+        "--prefers", choices=get_args(Preference), default="better", help="which answer wins in benchmarks"
+    )
+    parser.add_argument(
+        "--no-logprobs", dest="logprobs", action="store_false", help="give no log-probabilities to who asks for them"
+    )
     parser.add_argument("--latency-ms", type=int, default=0, help="milliseconds before each reply")
     parser.add_argument(
         "--faults", default="", help="what fails on purpose: 429=0.1,hang@10-40, or a TOML or JSON file"

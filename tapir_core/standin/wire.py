@@ -1,12 +1,13 @@
 """OpenAI's chat completions on the wire, as far as the stand-in speaks them: one choice, no streaming, no tools."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from tapir_core.standin.sections import Refusal, Reply
+from tapir_core.standin.sections import Refusal, Reply, Weighted
 
 __all__ = ["MODELS", "BadRequest", "ChatRequest", "completion", "error_body", "model_list", "parse_chat"]
 
@@ -32,6 +33,8 @@ class ChatRequest:
     messages: list[Mapping[str, Any]]
     max_tokens: int | None
     seed: int | None
+    top_logprobs: int = 0
+    """How many log-probabilities are wanted of each token."""
 
 
 def parse_chat(body: Any) -> ChatRequest:
@@ -53,11 +56,21 @@ def parse_chat(body: Any) -> ChatRequest:
     for name, value in (("max_tokens", max_tokens), ("seed", seed)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise BadRequest(f"'{name}' must be an integer, not {value!r}")
-    return ChatRequest(model, messages, max_tokens, seed)
+    wanted = body.get("top_logprobs") or 0
+    if not isinstance(wanted, int) or not 0 <= wanted <= 20 or (wanted and not body.get("logprobs")):
+        raise BadRequest("'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'")
+    return ChatRequest(model, messages, max_tokens, seed, wanted)
 
 
-def completion(chat: ChatRequest, reply: Reply, *, created: int) -> dict[str, Any]:
-    """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks)."""
+def completion(chat: ChatRequest, reply: Reply, *, created: int, logprobs: bool = True) -> dict[str, Any]:
+    """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks).
+
+    Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.
+    """
+    weights: dict[str, Any] | None = None
+    if isinstance(reply, Weighted):
+        weights = _logprobs(reply, chat.top_logprobs) if logprobs and chat.top_logprobs else None
+        reply = reply.text
     message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
     finish_reason = "stop"
     if isinstance(reply, Refusal):
@@ -76,13 +89,21 @@ def completion(chat: ChatRequest, reply: Reply, *, created: int) -> dict[str, An
         "object": "chat.completion",
         "created": created,
         "model": chat.model,
-        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": weights}],
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": tokens,
             "total_tokens": prompt_tokens + tokens,
         },
     }
+
+
+def _logprobs(reply: Weighted, top: int) -> dict[str, Any]:
+    """The one token of a weighted reply, and its likeliest alternatives."""
+    ranked = sorted(reply.probabilities.items(), key=lambda pair: -pair[1])[:top]
+    listed = [{"token": token, "logprob": math.log(share), "bytes": [*token.encode()]} for token, share in ranked]
+    own = next(each for each in listed if each["token"] == reply.text)
+    return {"content": [{**own, "top_logprobs": listed}], "refusal": None}
 
 
 def error_body(problem: BadRequest) -> dict[str, Any]:

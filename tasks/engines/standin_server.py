@@ -52,11 +52,13 @@ class StandinServers:
             "--port": 0,
             "--position-bias": settings.position_bias,
             "--noise": settings.noise,
+            "--prefers": settings.prefers,
             "--latency-ms": settings.latency_ms,
             "--port-file": port_file,
         }
         argv = [sys.executable, "-m", "tapir_core.standin.server"]
         argv += [str(word) for pair in arguments.items() for word in pair]
+        argv += [] if settings.logprobs else ["--no-logprobs"]
         child = start_child(argv, env=keyless_environment(), log_path=self._log_path, name="stand-in")
         deadline = time.monotonic() + _START_TIMEOUT_SECONDS
         while not port_file.exists():

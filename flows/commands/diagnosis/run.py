@@ -60,7 +60,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
 
 def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     """Who is paid, by the field that names it."""
-    return {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints}
+    return {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
 
 
 def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:

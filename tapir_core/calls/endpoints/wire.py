@@ -5,6 +5,7 @@ returned: lone surrogates and NUL characters, which databases refuse, become U+F
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,15 @@ from typing import Any
 from tapir_core.calls.endpoints.rate_headers import RateLimit
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
-__all__ = ["Reply", "clean_text", "read_completion", "read_error", "read_retry_after", "request_body"]
+__all__ = [
+    "Reply",
+    "clean_text",
+    "read_completion",
+    "read_error",
+    "read_logprobs",
+    "read_retry_after",
+    "request_body",
+]
 
 TOO_LONG_PHRASES = (
     "context length",
@@ -75,6 +84,8 @@ def request_body(request: Request, *, tokens_field: str = "max_tokens") -> dict[
     }
     if sampling.temperature > 0 or request.sample_index > 0:
         body["seed"] = request.sample_index
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     return body
 
 
@@ -93,6 +104,13 @@ def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_
     usd = (prompt_tokens * usd_per_million_prompt + completion_tokens * usd_per_million_completion) / 1e6
     outcome = _read_choice(body, prompt_tokens, completion_tokens, usd)
     return Reply(outcome, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd, raw=raw)
+
+
+def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
+    """What a kept body says of its first token; nothing where it says nothing, or was not kept."""
+    body = _mapping(json.loads(raw)) if raw else {}
+    choices = body.get("choices")
+    return _read_logprobs(_mapping(choices[0])) if isinstance(choices, list) and choices else ()
 
 
 def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[str, str] | None = None) -> Reply:
@@ -165,7 +183,21 @@ def _read_choice(body: dict[str, Any], prompt_tokens: int, completion_tokens: in
     if not isinstance(content, str | None) or "message" not in choice:
         return Failure("server", "the reply has no text")
     # A reply that spent all its tokens on reasoning has no content: an empty answer, which no stage will use.
-    return Answer(clean_text(content or ""), finish_reason, prompt_tokens, completion_tokens, usd)
+    logprobs = _read_logprobs(choice)
+    return Answer(clean_text(content or ""), finish_reason, prompt_tokens, completion_tokens, usd, logprobs=logprobs)
+
+
+def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """The first token's alternatives, as far as they are what they should be."""
+    tokens = _mapping(choice.get("logprobs")).get("content")
+    listed = _mapping(tokens[0]).get("top_logprobs") if isinstance(tokens, list) and tokens else None
+    found = [_mapping(each) for each in listed] if isinstance(listed, list) else []
+    pairs = [(each.get("token"), each.get("logprob")) for each in found]
+    return tuple(
+        (clean_text(token), float(logprob))
+        for token, logprob in pairs
+        if isinstance(token, str) and isinstance(logprob, int | float) and not math.isnan(logprob)
+    )
 
 
 def _clip(text: str) -> str:

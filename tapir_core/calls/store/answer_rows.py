@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, case, delete, select
 
-from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.endpoints.wire import Reply, read_logprobs
 from tapir_core.calls.store.tables import answers, insert_or_ignore
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
@@ -23,6 +23,8 @@ OUTCOME_COLUMNS = (
     answers.c.prompt_tokens,
     answers.c.completion_tokens,
     answers.c.usd,
+    # Log-probabilities stand in the body alone, and benchmarks alone read them: other bodies are left where they are.
+    case((answers.c.role == "benchmark", answers.c.raw)),
 )
 
 
@@ -72,7 +74,7 @@ def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outc
     found: dict[str, Outcome] = {}
     for some in _batches(keys):
         query = select(*OUTCOME_COLUMNS).where(answers.c.key.in_(some))
-        found.update((row[0], _outcome(*row[1:])) for row in connection.execute(query))
+        found.update((key, _outcome(*rest)) for key, *rest in map(tuple, connection.execute(query)))
     return found
 
 
@@ -98,9 +100,11 @@ def _outcome(
     prompt_tokens: int,
     completion_tokens: int,
     usd: float,
+    raw: str | None,
 ) -> Outcome:
     if status == "answer":
-        return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True)
+        found = read_logprobs(raw)
+        return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
     return Failure(cast(FailureKind, status), message, attempts, stored=True)
 
 

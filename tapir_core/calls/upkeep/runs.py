@@ -16,7 +16,7 @@ from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
-from tapir_core.voices import Voice, judge_voices, voice_of
+from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 __all__ = ["RunAtStake", "runs_at_stake"]
 
@@ -29,6 +29,8 @@ ASKED_BY_STAGE: dict[str, tuple[Role, ...]] = {
     "judge": ("judge",),
     "expand": ("expand", "label", "teach", "answer", "judge"),
     "refine": ("refine",),
+    "benchmark_answers": ("answer",),
+    "benchmark_replies": ("benchmark",),
 }
 """What a stage asks for. The difficulty check of an expansion lets the student answer and the judge score."""
 
@@ -83,4 +85,10 @@ def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
 def _voices(config: RunConfig) -> dict[str, tuple[Voice, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
     teacher = voice_of(config.teacher.endpoint, "teacher")
-    return {**dict.fromkeys(TEACHER_ROLES, (teacher,)), "judge": judge_voices(config.judge)}
+    asked = (benchmark_judge(config, each) for each in config.evaluation.asked.values())
+    benchmarks = tuple(voice_of(endpoint, "judge") for endpoint in asked)
+    return {
+        **dict.fromkeys(TEACHER_ROLES, (teacher,)),
+        "judge": judge_voices(config.judge),
+        "benchmark": benchmarks,
+    }

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tapir_core.calls import CallEngine, Endpoint, Outcome, Spend
+from tapir_core.calls import Answer, CallEngine, Endpoint, Outcome, Spend
 from tapir_core.calls.fakes import (
     FakeProvider,
     Status,
@@ -131,3 +131,13 @@ def test_live_counters_and_the_runs_bill_agree(engine: CallEngine):
     assert (live.prompt_tokens, live.completion_tokens, live.usd) == (20, 10, pytest.approx(0.004))
     paid_by_role = engine.paid()["teach"]
     assert replace(paid_by_role, seconds=0.0) == Spend(7, 20, 10, pytest.approx(0.004))
+
+
+def test_log_probabilities_come_from_the_store_as_they_came_from_the_endpoint(engine: CallEngine):
+    request = make_request(role="benchmark", top_logprobs=2)
+    with FakeProvider(lambda _: Text("m", logprobs={"m": -0.5, "M": -1.0})) as provider:
+        [first] = engine.ask([request], provider.endpoint)
+        [again] = engine.ask([request], never)
+    assert isinstance(first, Answer)
+    assert isinstance(again, Answer)
+    assert first.logprobs == again.logprobs == (("m", -0.5), ("M", -1.0))

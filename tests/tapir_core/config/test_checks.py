@@ -204,3 +204,48 @@ def test_a_key_that_a_judge_of_a_panel_lacks_is_missing(tmp_path: Path) -> None:
     file, variable = missing_prerequisites(config, {})
     assert file.startswith("judge.panel.1.api_key_file: ")
     assert "MY_KEY is not set (judge.panel.0.api_key_env)" in variable
+
+
+@pytest.fixture
+def benchmark_file(tmp_path: Path) -> str:
+    file = tmp_path / "file.jsonl"
+    file.write_text("{}")
+    return str(file)
+
+
+def test_every_file_of_a_benchmark_must_be_there(benchmark_file: str) -> None:
+    asked = {"type": "alpaca_eval", "questions": benchmark_file, "baseline": "nowhere/outputs.json"}
+    problem = the_problem(evaluation={"benchmarks": {"ae": asked}})
+    assert problem.startswith('evaluation.benchmarks.ae.baseline: value "nowhere/outputs.json": there is no such file')
+
+
+def test_a_benchmark_of_each_round_is_one_that_can_be_asked(benchmark_file: str) -> None:
+    apart = {"benchmarks": {"apart": {"questions": benchmark_file}}}
+    assert 'evaluation.each_round: value "apart": is no benchmark with a `type`' in the_problem(
+        evaluation={**apart, "each_round": ["apart"]}
+    )
+    assert "there are: none" in the_problem(evaluation={**apart, "each_round": ["mine"]})
+    asked = {"vi": {"type": "vicuna", "questions": benchmark_file, "baseline": benchmark_file}}
+    assert check_config(make_config(evaluation={"benchmarks": asked, "each_round": ["vi"]})) == []
+    assert "names a benchmark twice" in the_problem(evaluation={"benchmarks": asked, "each_round": ["vi", "vi"]})
+
+
+def test_what_a_benchmark_needs_beside_its_questions_is_named(benchmark_file: str) -> None:
+    alone = {"type": "alpaca_eval", "questions": benchmark_file, "baseline": benchmark_file, "anchors": benchmark_file}
+    assert "one of difficulty and anchors alone" in the_problem(evaluation={"benchmarks": {"ae": alone}})
+    pairs = {"type": "mt_bench", "questions": benchmark_file, "modes": ["pairwise"]}
+    assert "evaluation.benchmarks.mt.baseline: missing" in the_problem(evaluation={"benchmarks": {"mt": pairs}})
+    twice = {"type": "mt_bench", "questions": benchmark_file, "modes": ["single", "single"]}
+    assert "names a mode twice" in the_problem(evaluation={"benchmarks": {"mt": twice}})
+
+
+def test_answers_to_a_benchmark_must_fit_the_students_server(benchmark_file: str) -> None:
+    long = {"type": "vicuna", "questions": benchmark_file, "baseline": benchmark_file, "max_tokens": 4096}
+    problem = the_problem(evaluation={"benchmarks": {"vi": long}}, student={"engine": {"max_model_length": 2048}})
+    assert "answers of up to 4096 tokens leave no room" in problem
+
+
+def test_the_key_of_a_benchmarks_judge_is_missing_like_any_other(benchmark_file: str) -> None:
+    asked = {"type": "vicuna", "questions": benchmark_file, "baseline": benchmark_file, "judge": OPENAI}
+    config = make_config(evaluation={"benchmarks": {"vi": asked}})
+    assert any("evaluation.benchmarks.vi.judge.api_key_env" in line for line in missing_prerequisites(config, {}))

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.config import BenchmarkConfig
+from tapir_core.config import QuestionsOnly
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.errors import ConfigError
 from tests.builders import make_pool
@@ -11,7 +11,7 @@ from tests.builders import make_pool
 
 def read(tmp_path: Path, content: str) -> list[tuple[object, ...]]:
     (tmp_path / "file").write_text(content)
-    return read_questions({"mine": BenchmarkConfig(questions=str(tmp_path / "file"))}).rows()
+    return read_questions({"mine": QuestionsOnly(questions=str(tmp_path / "file"))}).rows()
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_file_that_is_not_read_whole_is_refused_with_its_benchmark_and_rows(
 
 def test_benchmarks_come_sorted_and_none_is_a_table_without_rows(tmp_path: Path) -> None:
     (tmp_path / "file").write_text('[{"instruction": "Why?"}]')
-    file = BenchmarkConfig(questions=str(tmp_path / "file"))
+    file = QuestionsOnly(questions=str(tmp_path / "file"))
     assert read_questions({"b": file, "a": file})["benchmark"].to_list() == ["a", "b"]
     assert read_questions({}).schema == QUESTIONS
 

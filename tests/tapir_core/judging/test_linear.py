@@ -67,7 +67,7 @@ def test_no_pattern_can_be_made_to_read_a_stretch_again_and_again(name: str) -> 
 
 
 def test_what_is_searched_for_begins_with_a_character_that_no_unbounded_repeat_runs_over() -> None:
-    pattern = prompt._OURS
+    pattern = prompt._ours(prompt._NAMES)
     tree = re._parser.parse(pattern.pattern, pattern.flags)
     found = beginnings(tree)
     assert {first for first, _ in found} == {"<", "["}

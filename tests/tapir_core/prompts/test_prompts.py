@@ -7,13 +7,33 @@ from tapir_core.errors import ConfigError
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 
 SECTIONS = {
+    "alpaca_eval": {"instruction": "ASK", "output_1": "ONE", "output_2": "TWO"},
     "expand": {"seed": "SEED", "task_type": "Math"},
     "judge": {"instruction": "ASK", "system": "", "answer_1": "ONE", "answer_2": "TWO", "reference": ""},
     "judge_pointwise": {"instruction": "ASK", "system": "", "answer": "ONE", "reference": ""},
     "label": {"instruction": "ASK", "task_types": "Math\nLaw"},
+    "mt_bench_pair": {
+        "question": "ASK",
+        "answer_a": "ONE",
+        "answer_b": "TWO",
+        "reference": "RIGHT",
+        "follow_up": "MORE",
+        "follow_up_reference": "SO",
+        "follow_up_answer_a": "THREE",
+        "follow_up_answer_b": "FOUR",
+    },
+    "mt_bench_single": {
+        "question": "ASK",
+        "answer": "ONE",
+        "reference": "RIGHT",
+        "follow_up": "MORE",
+        "follow_up_answer": "TWO",
+        "follow_up_reference": "SO",
+    },
     "refine_code": {"instruction": "ASK", "system": "", "answer": "ONE"},
     "refine_prose": {"instruction": "ASK", "system": "", "answer": "ONE"},
     "refine_steps": {"instruction": "ASK", "system": "", "answer": "ONE"},
+    "vicuna": {"kind": "", "question": "ASK", "response_1": "ONE", "response_2": "TWO"},
 }
 
 

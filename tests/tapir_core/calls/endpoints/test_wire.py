@@ -160,3 +160,52 @@ def test_any_text_can_be_sent_stored_and_read_again(text: str):
     assert sent == received.text
     assert "\x00" not in received.text
     received.text.encode("utf-8")
+
+
+WEIGHED = {
+    "content": [
+        {
+            "token": "m",
+            "logprob": -0.1,
+            "top_logprobs": [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -3}],
+        }
+    ]
+}
+
+
+def test_log_probabilities_are_asked_for_only_where_they_are_wanted():
+    assert "logprobs" not in request_body(make_request())
+    body = request_body(make_request(top_logprobs=5))
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
+
+
+def test_a_request_without_log_probabilities_keeps_the_key_that_stores_have():
+    key = "c2fe8161defb43bcd323bc87caf9bf1667eb8957ce63563fc6138676e7ed391e"
+    assert make_request("a fixed prompt").key == key
+    assert make_request("a fixed prompt", top_logprobs=5).key != key
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "found"),
+    [
+        (WEIGHED, (("m", -0.1), ("M", -3.0))),
+        (None, ()),
+        ({"content": []}, ()),
+        ({"content": [{"token": "m", "top_logprobs": None}]}, ()),
+        (
+            {
+                "content": [
+                    {"top_logprobs": [{"token": 3, "logprob": -1}, {"token": "m"}, 7, {"token": "M", "logprob": -2}]}
+                ]
+            },
+            (("M", -2.0),),
+        ),
+        ("none", ()),
+    ],
+)
+def test_the_first_tokens_alternatives_are_read_as_far_as_they_are_there(logprobs: Any, found: Any):
+    body = completion("m")
+    body["choices"][0]["logprobs"] = logprobs
+    outcome = read(body).outcome
+    assert isinstance(outcome, Answer)
+    assert outcome.logprobs == found

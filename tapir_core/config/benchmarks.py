@@ -1,0 +1,218 @@
+"""Benchmarks from outside: whose questions stay out of what is trained on, and which of them the student is asked.
+
+A table without a `type` names questions to keep away from; with one the student answers them and a judge says how well.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+
+from tapir_core.config._base import Section
+from tapir_core.config.endpoints import EndpointConfig, Sampling
+
+__all__ = [
+    "AlpacaEvalBenchmark",
+    "AskedBenchmark",
+    "BenchmarkConfig",
+    "MTBenchBenchmark",
+    "QuestionsOnly",
+    "VicunaBenchmark",
+]
+
+
+class QuestionsOnly(Section):
+    """A benchmark that is not asked: its questions are only looked for in what is trained on."""
+
+    type: Literal["questions"] = "questions"
+
+    questions: str
+    """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
+
+
+class AskedBenchmark(Section):
+    """What every benchmark that is asked has."""
+
+    questions: str
+    """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
+
+    judge: EndpointConfig | None = None
+    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
+
+    sampling: Sampling = Sampling(max_tokens=2048)
+    """Sampling of the judge's replies."""
+
+    reasks: NonNegativeInt = 2
+    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
+
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of judgments that may fail; above it there is no figure."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        raise NotImplementedError
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        raise NotImplementedError
+
+    @property
+    def logprobs_asked(self) -> int:
+        """Log-probabilities asked of its judge."""
+        return 0
+
+    def longest_answer(self, student: Sampling) -> int:
+        """Most tokens of one answer of the student, whose own sampling is given."""
+        raise NotImplementedError
+
+    def answering_in_words(self, student: Sampling) -> str:
+        """How the student's answers are drawn."""
+        raise NotImplementedError
+
+    def contradictions(self) -> Iterator[str]:
+        """What does not fit together, each to be put behind the benchmark's name."""
+        return iter(())
+
+
+class AlpacaEvalBenchmark(AskedBenchmark):
+    """AlpacaEval 2.0: the student's output against a baseline's; an annotator names the better one."""
+
+    type: Literal["alpaca_eval"] = "alpaca_eval"
+
+    baseline: str
+    """File or URL with the baseline's outputs: `instruction` and `output` (`model_outputs.json`)."""
+
+    difficulty: str | None = None
+    """Table of how hard each question is, in their order; with `anchors` it makes the published length control."""
+
+    anchors: str | None = None
+    """Judgments of the anchor models, which hold the effect of length; without both, lengths alone are controlled."""
+
+    answering: Sampling | None = None
+    """Sampling of the student's outputs; nothing: that of `[student.sampling]`."""
+
+    sampling: Sampling = Sampling(temperature=1.0, max_tokens=1)
+    """Sampling of the annotator's choices, as published."""
+
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
+    """Log-probabilities asked of the annotator; 0 for an endpoint that refuses them: then its choices are counted."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        return ("alpaca_eval",)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"baseline": self.baseline, "difficulty": self.difficulty, "anchors": self.anchors}
+
+    def longest_answer(self, student: Sampling) -> int:
+        """Most tokens of one output."""
+        return (self.answering or student).max_tokens
+
+    def contradictions(self) -> Iterator[str]:
+        """One of the two tables of length control without the other."""
+        if (self.difficulty is None) != (self.anchors is None):
+            yield (
+                ": one of difficulty and anchors alone; the published length control needs both, and lengths alone are "
+                "controlled without either"
+            )
+
+    def answering_in_words(self, student: Sampling) -> str:
+        """How its outputs are drawn."""
+        return (self.answering or student).in_words
+
+    @property
+    def logprobs_asked(self) -> int:
+        """As configured."""
+        return self.top_logprobs
+
+
+class FastChatBenchmark(AskedBenchmark):
+    """What MT-Bench and Vicuna-Instructions have in common: the temperature of an answer goes by its category."""
+
+    max_tokens: PositiveInt = 1024
+    """Longest answer of the student to one turn; temperatures are those of the benchmark, by category."""
+
+    def longest_answer(self, _student: Sampling) -> int:
+        """Most tokens of one answer."""
+        return self.max_tokens
+
+    def answering_in_words(self, _student: Sampling) -> str:
+        """How its answers are drawn."""
+        return f"temperature by category, {self.max_tokens} tokens"
+
+
+MTBenchMode = Literal["single", "pairwise"]
+
+
+class MTBenchBenchmark(FastChatBenchmark):
+    """MT-Bench: two turns a question; a judge rates the answers, or compares them with a baseline's in both orders."""
+
+    type: Literal["mt_bench"] = "mt_bench"
+
+    references: str | None = None
+    """Reference answers to questions on mathematics, reasoning and coding (`reference_answer/gpt-4.jsonl`)."""
+
+    baseline: str | None = None
+    """A baseline's answers in the same form; `pairwise` needs them."""
+
+    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
+    """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        names = {"single": "mt_bench_single", "pairwise": "mt_bench_pair"}
+        return tuple(names[mode] for mode in self.modes)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"references": self.references, "baseline": self.baseline}
+
+    def contradictions(self) -> Iterator[str]:
+        """Pairs without a baseline; a mode twice."""
+        if "pairwise" in self.modes and self.baseline is None:
+            yield ".baseline: missing; modes has pairwise, which compares with a baseline's answers"
+        if len(set(self.modes)) < len(self.modes):
+            yield ".modes: names a mode twice; each is asked once"
+
+
+class VicunaBenchmark(FastChatBenchmark):
+    """Vicuna-Instructions: a referee scores the student's answer and a baseline's, 1-10."""
+
+    type: Literal["vicuna"] = "vicuna"
+
+    baseline: str
+    """A baseline's answers, in the form of MT-Bench's."""
+
+    sampling: Sampling = Sampling(temperature=0.2, max_tokens=1024)
+    """Sampling of the referee's replies, as published."""
+
+    orders: Literal["both", "baseline_first"] = "both"
+    """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+        return ("vicuna",)
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"baseline": self.baseline}
+
+
+def _with_type(table: Any) -> Any:
+    return {"type": "questions", **table} if isinstance(table, dict) else table
+
+
+BenchmarkConfig = Annotated[
+    Annotated[QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark, Field(discriminator="type")],
+    BeforeValidator(_with_type),
+]
+"""`type = "alpaca_eval"`, `"mt_bench"` or `"vicuna"`; without a type its questions are only kept away from."""

@@ -1,0 +1,181 @@
+"""MT-Bench asked of a student: two turns a question, ratings of its answers, or pairs with a baseline's in both orders.
+
+The prompts are our own and each is one user message, so that figures are near published ones and not equal to them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import polars as pl
+
+from tapir_core.config import MTBenchBenchmark, Sampling
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.benchmarks.types import (
+    Exchange,
+    Game,
+    Judged,
+    Order,
+    Place,
+    Reading,
+    Score,
+    failed,
+    in_percent,
+    items_table,
+    position_note,
+    score,
+)
+from tapir_core.evaluation.mt_bench import Rating, measure_ratings, needs_reference, parse_rating, temperature_of
+from tapir_core.evaluation.pairwise import (
+    WINS,
+    Pair,
+    Winner,
+    measure_pairs,
+    parse_pair_verdict,
+    winner_of_game,
+)
+from tapir_core.evaluation.questions import Question, check_references, read_answers, read_questions
+from tapir_core.evaluation.statistics import ALL, by_category
+from tapir_core.judging.prompt import neutralise
+from tapir_core.prompts import Prompt
+from tapir_core.replies import Unparsed
+
+__all__ = ["MTBench", "check_answers"]
+
+_SINGLE, _PAIR = "single", "pairwise"
+_PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
+_BOTH: tuple[Order, ...] = ("model_first", "baseline_first")
+_TAGS = (
+    *("question", "answer_a", "answer_b"),
+    *("follow_up", "follow_up_answer", "follow_up_answer_a", "follow_up_answer_b", "follow_up_reference"),
+)
+_WINNERS: dict[float, Winner] = {value: winner for winner, value in WINS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class MTBench:
+    """The benchmark ``name`` with its settings."""
+
+    name: str
+    settings: MTBenchBenchmark
+
+    def items(self) -> pl.DataFrame:
+        """All turns, with references in the categories that have them, and with a baseline's answers for pairs."""
+        where, settings = f"evaluation.benchmarks.{self.name}", self.settings
+        questions = read_questions(settings.questions)
+        if long := [each.question for each in questions if len(each.turns) > 2]:
+            raise ConfigError(f"{where}.questions: question {', '.join(long)} has more than two turns")
+        references = {} if settings.references is None else read_answers(settings.references)
+        try:
+            check_references(questions, references)
+        except ConfigError as exc:
+            raise ConfigError(f"{where}.references: {exc}") from exc
+        baseline = {} if settings.baseline is None else read_answers(settings.baseline)
+        if _PAIR in settings.modes:
+            check_answers(f"{where}.baseline", questions, baseline)
+        return items_table(
+            (
+                *(each.question, each.category, turn + 1, text),
+                references[each.question][turn] if needs_reference(each.category) else None,
+                baseline[each.question][turn] if _PAIR in settings.modes else None,
+            )
+            for each in questions
+            for turn, text in enumerate(each.turns)
+        )
+
+    def answering(self, category: str, _student: Sampling) -> Sampling:
+        """Temperature by category."""
+        return Sampling(temperature=temperature_of(category), max_tokens=self.settings.max_tokens)
+
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """For each turn a rating, a pair in both orders, or all three."""
+        places = [(mode, order) for mode in self.settings.modes for order in (_BOTH if mode == _PAIR else ("single",))]
+        return [
+            self._game(exchange, turn, mode, order, prompts)
+            for turn, (mode, order) in product(range(1, len(exchange.turns) + 1), places)
+        ]
+
+    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """A rating; of a pair 1 where the model won, 0.5 for a tie, 0 where the baseline did."""
+        if game.mode == _SINGLE:
+            rating = parse_rating(text)
+            return rating if isinstance(rating, Unparsed) else Reading(rating)
+        verdict = parse_pair_verdict(text)
+        if isinstance(verdict, Unparsed):
+            return verdict
+        return Reading(WINS[winner_of_game(verdict, model_first=game.order == "model_first")])
+
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Score]:
+        """Of each mode the figures of all questions, then by category."""
+        found: list[Score] = []
+        if _SINGLE in self.settings.modes:
+            found += self._ratings(exchanges, judged)
+        if _PAIR in self.settings.modes:
+            found += self._pairs(exchanges, judged)
+        return found
+
+    def _ratings(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
+        ratings = [
+            Rating(each.question_id, each.category, turn, _value(judged, each, turn, _SINGLE, "single"))
+            for each, turn in _turns(exchanges)
+        ]
+        limit = self.settings.max_failed_share
+        for category, figures in by_category(
+            ratings, lambda rows: measure_ratings(rows, max_failed_share=limit)
+        ).items():
+            yield score("rating", figures.average, category)
+            yield score("rating_turn_1", figures.turn_1, category)
+            yield score("rating_turn_2", figures.turn_2, category)
+
+    def _pairs(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
+        pairs = []
+        for each, turn in _turns(exchanges):
+            values = [_value(judged, each, turn, _PAIR, order) for order in _BOTH]
+            winners = [None if value is None else _WINNERS[value] for value in values]
+            pairs.append(Pair(each.question_id, each.category, turn, *winners))
+        limit = self.settings.max_failed_share
+        for category, figures in by_category(pairs, lambda rows: measure_pairs(rows, max_failed_share=limit)).items():
+            outcomes = figures.outcomes
+            counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
+            yield score("pair_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts)
+            yield score("pair_win_rate", in_percent(outcomes.win_rate), category)
+            yield score("pair_loss_rate", in_percent(outcomes.loss_rate), category)
+            if category == ALL:
+                note = position_note(figures.favoured)
+                yield score("pair_position_gap", in_percent(figures.order_gap), category, note)
+
+    def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
+        shown = exchange.turns[:turn]
+        if any(each.response is None for each in shown):
+            return failed(exchange, turn, mode, order, "the student gave no answer")
+        sections: dict[str, str | None] = {}
+        for each, (question, prefix) in zip(shown, (("question", ""), ("follow_up", "follow_up_")), strict=False):
+            sections |= {question: each.question, f"{prefix}reference": each.reference}
+            if mode == _SINGLE:
+                sections[f"{prefix}answer"] = each.response
+            else:
+                both = (each.response, each.baseline) if order == "model_first" else (each.baseline, each.response)
+                sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), both, strict=True))
+        safe = {**dict.fromkeys(_TAGS, ""), **{tag: neutralise(text or "", _TAGS) for tag, text in sections.items()}}
+        text = prompts[_PROMPTS[mode]].render(**safe)
+        return Game(exchange.question_id, exchange.category, turn, mode, order, text, _PROMPTS[mode])
+
+
+def check_answers(field: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]) -> None:
+    """Every question has an answer to each turn.
+
+    Raises:
+        ConfigError: some have none; all are named.
+    """
+    if lacking := [each.question for each in questions if len(answers.get(each.question, ())) < len(each.turns)]:
+        raise ConfigError(
+            f"{field}: no answer to question {', '.join(lacking)}; give the answers to the same questions"
+        )
+
+
+def _turns(exchanges: Sequence[Exchange]) -> Iterator[tuple[Exchange, int]]:
+    return ((each, turn) for each in exchanges for turn in range(1, len(each.turns) + 1))
+
+
+def _value(judged: Mapping[Place, Judged], exchange: Exchange, turn: int, mode: str, order: Order) -> float | None:
+    return judged.get((exchange.question_id, turn, mode, order), Judged()).value

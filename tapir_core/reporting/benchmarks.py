@@ -1,0 +1,187 @@
+"""Figures of benchmarks as tables and sentences: students side by side, judge, prompt and settings beside them.
+
+Figures of different judges, prompts or settings never stand in one table, since they are on different scales.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+
+from tapir_core.errors import TooMuchMissing
+from tapir_core.evaluation.benchmarks import SCORES
+from tapir_core.evaluation.statistics import ALL
+from tapir_core.reporting.formats import NOTHING, count, number, student_name
+from tapir_core.reporting.tables import Table
+from tapir_core.reporting.types import RoundSummary, RunSummary
+
+__all__ = [
+    "HEADLINES",
+    "METRICS",
+    "benchmark_names",
+    "benchmark_tables",
+    "benchmarks_sentence",
+    "figures_table",
+    "headline_panels",
+    "require_figures",
+]
+
+METRICS = {
+    "win_rate": "win rate, %",
+    "discrete_win_rate": "discrete win rate, %",
+    "length_controlled_win_rate": "length-controlled win rate, %",
+    "length_controlled_minimal": "win rate at equal lengths, %",
+    "position_gap": "gain by standing first, points",
+    "rating": "rating, 1–10",
+    "rating_turn_1": "rating of turn 1, 1–10",
+    "rating_turn_2": "rating of turn 2, 1–10",
+    "pair_win_rate_adjusted": "pairs: wins and half of the ties, %",
+    "pair_win_rate": "pairs: wins, %",
+    "pair_loss_rate": "pairs: losses, %",
+    "pair_position_gap": "pairs: gain by standing first, points",
+    "relative_quality": "relative quality, %",
+    "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
+    "review_position_gap": "reviews: gain by standing first, points of the scale",
+}
+"""What a figure is called, with its unit."""
+
+HEADLINES = ("win_rate", "rating", "pair_win_rate_adjusted", "relative_quality")
+"""The figures that stand for a benchmark as a whole."""
+
+_BESIDE = ("judge", "prompt_version", "settings")
+
+
+def benchmark_names(summary: RunSummary) -> list[str]:
+    """The benchmarks that some student of the run was asked, in the order of the configuration."""
+    tables = [each.benchmarks for each in summary.rounds if each.benchmarks is not None]
+    return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
+
+
+def benchmark_tables(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> list[Table]:
+    """Each benchmark's figures with the students as columns: a table for each judge, prompt and settings."""
+    found = [(each.number, _rows(each, names)) for number in numbers if (each := summary.round(number)) is not None]
+    if not found:
+        return []
+    rows = pl.concat([rows.with_columns(number=pl.lit(number)) for number, rows in found])
+    parts = rows.partition_by("benchmark", *_BESIDE, maintain_order=True)
+    return [_side_by_side(part) for part in parts]
+
+
+def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
+    """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
+    tables = [
+        each.benchmarks.with_columns(number=pl.lit(each.number))
+        for each in summary.rounds
+        if each.benchmarks is not None
+    ]
+    if not tables:
+        return []
+    rows = pl.concat(tables).filter(pl.col("metric").is_in(HEADLINES))
+    parts = rows.partition_by("benchmark", "metric", *_BESIDE, maintain_order=True)
+    return [(f"{part['benchmark'][0]}: {METRICS[part['metric'][0]]}", part) for part in parts]
+
+
+def figures_table(found: RoundSummary) -> Table:
+    """Every benchmark's figures of one student, with intervals and failures."""
+    rows = [] if found.benchmarks is None else found.benchmarks.iter_rows(named=True)
+    cells = tuple(
+        (
+            row["benchmark"],
+            METRICS[row["metric"]],
+            row["category"],
+            row["note"],
+            number(row["value"]),
+            number(row["stderr"]),
+            NOTHING if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}",
+            count(row["n"]),
+            count(row["n_failed"]),
+        )
+        for row in rows
+    )
+    columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
+    note = "" if found.benchmarks is None else _beside(found.benchmarks)
+    return Table(f"Benchmarks of {student_name(found.number)}", columns, cells, text_columns=4, note=note)
+
+
+def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> str:
+    """The headlines of these students, on a line; empty without benchmarks."""
+    told = [
+        f"{student_name(each.number)} {row['benchmark']} {METRICS[row['metric']]} {_cell(row)}"
+        for each in filter(None, map(summary.round, numbers))
+        for row in _headlines(_rows(each, names))
+    ]
+    return f"{'; '.join(told)}." if told else ""
+
+
+def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> None:
+    """Say where too many judgments failed for a figure.
+
+    Raises:
+        TooMuchMissing: a student has no headline on one of the benchmarks.
+    """
+    lacking = [
+        f"{student_name(each.number)}, {row['benchmark']}: {row['note']}"
+        for each in filter(None, map(summary.round, numbers))
+        for row in _headlines(_rows(each, names))
+        if row["value"] is None
+    ]
+    if lacking:
+        raise TooMuchMissing(
+            f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
+            "the replies. Failures are stored: once the judge is mended, forget them with `tapir store prune --role "
+            "benchmark --status KIND --yes`, remove those folders and give the same command again; or raise "
+            "max_failed_share"
+        )
+
+
+def _rows(found: RoundSummary, names: Sequence[str]) -> pl.DataFrame:
+    if found.benchmarks is None:
+        return pl.DataFrame(schema=SCORES)
+    return found.benchmarks.filter(pl.col("benchmark").is_in(list(names)))
+
+
+def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    return rows.filter(pl.col("metric").is_in(HEADLINES), category=ALL).to_dicts()
+
+
+def _side_by_side(rows: pl.DataFrame) -> Table:
+    """One benchmark under one judge; a row a figure and category, a column a student."""
+    students = list(dict.fromkeys(rows["number"]))
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in rows.iter_rows(named=True):
+        cells.setdefault((METRICS[row["metric"]], row["category"]), {})[row["number"]] = _cell(row)
+    shown = tuple(
+        (metric, category, *(found.get(number, NOTHING) for number in students))
+        for (metric, category), found in cells.items()
+    )
+    columns = ("Figure", "Category", *map(student_name, students))
+    return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=f"{_beside(rows)} {_notes(rows)}".strip())
+
+
+def _cell(row: dict[str, Any]) -> str:
+    """52.10 ± 3.20, n = 18, 2 failed."""
+    value, stderr, n, n_failed = row["value"], row["stderr"], row["n"], row["n_failed"]
+    error = "" if stderr is None else f" ± {stderr:.2f}"
+    figure = "no figure" if value is None else f"{value:.2f}{error}"
+    return f"{figure}, n = {n}" + (f", {n_failed} failed" if n_failed else "")
+
+
+def _beside(rows: pl.DataFrame) -> str:
+    """Who judged, how it was asked and how both were drawn, of each benchmark."""
+    several = rows["benchmark"].n_unique() > 1
+    return " ".join(
+        f"{name + ': ' if several else ''}Judged by {judge}; prompt {prompt}; {settings}."
+        for name, judge, prompt, settings in rows.select("benchmark", *_BESIDE).unique(maintain_order=True).rows()
+    )
+
+
+def _notes(rows: pl.DataFrame) -> str:
+    """What the figures say of themselves, each note once with the students that it is about."""
+    told: dict[tuple[str, str], list[str]] = {}
+    for row in rows.filter((pl.col("note") != "") & (pl.col("category") == ALL)).iter_rows(named=True):
+        told.setdefault((METRICS[row["metric"]], row["note"]), []).append(student_name(row["number"]))
+    every = rows["number"].n_unique()
+    return " ".join(
+        f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
+        for (metric, note), of in told.items()
+    )

@@ -1,0 +1,42 @@
+"""A stage in its place in a run: of which round, which wave, which benchmark. Plain values, so that it travels."""
+
+from dataclasses import dataclass
+
+from tapir_core.paths import BACKBONE, benchmark_folder, round_folder, wave_folder
+from tapir_core.stage_columns import PLACES
+
+__all__ = ["StageAt"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageAt:
+    """A stage in its round (nothing for the stages that run once), or a step of an expansion wave."""
+
+    name: str
+    round: int | None = None
+    wave: int | None = None
+    """Wave of an expansion, from 1; nothing for the stages that are no step of a wave."""
+    benchmark: str | None = None
+    """Benchmark that is asked; nothing for the stages that are no part of one."""
+
+    def __str__(self) -> str:
+        places = [] if self.round is None else ["backbone" if self.round == BACKBONE else f"round {self.round}"]
+        places += [f"wave {self.wave}"] if self.wave else []
+        places += [self.benchmark] if self.benchmark else []
+        return f"{self.name} ({', '.join(places)})" if places else self.name
+
+    @property
+    def number(self) -> int:
+        """The round, of a stage that has one."""
+        assert self.round is not None, f"{self.name} runs once, not by round"
+        return self.round
+
+    @property
+    def folder(self) -> str:
+        """Where its rows lie in the run folder."""
+        place = PLACES[self.name]
+        if self.wave is not None:
+            place = wave_folder(self.wave, place)
+        if self.benchmark is not None:
+            place = benchmark_folder(self.benchmark, place)
+        return place if self.round is None else f"{round_folder(self.round)}/{place}"

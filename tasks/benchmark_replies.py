@@ -1,0 +1,86 @@
+"""Stage `benchmark_replies`: what a benchmark's judge says of a student's answers."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import polars as pl
+
+from tapir_core.calls import Answer, Parsed, ask_read
+from tapir_core.evaluation.benchmarks import Game, Reading, benchmark_of, exchanges_of
+from tapir_core.replies import Unparsed
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import shard_task
+from tasks.asking import chat, counts_of, make_request, report_rows, worked
+from tasks.benchmarks import items_of
+from tasks.outcomes import Worked
+from tasks.runtime import current
+
+__all__ = ["benchmark_replies_shard"]
+
+_REPLIES = {
+    "question_id": pl.String,
+    "turn": pl.Int64,
+    "mode": pl.String,
+    "order": pl.String,
+    "value": pl.Float64,
+    "baseline_value": pl.Float64,
+    **dict.fromkeys(("how", "status", "reason", "raw", "judge"), pl.String),
+}
+
+
+@shard_task("benchmark_replies", reads="benchmark_answers")
+def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
+    assert at.benchmark is not None
+    runtime, settings = current(run), run.config.evaluation.asked[at.benchmark]
+    prompts = {name: runtime.prompt(name) for name in settings.prompts}
+    items = items_of(run, at.benchmark).filter(pl.col("question_id").is_in(rows["question_id"].unique().implode()))
+    benchmark = benchmark_of(run.config, at.benchmark)
+    games = [game for exchange in exchanges_of(items, rows) for game in benchmark.games(exchange, prompts)]
+    asked = [game for game in games if game.text is not None]
+    judge = runtime.benchmark_judge(at.benchmark)
+
+    def read(place: int, answer: Answer) -> Reading | Unparsed:
+        return benchmark.read(asked[place], answer.text, dict(answer.logprobs))
+
+    requests = [
+        make_request(
+            run,
+            "benchmark",
+            judge.voice,
+            chat(game.text or ""),
+            settings.sampling,
+            prompt=prompts[game.prompt],
+            top_logprobs=settings.logprobs_asked,
+        )
+        for game in asked
+    ]
+    parsed = ask_read(runtime.calls, requests, judge.source, read, settings.reasks, on_outcome=report_rows(run, at))
+    replies = dict(zip((game.place for game in asked), parsed, strict=True))
+    made = [_row(game, replies.get(game.place), judge.voice.model) for game in games]
+    kept = [row for row in made if row is not None]
+    return _worked(kept, asked, parsed)
+
+
+def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object, ...] | None:
+    """A row of the table; nothing for a reply that may still come."""
+    if reply is not None and reply.retryable:
+        return None
+    found = game.reading if reply is None else reply.value
+    reason, raw = (game.reason, "") if reply is None else (reply.reason, reply.raw)
+    if found is None:
+        return (*game.place, None, None, "", "failed", reason, raw, judge)
+    return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
+
+
+def _worked(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:
+    made = pl.DataFrame(rows, schema=_REPLIES, orient="row")
+    reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
+    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
+    return worked(
+        made,
+        {**counts_of(parsed), **reasons},
+        pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
+        [reply.outcome for reply in parsed],
+    )

@@ -1,0 +1,43 @@
+"""Stages `benchmark_items` and `benchmark_scores`: what a benchmark asks, what the judgments of a student come to."""
+
+import polars as pl
+
+from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_places, score_rows
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks._task import stage_task
+from tasks.inputs import read_once
+from tasks.outcomes import Worked
+from tasks.runtime import current
+
+__all__ = ["benchmark_items", "benchmark_scores", "items_of"]
+
+
+@stage_task("benchmark_items")
+def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
+    """Read the files of a benchmark."""
+    return Worked(benchmark_of(run.config, _name(at)).items())
+
+
+@read_once
+def items_of(run: RunFolder, name: str) -> pl.DataFrame:
+    """The questions of a benchmark with what belongs to them."""
+    return run.rows(StageAt("benchmark_items", benchmark=name))
+
+
+@stage_task("benchmark_scores")
+def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
+    """Figures of one student, with what stands beside them."""
+    name = _name(at)
+    answers, replies = (
+        run.rows(StageAt(stage, at.round, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
+    )
+    exchanges = exchanges_of(items_of(run, name), answers)
+    scores = benchmark_of(run.config, name).scores(exchanges, judged_places(replies))
+    prompts = {each: current(run).prompt(each) for each in run.config.evaluation.asked[name].prompts}
+    return Worked(score_rows(run.config, name, scores, prompts))
+
+
+def _name(at: StageAt) -> str:
+    assert at.benchmark is not None
+    return at.benchmark

@@ -1,0 +1,99 @@
+"""`tapir evaluate --benchmark` killed while the judge works, and given again: nothing received is asked twice."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.harness import ROOT, Project, tapir
+
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tapir_core.standin.families import recognise
+from tapir_core.standin.running import StandinServer
+from tasks.engines.backbone import checkpoint_digest
+from tasks.ingredients import gather_files
+from tests.conftest import StandingServer
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+SAMPLES = ROOT / "configs" / "benchmarks"
+CONCURRENCY = 4
+
+
+def answer(call: RecordedCall) -> FakeReply:
+    problem = recognise(call.prompt)
+    assert problem is not None
+    return Text(problem.plain)
+
+
+@pytest.fixture
+def student() -> Iterator[FakeProvider]:
+    with FakeProvider(answer) as provider:
+        yield provider
+
+
+def make_run(root: Path, backbone: Path, student: FakeProvider, judge: StandinServer) -> RunFolder:
+    engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
+    judging = {
+        "type": "openai",
+        "base_url": judge.base_url,
+        "model": "standin-judge",
+        "identity": "i",
+        "api_key_env": "",
+    }
+    mt_bench = {
+        "type": "mt_bench",
+        "questions": str(SAMPLES / "mt_bench_question.jsonl"),
+        "references": str(SAMPLES / "mt_bench_reference.jsonl"),
+        "judge": {**judging, "api_key_env": ""},
+    }
+    config = make_config(
+        root,
+        run={"name": "killed"},
+        student={"backbone": str(backbone), "engine": engine},
+        evaluation={"benchmarks": {"mt": mt_bench}, "decontamination": {"max_rouge_l": 1.0}},
+        calls={"concurrency": CONCURRENCY},
+    )
+    return build_run(root, config=config, **gather_files(config), backbone=checkpoint_digest(backbone))
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "the moment to kill never came"
+        assert process.poll() is None, "the command ended before the moment to kill came"
+        time.sleep(0.02)
+
+
+def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
+    tmp_path: Path, backbone: Path, student: FakeProvider, standing_prefect: StandingServer
+) -> None:
+    log, root = tmp_path / "judge.jsonl", tmp_path / "runs"
+    with StandinServer(latency_ms=150, log_path=log) as judge:
+        run = make_run(root, backbone, student, judge)
+        command = tapir("evaluate", str(root / "killed"), "--round", "0", "--benchmark", "mt")
+        environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api}
+        project = Project(root, backbone)
+        with (tmp_path / "first.log").open("wb") as output:
+            first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+            wait_for(lambda: project.stored("benchmark") >= 8, first)
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait()
+        stored = project.stored("benchmark")
+        assert stored < 40, "it was killed too late to show anything"
+        again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+        assert again.returncode == 0, again.stderr[-2000:]
+    assert "rating, 1–10" in again.stdout
+    assert run.rows(StageAt("benchmark_replies", 0, benchmark="mt")).height == 40
+    answered = Counter(json.loads(line)["sha256"] for line in log.read_text().splitlines())
+    assert len(answered) == 40
+    # What was in flight at the kill was answered to nobody.
+    assert sum(count - 1 for count in answered.values()) <= CONCURRENCY
+    assert len(student.calls) == 2 * 20
