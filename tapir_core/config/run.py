@@ -97,11 +97,11 @@ class RunConfig(Section):
         return own or self.training.batch_size
 
     def verdict_round(self, number: int) -> int | None:
-        """The round whose verdicts say how hard the pool of round ``number`` is; nothing if its seeds are random.
+        """The round whose verdicts say how hard the pool of round ``number`` is; nothing for random seeds, or for S_0.
 
         It is the round itself, or without `curriculum.rejudge` the first one that is judged at all.
         """
-        if isinstance(self.round(number).selection, RandomShare):
+        if number < 1 or isinstance(self.round(number).selection, RandomShare):
             return None
         first = number if self.curriculum.rejudge else 1
         judged = (each for each in range(first, number + 1) if not isinstance(self.round(each).selection, RandomShare))

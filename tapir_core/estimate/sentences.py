@@ -95,7 +95,7 @@ def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
 
 
 def _repeats(config: RunConfig, priors: Priors) -> list[str]:
-    if config.student.sampling.temperature:
+    if config.student.sampling.temperature or not any(map(config.judges, _rounds(config))):
         return []
     half = priors.repeat_half_tokens.likely
     return [

@@ -6,6 +6,7 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import RunChanged
+from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run, stages_to_redo
 from tapir_core.stages import STAGES, StageAt, plan
 
@@ -166,6 +167,14 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
 def test_what_can_change_a_row_changes_its_stage_first(finished, tmp_path, changes, first):
     redo = stages_to_redo(finished, make_config(tmp_path, **changes), INGREDIENTS)
     assert (redo[0].at.name, redo[0].at.round) == first
+
+
+@pytest.mark.parametrize("number", [BACKBONE, 0])
+def test_before_the_first_round_nothing_is_judged_whatever_the_schedule_of_alpha(finished, number):
+    assert finished.config.round(1).alpha == 0.3
+    assert finished.config.curriculum.alpha_step == 0.2
+    assert finished.holds(StageAt("judge", number)) is None
+    assert not finished.config.judges(number)
 
 
 def test_a_round_that_draws_at_random_judges_nothing_and_reads_what_was_trained_on(tmp_path):
