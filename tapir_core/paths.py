@@ -9,10 +9,12 @@ __all__ = [
     "CARETAKER_LOG",
     "COMPARE_PLACE",
     "ESTIMATE",
+    "EXPORT_RECORD",
     "FLEET_SECRET",
     "JUDGE_REPORT",
     "LOGS",
     "MANIFEST",
+    "MODEL_CARD",
     "REPORT",
     "RESOLVED_CONFIG",
     "RESULTS",
@@ -24,9 +26,11 @@ __all__ = [
     "SIDE_BY_SIDE",
     "STORE",
     "SWEEP_PLACE",
+    "TRAINING_SUMMARY",
     "attempt_folder",
     "backbone_cache",
     "comparison_file",
+    "export_folder",
     "goes_with_run",
     "is_part",
     "judge_report_file",
@@ -55,6 +59,15 @@ JUDGE_REPORT = "judge_report.html"
 RESULTS = ".results"
 LOGS = "logs"
 _TRAINING = "training"
+
+TRAINING_SUMMARY = "training.json"
+"""What a training reports of itself, beside the checkpoint that it made."""
+
+EXPORT_RECORD = "tapir_export.json"
+"""In the folder of an exported student: what it is of."""
+
+MODEL_CARD = "README.md"
+"""In the folder of an exported student, where model hubs look for it."""
 
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
@@ -135,6 +148,11 @@ def goes_with_run(path: str) -> bool:
     """Whether a file of a run folder belongs to the run: no result of Prefect, no unfinished write or training."""
     folders = path.split("/")
     return not any(each.startswith(".") for each in folders) and _TRAINING not in folders[1:2]
+
+
+def export_folder(run: str, number: int) -> str:
+    """Where a student goes that is exported to no place by name; below the folder that a command is started in."""
+    return f"exports/{run}-S_{number}"
 
 
 def log_file(name: str) -> str:

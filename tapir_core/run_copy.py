@@ -60,6 +60,29 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
     return Copied(len(copied), sum(sizes[path] for path in copied), len(sizes) - len(copied))
 
 
+def copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
+    """Copy one file, which has the same path in both, and read it back.
+
+    Raises:
+        TapirError: it did not arrive as its sha256 says it should be; nothing of it stays.
+    """
+    if target.is_local:
+        source.download(path, target.local(path))
+    elif source.is_local:
+        target.upload(source.local(path), path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            between = Path(folder, "file")
+            source.download(path, between)
+            target.upload(between, path)
+    if target.sha256(path) != sha256:
+        target.remove(path)
+        raise TapirError(
+            f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
+            "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
+        )
+
+
 def remove_run(storage: Storage) -> None:
     """Remove a run folder; `run.json` goes first, so that what a broken removal leaves is no run."""
     storage.remove(RUN_RECORD)
@@ -98,29 +121,6 @@ def _listed(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     folders = [str(PurePosixPath(path).parent) for path in sizes if PurePosixPath(path).name == MANIFEST]
     manifests = [(folder, manifest) for folder in folders if (manifest := read_manifest(source, folder)) is not None]
     return {f"{folder}/{part.name}": part.sha256 for folder, manifest in manifests for part in manifest.parts}
-
-
-def copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
-    """Copy one file to the same path of another folder and read it back.
-
-    Raises:
-        TapirError: what arrived is not what ``sha256`` says.
-    """
-    if target.is_local:
-        source.download(path, target.local(path))
-    elif source.is_local:
-        target.upload(source.local(path), path)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            between = Path(folder, "file")
-            source.download(path, between)
-            target.upload(between, path)
-    if target.sha256(path) != sha256:
-        target.remove(path)
-        raise TapirError(
-            f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
-            "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
-        )
 
 
 def _run_id(run: Storage) -> str:

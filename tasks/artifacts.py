@@ -142,8 +142,9 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
             found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
         except HTTPError:
             return {}
-    # The page of the key is its history; that of the version shows what it holds.
-    held = {each.key: f"/v2/artifacts/artifact/{each.latest_id}" for each in found}
+    # The page of the key is its history; that of the version shows what it holds. Whatever page of the UI shows a card
+    # lies three steps below the UI's base, which each of Prefect's two UIs has for itself and which may have a prefix.
+    held = {each.key: f"../../artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
         round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
         for number, of_round in keys.items()

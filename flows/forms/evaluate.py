@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.driver import hold_known_run, worker_root
 from flows.evaluate import evaluate_students
 from flows.forms.form import RunName, deployed_flow, shown
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_evaluate
 from tapir_core.reporting.sentences import scores_sentence
 from tapir_core.reporting.students import find_students, unscored_students
 from tapir_core.reporting.summary import summarise
@@ -33,6 +33,6 @@ def evaluate_from_form(
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         numbers = find_students(opened, students)
-        with whole_machine() if unscored_students(opened, numbers) else nullcontext():
+        with machine_to_evaluate(opened.config) if unscored_students(opened, numbers) else nullcontext():
             evaluate_students.fn(opened.ref, numbers)
         return scores_sentence(summarise(opened), numbers)

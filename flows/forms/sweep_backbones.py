@@ -11,7 +11,7 @@ from flows.commands.prefect_process import TAG
 from flows.distill import distill
 from flows.driver import worker_root
 from flows.forms.form import Overrides, shown, tag_flow_run
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_distil
 from flows.running.project_flow import project_flow
 from flows.running.suspension import heed_suspension
 from flows.sweep import open_sweep, run_sweep
@@ -58,7 +58,7 @@ def sweep_from_form(
 
 def _distil_apart(run: RunFolder) -> None:
     """Distil in a flow run of its own below the sweep's, once the machine is free."""
-    with whole_machine(), tags(TAG, f"run-{run.ref.name}"):
+    with machine_to_distil(run.config), tags(TAG, f"run-{run.ref.name}"):
         distil_child(run.ref)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tapir_core.config import TrainingConfig
+from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.reporting.formats import duration
 from tapir_core.text import digest
 
@@ -155,7 +156,7 @@ class Attempt:
     @property
     def summary_file(self) -> Path:
         """``training.json`` of the finished student."""
-        return self.checkpoint / "training.json"
+        return self.checkpoint / TRAINING_SUMMARY
 
     def open(self, job: TrainingJob) -> None:
         """Make the folder this job's: what another job left in it goes."""

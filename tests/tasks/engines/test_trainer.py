@@ -25,7 +25,7 @@ from tasks.engines.trainer import (
 )
 from tasks.engines.training.job import TrainingCount
 from tasks.engines.training_count import count_trainings
-from tests.listening import ListenWatch
+from tests.harness.watches import ListenWatch
 
 EXAMPLES = 60
 
