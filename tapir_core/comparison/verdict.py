@@ -24,7 +24,7 @@ def in_words(one: Figures, other: Figures, found: Resampled) -> str:
     """What the difference of two rows shows."""
     figures = (
         f"{100 * found.value:+.1f} points (90 % interval {100 * found.low90:+.1f} to {100 * found.high90:+.1f}, "
-        f"p = {found.p:.3f})"
+        f"p = {found.p:.4f})"
     )
     if found.low90 > 0:
         return f"{one.label} beats {other.label}: {figures}."

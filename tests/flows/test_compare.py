@@ -18,7 +18,7 @@ from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file, training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tests.flows.test_sweep import lay_backbone
+from tests.students import make_checkpoint
 from tests.run_builder import build_run
 
 CURRICULUM = """
@@ -85,7 +85,7 @@ class BuiltRuns:
 
 def lay_spec(folder: Path) -> Path:
     """A comparison below ``folder``, with a backbone that nothing loads."""
-    backbone = lay_backbone(folder / "backbone")
+    backbone = make_checkpoint(folder / "backbone")
     root, config = json.dumps(str(folder / "runs")), folder / "q.toml"
     config.write_text(CURRICULUM.replace("ROOT", root).replace("BACKBONE", json.dumps(str(backbone))))
     (folder / "c.toml").write_text(COMPARISON.replace("CONFIG", json.dumps(str(config))))
