@@ -27,5 +27,9 @@ def tell_remedy(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     remedy = GO_ON if flow_run.deployment_id is not None else f"`{command}` goes on where it stopped."
     with get_client(sync_client=True) as client:
+        now = client.read_flow_run(flow_run.id).state
+        # Retried meanwhile: what it says now is true.
+        if now is None or now.type != state.type:
+            return
         message = f"{state.message or state.name} {remedy}"
         client.set_flow_run_state(flow_run.id, state.model_copy(update={"message": message}), force=True)

@@ -18,8 +18,8 @@ from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file, training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tests.students import make_checkpoint
 from tests.run_builder import build_run
+from tests.students import make_checkpoint
 
 CURRICULUM = """
 run = { name = "q", root = ROOT, rounds = 2 }

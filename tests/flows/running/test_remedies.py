@@ -5,12 +5,12 @@ import sys
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.client.schemas.objects import State, StateType
+from prefect.states import Failed, Scheduled
 
 from flows.forms.form import deployed_flow
 from flows.running.project_flow import project_flow
-from flows.running.remedies import GO_ON
+from flows.running.remedies import GO_ON, tell_remedy
 from tapir_core.errors import ConfigError, EngineError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -56,6 +56,19 @@ def test_a_state_that_the_flow_has_told_itself_stays_as_it_is() -> None:
 
     told(return_state=True)
     assert state_of_last("told").message == "what to do"
+
+
+def test_a_run_that_was_retried_meanwhile_stays_retried() -> None:
+    @project_flow("retried", run_name="retried")
+    def retried() -> State:
+        return Failed(message="the server died")
+
+    failed = retried(return_state=True)
+    with get_client(sync_client=True) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.name == "retried"]
+        client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
+    tell_remedy(retried, run, failed.model_copy(update={"type": StateType.CRASHED}))
+    assert state_of_last("retried").name == "AwaitingRetry"
 
 
 def test_a_child_flow_leaves_the_way_on_to_its_parent() -> None:
