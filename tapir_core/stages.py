@@ -25,6 +25,16 @@ from tapir_core.stage_fields import (
     tuning_fields,
     wave_fields,
 )
+from tapir_core.stage_inputs import (
+    benchmark_inputs,
+    checkpoint_inputs,
+    in_round,
+    mix_inputs,
+    pool_inputs,
+    question_stages,
+    select_inputs,
+    wave_inputs,
+)
 from tapir_core.text import digest
 
 __all__ = ["STAGES", "Stage", "StageAt", "benchmark_stages", "is_planned", "plan", "stage_key"]
@@ -61,7 +71,7 @@ class Stage:
 
 def plan(config: RunConfig) -> Iterator[StageAt]:
     """Every stage of a run, in an order in which inputs come first."""
-    questions = _questions(config)
+    questions = question_stages(config)
     yield from (*questions, *([StageAt("contaminated")] if questions else []))
     yield from (StageAt("benchmark_items", benchmark=name) for name in config.evaluation.each_round)
     yield from (StageAt("pool"), StageAt("label"), StageAt("teach"))
@@ -104,74 +114,17 @@ def _evaluation(config: RunConfig, number: int) -> Iterator[StageAt]:
         yield from benchmark_stages(name, number)
 
 
-def _questions(config: RunConfig) -> list[StageAt]:
-    """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
-    heldout = [StageAt("heldout")] if config.data.heldout else []
-    return [*heldout, *([StageAt("questions")] if config.evaluation.benchmarks else [])]
-
-
 def _wave_prompts(config: RunConfig, at: StageAt) -> list[str]:
     check = judge_prompts(config) if config.checks_expansion(at.number) else []
     return ["prompt:expand", "prompt:label", *check]
 
 
-def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
-    student = [StageAt("train", at.number - 1)] if config.checks_expansion(at.number) else []
-    earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
-    return [*_questions(config), *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
-
-
 def _wave_step(name: str, before: str | None) -> Stage:
     def inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
         previous = [StageAt(before, at.round, at.wave)] if before else []
-        return [*_wave_inputs(config, at), *previous]
+        return [*wave_inputs(config, at), *previous]
 
     return Stage(name, lambda c, at: wave_fields(c, at.number), _wave_prompts, inputs)
-
-
-def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
-    """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
-    earlier = [StageAt("expand", number) for number in range(1, at.round or 0)]
-    return [StageAt("pool"), StageAt("label"), StageAt("teach"), *earlier]
-
-
-def _in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
-    """The pool of the round, stages of the same round, and what it takes last."""
-    return lambda c, at: [*_pool_inputs(c, at), *(StageAt(name, at.round) for name in names), *_trained_on(c, at)]
-
-
-def _trained_on(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What a round that draws at random takes last: the mixtures before its own."""
-    return [StageAt("mix", r) for r in range(at.number)] if config.verdict_round(at.number) is None else []
-
-
-def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """The difficulty that seeds and easy part come from, if any."""
-    judged = config.verdict_round(at.number)
-    return [] if judged is None else [StageAt("difficulty", judged)]
-
-
-def _select_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-    return _measured(config, at) or _in_round()(config, at)
-
-
-def _mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
-    if at.number == 0:
-        return _pool_inputs(config, at)
-    drawn = [*_measured(config, at), *(StageAt(name, at.round) for name in ("select", "expand", "refine"))]
-    return [*_pool_inputs(config, at), *drawn, *_trained_on(config, at)]
-
-
-def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
-    """The items of the benchmark, and stages of the same student."""
-    items = StageAt("benchmark_items", benchmark=at.benchmark)
-    return [items, *(StageAt(name, at.round, benchmark=at.benchmark) for name in names)]
-
-
-def _checkpoint(at: StageAt) -> list[StageAt]:
-    """The student that a round came to; the backbone is an ingredient."""
-    return [] if at.round == BACKBONE else [StageAt("train", at.round)]
 
 
 def _none(*_: object) -> list[Any]:
@@ -202,13 +155,13 @@ STAGES: dict[str, Stage] = {
             "contaminated",
             lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else pool_fields(c))],
             lambda c, at: [] if at.round else ["file:pool"],
-            lambda c, at: [*_questions(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+            lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
         ),
         Stage(
             "pool",
             lambda c, _: pool_fields(c),
             lambda c, _: ["file:pool"],
-            lambda c, _: [StageAt("contaminated")] if _questions(c) else [],
+            lambda c, _: [StageAt("contaminated")] if question_stages(c) else [],
         ),
         Stage(
             "label",
@@ -228,7 +181,7 @@ STAGES: dict[str, Stage] = {
             "answer_heldout",
             lambda c, _: student_fields(c),
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
-            lambda c, at: [StageAt("heldout"), *_checkpoint(at)],
+            lambda c, at: [StageAt("heldout"), *checkpoint_inputs(at)],
         ),
         Stage("evaluate", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]),
         Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
@@ -236,41 +189,41 @@ STAGES: dict[str, Stage] = {
             "benchmark_answers",
             benchmark.answers,
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
-            lambda c, at: [*_of_benchmark(at), *_checkpoint(at)],
+            lambda c, at: [*benchmark_inputs(at), *checkpoint_inputs(at)],
         ),
         Stage(
             "benchmark_replies",
             benchmark.replies,
             benchmark.prompts,
-            lambda c, at: _of_benchmark(at, "benchmark_answers"),
+            lambda c, at: benchmark_inputs(at, "benchmark_answers"),
             calls_per_row=1,
         ),
         Stage(
             "benchmark_scores",
             benchmark.scores,
             benchmark.score_files,
-            lambda c, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
+            lambda c, at: benchmark_inputs(at, "benchmark_answers", "benchmark_replies"),
         ),
         Stage(
             "answer",
             lambda c, _: student_fields(c),
             lambda c, _: [_TEMPLATE],
-            lambda c, at: [*_pool_inputs(c, at), StageAt("train", at.number - 1)],
+            lambda c, at: [*pool_inputs(c, at), StageAt("train", at.number - 1)],
         ),
         Stage(
             "judge",
             lambda c, _: judge_fields(c),
             lambda c, _: judge_prompts(c),
-            _in_round("answer"),
+            in_round("answer"),
             version=2,
             calls_per_row=1,
         ),
-        Stage("difficulty", lambda c, _: score_fields(c), _none, _in_round("judge")),
+        Stage("difficulty", lambda c, _: score_fields(c), _none, in_round("judge")),
         Stage(
             "select",
             lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
             _none,
-            _select_inputs,
+            select_inputs,
         ),
         _wave_step("wave_requests", None),
         _wave_step("wave_candidates", "wave_requests"),
@@ -278,7 +231,7 @@ STAGES: dict[str, Stage] = {
         _wave_step("wave_examined", "wave_screened"),
         _wave_step("wave_gated", "wave_examined"),
         _wave_step("expansion_rejected", None),
-        Stage("expand", lambda c, at: wave_fields(c, at.number), _wave_prompts, _wave_inputs, calls_per_row=3),
+        Stage("expand", lambda c, at: wave_fields(c, at.number), _wave_prompts, wave_inputs, calls_per_row=3),
         Stage(
             "refine",
             lambda c, at: [
@@ -288,10 +241,10 @@ STAGES: dict[str, Stage] = {
                 c.teacher.refining.model_dump(),
             ],
             lambda c, _: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
-            _in_round("select", "expand"),
+            in_round("select", "expand"),
             calls_per_row=1,
         ),
-        Stage("mix", lambda c, at: size_fields(c, at.number), _none, _mix_inputs),
+        Stage("mix", lambda c, at: size_fields(c, at.number), _none, mix_inputs),
         Stage(
             "train",
             lambda c, at: tuning_fields(c, at.number),
