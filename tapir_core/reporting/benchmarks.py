@@ -40,6 +40,7 @@ METRICS = {
     "pair_loss_rate": "pairs: losses, %",
     "pair_position_gap": "pairs: gain by standing first, points",
     "relative_quality": "relative quality, %",
+    "score_lead": "lead over the baseline, points of the scale",
     "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
     "review_position_gap": "reviews: gain by standing first, points of the scale",
 }

@@ -25,10 +25,11 @@ from tapir_core.evaluation.alpaca_eval import (
     read_outputs,
 )
 from tapir_core.evaluation.alpaca_eval.length_control import join_anchors
-from tapir_core.evaluation.alpaca_eval.preference import DRAW
+from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
+    ItemValues,
     Judged,
     Order,
     Place,
@@ -141,6 +142,16 @@ class AlpacaEval:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
         return [*scores, *self._by_category(exchanges, rows)]
+
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
+        """The probability of a win, in per cent."""
+        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
+        preferences = {each.question_id: _annotation(each, by_question).preference for each in exchanges}
+        return {
+            "win_rate": {
+                name: None if found is None else 100 * (found - BASELINE) for name, found in preferences.items()
+            }
+        }
 
     def _by_category(self, exchanges: Sequence[Exchange], rows: Sequence[Annotation]) -> Iterator[Score]:
         for name in dict.fromkeys(each.category for each in exchanges if each.category):
