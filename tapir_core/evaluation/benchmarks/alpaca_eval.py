@@ -5,7 +5,7 @@ The prompt is our own, so that figures are near published ones and not equal to 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -133,11 +133,7 @@ class AlpacaEval:
             controlled = Figure(figures.controlled, whole.n_failed)
             scores.append(score("length_controlled_win_rate", controlled, note=doubt))
         else:
-            found = (
-                control_length(rows, [0.0] * len(rows), join_anchors([])) if whole.estimate.value is not None else None
-            )
-            minimal = Figure(found or Estimate(None, 0, why=whole.estimate.why), whole.n_failed)
-            scores.append(score("length_controlled_minimal", minimal, note="no published length control"))
+            scores.append(score("length_controlled_minimal", Figure(_minimal(rows, whole), whole.n_failed)))
         if whole.estimate.value is not None:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
@@ -164,6 +160,14 @@ class AlpacaEval:
             return None
         table = read_difficulty(self.settings.difficulty)
         return LengthTables(table, read_anchors(self.settings.anchors, table))
+
+
+def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:
+    """Length control without tables: every prediction is the same, so that it has no spread to be given as an error."""
+    if whole.estimate.value is None:
+        return Estimate(None, 0, why=whole.estimate.why)
+    found = control_length(rows, [0.0] * len(rows), join_anchors([]))
+    return replace(found, stderr=None, why="by lengths alone, never beside a published rate; no error is known")
 
 
 def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) -> Annotation:

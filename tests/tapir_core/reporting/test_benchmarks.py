@@ -83,7 +83,7 @@ def test_two_students_are_compared_on_the_same_questions(run: RunFolder) -> None
 
 def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> None:
     card = run_card(summarise(run))
-    assert "| Figure | Category | backbone | S_0 | S_1 | S_2 |" in card
+    assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
 
 
