@@ -10,14 +10,14 @@ BENCH_PEERS = curator distilabel data-designer
 BENCH_OPTIONS ?=
 # What `make mutation` changes: tests/mutation/NAME.toml names the module and its tests.
 MUTATED ?= verdict retry budget claim_rows writes
-# Where `make quickstart` puts its run, and anything else for `tapir run`.
+# Where `make quickstart` and the comparisons put their runs, and anything else for `tapir run` and `tapir compare`.
 RUN_OPTIONS ?=
 
 INSTALL = $(PYTHON) requirements/install.py
 export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup main-env test-env student-env quickstart test test-operations check format lint types unit docs lock \
+.PHONY: help setup main-env test-env student-env quickstart compare compare-smoke test test-operations check format lint types unit docs lock \
 	clean bench-student bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
@@ -34,6 +34,13 @@ test: test-env student-env ## run all tests but those of operations, the end-to-
 
 test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
 	.venv/bin/python -m pytest -m operations
+
+compare: setup ## does the curriculum pay? four arms, three run seeds, on the embedded student; hours on 2 cores
+	.venv/bin/tapir compare configs/compare_quickstart.toml $(RUN_OPTIONS)
+
+compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes
+	.venv/bin/python -m tasks.engines.tiny_student build/tiny-student
+	.venv/bin/tapir compare configs/compare_smoke.toml --set student.backbone=build/tiny-student $(RUN_OPTIONS)
 
 screenshots: test-env student-env ## take the pictures of docs/images anew: the browser test, which looks at what it shows
 	TAPIR_PICTURES=$(CURDIR)/docs/images .venv/bin/python -m pytest -m operations tests/operations/test_browser.py

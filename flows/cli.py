@@ -16,7 +16,9 @@ from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.evaluate import evaluate
+from flows.commands.export import export
 from flows.commands.run_names import run_ref
+from flows.commands.side_by_side import side_by_side
 from flows.commands.standin import standin_app
 from flows.commands.store import store_app
 from flows.commands.sweep import sweep
@@ -40,7 +42,9 @@ app.command()(doctor)
 app.add_typer(backbone_app, name="backbone")
 app.command()(sweep)
 app.command()(compare)
+app.command("side-by-side")(side_by_side)
 app.command()(evaluate)
+app.command()(export)
 
 console = Console()
 errors = Console(stderr=True)

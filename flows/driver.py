@@ -26,7 +26,16 @@ from tapir_core.storage import Storage
 from tasks.ingredients import gather_ingredients
 from tasks.runtime import close_all, current
 
-__all__ = ["Say", "hold_known_run", "hold_run", "is_done", "read_config", "run_lease", "worker_root"]
+__all__ = [
+    "Say",
+    "check_settings",
+    "hold_known_run",
+    "hold_run",
+    "is_done",
+    "read_config",
+    "run_lease",
+    "worker_root",
+]
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -51,13 +60,23 @@ def read_config(
     settings = load_config(config, overrides, name)
     if until is not None:
         find_stage(settings, until)
+    check_settings(settings, source=str(config))
+    return settings
+
+
+def check_settings(settings: RunConfig, *, source: str) -> None:
+    """Find what is wrong with a configuration on this machine.
+
+    Raises:
+        ConfigError: fields, files or folders are wrong; every one of them.
+        MissingPrerequisite: a key, an engine environment or a package is not there.
+    """
     problems = [*check_config(settings), *missing_prices(settings)]
     if problems:
-        raise ConfigError(problems, source=str(config))
+        raise ConfigError(problems, source=source)
     lacking = missing_prerequisites(settings, os.environ)
     if lacking:
         raise MissingPrerequisite("\n".join(lacking))
-    return settings
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""One round: answer → judge → difficulty → select → expand → refine → mix → train → evaluate."""
+"""One round: answer → judge → difficulty → select → expand → refine → mix → train → evaluate.
+
+A round that draws its seeds at random begins with select.
+"""
 
 from flows.evaluate import evaluate_student
 from flows.expand import expand_round
@@ -25,14 +28,8 @@ __all__ = ["round_flow"]
 def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     """From S_{r−1} to S_r; returns how many seeds and examples it had, and why the run stops here if it does."""
     run = RunFolder(ref)
-    rows = round_pool(run, number).height
-    each = verdicts_per_instruction(run.config.judge)
-    answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
-    seal_stage(ref, answers)
-    seal_stage(ref, verdicts)
-    publish_judge(ref, number)
-    run_stage(ref, difficulty, number)
+    if run.config.judges(number):
+        _measure(run, number)
     seeds = run_stage(ref, select, number)
     if (reason := stop_reason(ref, number)) is not None:
         return {"round": number, "seeds": seeds.rows, "stopped": reason}
@@ -45,3 +42,15 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     publish_round(ref, number)
     reason = stop_reason(ref, number)
     return {"round": number, "seeds": seeds.rows, "examples": mixture.rows, "stopped": reason}
+
+
+def _measure(run: RunFolder, number: int) -> None:
+    """How hard the round's pool is for S_{r−1}."""
+    rows, ref = round_pool(run, number).height, run.ref
+    each = verdicts_per_instruction(run.config.judge)
+    answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
+    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
+    seal_stage(ref, answers)
+    seal_stage(ref, verdicts)
+    publish_judge(ref, number)
+    run_stage(ref, difficulty, number)

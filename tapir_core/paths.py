@@ -7,12 +7,14 @@ __all__ = [
     "BACKBONE",
     "BACKBONES",
     "CARETAKER_LOG",
-    "COMPARISON",
+    "COMPARE_PLACE",
     "ESTIMATE",
+    "EXPORT_RECORD",
     "FLEET_SECRET",
     "JUDGE_REPORT",
     "LOGS",
     "MANIFEST",
+    "MODEL_CARD",
     "REPORT",
     "RESOLVED_CONFIG",
     "RESULTS",
@@ -21,11 +23,15 @@ __all__ = [
     "SCRATCH_VARIABLE",
     "SERVER_LOG",
     "SERVER_RECORD",
+    "SIDE_BY_SIDE",
     "STORE",
     "SWEEP_PLACE",
+    "TRAINING_SUMMARY",
     "attempt_folder",
     "backbone_cache",
     "benchmark_folder",
+    "comparison_file",
+    "export_folder",
     "goes_with_run",
     "is_part",
     "judge_report_file",
@@ -37,6 +43,7 @@ __all__ = [
     "probe_file",
     "round_folder",
     "sweep_report_file",
+    "training_file",
     "wave_folder",
     "worker_log",
 ]
@@ -54,6 +61,15 @@ RESULTS = ".results"
 LOGS = "logs"
 _TRAINING = "training"
 
+TRAINING_SUMMARY = "training.json"
+"""What a training reports of itself, beside the checkpoint that it made."""
+
+EXPORT_RECORD = "tapir_export.json"
+"""In the folder of an exported student: what it is of."""
+
+MODEL_CARD = "README.md"
+"""In the folder of an exported student, where model hubs look for it."""
+
 ROOT_VARIABLE = "TAPIR_ROOT"
 """Environment variable of a worker: the folder of all runs that it works on."""
 
@@ -63,11 +79,14 @@ SCRATCH_VARIABLE = "TAPIR_SCRATCH"
 BACKBONES = "configs/backbones.toml"
 """The list of backbones, in the folder in which a command or a worker works."""
 
-COMPARISON = "comparison.html"
-"""What `tapir compare` wrote last, below the run root."""
+SIDE_BY_SIDE = "side-by-side.html"
+"""What `tapir side-by-side` wrote last, below the run root."""
 
 SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
+
+COMPARE_PLACE = ".tapir/compare"
+"""The same of a comparison."""
 
 STORE = ".tapir/store.sqlite"
 FLEET_SECRET = ".tapir/fleet-secret"
@@ -89,6 +108,16 @@ def judge_report_file(number: int) -> str:
 def sweep_report_file(curriculum: str) -> str:
     """The backbones of a curriculum side by side, below the run root."""
     return f"{curriculum}-backbones.html"
+
+
+def comparison_file(name: str, ending: str) -> str:
+    """What a comparison of arms came to, below the run root: `html`, `json` or `md`."""
+    return f"{name}-comparison.{ending}"
+
+
+def training_file(folder: str) -> str:
+    """What a training came to, in the folder of its checkpoint."""
+    return f"{folder}/training.json"
 
 
 def wave_folder(wave: int, step: str) -> str:
@@ -125,6 +154,11 @@ def goes_with_run(path: str) -> bool:
     """Whether a file of a run folder belongs to the run: no result of Prefect, no unfinished write or training."""
     folders = path.split("/")
     return not any(each.startswith(".") for each in folders) and _TRAINING not in folders[1:2]
+
+
+def export_folder(run: str, number: int) -> str:
+    """Where a student goes that is exported to no place by name; below the folder that a command is started in."""
+    return f"exports/{run}-S_{number}"
 
 
 def log_file(name: str) -> str:

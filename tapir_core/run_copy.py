@@ -16,7 +16,7 @@ from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, RUN_RECORD, goes_with_run
 from tapir_core.storage import Storage
 
-__all__ = ["Copied", "copy_run", "remove_run"]
+__all__ = ["Copied", "copy_file", "copy_run", "remove_run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,33 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
                     f"{target.url} holds this run already and {path} differs there: one of the two went on, or is "
                     "damaged; remove the one that is not wanted"
                 )
-            _copy_file(source, target, path, sha256)
+            copy_file(source, target, path, sha256)
             copied.append(path)
         on_file(path, size, total)
     return Copied(len(copied), sum(sizes[path] for path in copied), len(sizes) - len(copied))
+
+
+def copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
+    """Copy one file, which has the same path in both, and read it back.
+
+    Raises:
+        TapirError: it did not arrive as its sha256 says it should be; nothing of it stays.
+    """
+    if target.is_local:
+        source.download(path, target.local(path))
+    elif source.is_local:
+        target.upload(source.local(path), path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            between = Path(folder, "file")
+            source.download(path, between)
+            target.upload(between, path)
+    if target.sha256(path) != sha256:
+        target.remove(path)
+        raise TapirError(
+            f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
+            "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
+        )
 
 
 def remove_run(storage: Storage) -> None:
@@ -98,24 +121,6 @@ def _listed(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     folders = [str(PurePosixPath(path).parent) for path in sizes if PurePosixPath(path).name == MANIFEST]
     manifests = [(folder, manifest) for folder in folders if (manifest := read_manifest(source, folder)) is not None]
     return {f"{folder}/{part.name}": part.sha256 for folder, manifest in manifests for part in manifest.parts}
-
-
-def _copy_file(source: Storage, target: Storage, path: str, sha256: str) -> None:
-    if target.is_local:
-        source.download(path, target.local(path))
-    elif source.is_local:
-        target.upload(source.local(path), path)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            between = Path(folder, "file")
-            source.download(path, between)
-            target.upload(between, path)
-    if target.sha256(path) != sha256:
-        target.remove(path)
-        raise TapirError(
-            f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
-            "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
-        )
 
 
 def _run_id(run: Storage) -> str:

@@ -17,7 +17,7 @@ from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
-from tapir_core.stages import STAGES, StageAt, own_digest, plan, stage_key
+from tapir_core.stages import STAGES, StageAt, is_planned, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
@@ -80,24 +80,37 @@ class RunFolder:
         here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
         return written.model_copy(update={"run": here})
 
-    def key(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> str | None:
-        """The key that the stage's manifest must have; nothing while an input does not hold."""
+    def key(
+        self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None, *, made_by: str | None = None
+    ) -> str | None:
+        """The key that the stage's manifest must have; nothing while an input does not hold.
+
+        ``made_by`` is the id of another run: the key that its manifest of the very same stage has.
+        """
         seen = {} if seen is None else seen
         inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
-        return stage_key(at, self.config, self.record.ingredients, self.record.id, digests)
+        return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests)
 
     def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
+
+        What an earlier configuration made and today's does not plan holds nothing.
 
         ``seen`` keeps what was found of other stages during one look at the run, which never outlives the look.
         """
         seen = {} if seen is None else seen
         if at not in seen:
             manifest = self.manifest(at)
-            whole = manifest is not None and manifest.key == self.key(at, seen) and self._parts_exist(at, manifest)
+            planned = is_planned(self.config, at)
+            whole = (
+                manifest is not None
+                and planned
+                and manifest.key == self.key(at, seen)
+                and self._parts_exist(at, manifest)
+            )
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
 
@@ -135,9 +148,10 @@ class RunFolder:
         *,
         accepted_missing: dict[str, int] | None = None,
         counts: dict[str, float] | None = None,
+        seen: dict[StageAt, DatasetRef | None] | None = None,
     ) -> DatasetRef:
-        """Declare a stage complete with the parts that its shards wrote."""
-        key = self.key(at)
+        """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
+        key = self.key(at, seen)
         assert key is not None, f"{at} was sealed before its inputs"
         self._remove_old_parts(at, parts)
         return write_manifest(

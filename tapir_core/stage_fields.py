@@ -75,7 +75,7 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     memory = {"micro_batch_size", "processes", "gradient_checkpointing"}
     without_effect = {"runs_on", "save_minutes", "grace_seconds", *memory}
     settings = config.round(number) if number else config.basic_tuning
-    shared = config.training.model_dump(exclude=without_effect)
+    shared = config.training.model_dump(exclude=without_effect) | {"batch_size": config.batch_size(number)}
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 
@@ -84,7 +84,7 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     teacher, expansion = config.teacher, config.curriculum.expansion
     sampling = [each.model_dump() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
     check = []
-    if expansion.check_difficulty:
+    if config.checks_expansion(number):
         check = [judge_fields(config), score_fields(config), student_fields(config)]
         check.append(config.round(number).selection.model_dump())
     size = size_fields(config, number)

@@ -27,7 +27,7 @@ from tapir_core.stage_fields import (
 )
 from tapir_core.text import digest
 
-__all__ = ["STAGES", "Stage", "StageAt", "benchmark_stages", "plan", "stage_key"]
+__all__ = ["STAGES", "Stage", "StageAt", "benchmark_stages", "is_planned", "plan", "stage_key"]
 
 Json = Any
 
@@ -67,7 +67,8 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
     yield from (StageAt("pool"), StageAt("label"), StageAt("teach"))
     yield from _evaluation(config, BACKBONE)
     for number in range(config.run.rounds + 1):
-        names = ["answer", "judge", "difficulty", "select", "expand", "refine"] if number else []
+        measuring = _MEASURING if number and config.judges(number) else ()
+        names = [*measuring, "select", "expand", "refine"] if number else []
         yield from (StageAt(name, number) for name in [*names, "mix", "train"])
         yield from _evaluation(config, number)
 
@@ -76,6 +77,11 @@ def benchmark_stages(name: str, number: int) -> list[StageAt]:
     """What asking a student a benchmark takes, in order; the reading of its files comes before all students."""
     stages = ("benchmark_answers", "benchmark_replies", "benchmark_scores")
     return [StageAt(stage, number, benchmark=name) for stage in stages]
+
+
+def is_planned(config: RunConfig, at: StageAt) -> bool:
+    """Whether a run of this configuration may do the stage: a round that judges nothing has none that measure."""
+    return at.name not in _MEASURING or config.judges(at.number)
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:
@@ -104,14 +110,14 @@ def _questions(config: RunConfig) -> list[StageAt]:
     return [*heldout, *([StageAt("questions")] if config.evaluation.benchmarks else [])]
 
 
-def _wave_prompts(config: RunConfig, _: StageAt) -> list[str]:
-    check = judge_prompts(config) if config.curriculum.expansion.check_difficulty else []
+def _wave_prompts(config: RunConfig, at: StageAt) -> list[str]:
+    check = judge_prompts(config) if config.checks_expansion(at.number) else []
     return ["prompt:expand", "prompt:label", *check]
 
 
 def _wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
-    student = [StageAt("train", at.number - 1)] if config.curriculum.expansion.check_difficulty else []
+    student = [StageAt("train", at.number - 1)] if config.checks_expansion(at.number) else []
     earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
     return [*_questions(config), *_pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
 
@@ -131,8 +137,30 @@ def _pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
 
 
 def _in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
-    """The pool of the round, and stages of the same round."""
-    return lambda config, at: [*_pool_inputs(config, at), *(StageAt(name, at.round) for name in names)]
+    """The pool of the round, stages of the same round, and what it takes last."""
+    return lambda c, at: [*_pool_inputs(c, at), *(StageAt(name, at.round) for name in names), *_trained_on(c, at)]
+
+
+def _trained_on(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What a round that draws at random takes last: the mixtures before its own."""
+    return [StageAt("mix", r) for r in range(at.number)] if config.verdict_round(at.number) is None else []
+
+
+def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """The difficulty that seeds and easy part come from, if any."""
+    judged = config.verdict_round(at.number)
+    return [] if judged is None else [StageAt("difficulty", judged)]
+
+
+def _select_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+    return _measured(config, at) or _in_round()(config, at)
+
+
+def _mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
+    if at.number == 0:
+        return _pool_inputs(config, at)
+    drawn = [*_measured(config, at), *(StageAt(name, at.round) for name in ("select", "expand", "refine"))]
+    return [*_pool_inputs(config, at), *drawn, *_trained_on(config, at)]
 
 
 def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
@@ -149,6 +177,9 @@ def _checkpoint(at: StageAt) -> list[StageAt]:
 def _none(*_: object) -> list[Any]:
     return []
 
+
+_MEASURING = ("answer", "judge", "difficulty")
+"""Stages that only a round has that measures how hard its pool is."""
 
 _TEMPLATE = "file:chat_template"
 
@@ -199,12 +230,7 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
             lambda c, at: [StageAt("heldout"), *_checkpoint(at)],
         ),
-        Stage(
-            "evaluate",
-            _none,
-            _none,
-            lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
-        ),
+        Stage("evaluate", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]),
         Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
         Stage(
             "benchmark_answers",
@@ -239,17 +265,12 @@ STAGES: dict[str, Stage] = {
             version=2,
             calls_per_row=1,
         ),
-        Stage(
-            "difficulty",
-            lambda c, _: score_fields(c),
-            _none,
-            _in_round("judge"),
-        ),
+        Stage("difficulty", lambda c, _: score_fields(c), _none, _in_round("judge")),
         Stage(
             "select",
             lambda c, at: [c.run.seed, c.round(at.round or 1).selection.model_dump()],
             _none,
-            lambda c, at: [StageAt("difficulty", at.round)],
+            _select_inputs,
         ),
         _wave_step("wave_requests", None),
         _wave_step("wave_candidates", "wave_requests"),
@@ -257,13 +278,7 @@ STAGES: dict[str, Stage] = {
         _wave_step("wave_examined", "wave_screened"),
         _wave_step("wave_gated", "wave_examined"),
         _wave_step("expansion_rejected", None),
-        Stage(
-            "expand",
-            lambda c, at: wave_fields(c, at.number),
-            _wave_prompts,
-            _wave_inputs,
-            calls_per_row=3,
-        ),
+        Stage("expand", lambda c, at: wave_fields(c, at.number), _wave_prompts, _wave_inputs, calls_per_row=3),
         Stage(
             "refine",
             lambda c, at: [
@@ -276,14 +291,7 @@ STAGES: dict[str, Stage] = {
             _in_round("select", "expand"),
             calls_per_row=1,
         ),
-        Stage(
-            "mix",
-            lambda c, at: size_fields(c, at.number),
-            _none,
-            lambda c, at: (
-                _in_round("difficulty", "select", "expand", "refine")(c, at) if at.round else _pool_inputs(c, at)
-            ),
-        ),
+        Stage("mix", lambda c, at: size_fields(c, at.number), _none, _mix_inputs),
         Stage(
             "train",
             lambda c, at: tuning_fields(c, at.number),

@@ -68,7 +68,7 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
     """A stage in one task: ``function(run, at)`` makes its rows."""
 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
-        @project_task(name)
+        @project_task(name, run_name=name + _of_wave(name, "wave"))
         def run_stage(
             ref: RunRef, round_number: int | None = None, wave: int | None = None, benchmark: str | None = None
         ) -> DatasetRef:
@@ -97,7 +97,9 @@ def shard_task(
     assert (plan is None) != (reads is None), "a shard reads its stage's plan or another stage's part"
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
-        @project_task(name, run_name=f"{name} {{piece.index:04d}}/{{piece.of:04d}}", tags=("shard",))
+        named = f"{name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(name, 'at.wave')}"
+
+        @project_task(name, run_name=named, tags=("shard",))
         def run_shard(
             ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
         ) -> ShardOutcome:
@@ -125,3 +127,8 @@ def shard_task(
         return run_shard
 
     return wrap
+
+
+def _of_wave(name: str, wave: str) -> str:
+    """What tells the task runs of a wave's steps apart: a round has several waves."""
+    return f" (wave {{{wave}}})" if name.startswith("wave_") else ""

@@ -17,14 +17,14 @@ from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table
-from tapir_core.reporting.compare import Comparison
-from tapir_core.reporting.compare_report import comparison_card
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.side_by_side import SideBySide
+from tapir_core.reporting.side_by_side_report import side_by_side_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
@@ -41,6 +41,7 @@ from tasks.outcomes import ShardIncomplete
 __all__ = [
     "artifact_key",
     "make_artifact",
+    "publish_comparison",
     "publish_judge",
     "publish_missing",
     "publish_round",
@@ -125,10 +126,15 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     ).create()
 
 
-def publish_sweep(curriculum: str, comparison: Comparison, report: str) -> None:
+def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
     """Show the backbones of a curriculum side by side in the UI; ``report`` is where their page is."""
     key = artifact_key(curriculum, "backbones")
-    make_artifact(create_markdown_artifact, comparison_card(comparison, report), key, f"Backbones of {curriculum}")
+    make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
+
+
+def publish_comparison(name: str, card: str) -> None:
+    """Show the arms of a comparison in the UI; ``card`` is Markdown."""
+    make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -148,8 +154,9 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
             found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
         except HTTPError:
             return {}
-    # The page of the key is its history; that of the version shows what it holds.
-    held = {each.key: f"/v2/artifacts/artifact/{each.latest_id}" for each in found}
+    # The page of the key is its history; that of the version shows what it holds. Whatever page of the UI shows a card
+    # lies three steps below the UI's base, which each of Prefect's two UIs has for itself and which may have a prefix.
+    held = {each.key: f"../../artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
         round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
         for number, of_round in keys.items()

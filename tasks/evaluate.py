@@ -4,7 +4,7 @@ import math
 
 import polars as pl
 
-from tapir_core.evaluation.verifiable import is_correct
+from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
@@ -38,10 +38,7 @@ def score_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFram
 
     Grain: one row per split and category (`all`, or a task type); ``value`` and ``stderr`` are shares (0–1).
     """
-    rows = questions.with_columns(pl.col("task_type").fill_null(UNTYPED)).join(answers, on="instruction_id")
-    pairs = rows.select("response", "reference").iter_rows()
-    correct = [response is not None and is_correct(response, reference) for response, reference in pairs]
-    graded = rows.select("split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
+    graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(UNTYPED))
     scores = []
     for (split,), of_split in sorted(graded.group_by("split")):
         scores.append(_score(split, "all", of_split))

@@ -50,7 +50,7 @@ from tasks.asking import (
     text_of,
     worked,
 )
-from tasks.inputs import read_once, round_pool
+from tasks.inputs import mixture_shares, read_once, round_pool
 from tasks.judge import judge_rows
 from tasks.label import ask_labels
 from tasks.outcomes import Worked
@@ -66,7 +66,7 @@ def plan_requests(run: RunFolder, at: StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
     settings, seeds = run.config.round(at.number), run.rows(StageAt("select", at.number))
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), run.config.curriculum.target_shares)
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
     have = Counter(supply_of(seeds)) + Counter(supply_of(_accepted(run, at.number, at.wave - 1)))
     requests = plan_wave(
         seeds,
@@ -156,7 +156,7 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         response=pl.Series(map(text_of, answers), dtype=pl.String),
         finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
     )
-    check = _measure(run, at, taught, right["task_type"]) if run.config.curriculum.expansion.check_difficulty else None
+    check = _measure(run, at, taught, right["task_type"]) if run.config.checks_expansion(at.number) else None
     examined = rows.select("instruction_id").with_columns(task_type=labels)
     examined = _with(examined, taught.drop("instruction", "system"))
     if check is None:
@@ -173,7 +173,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
     gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
-    if run.config.curriculum.expansion.check_difficulty:
+    if run.config.checks_expansion(at.number):
         chosen = run.manifest(StageAt("select", at.number))
         assert chosen is not None
         gates.append(DifficultyGate(examined, chosen.counts["delta"]))

@@ -17,6 +17,7 @@ class ScriptedTrainings:
 
     scripts: list[Iterable[State]]
     """The states of each attempt, the first one as it is found or started."""
+    in_container: bool = False
     asked: list[int] = field(default_factory=list)
     declared: list[tuple[str, State]] = field(default_factory=list)
     """Attempt and state, in the order in which they were set."""
@@ -27,7 +28,8 @@ class ScriptedTrainings:
         assert number <= len(self.scripts), f"no script for attempt {number}"
         self.asked.append(number)
         self._states[str(number)] = iter(self.scripts[number - 1])
-        return self.look(Training(str(number), f"attempt-{number}", "SCHEDULED", "", self.token(number)))
+        name, token = f"attempt-{number}", self.token(number)
+        return self.look(Training(str(number), name, "SCHEDULED", "", token, self.in_container))
 
     def look(self, training: Training) -> Training:
         """The attempt in the next state of its script; a final state stays."""

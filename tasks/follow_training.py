@@ -3,7 +3,9 @@
 An attempt is one flow run of *fine-tune*, found again by its number, so that the driver which comes after a killed one
 starts nothing twice. Prefect's state says how an attempt ended; whether it still works, its lease says better: a flow
 run whose worker was killed stands as running, and one whose server was away may stand as crashed while it trains.
-Limit: an attempt that died before it took its lease is lost only when Prefect says so.
+An attempt that was taken and lost before it began has no lease yet: it stands as pending for longer than a process
+takes to begin. Should it begin after all, it finds the lease taken, or leaves the next one without it: never do two
+train. Limit: in a container or a pod it is lost only when Prefect says so, for its image may be on its way.
 """
 
 import time
@@ -32,6 +34,10 @@ _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 45.0
 """Prefect gives a cancelled flow run 30 s; one whose worker is gone is cancelled by nobody."""
 
+_PENDING_LOOKS = 300
+"""A second apart: a process that begins takes seconds. In looks, for nothing begins while the server is away either."""
+
+_UNBEGUN = "A worker took it, and it did not begin: its worker is gone. The next attempt takes its place."
 _GONE = "Its process is gone, and its run saw it. The next attempt goes on from its last save."
 
 State = Literal[
@@ -50,6 +56,8 @@ class Training:
     """Name and message of its state."""
     token: str
     """Of the lease that it holds while it trains."""
+    in_container: bool = False
+    """Whether its worker makes a container or a pod for it, which may take long to begin."""
 
     @property
     def has_ended(self) -> bool:
@@ -162,7 +170,7 @@ def _give_up_or_go_on(watch: _Watch, ended: Training, lost: int) -> None:
 
 def _wait(watch: _Watch, training: Training) -> Training:
     """Until the attempt has ended, in truth and in its state."""
-    progress, since = _ProgressLine(watch), time.monotonic()
+    progress, since, pending = _ProgressLine(watch), time.monotonic(), 0
     while True:
         training = watch.runs.look(training)
         held = watch.lease.holding()
@@ -172,6 +180,9 @@ def _wait(watch: _Watch, training: Training) -> Training:
             return training
         if training.state == "RUNNING" and died:
             return watch.runs.declare(training, "CRASHED", _GONE)
+        pending = pending + 1 if training.state == "PENDING" and not works else 0
+        if pending > _PENDING_LOOKS and not training.in_container:
+            return watch.runs.declare(training, "CRASHED", _UNBEGUN)
         if training.state == "CANCELLING":
             late = not works and time.monotonic() - since > _CANCEL_SECONDS
             if died or late:

@@ -1,19 +1,19 @@
 """Tables that several stages or shards read: the pool of a round, and how a table is read once for all shards."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from functools import wraps
 from typing import TypeVar
 
 import polars as pl
 
-from tapir_core.curriculum import Usable, split_usable
+from tapir_core.curriculum import Usable, shares_of, split_usable, target_shares
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import current
 
-__all__ = ["check_pool", "read_once", "round_pool"]
+__all__ = ["check_pool", "mixture_shares", "read_once", "round_pool", "used_before"]
 
 Place = TypeVar("Place", bound=Hashable)
 
@@ -43,12 +43,17 @@ def check_pool(run: RunFolder) -> None:
             f"in {StageAt('teach').folder}/, and give a pool or a teacher that fit each other"
         )
     found = usable.examples["task_type"].unique().to_list()
-    wanted = {name for name, share in run.config.curriculum.target_shares.items() if share > 0}
-    if len(found) == 1 and wanted != set(found):
+    wanted = {name for name, share in mixture_shares(run).items() if share > 0}
+    if len(found) == 1 and wanted != set(found) and run.config.curriculum.target_shares != "natural":
         raise ConfigError(
             f"data.pool: every usable instruction has the task type {found[0]!r}, so there is nothing to balance; give "
             f'a broader pool, or say that you want this one only: curriculum.target_shares = {{ "{found[0]}" = 1.0 }}'
         )
+
+
+def mixture_shares(run: RunFolder) -> Mapping[str, float]:
+    """Pr(task type) of every mixture of the run; the labels are there."""
+    return target_shares(run.config.curriculum.target_shares, shares_of(run.rows(StageAt("label"))))
 
 
 @read_once
@@ -69,6 +74,17 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
         expansion = run.rows(StageAt("expand", earlier))
         tables.append(expansion.with_columns(reference=pl.lit(None, pl.String)).select(columns))
     return pl.concat(tables, how="vertical_relaxed").sort("instruction_id")
+
+
+def used_before(run: RunFolder, number: int) -> frozenset[str]:
+    """The instructions that a round which draws at random takes last: those of the mixtures before its own.
+
+    None for a round that goes by difficulty.
+    """
+    if run.config.verdict_round(number) is not None:
+        return frozenset()
+    mixtures = [run.rows(StageAt("mix", earlier)) for earlier in range(number)]
+    return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 
 
 def _usable(run: RunFolder) -> Usable:

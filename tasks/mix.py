@@ -8,9 +8,10 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
-from tasks.inputs import round_pool
+from tasks.inputs import mixture_shares, round_pool, used_before
 from tasks.outcomes import Worked
 from tasks.refine import hard_draw
+from tasks.select import easy_rows
 
 __all__ = ["mix"]
 
@@ -31,12 +32,10 @@ def _mix_basic(run: RunFolder) -> Mixture:
 
 def _mix_round(run: RunFolder, number: int) -> Mixture:
     config = run.config
-    settings, shares, seed = config.round(number), config.curriculum.target_shares, config.run.seed
+    settings, shares, seed = config.round(number), mixture_shares(run), config.run.seed
     count = settings.examples - hard_count(settings.examples, settings.alpha or 0.0)
-    easy = run.rows(StageAt("difficulty", number)).join(
-        run.rows(StageAt("select", number)), on="instruction_id", how="anti"
-    )
-    draws = [hard_draw(run, number), draw_easy(easy, count, shares, derive_rng(seed, number, "easy"))]
+    easy, used = easy_rows(run, number), used_before(run, number)
+    draws = [hard_draw(run, number), draw_easy(easy, count, shares, derive_rng(seed, number, "easy"), used)]
     refinement = run.rows(StageAt("refine", number))
     examples = round_pool(run, number + 1)
     return assemble(draws, examples, refinement, settings.examples, derive_rng(seed, number, "order"))

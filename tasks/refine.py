@@ -19,7 +19,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import chat, count_paid, ending_of, make_request, report_rows, text_of, worked
-from tasks.inputs import read_once, round_pool
+from tasks.inputs import mixture_shares, read_once, round_pool, used_before
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
@@ -33,8 +33,9 @@ def hard_draw(run: RunFolder, number: int) -> BalancedDraw:
         run.rows(StageAt("select", number)),
         run.rows(StageAt("expand", number)),
         hard_count(settings.examples, settings.alpha or 0.0),
-        run.config.curriculum.target_shares,
+        mixture_shares(run),
         derive_rng(run.config.run.seed, number, "hard"),
+        used_before(run, number),
     )
 
 

@@ -31,7 +31,7 @@ from tasks.engines.log_follower import follow_log
 from tasks.engines.provider import provider_endpoint
 from tasks.engines.replicas.host import ReplicaHost
 from tasks.engines.replicas.key import replica_key
-from tasks.engines.replicas.watch import Fleet
+from tasks.engines.replicas.watch import Fleet, Replicas
 from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
@@ -225,13 +225,14 @@ class Runtime:
         student = self.config.student
         if isinstance(student.engine, ReplicasEngine) and self._fleet is not None:
             root, run_id = self.run.ref.root, self.run.record.id
-            return ReplicaHost(
+            replicas = Replicas(
                 student.engine,
                 ReplicaRegistry(store_url(self.config), run_key(self.config)),
                 self._fleet,
                 key_of=lambda replica: replica_key(root, run_id, replica),
                 report=self.progress.note_current,
             )
+            return ReplicaHost(replicas)
         log = self.run.workplace.local(log_file("student"))
         self._followed.enter_context(follow_log("student server", log))
         return StudentEngineHost(student, log, report=self.progress.note_current)

@@ -17,7 +17,8 @@ def history(run: RunFolder, number: int) -> list[RoundHistory]:
     """What the stop rule may know of S_0 and the rounds up to ``number``, as far as they are done."""
     rounds = [RoundHistory(0, dev_score=dev_score(run, 0))]
     for each in range(1, number + 1):
-        seeds = run.holds(StageAt("select", each))
+        by_difficulty = run.config.verdict_round(each) is not None
+        seeds = run.holds(StageAt("select", each)) if by_difficulty else None
         rounds.append(RoundHistory(each, seeds.rows if seeds else None, dev_score(run, each)))
     return rounds
 

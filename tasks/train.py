@@ -26,11 +26,13 @@ from tasks._task import project_task
 from tasks.engines.backbone import matters
 from tasks.engines.log_follower import follow_log, tell
 from tasks.engines.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
+from tasks.engines.training.job import TrainingCount
+from tasks.engines.training_count import count_trainings
 from tasks.follow_training import follow_training
 from tasks.runtime import current
 from tasks.training_runs import FineTuneRuns
 
-__all__ = ["check_wanted", "make_student", "train", "training_lease"]
+__all__ = ["check_wanted", "count_round", "make_student", "train", "training_lease"]
 
 _TOLD_SECONDS = 60.0
 
@@ -90,6 +92,16 @@ def make_student(
     return summary
 
 
+def count_round(run: RunFolder, number: int) -> TrainingCount:
+    """What the training of round ``number`` (0: of S_0) comes to, once its mixture and the student before it hold.
+
+    Raises:
+        ConfigError: it cannot be trained with.
+    """
+    [count] = count_trainings([_job(run, StageAt("train", number))])
+    return count
+
+
 def check_wanted(run: RunFolder, at: StageAt, key: str | None) -> None:
     """Called while a worker trains: the run may have been amended and driven on without it.
 
@@ -127,7 +139,7 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
         output=run.workplace.local(attempt_folder(number, key)),
-        training=config.training,
+        training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         seed=derive_seed(config.run.seed, number, "train") % 2**31,

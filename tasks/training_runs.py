@@ -4,30 +4,26 @@ An attempt's idempotency key is run, stage key and number: whoever asks for it a
 It is no subflow of its driver: it outlives a driver that is killed, and the next one has another flow run.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
-from uuid import UUID
 
-import httpx
 from prefect import get_run_logger
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.objects import State as PrefectState
-from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from tapir_core.config import RunConfig
-from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.flow_runs import Deployment
 from tasks.follow_training import State, Training, lease_token
 
 __all__ = ["FINE_TUNE", "FineTuneRuns", "check_trainer"]
 
 FINE_TUNE = "fine-tune/fine-tune"
 """Flow and deployment."""
+
+_AWAY = "a training on a worker goes on, and once the server is back *Retry*, or the same command, follows it again"
 
 
 def check_trainer(config: RunConfig) -> None:
@@ -36,17 +32,8 @@ def check_trainer(config: RunConfig) -> None:
     Raises:
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*.
     """
-    if config.training.runs_on == "driver":
-        return
-    with _client() as client:
-        try:
-            client.read_deployment_by_name(FINE_TUNE)
-        except ObjectNotFound as exc:
-            raise MissingPrerequisite(
-                f'training.runs_on = "worker" needs the deployment {FINE_TUNE}, which the Prefect server at '
-                f"{get_current_settings().api.url} does not have; start one that has it with `tapir up`, apply it to "
-                "this one with `tapir deploy`, or train here with --set training.runs_on=driver"
-            ) from exc
+    if config.training.runs_on == "worker":
+        _fine_tune().check()
 
 
 class FineTuneRuns:
@@ -55,54 +42,38 @@ class FineTuneRuns:
     def __init__(self, run: RunFolder, at: StageAt) -> None:
         self._ref, self._number = run.ref, at.number
         self._key = f"{run.record.id}:{run.key(at)}"
-        check_trainer(run.config)
+        self._fine_tune = _fine_tune()
 
     def attempt(self, number: int) -> Training:
         """The attempt with this number: the flow run that is there, or one that a worker of tapir-gpu takes up."""
-        with _translated():
-            flow_run = run_deployment(
-                FINE_TUNE,
-                parameters={"run": self._ref.name, "round_number": self._number},
-                flow_run_name=f"{self._ref.name} round-{self._number}",
-                tags=[f"run-{self._ref.name}", f"round-{self._number}", "stage-train"],
-                idempotency_key=f"{self._key}:{number}",
-                timeout=0,
-                as_subflow=False,
-            )
-        assert isinstance(flow_run, FlowRun), "asked without an event loop"
+        name = self._ref.name
+        flow_run = self._fine_tune.start(
+            f"{self._key}:{number}",
+            {"run": name, "round_number": self._number},
+            run_name=f"{name} round-{self._number}",
+            tags=[f"run-{name}", f"round-{self._number}", "stage-train"],
+        )
         get_run_logger().info("training in flow run %s (%s), attempt %d", flow_run.name, flow_run.id, number)
         return _training(flow_run)
 
     def look(self, training: Training) -> Training:
         """The attempt as it stands now; one that was deleted is lost."""
-        with _client() as client:
-            try:
-                return _training(client.read_flow_run(UUID(training.id)))
-            except ObjectNotFound:
-                return Training(training.id, training.name, "CRASHED", "Deleted", training.token)
+        found = self._fine_tune.look(training.id)
+        return replace(training, state="CRASHED", told="Deleted") if found is None else _training(found)
 
     def declare(self, training: Training, state: State, why: str) -> Training:
         """Set an attempt's state, if it has not ended by itself."""
-        with _client() as client:
-            client.set_flow_run_state(UUID(training.id), PrefectState(type=StateType(state), message=why))
+        self._fine_tune.set_state(training.id, PrefectState(type=StateType(state), message=why))
         return self.look(training)
 
 
-@contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
-    with _translated(), get_client(sync_client=True) as client:
-        yield client
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPError as exc:
-        raise EngineError(
-            f"the Prefect server does not do what is asked ({exc}); a training on a worker goes on, and once the "
-            "server is back *Retry*, or the same command, follows it again"
-        ) from exc
+def _fine_tune() -> Deployment:
+    lacking = (
+        f'training.runs_on = "worker" needs the deployment {FINE_TUNE}, which the Prefect server at '
+        f"{get_current_settings().api.url} does not have; start one that has it with `tapir up`, apply it to "
+        "this one with `tapir deploy`, or train here with --set training.runs_on=driver"
+    )
+    return Deployment(FINE_TUNE, lacking, _AWAY)
 
 
 def _training(flow_run: FlowRun) -> Training:
@@ -110,4 +81,6 @@ def _training(flow_run: FlowRun) -> Training:
     assert state is not None
     told = ": ".join(filter(None, (state.name, state.message)))
     token = lease_token(str(flow_run.id), flow_run.run_count)
-    return Training(str(flow_run.id), flow_run.name, cast(State, state.type.value), told, token)
+    # A worker labels what it takes before it submits it.
+    in_container = flow_run.labels.get("prefect.worker.type", "process") != "process"
+    return Training(str(flow_run.id), flow_run.name, cast(State, state.type.value), told, token, in_container)

@@ -3,10 +3,9 @@
 import inspect
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +19,8 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from flows.commands.prefect_process import server_command, wait_until_healthy
 from tapir_core.paths import prefect_home
 from tasks.engines.supervisor import start_child
+from tests.harness.processes import free_port
+from tests.harness.standing_root import StandingRoot
 
 if TYPE_CHECKING:
     from tests.s3_server import S3Server
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
 # The same examples every time.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows with a failed test what the processes of its standing roots have written."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for name, value in item.funcargs.items():
+            if isinstance(value, StandingRoot):
+                report.sections.append((f"logs of {name}", value.said()))
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -88,12 +100,10 @@ def standing_prefect(
     """A Prefect server for commands whose test is not about the one that they would start."""
     root = tmp_path_factory.mktemp("standing-prefect")
     lay_prefect_database(root)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment, log = _prefect_environment(root / prefect_home()), root / "server.log"
+    port = free_port()
+    address, log = f"http://127.0.0.1:{port}", root / "server.log"
+    environment = {**_prefect_environment(root / prefect_home()), "PREFECT_UI_API_URL": f"{address}/api"}
     with start_child(server_command(port), env=environment, log_path=log, name="Prefect server") as server:
-        address = f"http://127.0.0.1:{port}"
         wait_until_healthy(address, log, lambda: server.poll() is None)
         yield StandingServer(f"{address}/api", root)
 

@@ -3,7 +3,6 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.harness.processes import free_port
 
 __all__ = ["needs_postgres", "run_postgres"]
 
@@ -46,9 +47,7 @@ def run_postgres() -> Iterator[str]:
     as_user = {"user": user} if os.getuid() == 0 else {}
     initdb = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tapir", "--no-sync"]
     subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
     control = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options]
     subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user)

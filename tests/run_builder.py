@@ -8,13 +8,12 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RunConfig
+from tapir_core.config import RandomShare, RunConfig
 from tapir_core.curriculum import (
     AnswerGate,
     Gated,
@@ -27,15 +26,17 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
+    draw_seeds,
     hard_count,
     lacking,
     parse_expansion,
     plan_wave,
     quotas,
-    refinement_outcome,
     select_seeds,
+    shares_of,
     split_usable,
     supply_of,
+    target_shares,
     text_gates,
 )
 from tapir_core.curriculum.expansion import ExpansionRequest
@@ -45,8 +46,6 @@ from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.benchmarks import Exchange, benchmark_of, exchanges_of, judged_places, score_rows
-from tapir_core.evaluation.verifiable import is_correct
-from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.judging.panel import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
@@ -58,9 +57,16 @@ from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
 from tapir_core.standin.sections import Ask, Weighted, read_ask
 from tapir_core.standin.teacher import expand
-from tapir_core.voices import judge_names
-from tests.builders import TEACHER
 from tests.run_config import make_config
+from tests.run_rows import (
+    examined_candidates,
+    heldout_scores,
+    judge_verdicts,
+    pairs,
+    refinements,
+    student_answers,
+    teacher_answers,
+)
 
 __all__ = ["build_run", "make_config"]
 
@@ -69,11 +75,19 @@ SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
 
 
 def build_run(
-    root: Path | str, *, until: StageAt | None = None, config: RunConfig | None = None, **ingredients: str
+    root: Path | str,
+    *,
+    until: StageAt | None = None,
+    config: RunConfig | None = None,
+    student: Path | None = None,
+    **ingredients: str,
 ) -> RunFolder:
-    """A run folder with every stage done up to ``until``, that one included; all of them without it."""
+    """A run folder with every stage done up to ``until``, that one included; all of them without it.
+
+    ``student`` is a model folder that every training leaves; without one a checkpoint is a file of words.
+    """
     prompts = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
-    builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}))
+    builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}), student)
     for at in plan(run.config):
         builder.write(at)
         if at == until:
@@ -82,8 +96,9 @@ def build_run(
 
 
 class _Builder:
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, student: Path | None) -> None:
         self.run = run
+        self.student = student
         self.seed = run.config.run.seed
 
     def write(self, at: StageAt) -> None:
@@ -116,6 +131,9 @@ class _Builder:
         later = [self._rows("expand", each).select(first.columns) for each in range(1, number)]
         return pl.concat([first, *later])
 
+    def _shares(self) -> Any:
+        return target_shares(self.run.config.curriculum.target_shares, shares_of(self._rows("label")))
+
     def _heldout(self, at: StageAt) -> None:
         source = self.run.config.data.heldout
         self._save(at, standin_heldout(source.dev, source.test, source.max_level, self.seed))
@@ -147,31 +165,15 @@ class _Builder:
         self._save(at, rows, **self._asked(rows.height))
 
     def _teach(self, at: StageAt) -> None:
-        """One answer in 40 is refused, one in 60 is cut off."""
-        answers = []
-        for place, (identity, text) in enumerate(self._texts("pool")):
-            refused, ending = place % 40 == 0, "length" if place % 60 == 1 else "stop"
-            response = None if refused else recognise(text).plain
-            answers.append((identity, response, "refused" if refused else ending, 30, 12))
-        self._save(at, pl.DataFrame(answers, schema=TEACHER, orient="row"), **self._asked(len(answers)))
+        answers = teacher_answers(self._texts("pool"))
+        self._save(at, answers, **self._asked(answers.height))
 
     def _answer_heldout(self, at: StageAt) -> None:
-        rows = self._student_answers(at, self._rows("heldout"), SKILL[at.round])
+        rows = student_answers(self._rows("heldout"), SKILL[at.round], self._rng(at))
         self._save(at, rows, **self._asked(rows.height))
 
     def _evaluate(self, at: StageAt) -> None:
-        rows = self._rows("heldout").join(self._rows("answer_heldout", at.round), on="instruction_id")
-        graded = rows.with_columns(
-            right=pl.Series([is_correct(text, ref) for text, ref in rows.select("response", "reference").iter_rows()])
-        )
-        scores = []
-        for (split,), of_split in sorted(graded.group_by("split")):
-            parts = [("all", of_split), *((name, part) for (name,), part in sorted(of_split.group_by("task_type")))]
-            for category, part in parts:
-                value = part["right"].sum() / part.height
-                error = math.sqrt(value * (1 - value) / part.height)
-                scores.append(("heldout", split, category, "accuracy", value, error, part.height))
-        self._save(at, pl.DataFrame(scores, schema=list(STAGES[at.name].columns), orient="row"))
+        self._save(at, heldout_scores(self._rows("heldout"), self._rows("answer_heldout", at.round)))
 
     def _benchmark_items(self, at: StageAt) -> None:
         self._save(at, benchmark_of(self.run.config, at.benchmark).items())
@@ -206,24 +208,13 @@ class _Builder:
         return exchanges_of(items, self.run.rows(replace(at, name="benchmark_answers")))
 
     def _answer(self, at: StageAt) -> None:
-        rows = self._student_answers(at, self._round_pool(at.round), SKILL[at.round - 1])
+        rows = student_answers(self._round_pool(at.round), SKILL[at.round - 1], self._rng(at))
         self._save(at, rows, **self._asked(rows.height))
 
     def _judge(self, at: StageAt) -> None:
-        """Right answers score near the teacher's, wrong ones far below; the first shown gains; one in 50 is garbled."""
-        rng, verdicts = self._rng(at), []
-        answers = dict(self._rows("answer", at.round).select("instruction_id", "response").iter_rows())
-        for place, (identity, text) in enumerate(_pairs(self._round_pool(at.round))):
-            right = is_correct(answers[identity], recognise(text).reference)
-            base = rng.gauss(8.5, 0.5) if right else rng.triangular(1, 8, 2.5)
-            for order, name in product(self.run.config.judge.orders, judge_names(self.run.config.judge)):
-                bias = 0.5 if order == "student_first" else -0.5
-                student = round(min(10.0, max(1.0, base + bias + rng.gauss(0, 0.4))), 1)
-                teacher = round(min(10.0, max(1.0, rng.gauss(9, 0.4) - bias)), 1)
-                scores = ("scored", None) if place % 50 else ("unscored", "no verdict in the reply")
-                found = (student, teacher) if place % 50 else (None, None)
-                verdicts.append(Verdict(identity, order, *found, *scores, f"Scores: [[{student}, {teacher}]]", name))
-        self._save(at, verdict_rows(verdicts), **self._asked(len(verdicts)))
+        answers, pool = self._rows("answer", at.round), self._round_pool(at.round)
+        verdicts = judge_verdicts(answers, pool, self.run.config.judge, self._rng(at))
+        self._save(at, verdicts, **self._asked(verdicts.height))
 
     def _difficulty(self, at: StageAt) -> None:
         labels, judge = self._round_pool(at.round).select("instruction_id", "task_type"), self.run.config.judge
@@ -231,9 +222,24 @@ class _Builder:
         self._save(at, compute_difficulty(verdicts, labels, judge.orders))
 
     def _select(self, at: StageAt) -> None:
-        selection = self.run.config.round(at.round).selection
-        chosen = select_seeds(self._rows("difficulty", at.round), selection, derive_rng(self.seed, at.round, "select"))
+        selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
+        if isinstance(selection, RandomShare):
+            chosen = draw_seeds(self._candidates(at.round), selection.share, self._used(at.round), rng)
+            self._save(at, chosen.seeds, easy=chosen.easy.height)
+            return
+        chosen = select_seeds(self._candidates(at.round), selection, rng)
         self._save(at, chosen.seeds, delta=chosen.delta, easy=chosen.easy.height)
+
+    def _candidates(self, number: int) -> pl.DataFrame:
+        judged = self.run.config.verdict_round(number)
+        if judged is None:
+            return self._round_pool(number).with_columns(mfd=pl.lit(None, pl.Float64))
+        return self._rows("difficulty", judged)
+
+    def _used(self, number: int) -> set[str]:
+        """What a round that draws at random takes last."""
+        earlier = range(number) if self.run.config.verdict_round(number) is None else []
+        return {identity for each in earlier for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
         accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]
@@ -251,7 +257,7 @@ class _Builder:
 
     def _request(self, at: StageAt, accepted: pl.DataFrame) -> int:
         settings, seeds = self.run.config.round(at.round), self._rows("select", at.round)
-        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.run.config.curriculum.target_shares)
+        wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), self._shares())
         lacks = lacking(wanted, Counter(supply_of(seeds)) + Counter(supply_of(accepted)))
         wave = plan_wave(seeds, lacks, round_number=at.round, wave=at.wave, oversample=1.25, rng=self._rng(at))
         rows = [(each.task_type, each.seed_id, each.sample_index) for each in wave]
@@ -260,9 +266,9 @@ class _Builder:
         return len(rows)
 
     def _gate(self, number: int, wave: int, accepted: pl.DataFrame) -> tuple[Gated, Gated]:
-        """Ask the stand-in and gate what it writes; every ninth label is another task type."""
+        """Ask the stand-in and gate what it writes."""
         pool, columns = self._round_pool(number), ["instruction_id", "instruction"]
-        texts = dict(_pairs(pool))
+        texts = dict(pairs(pool))
         requests = [ExpansionRequest(*row) for row in self.run.rows(StageAt("wave_requests", number, wave)).rows()]
         written = []
         for each in requests:
@@ -277,16 +283,7 @@ class _Builder:
         screened = apply_gates(candidates, gates)
         self._save(StageAt("wave_screened", number, wave), _with_gates(screened))
 
-        problems = [recognise(text) for _, text in _pairs(screened.passed)]
-        examined = screened.passed.select(
-            "instruction_id",
-            task_type=pl.Series(
-                [each.task_type if n % 9 else "Others" for n, each in enumerate(problems)], dtype=pl.String
-            ),
-            response=pl.Series([each.plain for each in problems], dtype=pl.String),
-            finish_reason=pl.lit("stop"),
-            mfd=pl.lit(None, pl.Float64),
-        )
+        examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
         gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
         gated = Gated(accepted_rows(gated.passed, examined), gated.rejected, gated.counts)
@@ -294,24 +291,16 @@ class _Builder:
         return screened, gated
 
     def _refine(self, at: StageAt) -> None:
-        """Every 15th refined answer loses its result."""
-        rows = []
         drawn = self._hard(at.round).rows.select("instruction_id", "task_type")
-        texts = self._round_pool(at.round + 1).drop("task_type")
-        joined = drawn.join(texts, on="instruction_id").sort("instruction_id")
-        for place, row in enumerate(joined.iter_rows(named=True)):
-            refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
-            verdict = refinement_outcome(row["response"], refined, row["task_type"])
-            rows.append(
-                (row["instruction_id"], row["task_type"], row["response"], refined, verdict.accepted, verdict.reason)
-            )
-        self._save(at, pl.DataFrame(rows, schema=REFINEMENT, orient="row"), **self._asked(len(rows)))
+        rows = drawn.join(self._round_pool(at.round + 1).drop("task_type"), on="instruction_id")
+        refined = refinements(rows.sort("instruction_id"))
+        self._save(at, refined, **self._asked(refined.height))
 
     def _hard(self, number: int) -> Any:
-        settings, shares = self.run.config.round(number), self.run.config.curriculum.target_shares
+        settings, shares = self.run.config.round(number), self._shares()
         count = hard_count(settings.examples, settings.alpha or 0.0)
         seeds, new = self._rows("select", number), self._rows("expand", number)
-        return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"))
+        return draw_hard(seeds, new, count, shares, derive_rng(self.seed, number, "hard"), self._used(number))
 
     def _mix(self, at: StageAt) -> None:
         config, number, rng = self.run.config, at.round, derive_rng(self.seed, at.round, "mix")
@@ -322,30 +311,24 @@ class _Builder:
             )
         else:
             wanted, hard = config.round(number).examples, self._hard(number)
-            difficulty, seeds = self._rows("difficulty", number), self._rows("select", number)
-            easy = difficulty.join(seeds, on="instruction_id", how="anti")
+            easy = self._candidates(number).join(self._rows("select", number), on="instruction_id", how="anti")
             count = wanted - hard_count(wanted, config.round(number).alpha or 0.0)
-            draws = [hard, draw_easy(easy, count, config.curriculum.target_shares, rng)]
+            draws = [hard, draw_easy(easy, count, self._shares(), rng, self._used(number))]
             mixture = assemble(draws, self._round_pool(number + 1), self._rows("refine", number), wanted, rng)
         shortfall = {f"shortfall: {name}": float(count) for name, count in mixture.shortfall.items()}
         self._save(at, mixture.rows, **shortfall, missing_examples=mixture.missing)
 
     def _train(self, at: StageAt) -> None:
-        name, content = "model.safetensors", f"weights after {at}".encode()
-        self.run.storage.write_bytes(f"{at.folder}/{name}", content)
-        self.run.seal(at, [Part(name, 0, hashlib.sha256(content).hexdigest())], counts={"seconds": 41.0 + at.round})
+        files = {"model.safetensors": f"weights after {at}".encode()}
+        if self.student is not None:
+            files = {file.name: file.read_bytes() for file in sorted(self.student.iterdir())}
+        for name, content in files.items():
+            self.run.storage.write_bytes(f"{at.folder}/{name}", content)
+        parts = [Part(name, 0, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+        self.run.seal(at, parts, counts={"seconds": 41.0 + at.round})
 
     def _texts(self, stage: str) -> list[tuple[str, str]]:
-        return _pairs(self._rows(stage).sort("instruction_id"))
-
-    def _student_answers(self, at: StageAt, rows: pl.DataFrame, skill: float) -> pl.DataFrame:
-        rng, answers = self._rng(at), []
-        for identity, text in _pairs(rows):
-            problem = recognise(text)
-            told = problem.reference if rng.random() < skill else rng.choice(["42", "unknown", problem.reference + "x"])
-            words = problem.instruction.split()[:6]
-            answers.append((identity, f"You asked: {' '.join(words)} …\nAnswer: {told}", "stop", 30, 14))
-        return pl.DataFrame(answers, schema=TEACHER, orient="row")
+        return pairs(self._rows(stage).sort("instruction_id"))
 
 
 def _reply_of_standin(text: str) -> tuple[str, dict[str, float]]:
@@ -354,10 +337,6 @@ def _reply_of_standin(text: str) -> tuple[str, dict[str, float]]:
     if isinstance(reply, Weighted):
         return reply.text, {token: math.log(share) for token, share in reply.probabilities.items()}
     return reply, {}
-
-
-def _pairs(rows: pl.DataFrame) -> list[tuple[str, str]]:
-    return rows.select("instruction_id", "instruction").rows()
 
 
 def _with_gates(gated: Gated) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from flows.commands.automations import automations, install_automation
 from flows.commands.caretaker import POOLS, Post
 from flows.commands.prefect_process import check_entry, prepare_prefect
 from flows.commands.results import save_results_storage
-from flows.commands.schedules import kept_switches
+from flows.commands.schedules import kept_changes
 from tapir_core.errors import EngineError
 
 __all__ = ["DEPLOYMENTS", "deploy", "wait_for_workers"]
@@ -76,7 +76,7 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
             except ObjectNotFound:
                 missing.append(name)
     if missing or again:
-        with kept_switches(DEPLOYMENTS):
+        with kept_changes(DEPLOYMENTS):
             _apply()
     return [*made, *(f"deployment {name}" for name in (DEPLOYMENTS if again else missing))]
 

@@ -1,6 +1,7 @@
-"""What a user switched on or off: applying deployments again makes schedules and triggers as `prefect.yaml` says.
+"""What a user changed of deployments: applying them again makes all of it as `prefect.yaml` says.
 
-Limits: only a schedule with a slug, and a trigger with a name of its own, is known again.
+Kept are switches of schedules and triggers, and the job variables that `prefect.yaml` does not set. Limits: only a
+schedule with a slug, and a trigger with a name of its own, is known again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +13,17 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.events.schemas.automations import Automation
 
-__all__ = ["kept_switches"]
+__all__ = ["kept_changes"]
 
 
 @contextmanager
-def kept_switches(deployments: Sequence[str]) -> Iterator[None]:
-    """After the block, schedules and triggers of these deployments are on or off as they were before it.
+def kept_changes(deployments: Sequence[str]) -> Iterator[None]:
+    """After the block, these deployments have the switches and job variables of their own that they had before it.
 
     Prefect's server must be settled.
     """
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import DeploymentUpdate
 
     with get_client(sync_client=True) as client:
         before = [(each, _triggers(client, each)) for each in _standing(client, deployments)]
@@ -32,6 +34,9 @@ def kept_switches(deployments: Sequence[str]) -> Iterator[None]:
             for schedule in new.schedules:
                 if schedule.slug in on:
                     client.update_deployment_schedule(new.id, schedule.id, active=True)
+            variables = {**old.job_variables, **new.job_variables}
+            if variables != new.job_variables:
+                client.update_deployment(new.id, DeploymentUpdate(job_variables=variables))
             was_on = {each.name: each.enabled for each in triggers}
             for each in _triggers(client, new):
                 if was_on.get(each.name, each.enabled) != each.enabled:

@@ -26,12 +26,12 @@ def sweep(
         list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value for all of them.")
     ] = None,
 ) -> None:
-    """Distil every backbone of a list that has no finished run of a curriculum; then compare them."""
-    from flows.commands.compare import print_comparison
+    """Distil every backbone of a list that has no finished run of a curriculum; then put them side by side."""
     from flows.commands.distil import distil_shown
     from flows.commands.server import connect_prefect
+    from flows.commands.side_by_side import print_side_by_side
     from flows.sweep import open_sweep, run_sweep
-    from tapir_core.reporting.compare_report import write_sweep_report
+    from tapir_core.reporting.side_by_side_report import write_sweep_report
     from tapir_core.run_folder import RunFolder, RunRef
     from tapir_core.sweep import sweep_sentence
 
@@ -50,7 +50,7 @@ def sweep(
 
         swept = run_sweep(planned, distil, say=_say)
     if (written := write_sweep_report(planned.curriculum, swept)) is not None:
-        print_comparison(console, *written)
+        print_side_by_side(console, *written)
     said = sweep_sentence(swept)
     if any(each.outcome == "failed" for each in swept):
         raise TapirError(said)

@@ -14,7 +14,7 @@ from pydantic import Field
 from flows.distill import distill
 from flows.driver import hold_run, is_done, read_config, worker_root
 from flows.forms.form import MAX_ROUNDS, Overrides, RunName, deployed_flow, shown
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_distil
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES
 from tapir_core.reporting.sentences import gain_sentence, report_path, state_sentence
@@ -67,7 +67,7 @@ def distill_from_form(
     with hold_run(config, say=log.info, amend=amend) as opened:
         if not is_done(opened, last):
             save_estimate(opened)
-            with whole_machine():
+            with machine_to_distil(config):
                 distill.fn(opened.ref, last)
         summary = summarise(opened)
     shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""

@@ -9,7 +9,7 @@ from pydantic import Field
 from flows.driver import hold_known_run, worker_root
 from flows.evaluate import evaluate_students
 from flows.forms.form import RunName, deployed_flow, shown
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_evaluate
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures
 from tapir_core.reporting.sentences import scores_sentence
 from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
@@ -37,7 +37,7 @@ def evaluate_from_form(
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         asked = find_benchmarks(opened, benchmarks)
         numbers = find_students(opened, students, asked)
-        with whole_machine() if unscored_students(opened, numbers, asked) else nullcontext():
+        with machine_to_evaluate(opened.config) if unscored_students(opened, numbers, asked) else nullcontext():
             evaluate_students.fn(opened.ref, numbers, asked)
         summary = summarise(opened)
         require_figures(summary, numbers, asked)

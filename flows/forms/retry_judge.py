@@ -8,7 +8,7 @@ from pydantic import Field
 from flows.distill import distill
 from flows.driver import hold_known_run, is_done, worker_root
 from flows.forms.form import MAX_ROUNDS, RunName, deployed_flow, shown
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_distil
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
@@ -41,7 +41,7 @@ def retry_judge_from_form(
         stale = changed_stages(opened)
         if go_on and (stale or not is_done(opened, None)):
             log.info("going on with the run")
-            with whole_machine():
+            with machine_to_distil(opened.config):
                 distill.fn(opened.ref)
         reached = state_sentence(summarise(opened))
     if not again and not stale:

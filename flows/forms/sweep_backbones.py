@@ -11,13 +11,13 @@ from flows.commands.prefect_process import TAG
 from flows.distill import distill
 from flows.driver import worker_root
 from flows.forms.form import Overrides, shown, tag_flow_run
-from flows.forms.machine import whole_machine
+from flows.forms.machine import machine_to_distil
 from flows.running.project_flow import project_flow
 from flows.running.suspension import heed_suspension
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import TapirError
 from tapir_core.paths import BACKBONES
-from tapir_core.reporting.compare_report import write_sweep_report
+from tapir_core.reporting.side_by_side_report import write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_sweep
@@ -31,7 +31,7 @@ def sweep_from_form(
     config_file: Annotated[str, shown("Configuration file")] = "",
     overrides: Overrides = (),
 ) -> Any:
-    """Distil every backbone of a list that has no finished run of a curriculum, and compare them.
+    """Distil every backbone of a list that has no finished run of a curriculum, and put them side by side.
 
     Args:
         backbones: The TOML file on the worker that lists them; `tapir backbone add` adds to it.
@@ -58,7 +58,7 @@ def sweep_from_form(
 
 def _distil_apart(run: RunFolder) -> None:
     """Distil in a flow run of its own below the sweep's, once the machine is free."""
-    with whole_machine(), tags(TAG, f"run-{run.ref.name}"):
+    with machine_to_distil(run.config), tags(TAG, f"run-{run.ref.name}"):
         distil_child(run.ref)
 
 

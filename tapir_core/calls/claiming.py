@@ -18,7 +18,7 @@ from tapir_core.config.budget import BudgetConfig
 if TYPE_CHECKING:
     from tapir_core.calls.store.writes import Grant
 
-__all__ = ["Claimed", "Claiming", "Tell", "in_groups"]
+__all__ = ["Books", "Claimed", "Claiming", "Tell", "in_groups"]
 
 CLOCK_SECONDS = 5.0
 """How far the hours that a cap sees may lag behind."""
@@ -37,24 +37,22 @@ class Claimed:
     """To be looked at again: another process or a batch brings them, or a cap has no room for now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What one engine answers from, pays from and counts in: the same for all of its asks."""
+
+    store: AnswerStore
+    budget: BudgetConfig
+    meter: SpendMeter
+    clock: WorkClock
+
+
 class Claiming:
     """Claims of one ask."""
 
-    def __init__(
-        self,
-        store: AnswerStore,
-        endpoint: Endpoint,
-        budget: BudgetConfig,
-        *,
-        meter: SpendMeter,
-        clock: WorkClock,
-        tell: Tell,
-    ) -> None:
-        self._store = store
+    def __init__(self, books: Books, endpoint: Endpoint, tell: Tell) -> None:
+        self._books = books
         self._endpoint = endpoint
-        self._budget = budget
-        self._meter = meter
-        self._clock = clock
         self._tell = tell
         self._held: dict[str, Request] = {}
 
@@ -68,11 +66,11 @@ class Claiming:
             elif state == state.ANSWERED:
                 answered.append(key)
             elif state == state.OVER and grant.final:
-                self._meter.count_over_budget(grant.reason)
+                self._books.meter.count_over_budget(grant.reason)
                 self._tell(key, Failure("budget", grant.reason), False)
             else:
                 claimed.waiting.append(key)
-        found = await asyncio.to_thread(self._store.lookup, answered) if answered else {}
+        found = await asyncio.to_thread(self._books.store.lookup, answered) if answered else {}
         for key, outcome in found.items():
             self._tell(key, outcome, True)
         claimed.waiting += [key for key in answered if key not in found]
@@ -85,7 +83,7 @@ class Claiming:
     def give_up(self) -> None:
         """End what is still held."""
         for key, request in self._held.items():
-            self._store.release(key, request, None)
+            self._books.store.release(key, request, None)
 
     async def _ask_for_grants(self, missing: Mapping[str, Request], keys: Sequence[str]) -> "list[Grant]":
         from tapir_core.calls.store.writes import Wanted
@@ -93,13 +91,13 @@ class Claiming:
         wanted = [
             Wanted(key, missing[key].run, missing[key].role, reserve(missing[key], self._endpoint)) for key in keys
         ]
-        self._clock.tell_all(older_than_seconds=CLOCK_SECONDS)
-        future = self._store.claim(wanted, self._budget)
+        self._books.clock.tell_all(older_than_seconds=CLOCK_SECONDS)
+        future = self._books.store.claim(wanted, self._books.budget)
 
         def give_up(claimed: "Future[list[Grant]]") -> None:
             for key, grant in zip(keys, claimed.result(), strict=True):
                 if grant.state == grant.state.OURS:
-                    self._store.release(key, missing[key], None)
+                    self._books.store.release(key, missing[key], None)
 
         try:
             grants = await asyncio.shield(asyncio.wrap_future(future))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tapir_core.calls.asking import Asking, Once, OnOutcome
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
-from tapir_core.calls.claiming import Tell
+from tapir_core.calls.claiming import Books, Tell
 from tapir_core.calls.sending import STOPPED, Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
@@ -43,14 +43,12 @@ class CallEngine:
     def __init__(
         self, store: AnswerStore, config: CallsConfig, *, run: str, budget: BudgetConfig | None = None
     ) -> None:
-        self._store = store
+        clock = WorkClock(lambda role, seconds: store.add_seconds(run, role, seconds))
+        clock.begin(DRIVING)
         self._run = run
         self._config = config
-        self._budget = budget or BudgetConfig()
-        self._clock = WorkClock(lambda role, seconds: store.add_seconds(run, role, seconds))
-        self._clock.begin(DRIVING)
+        self._books = Books(store, budget or BudgetConfig(), SpendMeter(), clock)
         self._flights = Flights()
-        self._meter = SpendMeter()
         self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
@@ -77,31 +75,31 @@ class CallEngine:
                     outcome = flight.result()
                     # Nothing means that the other asker was interrupted: the next turn claims the key.
                     if outcome is not None:
-                        self._meter.count_stored(asking.deliver(key, outcome, shared=True))
+                        self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
         return asking.outcomes()
 
     def count_stored(self, requests: Sequence[Request]) -> int:
         """How many of ``requests`` the store answers."""
         keys = [request.key for request in requests]
-        known = self._store.known(list(dict.fromkeys(keys)))
+        known = self._books.store.known(list(dict.fromkeys(keys)))
         return sum(key in known for key in keys)
 
     def forget(self, requests: Sequence[Request]) -> int:
         """Delete what the store answers ``requests`` with, so that they are asked again; gives how many there were."""
-        return self._store.forget([request.key for request in requests]).result()
+        return self._books.store.forget([request.key for request in requests]).result()
 
     def spend(self) -> LiveSpend:
         """The live counters of this process."""
-        return self._meter.snapshot()
+        return self._books.meter.snapshot()
 
     def paid(self) -> Mapping[str, Spend]:
         """What the run has spent by role, over all its starts and processes."""
-        return self._store.spend_by_role(self._run)
+        return self._books.store.spend_by_role(self._run)
 
     @property
     def cap_reached(self) -> str:
         """Which cap kept a request of this process from being sent, in words; empty as long as none did."""
-        return self._meter.cap_reached
+        return self._books.meter.cap_reached
 
     def stop_sending(self) -> None:
         """From now on send nothing: calls in flight end and are stored, every other request is given back as `stopped`.
@@ -113,8 +111,8 @@ class CallEngine:
     def close(self) -> None:
         """Cancel what is in flight, commit what was received, close the store. Closing twice is the same as once."""
         self._loop.close(self._close_lines)
-        self._clock.end_all()
-        self._store.close()
+        self._books.clock.end_all()
+        self._books.store.close()
 
     def __enter__(self) -> "CallEngine":
         return self
@@ -123,12 +121,12 @@ class CallEngine:
         self.close()
 
     def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
-        found = self._store.lookup(list(claim.own))
+        found = self._books.store.lookup(list(claim.own))
         if found:
-            self._store.count_reuse([asking.waiting[key] for key in found])
+            self._books.store.count_reuse([asking.waiting[key] for key in found])
         for key, outcome in found.items():
             claim.resolve(key, outcome)
-            self._meter.count_stored(asking.deliver(key, outcome, shared=True))
+            self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
         if self._stopping.is_set():
             for key in missing:
@@ -136,7 +134,7 @@ class CallEngine:
                 asking.deliver(key, STOPPED, shared=False)
         elif missing:
             role = next(iter(missing.values())).role
-            with self._clock.working(role):
+            with self._books.clock.working(role):
                 self._call_missing(missing, endpoint(), claim, asking)
 
     def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
@@ -148,7 +146,7 @@ class CallEngine:
             while (received := inbox.get()) is not None:
                 key, outcome, shared = received
                 claim.resolve(key, outcome)
-                self._meter.count_stored(asking.deliver(key, outcome, shared=shared))
+                self._books.meter.count_stored(asking.deliver(key, outcome, shared=shared))
             ended = True
             job.result()
         finally:
@@ -160,21 +158,12 @@ class CallEngine:
 
     def _ways(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> list[Way]:
         """Batches where the endpoint says so, and for what is in one already; call by call for the rest."""
-        batched = missing.keys() if endpoint.batch else self._store.batched(list(missing))
+        batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
         ways: list[Way] = []
         if batched:
             from tapir_core.calls.batch.sending import BatchSending
 
-            batches = BatchSending(
-                self._store,
-                endpoint,
-                self._config,
-                self._budget,
-                rng=self._rng,
-                meter=self._meter,
-                clock=self._clock,
-                tell=tell,
-            )
+            batches = BatchSending(self._books, endpoint, tell, config=self._config, rng=self._rng)
             ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
         if len(batched) < len(missing):
             rest = {key: missing[key] for key in missing if key not in batched}
@@ -182,10 +171,7 @@ class CallEngine:
         return ways
 
     async def _send_live(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> None:
-        line, meter, clock = self._line(endpoint), self._meter, self._clock
-        sending = Sending(
-            self._store, line, endpoint, self._budget, meter=meter, clock=clock, stopping=self._stopping, tell=tell
-        )
+        sending = Sending(self._books, endpoint, tell, line=self._line(endpoint), stopping=self._stopping)
         await sending.send_all(missing)
 
     def _line(self, endpoint: Endpoint) -> "Line":
@@ -194,7 +180,7 @@ class CallEngine:
 
         line = self._lines.get(endpoint.base_urls)
         if line is None:
-            line = Line(endpoint, self._config, rng=self._rng, on_send=self._meter.count_sent)
+            line = Line(endpoint, self._config, rng=self._rng, on_send=self._books.meter.count_sent)
             self._lines[endpoint.base_urls] = line
         line.admit(endpoint)
         return line

@@ -10,12 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tapir_core.calls.claiming import Claiming, Tell, in_groups
+from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
 from tapir_core.calls.endpoints.limiter import Slot
-from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, Failure, Request
-from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.endpoints.line import Line
@@ -34,24 +31,14 @@ class Sending:
     """The requests of one ask that were not in the store."""
 
     def __init__(
-        self,
-        store: AnswerStore,
-        line: "Line",
-        endpoint: Endpoint,
-        budget: BudgetConfig,
-        *,
-        meter: SpendMeter,
-        clock: WorkClock,
-        stopping: threading.Event,
-        tell: Tell,
+        self, books: Books, endpoint: Endpoint, tell: Tell, *, line: "Line", stopping: threading.Event
     ) -> None:
-        self._store = store
-        self._line = line
+        self._books = books
         self._endpoint = endpoint
-        self._claiming = Claiming(store, endpoint, budget, meter=meter, clock=clock, tell=tell)
-        self._meter = meter
-        self._stopping = stopping
         self._tell = tell
+        self._line = line
+        self._stopping = stopping
+        self._claiming = Claiming(books, endpoint, tell)
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
         """Bring every request to its outcome; when this is cancelled, what was claimed and not answered is given up.
@@ -105,9 +92,9 @@ class Sending:
         self._claiming.hand_on(key)
         # Shielded: an interrupt must not take back what is on its way into the store.
         if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
-            await asyncio.shield(asyncio.wrap_future(self._store.release(key, request, reply)))
+            await asyncio.shield(asyncio.wrap_future(self._books.store.release(key, request, reply)))
         else:
-            committed = asyncio.wrap_future(self._store.put(key, request, reply))
+            committed = asyncio.wrap_future(self._books.store.put(key, request, reply))
             reply = replace(reply, outcome=await asyncio.shield(committed))
-        self._meter.count_reply(reply)
+        self._books.meter.count_reply(reply)
         self._tell(key, reply.outcome, False)

@@ -15,9 +15,11 @@ from tapir_core.config.curriculum import (
     CurriculumConfig,
     ExpansionConfig,
     HardShare,
+    RandomShare,
     RoundConfig,
     Selection,
     StopConfig,
+    TargetShares,
     Threshold,
 )
 from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
@@ -63,6 +65,7 @@ __all__ = [
     "Order",
     "PanelRule",
     "QuestionsOnly",
+    "RandomShare",
     "ReplicasEngine",
     "RoundConfig",
     "RunConfig",
@@ -76,6 +79,7 @@ __all__ = [
     "StopConfig",
     "StudentConfig",
     "StudentEngine",
+    "TargetShares",
     "TeacherConfig",
     "Threshold",
     "TrainingConfig",

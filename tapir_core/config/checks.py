@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from tapir_core.config.benchmarks import AskedBenchmark
+from tapir_core.config.curriculum import RandomShare, RoundConfig
 from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
 from tapir_core.config.roles import JudgeConfig
@@ -175,11 +176,22 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, "
             "so that no instruction passes; lower it"
         )
+    barren = [str(number) for number in range(1, config.run.rounds + 1) if _has_no_seeds(config.round(number))]
+    if barren:
+        yield (
+            f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "
+            "their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0"
+        )
     if stop.patience and (heldout is None or (isinstance(heldout, StandinHeldout) and heldout.dev == 0)):
         yield (
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0"
         )
+
+
+def _has_no_seeds(settings: RoundConfig) -> bool:
+    rule = settings.selection
+    return isinstance(rule, RandomShare) and not rule.share and bool(settings.alpha)
 
 
 def _check_training(training: TrainingConfig) -> Iterator[str]:

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
 )
 
@@ -20,10 +22,12 @@ __all__ = [
     "CurriculumConfig",
     "ExpansionConfig",
     "HardShare",
+    "RandomShare",
     "RoundConfig",
     "RoundName",
     "Selection",
     "StopConfig",
+    "TargetShares",
     "Threshold",
 ]
 
@@ -46,7 +50,16 @@ class HardShare(Section):
     """Share q of the scored instructions; only MFD > 0 can be a seed."""
 
 
-Selection = Annotated[Threshold | HardShare, Field(discriminator="type")]
+class RandomShare(Section):
+    """Seeds are a share of the round's pool drawn at random: nobody is asked how hard it is (docs/concepts.md)."""
+
+    type: Literal["random"] = "random"
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool by the target shares."""
+
+
+Selection = Annotated[Threshold | HardShare | RandomShare, Field(discriminator="type")]
 
 
 class ExpansionConfig(Section):
@@ -68,7 +81,8 @@ class ExpansionConfig(Section):
     """Highest ROUGE-L F1 to any instruction of the pool or accepted before."""
 
     check_difficulty: bool = False
-    """Let the student answer and the judge score each new instruction, and keep those the selection calls hard."""
+    """Let the student answer and the judge score each new instruction, and keep those the selection calls hard; only
+    in rounds that judge their pool."""
 
 
 class StopConfig(Section):
@@ -84,17 +98,30 @@ class StopConfig(Section):
     """… for this many rounds; 0 switches the rule on gains off."""
 
 
+TargetShares = dict[str, NonNegativeFloat] | Literal["natural"]
+"""Task type → share, or the shares of the pool as it comes."""
+
+
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
-    target_shares: dict[str, NonNegativeFloat] = Field(default_factory=lambda: dict(TARGET_SHARES))
-    """Task type → share of a mixture, Pr(task type); checked to sum to 1."""
+    # With tags an error speaks of the form that was written, and of no other.
+    target_shares: Annotated[
+        Annotated[dict[str, NonNegativeFloat], Tag("table")] | Annotated[Literal["natural"], Tag("name")],
+        Discriminator(lambda value: "name" if isinstance(value, str) else "table"),
+    ] = Field(default_factory=lambda: dict(TARGET_SHARES))
+    """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"natural"` balances nothing: the shares are
+    those of the first pool, as it was labelled."""
 
     alpha_start: Annotated[float, Field(ge=0, le=1)] = 0.3
     """α_1: share of the first round's mixture that is hard."""
 
     alpha_step: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Δα: what α grows by each round, up to 1."""
+
+    rejudge: bool = True
+    """Let every student answer its round's pool and judge the answers. Without it rounds after the first take their
+    difficulty from its verdicts; new instructions have none then, and are in no later round's seeds and easy part."""
 
     expansion: ExpansionConfig = ExpansionConfig()
     """New instructions."""
@@ -107,7 +134,9 @@ class CurriculumConfig(Section):
 
     @field_validator("target_shares", mode="after")
     @classmethod
-    def _shares_are_a_distribution(cls, shares: dict[str, float]) -> dict[str, float]:
+    def _shares_are_a_distribution(cls, shares: TargetShares) -> TargetShares:
+        if shares == "natural":
+            return shares
         unknown = sorted(set(shares) - set(TARGET_SHARES))
         if unknown:
             known = ", ".join(TARGET_SHARES)
@@ -125,7 +154,7 @@ class RoundConfig(Section):
     """N: examples of the round's mixture."""
 
     selection: Selection = Threshold()
-    """Which scored instructions are seeds: `type = "threshold"` or `"hard_share"`."""
+    """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None
     """α_r: hard share of this round's mixture; nothing means the schedule's."""
@@ -135,6 +164,10 @@ class RoundConfig(Section):
 
     learning_rate: PositiveFloat = 2e-5
     """Peak learning rate."""
+
+    batch_size: PositiveInt | None = None
+    """Examples that one optimizer step of this round sees; nothing means `training.batch_size`. Any number will do:
+    micro batches are the largest equal parts of it that `training.micro_batch_size` allows."""
 
 
 def _check_round_name(name: str) -> str:

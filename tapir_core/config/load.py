@@ -18,7 +18,7 @@ from tapir_core.config.run import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 
-__all__ = ["load_config", "load_resolved", "read_toml", "resolved_json"]
+__all__ = ["load_config", "load_resolved", "read_toml", "replace_values", "resolved_json"]
 
 Table = dict[str, Any]
 
@@ -41,6 +41,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
     if config is None or problems:
         raise ConfigError([*problems, *found], source=str(path))
     return config
+
+
+def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str = RESOLVED_CONFIG) -> RunConfig:
+    """A configuration with values replaced, as `--set` writes them.
+
+    Raises:
+        ConfigError: carries every problem found.
+    """
+    table = config.model_dump(mode="json")
+    problems = [problem for override in overrides if (problem := _apply(table, override))]
+    replaced, found = _validate(table, [override.partition("=")[0].strip() for override in overrides])
+    if replaced is None or problems:
+        raise ConfigError([*problems, *found], source=source)
+    return replaced
 
 
 def resolved_json(config: RunConfig) -> str:

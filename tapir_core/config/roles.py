@@ -33,6 +33,9 @@ class TeacherConfig(Section):
     refining: Sampling = Sampling(max_tokens=2048)
     """Sampling of refined answers."""
 
+    terms: str | None = None
+    """Licence or terms under which its answers may be trained on; stands in the model card of `tapir export`."""
+
     reasks: NonNegativeInt = 2
     """Times that a reply which cannot be parsed (label, expansion) is asked for again with another seed."""
 

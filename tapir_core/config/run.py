@@ -7,7 +7,7 @@ from pydantic import Field, field_serializer
 from tapir_core.config._base import Section
 from tapir_core.config.budget import BudgetConfig
 from tapir_core.config.calls import CallsConfig
-from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
+from tapir_core.config.curriculum import CurriculumConfig, RandomShare, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
 from tapir_core.config.evaluation import EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, TeacherConfig
@@ -90,6 +90,30 @@ class RunConfig(Section):
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             fields["alpha"] = min(1.0, round(scheduled, 9))
         return RoundConfig.model_validate(fields)
+
+    def batch_size(self, number: int) -> int:
+        """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""
+        own = self.round(number).batch_size if number else None
+        return own or self.training.batch_size
+
+    def verdict_round(self, number: int) -> int | None:
+        """The round whose verdicts say how hard the pool of round ``number`` is; nothing for random seeds, or for S_0.
+
+        It is the round itself, or without `curriculum.rejudge` the first one that is judged at all.
+        """
+        if number < 1 or isinstance(self.round(number).selection, RandomShare):
+            return None
+        first = number if self.curriculum.rejudge else 1
+        judged = (each for each in range(first, number + 1) if not isinstance(self.round(each).selection, RandomShare))
+        return next(judged, None)
+
+    def judges(self, number: int) -> bool:
+        """Whether round ``number`` lets the student answer its pool and the judge score the answers."""
+        return self.verdict_round(number) == number
+
+    def checks_expansion(self, number: int) -> bool:
+        """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
+        return self.curriculum.expansion.check_difficulty and self.judges(number)
 
     def _entry_of(self, number: int) -> RoundConfig | None:
         """The entry of the round's number; past the last entry, the last one holds."""

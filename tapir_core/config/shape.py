@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
+from pydantic import Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -62,7 +63,7 @@ class Table:
 
 
 def locate(root: SectionType, location: tuple[str | int, ...]) -> Place:
-    """Follow an error's location, in which the `type` stands after each field that has variants."""
+    """Follow an error's location, in which the `type`, or a tag, stands after each field that has variants."""
     path: list[str] = []
     section: SectionType | None = None
     variants: dict[str, SectionType] = {}
@@ -71,6 +72,10 @@ def locate(root: SectionType, location: tuple[str | int, ...]) -> Place:
     kind: Any = root
     for step in location:
         if step == "[key]":
+            continue
+        tagged = _tagged(kind)
+        if step in tagged:
+            kind = tagged[str(step)]
             continue
         choice = sections_of(kind)
         if len(choice) > 1:
@@ -208,6 +213,11 @@ def _unwrap(kind: Any) -> tuple[Any, list[Any]]:
         return kind, []
     bare, *parts = get_args(kind)
     return bare, [bound for part in parts for bound in (part.metadata if isinstance(part, FieldInfo) else [part])]
+
+
+def _tagged(kind: Any) -> dict[str, Any]:
+    """The alternatives that are told apart by a tag, which no user writes."""
+    return {part.tag: each for each in _options(kind) for part in _unwrap(each)[1] if isinstance(part, Tag)}
 
 
 def _item_of(kind: Any) -> Any:

@@ -8,6 +8,7 @@ from tapir_core.curriculum.balance import (
     share_table,
     shares_of,
     supply_of,
+    target_shares,
 )
 from tapir_core.curriculum.difficulty import compute_difficulty, count_unscored
 from tapir_core.curriculum.expansion import (
@@ -38,7 +39,7 @@ from tapir_core.curriculum.refinement import (
     render_refinement,
 )
 from tapir_core.curriculum.schedule import RoundHistory, best_round, should_stop
-from tapir_core.curriculum.selection import SeedSelection, select_seeds
+from tapir_core.curriculum.selection import SeedSelection, draw_seeds, select_seeds
 from tapir_core.curriculum.tables import (
     CANDIDATES,
     DIFFICULTY,
@@ -83,6 +84,7 @@ __all__ = [
     "draw_basic",
     "draw_easy",
     "draw_hard",
+    "draw_seeds",
     "extend_pool",
     "fill_quotas",
     "hard_count",
@@ -102,6 +104,7 @@ __all__ = [
     "should_stop",
     "split_usable",
     "supply_of",
+    "target_shares",
     "text_gates",
     "unusable_reason",
 ]

@@ -5,16 +5,27 @@ Counts come by largest remainder, in exact fractions: each is within one of its 
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import polars as pl
 
+from tapir_core.config import TargetShares
 from tapir_core.curriculum.tables import in_order
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["BalancedDraw", "draw_balanced", "fill_quotas", "quotas", "share_table", "shares_of", "supply_of"]
+__all__ = [
+    "BalancedDraw",
+    "draw_balanced",
+    "draw_rows",
+    "fill_quotas",
+    "quotas",
+    "share_table",
+    "shares_of",
+    "supply_of",
+    "target_shares",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,15 @@ def fill_quotas(total: int, shares: Mapping[str, float], supply: Mapping[str, in
     return counts
 
 
-def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random) -> BalancedDraw:
-    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing."""
+def draw_balanced(
+    candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random, used: Collection[str] = ()
+) -> BalancedDraw:
+    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
+
+    Of each task type, instructions in ``used`` are drawn when all others are.
+    """
     candidates = in_order(candidates)
+    ids = candidates["instruction_id"].to_list()
     rows_of: dict[str, list[int]] = {}
     for row, task_type in enumerate(candidates["task_type"]):
         rows_of.setdefault(task_type, []).append(row)
@@ -69,10 +86,18 @@ def draw_balanced(candidates: pl.DataFrame, wanted: Mapping[str, int], rng: rand
     shortfall = {}
     for task_type, count in sorted(wanted.items()):
         there = rows_of.get(task_type, [])
-        drawn += rng.sample(there, min(count, len(there)))
+        drawn += draw_rows(there, count, rng, [row for row in there if ids[row] in used])
         if count > len(there):
             shortfall[task_type] = count - len(there)
     return BalancedDraw(candidates[sorted(drawn)], shortfall)
+
+
+def draw_rows(rows: Sequence[int], count: int, rng: random.Random, last: Sequence[int] = ()) -> list[int]:
+    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn."""
+    late = set(last)
+    first = [row for row in rows if row not in late]
+    drawn = rng.sample(first, min(count, len(first)))
+    return drawn + rng.sample(last, min(count - len(drawn), len(last)))
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:
@@ -84,6 +109,11 @@ def shares_of(rows: pl.DataFrame) -> dict[str, float]:
     """Task type → share of the rows that have one; the natural shares, when the rows are a pool's labels."""
     supply = supply_of(rows)
     return {task_type: count / sum(supply.values()) for task_type, count in supply.items()}
+
+
+def target_shares(configured: TargetShares, natural: Mapping[str, float]) -> Mapping[str, float]:
+    """Pr(task type): as configured, or the ``natural`` shares of the first pool."""
+    return natural if configured == "natural" else configured
 
 
 def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ The hard part is drawn before it is refined, since only what is drawn is paid fo
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -37,18 +37,28 @@ def hard_count(examples: int, alpha: float) -> int:
 
 
 def draw_hard(
-    seeds: pl.DataFrame, expansion: pl.DataFrame, count: int, shares: Mapping[str, float], rng: random.Random
+    seeds: pl.DataFrame,
+    expansion: pl.DataFrame,
+    count: int,
+    shares: Mapping[str, float],
+    rng: random.Random,
+    used: Collection[str] = (),
 ) -> BalancedDraw:
-    """Draw ``count`` from D_S ∪ E_r by the target shares. A task type that runs short is filled by no other."""
+    """Draw ``count`` from D_S ∪ E_r by the target shares. A task type that runs short is filled by no other.
+
+    Instructions in ``used`` are drawn when all others of their task type are; so in `draw_easy`.
+    """
     new = expansion.select("instruction_id", "task_type", pl.lit(None, dtype=pl.Float64).alias("mfd"))
     candidates = pl.concat([_with_origin(seeds.select(SEEDS.names()), "seed"), _with_origin(new, "expansion")])
-    return draw_balanced(candidates, quotas(count, shares), rng)
+    return draw_balanced(candidates, quotas(count, shares), rng, used)
 
 
-def draw_easy(easy: pl.DataFrame, count: int, shares: Mapping[str, float], rng: random.Random) -> BalancedDraw:
+def draw_easy(
+    easy: pl.DataFrame, count: int, shares: Mapping[str, float], rng: random.Random, used: Collection[str] = ()
+) -> BalancedDraw:
     """Draw ``count`` of the easy rows by the target shares as far as they reach, the rest from other task types."""
     wanted = fill_quotas(count, shares, supply_of(easy))
-    return draw_balanced(_with_origin(easy.select(SEEDS.names()), "easy"), wanted, rng)
+    return draw_balanced(_with_origin(easy.select(SEEDS.names()), "easy"), wanted, rng, used)
 
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:

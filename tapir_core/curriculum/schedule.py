@@ -18,7 +18,8 @@ class RoundHistory:
     number: int
     """0 is S_0."""
     seeds: int | None = None
-    """Seeds selected in the round; nothing for S_0."""
+    """Seeds selected by their MFD in the round; nothing for S_0, and where they were drawn at random: that says nothing
+    of how much is left to learn."""
     dev_score: float | None = None
     """Held-out dev score after the round; nothing without a held-out set, or before the evaluation."""
 

@@ -135,7 +135,7 @@ class EvaluationQuestions:
         """
         whole = np.where(self._lengths >= FEWEST_WORDS, self._lengths, 0)
         words = np.where(self._lengths >= overlap_words, overlap_words, whole)
-        benchmarks = self._names["benchmark"].rle_id().to_numpy()
+        benchmarks = self._names["benchmark"].cast(pl.Categorical).to_physical().to_numpy()
         indices = {}
         for runs in runs_of(self._texts, set(words[words > 0].tolist())):
             own = words[runs.texts] == runs.size

@@ -102,7 +102,7 @@ def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
     for number in range(-1, run.config.run.rounds + 1):
         for stage in look.summarise_stages(ROUND, number):
             mixture = look.manifest(StageAt("mix", number)) if stage.name == "train" else None
-            if mixture is not None:
+            if mixture is not None and stage.seconds:  # none: taken over from a run that is looked at itself
                 epochs = run.config.round(number).epochs if number else run.config.basic_tuning.epochs
                 yield "train", stage.seconds, mixture.rows * epochs
             elif stage.name not in _QUIET and stage.usage.calls:

@@ -11,6 +11,7 @@ from tapir_core.calls import Message, Request, Role
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.curriculum import refinement_prompt_name, render_expansion, render_label, render_refinement
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, mean_tokens
+from tapir_core.estimate.workload import expected_shares
 from tapir_core.judging import render_pairwise, render_pointwise
 from tapir_core.prompts import Prompt
 from tapir_core.voices import voice_of
@@ -53,13 +54,18 @@ def teach_request(config: RunConfig, instruction: Instruction) -> Request:
     return _request(config, "teach", _chat(instruction), config.teacher.answering)
 
 
-def measure_prompts(config: RunConfig, prompts: Mapping[str, Prompt], sample: Sequence[Instruction]) -> PromptTokens:
-    """Render every prompt of the run on a sample of its pool and count."""
+def measure_prompts(
+    config: RunConfig,
+    prompts: Mapping[str, Prompt],
+    sample: Sequence[Instruction],
+    natural: Mapping[str, float] | None = None,
+) -> PromptTokens:
+    """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
+    shares = expected_shares(config, natural, skew=0)
     pairwise = config.judge.mode == "pairwise"
     judged = [_judge_prompt(prompts, each, pairwise=pairwise) for each in sample]
     chats = [sum((mean_tokens([message.content]) for message in _chat(each)), 0.0) for each in sample]
     asked = sum(chats) / len(chats) if chats else 0.0
-    shares = config.curriculum.target_shares
     likeliest = max(shares, key=lambda name: shares[name])
     labels = [render_label(prompts["label"], each.text) for each in sample]
     seeds = [render_expansion(prompts["expand"], each.text, likeliest) for each in sample]

@@ -37,13 +37,14 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     sampled = rng.sample(found.pool, min(sample, len(found.pool)))
     url = store_url(config)
     asked = [(role, each.voice) for each in chargers_of(config) for role, asks in ASKS.items() if asks == each.asks]
+    pool = look_at_pool(config, found, prompts["label"], url)
     evidence = Evidence(
-        measure_prompts(config, prompts, sampled),
+        measure_prompts(config, prompts, sampled, pool.natural_shares),
         len(sampled),
         stored_lengths(url, asked) if store_exists(url) else {},
         past_seconds(config),
     )
-    return forecast(config, look_at_pool(config, found, prompts["label"], url), evidence)
+    return forecast(config, pool, evidence)
 
 
 def save_estimate(run: RunFolder) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price
-from tapir_core.config import HardShare, RunConfig
+from tapir_core.config import RunConfig, Threshold
 from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range, priors_of
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.line import Charger
@@ -24,6 +24,7 @@ def in_words(
         f"The store holds {pool.stored_labels:,} of the labels and {pool.stored_answers:,} of the plain answers "
         "already. What it may hold for later stages is not known yet.",
         _hard(config, priors),
+        _unjudged(config),
         _expansion(config, pool, priors),
         f"{_percent(priors.usable_share)} of the teacher's answers are usable; {_percent(priors.reask_share)} of "
         "labels, expansions and verdicts are asked again because they cannot be parsed.",
@@ -61,10 +62,21 @@ def _lengths(evidence: Evidence, priors: Priors, chargers: Sequence[Charger]) ->
 
 
 def _hard(config: RunConfig, priors: Priors) -> str:
-    shares = {config.round(number).selection for number in range(1, config.run.rounds + 1)}
-    if all(isinstance(each, HardShare) for each in shares):
-        return "The hard share is the configured one."
+    rules = [config.round(number).selection for number in _rounds(config)]
+    if not any(isinstance(each, Threshold) for each in rules):
+        return "The share of seeds is the configured one."
     return f"{_percent(priors.hard_share)} of the scored instructions lie above δ; fewer mean more expansions."
+
+
+def _unjudged(config: RunConfig) -> str:
+    quiet = [str(number) for number in _rounds(config) if not config.judges(number)]
+    if not quiet:
+        return ""
+    return f"No student is asked about the pool and nothing is judged in the rounds {', '.join(quiet)}."
+
+
+def _rounds(config: RunConfig) -> range:
+    return range(1, config.run.rounds + 1)
 
 
 def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
@@ -83,7 +95,7 @@ def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
 
 
 def _repeats(config: RunConfig, priors: Priors) -> list[str]:
-    if config.student.sampling.temperature:
+    if config.student.sampling.temperature or not any(map(config.judges, _rounds(config))):
         return []
     half = priors.repeat_half_tokens.likely
     return [

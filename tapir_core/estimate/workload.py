@@ -8,16 +8,17 @@ rule.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
-from tapir_core.config import HardShare, RunConfig
-from tapir_core.curriculum import hard_count, quotas
+from tapir_core.config import RunConfig, Threshold
+from tapir_core.curriculum import hard_count, quotas, target_shares
 from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
 from tapir_core.judging import expected_orders
+from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["Pool", "Work", "workload"]
+__all__ = ["Pool", "Work", "expected_shares", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,15 @@ class _Growing:
     """The pool of the round."""
 
     rows: float
+    wanted: Mapping[str, float]
+    """Task type → share of every mixture."""
     natural: Mapping[str, Sequence[float]]
     """Task type → the shares of the first pool that it may have, equally likely."""
     first_rows: float
     added: dict[str, float] = field(default_factory=dict)
     """Task type → expansions of earlier rounds."""
+    scored: float = 0.0
+    """Rows that seeds and easy part are taken from."""
     fresh: float = 0.0
     """Rows that no earlier round judged."""
     refined: float = 0.0
@@ -90,7 +95,8 @@ def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: 
     usable = pool.rows * (scenario.usable_share if pool.usable_share is None else pool.usable_share)
     yield _training(config, 0, min(config.basic_tuning.examples, usable))
     yield _evaluation(pool, 0)
-    growing = _Growing(usable, _natural(config, pool, scenario), usable, fresh=usable)
+    wanted = expected_shares(config, pool.natural_shares, scenario.skew)
+    growing = _Growing(usable, wanted, _natural(config, pool, scenario, wanted), usable, fresh=usable)
     for number in range(1, config.run.rounds + 1):
         yield from _round(config, scenario, number, growing, student_tokens)
         yield _evaluation(pool, number)
@@ -98,11 +104,15 @@ def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: 
 
 def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, student_tokens: float) -> Iterator[Work]:
     settings = config.round(number)
-    yield Work("answer", "answer", number, pool.rows, pool.rows)
-    yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
-    seeds = pool.rows * _hard_share(config, scenario, number)
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), config.curriculum.target_shares)
-    expanded = _expand(config, scenario, wanted, pool, seeds)
+    if config.judges(number):
+        yield Work("answer", "answer", number, pool.rows, pool.rows)
+        yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
+        pool.fresh = 0.0
+    if config.verdict_round(number) in (number, None):
+        pool.scored = pool.rows
+    seeds = pool.scored * _hard_share(config, scenario, number)
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), pool.wanted)
+    expanded = _expand(config, scenario, number, wanted, pool, seeds)
     yield from _expansion(config, scenario, number, expanded, student_tokens)
     hard = sum(expanded.hard.values())
     if config.curriculum.refine:
@@ -110,21 +120,21 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
         known = (hard - new) * pool.refined / pool.rows if pool.rows else 0.0
         yield Work("refine", "refine", number, hard, hard - known)
         pool.refined += hard - known
-    easy = min(settings.examples - sum(wanted.values()), pool.rows - seeds)
+    easy = min(settings.examples - sum(wanted.values()), pool.scored - seeds)
     yield _training(config, number, hard + easy)
-    pool.fresh = sum(expanded.accepted.values())
-    pool.rows += pool.fresh
+    new = sum(expanded.accepted.values())
+    pool.fresh, pool.rows = pool.fresh + new, pool.rows + new
     for task_type, count in expanded.accepted.items():
         pool.added[task_type] = pool.added.get(task_type, 0.0) + count
 
 
 def _hard_share(config: RunConfig, scenario: Scenario, number: int) -> float:
     selection = config.round(number).selection
-    return selection.share if isinstance(selection, HardShare) else scenario.hard_share
+    return scenario.hard_share if isinstance(selection, Threshold) else selection.share
 
 
 def _expand(
-    config: RunConfig, scenario: Scenario, wanted: Mapping[str, int], pool: _Growing, seeds: float
+    config: RunConfig, scenario: Scenario, number: int, wanted: Mapping[str, int], pool: _Growing, seeds: float
 ) -> _Expanded:
     """The waves: for each task type as many as still lack, some of which pass."""
     settings = config.curriculum.expansion
@@ -141,7 +151,7 @@ def _expand(
             kept = through * scenario.keeps_type_share
             asked, passed, right = asked + requests, passed + through, right + kept
             new = kept * scenario.usable_share
-            if settings.check_difficulty:
+            if config.checks_expansion(number):
                 new *= NEW_ARE_HARD
             got, lacks = got + new, lacks - new
         accepted[task_type] = got
@@ -166,7 +176,7 @@ def _expansion(
     for role, calls in (("expand", expanded.asked * reasked), ("label", expanded.passed * reasked)):
         yield Work("expand", role, number, calls, calls)  # type: ignore[arg-type]  # the names are roles
     yield Work("expand", "teach", number, expanded.right, expanded.right)
-    if config.curriculum.expansion.check_difficulty:
+    if config.checks_expansion(number):
         usable = expanded.right * scenario.usable_share
         yield Work("expand", "answer", number, usable, usable)
         yield _judging(config, scenario, "expand", number, usable, usable, student_tokens)
@@ -200,16 +210,26 @@ def _evaluation(pool: Pool, number: int) -> Work:
 def _training(config: RunConfig, number: int, examples: float) -> Work:
     epochs = config.round(number).epochs if number else config.basic_tuning.epochs
     seen = examples * epochs
-    return Work("train", None, number, steps=math.ceil(round(seen / config.training.batch_size, 6)), examples=seen)
+    return Work("train", None, number, steps=math.ceil(round(seen / config.batch_size(number), 6)), examples=seen)
 
 
-def _natural(config: RunConfig, pool: Pool, scenario: Scenario) -> dict[str, list[float]]:
+def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:
+    """Pr(task type) of the mixtures; where it is to be natural and that is not known, ∝ 1 / place^skew."""
+    return target_shares(config.curriculum.target_shares, _skewed(TASK_TYPES, skew) if natural is None else natural)
+
+
+def _natural(
+    config: RunConfig, pool: Pool, scenario: Scenario, target: Mapping[str, float]
+) -> dict[str, Sequence[float]]:
     """The shares that each wanted task type may have in the pool."""
-    target = config.curriculum.target_shares
     if pool.natural_shares is not None:
         return {name: [pool.natural_shares.get(name, 0.0)] for name in target}
-    if scenario.skew == 0:
+    if scenario.skew == 0 or config.curriculum.target_shares == "natural":
         return {name: [share] for name, share in target.items()}
-    weights = [1 / place**scenario.skew for place in range(1, len(target) + 1)]
-    shares = [weight / sum(weights) for weight in weights]
-    return dict.fromkeys(target, shares)
+    likely = [*_skewed(target, scenario.skew).values()]
+    return dict.fromkeys(target, likely)
+
+
+def _skewed(names: Collection[str], skew: float) -> dict[str, float]:
+    weights = [1 / place**skew for place in range(1, len(names) + 1)]
+    return {name: weight / sum(weights) for name, weight in zip(names, weights, strict=True)}

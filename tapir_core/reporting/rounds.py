@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.curriculum import count_unscored, share_table
+from tapir_core.curriculum import count_unscored, share_table, shares_of, target_shares
 from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
+from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
 from tapir_core.stages import StageAt
@@ -37,6 +38,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         number,
         stages=look.summarise_stages(ROUND, number),
         pool=None if pool is None else pool.height,
+        not_judged=_not_judged(look, number),
         difficulty=difficulty,
         unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
@@ -66,6 +68,14 @@ def _difficulty(look: Look, number: int) -> pl.DataFrame | None:
         pl.lit(None, pl.Boolean) if seeds is None else pl.col("instruction_id").is_in(seeds["instruction_id"].implode())
     )
     return rows.select("instruction_id", "task_type", "mfd", "order_gap", chosen.alias("seed"))
+
+
+def _not_judged(look: Look, number: int) -> str | None:
+    config = look.run.config
+    if number < 1 or config.judges(number):
+        return None
+    judged = config.verdict_round(number)
+    return "drawn at random" if judged is None else f"MFD of {round_name(judged)}"
 
 
 def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[str, int]:
@@ -102,12 +112,13 @@ def _mixture(look: Look, number: int, first: Pool) -> MixtureSummary | None:
     rows, manifest = look.rows(at), look.manifest(at)
     if rows is None or manifest is None or first.labels is None:
         return None
+    wanted = target_shares(look.run.config.curriculum.target_shares, shares_of(first.labels))
     return MixtureSummary(
         rows.height,
         int(manifest.counts.get("missing_examples", 0)),
         _counted(rows["origin"]),
         _shortfall(manifest.counts),
-        share_table(first.labels, look.run.config.curriculum.target_shares, rows.select("task_type")),
+        share_table(first.labels, wanted, rows.select("task_type")),
     )
 
 

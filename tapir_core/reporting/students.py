@@ -9,11 +9,11 @@ from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 
-__all__ = ["find_benchmarks", "find_students", "scoring_stages", "unscored_students"]
+__all__ = ["find_benchmarks", "find_student", "find_students", "scoring_stages", "unscored_students"]
 
 
 def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[int]:
-    """The rounds whose student is meant: `all`, `best` (by the dev split), `backbone`, or the number of a round.
+    """The rounds whose student is meant: `all`, `backbone`, or what `find_student` takes.
 
     Raises:
         ConfigError: the run has no held-out set where no benchmark is meant, or no such student.
@@ -22,18 +22,33 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         raise ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
-    trained = [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]
-    students = {student_name(BACKBONE): BACKBONE, **{str(number): number for number in trained}}
     if which == "all":
-        return [*students.values()]
+        return [BACKBONE, *_trained(run)]
+    if which == student_name(BACKBONE):
+        return [BACKBONE]
+    return [find_student(run, which, others=(student_name(BACKBONE),))]
+
+
+def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:
+    """The round whose trained student is meant: `best` (by the dev split), or the number of a round.
+
+    Args:
+        run: The run.
+        which: What the user says.
+        others: What the user might have said as well.
+
+    Raises:
+        ConfigError: the run has no such student.
+    """
+    students = {str(number): number for number in _trained(run)}
     best = summarise(run).best if which == "best" else None
-    if best is None and which not in students:
+    if which not in students and best not in students.values():
         why = " yet: it takes a dev split, and a round that is scored" if which == "best" else ""
         raise ConfigError(
-            f"--round {which}: run {run.ref.name!r} has no such student{why}; it has {', '.join(students)}; "
-            f"see `tapir status {run.ref.name}`"
+            f"--round {which}: run {run.ref.name!r} has no such student{why}; it has "
+            f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name}`"
         )
-    return [students[which] if best is None else best]
+    return students[which] if best is None else best
 
 
 def find_benchmarks(run: RunFolder, named: str) -> list[str]:
@@ -73,3 +88,7 @@ def _stages_of(run: RunFolder, number: int, benchmarks: Sequence[str]) -> Iterat
         yield from (StageAt(name, number) for name in ("answer_heldout", "evaluate"))
     for name in benchmarks:
         yield from benchmark_stages(name, number)
+
+
+def _trained(run: RunFolder) -> list[int]:
+    return [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]

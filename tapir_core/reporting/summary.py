@@ -4,7 +4,7 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
-from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
+from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
@@ -34,7 +34,9 @@ def summarise(run: RunFolder) -> RunSummary:
     found = (summarise_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
     once = look.summarise_stages(ONCE, None)
-    history = [RoundHistory(each.number, each.seeds, _dev(each)) for each in rounds if each.number != BACKBONE]
+    history = [
+        RoundHistory(each.number, _measured_seeds(each, config), _dev(each)) for each in rounds if each.number >= 0
+    ]
     stopped = _stopped(look, history)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     roles = {"teacher": [config.teacher.endpoint], "judge": [*config.judge.endpoints.values()]}
@@ -83,6 +85,11 @@ def _stopped(look: Look, history: list[RoundHistory]) -> str | None:
         return None
     ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
     return should_stop(history, look.run.config.curriculum.stop) if ends_here else None
+
+
+def _measured_seeds(summary: RoundSummary, config: RunConfig) -> int | None:
+    by_difficulty = summary.number > 0 and config.verdict_round(summary.number) is not None
+    return summary.seeds if by_difficulty else None
 
 
 def _dev(summary: RoundSummary) -> float | None:

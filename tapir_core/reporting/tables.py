@@ -246,6 +246,7 @@ _ROUND_ROWS: dict[str, Callable[[RoundSummary], str]] = {
     "Pool": lambda each: count(each.pool),
     "Scored": lambda each: count(each.scored),
     "Seeds": lambda each: count(each.seeds),
+    "  not judged": lambda each: each.not_judged or NOTHING,
     "Hard share": lambda each: percent(each.hard_share),
     "δ, points": lambda each: number(each.delta),
     "Order gap, points": lambda each: number(each.order_gap),

@@ -116,6 +116,8 @@ class RoundSummary:
     """Stages done, in the order of the method."""
     pool: int | None = None
     """Instructions with a usable teacher answer."""
+    not_judged: str | None = None
+    """Where the seeds come from in a round that asks no student and no judge about its pool; nothing of others."""
     difficulty: pl.DataFrame | None = None
     """instruction_id, task_type, mfd, order_gap, seed (null before the selection) of every scored instruction."""
     unscored: dict[str, int] | None = None

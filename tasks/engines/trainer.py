@@ -19,7 +19,6 @@ from pathlib import Path
 import psutil
 
 import tasks
-from tapir_core import errors
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.endpoints import keyless_environment
 from tasks.engines.gpus import visible_gpus
@@ -27,6 +26,7 @@ from tasks.engines.supervisor import Child, start_child
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import memory_remedy
 from tasks.engines.training.saves import clear_unfinished
+from tasks.engines.training.told import told_error
 
 __all__ = ["TrainingJob", "TrainingProgress", "TrainingSummary", "train_student"]
 
@@ -108,10 +108,9 @@ def child_environment(environment: Mapping[str, str], *, on_cpu: bool, processes
 
 def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     """The error that a failed training is raised as."""
-    told = re.findall(r"^tapir error (\w+): (.*)$", log, flags=re.MULTILINE)
-    if told:
-        kind, message = told[-1]
-        return getattr(errors, kind)(f"{message} (log: {job.log_path})")
+    told = told_error(log, more=f" (log: {job.log_path})")
+    if told is not None:
+        return told
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
         return EngineError(f"the training ran out of memory; {memory_remedy(job)} (log: {job.log_path})")
     if re.search(r"exits with return code = -9", log):

@@ -21,13 +21,15 @@ from trl import SFTConfig
 
 from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
 from tasks.engines.training import preflight, saves, student
-from tasks.engines.training.batches import BatchPlan, plan_batches, plan_packed_batches
+from tasks.engines.training.batches import BatchPlan
 from tasks.engines.training.callbacks import StepClock, Watch
+from tasks.engines.training.counting import count_training, plan_training
 from tasks.engines.training.data import IGNORED, Corpus, encode, mark_trained, read_conversations
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingSummary
 from tasks.engines.training.meeting import meeting_point
 from tasks.engines.training.settings import sft_settings
 from tasks.engines.training.sft import PlannedTrainer
+from tasks.engines.training.told import tell_error
 
 __all__ = ["main"]
 
@@ -45,7 +47,7 @@ def main(job_file: Path) -> int:
         with meeting_point():
             return _train(job)
     except TapirError as error:
-        print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        tell_error(error)
         return 1
 
 
@@ -59,7 +61,7 @@ def _train(job: TrainingJob) -> int:
     tokenizer = student.load_tokenizer(job)
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=job.training.max_length)
     preflight.check_masks(corpus)
-    plan = _plan(job, corpus, world_size)
+    plan = plan_training(job, corpus, world_size)
     save = saves.newest_save(attempt.saves, world_size=world_size)
     resumed = (*save.record.resumed_from_steps, save.record.step) if save else ()
     clock = StepClock(save.record.seconds if save else 0.0)
@@ -91,20 +93,6 @@ def _train(job: TrainingJob) -> int:
         return STOPPED
     _finish(job, trainer, corpus, plan, tokenizer)
     return 0
-
-
-def _plan(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPlan:
-    training = job.training
-    common: dict[str, Any] = {
-        "epochs": job.epochs,
-        "batch_size": training.batch_size,
-        "world_size": world_size,
-        "seed": job.seed,
-    }
-    if training.packing:
-        tokens = training.micro_batch_size * training.max_length
-        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
-    return plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
 
 
 def _dataset(corpus: Corpus) -> Dataset:
@@ -160,18 +148,13 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         raise EngineError(
             'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
         )
-    answers = [len(example.tokens) - example.prompt_length for example in corpus.examples]
-    total = sum(plan.tokens_by_step(corpus.lengths))
-    seconds = trainer.clock.seconds
+    count, seconds = count_training(job, corpus, plan), trainer.clock.seconds
+    assert trainer.state.global_step == count.steps, "the trainer made other steps than were planned"
     return TrainingSummary(
-        steps=trainer.state.global_step,
-        examples=len(corpus.examples),
-        left_out=corpus.left_out,
-        trained_tokens=sum(plan.tokens_by_step(answers)),
-        total_tokens=total,
+        **asdict(count),
         padding_share=round(0.0 if job.training.packing else plan.padding_share(corpus.lengths), 4),
         seconds=round(seconds, 2),
-        tokens_per_second=round(total / seconds, 1),
+        tokens_per_second=round(count.total_tokens / seconds, 1),
         final_loss=curve[-1]["loss"],
         loss_curve=curve,
         world_size=trainer.args.world_size,

@@ -1,6 +1,5 @@
 """The real command line on the smallest configuration, up to where a student's engine would be needed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.acceptance.processes import ROOT
+from tests.harness.processes import REPOSITORY, overrides, tapir
+from tests.students import make_checkpoint
 
 LAST_STAGE = "teach"
 """Labels and teacher answers need no student."""
@@ -33,8 +33,8 @@ class Project:
         """Start `tapir` in a process group of its own, as a terminal does."""
         environment = {**os.environ, "PREFECT_API_URL": "", **self.environment}
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *words],
-            cwd=ROOT,
+            tapir(*words),
+            cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -50,23 +50,11 @@ class Project:
         """The configuration with everything that differs here."""
         settings = {
             "run.root": str(self.root),
-            "student.backbone": str(self._backbone()),
+            "student.backbone": str(make_checkpoint(self.folder / "backbone")),
             "student.engine.python": sys.executable,
             **self.settings,
         }
-        return [
-            "configs/test.toml",
-            *(word for name, value in settings.items() for word in ("--set", f"{name}={value}")),
-        ]
-
-    def _backbone(self) -> Path:
-        folder = self.folder / "backbone"
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text("{}")
-        (folder / "model.safetensors").write_bytes(b"weights")
-        (folder / "tokenizer.json").write_text("{}")
-        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-        return folder
+        return ["configs/test.toml", *overrides(settings)]
 
 
 def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -3,20 +3,16 @@
 import gzip
 import json
 import sqlite3
-import threading
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import quote
 
 import polars as pl
-import psutil
 
-__all__ = ["ArgumentWatch", "find_leaks", "spellings"]
+__all__ = ["arguments_with", "find_leaks", "spellings"]
 
 
 def spellings(key: str) -> list[bytes]:
@@ -40,6 +36,12 @@ def find_leaks(folder: Path, keys: Sequence[str]) -> list[str]:
     ]
 
 
+def arguments_with(seen: Iterable[Sequence[str]], keys: Sequence[str]) -> list[Sequence[str]]:
+    """The commands, by their arguments, that show one of ``keys``."""
+    wanted = [spelling for key in keys for spelling in spellings(key)]
+    return [words for words in seen if any(each in "\0".join(words).encode() for each in wanted)]
+
+
 def _contents(path: Path) -> Iterator[bytes]:
     """A file's name, its bytes, and what a packed file holds unpacked."""
     yield str(path).encode()
@@ -57,36 +59,3 @@ def _contents(path: Path) -> Iterator[bytes]:
         yield gzip.decompress(content)
     elif content.startswith((b"\x78\x01", b"\x78\x9c", b"\x78\xda")):
         yield zlib.decompress(content)
-
-
-class ArgumentWatch:
-    """Collects the arguments of this process's descendants while the ``with`` block runs."""
-
-    def __init__(self) -> None:
-        self.seen: set[tuple[str, ...]] = set()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="argument-watch")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def find_leaks(self, keys: Sequence[str]) -> list[tuple[str, ...]]:
-        """Arguments that show one of ``keys``."""
-        wanted = [spelling for key in keys for spelling in spellings(key)]
-        return [words for words in self.seen if any(each in "\0".join(words).encode() for each in wanted)]
-
-    def _look(self) -> None:
-        this = psutil.Process()
-        while not self._ended.wait(0.05):
-            for process in this.children(recursive=True):
-                try:
-                    self.seen.add(tuple(process.cmdline()))
-                except psutil.Error:
-                    continue  # It ended meanwhile.

@@ -21,8 +21,11 @@ from tapir_core.calls.fakes import FakeProvider, Hang, Text, make_request
 from tapir_core.config import CallsConfig
 from tapir_core.judging import PairScores, parse_verdict
 from tests.acceptance.command_line import Project, descendants
-from tests.acceptance.processes import DEADLINE_SECONDS, ROOT, Asker, free_port, kill, serve_standin, wait_until
+from tests.acceptance.processes import DEADLINE_SECONDS, Asker
 from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed
+from tests.harness.processes import REPOSITORY, kill
+from tests.harness.stand_ins import StandinProcess, endpoint
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -39,44 +42,44 @@ def questions():
 
 
 def test_2000_requests_at_a_bad_provider_are_answers_or_typed_failures_and_none_is_paid_twice(tmp_path, questions):
-    with serve_standin(tmp_path, faults=FAULTS) as standin:
+    with StandinProcess(tmp_path, faults=FAULTS) as standin:
         asker = Asker(tmp_path, "teach", standin.base_url, concurrency=32)
         rows = asker.run(max_attempts=2)
-        answered = standin.answered()
+        answered = Counter(standin.log.answered())
         for row, (digest, expected) in zip(rows, questions, strict=True):
             assert row == expected or row[0] in RETRYABLE
             assert answered[digest] == (row == expected)
         failed = Counter(status for status, _ in rows if status in RETRYABLE)
         assert set(failed) == RETRYABLE, "with two attempts some rows fail in every way"
-        assert standin.answered_again() == 0
+        assert standin.log.answered_again() == 0
 
         again = asker.run()
         assert again == [expected for _, expected in questions], "the same command brings what was missing"
         assert Counter(status for status, _ in again) == {"answer": ROWS - UNKNOWN, "refused": UNKNOWN}
-        assert standin.answered() == dict.fromkeys((digest for digest, _ in questions), 1)
-        assert set(standin.faults()) == {"429", "500", "reset", "hang", "truncated", "empty"}
-        print(f"first {dict(failed)}; faults {dict(standin.faults())}; answered again {standin.answered_again()}")
+        assert Counter(standin.log.answered()) == dict.fromkeys((digest for digest, _ in questions), 1)
+        faults = standin.log.faults()
+        assert set(faults) == {"429", "500", "reset", "hang", "truncated", "empty"}
+        print(f"first {dict(failed)}; faults {dict(faults)}; answered again {standin.log.answered_again()}")
 
 
 def test_asker_and_provider_killed_midway_lose_and_invent_nothing(tmp_path, questions):
-    port = free_port()
-    with serve_standin(tmp_path, faults=FAULTS, port=port) as standin:
+    with StandinProcess(tmp_path, faults=FAULTS) as standin:
         asker = Asker(tmp_path, "teach", standin.base_url, concurrency=32)
         with asker.start() as process:
-            wait_until(lambda: standin.answered().total() >= ROWS // 3, alive=process)
+            wait_until(lambda: len(standin.log.answered()) >= ROWS // 3, seconds=DEADLINE_SECONDS, alive=process)
             kill(process)
-        kill(standin.process)
-    with serve_standin(tmp_path, faults=FAULTS, port=port) as standin:
+        standin.kill()
+        standin.start()
         assert asker.run() == [expected for _, expected in questions]
-        assert set(standin.answered()) == {digest for digest, _ in questions}
-        assert standin.answered_again() <= 32
-        print(f"answered again {standin.answered_again()}, at most 32 were in flight")
+        assert set(standin.log.answered()) == {digest for digest, _ in questions}
+        assert standin.log.answered_again() <= 32
+        print(f"answered again {standin.log.answered_again()}, at most 32 were in flight")
 
 
 def test_after_50_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_again(tmp_path):
     rng = random.Random(50)
     requests = judge_requests()
-    with serve_standin(tmp_path, latency_ms=150) as standin:
+    with StandinProcess(tmp_path, latency_ms=150) as standin:
         asker = Asker(tmp_path, "judge", standin.base_url, CONCURRENCY)
         for _ in range(KILLS):
             with asker.start() as process:
@@ -84,16 +87,16 @@ def test_after_50_kills_every_row_is_scored_and_only_calls_in_flight_were_answer
                 assert process.stdout.readline() == "asking\n"
                 time.sleep(rng.uniform(0, 0.8))
                 kill(process)
-        before = len(standin.answered())
+        before = len(set(standin.log.answered()))
         rows = Asker(tmp_path, "judge", standin.base_url, concurrency=4 * CONCURRENCY).run()
         for row, request in zip(rows, requests, strict=True):
             scores = parse_verdict(undisturbed(request)[1])
             assert isinstance(scores, PairScores)
             assert row == ("scored", f"{scores.answer_1:g}, {scores.answer_2:g}")
-        assert set(standin.answered()) == {digest_in_log(request) for request in requests}
+        assert set(standin.log.answered()) == {digest_in_log(request) for request in requests}
         assert 0 < before < ROWS, "the kills came while it worked"
-        assert standin.answered_again() <= KILLS * CONCURRENCY
-        print(f"{KILLS} kills, {before} rows by then, answered again {standin.answered_again()}")
+        assert standin.log.answered_again() <= KILLS * CONCURRENCY
+        print(f"{KILLS} kills, {before} rows by then, answered again {standin.log.answered_again()}")
 
 
 def test_a_hang_holds_back_its_own_row_only(tmp_path):
@@ -116,15 +119,14 @@ def test_a_hang_holds_back_its_own_row_only(tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path, lay_prefect_database):
-    with serve_standin(tmp_path, latency_ms=100) as standin:
-        endpoint = f'{{ type = "openai", base_url = "{standin.base_url}", model = "standin-teacher", identity = "x", '
-        settings = {"teacher.endpoint": f'{endpoint}api_key_env = "" }}', "calls.concurrency": "2"}
+    with StandinProcess(tmp_path, latency_ms=100) as standin:
+        settings = {"teacher.endpoint": endpoint(standin.base_url, "standin-teacher"), "calls.concurrency": "2"}
         project = Project(tmp_path, settings)
         lay_prefect_database(project.root)
         # A shell that starts the tests in the background has them ignore Ctrl-C, and children would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with project.start_run() as driver:
-            wait_until(lambda: standin.answered().total() >= 30, alive=driver)
+            wait_until(lambda: len(standin.log.answered()) >= 30, seconds=DEADLINE_SECONDS, alive=driver)
             family = descendants(driver)
             os.killpg(driver.pid, signal.SIGINT)
             _, said = driver.communicate(timeout=60)
@@ -133,7 +135,7 @@ def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path, l
         assert "Traceback" not in said
         assert psutil.wait_procs(family, timeout=15)[1] == []
 
-        received = standin.answered().total()
+        received = len(standin.log.answered())
         assert received < 160, "80 labels and 80 answers were wanted, and the run was ended early"
         with sqlite3.connect(f"file:{project.root}/.tapir/store.sqlite?mode=ro", uri=True) as connection:
             stored = connection.execute("SELECT count(*) FROM answers").fetchone()[0]
@@ -143,9 +145,9 @@ def test_ctrl_c_keeps_what_was_received_and_the_same_command_goes_on(tmp_path, l
         with project.start_run() as driver:
             said = "".join(driver.communicate(timeout=DEADLINE_SECONDS))
         assert driver.returncode == 0, said
-        assert len(standin.answered()) == 160
-        assert standin.answered_again() == received - stored
-        print(f"{received} answered by the Ctrl-C, {stored} stored, {standin.answered_again()} answered again")
+        assert len(set(standin.log.answered())) == 160
+        assert standin.log.answered_again() == received - stored
+        print(f"{received} answered by the Ctrl-C, {stored} stored, {standin.log.answered_again()} answered again")
 
 
 ASK_WHAT_IS_KNOWN = """
@@ -180,7 +182,7 @@ def test_100_000_known_answers_are_looked_up_in_bounded_memory(tmp_path):
             committed = store.put(request.key, request, Reply(Answer(text, "stop", 10, 100), raw=text * 2))
         committed.result()
     child = [sys.executable, "-c", ASK_WHAT_IS_KNOWN, url]
-    done = subprocess.run(child, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(child, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     growth_mib = float(done.stdout)
     print(f"{growth_mib:.0f} MiB over its start")

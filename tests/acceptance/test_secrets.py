@@ -13,8 +13,9 @@ from tapir_core.calls.fakes import FakeProvider, Status
 from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.chat import reply_to_json
 from tests.acceptance.command_line import Project
-from tests.acceptance.leaks import ArgumentWatch, find_leaks, spellings
+from tests.acceptance.leaks import arguments_with, find_leaks, spellings
 from tests.acceptance.processes import DEADLINE_SECONDS
+from tests.harness.watches import ArgumentWatch
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +121,7 @@ def test_a_run_whose_provider_repeats_the_keys_leaves_none_behind(tmp_path, open
     assert find_leaks(project.root, ["[key]"]), "what is searched holds the replies"
     assert find_leaks(tmp_path, KEYS) == []
     assert len(watch.seen) > 4
-    assert watch.find_leaks(KEYS) == []
+    assert arguments_with(watch.seen, KEYS) == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
@@ -142,4 +143,4 @@ def test_a_run_that_meets_nothing_but_errors_with_the_key_shows_it_to_nobody(
     assert find_leaks(tmp_path, KEYS) == []
     assert find_leaks(standing_prefect.root, [str(project.root)]), "what is searched holds the run"
     assert find_leaks(standing_prefect.root, KEYS) == []
-    assert watch.find_leaks(KEYS) == []
+    assert arguments_with(watch.seen, KEYS) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 import jinja2
 import pytest
 
+from tapir_core.comparison.plan import open_comparison
 from tapir_core.config.backbones import load_backbones, settings_of
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config, load_resolved, resolved_json
@@ -13,7 +14,8 @@ from tapir_core.standin.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / BACKBONES
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.toml") if path != LIST)
+COMPARISONS = sorted((ROOT / "configs").glob("compare_*.toml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*.toml") if path not in (LIST, *COMPARISONS))
 BROUGHT_BY_THE_USER = ("data.pool.path",)
 
 
@@ -33,7 +35,7 @@ def test_a_shipped_configuration_lacks_nothing_but_what_the_user_brings(
     assert [problem for problem in problems if not problem.startswith(BROUGHT_BY_THE_USER)] == []
 
 
-@pytest.mark.parametrize("path", [*CONFIGS, LIST], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*CONFIGS, *COMPARISONS, LIST], ids=lambda path: path.stem)
 def test_the_header_is_the_manual(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     header = "\n".join(line for line in lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))])
@@ -49,6 +51,13 @@ def test_the_shipped_backbones_fit_their_curriculum(monkeypatch: pytest.MonkeyPa
     (embedded,) = [load_config(listed.config, settings_of(each)) for each in listed.backbones]
     assert check_config(embedded) == []
     assert embedded == load_config(listed.config), "the list begins with the curriculum's own backbone"
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_arm_of_a_shipped_comparison_fits_the_parts_it_names(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    plan = open_comparison(path)
+    assert [problem for each in plan.runs for problem in check_config(plan.config(each))] == []
 
 
 def test_four_configurations_are_shipped() -> None:

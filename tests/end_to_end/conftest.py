@@ -1,7 +1,4 @@
 import hashlib
-import os
-import subprocess
-import sys
 
 import pytest
 
@@ -9,26 +6,23 @@ from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.standin.judge import judge
 from tapir_core.standin.sections import Ask, read_ask
 from tapir_core.standin.wire import parse_chat
-from tests.end_to_end.harness import ROOT, Project
+from tests.end_to_end.project import Project
+from tests.harness.stand_ins import endpoint
+from tests.students import make_tiny_students, needs_student_env
 
 
 def pytest_collection_modifyitems(items):
     """Everything here starts real engines: slow, and skipped where the student's environment is not built."""
-    lacks_vllm = not os.access(ROOT / ".venv-vllm" / "bin" / "python", os.X_OK)
     for item in items:
         if "end_to_end" in item.nodeid:
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.skipif(lacks_vllm, reason="needs .venv-vllm: run `make student-env`"))
+            item.add_marker(needs_student_env)
 
 
 @pytest.fixture(scope="session")
 def tiny_students(tmp_path_factory):
     """Two backbones of different weights."""
-    folder = tmp_path_factory.mktemp("students")
-    for seed in (1, 2):
-        command = [sys.executable, "-m", "tasks.engines.tiny_student", str(folder / f"tiny-{seed}"), str(seed)]
-        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
-    return [folder / "tiny-1", folder / "tiny-2"]
+    return make_tiny_students(tmp_path_factory.mktemp("students"), 2)
 
 
 def judge_now_and_then(call):
@@ -54,10 +48,8 @@ def project(tmp_path_factory, tiny_students, unsteady_judge, standing_prefect):
 
     That run brought its own Prefect server; the commands that tests add to it share one.
     """
-    endpoint = (
-        f'{{ type = "openai", base_url = "{unsteady_judge.base_url}", model = "standin-judge", identity = "unsteady-1"'
-    )
-    settings = {"judge.endpoint": f'{endpoint}, api_key_env = "" }}', "judge.reasks": "0"}
+    judge = endpoint(unsteady_judge.base_url, "standin-judge")
+    settings = {"judge.endpoint": judge, "judge.reasks": "0"}
     project = Project(tmp_path_factory.mktemp("runs"), tiny_students[0], settings)
     project.output = project.run("first").stdout
     project.prefect_api = standing_prefect.api

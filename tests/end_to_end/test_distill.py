@@ -11,7 +11,7 @@ import polars as pl
 
 from tapir_core.paths import BACKBONE, prefect_home
 from tapir_core.stages import StageAt, plan
-from tests.end_to_end.harness import ROOT
+from tests.harness.processes import REPOSITORY
 
 
 def engine_traces(project, name):
@@ -133,7 +133,8 @@ def test_deleting_one_run_breaks_no_other(project):
 
 def test_an_edited_judge_prompt_is_refused_and_amended_from_the_judge_on(project, tmp_path):
     prompts = tmp_path / "prompts"
-    shutil.copytree(ROOT / "tapir_core" / "prompts", prompts, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    shipped = REPOSITORY / "tapir_core" / "prompts"
+    shutil.copytree(shipped, prompts, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     changed = ("--set", f"run.prompts={prompts}", "--set", "run.rounds=1")
     assert project.run("first", *changed).returncode == 0, "the same words in another folder are the same prompts"
     judge = prompts / "judge.jinja2"
@@ -155,7 +156,7 @@ def test_an_edited_judge_prompt_is_refused_and_amended_from_the_judge_on(project
     assert edited.holds(StageAt("train", 1)) is None, "the checkpoint of the old verdicts is not served"
     assert project.stored("judge") == judged + 160
 
-    shutil.copy(ROOT / "tapir_core" / "prompts" / "judge.jinja2", judge)
+    shutil.copy(shipped / "judge.jinja2", judge)
     assert "judge (round 1)" in project.run("first", *changed, check=False).stderr, "the edit's verdicts are not served"
     project.run("first", *changed, "--amend", "--until", "mix")
     undone = project.folder("first")

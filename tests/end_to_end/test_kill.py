@@ -5,7 +5,10 @@ import pytest
 from tapir_core.paths import attempt_folder
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.running import StandinServer
-from tests.end_to_end.harness import Project, answered_twice, kill, left_over, wait_until
+from tests.end_to_end.project import DEADLINE_SECONDS, Project
+from tests.harness.processes import kill, left_over
+from tests.harness.stand_ins import RequestLog, endpoints
+from tests.waiting import wait_until
 
 CONCURRENCY = 2
 
@@ -18,10 +21,7 @@ def slow_project(tmp_path_factory, tiny_students, lay_prefect_database):
     log = root / "standin.jsonl"
     with StandinServer(latency_ms=40, log_path=log) as server:
         settings = {"run.rounds": "1", "calls.concurrency": str(CONCURRENCY), "student.engine.concurrency": "2"}
-        for role in ("teacher", "judge"):
-            endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-{role}"'
-            settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
-        yield Project(root, tiny_students[0], settings), log
+        yield Project(root, tiny_students[0], {**settings, **endpoints(server.base_url)}), RequestLog(log)
 
 
 def moments(project, name):
@@ -51,19 +51,19 @@ def test_a_run_killed_in_every_stage_completes_and_pays_nothing_again(slow_proje
     for stage in whole_tree:
         driver = project.start(name)
         run_json = project.root / name / "run.json"
-        wait_until(run_json.exists, process=driver)
-        wait_until(moments(project, name)[stage], process=driver)
+        wait_until(run_json.exists, seconds=DEADLINE_SECONDS, alive=driver)
+        wait_until(moments(project, name)[stage], seconds=DEADLINE_SECONDS, alive=driver)
         family = kill(driver, whole_tree=whole_tree[stage])
         assert left_over(family) == [], f"left over after the kill in {stage}"
     project.run(name)
     run = project.folder(name)
     assert [str(at) for at in plan(run.config) if run.holds(at) is None] == []
-    assert answered_twice(log) <= CONCURRENCY * len(whole_tree)
+    assert log.answered_again() <= CONCURRENCY * len(whole_tree)
 
     # The same answers and verdicts again, undisturbed: a run of another name finds them all in the store.
-    calls = len(log.read_text().splitlines())
+    calls = len(log.lines())
     project.prefect_api = standing_prefect.api
     project.run("undisturbed", "--until", "mix")
-    assert len(log.read_text().splitlines()) == calls
+    assert len(log.lines()) == calls
     parts = [project.folder(each).manifest(StageAt("mix", 1)).parts for each in (name, "undisturbed")]
     assert parts[0] == parts[1]

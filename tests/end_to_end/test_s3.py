@@ -7,7 +7,10 @@ from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
 from tapir_core.storage import file_sha256
-from tests.end_to_end.harness import Project, answered_twice, kill, left_over, wait_until
+from tests.end_to_end.project import DEADLINE_SECONDS, Project
+from tests.harness.processes import kill, left_over
+from tests.harness.stand_ins import RequestLog, endpoints
+from tests.waiting import wait_until
 
 TRAINED = StageAt("train", 0)
 
@@ -22,9 +25,7 @@ def test_a_run_on_s3_goes_on_on_another_machine(s3, tmp_path, tiny_students, sta
     log, ref = tmp_path / "standin.jsonl", RunRef("s3://runs/all", "far")
     with StandinServer(log_path=log) as server:
         settings = {"run.root": ref.root, "calls.store_url": f"sqlite:///{tmp_path / 'store.sqlite'}"}
-        for role in ("teacher", "judge"):
-            endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-{role}"'
-            settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
+        settings |= endpoints(server.base_url)
         # The teacher in the student's place: this is not about vLLM.
         engine = f'{{ type = "endpoint", base_url = "{server.base_url}", model = "standin-teacher", api_key_env = "" }}'
         settings["student.engine"] = engine
@@ -32,7 +33,7 @@ def test_a_run_on_s3_goes_on_on_another_machine(s3, tmp_path, tiny_students, sta
 
         monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "one"))
         driver = project.start(ref.name)
-        wait_until(lambda: trains(RunFolder(ref)), process=driver)
+        wait_until(lambda: trains(RunFolder(ref)), seconds=DEADLINE_SECONDS, alive=driver)
         assert left_over(kill(driver, whole_tree=True)) == []
         assert RunFolder(ref).holds(TRAINED) is None
 
@@ -47,4 +48,4 @@ def test_a_run_on_s3_goes_on_on_another_machine(s3, tmp_path, tiny_students, sta
         part.name: part.sha256 for part in manifest.parts
     }
     assert run.storage.exists(log_file("train-00"))
-    assert answered_twice(log) == 0
+    assert RequestLog(log).answered_again() == 0

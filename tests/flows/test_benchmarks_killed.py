@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.end_to_end.harness import ROOT, Project, tapir
 
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
 from tapir_core.run_folder import RunFolder
@@ -19,7 +20,6 @@ from tapir_core.standin.running import StandinServer
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
-from tests.end_to_end.harness import ROOT, Project, tapir
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

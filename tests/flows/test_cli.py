@@ -6,8 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,14 +14,15 @@ from tapir_core.calls import RunLease
 from tapir_core.standin.families import FAMILIES
 from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
-
-ROOT = Path(__file__).parents[2]
+from tests.harness.processes import REPOSITORY
+from tests.harness.stand_ins import endpoint
+from tests.waiting import wait_until
 
 
 def tapir(*words, env=None):
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *map(str, words)],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=120,
@@ -99,7 +98,7 @@ def test_a_missing_student_environment_names_the_command_that_builds_it(run):
 
 
 def test_a_student_without_chat_template_is_refused(run, backbone):
-    (backbone / "tokenizer_config.json").write_text("{}")
+    (backbone / "chat_template.jinja").unlink()
     refused(run(), 2, "chat template", "student.chat_template")
 
 
@@ -153,16 +152,14 @@ def test_an_interrupt_ends_a_run_at_work_soon_and_the_same_command_goes_on(
 ):
     lay_prefect_database(tmp_path / "runs")
     with StandinServer(latency_ms=300, log_path=tmp_path / "standin.jsonl") as server:
-        endpoint = f'{{ type = "openai", base_url = "{server.base_url}", model = "standin-teacher", identity = "x", '
         words = ["run", "configs/test.toml", "--set", f"run.root={tmp_path / 'runs'}"]
         words += ["--set", f"student.backbone={backbone}", "--set", f"student.engine.python={sys.executable}"]
-        words += ["--set", f'teacher.endpoint={endpoint}api_key_env = "" }}', "--set", "calls.concurrency=1"]
+        teacher = endpoint(server.base_url, "standin-teacher")
+        words += ["--set", f"teacher.endpoint={teacher}", "--set", "calls.concurrency=1"]
         driver = subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "flows.cli", *words], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
         )
-        deadline = time.monotonic() + 90
-        while server.stats()["requests"] < 5 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: server.stats()["requests"] >= 5, seconds=90, alive=driver)
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(number)
         message = driver.communicate(timeout=30)[1]

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRun
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.expand import expand_round
 from flows.running.project_flow import project_flow
 from flows.steps import run_shards, run_stage, seal_stage, submit_shards
 from flows.until import find_stage
@@ -25,6 +26,7 @@ from tasks.label import label_shard
 from tasks.pool import pool
 from tasks.runtime import close_all, current
 from tasks.teach import teach_shard
+from tests.run_builder import build_run
 from tests.run_config import make_config
 
 INGREDIENTS = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
@@ -85,12 +87,29 @@ def instructions(run: RunFolder) -> list[str]:
     return found
 
 
-def shards() -> list[TaskRun]:
-    """The shards of the last flow run: the server has others' too."""
+def tasks_of_last_flow_run() -> list[TaskRun]:
+    """The server has others' too."""
     with get_client(sync_client=True) as client:
         [last] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
         of_last = FlowRunFilter(id=FlowRunFilterId(any_=[last.id]))
-        return [run for run in client.read_task_runs(flow_run_filter=of_last) if run.name.startswith("teach 00")]
+        return client.read_task_runs(flow_run_filter=of_last)
+
+
+def shards() -> list[TaskRun]:
+    """The shards of the last flow run."""
+    return [run for run in tasks_of_last_flow_run() if run.name.startswith("teach 00")]
+
+
+def names_of_last_flow_run() -> list[str]:
+    return [task.name for task in tasks_of_last_flow_run()]
+
+
+def wait_until(seen: Callable[[], bool]) -> None:
+    """The server writes task runs down when it comes to it."""
+    deadline = time.monotonic() + 60
+    while not seen():
+        assert time.monotonic() < deadline, names_of_last_flow_run()
+        time.sleep(0.1)
 
 
 def tables_at(task_run: TaskRun) -> list[list[dict[str, str]]]:
@@ -127,14 +146,28 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
 def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: RunFolder) -> None:
     make_pool(run.ref)
     teach(run.ref)
-    with get_client(sync_client=True) as client:
-        [last] = client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-        of_last = FlowRunFilter(id=FlowRunFilterId(any_=[last.id]))
-        found = {task.name: set(task.tags) for task in client.read_task_runs(flow_run_filter=of_last)}
+    found = {task.name: set(task.tags) for task in tasks_of_last_flow_run()}
     shard_names = {f"teach {index:04d}/0004" for index in range(4)}
     assert set(found) == {"pool", *shard_names, "seal teach"}
     assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
     assert "stage-teach" in found["seal teach"]
+
+
+@project_flow("expand", run_name="expand")
+def expand(ref: RunRef) -> dict[str, object]:
+    expand_round(ref, 1)
+    return {}
+
+
+def test_task_runs_of_an_expansion_say_which_wave_they_are_of(tmp_path: Path, provider: FakeProvider) -> None:
+    endpoint = {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
+    settings = {"max_attempts": 1, "max_failed_share": 1}
+    config = make_config(tmp_path, teacher={"endpoint": endpoint, "reasks": 0}, calls=settings)
+    expand(build_run(tmp_path, until=StageAt("select", 1), config=config).ref)
+    close_all()
+    steps = ["wave_requests", "wave_candidates 0000/0001", "wave_screened", "wave_examined 0000/0001", "wave_gated"]
+    wanted = sorted(f"{step} (wave {wave})" for step in steps for wave in (1, 2))
+    wait_until(lambda: sorted(name for name in names_of_last_flow_run() if name.startswith("wave_")) == wanted)
 
 
 def test_what_is_accepted_as_missing_is_sealed_and_not_asked_again(
@@ -216,7 +249,4 @@ def test_shards_carry_the_tags_of_run_and_stage_and_no_limit_of_these_is_asked_f
         for tag in unasked:
             client.delete_concurrency_limit_by_tag(tag=tag)
     wanted = [{"run-tagged", "stage-teach", "shard"}] * 4
-    deadline = time.monotonic() + 60
-    while [set(shard.tags) for shard in shards()] != wanted:  # the server writes task runs down when it comes to it
-        assert time.monotonic() < deadline, shards()
-        time.sleep(0.1)
+    wait_until(lambda: [set(shard.tags) for shard in shards()] == wanted)

@@ -20,6 +20,7 @@ from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import Swept
 from tests.run_builder import build_run
+from tests.students import make_checkpoint
 
 CURRICULUM = """
 run = { name = "q", root = ROOT, rounds = 1 }
@@ -34,20 +35,11 @@ student.engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" }
 """
 
 
-def lay_backbone(folder: Path) -> Path:
-    """Enough of a model folder to be taken for one as long as nothing is loaded."""
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(folder.name.encode())
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    return folder
-
-
 @pytest.fixture
 def listed(tmp_path: Path) -> Path:
     (tmp_path / "q.toml").write_text(CURRICULUM.replace("ROOT", json.dumps(str(tmp_path / "runs"))))
-    entries = [f'[[backbones]]\nname = "{name}"\nbackbone = "{lay_backbone(tmp_path / name)}"' for name in "abc"]
+    backbones = {name: make_checkpoint(tmp_path / name, model__safetensors=name) for name in "abc"}
+    entries = [f'[[backbones]]\nname = "{name}"\nbackbone = "{folder}"' for name, folder in backbones.items()]
     (tmp_path / "list.toml").write_text("\n".join([f'config = "{tmp_path / "q.toml"}"', *entries]))
     return tmp_path / "list.toml"
 

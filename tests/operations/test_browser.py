@@ -6,35 +6,40 @@ from pathlib import Path
 import pytest
 
 from tapir_core.stages import StageAt
+from tests.harness.stand_ins import StandinProcess, endpoint
+from tests.harness.standing_root import StandingRoot
 from tests.operations.pages import Ui, open_ui
-from tests.operations.standing_root import RUN_SECONDS, StandingRoot, StandinProcess
+from tests.students import make_tiny_students
+
+RUN_SECONDS = 1200
+"""For a run with real engines on a slow machine."""
 
 pytestmark = [pytest.mark.operations, pytest.mark.timeout(3 * RUN_SECONDS)]
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingRoot]:
-    with StandingRoot(tmp_path_factory.mktemp("system")) as system:
-        yield system
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandingRoot]:
+    with StandingRoot(tmp_path_factory.mktemp("root")) as root:
+        root.up()
+        yield root
 
 
 @pytest.fixture(scope="module")
-def backbone(system: StandingRoot) -> str:
-    return system.make_students(1)[0]
+def backbone(root: StandingRoot) -> str:
+    return make_tiny_students(root.folder, 1)[0].name
 
 
 @pytest.fixture
-def ui(system: StandingRoot) -> Iterator[Ui]:
-    with open_ui(system.address) as ui:
+def ui(root: StandingRoot) -> Iterator[Ui]:
+    with open_ui(root.address) as ui:
         yield ui
 
 
 @pytest.fixture
 def judge(tmp_path: Path) -> Iterator[StandinProcess]:
-    """A stand-in that is judge only: what befalls it befalls no teacher."""
-    judge = StandinProcess(tmp_path)
-    yield judge
-    judge.stop()
+    """A stand-in that is judge only, and fails half of what it is asked: what befalls it befalls no teacher."""
+    with StandinProcess(tmp_path, faults="500=0.5") as judge:
+        yield judge
 
 
 def test_a_run_is_started_from_its_form_and_seen_through_to_its_card(ui: Ui, backbone: str) -> None:
@@ -65,15 +70,14 @@ def test_a_run_is_started_from_its_form_and_seen_through_to_its_card(ui: Ui, bac
 
 
 def test_an_outage_of_the_judge_is_seen_as_red_shards_and_mended_by_retry_judge(
-    ui: Ui, system: StandingRoot, backbone: str, judge: StandinProcess
+    ui: Ui, root: StandingRoot, backbone: str, judge: StandinProcess
 ) -> None:
-    judge.start(faults="500=0.5")
     ui.open_form("distill")
     ui.fill("TAPIR run", "outage")
     ui.choose("Preset", "test")
     ui.fill("Backbone", backbone)
     ui.fill("Rounds", "1")
-    ui.add_item(f"judge.endpoint={judge.endpoint('standin-judge')}")
+    ui.add_item(f"judge.endpoint={endpoint(judge.base_url, 'standin-judge')}")
     ui.add_item("calls.max_attempts=1")
     ui.add_item("calls.shard_retries=0")
     ui.submit()
@@ -88,10 +92,10 @@ def test_an_outage_of_the_judge_is_seen_as_red_shards_and_mended_by_retry_judge(
     ui.open_artifact("outage-judge-round-1-shard-0000-missing")
     ui.page.get_by_text("HTTP 500").first.wait_for()
     ui.take_picture("missing-rows")
-    received = judge.answered()
+    received = judge.log.answered()
 
     judge.stop()
-    judge.start()
+    judge.start(faults="")
     ui.open_form("retry-judge")
     ui.fill("TAPIR run", "outage")
     ui.switch_on("Continue the run")
@@ -104,7 +108,7 @@ def test_an_outage_of_the_judge_is_seen_as_red_shards_and_mended_by_retry_judge(
     assert "0 now" in told
     assert "Done, 1 of 1 rounds trained." in told
 
-    run, answered = system.run("outage"), judge.answered()
+    run, answered = root.run("outage"), judge.log.answered()
     manifest = run.manifest(StageAt("judge", 1))
     assert manifest is not None
     assert manifest.accepted_missing == {}

@@ -7,9 +7,9 @@ command ends the run on what is, but for the processor, another machine: with an
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -21,22 +21,24 @@ import psycopg
 import pytest
 from s3fs import S3FileSystem
 
+from flows.commands.prefect_process import is_taken
 from tapir_core.paths import REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file, prefect_results
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.running import StandinServer
 from tapir_core.storage import Storage
 from tasks.engines.supervisor import start_child
-from tests.end_to_end.harness import ROOT, answered_twice, kill, left_over, tapir, wait_until
-from tests.listening import ListenWatch, open_to_others
+from tests.harness.processes import REPOSITORY, free_port, kill, left_over, overrides, tapir
+from tests.harness.stand_ins import RequestLog, endpoints
+from tests.harness.watches import ListenWatch, open_to_others
 from tests.postgres_server import needs_postgres, run_postgres
+from tests.students import needs_student_env
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.operations,
     needs_postgres,
-    pytest.mark.skipif(
-        not os.access(ROOT / ".venv-vllm" / "bin" / "python", os.X_OK), reason="needs .venv-vllm: `make student-env`"
-    ),
+    needs_student_env,
     pytest.mark.timeout(3000),
 ]
 
@@ -49,21 +51,14 @@ SECONDS = 1200
 @contextmanager
 def serve_s3(folder: Path) -> Iterator[str]:
     """The address of moto's server, with the bucket `runs`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with start_child(command, env=os.environ, log_path=folder / "s3.log", name="S3 server") as server:
-        wait_until(lambda: answers(port) or server.poll() is not None)
+        wait_until(lambda: is_taken(port) or server.poll() is not None, seconds=60)
         signed = {"Authorization": "AWS AKIDEXAMPLE:unlooked-at"}
         urllib.request.urlopen(urllib.request.Request(f"{address}/runs", method="PUT", headers=signed)).close()
         yield address
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Machine:
@@ -88,15 +83,11 @@ class Machine:
 
     def run(self) -> subprocess.Popen[bytes]:
         """The quickstart: the preset, and where its parts lie."""
-        settings = {"run.root": RUN.root, "calls.store_url": self._store}
-        for role in ("teacher", "judge"):
-            endpoint = f'{{ type = "openai", base_url = "{self._standin}", model = "standin-{role}"'
-            settings[f"{role}.endpoint"] = f'{endpoint}, identity = "external-1", api_key_env = "" }}'
-        words = [word for field, value in settings.items() for word in ("--set", f"{field}={value}")]
-        command = tapir("run", "configs/quickstart.toml", *words)
+        settings = {"run.root": RUN.root, "calls.store_url": self._store, **endpoints(self._standin)}
+        command = tapir("run", "configs/quickstart.toml", *overrides(settings))
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command, cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
 
     def said(self) -> str:
@@ -107,7 +98,7 @@ class Machine:
     def ask(self, *words: str) -> str:
         """What a command prints."""
         done = subprocess.run(
-            tapir(*words), cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=300
+            tapir(*words), cwd=REPOSITORY, env=self.environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -141,27 +132,33 @@ def score(run: RunFolder, number: int) -> float:
     return float(rows["value"].item())
 
 
-def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_path, monkeypatch):
-    log = tmp_path / "standin.jsonl"
-    with serve_s3(tmp_path) as s3, run_postgres() as store, StandinServer(log_path=log) as standin:
+@pytest.fixture
+def machines() -> Iterator[Path]:
+    """Where the machines' folders lie. Not below pytest's: the names of vLLM's sockets have 107 characters at most."""
+    with tempfile.TemporaryDirectory(prefix="tapir-") as folder:
+        yield Path(folder)
+
+
+def test_the_quickstart_on_s3_and_postgresql_goes_on_after_a_kill_and_rises(tmp_path, machines, monkeypatch):
+    calls = RequestLog(tmp_path / "standin.jsonl")
+    with serve_s3(tmp_path) as s3, run_postgres() as store, StandinServer(log_path=calls.path) as standin:
         servers = {"s3": s3, "store": store, "prefect": make_database(store, "prefect"), "standin": standin.base_url}
-        first, second = (Machine(tmp_path / name, **servers) for name in ("first", "second"))
+        first, second = (Machine(machines / name, **servers) for name in ("first", "second"))
         for name, value in first.environment.items():
             monkeypatch.setenv(name, value)
         run, began = RunFolder(RUN), time.monotonic()
         with ListenWatch() as watch:
             driver = first.run()
             judged = partial(count, store, "answers", "role = 'judge'")
-            wait_until(lambda: judged() >= 200 or driver.poll() is not None, seconds=SECONDS)
-            assert driver.poll() is None, first.said()
-            assert left_over(kill(driver, whole_tree=False)) == []
-            killed_after, asked = time.monotonic() - began, len(log.read_text().splitlines())
+            wait_until(lambda: judged() >= 200, seconds=SECONDS, told=first.said, alive=driver)
+            assert left_over(kill(driver)) == []
+            killed_after, asked = time.monotonic() - began, len(calls.lines())
             assert run.holds(StageAt("train", 0)) is not None
             assert run.holds(JUDGE) is None
             code = second.run().wait(SECONDS)
         assert code == 0, second.said()
-        took, again = time.monotonic() - began, answered_twice(log)
-        scores, all_asked = [score(run, number) for number in (0, 1, 2)], len(log.read_text().splitlines())
+        took, again = time.monotonic() - began, calls.answered_again()
+        scores, all_asked = [score(run, number) for number in (0, 1, 2)], len(calls.lines())
         print(
             f"\nkilled after {killed_after:.0f} s and {asked} requests; done after {took:.0f} s and {all_asked}, "
             f"of which {again} were answered before; held-out test after S_0, S_1, S_2: {scores}"

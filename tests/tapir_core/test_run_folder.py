@@ -6,9 +6,11 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import RunChanged
+from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run, stages_to_redo
 from tapir_core.stages import STAGES, StageAt, plan
 
+AT_RANDOM = {"selection": {"type": "random", "share": 0.3}}
 INGREDIENTS = {"backbone": "b", **{f"prompt:{name}": "p" for name in ("judge", "label", "expand", "refine_steps")}}
 
 
@@ -123,8 +125,10 @@ def test_parts_of_an_earlier_making_leave_the_folder(finished):
         {"student__engine": {"type": "vllm", "concurrency": 3, "enforce_eager": True}},
         {"student__engine": {"type": "replicas", "replicas": 2}},
         {"training__micro_batch_size": 1},
+        {"teacher__terms": "CC BY 4.0"},
         {"training__save_minutes": 1.0},
         {"training__runs_on": "worker"},
+        {"rounds__2": {"batch_size": 128}},
     ],
     ids=str,
 )
@@ -151,9 +155,13 @@ def test_what_cannot_change_a_row_changes_no_key(finished, tmp_path, changes):
         ({"judge__panel": [{"type": "standin"}]}, ("judge", 1)),
         ({"judge__panel_rule": "majority"}, ("difficulty", 1)),
         ({"rounds__1": {"selection": {"type": "hard_share"}}}, ("select", 1)),
+        ({"rounds__1": {"selection": {"type": "random", "share": 0.3}}}, ("select", 1)),
         ({"curriculum__expansion": {"max_waves": 1}}, ("expand", 1)),
+        ({"curriculum__rejudge": False}, ("select", 2)),
         ({"curriculum__refine": False}, ("refine", 1)),
+        ({"curriculum__target_shares": "natural"}, ("expand", 1)),
         ({"rounds__2": {"learning_rate": 1e-4}}, ("train", 2)),
+        ({"rounds__2": {"batch_size": 37}}, ("train", 2)),
     ],
     ids=str,
 )
@@ -162,8 +170,50 @@ def test_what_can_change_a_row_changes_its_stage_first(finished, tmp_path, chang
     assert (redo[0].at.name, redo[0].at.round) == first
 
 
+@pytest.mark.parametrize("number", [BACKBONE, 0])
+def test_before_the_first_round_nothing_is_judged_whatever_the_schedule_of_alpha(finished, number):
+    assert finished.config.round(1).alpha == 0.3
+    assert finished.config.curriculum.alpha_step == 0.2
+    assert finished.holds(StageAt("judge", number)) is None
+    assert not finished.config.judges(number)
+
+
+def test_a_round_that_draws_at_random_judges_nothing_and_reads_what_was_trained_on(tmp_path):
+    config = make_config(tmp_path, rounds={"2": AT_RANDOM}, curriculum__expansion={"check_difficulty": True})
+    first, second = ([at.name for at in plan(config) if at.round == number] for number in (1, 2))
+    assert first == ["answer", "judge", "difficulty", *second]
+    for name in ("select", "refine", "mix"):
+        inputs = STAGES[name].inputs(config, StageAt(name, 2))
+        assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(inputs)
+        assert not {"answer", "judge", "difficulty"} & {each.name for each in inputs}
+    assert StageAt("train", 0) in STAGES["expand"].inputs(config, StageAt("expand", 1))
+    assert StageAt("train", 1) not in STAGES["expand"].inputs(config, StageAt("expand", 2))
+
+
+def test_without_rejudging_later_rounds_read_the_difficulty_of_the_first_round_that_is_judged(tmp_path):
+    check = {"max_waves": 1, "check_difficulty": True}
+    config = make_config(tmp_path, run__rounds=3, curriculum__rejudge=False, curriculum__expansion=check)
+    assert [config.verdict_round(number) for number in (1, 2, 3)] == [1, 1, 1]
+    assert [at.round for at in plan(config) if at.name in ("answer", "judge", "difficulty")] == [1, 1, 1]
+    assert STAGES["select"].inputs(config, StageAt("select", 3)) == [StageAt("difficulty", 1)]
+    assert StageAt("difficulty", 1) in STAGES["mix"].inputs(config, StageAt("mix", 3))
+    assert [config.checks_expansion(number) for number in (1, 2)] == [True, False]
+    late = make_config(tmp_path, run__rounds=3, curriculum__rejudge=False, rounds={"1": AT_RANDOM, "2": {}})
+    assert [late.verdict_round(number) for number in (1, 2, 3)] == [None, 2, 2]
+
+
+def test_verdicts_of_a_round_that_draws_at_random_by_now_hold_no_more(finished, tmp_path):
+    amended = make_config(tmp_path, rounds={"1": AT_RANDOM})
+    run = open_run(amended, INGREDIENTS, amend=True)
+    assert [run.holds(StageAt(name, 1)) for name in ("answer", "judge", "difficulty")] == [None] * 3
+    assert run.holds(StageAt("train", 0)) is not None
+
+
 def test_every_stage_reads_only_stages_that_come_before_it(tmp_path):
-    config, seen = make_config(tmp_path), set()
-    for at in plan(config):
-        assert set(STAGES[at.name].inputs(config, at)) <= seen
-        seen.add(at)
+    rounds = {"default": AT_RANDOM}
+    for changes in ({}, {"rounds": rounds}, {"curriculum__rejudge": False}):
+        config = make_config(tmp_path, **changes)
+        seen = set()
+        for at in plan(config):
+            assert set(STAGES[at.name].inputs(config, at)) <= seen
+            seen.add(at)

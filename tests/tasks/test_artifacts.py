@@ -67,7 +67,7 @@ def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, prefe
     assert set(found) == {*(f"shown-1-round-1-{kind}" for kind in kinds), "shown-1-card"}
     assert found["shown-1-card"].startswith("# Shown.1\n")
     ids = {str(artifact.key): artifact.id for artifact in find_artifacts("shown-1")}
-    first = f"- round 1: [stages](/v2/artifacts/artifact/{ids['shown-1-round-1-stages']}) · [mfd]("
+    first = f"- round 1: [stages](../../artifacts/artifact/{ids['shown-1-round-1-stages']}) · [mfd]("
     assert first in found["shown-1-card"]
     assert "- round 2:" not in found["shown-1-card"], "nothing of it was shown"
     stages = json.loads(found["shown-1-round-1-stages"])

@@ -21,6 +21,8 @@ from tasks.train import training_lease
 from tests.run_builder import build_run
 
 AT = StageAt("train", 0)
+LONG = 400
+"""Looks: more than a process takes to begin."""
 
 
 @pytest.fixture
@@ -122,6 +124,38 @@ def test_a_training_whose_process_is_gone_is_declared_lost_though_it_stands_as_r
     runs = ScriptedTrainings([["RUNNING", "RUNNING"], completes(run, "RUNNING")])
     follow(run, runs)
     assert runs.declared == [("attempt-1", "CRASHED")]
+
+
+def test_an_attempt_that_a_worker_took_and_never_began_makes_room_for_the_next(run: RunFolder) -> None:
+    runs = ScriptedTrainings([["SCHEDULED", *["PENDING"] * LONG], completes(run, "PENDING", "RUNNING")])
+    follow(run, runs)
+    assert runs.asked == [1, 2]
+    assert runs.declared == [("attempt-1", "CRASHED")]
+
+
+def test_who_waits_for_a_worker_may_wait_long(run: RunFolder) -> None:
+    runs = ScriptedTrainings([completes(run, *["SCHEDULED"] * LONG, "PENDING", "RUNNING")])
+    follow(run, runs)
+    assert runs.declared == []
+
+
+def test_a_container_may_take_long_to_begin(run: RunFolder) -> None:
+    runs = ScriptedTrainings([completes(run, *["PENDING"] * LONG, "RUNNING")], in_container=True)
+    follow(run, runs)
+    assert runs.declared == []
+
+
+def test_a_training_that_works_is_waited_for_though_it_stands_as_pending(run: RunFolder) -> None:
+    lease = hold(run, 1)
+
+    def script() -> Iterator[State]:
+        yield from ["PENDING"] * LONG
+        lease.release()
+        yield from completes(run)
+
+    runs = ScriptedTrainings([script()])
+    follow(run, runs)
+    assert runs.declared == []
 
 
 def test_a_lease_that_an_earlier_attempt_left_says_nothing_of_the_next_one(run: RunFolder) -> None:

@@ -15,7 +15,7 @@ from tasks.engines.replicas.watch import Ended
 from tasks.engines.student_server import StudentEngineHost
 from tasks.runtime import Runtime
 from tests.run_config import make_config
-from tests.tasks.engines.test_backbone import make_checkpoint
+from tests.students import make_checkpoint
 
 
 def open_runtime(root: Path, **teacher: Any) -> Runtime:

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,11 +28,14 @@ from tasks.engines.replicas.key import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
+from tests import waiting
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.s3_server import S3Server
-from tests.tasks.engines.test_backbone import make_checkpoint
+from tests.students import make_checkpoint
 from tests.tasks.engines.test_student_server import fake_python
+
+wait_until = partial(waiting.wait_until, seconds=30, every=0.01)
 
 ROOT = Path(__file__).parents[2]
 
@@ -73,13 +76,6 @@ def driver(run: RunFolder) -> Iterator[RunLease]:
 
 def command_line(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def identity(run: RunFolder) -> str:

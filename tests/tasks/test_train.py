@@ -1,5 +1,6 @@
 """Who trains promotes what came of it, and only while the run still asks for it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,12 @@ import pytest
 from tapir_core.errors import RunBusy, RunChanged
 from tapir_core.run_folder import open_run
 from tapir_core.stages import StageAt
-from tasks.train import make_student, training_lease
+from tasks.engines.backbone import checkpoint_digest
+from tasks.engines.tiny_student import tiny_student
+from tasks.runtime import close_all
+from tasks.train import count_round, make_student, training_lease
+from tests.run_builder import build_run
+from tests.run_config import make_config
 from tests.tasks.trained_run import make_trained_run
 
 AT = StageAt("train", 0)
@@ -48,3 +54,18 @@ def test_a_training_that_was_taken_over_is_not_promoted(tmp_path: Path) -> None:
         make_student(run, AT, lost, lambda _: None)
     lost.release()
     assert run.holds(AT) is None
+
+
+@pytest.mark.slow
+def test_a_round_is_counted_with_its_own_batch_size_before_it_is_trained(tmp_path: Path) -> None:
+    base = tiny_student(tmp_path / "base")
+    rounds = {"default": {"examples": 96, "selection": {"type": "hard_share"}, "epochs": 1.0}, "1": {"batch_size": 37}}
+    config = make_config(tmp_path / "runs", student={"backbone": str(base)}, rounds=rounds)
+    run = build_run(tmp_path / "runs", until=StageAt("mix", 1), config=config, backbone=checkpoint_digest(base))
+    shutil.copytree(base, run.storage.local(AT.folder), dirs_exist_ok=True)
+    first, second = (count_round(run, number) for number in (0, 1))
+    assert (first.examples, first.batch_size, first.epochs) == (64, 128, 3.0)
+    rows = run.rows(StageAt("mix", 1)).height
+    assert (second.examples, second.batch_size, second.steps) == (rows, 37, -(-rows // 37))
+    assert 0 < second.trained_tokens < second.total_tokens
+    close_all()

@@ -11,24 +11,16 @@ from tasks.engines.backbone import checkpoint_digest
 from tasks.engines.training.job import Attempt, TrainingSummary
 from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.students import make_checkpoint
 
 __all__ = ["make_trained_run"]
 
 AT = StageAt("train", 0)
 
 
-def _make_backbone(folder: Path) -> Path:
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    (folder / "model.safetensors").write_bytes(b"backbone")
-    return folder
-
-
 def make_trained_run(root: Path) -> RunFolder:
     """A run before S_0, with the attempt of a trainer that has ended."""
-    backbone = _make_backbone(root / "backbone")
+    backbone = make_checkpoint(root / "backbone")
     config = make_config(root / "runs", student={"backbone": str(backbone)})
     run = build_run(root / "runs", until=StageAt("mix", 0), config=config, backbone=checkpoint_digest(backbone))
     key = run.key(AT)
@@ -36,6 +28,6 @@ def make_trained_run(root: Path) -> RunFolder:
     attempt = Attempt(run.workplace.local(attempt_folder(0, key)))
     attempt.checkpoint.mkdir(parents=True)
     (attempt.checkpoint / "model.safetensors").write_bytes(b"weights")
-    summary = TrainingSummary(4, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
+    summary = TrainingSummary(4, 8, 1.0, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
     attempt.summary_file.write_text(json.dumps(asdict(summary)))
     return run

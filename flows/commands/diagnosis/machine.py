@@ -1,8 +1,10 @@
 """The machine: both environments with the versions of their engines, accelerators, memory.
 
-Nothing heavy is loaded. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them.
+Nothing heavy is loaded. Limits: of accelerators only NVIDIA's are seen, as `nvidia-smi` shows them; of GPU workers only
+process workers (`--type process`) that were started in this folder, where they look for the student's environment.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,8 +12,10 @@ from importlib import metadata
 
 import psutil
 
-from flows.commands.diagnosis.finding import Check, Finding, fault, ok, warning
-from tapir_core.config import VllmEngine
+from flows.commands.caretaker import POOLS
+from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, warning
+from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
+from tapir_core.errors import MissingPrerequisite
 from tasks.engines.vllm_command import find_environment
 
 __all__ = ["machine_checks"]
@@ -24,14 +28,14 @@ _MEMORY_GIB = 6
 _GPU_QUERY = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"]
 
 
-def machine_checks(engine: VllmEngine | None) -> list[Check]:
-    """Checks of this machine; ``engine`` names the student's environment, nothing where a server of others answers."""
+def machine_checks(engine: StudentEngine | None) -> list[Check]:
+    """Checks of this machine; ``engine`` is a configuration's, which may want no student's environment here."""
     checks = [
         Check("environment", _look_at_environment, "`make setup` builds it"),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
     ]
-    if engine is not None:
+    if not isinstance(engine, EndpointEngine):
         remedy = "`make student-env` builds it anew"
         # A cold disk takes long to give what its Python imports.
         student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
@@ -48,13 +52,40 @@ def _look_at_environment() -> Finding:
     return ok(f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
 
 
-def _look_at_student(engine: VllmEngine) -> Finding:
-    found = find_environment(engine)
+def _look_at_student(engine: VllmEngine | None) -> Finding:
+    here = engine or VllmEngine()
+    try:
+        found = find_environment(here)
+    except MissingPrerequisite as error:
+        return _without_student(engine, error)
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    return ok(f"{engine.python}: {versions}; built for {'GPUs' if found.device == 'cuda' else 'the CPU'}")
+    return ok(f"{here.python}: {versions}; built for {'GPUs' if found.device == 'cuda' else 'the CPU'}")
 
 
-def _look_at_accelerators(engine: VllmEngine | None) -> Finding:
+def _without_student(engine: VllmEngine | None, error: MissingPrerequisite) -> Finding:
+    """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
+    if engine is not None and not isinstance(engine, ReplicasEngine):
+        return told(str(error))
+    _, gpu_pool = POOLS
+    why, _, remedy = str(error).partition("; ")
+    if _has_worker(gpu_pool):
+        return fault(f"{why}, and a worker of {gpu_pool} that works here can serve no student", remedy)
+    if engine is not None:
+        return ok(f"{why}; none is needed here: workers of {gpu_pool} elsewhere serve the student")
+    return warning(
+        f'{why}: this machine serves no student, and drives runs with student.engine.type = "replicas" or "endpoint"',
+        "`make student-env` builds it for others; `tapir doctor CONFIG` says whether a run needs it",
+    )
+
+
+def _has_worker(pool: str) -> bool:
+    """Whether a process worker of ``pool`` works in this folder."""
+    wanted, here = {"worker", "start", "process", pool}, os.getcwd()
+    seen = psutil.process_iter(["cmdline", "cwd"])
+    return any(wanted <= set(each.info["cmdline"] or ()) and each.info["cwd"] == here for each in seen)
+
+
+def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ok("no NVIDIA GPU (no nvidia-smi): student and training use the CPU")
@@ -70,10 +101,20 @@ def _look_at_accelerators(engine: VllmEngine | None) -> Finding:
     shown = "; ".join(gpus)
     if (_version("torch") or "").endswith("+cpu"):
         return warning(f"{shown}, and the torch of this environment is a CPU build", "remove .venv, then `make setup`")
-    if engine is not None and find_environment(engine).device == "cpu":
+    if _is_cpu_build(engine):
         remedy = "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`"
         return warning(f"{shown}, and the student's environment is a CPU build", remedy)
     return ok(shown)
+
+
+def _is_cpu_build(engine: StudentEngine | None) -> bool:
+    """Whether the student's environment, if one is here, leaves the GPUs unused."""
+    if isinstance(engine, EndpointEngine):
+        return False
+    try:
+        return find_environment(engine or VllmEngine()).device == "cpu"
+    except MissingPrerequisite:
+        return False  # there is a check of its own
 
 
 def _gpu(line: str) -> str:

@@ -5,11 +5,11 @@ Imports no Prefect before a look is made: its settings must stand in the environ
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.commands.automations import ZOMBIES
+from flows.commands.automations import CANCELLED, ZOMBIES
 from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
 from flows.commands.diagnosis.finding import Check, Finding, fault, ok, warning
@@ -22,8 +22,20 @@ from tapir_core.storage import on_this_machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation
 
 __all__ = ["server_check", "server_parts"]
+
+AUTOMATIONS = {
+    ZOMBIES: "nothing notices a flow run whose worker was killed",
+    CANCELLED: "a cancelled flow run does not say how it goes on",
+    "retry-a-run-that-stopped-in-judging": "a run that its judge stopped waits for *retry-judge* by hand",
+    "retry-a-run-that-went-on-without-verdicts": "its verdicts wait for *retry-judge* by hand",
+    "sweep-a-registered-backbone": "a backbone that is added waits for *sweep-backbones* by hand",
+}
+"""Automations and triggers of deployments, by their names on the server; what happens without each."""
+
+OFF_AT_FIRST = ("retry-a-run-that-went-on-without-verdicts",)
 
 _LIMIT_SECONDS = 45.0
 """The first look imports Prefect, which takes seconds."""
@@ -47,7 +59,7 @@ def server_parts(root: str) -> list[Check]:
         ("work pools", _look_at_pools),
         ("deployments", _look_at_deployments),
         ("workers", _look_at_workers),
-        ("automation", _look_at_automation),
+        ("automations", _look_at_automations),
     ]
     return [Check(part, partial(look, root), _LOGS, _LIMIT_SECONDS) for part, look in checks]
 
@@ -121,14 +133,34 @@ def _look_at_workers(root: str) -> Finding:
     return fault(f"none is online for {', '.join(lacking)}", f"start one where the runs are to work: `{start}`")
 
 
-def _look_at_automation(root: str) -> Finding:
+def _look_at_automations(root: str) -> Finding:
     with _client(root) as client:
-        held = client.read_automations_by_name(ZOMBIES)
-    if not held:
-        return fault("nothing notices a flow run whose worker was killed", _make(root))
-    if not held[0].enabled:
-        return warning(f"{ZOMBIES!r} is paused", "resume it in the UI")
-    return ok("flow runs without a sign of life are set to Crashed")
+        found = [*_own_automations(client), *_triggers(client)]
+    is_on = {each.name: each.enabled for each in found if each.name in AUTOMATIONS}
+    missing = [f"{name!r}, so that {left}" for name, left in AUTOMATIONS.items() if name not in is_on]
+    if missing:
+        return fault(f"not there: {'; '.join(missing)}", "`tapir deploy` makes what is missing")
+    off = [name for name in AUTOMATIONS if not is_on[name]]
+    paused = [f"{name!r} is paused, so that {AUTOMATIONS[name]}" for name in off if name not in OFF_AT_FIRST]
+    if paused:
+        return warning("; ".join(paused), "resume it in the UI")
+    return ok(", ".join(f"{name} (off)" if name in off else name for name in AUTOMATIONS))
+
+
+def _own_automations(client: "SyncPrefectClient") -> "list[Automation]":
+    return [each for name in (ZOMBIES, CANCELLED) for each in client.read_automations_by_name(name)]
+
+
+def _triggers(client: "SyncPrefectClient") -> "list[Automation]":
+    """Of the deployments that stand; those of one that was deleted may be left, and start nothing."""
+    from prefect.exceptions import ObjectNotFound
+
+    found = []
+    for name in DEPLOYMENTS:
+        with suppress(ObjectNotFound):
+            deployment = client.read_deployment_by_name(name)
+            found += client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
+    return found
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from flows.commands.diagnosis.machine import machine_checks
 from flows.commands.diagnosis.orchestration import server_check, server_parts
 from flows.commands.diagnosis.root import root_checks
 from flows.commands.diagnosis.run import read_run, run_checks
-from tapir_core.config import VllmEngine
 
 __all__ = ["diagnose"]
 
@@ -23,10 +22,9 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
     """
     read, said = (None, []) if config is None else read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
-    engine = read.student.engine if read else VllmEngine()
     *found, server = examine(
         [
-            *machine_checks(engine if isinstance(engine, VllmEngine) else None),
+            *machine_checks(read.student.engine if read else None),
             *root_checks(place, read.calls.store_url if read else None),
             *(run_checks(read, place) if read else []),
             server_check(place),

@@ -19,12 +19,10 @@ from tapir_core.calls.batch import trouble
 from tapir_core.calls.batch.client import BatchClient, BatchStatus, ProviderError
 from tapir_core.calls.batch.file import split_files
 from tapir_core.calls.batch.results import BatchResults
-from tapir_core.calls.claiming import Claiming, Tell, in_groups
+from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
 from tapir_core.calls.endpoints.retry import RetryPolicy, pause_before_retry
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.store.batch_rows import (
     AdoptBatches,
     BatchWrite,
@@ -36,7 +34,6 @@ from tapir_core.calls.store.batch_rows import (
 )
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.config import BatchConfig, CallsConfig
-from tapir_core.config.budget import BudgetConfig
 
 __all__ = ["BatchSending"]
 
@@ -52,25 +49,21 @@ class BatchSending:
 
     def __init__(
         self,
-        store: AnswerStore,
+        books: Books,
         endpoint: Endpoint,
-        config: CallsConfig,
-        budget: BudgetConfig,
-        *,
-        rng: random.Random,
-        meter: SpendMeter,
-        clock: WorkClock,
         tell: Tell,
+        *,
+        config: CallsConfig,
+        rng: random.Random,
     ) -> None:
-        self._store = store
+        self._books = books
         self._limits = endpoint.batch or BatchConfig()
         self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
         self._config = config
         self._policy = RetryPolicy.of(config)
         self._rng = rng
-        self._meter = meter
         self._tell = tell
-        self._claiming = Claiming(store, self._endpoint, budget, meter=meter, clock=clock, tell=self._bring)
+        self._claiming = Claiming(books, self._endpoint, self._bring)
         self._missing: dict[str, Request] = {}
         """Without outcome so far."""
         self._led: dict[str, OpenBatch] = {}
@@ -150,7 +143,7 @@ class BatchSending:
             await self._write(NoteBatch(batch.tag, provider_id=batch.provider_id))
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             for _ in batch.rows:
-                self._meter.count_sent()
+                self._books.meter.count_sent()
         return batch
 
     async def _follow(self, client: BatchClient, batch: OpenBatch) -> None:
@@ -160,7 +153,7 @@ class BatchSending:
             return
         try:
             status = await self._wait_for_end(client, batch)
-            results = BatchResults(self._store, self._endpoint, batch, status, bring=self._count_and_bring)
+            results = BatchResults(self._books.store, self._endpoint, batch, status, bring=self._count_and_bring)
             again = await results.take_apart(client)
         except ProviderError as error:
             lost = trouble.is_lost(error, batch, self._endpoint, self._limits)
@@ -233,12 +226,12 @@ class BatchSending:
             self._tell(key, outcome, shared)
 
     def _count_and_bring(self, key: str, reply: Reply) -> None:
-        self._meter.count_reply(reply)
+        self._books.meter.count_reply(reply)
         self._bring(key, reply.outcome, False)
 
     def _leave_all(self) -> None:
         for batch in self._led.values():
-            self._store.lead(LeaveBatch(batch.tag))
+            self._books.store.lead(LeaveBatch(batch.tag))
             if batch.provider_id:
                 logger.warning(
                     "batch %s with %d requests goes on at %s; the same command takes its answers",
@@ -249,7 +242,7 @@ class BatchSending:
 
     async def _write(self, write: BatchWrite) -> Any:
         # Shielded: an interrupt must not take back what is on its way into the store.
-        return await asyncio.shield(asyncio.wrap_future(self._store.lead(write)))
+        return await asyncio.shield(asyncio.wrap_future(self._books.store.lead(write)))
 
 
 def _at_batch_prices(endpoint: Endpoint) -> Endpoint:

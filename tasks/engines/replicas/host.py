@@ -7,15 +7,12 @@ is, and asked to leave before training, which then finds the GPUs free. `watch.p
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from tapir_core.calls.live import LiveAddresses
-from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.calls.types import Endpoint, EndpointSource
-from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines.replicas.key import SECRET_VARIABLE
-from tasks.engines.replicas.watch import Fleet, ReplicaWatch
+from tasks.engines.replicas.watch import Replicas, ReplicaWatch
 
 __all__ = ["ReplicaHost"]
 
@@ -33,29 +30,9 @@ class ReplicaHost:
     Asking for another checkpoint ends the replicas of the last one: ask for one at a time.
     """
 
-    def __init__(
-        self,
-        engine: ReplicasEngine,
-        registry: ReplicaRegistry,
-        fleet: Fleet,
-        *,
-        key_of: Callable[[str], str],
-        report: Callable[[str], None] = lambda _line: None,
-    ) -> None:
-        """Nothing is asked for yet.
-
-        Args:
-            engine: How many replicas, and how long one is waited for.
-            registry: The replicas of the run.
-            fleet: Starts flow runs that serve.
-            key_of: The key of a replica.
-            report: Told how many serve.
-        """
-        self._engine = engine
-        self._registry = registry
-        self._fleet = fleet
-        self._key_of = key_of
-        self._report = report
+    def __init__(self, replicas: Replicas) -> None:
+        """Nothing is asked for yet."""
+        self._replicas = replicas
         self._lock = threading.Lock()
         self._aborted = False
         self._watch: ReplicaWatch | None = None
@@ -98,13 +75,13 @@ class ReplicaHost:
             except TapirError as error:
                 # They leave by themselves when the run is driven no more.
                 logger.warning("the replicas were not asked to leave: %s", error)
-            self._registry.close()
+            self._replicas.registry.close()
 
     def _endpoint_for(self, number: int, checkpoint: str) -> Endpoint:
         with self._lock:
             if checkpoint in self._failures:
                 raise EngineError(self._failures[checkpoint])
-            if any(each.checkpoint != checkpoint for each in self._registry.all()):
+            if any(each.checkpoint != checkpoint for each in self._replicas.registry.all()):
                 self._stop()
             if self._aborted:
                 raise EngineError("the run was told to stop")
@@ -114,26 +91,17 @@ class ReplicaHost:
                 self._watch = self._begin_watch(number, checkpoint, live)
             watch = self._watch
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = live.wait(2 * self._engine.wait_seconds)
+        came = live.wait(2 * self._replicas.engine.wait_seconds)
         if watch.failed_to_start:
             self._failures[checkpoint] = live.reason
         if live.reason or not came:
-            raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
-        concurrency = self._engine.replicas * self._engine.concurrency
+            raise EngineError(live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
+        concurrency = self._replicas.engine.replicas * self._replicas.engine.concurrency
         return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
 
     def _begin_watch(self, number: int, checkpoint: str, live: LiveAddresses) -> ReplicaWatch:
         live.set([])
-        watch = ReplicaWatch(
-            self._engine,
-            self._registry,
-            self._fleet,
-            live,
-            number,
-            checkpoint,
-            key_of=self._key_of,
-            report=self._report,
-        )
+        watch = ReplicaWatch(self._replicas, number, checkpoint, live)
         watch.begin()
         return watch
 
@@ -157,12 +125,12 @@ class ReplicaHost:
 
     def _dismiss(self) -> list[str]:
         """Tell all of them, also those that came meanwhile; which of them still live."""
-        for replica in self._registry.dismiss():
-            self._fleet.withdraw(replica)
+        for replica in self._replicas.registry.dismiss():
+            self._replicas.fleet.withdraw(replica)
         left = []
-        for each in self._registry.all():
+        for each in self._replicas.registry.all():
             if each.is_dead():
-                self._registry.remove(each.id)
+                self._replicas.registry.remove(each.id)
             else:
                 left.append(each.id)
         return left

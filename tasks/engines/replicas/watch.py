@@ -16,7 +16,7 @@ from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import TapirError
 
-__all__ = ["Ended", "Fleet", "How", "ReplicaWatch"]
+__all__ = ["Ended", "Fleet", "How", "ReplicaWatch", "Replicas"]
 
 LOOK_SECONDS = 1.0
 
@@ -49,31 +49,30 @@ class Fleet(Protocol):
         """Cancel its flow run, which no worker has begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """The replicas of one run, whatever they serve."""
+
+    engine: ReplicasEngine
+    """How many of them, and how long one is waited for."""
+    registry: ReplicaRegistry
+    fleet: Fleet
+    key_of: Callable[[str], str]
+    """The key of a replica, by its id."""
+    report: Callable[[str], None] = lambda _line: None
+    """Told how many serve."""
+
+
 class ReplicaWatch:
     """From `begin` to `end`, or until there is nobody left to wait for."""
 
-    def __init__(
-        self,
-        engine: ReplicasEngine,
-        registry: ReplicaRegistry,
-        fleet: Fleet,
-        live: LiveAddresses,
-        number: int,
-        checkpoint: str,
-        *,
-        key_of: Callable[[str], str],
-        report: Callable[[str], None],
-    ) -> None:
+    def __init__(self, replicas: Replicas, number: int, checkpoint: str, live: LiveAddresses) -> None:
         self.checkpoint = checkpoint
         self.failed_to_start = False
         """True when all is over because none of them could start."""
-        self._engine = engine
-        self._registry = registry
-        self._fleet = fleet
-        self._live = live
+        self._replicas = replicas
         self._number = number
-        self._key_of = key_of
-        self._report = report
+        self._live = live
         self._asked: set[str] = set()
         """Those that count towards `replicas` and whose end has not been seen."""
         self._served: set[str] = set()
@@ -93,12 +92,12 @@ class ReplicaWatch:
         Raises:
             TapirError: the first one cannot be asked for.
         """
-        for each in self._registry.all():
+        for each in self._replicas.registry.all():
             if each.holder is None:
-                self._registry.remove(each.id)
-                self._fleet.withdraw(each.id)
+                self._replicas.registry.remove(each.id)
+                self._replicas.fleet.withdraw(each.id)
         self._asked = {each.id for each in self._ours() if not each.is_dead()}
-        for _ in range(self._engine.replicas - len(self._asked)):
+        for _ in range(self._replicas.engine.replicas - len(self._asked)):
             self._ask_one()
         self._thread.start()
 
@@ -140,22 +139,22 @@ class ReplicaWatch:
         for replica in self._asked - (there - untaken):
             self._look_at_flow_run(replica, is_dead=replica in dead)
         for replica in dead | (untaken & self._ends.keys()):
-            self._registry.remove(replica)
+            self._replicas.registry.remove(replica)
 
     def _say_who_serves(self, serving: list[Replica]) -> None:
         before = len(self._live.now)
-        addresses = [LiveAddress(each.base_url, each.concurrency, self._key_of(each.id)) for each in serving]
+        addresses = [LiveAddress(each.base_url, each.concurrency, self._replicas.key_of(each.id)) for each in serving]
         if serving or before:
             self._live.set(addresses)
         if len(serving) != before:
-            self._report(f"{len(serving)} of {self._engine.replicas} replicas serve")
+            self._replicas.report(f"{len(serving)} of {self._replicas.engine.replicas} replicas serve")
         self._served |= {each.id for each in serving}
         if serving:
             self._without_since = time.monotonic()
 
     def _look_at_flow_run(self, replica: str, *, is_dead: bool) -> None:
         """One that no worker has taken, that is dead or that is not there any more."""
-        ended = self._fleet.ended(replica)
+        ended = self._replicas.fleet.ended(replica)
         if ended is None and is_dead:
             ended = Ended("crashed", "its process or its machine is gone")
         if ended is None:
@@ -173,11 +172,11 @@ class ReplicaWatch:
         return ended.how == "crashed" and len(crashes) < MOST_CRASHES
 
     def _ask_one(self) -> None:
-        replica = self._registry.ask(self._number, self.checkpoint)
+        replica = self._replicas.registry.ask(self._number, self.checkpoint)
         try:
-            self._fleet.ask(self._number, replica)
+            self._replicas.fleet.ask(self._number, replica)
         except TapirError:
-            self._registry.remove(replica)
+            self._replicas.registry.remove(replica)
             raise
         self._asked.add(replica)
 
@@ -189,7 +188,7 @@ class ReplicaWatch:
                 "crashed",
             }
             self._give_up(f"no replica is left: {'; '.join(self._reasons())}")
-        elif waited > self._engine.wait_seconds:
+        elif waited > self._replicas.engine.wait_seconds:
             self._give_up(
                 f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "
                 "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on"
@@ -203,4 +202,6 @@ class ReplicaWatch:
         self._live.give_up(reason)
 
     def _ours(self) -> list[Replica]:
-        return [each for each in self._registry.all() if each.checkpoint == self.checkpoint and not each.leaving]
+        return [
+            each for each in self._replicas.registry.all() if each.checkpoint == self.checkpoint and not each.leaving
+        ]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from tapir_core.config import TrainingConfig
+from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.reporting.formats import duration
 from tapir_core.text import digest
 
-__all__ = ["Attempt", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
+__all__ = ["Attempt", "TrainingCount", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +94,28 @@ class TrainingProgress:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingSummary:
-    """What a finished training reports; the content of ``training.json``."""
+class TrainingCount:
+    """How much a training is; known before its first step."""
 
     steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Examples of a step; the last one may have fewer."""
+    epochs: float
     examples: int
+    """Different examples of an epoch."""
     left_out: int
     """Examples longer than ``max_length``."""
     trained_tokens: int
     """Tokens with a loss: answers and their closing tokens, over all epochs."""
     total_tokens: int
+    """Tokens seen, prompts included and padding not, over all epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary(TrainingCount):
+    """What a finished training reports; the content of ``training.json``."""
+
     padding_share: float
     seconds: float
     """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""
@@ -143,7 +156,7 @@ class Attempt:
     @property
     def summary_file(self) -> Path:
         """``training.json`` of the finished student."""
-        return self.checkpoint / "training.json"
+        return self.checkpoint / TRAINING_SUMMARY
 
     def open(self, job: TrainingJob) -> None:
         """Make the folder this job's: what another job left in it goes."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from flows.commands.diagnosis import Finding
 from flows.commands.doctor import findings_json, print_findings
 from tapir_core.calls.fakes import FakeProvider
+from tests.students import make_checkpoint
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,16 +45,8 @@ def test_the_findings_are_one_object_for_programs() -> None:
     assert read["findings"][2]["remedy"] == "run `make student-env`"
 
 
-def make_backbone(folder: Path) -> Path:
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return folder
-
-
 def test_a_fault_ends_with_one_and_looking_makes_nothing(tmp_path: Path) -> None:
-    backbone = make_backbone(tmp_path / "backbone")
+    backbone = make_checkpoint(tmp_path / "backbone", chat_template__jinja=None)
     place = ["--set", f"run.root={tmp_path}/runs", "--set", f"student.backbone={backbone}"]
     done = doctor("configs/test.toml", *place, "--set", "student.engine.python=.venv-nowhere/bin/python", "--json")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt, plan
 from tasks.progress import StageProgress
 from tasks.runtime import close_all, current
+from tests import waiting
 from tests.run_config import make_config
+
+wait_until = partial(waiting.wait_until, seconds=30, every=0.05)
 
 LABEL, TEACH = StageAt("label"), StageAt("teach")
 
@@ -65,13 +69,6 @@ def artifacts(key: str) -> list[Artifact]:
         return client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @flow(name="shown", validate_parameters=False)
 def shown(ref: RunRef, work: Callable[[], None]) -> None:
     with live_spend(ref, [LABEL, TEACH]):
@@ -92,9 +89,9 @@ def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(
     def work() -> None:
         progress = current(run).progress
         progress.begin(LABEL, shards=1, rows=2)
-        wait_for(lambda: [each.data for each in artifacts(key)] == [0])
+        wait_until(lambda: [each.data for each in artifacts(key)] == [0])
         progress.row_counter(LABEL)(False)
-        wait_for(lambda: [each.data for each in artifacts(key)] == [25])
+        wait_until(lambda: [each.data for each in artifacts(key)] == [25])
 
     shown(run.ref, work)
     [artifact] = artifacts(key)

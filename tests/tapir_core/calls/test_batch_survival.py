@@ -5,10 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -21,6 +20,7 @@ from tapir_core.calls.store.claim_rows import Wanted
 from tapir_core.config import BatchConfig, BudgetConfig
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
+from tests import waiting
 from tests.tapir_core.calls.batch_helpers import (
     batch_endpoint,
     batch_states,
@@ -31,6 +31,8 @@ from tests.tapir_core.calls.batch_helpers import (
     sums,
 )
 from tests.tapir_core.calls.engine_helpers import never, texts
+
+wait_until = partial(waiting.wait_until, seconds=20, every=0.01)
 
 ROOT = Path(__file__).parents[3]
 FAST = BatchRules(seconds=0.1)
@@ -43,13 +45,6 @@ url, base_url = sys.argv[1:]
 with open_batch_engine(url) as engine:
     engine.ask(sums(40), lambda: batch_endpoint(base_url, max_rows=20))
 """
-
-
-def wait_for(what: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def provider(server: StandinServer) -> openai.OpenAI:
@@ -76,7 +71,7 @@ def test_a_batch_goes_on_without_its_asker_and_the_same_command_takes_its_answer
     with StandinServer(batches=BatchRules(seconds=2), log_path=log_path) as server:
         command = [sys.executable, "-c", ASK, store_url, server.base_url]
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        wait_for(lambda: batch_states(store_url) == [("made", 20)] * 2)
+        wait_until(lambda: batch_states(store_url) == [("made", 20)] * 2)
         os.kill(process.pid, sent)
         _, said = process.communicate(timeout=30)
         assert process.returncode == -sent
@@ -179,7 +174,7 @@ def test_what_a_cancelled_batch_answered_is_kept_and_the_rest_is_asked_by_the_ne
     with StandinServer(batches=BatchRules(seconds=3), log_path=log_path) as server, provider(server) as client:
 
         def cancel() -> None:
-            wait_for(lambda: log_path.exists() and len(logged(log_path)) >= 10)
+            wait_until(lambda: log_path.exists() and len(logged(log_path)) >= 10)
             client.batches.cancel(client.batches.list().data[0].id)
 
         thread = threading.Thread(target=cancel)

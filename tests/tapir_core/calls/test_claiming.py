@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tapir_core.calls import AnswerStore, Endpoint, Outcome
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claiming import Claiming
+from tapir_core.calls.claiming import Books, Claiming
 from tapir_core.calls.spend import SpendMeter, WorkClock
 from tapir_core.calls.store.claim_rows import State, Wanted
 from tapir_core.config import BudgetConfig
@@ -26,7 +26,7 @@ def test_what_is_granted_to_an_asker_that_is_gone_is_given_up_and_nobody_elses_c
 
     async def be_interrupted(store: AnswerStore, database: sqlite3.Connection) -> None:
         clock = WorkClock(lambda role, seconds: None)
-        claiming = Claiming(store, Endpoint("", 1), CAPLESS, meter=SpendMeter(), clock=clock, tell=tell)
+        claiming = Claiming(Books(store, CAPLESS, SpendMeter(), clock), Endpoint("", 1), tell)
         database.execute("BEGIN IMMEDIATE")
         asker = asyncio.create_task(claiming.claim({each.key: each for each in requests}, keys))
         await asyncio.sleep(0)

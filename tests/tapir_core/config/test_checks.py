@@ -147,6 +147,13 @@ def test_the_stop_rule_on_gains_needs_a_dev_split() -> None:
     assert check_config(make_config(curriculum=stop, data={"pool": pool, "heldout": {"type": "standin"}})) == []
 
 
+def test_a_hard_part_without_seeds_is_named_with_its_rounds() -> None:
+    at_random = {"default": {"selection": {"type": "random", "share": 0.0}}}
+    assert "in the rounds 1, 2, 3" in the_problem(rounds=at_random)
+    assert "in the rounds 2, 3" in the_problem(rounds={**at_random, "1": {"alpha": 0.0}, "2": {"alpha": 0.1}})
+    assert check_config(make_config(rounds={"default": {**at_random["default"], "alpha": 0.0}})) == []
+
+
 def test_a_batch_is_whole_micro_batches_of_all_processes() -> None:
     assert "set 12 or" in the_problem(training={"batch_size": 10, "micro_batch_size": 4})
     assert "× processes = 3" in the_problem(training={"batch_size": 16, "micro_batch_size": 4, "processes": 3})

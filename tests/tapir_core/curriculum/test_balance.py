@@ -66,6 +66,22 @@ def test_a_draw_repeats_nothing_and_says_what_lacks(supply: dict[str, int], want
     assert again.rows.equals(draw.rows)
 
 
+@given(SUPPLY, SUPPLY, st.integers(0, 150), st.integers(0, 99))
+def test_what_was_used_is_drawn_when_nothing_else_of_its_task_type_is_left(
+    supply: dict[str, int], wanted: dict[str, int], known: int, seed: int
+) -> None:
+    candidates = make_seeds(numbered([name for name in NAMES for _ in range(supply[name])]))
+    used = set(derive_rng(seed).sample(candidates["instruction_id"].to_list(), min(known, candidates.height)))
+    draw = draw_balanced(candidates, wanted, derive_rng(seed), used)
+    assert Counter(draw.rows["task_type"]) == Counter(
+        draw_balanced(candidates, wanted, derive_rng(seed)).rows["task_type"]
+    )
+    drawn = set(draw.rows["instruction_id"])
+    for name in NAMES:
+        of_type = set(candidates.filter(task_type=name)["instruction_id"])
+        assert not drawn & of_type & used or of_type - used <= drawn
+
+
 def test_another_seed_draws_other_rows() -> None:
     candidates = make_seeds(numbered(["Math"] * 50))
     draws = {

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, Threshold
-from tapir_core.curriculum import SEEDS, select_seeds
+from tapir_core.curriculum import SEEDS, draw_seeds, select_seeds
 from tapir_core.randomness import derive_rng
-from tests.builders import make_difficulty, shuffled
+from tests.builders import make_difficulty, make_examples, numbered, shuffled
 
 MFD = st.lists(st.integers(-18, 18).map(lambda half: half / 2), max_size=40).map(
     lambda values: {f"i{number:02d}": value for number, value in enumerate(values)}
@@ -71,3 +71,26 @@ def test_a_higher_threshold_never_adds_a_seed(mfd: dict[str, float], one: float,
         for each in sorted([one, other])
     )
     assert high <= low
+
+
+@given(st.integers(0, 60), st.floats(0, 0.99), st.integers(0, 60), st.integers(0, 9))
+def test_random_seeds_are_a_share_of_the_pool_without_an_mfd_and_new_ones_come_first(
+    rows: int, share: float, known: int, seed: int
+) -> None:
+    pool = make_examples(numbered(["Math", "Law"] * rows))
+    used = set(pool["instruction_id"].to_list()[:known])
+    parts = draw_seeds(pool, share, used, derive_rng(seed))
+    seeds, easy = set(parts.seeds["instruction_id"]), set(parts.easy["instruction_id"])
+    assert len(seeds) == math.ceil(round(share * 2 * rows, 9))
+    assert seeds | easy == set(pool["instruction_id"])
+    assert not seeds & easy
+    assert parts.delta is None
+    assert parts.seeds.schema == parts.easy.schema == SEEDS
+    assert parts.seeds["mfd"].null_count() == parts.seeds.height
+    assert not seeds & used or easy <= used, "an old one is drawn when no new one is left"
+    assert draw_seeds(shuffled(pool, seed), share, used, derive_rng(seed)).seeds.equals(parts.seeds)
+
+
+def test_another_generator_draws_other_random_seeds() -> None:
+    pool = make_examples(numbered(["Math"] * 40))
+    assert len({tuple(draw_seeds(pool, 0.3, (), derive_rng(s)).seeds["instruction_id"]) for s in range(5)}) == 5

@@ -187,6 +187,11 @@ def test_assumptions_are_said_in_words() -> None:
     for word in ("instructions", "store", "usable", "rounds", "Price of the teacher"):
         assert word in said
     assert "above δ" in " ".join(paid_by(PRICED, PRICED, rounds={}).assumptions)
+    at_random = {"default": {"alpha": 0.0, "selection": {"type": "random"}}}
+    unjudged = " ".join(paid_by(PRICED, PRICED, rounds=at_random).assumptions)
+    assert "nothing is judged in the rounds 1, 2." in unjudged
+    assert "A verdict" not in unjudged
+    assert "nothing is judged" not in said
 
 
 def test_an_estimate_survives_being_written_and_read() -> None:

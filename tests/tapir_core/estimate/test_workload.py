@@ -121,6 +121,53 @@ def test_the_difficulty_check_asks_student_and_judge_for_every_new_instruction()
     assert needed(only(found, "expand", "judge", 1)) == pytest.approx(2 * answers)
 
 
+def test_a_round_that_draws_at_random_asks_no_student_and_no_judge() -> None:
+    curriculum = {
+        "target_shares": make_config("runs").curriculum.target_shares,
+        "expansion": {"check_difficulty": True},
+    }
+    at_random = {"default": {"examples": 96, "selection": {"type": "random", "share": 0.3}}, "2": {}}
+    rounds = {**at_random, "2": {"selection": {"type": "hard_share", "share": 0.3}}}
+    found = works(Pool(240, natural_shares={"Math": 1.0}), curriculum=curriculum, rounds=rounds)
+    assert {each.role for each in found if each.round == 1} == {"expand", "label", "teach", "refine", "answer", None}
+    assert {each.stage for each in only(found, "answer", "answer")} == {"answer"}
+    assert [each.round for each in found if each.role == "answer" and each.stage != "evaluate"] == [2, 2]
+    assert [each.round for each in found if each.role == "judge"] == [2, 2]
+    judged = only(found, "judge", round_number=2)[0]
+    assert judged.paid == pytest.approx(judged.needed, rel=0.05), "no round judged any of it before"
+
+
+@pytest.mark.parametrize("known", [{"Math": 0.9, "Law": 0.1}, None])
+def test_natural_shares_want_what_the_pool_has_and_so_little_expansion(known: dict[str, float] | None) -> None:
+    pool = Pool(5000, natural_shares=known)
+    wide = {"selection": {"type": "hard_share", "share": 0.9}, "examples": 96}
+    natural = works(pool, rounds={"default": wide}, curriculum={"target_shares": "natural"})
+    table = works(pool, rounds={"default": wide}, curriculum={"target_shares": {"Law": 0.5, "Art": 0.5}})
+    assert needed(only(natural, "expand")) == 0
+    if known is not None:
+        assert needed(only(table, "expand")) > 0
+    assert needed(only(natural, "refine")) > 0
+
+
+def test_without_rejudging_only_the_first_round_is_judged_and_its_seeds_are_all_there_are() -> None:
+    target = make_config("runs").curriculum.target_shares
+    found = works(curriculum={"target_shares": target, "rejudge": False})
+    assert [each.round for each in found if each.role == "judge"] == [1]
+    assert [each.round for each in only(found, "answer")] == [1]
+    wide = {"selection": {"type": "hard_share", "share": 0.5}, "examples": 5000, "alpha": 0.0}
+    steps = works(rounds={"default": wide}, curriculum={"target_shares": target, "rejudge": False})
+    assert [each.examples for each in only(steps, "train")[1:]] == [240, 240]
+
+
+def test_a_mixture_drawn_at_random_from_the_pool_asks_nobody() -> None:
+    at_random = {"default": {"examples": 96, "alpha": 0.0, "selection": {"type": "random"}}}
+    found = works(Pool(240, natural_shares={"Math": 1.0}), rounds=at_random)
+    assert all(
+        each.needed == 0 for each in found if each.round and each.round > 0 and each.role and each.stage != "evaluate"
+    )
+    assert [each.examples for each in only(found, "train", round_number=1)] == [2 * 96]
+
+
 def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
     found = works(
         Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),
@@ -129,6 +176,16 @@ def test_training_takes_the_steps_of_its_examples_and_epochs() -> None:
         training={"batch_size": 16},
     )
     assert [each.steps for each in only(found, "train")][:2] == [6, 40]
+
+
+def test_a_round_may_have_a_batch_size_of_its_own() -> None:
+    found = works(
+        Pool(1000, natural_shares=make_config("runs").curriculum.target_shares),
+        basic_tuning={"examples": 96, "epochs": 1.0},
+        rounds={"default": {"examples": 320, "selection": {"type": "hard_share"}}, "2": {"batch_size": 37}},
+        training={"batch_size": 16},
+    )
+    assert [each.steps for each in only(found, "train")] == [6, 40, 18]
 
 
 def test_the_quickstart_asks_what_a_finished_run_of_it_asked() -> None:

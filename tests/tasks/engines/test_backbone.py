@@ -11,23 +11,7 @@ from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.backbone import checkpoint_digest, find_backbone, find_chat_template, prepare_backbone
 from tasks.engines.tiny_student import tiny_student
-
-FILES = {
-    "config.json": "{}",
-    "model.safetensors": "weights",
-    "tokenizer.json": "{}",
-    "chat_template.jinja": "{{ messages }}",
-}
-
-
-def make_checkpoint(folder: Path, **changes: str | None) -> Path:
-    """A folder with the files of a checkpoint; a change names a file with `_` for the dot, nothing leaves it out."""
-    folder.mkdir(exist_ok=True)
-    files = FILES | {name.replace("__", "."): text for name, text in changes.items()}
-    for name, text in files.items():
-        if text is not None:
-            (folder / name).write_text(text)
-    return folder
+from tests.students import CHECKPOINT, make_checkpoint
 
 
 def prepare(backbone: Path | str, cache: Path, **fields: str) -> Path:
@@ -122,7 +106,7 @@ def test_a_chat_template_is_found_wherever_transformers_keeps_it(
     assert find_chat_template(make_checkpoint(tmp_path / "mine", **files)) == place
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@pytest.mark.parametrize("name", sorted(CHECKPOINT))
 def test_a_changed_file_is_another_checkpoint(tmp_path: Path, name: str) -> None:
     before = checkpoint_digest(make_checkpoint(tmp_path / "one"))
     assert checkpoint_digest(make_checkpoint(tmp_path / "same")) == before, "where it lies changes nothing"
@@ -142,7 +126,7 @@ def test_another_chat_template_is_another_student(tmp_path: Path) -> None:
     template = tmp_path / "other.jinja"
     template.write_text("{{ other }}")
     assert checkpoint_digest(folder, template) != checkpoint_digest(folder)
-    template.write_text(FILES["chat_template.jinja"])
+    template.write_text(CHECKPOINT["chat_template.jinja"])
     assert checkpoint_digest(folder, template) == checkpoint_digest(folder)
 
 

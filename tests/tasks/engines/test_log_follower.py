@@ -1,13 +1,13 @@
 """What is appended to a child's log reaches the flow run at work, and nobody else."""
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tasks.engines.log_follower import follow_log, tell, told_to
+from tests.waiting import wait_until
 
 Told = list[tuple[int, str]]
 
@@ -55,10 +55,7 @@ def test_a_log_that_comes_later_is_followed_while_it_is_written(tmp_path: Path) 
     log = tmp_path / "student.log"
     with told_to(listener(told)), follow_log("student server", log):
         append(log, "Traceback (most recent call last):", "  File x", "OSError: gone")
-        deadline = time.monotonic() + 20
-        while not told:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: told, seconds=20, every=0.02)
     assert told == [
         (logging.ERROR, f"student server ({log}):\nTraceback (most recent call last):\n  File x\nOSError: gone")
     ]

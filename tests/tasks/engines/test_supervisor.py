@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tapir_core.errors import EngineError
 from tasks.engines.supervisor import Child, start_child
+from tests import waiting
+
+wait_until = partial(waiting.wait_until, seconds=15, every=0.02)
 
 FAMILY = """
 import os, signal, sys, time
@@ -70,13 +72,6 @@ def temporary_folder(folder: Path) -> Path:
     """Where the first process of a family keeps temporary files, in its own words."""
     wait_until(lambda: any(file.read_text() for file in (folder / "pids").iterdir()))
     return next(Path(text) for file in (folder / "pids").iterdir() if (text := file.read_text()))
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def runs(pid: int) -> bool:

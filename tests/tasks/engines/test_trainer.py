@@ -23,7 +23,9 @@ from tasks.engines.trainer import (
     read_progress,
     train_student,
 )
-from tests.listening import ListenWatch
+from tasks.engines.training.job import TrainingCount
+from tasks.engines.training_count import count_trainings
+from tests.harness.watches import ListenWatch
 
 EXAMPLES = 60
 
@@ -55,7 +57,7 @@ def write_mixture(path: Path) -> None:
 
 def test_the_driver_side_imports_no_torch() -> None:
     heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
-    code = f"import sys, tasks.engines.trainer; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, tasks.engines.trainer, tasks.engines.training_count; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -202,3 +204,45 @@ def test_what_a_rank_finds_wrong_is_raised_as_it_said_it(ground: Path, tmp_path:
     packed = TrainingConfig(packing=True)
     with pytest.raises(MissingPrerequisite, match=r"set training\.packing = false"):
         train_student(make_job(ground, training=packed, output=tmp_path / "attempt", log_path=tmp_path / "train.log"))
+
+
+@pytest.mark.slow
+def test_what_a_training_says_of_tokens_and_steps_was_known_before_it(ground: Path, tmp_path: Path) -> None:
+    training = TrainingConfig(precision="fp32", batch_size=7, micro_batch_size=4, max_length=50)
+    places = {"output": tmp_path / "attempt", "log_path": tmp_path / "train.log"}
+    job = make_job(ground, training=training, epochs=1.5, **places)
+    [count] = count_trainings([job])
+    summary = train_student(job)
+    assert (
+        TrainingCount(**{each.name: getattr(summary, each.name) for each in dataclasses.fields(TrainingCount)}) == count
+    )
+    assert (count.batch_size, count.epochs) == (7, 1.5)
+    assert count.examples + count.left_out == EXAMPLES
+    assert count.left_out > 0
+    assert count.steps == len(summary.loss_curve) == -(-round(1.5 * count.examples) // 7)
+    assert 0 < count.trained_tokens < count.total_tokens
+    written = json.loads((job.output / "checkpoint" / "training.json").read_text())
+    assert written["total_tokens"] == count.total_tokens
+
+
+@pytest.mark.slow
+def test_several_mixtures_are_counted_at_once_and_more_examples_are_more_tokens(ground: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.parquet"
+    pl.read_parquet(ground / "part.parquet").head(EXAMPLES // 2).write_parquet(half)
+    one, two, twice = count_trainings(
+        [make_job(ground, mixture=(half,)), make_job(ground), make_job(ground, mixture=(half,), epochs=2.0)]
+    )
+    assert (one.examples, two.examples) == (EXAMPLES // 2, EXAMPLES)
+    assert one.total_tokens < two.total_tokens
+    assert (twice.total_tokens, twice.trained_tokens) == (2 * one.total_tokens, 2 * one.trained_tokens)
+    assert twice.steps == two.steps == EXAMPLES // 4
+
+
+@pytest.mark.slow
+def test_what_cannot_be_counted_is_raised_as_a_training_would_say_it(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none of the 60 examples fits training\.max_length = 3"):
+        count_trainings([make_job(ground, training=TrainingConfig(max_length=3))])
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        count_trainings([make_job(ground, base=tmp_path)])
+    with pytest.raises(EngineError, match=r"could not be counted:(.|\n)*gone\.parquet"):
+        count_trainings([make_job(ground, mixture=(tmp_path / "gone.parquet",))])

@@ -1,16 +1,18 @@
 """The machine: environments and GPUs."""
 
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.commands.diagnosis.finding import Finding, examine
 from flows.commands.diagnosis.machine import machine_checks
-from tapir_core.config import VllmEngine
+from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
 
 
-def look(part: str, engine: VllmEngine | None = None) -> Finding:
+def look(part: str, engine: StudentEngine | None = None) -> Finding:
     (found,) = examine([each for each in machine_checks(engine) if each.part == part])
     return found
 
@@ -44,7 +46,63 @@ def test_an_environment_without_vllm_is_none_for_a_student() -> None:
 
 
 def test_a_student_of_another_server_needs_no_environment() -> None:
-    assert "student environment" not in [each.part for each in machine_checks(None)]
+    engine = EndpointEngine(base_url="http://127.0.0.1:9/v1")
+    assert "student environment" not in [each.part for each in machine_checks(engine)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a command, without any environment."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def gpu_worker(folder: Path) -> Iterator[None]:
+    """What its command looks like to others."""
+    words = ["worker", "start", "--pool", "tapir-gpu", "--type", "process"]
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], cwd=folder, stdin=subprocess.PIPE) as process:
+        yield
+        process.kill()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_machine_that_only_drives_needs_no_student_environment() -> None:
+    found = look("student environment", ReplicasEngine())
+    assert found.level == "ok"
+    assert "none is needed here" in found.found
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_configuration_a_missing_student_environment_may_be_as_wanted() -> None:
+    found = look("student environment")
+    assert found.level == "warning"
+    assert "replicas" in found.found
+    assert "make student-env" in found.remedy
+    assert "tapir doctor CONFIG" in found.remedy
+
+
+@pytest.mark.usefixtures("gpu_worker")
+@pytest.mark.parametrize("engine", [None, ReplicasEngine()])
+def test_where_a_gpu_worker_works_a_missing_student_environment_is_a_fault(engine: StudentEngine | None) -> None:
+    found = look("student environment", engine)
+    assert found.level == "fault"
+    assert "a worker of tapir-gpu that works here can serve no student" in found.found
+    assert "make student-env" in found.remedy
+
+
+@pytest.mark.usefixtures("gpu_worker")
+def test_a_gpu_worker_of_another_folder_is_none_of_this_one(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("another"))
+    assert look("student environment", ReplicasEngine()).level == "ok"
+
+
+@pytest.mark.usefixtures("folder")
+def test_gpus_are_told_also_where_no_student_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_nvidia_smi(tmp_path, monkeypatch, "echo 'NVIDIA H200, 143771 MiB, 4 MiB, 570.86'")
+    assert look("accelerators").found.startswith("NVIDIA H200")
 
 
 def test_gpus_are_shown_as_the_driver_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,11 +66,12 @@ def look(root: Path) -> dict[str, Finding]:
 
 @pytest.mark.usefixtures("_on_server")
 def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "ZOMBIES": "no automation"}.items():
+    lacking = {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "AUTOMATIONS": {"none": "nothing is done"}}
+    for name, value in lacking.items():
         monkeypatch.setattr(orchestration, name, value)
     found = look(tmp_path)
     assert found["Prefect server"].level == "ok"
-    for part in ("work pools", "deployments", "automation"):
+    for part in ("work pools", "deployments", "automations"):
         assert found[part].level == "fault"
         assert "tapir deploy" in found[part].remedy
     assert "prefect worker start" in found["workers"].remedy
@@ -82,7 +83,9 @@ def _as_it_was() -> Iterator[None]:
     yield
     with get_client(sync_client=True) as client:
         for name in DEPLOYMENTS:
-            client.delete_deployment(client.read_deployment_by_name(name).id)
+            deployment = client.read_deployment_by_name(name).id
+            client.delete_resource_owned_automations(f"prefect.deployment.{deployment}")
+            client.delete_deployment(deployment)
         for pool in POOLS:
             client.delete_work_pool(pool)
         for each in automations():
@@ -100,6 +103,27 @@ def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: 
         "Prefect server": "ok",
         "work pools": "ok",
         "deployments": "ok",
-        "automation": "ok",
+        "automations": "ok",
     }
     assert found["workers"].level == "fault", "none was started"
+
+
+@pytest.mark.usefixtures("_on_server", "_as_it_was")
+def test_an_automation_that_is_off_or_gone_is_told_with_what_it_leaves_undone(
+    standing_prefect: StandingServer, tmp_path: Path
+) -> None:
+    deploy(standing_prefect.api, str(tmp_path), again=False)
+    retry, went_on = "retry-a-run-that-stopped-in-judging", "retry-a-run-that-went-on-without-verdicts"
+    assert f"{went_on} (off)" in look(tmp_path)["automations"].found, "as deployed, and as meant"
+    with get_client(sync_client=True) as client:
+        [held] = client.read_automations_by_name(retry)
+        client.pause_automation(held.id)
+        found = look(tmp_path)["automations"]
+        assert (found.level, found.remedy) == ("warning", "resume it in the UI")
+        assert f"{retry!r} is paused, so that a run that its judge stopped waits" in found.found
+        client.delete_automation(held.id)
+    found = look(tmp_path)["automations"]
+    assert found.level == "fault"
+    assert f"not there: {retry!r}" in found.found
+    deploy(standing_prefect.api, str(tmp_path), again=True)
+    assert look(tmp_path)["automations"].level == "ok", "the remedy helps"

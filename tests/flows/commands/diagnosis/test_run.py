@@ -12,6 +12,7 @@ from flows.commands.diagnosis.run import read_run, run_checks
 from tapir_core.calls.fakes import FakeProvider, Status
 from tapir_core.config import RunConfig
 from tests.run_config import make_config
+from tests.students import make_checkpoint
 
 KEY = "sk-quite-secret-0123456789"
 
@@ -116,11 +117,7 @@ def test_known_prices_are_told(tmp_path: Path) -> None:
 
 
 def test_a_backbone_without_chat_template_says_where_to_put_one(tmp_path: Path) -> None:
-    folder = tmp_path / "backbone"
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
+    folder = make_checkpoint(tmp_path / "backbone", chat_template__jinja=None)
     found = look(make_config(tmp_path, student={"backbone": str(folder)}), tmp_path, "backbone")
     assert found.level == "fault"
     assert "chat template" in found.found

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -13,7 +14,10 @@ from tapir_core.calls.endpoints import pool as pool_module
 from tapir_core.calls.fakes import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo
 from tapir_core.calls.live import LiveAddress, LiveAddresses
 from tapir_core.config import CallsConfig
+from tests import waiting
 from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
+
+wait_until = partial(waiting.wait_until, seconds=20, every=0.002)
 
 ANSWERS = [f"echo: question {number}" for number in range(1000)]
 
@@ -35,13 +39,6 @@ def asking(engine: CallEngine, live: LiveAddresses, count: int) -> Iterator[list
     yield outcomes
     thread.join(timeout=30)
     assert not thread.is_alive()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def test_load_is_balanced_over_those_that_are_there_each_with_its_own_key(engine: CallEngine):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.replicas import watch as replica_watch
 from tasks.engines.replicas.host import ReplicaHost
-from tasks.engines.replicas.watch import Ended
+from tasks.engines.replicas.watch import Ended, Replicas
+from tests import waiting
+
+wait_until = partial(waiting.wait_until, seconds=20, every=0.005)
 
 LACKS_DEPLOYMENT = "the deployment serve-student is not there; `tapir up`"
 
@@ -83,19 +87,12 @@ def host(fleet: ScriptedFleet) -> Iterator[ReplicaHost]:
 def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaHost:
     engine = ReplicasEngine.model_validate({"wait_seconds": 20, **fields})
     registry = ReplicaRegistry(str(fleet.registry._engine.url), "a-run")
-    return ReplicaHost(engine, registry, fleet, key_of=lambda replica: f"key of {replica}")
+    return ReplicaHost(Replicas(engine, registry, fleet, key_of=lambda replica: f"key of {replica}"))
 
 
 def addresses(endpoint: Endpoint) -> set[str]:
     assert endpoint.live is not None
     return {each.base_url for each in endpoint.live.now}
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def serve(host: ReplicaHost, fleet: ScriptedFleet, count: int) -> Endpoint:

@@ -45,6 +45,13 @@ def test_no_rank_holds_more_than_the_micro_batch(lengths: list[int], batch_size:
     assert all(len(plan.of_rank(rank)) == len(plan.groups) for rank in range(world))
 
 
+def test_a_batch_size_that_micro_batches_do_not_divide_is_held_in_the_largest_equal_parts_that_fit() -> None:
+    for batch_size, parts, largest in ((37, 37, 1), (15, 3, 5), (35, 5, 7), (6, 1, 6)):
+        plan = plan_batches([9] * 100, epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
+        assert (plan.accumulation, plan.micro_batch_size) == (parts, largest)
+        assert [len(batch) for batch in batches(plan)][:-1] == [batch_size] * (plan.steps - 1)
+
+
 def test_eight_ranks_of_one_see_the_same_batches_as_two_ranks_of_four() -> None:
     lengths = [3 + 7 * i % 50 for i in range(100)]
     wide = plan_batches(lengths, epochs=2, batch_size=16, micro_batch_size=1, world_size=8, seed=5)

@@ -1,22 +1,22 @@
-"""`tapir compare`: tables on the terminal, a page below the root."""
+"""`tapir side-by-side`: tables on the terminal, a page below the root."""
 
 from pathlib import Path
 
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tapir_core.paths import COMPARISON
+from tapir_core.paths import SIDE_BY_SIDE
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
 
-def test_runs_are_compared_on_the_terminal_and_on_a_page(tmp_path: Path) -> None:
+def test_runs_stand_side_by_side_on_the_terminal_and_on_a_page(tmp_path: Path) -> None:
     for name in ("one", "two"):
         config = make_config(tmp_path, run={"name": name}, data={"pool": {"type": "standin", "rows": 40}})
         build_run("", until=StageAt("teach"), config=config)
-    done = CliRunner().invoke(app, ["compare", "one", "two", "--root", str(tmp_path)])
+    done = CliRunner().invoke(app, ["side-by-side", "one", "two", "--root", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "Share from the store" in done.output
-    assert str(tmp_path / COMPARISON) in done.output.replace("\n", "")
-    assert (tmp_path / COMPARISON).exists()
+    assert str(tmp_path / SIDE_BY_SIDE) in done.output.replace("\n", "")
+    assert (tmp_path / SIDE_BY_SIDE).exists()

@@ -7,9 +7,9 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.paths import sweep_report_file
-from tapir_core.reporting.compare import Comparison, compare_runs, comparison_tables, reused_share
-from tapir_core.reporting.compare_report import comparison_card, render_comparison, write_sweep_report
 from tapir_core.reporting.formats import score
+from tapir_core.reporting.side_by_side import SideBySide, put_side_by_side, reused_share, side_by_side_tables
+from tapir_core.reporting.side_by_side_report import render_side_by_side, side_by_side_card, write_sweep_report
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import Usage
 from tapir_core.run_folder import RunFolder, RunRef
@@ -37,22 +37,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
 
 
 @pytest.fixture(scope="module")
-def compared(runs: list[RunFolder]) -> Comparison:
-    return compare_runs(runs)
+def shown(runs: list[RunFolder]) -> SideBySide:
+    return put_side_by_side(runs)
 
 
 def row(table: Table, name: str) -> tuple[str, ...]:
     return next(row[1:] for row in table.rows if row[0] == name)
 
 
-def test_every_run_is_a_column_of_every_table(compared: Comparison) -> None:
-    for table in comparison_tables(compared).values():
+def test_every_run_is_a_column_of_every_table(shown: SideBySide) -> None:
+    for table in side_by_side_tables(shown).values():
         assert table.columns[1:3] == ("q-one", "q-two")
         assert {len(cells) for cells in table.rows} == {len(table.columns)}
 
 
-def test_the_figures_are_those_of_the_runs(compared: Comparison) -> None:
-    tables, (one, two) = comparison_tables(compared), compared.runs
+def test_the_figures_are_those_of_the_runs(shown: SideBySide) -> None:
+    tables, (one, two) = side_by_side_tables(shown), shown.runs
     after, basic = one.round(1), two.round(0)
     assert after is not None
     assert basic is not None
@@ -88,19 +88,19 @@ def test_runs_with_different_heldout_sets_are_refused_with_the_difference(
 ) -> None:
     until = StageAt("pool") if "heldout" not in other.get("data", {"heldout": 1}) else StageAt("heldout")
     with pytest.raises(ConfigError, match=words):
-        compare_runs([runs[0], built(tmp_path, "other", until=until, **other)])
+        put_side_by_side([runs[0], built(tmp_path, "other", until=until, **other)])
 
 
-def test_runs_without_a_heldout_set_are_compared_by_cost(tmp_path: Path) -> None:
+def test_runs_without_a_heldout_set_are_shown_by_cost(tmp_path: Path) -> None:
     pair = [built(tmp_path, name, until=StageAt("label"), data={"pool": POOL}) for name in ("a", "b")]
-    tables = comparison_tables(compared := compare_runs(pair))
+    tables = side_by_side_tables(shown := put_side_by_side(pair))
     assert row(tables["overview"], "Test accuracy, last student") == ("–", "–")
     assert tables["task_types"].rows == ()
-    assert "Held-out accuracy" not in render_comparison(compared)
+    assert "Held-out accuracy" not in render_side_by_side(shown)
 
 
-def test_the_page_shows_all_plots_escapes_text_and_needs_nothing_else(compared: Comparison) -> None:
-    page = render_comparison(compared)
+def test_the_page_shows_all_plots_escapes_text_and_needs_nothing_else(shown: SideBySide) -> None:
+    page = render_side_by_side(shown)
     assert page.count("<svg") == 3
     assert "org/&lt;b&gt;two" in page
     assert "<b>two" not in page
@@ -113,8 +113,8 @@ def test_a_sweep_leaves_a_page_below_the_root_and_a_card(runs: list[RunFolder]) 
     swept = [Swept(run.ref.name, run.ref, "finished") for run in runs]
     written = write_sweep_report(curriculum, [*swept, Swept("c", RunRef(curriculum.root, "q-c"), "failed")])
     assert written is not None
-    comparison, report = written
+    written_of, report = written
     assert report == f"{curriculum.root}/{sweep_report_file('q')}"
     assert "q-one" in Path(report).read_text()
-    assert f"`{report}`" in comparison_card(comparison, report)
+    assert f"`{report}`" in side_by_side_card(written_of, report)
     assert write_sweep_report(curriculum, []) is None

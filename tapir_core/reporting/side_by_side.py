@@ -1,6 +1,6 @@
 """Runs side by side: how well their last students do on the same held-out set, what that cost, what was re-used.
 
-Limits: scores are compared, not students on single instructions; two runs differ by more than chance where their
+Limits: scores stand side by side, not students on single instructions; two runs differ by more than chance where their
 standard errors are far apart. Calls are those of each stage's last start, as everywhere in a summary.
 """
 
@@ -17,19 +17,19 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["Comparison", "compare_runs", "comparison_tables", "last_student", "reused_share"]
+__all__ = ["SideBySide", "last_student", "put_side_by_side", "reused_share", "side_by_side_tables"]
 
 _ROLES = ("teacher", "judge")
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SideBySide:
     """Runs that were measured on the same held-out set, in the order in which they were named."""
 
     runs: tuple[RunSummary, ...]
 
 
-def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
+def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     """Put runs side by side, finished or not.
 
     Raises:
@@ -41,15 +41,15 @@ def compare_runs(runs: Sequence[RunFolder]) -> Comparison:
         if digest != digests[0]:
             raise ConfigError(
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
-                f"{_difference(runs[0], run)}; compare runs of one curriculum"
+                f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
-    return Comparison(tuple(map(summarise, runs)))
+    return SideBySide(tuple(map(summarise, runs)))
 
 
-def comparison_tables(comparison: Comparison) -> dict[str, Table]:
+def side_by_side_tables(shown: SideBySide) -> dict[str, Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
     make = {"overview": _overview_table, "task_types": _task_types_table, "answers": _answers_table}
-    return {name: table(comparison.runs) for name, table in make.items()}
+    return {name: table(shown.runs) for name, table in make.items()}
 
 
 def last_student(summary: RunSummary) -> RoundSummary | None:

@@ -1,4 +1,4 @@
-"""The plots of a comparison, each a function from the runs to an inline SVG.
+"""The plots of runs side by side, each a function from the runs to an inline SVG.
 
 Limits: colours repeat after seven runs; the order of bars and of the legend still tells them apart.
 """
@@ -6,8 +6,8 @@ Limits: colours repeat after seven runs; the order of bars and of the legend sti
 from collections.abc import Sequence
 from typing import Any
 
-from tapir_core.reporting.compare import last_student
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
+from tapir_core.reporting.side_by_side import last_student
 from tapir_core.reporting.types import RunSummary
 from tapir_core.task_types import TASK_TYPES
 

@@ -1,0 +1,206 @@
+"""One run of a comparison, from what is planned to its last student: sized round by round before each training.
+
+The mixture of a round is made, its tokens are counted, and it is made anew with another number of examples until they
+fit the reference's; only then it is trained on. The sizes that were found stand in the run's own configuration, so that
+the same command goes on from there. What another run of the run seed has made just so is taken over.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from flows.driver import Say, check_settings, hold_run, is_done
+from tapir_core.comparison.equal_usd import buy_more, check_pool, with_more
+from tapir_core.comparison.figures import RANDOM
+from tapir_core.comparison.matching import (
+    MOST_TRIES,
+    Counted,
+    Target,
+    check_match,
+    is_match,
+    next_examples,
+    suited_batch_size,
+)
+from tapir_core.comparison.outcome import Training, read_training
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, Size, kept_sizes, targets_of, with_sizes
+from tapir_core.config import RunConfig
+from tapir_core.errors import TapirError
+from tapir_core.paths import RUN_RECORD
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_fork import take_over
+from tapir_core.stages import StageAt
+from tapir_core.sweep import lacks_run
+from tasks.ingredients import gather_files
+
+__all__ = ["Engines", "drive_run", "find_finished", "needed_by"]
+
+
+class Engines(Protocol):
+    """What does the work on an opened run."""
+
+    def distil(self, run: RunFolder, until: str | None) -> object:
+        """Distil it to the end, or until a stage holds."""
+
+    def count(self, run: RunFolder, number: int) -> Training:
+        """What the training of a round will come to, once its mixture holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Drive:
+    """One run, with all that its steps need."""
+
+    plan: ComparisonPlan
+    planned: PlannedRun
+    engines: Engines
+    say: Say
+    config: RunConfig
+    """Before its rounds are sized."""
+
+    @contextmanager
+    def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
+        """Hold the run with these sizes; what it was opened with before is amended where only they differ."""
+        kept = kept_sizes(self.planned.ref)
+        resized = bool(kept) and bool(sizes) and sizes != kept
+        with hold_run(with_sizes(self.config, sizes), say=self.say, amend=resized) as run:
+            for ref in _sources(self.plan, self.planned):
+                if taken := take_over(RunFolder(ref), run):
+                    self.say(f"{len(taken)} finished stages taken over from {ref.name}, up to {taken[-1]}")
+            yield run
+
+
+def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, say: Say) -> None:
+    """Distil one run of a comparison, when those that it needs are finished.
+
+    Raises:
+        TapirError: it cannot be matched, or as `distill`.
+    """
+    config = _config(plan, planned)
+    check_settings(config, source=f"arm {planned.arm.name}")
+    drive = _Drive(plan, planned, engines, say, config)
+    targets = _targets(plan, planned)
+    sizes = (kept_sizes(planned.ref) or _first_sizes(plan, planned, config)) if targets else {}
+    if planned.arm.match == "usd":
+        _look_at_pool(drive, sizes)
+    for number, target in targets.items():
+        sizes = _match_round(drive, number, target, sizes)
+    with drive.open(sizes) as run:
+        if not is_done(run, None):
+            engines.distil(run, None)
+
+
+def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
+    """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
+    finished: list[PlannedRun] = []
+    for each in plan.runs:
+        if all(needed in finished for needed in needed_by(plan, each)) and _is_finished(plan, each):
+            finished.append(each)
+    return finished
+
+
+def needed_by(plan: ComparisonPlan, planned: PlannedRun) -> list[PlannedRun]:
+    """Runs of the same run seed that must be finished before."""
+    needed = {"reference": (), "usd": (plan.reference, RANDOM)}.get(planned.arm.match, (plan.reference,))
+    return [plan.run(arm, planned.run_seed) for arm in needed]
+
+
+def _is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
+    run = RunFolder(planned.ref)
+    if not run.storage.exists(RUN_RECORD):
+        return False
+    config, targets = _config(plan, planned), _targets(plan, planned)
+    config = with_sizes(config, kept_sizes(planned.ref)) if targets else config
+    if lacks_run(config, gather_files(config)):
+        return False
+    return all(
+        run.holds(StageAt("train", number)) is not None and is_match(target, _counted(read_training(run, number)))
+        for number, target in targets.items()
+    )
+
+
+def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Size]) -> dict[int, Size]:
+    """Make the mixture of a round until it fits; the sizes with which it does."""
+    name, at = drive.planned.ref.name, StageAt("mix", number)
+    for tries in range(1, MOST_TRIES + 1):
+        with drive.open(sizes) as run:
+            trained = run.holds(StageAt("train", number)) is not None
+            if not trained and run.holds(at) is None:
+                drive.engines.distil(run, f"mix@{number}")
+                _check_made(run, at)
+            made = _counted(read_training(run, number) if trained else drive.engines.count(run, number))
+        if is_match(target, made, tries=MOST_TRIES if trained else tries):
+            batch_size = suited_batch_size(target, made.examples, made.epochs)
+            drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
+            return sizes | {number: Size(sizes[number].examples, batch_size)}
+        if tries < MOST_TRIES:
+            examples = next_examples(target, made, sizes[number].examples)
+            drive.say(
+                f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,}; {examples:,} examples in place "
+                f"of {sizes[number].examples:,}"
+            )
+            sizes = sizes | {number: Size(examples, suited_batch_size(target, examples, made.epochs))}
+    check_match(f"round {number} of {name}", target, made, sizes[number].examples)
+    return sizes
+
+
+def _check_made(run: RunFolder, at: StageAt) -> None:
+    if run.holds(at) is None:
+        why = summarise(run).stopped or "it ended without"
+        raise TapirError(f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds")
+
+
+def _look_at_pool(drive: _Drive, sizes: dict[int, Size]) -> None:
+    """Refuse a pool that lacks what is bought, before a call is made for it."""
+    with drive.open(sizes) as run:
+        if run.holds(StageAt("pool")) is None:
+            drive.engines.distil(run, "pool")
+        manifest = run.manifest(StageAt("pool"))
+        assert manifest is not None
+        check_pool(drive.config, manifest.rows)
+
+
+def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
+    """The run's configuration before its rounds are sized."""
+    config = plan.config(planned)
+    if planned.arm.match != "usd":
+        return config
+    reference, random = (RunFolder(plan.run(arm, planned.run_seed).ref) for arm in (plan.reference, RANDOM))
+    pool = random.manifest(StageAt("pool"))
+    assert pool is not None
+    prices = plan.comparison.prices
+    more = buy_more(summarise(reference), summarise(random), pool=pool.rows, prices=prices)
+    return with_more(config, more, _trainings(random))
+
+
+def _first_sizes(plan: ComparisonPlan, planned: PlannedRun, config: RunConfig) -> dict[int, Size]:
+    """As many examples as the reference trained on."""
+    reference = _trainings(RunFolder(plan.run(plan.reference, planned.run_seed).ref))
+    examples = {number: each.examples for number, each in reference.items() if number}
+    if planned.arm.match == "whole":
+        examples = {1: sum(examples.values())}
+    return {number: Size(count, config.batch_size(number)) for number, count in examples.items()}
+
+
+def _targets(plan: ComparisonPlan, planned: PlannedRun) -> dict[int, Target]:
+    if planned.arm.match == "reference":
+        return {}
+    return targets_of(planned.arm, _trainings(RunFolder(plan.run(plan.reference, planned.run_seed).ref)))
+
+
+def _sources(plan: ComparisonPlan, planned: PlannedRun) -> Iterator[RunRef]:
+    """Earlier runs of the same run seed."""
+    for each in plan.runs:
+        if each == planned:
+            return
+        if each.run_seed == planned.run_seed and RunFolder(each.ref).storage.exists(RUN_RECORD):
+            yield each.ref
+
+
+def _trainings(run: RunFolder) -> dict[int, Training]:
+    rounds = range(run.config.run.rounds + 1)
+    return {number: read_training(run, number) for number in rounds if run.holds(StageAt("train", number))}
+
+
+def _counted(training: Training) -> Counted:
+    return Counted(training.examples, training.tokens, training.epochs)

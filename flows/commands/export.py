@@ -1,0 +1,50 @@
+"""`tapir export`: a student of a run as a model folder of its own."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.commands.run_names import run_ref
+
+__all__ = ["export"]
+
+console = Console()
+errors = Console(stderr=True)
+
+
+def export(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
+    which: Annotated[
+        str, typer.Option("--round", metavar="best|N", help="`best` by the dev split, or a round; 0 is S_0.")
+    ] = "best",
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where to, or s3://…; exports/RUN-S_N when left out.", show_default=False),
+    ] = None,
+    root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
+) -> None:
+    """Write a student of a run as a model folder with a model card, for transformers and vLLM."""
+    from tapir_core.export import export_student
+    from tapir_core.paths import export_folder
+    from tapir_core.reporting.formats import student_name
+    from tapir_core.reporting.model_card import model_card
+    from tapir_core.reporting.students import find_student
+    from tapir_core.run_folder import RunFolder
+    from tapir_core.storage import Storage
+
+    run = RunFolder(run_ref(name, root))
+    number = find_student(run, which)
+    folder = Storage(to or export_folder(run.ref.name, number))
+    record = export_student(run, number, folder, model_card(run, number), on_file=_say)
+    _say(f"{len(record.files)} files, all verified")
+    console.print(
+        f"{student_name(number)} of run {run.ref.name} is in {folder.url}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _say(line: str) -> None:
+    errors.print(line, style="dim", markup=False, highlight=False)

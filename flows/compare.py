@@ -1,0 +1,127 @@
+"""Arms against each other: every run of a comparison that is not finished, one after another, then what they came to.
+
+The command line and a test differ only in the engines. The reference of a run seed comes first, for the others are
+matched to it; a run that fails is noted, and the next one that does not need it starts.
+"""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from flows.arm_run import Engines, drive_run, find_finished, needed_by
+from flows.driver import Say, check_settings
+from tapir_core.calls import AnswerStore
+from tapir_core.calls.store.address import store_url
+from tapir_core.comparison.figures import ComparedArms, compare_arms
+from tapir_core.comparison.outcome import ArmOutcome, read_outcome
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.errors import TapirError
+from tapir_core.reporting.formats import duration
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder
+
+__all__ = ["Failed", "check_arms", "read_comparison", "run_comparison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A run that could not be finished."""
+
+    run: str
+    message: str
+
+
+def check_arms(plan: ComparisonPlan) -> None:
+    """Find what is wrong with any arm before the first one starts.
+
+    Raises:
+        ConfigError: the configuration of an arm, with its name.
+        MissingPrerequisite: a key, an engine environment or a package is not there.
+    """
+    first = plan.comparison.run_seeds[0]
+    for arm in plan.arms:
+        check_settings(plan.config(plan.run(arm.name, first)), source=f"arm {arm.name}")
+
+
+def run_comparison(plan: ComparisonPlan, chosen: Sequence[PlannedRun], engines: Engines, *, say: Say) -> list[Failed]:
+    """Finish these runs, each after what it needs; gives those that failed."""
+    finished = find_finished(plan)
+    left = [each for each in _with_needed(plan, chosen) if each not in finished]
+    took = _took(finished)
+    failed: list[Failed] = []
+    say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {len(finished)} finished, {len(left)} to do now")
+    for place, planned in enumerate(left):
+        name = planned.ref.name
+        say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
+        began = time.monotonic()
+        if message := _try(plan, planned, finished, engines, say):
+            failed.append(Failed(name, message))
+        else:
+            finished.append(planned)
+            took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
+        say(f"{name}: {'failed' if message else 'finished'} after {duration(time.monotonic() - began)}")
+    return failed
+
+
+def _try(
+    plan: ComparisonPlan, planned: PlannedRun, finished: Sequence[PlannedRun], engines: Engines, say: Say
+) -> str | None:
+    """Finish a run; why it failed, or nothing."""
+    lacking = [each.ref.name for each in needed_by(plan, planned) if each not in finished]
+    if lacking:
+        return f"it is matched to {' and '.join(lacking)}, which is not finished"
+    try:
+        drive_run(plan, planned, engines, say=say)
+    except TapirError as error:
+        return str(error)
+    except Exception:  # told with its traceback, and the comparison ends as failed; the other runs do not wait for it
+        return traceback.format_exc()
+    return None
+
+
+def read_comparison(plan: ComparisonPlan) -> ComparedArms:
+    """What the finished runs come to."""
+    finished = find_finished(plan)
+    outcomes = [_read(plan, each) for each in finished]
+    missing = [each for each in plan.runs if each not in finished]
+    primary = [each for each in missing if not each.arm.exploratory]
+    return compare_arms(
+        plan.comparison.name,
+        plan.arms,
+        outcomes,
+        unfinished=[each.ref.name for each in sorted(missing, key=lambda each: each.arm.exploratory)],
+        prices="at the comparison's prices" if plan.comparison.prices else "as it was paid",
+        concludes=plan.comparison.verdict and not primary,
+    )
+
+
+def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:
+    run = RunFolder(planned.ref)
+    with AnswerStore(store_url(run.config)) as store:
+        paid = store.spend_by_role(run.ref.name)
+    return read_outcome(run, planned.arm, planned.run_seed, paid=paid, prices=plan.comparison.prices)
+
+
+def _with_needed(plan: ComparisonPlan, chosen: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The chosen runs and those that they need, in the order of the plan."""
+    wanted = [*chosen, *(needed for each in chosen for needed in needed_by(plan, each))]
+    return [each for each in plan.runs if each in wanted]
+
+
+def _took(finished: Sequence[PlannedRun]) -> dict[str, list[float]]:
+    """Arm → seconds at work of each of its runs."""
+    took: dict[str, list[float]] = {}
+    for each in finished:
+        took.setdefault(each.arm.name, []).append(summarise(RunFolder(each.ref)).busy_seconds)
+    return took
+
+
+def _time_left(left: Sequence[PlannedRun], took: dict[str, list[float]]) -> str:
+    """From what finished runs of the same arm took, or of any arm."""
+    if not took:
+        return "how long it takes is known after the first run"
+    of_any = fmean(seconds for of_arm in took.values() for seconds in of_arm)
+    expected = sum(fmean(took[each.arm.name]) if each.arm.name in took else of_any for each in left)
+    return f"about {duration(expected)} left"

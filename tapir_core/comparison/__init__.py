@@ -1,0 +1,1 @@
+"""Arms against each other: which runs a comparison has, how they are matched, what came of them."""

@@ -1,0 +1,97 @@
+"""Random at equal USD: how many more plain teacher answers the curriculum's calls would have bought, and where they go.
+
+What the reference cost more than random, at the price of one more instruction of random's pool (its label and its plain
+answer), makes that many more instructions; random's rounds grow in proportion, so that it trains on as many more.
+
+Limits: another pool is another sample for S_0, so that this arm has a basic student of its own. A file must have the
+instructions: what it lacks is told after it is read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tapir_core.comparison.outcome import Training, usd_of
+from tapir_core.comparison.plan import Size, with_sizes
+from tapir_core.config import RunConfig, StandinPool
+from tapir_core.config.comparison import RolePrices
+from tapir_core.config.load import replace_values
+from tapir_core.errors import TapirError
+from tapir_core.reporting.types import RunSummary
+
+__all__ = ["MorePlain", "buy_more", "check_pool", "with_more"]
+
+
+@dataclass(frozen=True, slots=True)
+class MorePlain:
+    """What equal USD buys."""
+
+    instructions: int
+    """More than random's pool has."""
+    pool: int
+    """Random's pool as it was read."""
+    usd: float
+    """What the reference cost more."""
+
+
+def buy_more(reference: RunSummary, random: RunSummary, *, pool: int, prices: RolePrices | None) -> MorePlain:
+    """How many more instructions the difference in price pays for.
+
+    Args:
+        reference: the finished curriculum.
+        random: finished random of the same run seed.
+        pool: instructions of random's pool.
+        prices: what tokens count at; as they were paid when there are none.
+
+    Raises:
+        TapirError: nothing has a price, or the reference cost no more.
+    """
+    more = _whole(reference, prices) - _whole(random, prices)
+    of_pool = [stage.usage for stage in random.stages if stage.asks == "teacher"]
+    each = sum(usd_of(usage, "teacher", prices) for usage in of_pool) / pool
+    if not each or more <= 0:
+        why = "a label and a plain answer have no price" if not each else f"it cost {more:.4f} USD more than random"
+        raise TapirError(
+            f"equal USD cannot be computed from run {reference.name!r}: {why}; set [prices.teacher] and "
+            "[prices.judge] in the comparison, or leave equal_usd out"
+        )
+    return MorePlain(round(more / each), pool, more)
+
+
+def with_more(config: RunConfig, more: MorePlain, random: Mapping[int, Training]) -> RunConfig:
+    """Random's configuration with the larger pool, and rounds that grow by what it has more.
+
+    Args:
+        config: the arm's.
+        more: what is bought.
+        random: trainings of random by round, S_0 included.
+    """
+    field = "rows" if isinstance(config.data.pool, StandinPool) else "limit"
+    larger = replace_values(config, [f"data.pool.{field}={more.pool + more.instructions}"])
+    rounds = {number: each.examples for number, each in random.items() if number}
+    growth = 1 + more.instructions / sum(rounds.values())
+    sizes = {number: Size(round(examples * growth), config.batch_size(number)) for number, examples in rounds.items()}
+    return with_sizes(larger, sizes)
+
+
+def check_pool(config: RunConfig, rows: int) -> None:
+    """Refuse a pool that lacks what equal USD would have bought.
+
+    Raises:
+        TapirError: with the figures.
+    """
+    pool = config.data.pool
+    wanted = pool.rows if isinstance(pool, StandinPool) else pool.limit
+    if wanted is not None and rows < wanted - _MOST_LOST * wanted:
+        raise TapirError(
+            f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or leave "
+            "equal_usd out"
+        )
+
+
+_MOST_LOST = 0.02
+"""Share of a pool that may be dropped on reading (duplicates, held-out questions)."""
+
+
+def _whole(summary: RunSummary, prices: RolePrices | None) -> float:
+    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
+    return sum(usd_of(stage.usage, stage.asks, prices) for stage in stages if stage.asks in ("teacher", "judge"))

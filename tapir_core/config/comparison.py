@@ -1,0 +1,140 @@
+"""What is compared: one curriculum, the arms that depart from it, the run seeds. Read and checked whole.
+
+A comparison is a TOML file of its own beside the configurations. What an arm may be called, what the ready ones change,
+and whether their settings fit is known in `tapir_core.comparison`.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, ValidationError, field_validator
+
+from tapir_core.config._base import Section
+from tapir_core.config.load import read_toml
+from tapir_core.config.problems import explain
+from tapir_core.errors import ConfigError
+
+__all__ = ["ArmEntry", "ArmName", "ComparisonConfig", "RolePrices", "TokenPrices", "load_comparison"]
+
+ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+"""Small letters, digits and `_`, at most 30."""
+
+Names = Annotated[tuple[ArmName, ...], Field(strict=False)]
+Overrides = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class ArmEntry(Section):
+    """What one arm has of its own."""
+
+    like: ArmName | None = None
+    """The ready arm that it begins with; nothing: the one of its own name, else the configuration as it is."""
+
+    label: str | None = None
+    """What it is called in tables; the ready arm's when left out."""
+
+    overrides: Overrides = ()
+    """Settings, as `--set` writes them; what makes a ready arm that arm is set after them."""
+
+
+class TokenPrices(Section):
+    """What tokens are counted at."""
+
+    usd_per_million_prompt_tokens: NonNegativeFloat
+    """Of 1,000,000 prompt tokens."""
+
+    usd_per_million_completion_tokens: NonNegativeFloat
+    """Of 1,000,000 completion tokens."""
+
+
+class RolePrices(Section):
+    """Prices in place of those that calls were paid at: for the stand-in, and where nothing is paid by the token."""
+
+    teacher: TokenPrices
+    """Of labels, plain answers, expansion and refinement."""
+
+    judge: TokenPrices
+    """Of verdicts."""
+
+
+class ComparisonConfig(Section):
+    """One comparison, whole."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,29}$")]
+    """Letters, digits, `.`, `_` and `-`, at most 30. The run of an arm and a run seed is NAME-ARM-sSEED."""
+
+    config: str
+    """The configuration of a run that all arms begin with; its own name and seed are replaced."""
+
+    overrides: Overrides = ()
+    """Settings for all arms, as `--set` writes them."""
+
+    run_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+    """`run.seed` of each repetition."""
+
+    reference: ArmName = "multi_round"
+    """The arm that goes first and that the others are matched to."""
+
+    primary: Names
+    """Arms with all run seeds; the reference and `random` are among them."""
+
+    exploratory: Names = ()
+    """Arms with the first run seed only, without a verdict."""
+
+    verdict: bool = True
+    """Say in words what the intervals show; `false` where runs are too small to carry a conclusion."""
+
+    prices: RolePrices | None = None
+    """`[prices.teacher]` and `[prices.judge]`: what tokens are counted at, in place of what was paid."""
+
+    arms: dict[ArmName, ArmEntry] = Field(default_factory=dict)
+    """`[arms.NAME]`: what an arm has of its own. A ready arm needs none."""
+
+    @field_validator("run_seeds", "primary", "exploratory", mode="after")
+    @classmethod
+    def _differ(cls, listed: tuple[object, ...]) -> tuple[object, ...]:
+        twice = sorted({str(each) for each in listed if listed.count(each) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return listed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every arm, the reference first."""
+        others = [name for name in (*self.primary, *self.exploratory) if name != self.reference]
+        return (self.reference, *others)
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The run seeds of an arm."""
+        return self.run_seeds[:1] if arm in self.exploratory else self.run_seeds
+
+
+def load_comparison(path: str | Path) -> ComparisonConfig:
+    """Read what is compared.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
+    """
+    try:
+        loaded = ComparisonConfig.model_validate(read_toml(Path(path)))
+    except ValidationError as error:
+        raise ConfigError(explain(error, root=ComparisonConfig), source=str(path)) from error
+    if problems := _check(loaded):
+        raise ConfigError(problems, source=str(path))
+    return loaded
+
+
+def _check(loaded: ComparisonConfig) -> list[str]:
+    """What is wrong between fields."""
+    problems = []
+    if not loaded.run_seeds:
+        problems.append("run_seeds: an empty list; name one, or several so that the intervals cover them")
+    elif loaded.verdict and len(loaded.run_seeds) == 1:
+        problems.append("run_seeds: a verdict takes two or more; name more, or set verdict = false")
+    for name in dict.fromkeys((loaded.reference, "random")):
+        if name not in loaded.primary:
+            problems.append(f"primary: {name!r} is missing; arms are matched to the reference and set against random")
+    if both := sorted(set(loaded.primary) & set(loaded.exploratory)):
+        problems.append(f"exploratory: {', '.join(both)} stand in primary too; choose one of the two")
+    if unused := sorted(set(loaded.arms) - set(loaded.names)):
+        problems.append(f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it")
+    return problems

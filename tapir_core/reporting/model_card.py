@@ -1,0 +1,218 @@
+"""The model card of an exported student: what it was taught, what it scores, what it is made of. Markdown.
+
+Names of files and folders of the machine that made it stay out of it; digests stand in their place.
+"""
+
+import json
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig
+from tapir_core.data.decontamination import FEWEST_WORDS
+from tapir_core.paths import RESOLVED_CONFIG, TRAINING_SUMMARY
+from tapir_core.reporting.decontamination import decontamination_table
+from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
+from tapir_core.reporting.run_card import markdown_table
+from tapir_core.reporting.sentences import standin_sentence
+from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.tables import Table
+from tapir_core.reporting.types import RunSummary
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+
+__all__ = ["model_card"]
+
+
+def model_card(run: RunFolder, round_number: int) -> str:
+    """The card of the student after round ``round_number``."""
+    summary, config = summarise(run), run.config
+    training = _training(run, round_number)
+    parts = [
+        _front_matter(config),
+        f"# {summary.name}, {student_name(round_number)}",
+        _what_it_is(summary, config, round_number),
+        _USE,
+        "## Training data",
+        *_data(summary, config, round_number),
+        "## Scores",
+        *_scores(run, summary, round_number),
+        *_decontamination(summary, config),
+        "## Terms",
+        _terms(summary, config),
+        "## How it was made",
+        markdown_table(Table("", ("", "Value"), tuple(_provenance(run, round_number, training)), text_columns=2)),
+    ]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _front_matter(config: RunConfig) -> str:
+    base = [f"base_model: {json.dumps(config.student.backbone)}"] if _is_hub_id(config.student.backbone) else []
+    lines = ["library_name: transformers", "pipeline_tag: text-generation", *base, "tags:", "- tapir", "- distillation"]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _what_it_is(summary: RunSummary, config: RunConfig, round_number: int) -> str:
+    rounds = "basic fine-tuning" if round_number == 0 else f"basic fine-tuning and {round_number} rounds of curriculum"
+    said = [
+        f"{_backbone(config)} after {rounds} with TAPIR ([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught "
+        f"by {summary.teacher}, judged by {summary.judge}.",
+        standin_sentence(summary),
+    ]
+    return "\n\n".join(filter(None, said))
+
+
+def _data(summary: RunSummary, config: RunConfig, round_number: int) -> Iterator[str]:
+    """Pool, mixtures by origin, task shares."""
+    left = sum((summary.unusable or {}).values())
+    source = "a file" if isinstance(config.data.pool, FilePool) else "the stand-in"
+    yield (
+        f"The pool: {count(summary.pool)} instructions from {source}, of which {count(left)} were left out because the "
+        "teacher gave no usable answer or no task type. The mixture of each round:"
+    )
+    mixed = [(each, each.mixture) for each in summary.rounds if each.mixture and each.number <= round_number]
+    rows = []
+    for each, mixture in mixed:
+        origins = (count(mixture.origins.get(name)) for name in _ORIGINS)
+        refined = count(each.refinement.accepted if each.refinement else None)
+        rows.append((round_name(each.number), count(mixture.rows), *origins, refined))
+    yield markdown_table(Table("", ("Round", "Examples", *_ORIGINS.values(), "Refined"), tuple(rows)))
+    if not mixed:
+        return
+    natural, target = ({row[0]: row[place] for row in mixed[-1][1].shares.rows()} for place in (1, 2))
+    got = [{row[0]: row[3] for row in mixture.shares.rows()} for _, mixture in mixed]
+    shown = [name for name in natural if any(table.get(name) for table in (natural, target, *got))]
+    shares = tuple((name, *(percent(table[name]) for table in (natural, target, *got))) for name in shown)
+    columns = ("Task type", "Pool", "Target", *(round_name(each.number) for each, _ in mixed))
+    yield "Task shares:\n\n" + markdown_table(Table("", columns, shares))
+
+
+def _scores(run: RunFolder, summary: RunSummary, round_number: int) -> Iterator[str]:
+    """Every score of this student, whole splits first."""
+    at = StageAt("evaluate", round_number)
+    if not run.holds(at):
+        yield "This student was not scored."
+        return
+    found = run.rows(at).sort("benchmark", "split", "metric", maintain_order=True)
+    rows = tuple(
+        (row["benchmark"], row["split"], row["category"], row["metric"], *_figure(row), count(row["n"]))
+        for whole in (True, False)
+        for row in found.iter_rows(named=True)
+        if (row["category"] == "all") is whole
+    )
+    yield markdown_table(Table("", _SCORE_COLUMNS, rows, text_columns=4))
+    best = (
+        f"{student_name(summary.best)} has the highest score on the dev split of the students of this run. "
+        if summary.best is not None
+        else ""
+    )
+    yield (
+        f"{best}The dev split decides which round is best and when a run stops, so its figures may flatter; figures of "
+        "test splits are read by no decision. ± is one standard error, n the number of items."
+    )
+
+
+def _figure(row: dict[str, Any]) -> tuple[str]:
+    error = "" if row["stderr"] is None else f" ± {number(row['stderr'], 3)}"
+    return (f"{number(row['value'], 3)}{error}",)
+
+
+def _decontamination(summary: RunSummary, config: RunConfig) -> Iterator[str]:
+    yield "## Decontamination"
+    table = decontamination_table(summary.decontamination)
+    if not table.rows:
+        yield "Nothing was looked for: the run names no benchmark and has no held-out set."
+        return
+    settings = config.evaluation.decontamination
+    yield markdown_table(table)
+    yield (
+        f"An instruction holds a question when both are equal, share {settings.overlap_words} words in a row (of a "
+        f"shorter question of at least {FEWEST_WORDS} words: all of its words), or have a ROUGE-L F1 above "
+        f"{settings.max_rouge_l:g}. {table.note}"
+    )
+
+
+def _terms(summary: RunSummary, config: RunConfig) -> str:
+    licence = f"This model is made from {_backbone(config)}, whose licence holds for it."
+    if config.teacher.terms is not None:
+        return f"{licence} Terms of the teacher's answers that it learnt from: {config.teacher.terms}"
+    if "teacher" in summary.standins:
+        return f"{licence} No LLM's answers are in it: its teacher was the stand-in."
+    return (
+        f"{licence} The terms of the teacher's answers that it learnt from are not stated (`teacher.terms`): find out "
+        "whether they allow what you want to do with it."
+    )
+
+
+def _provenance(run: RunFolder, round_number: int, training: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    config, ingredients = run.config, run.record.ingredients
+    checkpoint = run.manifest(StageAt("train", round_number))
+    yield "Run", f"{run.ref.name} ({run.record.id}), created {moment(run.record.created)}"
+    yield "Checkpoint, digest", checkpoint.digest if checkpoint else NOTHING
+    yield "config.resolved.json, SHA-256", run.storage.sha256(RESOLVED_CONFIG)
+    yield "Backbone", _backbone(config)
+    yield "Backbone, digest", ingredients.get("backbone", NOTHING)
+    if "file:pool" in ingredients:
+        yield "Pool file, SHA-256", ingredients["file:pool"]
+    yield "Seed", str(config.run.seed)
+    if training:
+        yield (
+            "Tokens of the last fine-tune",
+            f"{count(training['total_tokens'])}, of answers {count(training['trained_tokens'])}",
+        )
+        yield "Precision", str(training["precision"])
+        versions = {"tapir-distill": _own_version(), **training["versions"]}
+        yield "Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _training(run: RunFolder, round_number: int) -> dict[str, Any]:
+    """What the trainer wrote of the last fine-tune; it may have been removed, since no stage needs it."""
+    try:
+        found: dict[str, Any] = json.loads(
+            run.storage.read_bytes(f"{StageAt('train', round_number).folder}/{TRAINING_SUMMARY}")
+        )
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _backbone(config: RunConfig) -> str:
+    """The backbone's name; of a folder only its own."""
+    backbone, revision = config.student.backbone, config.student.revision
+    if _is_hub_id(backbone):
+        return f"{backbone}, revision {revision}" if revision else backbone
+    return backbone.partition(":")[2] if backbone == EMBEDDED_STUDENT else Path(backbone).name
+
+
+def _is_hub_id(backbone: str) -> bool:
+    return backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")) and not Path(backbone).exists()
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("tapir-distill")
+    except metadata.PackageNotFoundError:  # works from its sources
+        return NOTHING
+
+
+_ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}
+_SCORE_COLUMNS = ("Benchmark", "Split", "Category", "Metric", "Value", "n")
+
+_USE = """\
+## Use
+
+The chat template is part of the tokenizer; the model was trained on it and answers by it.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder)
+chat = [{"role": "user", "content": "Name three rivers."}]
+prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = model.generate(**prompt, max_new_tokens=256)
+print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+
+Or serve the folder with vLLM: `vllm serve FOLDER`."""

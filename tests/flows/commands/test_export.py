@@ -1,0 +1,91 @@
+"""`tapir export`: which student goes where, and that transformers and vLLM load it with its chat template."""
+
+from pathlib import Path
+
+import openai
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tapir_core.config import StudentConfig, VllmEngine
+from tapir_core.errors import ConfigError
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tasks.engines.student_server import StudentEngineHost
+from tasks.engines.tiny_student import tiny_student
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+VLLM_PYTHON = Path(__file__).parents[3] / VllmEngine().python
+CHAT = [{"role": "user", "content": "Name three rivers."}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("ground")
+    return build_run(folder / "runs", student=tiny_student(folder / "tiny"))
+
+
+def export(run: RunFolder, *options: str) -> str:
+    result = CliRunner().invoke(app, ["export", run.ref.name, "--root", run.ref.root, *options])
+    if result.exception is not None:
+        raise result.exception
+    return " ".join(result.output.split())
+
+
+def test_the_best_student_loads_in_transformers_and_is_asked_by_its_chat_template(
+    run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = summarise(run).best
+    folder = tmp_path / "exports" / f"example-S_{best}"
+    assert f"S_{best} of run example is in exports/example-S_{best}" in export(run)
+    assert f"# example, S_{best}\n" in (folder / "README.md").read_text()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    asked = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    assert asked == "<|start|>user\nName three rivers.<|end|>\n<|start|>assistant\n"
+    prompt = tokenizer(asked, return_tensors="pt", add_special_tokens=False)
+    answer = model.generate(**prompt, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    assert answer.shape[1] > prompt["input_ids"].shape[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not VLLM_PYTHON.exists(), reason="the student's environment is missing: make student-env")
+def test_an_exported_student_answers_on_vllm_by_its_chat_template(run: RunFolder, tmp_path: Path) -> None:
+    export(run, "--to", str(tmp_path / "mine"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
+    asked = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=True)["input_ids"]
+    engine = VllmEngine(
+        python=str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, gpu_memory_utilization=0.3, dtype="float32"
+    )
+    with StudentEngineHost(StudentConfig(engine=engine), tmp_path / "student.log") as host:
+        endpoint = host.source(tmp_path / "mine")()
+        with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
+            reply = client.chat.completions.create(model="student", messages=CHAT, max_tokens=4, temperature=0)
+    assert reply.usage.prompt_tokens == len(asked)
+    assert reply.usage.completion_tokens > 0
+
+
+def test_a_round_is_exported_by_its_number_to_a_folder_by_name(run: RunFolder, tmp_path: Path) -> None:
+    assert "S_1 of run example is in" in export(run, "--round", "1", "--to", str(tmp_path / "mine"))
+    assert "# example, S_1\n" in (tmp_path / "mine" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("which", ["3", "backbone", "all"])
+def test_a_student_that_was_not_trained_is_refused_with_those_that_were(
+    run: RunFolder, tmp_path: Path, which: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"--round {which}: .* no such student; it has 0, 1, 2;"):
+        export(run, "--round", which, "--to", str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
+
+
+def test_without_a_dev_split_none_is_best_and_a_round_can_still_be_named(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "runs", data={"pool": {"type": "standin", "rows": 60}})
+    run = build_run(tmp_path / "runs", config=config, until=StageAt("train", 0))
+    with pytest.raises(ConfigError, match=r"--round best: .* it takes a dev split, .*; it has 0;"):
+        export(run)
+    assert "S_0 of run example is in" in export(run, "--round", "0", "--to", str(tmp_path / "mine"))

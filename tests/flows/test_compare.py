@@ -1,0 +1,228 @@
+"""A comparison runs what is not finished, each arm matched to the reference, and goes on where it was stopped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.arm_run import find_finished
+from flows.cli import app
+from flows.compare import Failed, read_comparison, run_comparison
+from flows.until import find_stage
+from tapir_core.comparison.matching import TOLERANCE
+from tapir_core.comparison.outcome import Training, read_training
+from tapir_core.comparison.plan import ComparisonPlan, open_comparison
+from tapir_core.errors import EngineError
+from tapir_core.paths import comparison_file, training_file
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tests.flows.test_sweep import lay_backbone
+from tests.run_builder import build_run
+
+CURRICULUM = """
+run = { name = "q", root = ROOT, rounds = 2 }
+data.pool = { type = "standin", rows = 400 }
+data.heldout = { type = "standin", dev = 20, test = 40 }
+teacher.endpoint.type = "standin"
+judge.endpoint.type = "standin"
+curriculum.target_shares = { Math = 0.4, Reasoning = 0.3, Others = 0.3 }
+curriculum.alpha_start = 0.5
+curriculum.stop.min_seeds = 0
+basic_tuning.examples = 64
+rounds.default = { examples = 64, epochs = 1.0, selection = { type = "hard_share", share = 0.3 } }
+training = { batch_size = 8 }
+student.backbone = BACKBONE
+student.engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" }
+"""
+
+COMPARISON = """
+name = "c"
+config = CONFIG
+run_seeds = [1, 2]
+primary = ["multi_round", "random", "hard_only"]
+exploratory = ["equal_usd", "no_refinement"]
+prices.teacher = { usd_per_million_prompt_tokens = 1.0, usd_per_million_completion_tokens = 1.0 }
+prices.judge = { usd_per_million_prompt_tokens = 0.05, usd_per_million_completion_tokens = 0.05 }
+"""
+
+
+class BuiltRuns:
+    """Engines that build what real ones would make, and count a token a character of each example."""
+
+    def __init__(self, *, failing: Sequence[str] = (), stopping_at: str = "never") -> None:
+        self.failing, self.stopping_at = failing, stopping_at
+        self.driven: list[tuple[str, str | None]] = []
+
+    def distil(self, run: RunFolder, until: str | None) -> None:
+        self.driven.append((run.ref.name, until))
+        if run.ref.name in self.failing:
+            raise EngineError("the trainer ended with 1")
+        if (until or "end") == self.stopping_at and run.ref.name == "c-random-s1":
+            raise KeyboardInterrupt
+        at = find_stage(run.config, until) if until else None
+        build_run("", until=at, config=run.config, **run.record.ingredients)
+        for number in range(run.config.run.rounds + 1):
+            if run.holds(StageAt("train", number)) is not None:
+                counted = self.count(run, number)
+                told = {
+                    "examples": counted.examples,
+                    "total_tokens": counted.tokens,
+                    "trained_tokens": counted.loss_tokens,
+                    "steps": counted.steps,
+                    "epochs": counted.epochs,
+                }
+                file = training_file(StageAt("train", number).folder)
+                run.storage.write_bytes(file, json.dumps(told).encode())
+
+    def count(self, run: RunFolder, number: int) -> Training:
+        messages = run.rows(StageAt("mix", number))["messages"].to_list()
+        texts = [[len(message["content"]) for message in each] for each in messages]
+        steps = -(-len(texts) // run.config.batch_size(number))
+        return Training(len(texts), sum(map(sum, texts)), sum(each[-1] for each in texts), steps, 1.0)
+
+
+def lay_spec(folder: Path) -> Path:
+    """A comparison below ``folder``, with a backbone that nothing loads."""
+    backbone = lay_backbone(folder / "backbone")
+    root, config = json.dumps(str(folder / "runs")), folder / "q.toml"
+    config.write_text(CURRICULUM.replace("ROOT", root).replace("BACKBONE", json.dumps(str(backbone))))
+    (folder / "c.toml").write_text(COMPARISON.replace("CONFIG", json.dumps(str(config))))
+    return folder / "c.toml"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    return lay_spec(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of which every run is finished."""
+    spec = lay_spec(tmp_path_factory.mktemp("finished"))
+    assert run_all(spec, BuiltRuns()) == []
+    return spec
+
+
+def run_all(spec: Path, engines: BuiltRuns, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Failed]:
+    plan = open_comparison(spec)
+    return run_comparison(plan, plan.choose(only, seeds), engines, say=lambda _: None)
+
+
+def folder(plan: ComparisonPlan, arm: str, run_seed: int = 1) -> RunFolder:
+    return RunFolder(plan.run(arm, run_seed).ref)
+
+
+def trained(run: RunFolder) -> Training:
+    rounds = range(1, run.config.run.rounds + 1)
+    return sum((read_training(run, number) for number in rounds), Training(0, 0, 0, 0, 0.0))
+
+
+def test_every_arm_is_run_and_matched_and_the_same_command_again_does_nothing(finished: Path) -> None:
+    plan = open_comparison(finished)
+    assert find_finished(plan) == list(plan.runs)
+    for seed in (1, 2):
+        reference = folder(plan, "multi_round", seed)
+        random, hard = folder(plan, "random", seed), folder(plan, "hard_only", seed)
+        for number in (1, 2):
+            one, other = read_training(random, number), read_training(reference, number)
+            assert abs(one.tokens - other.tokens) <= TOLERANCE * other.tokens
+            assert abs(one.steps - other.steps) <= 1
+        whole = trained(reference)
+        assert hard.config.run.rounds == 1
+        assert abs(trained(hard).tokens - whole.tokens) <= TOLERANCE * whole.tokens
+        assert abs(trained(hard).steps - whole.steps) <= 1
+    again = BuiltRuns()
+    assert run_all(finished, again) == []
+    assert again.driven == []
+
+
+def test_what_arms_of_a_run_seed_share_is_made_once(finished: Path) -> None:
+    plan = open_comparison(finished)
+    for at in (StageAt("teach"), StageAt("train", 0), StageAt("evaluate", 0)):
+        digests = {folder(plan, arm).holds(at).digest for arm in ("multi_round", "random", "no_refinement")}  # type: ignore[union-attr]  # a stage that does not hold fails the test too
+        assert len(digests) == 1
+
+
+def test_random_at_equal_usd_trains_on_as_many_more_instructions_as_the_difference_buys(finished: Path) -> None:
+    plan = open_comparison(finished)
+    pools = {name: folder(plan, name).rows(StageAt("pool")).height for name in ("random", "equal_usd")}
+    more = pools["equal_usd"] - pools["random"]
+    assert more > 0
+    grown = trained(folder(plan, "equal_usd")).examples - trained(folder(plan, "random")).examples
+    assert abs(grown - more) <= 0.1 * more
+    compared = read_comparison(plan)
+    usd = {name: compared.row(name).costs.usd for name in ("multi_round", "equal_usd")}  # type: ignore[union-attr]  # a row without costs fails the test too
+    assert usd["equal_usd"] == pytest.approx(usd["multi_round"], rel=0.05)
+
+
+@pytest.mark.parametrize("stopping_at", ["mix@2", "end"])
+def test_a_comparison_that_was_stopped_goes_on_and_ends_as_an_undisturbed_one(
+    spec: Path, tmp_path: Path, stopping_at: str
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_all(spec, BuiltRuns(stopping_at=stopping_at), only=["random"], seeds=[1])
+    run_all(spec, going_on := BuiltRuns(), only=["random"], seeds=[1])
+    assert {name for name, _ in going_on.driven} == {"c-random-s1"}
+    stopped = folder(open_comparison(spec), "random").config.rounds
+    elsewhere = spec.read_text().replace(str(tmp_path / "q.toml"), str(tmp_path / "q2.toml"))
+    (tmp_path / "q2.toml").write_text((tmp_path / "q.toml").read_text().replace("/runs", "/others"))
+    spec.write_text(elsewhere)
+    run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
+    assert folder(open_comparison(spec), "random").config.rounds == stopped
+
+
+def test_a_run_that_fails_is_told_and_those_that_need_it_wait(spec: Path) -> None:
+    failed = run_all(spec, BuiltRuns(failing=["c-multi_round-s2", "c-random-s1"]))
+    assert [each.run for each in failed] == [
+        "c-random-s1",
+        "c-equal_usd-s1",
+        "c-multi_round-s2",
+        "c-random-s2",
+        "c-hard_only-s2",
+    ]
+    assert "the trainer ended" in failed[0].message
+    assert "c-random-s1, which is not finished" in failed[1].message
+    compared = read_comparison(open_comparison(spec))
+    assert not compared.concludes
+    assert [row.name for row in compared.rows] == ["backbone", "S_0", "multi_round", "hard_only", "no_refinement"]
+
+
+def test_a_comparison_that_was_changed_is_refused_under_its_old_name(spec: Path) -> None:
+    run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
+    spec.write_text(spec.read_text() + 'overrides = ["basic_tuning.examples=32"]\n')
+    failed = run_all(spec, engines := BuiltRuns(), only=["random"], seeds=[1])
+    assert "another configuration" in failed[0].message
+    assert engines.driven == []
+
+
+def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path: Path) -> None:
+    config = tmp_path / "q.toml"
+    config.write_text(config.read_text().replace("rows = 400", "rows = 70"))
+    [failed] = run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
+    assert "cannot be matched" in failed.message
+    assert "are not there" in failed.message
+
+
+def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(finished: Path) -> None:
+    done = CliRunner().invoke(app, ["compare", str(finished)])
+    assert done.exit_code == 0, done.output
+    assert "8 runs, 8 finished, 0 to do now" in done.stderr
+    assert "connecting" not in done.stderr
+    assert "Multi-round curriculum" in done.stdout
+    assert "90 % interval" in done.stdout
+    page = (finished.parent / "runs" / comparison_file("c", "html")).read_text()
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    table = json.loads((finished.parent / "runs" / comparison_file("c", "json")).read_text())
+    assert {row["name"] for row in table["rows"]} >= {"S_0", "random", "multi_round", "equal_usd"}
+    printed = CliRunner().invoke(app, ["compare", str(finished), "--markdown"])
+    assert printed.stdout.startswith("| Arm |")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])
+def test_an_arm_or_a_run_seed_that_is_not_there_is_refused(spec: Path, option: str, value: str) -> None:
+    done = CliRunner().invoke(app, ["compare", str(spec), option, value])
+    assert value in str(done.exception)
+    assert getattr(done.exception, "exit_code", None) == 2

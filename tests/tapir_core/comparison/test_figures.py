@@ -1,0 +1,119 @@
+"""From who was right about what to table and verdict: known differences are told as what they are."""
+
+import random
+
+import pytest
+
+from tapir_core.comparison.arms import Arm
+from tapir_core.comparison.figures import ComparedArms, compare_arms
+from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
+from tapir_core.comparison.verdict import covers_sentence, verdicts
+from tapir_core.reporting.arms_report import arms_card, render_arms
+from tapir_core.reporting.arms_tables import arms_table
+
+REFERENCE = Arm("multi_round", "Curriculum", "reference", False)
+RANDOM = Arm("random", "Random", "rounds", False)
+TRIAL = Arm("no_mfd", "Without <MFD>", "rounds", True)
+ITEMS = 300
+
+
+def graded(share: float, seed: int, missing: int = 0) -> Graded:
+    """A student with this share right. The same items are easy for all."""
+    hardness = random.Random(seed)
+    correct = {f"{seed} {item}": float(hardness.random() < share) for item in range(ITEMS)}
+    kept = dict(list(correct.items())[missing:])
+    return Graded(kept, {item: "Math" if item.endswith("1") else "Others" for item in kept}, missing)
+
+
+def outcome(arm: Arm, seed: int, share: float, *, tokens: int = 1000, missing: int = 0) -> ArmOutcome:
+    students = {
+        (number, split): graded(value, seed, missing)
+        for number, value in ((-1, 0.02), (0, 0.3), (1, share))
+        for split in ("dev", "test")
+    }
+    trainings = {0: Training(8, 500, 100, 4, 1.0), 1: Training(16, tokens, 200, 8, 1.0)}
+    answers = {"teacher": 90, "judge": 10}
+    return ArmOutcome(arm, seed, f"c-{arm.name}-s{seed}", trainings, students, answers, 0.5, 25, 80, 0.4, 60.0)
+
+
+def compared(reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3), **more: object) -> ComparedArms:
+    outcomes = [outcome(REFERENCE, seed, reference) for seed in seeds]
+    outcomes += [outcome(RANDOM, seed, rand, tokens=1010) for seed in seeds]
+    outcomes += [outcome(TRIAL, seeds[0], 0.9)]
+    settings = {"unfinished": (), "prices": "as it was paid", "concludes": True, **more}
+    return compare_arms("c", [REFERENCE, RANDOM, TRIAL], outcomes, **settings)  # type: ignore[arg-type]  # tests say only what differs
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (0.55, "Curriculum beats Random: +"),
+        (0.4, "That Curriculum beats Random is not shown: +0.0 points"),
+        (0.28, "Curriculum does not beat Random, it is worse: -"),
+    ],
+)
+def test_a_verdict_is_read_off_the_interval(reference: float, words: str) -> None:
+    found = compared(reference, 0.4)
+    assert words in verdicts(found)[0]
+
+
+def test_exploratory_arms_have_figures_and_no_verdict() -> None:
+    found = compared(0.5, 0.4)
+    row = found.row("no_mfd")
+    assert row is not None
+    assert row.to_random is not None
+    assert row.to_random.run_seeds == 1
+    assert not [sentence for sentence in verdicts(found) if "MFD" in sentence]
+    assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_table(found).rows]
+    assert "rows with one run seed cover the instructions only" in covers_sentence(found)
+
+
+def test_every_primary_arm_is_set_against_random_the_reference_and_what_all_start_from() -> None:
+    said = verdicts(compared(0.5, 0.4))
+    assert [sentence.split(":")[0] for sentence in said] == [
+        "Curriculum beats Random",
+        "Curriculum beats S_0, after basic fine-tuning",
+        "Random beats S_0, after basic fine-tuning",
+    ]
+
+
+def test_no_verdict_is_drawn_before_every_primary_run_is_finished_or_where_none_is_wanted() -> None:
+    unfinished = compared(0.5, 0.4, unfinished=("c-random-s3",), concludes=False)
+    assert verdicts(unfinished) == ["No verdict: 1 runs are not finished (c-random-s3)."]
+    assert "too small to carry one" in verdicts(compared(0.5, 0.4, concludes=False))[0]
+
+
+def test_the_rows_begin_with_backbone_and_s_0_and_say_what_each_arm_took() -> None:
+    found = compared(0.5, 0.4)
+    assert [row.name for row in found.rows] == ["backbone", "S_0", "multi_round", "random", "no_mfd"]
+    costs = {row.name: row.costs for row in found.rows}
+    assert costs["S_0"] is None
+    rand = costs["random"]
+    assert rand is not None
+    assert (rand.tokens, rand.tokens_ratio, rand.steps_ratio) == (1010, 1.01, 1.0)
+    assert (rand.teacher_answers, rand.judge_answers, rand.stored_share, rand.paid_requests) == (90, 10, 0.25, 80)
+    curve = next(row.curve for row in found.rows if row.name == "random")
+    assert [point.tokens for point in curve] == [0, 1010]
+    assert curve[0].test.value == pytest.approx(next(row for row in found.rows if row.name == "S_0").test.value)  # type: ignore[union-attr]  # a row without a score fails the test too
+    assert set(found.rows[2].task_types) == {"Math", "Others"}
+
+
+def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None:
+    outcomes = [outcome(REFERENCE, 1, 0.5), outcome(RANDOM, 1, 0.4, missing=30)]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("random")
+    assert row is not None
+    assert row.test is None
+    assert "30 of 300 test answers are missing" in row.why
+    assert ("multi_round", "random") not in found.differences
+
+
+def test_page_and_card_escape_labels_and_carry_verdict_and_table() -> None:
+    found = compared(0.5, 0.4)
+    page, card = render_arms(found), arms_card(found)
+    assert page.count("<svg") == 3
+    assert "Without &lt;MFD&gt;" in page
+    assert "<script" not in page
+    assert card.startswith("| Arm |")
+    assert "- Curriculum beats Random: +" in card
+    assert "not corrected for the number of arms" in card

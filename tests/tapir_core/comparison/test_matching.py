@@ -1,0 +1,58 @@
+"""Rounds as large as the reference's: in tokens within 2 %, in steps equal where a whole batch size allows it."""
+
+import random
+
+import pytest
+
+from tapir_core.comparison.matching import (
+    MOST_TRIES,
+    TOLERANCE,
+    Counted,
+    Target,
+    check_match,
+    is_match,
+    next_examples,
+    steps_of,
+    suited_batch_size,
+)
+from tapir_core.errors import TapirError
+
+
+def made(examples: int, mean: float, rng: random.Random, epochs: float = 1.0) -> Counted:
+    """A mixture of examples of different lengths."""
+    return Counted(examples, round(epochs * sum(rng.gauss(mean, 0.4 * mean) for _ in range(examples))), epochs)
+
+
+@pytest.mark.parametrize("mean", [60, 90, 100, 130, 170])
+@pytest.mark.parametrize("epochs", [1.0, 2.0])
+def test_trying_again_ends_at_the_references_tokens_and_steps(mean: float, epochs: float) -> None:
+    target, rng, asked = Target(epochs * 512 * 100, round(epochs * 32)), random.Random(int(mean)), 512
+    for tries in range(1, MOST_TRIES + 1):
+        found = made(asked, mean, rng, epochs)
+        if is_match(target, found, tries=tries):
+            break
+        asked = next_examples(target, found, asked)
+    check_match("round 1", target, found, asked)
+    assert abs(found.tokens - target.tokens) <= TOLERANCE * target.tokens
+    steps = steps_of(asked, epochs, suited_batch_size(target, asked, epochs))
+    assert abs(steps - target.steps) <= 1
+
+
+def test_a_mixture_that_lacks_examples_is_asked_for_more() -> None:
+    assert next_examples(Target(40_000, 25), Counted(300, 30_000, 1.0), 400) > 500
+    assert next_examples(Target(40_000, 25), Counted(0, 0, 1.0), 400) == 800
+
+
+def test_equal_steps_are_looked_for_before_others_are_taken() -> None:
+    target = Target(51_200, 32)
+    found = Counted(519, 51_200, 1.0)
+    assert steps_of(519, 1.0, suited_batch_size(target, 519, 1.0)) != 32
+    assert not is_match(target, found, tries=1)
+    assert is_match(target, found)
+    again = next_examples(target, found, 519)
+    assert steps_of(again, 1.0, suited_batch_size(target, again, 1.0)) == 32
+
+
+def test_what_cannot_be_matched_is_refused_with_the_figures_of_both() -> None:
+    with pytest.raises(TapirError, match=r"30,000 tokens in 25 steps.*40,000 in 25.*of 400 .* 100 are not there"):
+        check_match("round 2 of x", Target(40_000, 25), Counted(300, 30_000, 1.0), 400)

@@ -1,0 +1,98 @@
+"""Figures over run seeds and items: known differences are found, chance is not, and what covers what is told."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tapir_core.evaluation.bootstrap import Values, paired_values, resample
+
+DRAWS = 2000
+
+
+def pairs(
+    run_seeds: int, items: int, gain: float, *, spread: float = 0.0, shared: bool = False, draw: int = 0
+) -> Values:
+    """Differences of two students, item by item: −1, 0 or 1, on average ``gain`` ± ``spread`` between run seeds."""
+    generator = np.random.default_rng(draw)
+    skill = generator.beta(0.6, 0.6, size=(1 if shared else run_seeds, items))
+    found: dict[int, dict[str, float]] = {}
+    for seed in range(run_seeds):
+        gained = gain + generator.normal(0, spread)
+        base = 0.05 + 0.9 * skill[0 if shared else seed]
+        one, other = (generator.random(items) < np.clip(base + sign * gained / 2, 0, 1) for sign in (1, -1))
+        names = [f"{item}" if shared else f"{seed} {item}" for item in range(items)]
+        found[seed] = dict(zip(names, (one.astype(float) - other).tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_clear_difference_is_found_and_none_is_not(shared: bool) -> None:
+    clear = resample(pairs(3, 400, 0.2, shared=shared), rng=random.Random(1), draws=DRAWS)
+    none = resample(pairs(3, 400, 0.0, shared=shared), rng=random.Random(1), draws=DRAWS)
+    assert clear is not None
+    assert none is not None
+    assert clear.low95 < clear.low90 < clear.value < clear.high90 < clear.high95
+    assert clear.low90 > 0.1
+    assert clear.p < 0.01
+    assert none.low90 < 0 < none.high90
+    assert none.p > 0.1
+
+
+@pytest.mark.parametrize(("spread", "shared"), [(0.0, False), (0.03, False), (0.03, True)])
+def test_the_interval_of_three_run_seeds_holds_the_true_difference_as_often_as_it_says(
+    spread: float, shared: bool
+) -> None:
+    held = 0
+    for draw in range(300):
+        found = resample(
+            pairs(3, 360, 0.05, spread=spread, shared=shared, draw=draw), rng=random.Random(draw), draws=500
+        )
+        assert found is not None
+        held += found.low90 <= 0.05 <= found.high90
+    assert held >= 0.87 * 300
+
+
+def test_run_seeds_that_disagree_make_the_interval_wider() -> None:
+    alike = {seed: {f"{seed} {item}": float(item % 2) for item in range(100)} for seed in range(3)}
+    apart = {seed: {f"{seed} {item}": float(item % 2) + seed - 1 for item in range(100)} for seed in range(3)}
+    one, other = (resample(each, rng=random.Random(1), draws=DRAWS) for each in (alike, apart))
+    assert one is not None
+    assert other is not None
+    assert one.value == other.value
+    assert other.high90 - other.low90 > 3 * (one.high90 - one.low90)
+
+
+def test_with_one_run_seed_only_items_are_covered_and_it_says_so() -> None:
+    found = resample(pairs(1, 200, 0.1), rng=random.Random(1), draws=DRAWS)
+    assert found is not None
+    assert (found.run_seeds, found.items, found.covers) == (1, 200, "items")
+    several = resample(pairs(2, 200, 0.1), rng=random.Random(1), draws=DRAWS)
+    assert several is not None
+    assert (several.run_seeds, several.items, several.covers) == (2, 400, "items and run seeds")
+
+
+def test_every_run_seed_has_the_same_weight_and_the_order_changes_nothing() -> None:
+    values = {1: {"a": 1.0}, 2: {f"{item}": 0.0 for item in range(99)}}
+    turned = {seed: dict(reversed(items.items())) for seed, items in reversed(values.items())}
+    found = resample(values, rng=random.Random(3), draws=DRAWS)
+    assert found is not None
+    assert found.value == 0.5
+    assert found == resample(turned, rng=random.Random(3), draws=DRAWS)
+
+
+def test_a_p_value_is_never_0_and_agrees_with_the_interval() -> None:
+    found = resample(pairs(3, 300, 0.9), rng=random.Random(1), draws=DRAWS)
+    assert found is not None
+    assert 0 < found.p < 0.01
+    same = resample({1: {"a": 0.0, "b": 0.0}}, rng=random.Random(1), draws=DRAWS)
+    assert same is not None
+    assert (same.p, same.low95, same.high95) == (1.0, 0.0, 0.0)
+
+
+def test_only_run_seeds_and_items_of_both_are_paired() -> None:
+    first = {1: {"a": 1.0, "b": 0.0}, 2: {"a": 1.0}}
+    second = {1: {"a": 0.0, "c": 1.0}, 3: {"a": 1.0}}
+    assert paired_values(first, second) == {1: {"a": 1.0}}
+    assert resample({}, rng=random.Random(1)) is None
+    assert resample({1: {}}, rng=random.Random(1)) is None

@@ -1,0 +1,114 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tapir_core.reporting.model_card import model_card
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tests.run_builder import build_run
+from tests.run_config import make_config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "mine.json").write_text('[{"instruction": "What is a tapir, and where may it be seen?"}]')
+    config = make_config(
+        folder,
+        evaluation={"benchmarks": {"mine": {"questions": str(folder / "mine.json")}}},
+        student={"backbone": str(folder / "secret-place" / "base-1b")},
+    )
+    return build_run(folder, config=config, backbone="b" * 64)
+
+
+def rows(card: str, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading."""
+    table = card.split(f"## {heading}\n", 1)[1]
+    lines = re.findall(r"(?:^\|.*\n)+", table, re.M)[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in [lines[0], *lines[2:]]]
+
+
+def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(run: RunFolder) -> None:
+    card = model_card(run, 2)
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    assert "\n# example, S_2\n" in card
+    assert "base-1b after basic fine-tuning and 2 rounds of curriculum" in card
+    assert re.findall(r"^## (.*)$", card, re.M) == [
+        "Use",
+        "Training data",
+        "Scores",
+        "Decontamination",
+        "Terms",
+        "How it was made",
+    ]
+    assert "the stand-in" in card
+    made = dict(rows(card, "How it was made"))
+    assert made["Backbone, digest"] == "b" * 64
+    assert made["config.resolved.json, SHA-256"] == run.storage.sha256("config.resolved.json")
+
+
+def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> None:
+    header, *rounds = rows(model_card(run, 1), "Training data")
+    assert header == ["Round", "Examples", "Pool", "Seeds", "Expansion", "Easy", "Refined"]
+    assert [row[0] for row in rounds] == ["S_0", "round 1"]
+    for row, number in zip(rounds, (0, 1), strict=True):
+        mixture = run.rows(StageAt("mix", number))
+        assert int(row[1]) == mixture.height
+        assert sum(int(cell) for cell in row[2:6] if cell != "–") == mixture.height
+    assert "| Task type | Pool | Target | S_0 | round 1 |" in model_card(run, 1)
+
+
+def test_scores_have_split_error_and_number_and_say_which_split_decides(run: RunFolder) -> None:
+    card = model_card(run, 2)
+    header, *scores = rows(card, "Scores")
+    assert header == ["Benchmark", "Split", "Category", "Metric", "Value", "n"]
+    whole = run.rows(StageAt("evaluate", 2)).filter(split="test", category="all").row(0, named=True)
+    told = ["heldout", "test", "all", "accuracy", f"{whole['value']:.3f} ± {whole['stderr']:.3f}", str(whole["n"])]
+    assert told in scores[:2]
+    assert len(scores) == run.rows(StageAt("evaluate", 2)).height
+    assert "figures of test splits are read by no decision" in card
+
+
+def test_decontamination_is_counted_and_its_absence_is_said(run: RunFolder, tmp_path: Path) -> None:
+    table = rows(model_card(run, 0), "Decontamination")
+    assert [row[:2] for row in table[1:]] == [["heldout", "120"], ["mine", "1"]]
+    config = make_config(tmp_path, data={"pool": {"type": "standin", "rows": 60}})
+    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0)
+    assert "Nothing was looked for" in card
+    assert "This student was not scored." in card
+
+
+def test_no_place_of_this_machine_is_in_the_card(run: RunFolder) -> None:
+    card = model_card(run, 2)
+    assert run.ref.root not in card
+    assert "secret-place" not in card
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ({"terms": "CC BY-NC 4.0"}, "that it learnt from: CC BY-NC 4.0"),
+        ({}, "its teacher was the stand-in"),
+        ({"endpoint": {"type": "openai", "model": "big", "identity": "p"}}, r"are not stated (`teacher.terms`)"),
+    ],
+)
+def test_the_teachers_terms_are_those_of_the_configuration_or_missing_in_words(
+    tmp_path: Path, teacher: dict[str, object], said: str
+) -> None:
+    config = make_config(tmp_path, teacher={"endpoint": {"type": "standin"}, **teacher})
+    assert said in model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0)
+
+
+def test_a_hub_id_is_the_base_model_and_the_trainers_summary_gives_the_versions(tmp_path: Path) -> None:
+    config = make_config(tmp_path, student={"backbone": "some-org/base", "revision": "abc"})
+    run = build_run(tmp_path, config=config, until=StageAt("train", 0))
+    summary = {"total_tokens": 2000, "trained_tokens": 900, "precision": "fp32", "versions": {"torch": "2.13.0"}}
+    run.storage.write_bytes("round_00/checkpoint/training.json", json.dumps(summary).encode())
+    card = model_card(run, 0)
+    assert '\nbase_model: "some-org/base"\n' in card
+    made = dict(rows(card, "How it was made"))
+    assert made["Backbone"] == "some-org/base, revision abc"
+    assert made["Tokens of the last fine-tune"] == "2,000, of answers 900"
+    assert "torch 2.13.0" in made["Libraries"]
