@@ -2,9 +2,10 @@
 
 import subprocess
 
+from tests.end_to_end.harness import DEADLINE_SECONDS, ROOT, Project, tapir
+
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt
-from tests.end_to_end.harness import DEADLINE_SECONDS, ROOT, Project, tapir
 
 SAMPLES = "configs/benchmarks"
 BENCHMARKS = {
