@@ -2,10 +2,10 @@
 
 import subprocess
 
-from tests.end_to_end.harness import DEADLINE_SECONDS, ROOT, Project, tapir
-
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt
+from tests.end_to_end.project import DEADLINE_SECONDS, Project
+from tests.harness.processes import REPOSITORY, tapir
 
 SAMPLES = "configs/benchmarks"
 BENCHMARKS = {
@@ -27,7 +27,7 @@ def test_the_untouched_backbone_is_served_once_for_the_held_out_set_and_all_benc
     project = Project(tmp_path, tiny_students[0], settings, prefect_api=standing_prefect.api)
     project.run("asked", "--until", "pool")
     command = tapir("evaluate", str(tmp_path / "asked"), "--round", "backbone", "--benchmark", "ae,mt,vi")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     for words in ("win rate, %", "rating, 1–10", "relative quality, %", "Held-out accuracy"):
         assert words in done.stdout

@@ -1,16 +1,11 @@
 """`tapir evaluate --benchmark` killed while the judge works, and given again: nothing received is asked twice."""
 
-import json
 import os
-import signal
 import subprocess
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.end_to_end.harness import ROOT, Project, tapir
 
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
 from tapir_core.run_folder import RunFolder
@@ -20,10 +15,14 @@ from tapir_core.standin.running import StandinServer
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
+from tests.end_to_end.project import Project
+from tests.harness.processes import REPOSITORY, kill, tapir
+from tests.harness.stand_ins import RequestLog
 from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.waiting import wait_until
 
-SAMPLES = ROOT / "configs" / "benchmarks"
+SAMPLES = REPOSITORY / "configs" / "benchmarks"
 CONCURRENCY = 4
 
 
@@ -64,36 +63,26 @@ def make_run(root: Path, backbone: Path, student: FakeProvider, judge: StandinSe
     return build_run(root, config=config, **gather_files(config), backbone=checkpoint_digest(backbone))
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "the moment to kill never came"
-        assert process.poll() is None, "the command ended before the moment to kill came"
-        time.sleep(0.02)
-
-
 def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     tmp_path: Path, backbone: Path, student: FakeProvider, standing_prefect: StandingServer
 ) -> None:
-    log, root = tmp_path / "judge.jsonl", tmp_path / "runs"
-    with StandinServer(latency_ms=150, log_path=log) as judge:
+    log, root = RequestLog(tmp_path / "judge.jsonl"), tmp_path / "runs"
+    with StandinServer(latency_ms=150, log_path=log.path) as judge:
         run = make_run(root, backbone, student, judge)
         command = tapir("evaluate", str(root / "killed"), "--round", "0", "--benchmark", "mt")
         environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api}
         project = Project(root, backbone)
         with (tmp_path / "first.log").open("wb") as output:
-            first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-            wait_for(lambda: project.stored("benchmark") >= 8, first)
-            os.kill(first.pid, signal.SIGKILL)
-            first.wait()
+            first = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
+            wait_until(lambda: project.stored("benchmark") >= 8, seconds=120, every=0.02, alive=first)
+            kill(first)
         stored = project.stored("benchmark")
         assert stored < 40, "it was killed too late to show anything"
-        again = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+        again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
         assert again.returncode == 0, again.stderr[-2000:]
     assert "rating, 1–10" in again.stdout
     assert run.rows(StageAt("benchmark_replies", 0, benchmark="mt")).height == 40
-    answered = Counter(json.loads(line)["sha256"] for line in log.read_text().splitlines())
-    assert len(answered) == 40
+    assert len(set(log.answered("benchmark"))) == 40
     # What was in flight at the kill was answered to nobody.
-    assert sum(count - 1 for count in answered.values()) <= CONCURRENCY
+    assert log.answered_again() <= CONCURRENCY
     assert len(student.calls) == 2 * 20
