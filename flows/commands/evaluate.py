@@ -84,7 +84,9 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table
     from flows.driver import hold_known_run
+    from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
+    from tapir_core.reporting.look import Look
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
     from tapir_core.reporting.tables import students_table
@@ -99,7 +101,10 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
 
                 evaluate_students(run.ref, numbers, benchmarks)
         summary = summarise(run)
-        for table in [students_table(summary, numbers), *benchmark_tables(summary, numbers, benchmarks)]:
+        tables = [students_table(summary, numbers), *benchmark_tables(summary, numbers, benchmarks)]
+        if benchmarks:
+            tables.append(benchmark_gains_table(Look(run), numbers))
+        for table in tables:
             if table.rows:
                 print_table(console, table)
         require_figures(summary, numbers, benchmarks)

@@ -65,8 +65,9 @@ def plot_benchmark_categories(label: str, rows: pl.DataFrame) -> str:
         axes.set_theta_direction(-1)
         for number, colour in zip(shown, (GREY, *COLOURS), strict=False):
             found = [values[number, name] for name in names]
-            axes.plot([*angles, angles[0]], [*found, found[0]], color=colour, linewidth=1.4, marker="o", markersize=3)
-            axes.fill(angles, found, color=colour, alpha=0.08, label=student_name(number))
+            line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3, "label": student_name(number)}
+            axes.plot([*angles, angles[0]], [*found, found[0]], **line)
+            axes.fill(angles, found, color=colour, alpha=0.08)
         axes.set_xticks(angles, names)
         axes.set_ylim(bottom=0)
         axes.set_title(label, pad=16)

@@ -3,7 +3,7 @@
 Figures of different judges, prompts or settings never stand in one table, since they are on different scales.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -40,6 +40,7 @@ METRICS = {
     "pair_loss_rate": "pairs: losses, %",
     "pair_position_gap": "pairs: gain by standing first, points",
     "relative_quality": "relative quality, %",
+    "score_lead": "lead over the baseline, points of the scale",
     "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
     "review_position_gap": "reviews: gain by standing first, points of the scale",
 }
@@ -106,7 +107,7 @@ def figures_table(found: RoundSummary) -> Table:
 def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> str:
     """The headlines of these students, on a line; empty without benchmarks."""
     told = [
-        f"{student_name(each.number)} {row['benchmark']} {METRICS[row['metric']]} {_cell(row)}"
+        f"{student_name(each.number)} {row['benchmark']} {METRICS[row['metric']]} {_cell(row)}, n = {row['n']}"
         for each in filter(None, map(summary.round, numbers))
         for row in _headlines(_rows(each, names))
     ]
@@ -147,23 +148,30 @@ def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
 def _side_by_side(rows: pl.DataFrame) -> Table:
     """One benchmark under one judge; a row a figure and category, a column a student."""
     students = list(dict.fromkeys(rows["number"]))
-    cells: dict[tuple[str, str], dict[int, str]] = {}
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
-        cells.setdefault((METRICS[row["metric"]], row["category"]), {})[row["number"]] = _cell(row)
+        found.setdefault((METRICS[row["metric"]], row["category"]), {})[row["number"]] = row
     shown = tuple(
-        (metric, category, *(found.get(number, NOTHING) for number in students))
-        for (metric, category), found in cells.items()
+        (metric, category, *(_cell(of.get(number)) for number in students), _most(of.values()))
+        for (metric, category), of in found.items()
     )
-    columns = ("Figure", "Category", *map(student_name, students))
-    return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=f"{_beside(rows)} {_notes(rows)}".strip())
+    columns = ("Figure", "Category", *map(student_name, students), "n")
+    note = f"± is the standard error; n counts what failed, too. {_beside(rows)} {_notes(rows)}".strip()
+    return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
 
 
-def _cell(row: dict[str, Any]) -> str:
-    """52.10 ± 3.20, n = 18, 2 failed."""
-    value, stderr, n, n_failed = row["value"], row["stderr"], row["n"], row["n_failed"]
-    error = "" if stderr is None else f" ± {stderr:.2f}"
-    figure = "no figure" if value is None else f"{value:.2f}{error}"
-    return f"{figure}, n = {n}" + (f", {n_failed} failed" if n_failed else "")
+def _cell(row: dict[str, Any] | None) -> str:
+    """52.10 ± 3.20; what failed stands behind it."""
+    if row is None:
+        return NOTHING
+    error = "" if row["stderr"] is None else f" ± {row['stderr']:.2f}"
+    figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{error}"
+    return figure + (f" ({row['n_failed']} failed)" if row["n_failed"] else "")
+
+
+def _most(rows: Iterable[dict[str, Any]]) -> str:
+    """How many judgments a figure has where none failed."""
+    return count(max(row["n"] + row["n_failed"] for row in rows))
 
 
 def _beside(rows: pl.DataFrame) -> str:

@@ -11,6 +11,7 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
+from tapir_core.reporting.benchmark_gains import NO_GAINS, benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table, headline_panels
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
@@ -45,13 +46,24 @@ def write_report(run: RunFolder) -> str:
     shown = students if len(students) < 3 else [*students[:2], students[-1]]
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
-    page = render_report(summary, examples, resolved_json(run.config), kept_comparison(run, summary))
+    asked = [each.number for each in summary.rounds if each.benchmarks is not None]
+    gains = benchmark_gains_table(Look(run), asked)
+    page = render_report(summary, examples, resolved_json(run.config), kept_comparison(run, summary), gains)
     run.storage.write_bytes(REPORT, page.encode())
     return report_path(summary)
 
 
-def render_report(summary: RunSummary, examples: Examples | None, config: str, estimate: Table | None = None) -> str:
-    """The page; ``config`` is the resolved configuration as text, ``estimate`` what was expected beside what came.
+def render_report(
+    summary: RunSummary,
+    examples: Examples | None,
+    config: str,
+    estimate: Table | None = None,
+    gains: Table = NO_GAINS,
+) -> str:
+    """The page.
+
+    ``config`` is the resolved configuration as text, ``estimate`` what was expected beside what came, ``gains`` what
+    the last student gained over S_0 on benchmarks.
 
     Everything that is text is escaped.
     """
@@ -71,6 +83,7 @@ def render_report(summary: RunSummary, examples: Examples | None, config: str, e
         tables={
             "rounds": rounds_table(summary),
             "benchmarks": benchmark_tables(summary, [each.number for each in summary.rounds], benchmark_names(summary)),
+            "gains": gains,
             "figures": [figures_table(each) for each in summary.rounds if each.benchmarks is not None],
             "accuracy": accuracy_table(summary),
             "left_out": left_out_table(summary),

@@ -234,7 +234,7 @@ def test_figures_of_different_judges_never_share_a_column(
     evaluate_students(run.ref, [0, 1], ["ae"])
     summary = summarise(run)
     [table] = benchmark_tables(summary, [0, 1], ["ae"])
-    assert table.columns == ("Figure", "Category", "S_0", "S_1")
+    assert table.columns == ("Figure", "Category", "S_0", "S_1", "n")
     assert "Judged by standin-judge" in table.note
     other = summary.round(1)
     assert other is not None
@@ -242,7 +242,7 @@ def test_figures_of_different_judges_never_share_a_column(
     rejudged = other.benchmarks.with_columns(judge=pl.lit("another judge"))
     object.__setattr__(other, "benchmarks", rejudged)
     first, second = benchmark_tables(summary, [0, 1], ["ae"])
-    assert (first.columns[2:], second.columns[2:]) == (("S_0",), ("S_1",))
+    assert (first.columns[2:3], second.columns[2:3]) == (("S_0",), ("S_1",))
     assert "another judge" in second.note
 
 

@@ -1,9 +1,7 @@
 """`tapir evaluate --benchmark` killed while the judge works, and given again: nothing received is asked twice."""
 
-import json
 import os
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
 from tests.end_to_end.project import Project
 from tests.harness.processes import REPOSITORY, kill, tapir
+from tests.harness.stand_ins import RequestLog
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.waiting import wait_until
@@ -67,8 +66,8 @@ def make_run(root: Path, backbone: Path, student: FakeProvider, judge: StandinSe
 def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     tmp_path: Path, backbone: Path, student: FakeProvider, standing_prefect: StandingServer
 ) -> None:
-    log, root = tmp_path / "judge.jsonl", tmp_path / "runs"
-    with StandinServer(latency_ms=150, log_path=log) as judge:
+    log, root = RequestLog(tmp_path / "judge.jsonl"), tmp_path / "runs"
+    with StandinServer(latency_ms=150, log_path=log.path) as judge:
         run = make_run(root, backbone, student, judge)
         command = tapir("evaluate", str(root / "killed"), "--round", "0", "--benchmark", "mt")
         environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api}
@@ -83,8 +82,7 @@ def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
         assert again.returncode == 0, again.stderr[-2000:]
     assert "rating, 1–10" in again.stdout
     assert run.rows(StageAt("benchmark_replies", 0, benchmark="mt")).height == 40
-    answered = Counter(json.loads(line)["sha256"] for line in log.read_text().splitlines())
-    assert len(answered) == 40
+    assert len(set(log.answered("benchmark"))) == 40
     # What was in flight at the kill was answered to nobody.
-    assert sum(count - 1 for count in answered.values()) <= CONCURRENCY
+    assert log.answered_again() <= CONCURRENCY
     assert len(student.calls) == 2 * 20

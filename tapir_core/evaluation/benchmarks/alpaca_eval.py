@@ -5,7 +5,7 @@ The prompt is our own, so that figures are near published ones and not equal to 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -25,10 +25,11 @@ from tapir_core.evaluation.alpaca_eval import (
     read_outputs,
 )
 from tapir_core.evaluation.alpaca_eval.length_control import join_anchors
-from tapir_core.evaluation.alpaca_eval.preference import DRAW
+from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
+    ItemValues,
     Judged,
     Order,
     Place,
@@ -132,15 +133,21 @@ class AlpacaEval:
             controlled = Figure(figures.controlled, whole.n_failed)
             scores.append(score("length_controlled_win_rate", controlled, note=doubt))
         else:
-            found = (
-                control_length(rows, [0.0] * len(rows), join_anchors([])) if whole.estimate.value is not None else None
-            )
-            minimal = Figure(found or Estimate(None, 0, why=whole.estimate.why), whole.n_failed)
-            scores.append(score("length_controlled_minimal", minimal, note="no published length control"))
+            scores.append(score("length_controlled_minimal", Figure(_minimal(rows, whole), whole.n_failed)))
         if whole.estimate.value is not None:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
         return [*scores, *self._by_category(exchanges, rows)]
+
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
+        """The probability of a win, in per cent."""
+        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
+        preferences = {each.question_id: _annotation(each, by_question).preference for each in exchanges}
+        return {
+            "win_rate": {
+                name: None if found is None else 100 * (found - BASELINE) for name, found in preferences.items()
+            }
+        }
 
     def _by_category(self, exchanges: Sequence[Exchange], rows: Sequence[Annotation]) -> Iterator[Score]:
         for name in dict.fromkeys(each.category for each in exchanges if each.category):
@@ -153,6 +160,14 @@ class AlpacaEval:
             return None
         table = read_difficulty(self.settings.difficulty)
         return LengthTables(table, read_anchors(self.settings.anchors, table))
+
+
+def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:
+    """Length control without tables: every prediction is the same, so that it has no spread to be given as an error."""
+    if whole.estimate.value is None:
+        return Estimate(None, 0, why=whole.estimate.why)
+    found = control_length(rows, [0.0] * len(rows), join_anchors([]))
+    return replace(found, stderr=None, why="by lengths alone, never beside a published rate; no error is known")
 
 
 def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) -> Annotation:

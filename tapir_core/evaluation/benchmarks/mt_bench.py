@@ -14,6 +14,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
+    ItemValues,
     Judged,
     Order,
     Place,
@@ -22,6 +23,7 @@ from tapir_core.evaluation.benchmarks.types import (
     failed,
     in_percent,
     items_table,
+    mean_value,
     position_note,
     score,
 )
@@ -114,6 +116,23 @@ class MTBench:
             found += self._pairs(exchanges, judged)
         return found
 
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
+        """Of both turns together: the mean rating, the share of a win in per cent."""
+        found: dict[str, ItemValues] = {}
+        if _SINGLE in self.settings.modes:
+            found["rating"] = {
+                each.question_id: mean_value(
+                    [_value(judged, each, turn, _SINGLE, "single") for _, turn in _turns([each])]
+                )
+                for each in exchanges
+            }
+        if _PAIR in self.settings.modes:
+            found["pair_win_rate_adjusted"] = {
+                each.question_id: mean_value([_win(pair.winner) for pair in self._paired([each], judged)])
+                for each in exchanges
+            }
+        return found
+
     def _ratings(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
         ratings = [
             Rating(each.question_id, each.category, turn, _value(judged, each, turn, _SINGLE, "single"))
@@ -128,11 +147,7 @@ class MTBench:
             yield score("rating_turn_2", figures.turn_2, category)
 
     def _pairs(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
-        pairs = []
-        for each, turn in _turns(exchanges):
-            values = [_value(judged, each, turn, _PAIR, order) for order in _BOTH]
-            winners = [None if value is None else _WINNERS[value] for value in values]
-            pairs.append(Pair(each.question_id, each.category, turn, *winners))
+        pairs = self._paired(exchanges, judged)
         limit = self.settings.max_failed_share
         for category, figures in by_category(pairs, lambda rows: measure_pairs(rows, max_failed_share=limit)).items():
             outcomes = figures.outcomes
@@ -143,6 +158,14 @@ class MTBench:
             if category == ALL:
                 note = position_note(figures.favoured)
                 yield score("pair_position_gap", in_percent(figures.order_gap), category, note)
+
+    def _paired(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Pair]:
+        pairs = []
+        for each, turn in _turns(exchanges):
+            values = [_value(judged, each, turn, _PAIR, order) for order in _BOTH]
+            winners = [None if value is None else _WINNERS[value] for value in values]
+            pairs.append(Pair(each.question_id, each.category, turn, *winners))
+        return pairs
 
     def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
         shown = exchange.turns[:turn]
@@ -171,6 +194,10 @@ def check_answers(field: str, questions: Sequence[Question], answers: Mapping[st
         raise ConfigError(
             f"{field}: no answer to question {', '.join(lacking)}; give the answers to the same questions"
         )
+
+
+def _win(winner: Winner | None) -> float | None:
+    return None if winner is None else 100 * WINS[winner]
 
 
 def _turns(exchanges: Sequence[Exchange]) -> Iterator[tuple[Exchange, int]]:

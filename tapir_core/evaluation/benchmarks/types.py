@@ -4,6 +4,7 @@ Grain: an `Exchange` is one question with all its turns and a student's answers;
 the judge at most; a `Score` is one row of a benchmark's ``scores/``. Nothing here makes a call.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -22,6 +23,7 @@ __all__ = [
     "Benchmark",
     "Exchange",
     "Game",
+    "ItemValues",
     "Judged",
     "Order",
     "Place",
@@ -32,6 +34,7 @@ __all__ = [
     "failed",
     "in_percent",
     "items_table",
+    "mean_value",
     "position_note",
     "score",
     "settled",
@@ -62,6 +65,9 @@ SCORES = pl.Schema(
 """One row a figure and category of one student."""
 
 Order = Literal["model_first", "baseline_first", "single"]
+
+ItemValues = dict[str, float | None]
+"""Question → its value, over its turns and orders; None where one of them failed."""
 
 Place = tuple[str, int, str, Order]
 """Question, turn, mode and order of a judgment."""
@@ -170,6 +176,10 @@ class Benchmark(Protocol):
         """All figures of one student; a judgment that is not there has failed."""
         ...
 
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
+        """What each headline is made of, by metric: for a comparison of two students on the same questions."""
+        ...
+
 
 def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
     """Rows as ``ITEMS``."""
@@ -203,6 +213,12 @@ def settled(exchange: Exchange, turn: int, mode: str, order: Order, reading: Rea
 def score(metric: str, found: Figure, category: str = ALL, note: str = "") -> Score:
     """A figure as a row; what it says of itself stands behind ``note``."""
     return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, (note, found.estimate.why))))
+
+
+def mean_value(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one failed."""
+    kept = [value for value in values if value is not None]
+    return math.fsum(kept) / len(kept) if kept and len(kept) == len(values) else None
 
 
 def in_percent(share: Figure) -> Figure:

@@ -13,6 +13,7 @@ from tapir_core.evaluation.benchmarks.mt_bench import check_answers
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
+    ItemValues,
     Judged,
     Order,
     Place,
@@ -21,6 +22,7 @@ from tapir_core.evaluation.benchmarks.types import (
     failed,
     in_percent,
     items_table,
+    mean_value,
     position_note,
     score,
 )
@@ -79,6 +81,16 @@ class Vicuna:
         """Relative quality and wins, of all questions and by category."""
         return list(self._scores(exchanges, judged))
 
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
+        """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
+        leads: ItemValues = {}
+        for each in exchanges:
+            found = [
+                judged.get((each.question_id, 1, _MODE, order), Judged()) for order in _ORDERS[self.settings.orders]
+            ]
+            leads[each.question_id] = mean_value([_lead(one) for one in found])
+        return {"score_lead": leads}
+
     def _scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
         reviews = [
             _review(each, order, judged.get((each.question_id, 1, _MODE, order), Judged()))
@@ -110,6 +122,12 @@ class Vicuna:
             response_2=second,
         )
         return Game(exchange.question_id, exchange.category, 1, _MODE, order, text, _PROMPT)
+
+
+def _lead(found: Judged) -> float | None:
+    if found.value is None or found.baseline_value is None:
+        return None
+    return found.value - found.baseline_value
 
 
 def _review(exchange: Exchange, order: Order, found: Judged) -> Review:

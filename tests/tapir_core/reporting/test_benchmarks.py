@@ -8,8 +8,10 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.errors import TooMuchMissing
 from tapir_core.paths import BACKBONE, REPORT
+from tapir_core.reporting.benchmark_gains import benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import plot_benchmark_categories
 from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, headline_panels, require_figures
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
@@ -65,9 +67,23 @@ def test_the_report_draws_them_by_round_and_by_category(run: RunFolder) -> None:
     assert "Benchmarks of S_2, with intervals" in page
 
 
+def test_two_students_are_compared_on_the_same_questions(run: RunFolder) -> None:
+    table = benchmark_gains_table(Look(run), [BACKBONE, 0, 1, 2])
+    assert table.title == "S_2 against S_0 on the same questions"
+    assert [row[0] for row in table.rows] == ["ae", "mt"]
+    values = {row[0]: row for row in table.rows}
+    scores = {number: run.rows(StageAt("benchmark_scores", number, benchmark="mt")) for number in (0, 2)}
+    means = {number: rows.filter(metric="rating", category="all")["value"][0] for number, rows in scores.items()}
+    assert float(values["mt"][3]) == pytest.approx(means[2] - means[0], abs=0.01)
+    assert 0 < float(values["mt"][6]) <= 1
+    write_report(run)
+    assert table.title in run.storage.read_bytes(REPORT).decode()
+    assert benchmark_gains_table(Look(run), [BACKBONE, 0]).rows == ()
+
+
 def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> None:
     card = run_card(summarise(run))
-    assert "| Figure | Category | backbone | S_0 | S_1 | S_2 |" in card
+    assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
 
 
