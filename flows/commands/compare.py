@@ -117,4 +117,4 @@ def _numbers(listed: str) -> list[int]:
 
 
 def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)
+    errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
