@@ -101,9 +101,9 @@ class _Engines:
 def _print(compared: "ComparedArms", page: str) -> None:
     from flows.commands.terminal import print_table
     from tapir_core.comparison.verdict import covers_sentence, verdicts
-    from tapir_core.reporting.arms_tables import costs_table, scores_table
+    from tapir_core.reporting.arms_tables import narrow_tables
 
-    for table in (scores_table(compared), costs_table(compared)):
+    for table in narrow_tables(compared):
         print_table(console, table, wrap=True)
     for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)

@@ -67,6 +67,7 @@ def plot_curves(rows: Sequence[Figures]) -> str:
 def plot_task_types(rows: Sequence[Figures]) -> str:
     """Test accuracy of each row on each task type, as bars."""
     names = [name for name in TASK_TYPES if any(name in row.task_types for row in rows)]
+    arms = [row.name for row in rows if row.costs]
     thickness = 0.84 / max(1, len(rows))
 
     def fill(figure: Any) -> None:
@@ -76,7 +77,7 @@ def plot_task_types(rows: Sequence[Figures]) -> str:
                 [place + thickness * (offset - (len(rows) - 1) / 2) for place in range(len(names))],
                 [100 * row.task_types.get(name, 0.0) for name in names],
                 thickness * 0.92,
-                color=COLOURS[offset % len(COLOURS)] if row.costs else GREY,
+                color=COLOURS[arms.index(row.name) % len(COLOURS)] if row.costs else GREY,
                 label=row.label,
             )
         axes.set_yticks(range(len(names)), names)

@@ -11,44 +11,45 @@ from tapir_core.reporting.formats import NOTHING, count, duration, number, perce
 from tapir_core.reporting.tables import Table
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["arms_table", "arms_tables", "costs_table", "scores_table"]
+__all__ = ["arms_table", "arms_tables", "narrow_tables"]
 
 _Column = tuple[str, Callable[[Figures], str]]
 
 
 def arms_table(compared: ComparedArms) -> Table:
     """Scores and costs of each arm in one table."""
-    return _table("Arms", compared, [*_SCORES, *_COSTS], f"{_SCORE_NOTE} {_cost_note(compared)}")
+    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
+    return _table("Arms", compared, [*_TEST, *_AGAINST, *_TRAINING, *_CALLS], note)
 
 
-def scores_table(compared: ComparedArms) -> Table:
-    """Scores and differences alone."""
-    return _table("Scores on the test split", compared, _SCORES, _SCORE_NOTE)
-
-
-def costs_table(compared: ComparedArms) -> Table:
-    """What each arm took, alone."""
-    return _table("What each arm took", compared, _COSTS, _cost_note(compared))
+def narrow_tables(compared: ComparedArms) -> list[Table]:
+    """The same in parts that fit a terminal, with the arms' short names."""
+    parts = [
+        ("Scores on the test split", _TEST, _TEST_NOTE),
+        ("Against random", _AGAINST, _AGAINST_NOTE),
+        ("Training", _TRAINING, _TRAINING_NOTE),
+        ("Calls", _CALLS, _calls_note(compared)),
+    ]
+    return [_table(title, compared, columns, note, name=_short_name) for title, columns, note in parts]
 
 
 def arms_tables(compared: ComparedArms) -> dict[str, Table]:
     """`arms`, `dev` and `task_types`."""
-    dev = _table(
-        "Dev split",
-        compared,
-        [
-            ("Run seeds", _seeds),
-            ("Dev, %", lambda row: _score(row.dev)),
-            ("95 % interval", lambda row: _low95(row.dev)),
-        ],
-        "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it.",
-    )
+    note = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
+    dev = _table("Dev split", compared, _DEV, note)
     return {"arms": arms_table(compared), "dev": dev, "task_types": _task_types(compared)}
 
 
-def _table(title: str, compared: ComparedArms, columns: Sequence[_Column], note: str) -> Table:
-    rows = tuple((_name(row), *(cell(row) for _, cell in columns)) for row in compared.rows)
-    return Table(title, ("Arm", *(name for name, _ in columns)), rows, note=note)
+def _table(
+    title: str,
+    compared: ComparedArms,
+    columns: Sequence[_Column],
+    note: str,
+    *,
+    name: Callable[[Figures], str] | None = None,
+) -> Table:
+    rows = tuple(((name or _name)(row), *(cell(row) for _, cell in columns)) for row in compared.rows)
+    return Table(title, ("Arm", *(column for column, _ in columns)), rows, note=note)
 
 
 def _task_types(compared: ComparedArms) -> Table:
@@ -65,6 +66,10 @@ def _name(row: Figures) -> str:
     return f"{row.label} (exploratory)" if row.exploratory else row.label
 
 
+def _short_name(row: Figures) -> str:
+    return f"{row.name} *" if row.exploratory else row.name
+
+
 def _seeds(row: Figures) -> str:
     return str(len(row.run_seeds))
 
@@ -73,7 +78,7 @@ def _score(found: Resampled | None) -> str:
     return NOTHING if found is None else f"{100 * found.value:.1f}"
 
 
-def _low95(found: Resampled | None) -> str:
+def _share_interval(found: Resampled | None) -> str:
     return NOTHING if found is None else f"{100 * found.low95:.1f} to {100 * found.high95:.1f}"
 
 
@@ -92,41 +97,57 @@ def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
 
-_SCORES: list[_Column] = [
+_TEST: list[_Column] = [
     ("Run seeds", _seeds),
     ("Items", lambda row: count(row.test.items if row.test else None)),
     ("Test, %", lambda row: row.why or _score(row.test)),
-    ("95 % interval", lambda row: _low95(row.test)),
+    ("95 % interval", lambda row: _share_interval(row.test)),
+]
+
+_AGAINST: list[_Column] = [
     ("− random", lambda row: _points(row.to_random)),
-    ("90 %", lambda row: _interval(row.to_random, level=90)),
-    ("95 %", lambda row: _interval(row.to_random, level=95)),
+    ("90 % interval", lambda row: _interval(row.to_random, level=90)),
+    ("95 % interval", lambda row: _interval(row.to_random, level=95)),
     ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
 ]
 
-_COSTS: list[_Column] = [
+_DEV: list[_Column] = [
+    ("Run seeds", _seeds),
+    ("Dev, %", lambda row: _score(row.dev)),
+    ("95 % interval", lambda row: _share_interval(row.dev)),
+]
+
+_TRAINING: list[_Column] = [
     ("Tokens", lambda row: count(row.costs.tokens if row.costs else None)),
-    ("to reference", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
+    ("ratio", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
     ("Steps", lambda row: count(row.costs.steps if row.costs else None)),
-    ("to reference", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
-    ("Tokens with loss", lambda row: count(row.costs.loss_tokens if row.costs else None)),
+    ("ratio", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
+    ("With loss", lambda row: count(row.costs.loss_tokens if row.costs else None)),
+    ("Time", lambda row: duration(row.costs.seconds if row.costs else None)),
+]
+
+_CALLS: list[_Column] = [
     ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
     ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
     ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
     ("Shared", lambda row: percent(row.costs.stored_share if row.costs else None)),
     ("Sent", lambda row: count(row.costs.paid_requests if row.costs else None)),
     ("USD sent", lambda row: number(row.costs.paid_usd if row.costs else None, 4)),
-    ("Time", lambda row: duration(row.costs.seconds if row.costs else None)),
 ]
 
-_SCORE_NOTE = (
-    "Test: per cent of held-out instructions with the right final result, mean over run seeds; − random: paired "
-    "difference in points over the same instructions and run seeds, with its intervals."
+_TEST_NOTE = "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one."
+
+_AGAINST_NOTE = "− random: paired difference in points, over the same instructions and run seeds."
+
+_TRAINING_NOTE = (
+    "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference; with loss: of "
+    "the tokens, those of answers. Time: at work, without what was taken over."
 )
 
 
-def _cost_note(compared: ComparedArms) -> str:
+def _calls_note(compared: ComparedArms) -> str:
     return (
-        "Tokens and steps: of all rounds after S_0, mean over run seeds. Calls and USD: what the arm takes, as if it "
-        f"stood alone; USD {compared.prices}. Shared: of its calls, those that another run, or an earlier start, had "
-        "made. Sent: requests that its own runs sent, repeated attempts and mixtures that were made anew included."
+        f"Calls and USD: what the arm takes, as if it stood alone; USD {compared.prices}. Shared: of its calls, those "
+        "that another run, or an earlier start, had made. Sent: requests that its own runs sent, repeated attempts and "
+        "mixtures that were made anew included."
     )
