@@ -3,6 +3,7 @@
 A table without a `type` names questions to keep away from; with one the student answers them and a judge says how well.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -49,27 +50,27 @@ class AskedBenchmark(Section):
     """Share of judgments that may fail; above it there is no figure."""
 
     @property
+    @abstractmethod
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
-        raise NotImplementedError
 
     @property
     def logprobs_asked(self) -> int:
         """Log-probabilities asked of its judge."""
         return 0
 
+    @abstractmethod
     def longest_answer(self, student: Sampling) -> int:
         """Most tokens of one answer of the student, whose own sampling is given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answering_in_words(self, student: Sampling) -> str:
         """How the student's answers are drawn."""
-        raise NotImplementedError
 
     def contradictions(self) -> Iterator[str]:
         """What does not fit together, each to be put behind the benchmark's name."""

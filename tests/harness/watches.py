@@ -1,6 +1,7 @@
 """What can be seen of the processes that a test starts while it runs: where they listen, which arguments they have."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
 from typing import ClassVar, Generic, Self, TypeVar
@@ -14,7 +15,7 @@ Place = tuple[str, str, int]
 Seen = TypeVar("Seen")
 
 
-class _Watch(Generic[Seen]):
+class _Watch(ABC, Generic[Seen]):
     """Collects what it looks for in this process's descendants while the ``with`` block runs."""
 
     pause_seconds: ClassVar[float]
@@ -24,9 +25,9 @@ class _Watch(Generic[Seen]):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=type(self).__name__)
 
+    @abstractmethod
     def look(self, process: psutil.Process) -> Iterable[Seen]:
         """What there is to see of a process now."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._thread.start()
