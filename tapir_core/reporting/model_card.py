@@ -6,6 +6,7 @@ Names of files and folders of the machine that made it stay out of it; digests s
 import json
 from collections.abc import Iterator
 from importlib import metadata
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -199,20 +200,4 @@ def _own_version() -> str:
 _ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}
 _SCORE_COLUMNS = ("Benchmark", "Split", "Category", "Metric", "Value", "n")
 
-_USE = """\
-## Use
-
-The chat template is part of the tokenizer; the model was trained on it and answers by it.
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForCausalLM.from_pretrained(folder)
-chat = [{"role": "user", "content": "Name three rivers."}]
-prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-answer = model.generate(**prompt, max_new_tokens=256)
-print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-Or serve the folder with vLLM: `vllm serve FOLDER`."""
+_USE = (files("tapir_core.reporting") / "model_card_use.jinja2").read_text().rstrip()
