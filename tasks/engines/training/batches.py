@@ -68,16 +68,10 @@ def plan_batches(
     """
     fewest = math.ceil(batch_size / (micro_batch_size * world_size))
     accumulation = next(count for count in range(fewest, batch_size + 1) if batch_size % count == 0)
-    bundles = next(
-        (
-            count
-            for count in range(accumulation, batch_size, accumulation)
-            if count >= BUNDLES and not batch_size % count
-        ),
-        batch_size,
-    )
+    # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
+    bundle_size = max(1, batch_size // max(BUNDLES, fewest))
     stream = list(_stream(len(lengths), epochs, seed))
-    batches = _mixed_batches(stream, lengths, batch_size, batch_size // bundles, seed)
+    batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
     size = batch_size // accumulation
     groups = [batch[first : first + size] for batch in batches for first in range(0, len(batch), size)]
     cells = [[group[rank::world_size] for rank in range(world_size)] for group in groups]

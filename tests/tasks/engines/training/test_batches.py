@@ -1,4 +1,5 @@
 from collections import Counter
+from statistics import fmean, pstdev
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -75,6 +76,21 @@ def test_bundles_of_like_length_leave_little_padding() -> None:
     assert plan.padding_share(lengths) < 0.05
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches(plan)]
     assert sum(spread) / len(spread) > 60, "batches became batches of one length"
+
+
+def test_batches_are_as_mixed_whatever_divides_their_size() -> None:
+    """Or arms of a comparison, whose batch sizes are made to fit, would differ in it too."""
+    lengths = [20 + (37 * i) % 180 for i in range(2048)]
+
+    def spread(batch_size: int) -> float:
+        """Of the batches' mean lengths, as a multiple of what drawing each example by itself would give."""
+        plan = plan_batches(lengths, epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
+        means = [fmean(lengths[i] for i in batch) for batch in batches(plan) if len(batch) == batch_size]
+        return pstdev(means) / (pstdev(lengths) / batch_size**0.5)
+
+    usual = spread(16)
+    for batch_size in (12, 13, 14, 15, 17, 18, 19, 21, 22, 23, 24):
+        assert 0.7 < spread(batch_size) / usual < 1.4, batch_size
 
 
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=40), small, st.integers(1, 3))
