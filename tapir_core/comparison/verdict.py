@@ -16,8 +16,13 @@ def verdicts(compared: ComparedArms) -> list[str]:
     """One sentence for each difference that counts; why there is none, where none may be drawn."""
     if not compared.concludes:
         return [_why_none(compared)]
-    arms = [each for each in compared.rows if (each.name, RANDOM) in compared.differences and each.name != BASIC]
-    return [in_words(one, other, compared.differences[one.name, other.name]) for one, other in _pairs(compared, arms)]
+    arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
+    said = [
+        in_words(one, other, compared.differences[one.name, other.name])
+        for one, other in _pairs(compared, arms)
+        if (one.name, other.name) in compared.differences
+    ]
+    return said + [f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory]
 
 
 def in_words(one: Figures, other: Figures, found: Resampled) -> str:

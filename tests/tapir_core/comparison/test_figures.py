@@ -108,6 +108,25 @@ def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None
     assert ("multi_round", "random") not in found.differences
 
 
+@pytest.mark.parametrize("lacking", ["multi_round", "random"])
+def test_what_has_no_figure_has_no_verdict_and_the_others_keep_theirs(lacking: str) -> None:
+    other = Arm("hard_only", "Hard only", "whole", False)
+    arms, shares = [REFERENCE, RANDOM, other], (0.6, 0.4, 0.5)
+    outcomes = [
+        outcome(arm, seed, share, missing=30 if arm.name == lacking and seed == 2 else 0)
+        for seed in (1, 2, 3)
+        for arm, share in zip(arms, shares, strict=True)
+    ]
+    found = compare_arms("c", arms, outcomes, unfinished=(), prices="", concludes=True)
+    label = next(arm.label for arm in arms if arm.name == lacking)
+    said = verdicts(found)
+    assert f"No verdict on {label}: with run seed 2, 30 of 300 test answers are missing, more than 5%." in said
+    assert not [sentence for sentence in said if "beats" in sentence and label in sentence]
+    assert [sentence for sentence in said if "Hard only beats" in sentence]
+    assert "No verdict on" in arms_card(found)
+    assert "No verdict on" in render_arms(found)
+
+
 def test_page_and_card_escape_labels_and_carry_verdict_and_table() -> None:
     found = compared(0.5, 0.4)
     page, card = render_arms(found), arms_card(found)
