@@ -62,7 +62,7 @@ class _Drive:
     def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
         """Hold the run with these sizes; what it was opened with before is amended where only they differ."""
         kept = kept_sizes(self.planned.ref)
-        resized = bool(kept) and bool(sizes) and sizes != kept
+        resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
         with hold_run(with_sizes(self.config, sizes), say=self.say, amend=resized) as run:
             for ref in _sources(self.plan, self.planned):
                 if taken := take_over(RunFolder(ref), run):
@@ -80,7 +80,7 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, sa
     check_settings(config, source=f"arm {planned.arm.name}")
     drive = _Drive(plan, planned, engines, say, config)
     targets = _targets(plan, planned)
-    sizes = (kept_sizes(planned.ref) or _first_sizes(plan, planned, config)) if targets else {}
+    sizes = _sizes(plan, planned, config, targets)
     if planned.arm.match == "usd":
         _look_at_pool(drive, sizes)
     for number, target in targets.items():
@@ -110,7 +110,7 @@ def _is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
     if not run.storage.exists(RUN_RECORD):
         return False
     config, targets = _config(plan, planned), _targets(plan, planned)
-    config = with_sizes(config, kept_sizes(planned.ref)) if targets else config
+    config = with_sizes(config, _sizes(plan, planned, config, targets))
     if lacks_run(config, gather_files(config)):
         return False
     return all(
@@ -121,7 +121,7 @@ def _is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
 
 def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Size]) -> dict[int, Size]:
     """Make the mixture of a round until it fits; the sizes with which it does."""
-    name, at = drive.planned.ref.name, StageAt("mix", number)
+    name, at, usual = drive.planned.ref.name, StageAt("mix", number), drive.config.batch_size(number)
     for tries in range(1, MOST_TRIES + 1):
         with drive.open(sizes) as run:
             trained = run.holds(StageAt("train", number)) is not None
@@ -130,7 +130,7 @@ def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Si
                 _check_made(run, at)
             made = _counted(read_training(run, number) if trained else drive.engines.count(run, number))
         if is_match(target, made, tries=MOST_TRIES if trained else tries):
-            batch_size = suited_batch_size(target, made.examples, made.epochs)
+            batch_size = suited_batch_size(target, made.examples, made.epochs, usual)
             drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
             return sizes | {number: Size(sizes[number].examples, batch_size)}
         if tries < MOST_TRIES:
@@ -139,7 +139,7 @@ def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Si
                 f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,}; {examples:,} examples in place "
                 f"of {sizes[number].examples:,}"
             )
-            sizes = sizes | {number: Size(examples, suited_batch_size(target, examples, made.epochs))}
+            sizes = sizes | {number: Size(examples, suited_batch_size(target, examples, made.epochs, usual))}
     check_match(f"round {number} of {name}", target, made, sizes[number].examples)
     return sizes
 
@@ -173,13 +173,18 @@ def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
     return with_more(config, more, _trainings(random))
 
 
-def _first_sizes(plan: ComparisonPlan, planned: PlannedRun, config: RunConfig) -> dict[int, Size]:
-    """As many examples as the reference trained on."""
-    reference = _trainings(RunFolder(plan.run(plan.reference, planned.run_seed).ref))
-    examples = {number: each.examples for number, each in reference.items() if number}
+def _sizes(
+    plan: ComparisonPlan, planned: PlannedRun, config: RunConfig, targets: Mapping[int, Target]
+) -> dict[int, Size]:
+    """Of each round with a target the size found so far, else as many examples as the reference was asked for."""
+    if not targets:
+        return {}
+    kept, reference = kept_sizes(planned.ref), RunFolder(plan.run(plan.reference, planned.run_seed).ref)
+    rounds = [number for number in _trainings(reference) if number]
+    first = {number: reference.config.round(number).examples for number in rounds}
     if planned.arm.match == "whole":
-        examples = {1: sum(examples.values())}
-    return {number: Size(count, config.batch_size(number)) for number, count in examples.items()}
+        first = {1: sum(first.values())}
+    return {number: kept.get(number) or Size(first[number], config.batch_size(number)) for number in targets}
 
 
 def _targets(plan: ComparisonPlan, planned: PlannedRun) -> dict[int, Target]:

@@ -57,10 +57,11 @@ def steps_of(examples: int, epochs: float, batch_size: int) -> int:
     return math.ceil(max(1, round(examples * epochs)) / batch_size)
 
 
-def suited_batch_size(target: Target, examples: int, epochs: float) -> int:
-    """The batch size whose steps are nearest to the reference's, the smallest of them."""
+def suited_batch_size(target: Target, examples: int, epochs: float, usual: int | None = None) -> int:
+    """The batch size whose steps are nearest to the reference's: the ``usual`` one if it is, else the smallest."""
     near = max(1, round(examples * epochs / target.steps))
-    return min(range(max(1, near - 1), near + 2), key=lambda size: abs(steps_of(examples, epochs, size) - target.steps))
+    sizes = [*([usual] if usual else []), *range(max(1, near - 1), near + 2)]
+    return min(sizes, key=lambda size: abs(steps_of(examples, epochs, size) - target.steps))
 
 
 def is_match(target: Target, made: Counted, *, tries: int = MOST_TRIES) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,28 @@ def test_random_at_equal_usd_trains_on_as_many_more_instructions_as_the_differen
     assert usd["equal_usd"] == pytest.approx(usd["multi_round"], rel=0.05)
 
 
+class ShortRuns(BuiltRuns):
+    """Of each mixture the longest example does not fit the training."""
+
+    def count(self, run: RunFolder, number: int) -> Training:
+        whole = super().count(run, number)
+        longest = max(sum(len(each["content"]) for each in row) for row in run.rows(StageAt("mix", number))["messages"])
+        return replace(whole, examples=whole.examples - 1, tokens=whole.tokens - longest)
+
+
+def test_an_arm_that_differs_from_a_later_round_on_shares_the_rounds_before_also_where_examples_do_not_fit(
+    spec: Path,
+) -> None:
+    """Or what is left out of an ablation would not be all that it differs in."""
+    spec.write_text(spec.read_text().replace('"no_refinement"]', '"no_rejudging"]'))
+    assert run_all(spec, ShortRuns(), only=["no_rejudging"]) == []
+    plan, at = open_comparison(spec), StageAt("mix", 1)
+    reference, other = folder(plan, "multi_round"), folder(plan, "no_rejudging")
+    assert other.config.round(1).examples == reference.config.round(1).examples
+    assert other.config.batch_size(1) == reference.config.batch_size(1)
+    assert other.holds(at) == reference.holds(at)
+
+
 @pytest.mark.parametrize("stopping_at", ["mix@2", "end"])
 def test_a_comparison_that_was_stopped_goes_on_and_ends_as_an_undisturbed_one(
     spec: Path, tmp_path: Path, stopping_at: str
@@ -195,6 +218,18 @@ def test_a_comparison_that_was_changed_is_refused_under_its_old_name(spec: Path)
     failed = run_all(spec, engines := BuiltRuns(), only=["random"], seeds=[1])
     assert "another configuration" in failed[0].message
     assert engines.driven == []
+
+
+def test_more_rounds_go_on_in_every_arm_and_fewer_end_every_arm_sooner(spec: Path, tmp_path: Path) -> None:
+    config = tmp_path / "q.toml"
+    two = config.read_text()
+    for rounds in (2, 3, 1):
+        config.write_text(two.replace("rounds = 2", f"rounds = {rounds}"))
+        assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == []
+        plan = open_comparison(spec)
+        assert [each.ref.name for each in find_finished(plan)] == ["c-multi_round-s1", "c-random-s1"]
+        assert {folder(plan, arm).config.run.rounds for arm in ("multi_round", "random")} == {rounds}
+        assert [row.name for row in read_comparison(plan).rows][2:] == ["multi_round", "random"]
 
 
 def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path: Path) -> None:

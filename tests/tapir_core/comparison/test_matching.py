@@ -53,6 +53,13 @@ def test_equal_steps_are_looked_for_before_others_are_taken() -> None:
     assert steps_of(again, 1.0, suited_batch_size(target, again, 1.0)) == 32
 
 
+def test_the_usual_batch_size_stays_where_it_gives_the_same_steps() -> None:
+    target = Target(4_000, 3)
+    assert suited_batch_size(target, 40, 1.0, 16) == 16
+    assert suited_batch_size(target, 40, 1.0) == 14
+    assert suited_batch_size(target, 60, 1.0, 16) == 20
+
+
 def test_what_cannot_be_matched_is_refused_with_the_figures_of_both() -> None:
     with pytest.raises(TapirError, match=r"30,000 tokens in 25 steps.*40,000 in 25.*of 400 .* 100 are not there"):
         check_match("round 2 of x", Target(40_000, 25), Counted(300, 30_000, 1.0), 400)
