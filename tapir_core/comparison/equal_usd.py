@@ -10,7 +10,7 @@ instructions: what it lacks is told after it is read.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tapir_core.comparison.outcome import Training, usd_of
+from tapir_core.comparison.outcome import Training, recipe_stages, usd_of
 from tapir_core.comparison.plan import Size, with_sizes
 from tapir_core.config import RunConfig, StandinPool
 from tapir_core.config.comparison import RolePrices
@@ -93,5 +93,5 @@ _MOST_LOST = 0.02
 
 
 def _whole(summary: RunSummary, prices: RolePrices | None) -> float:
-    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
-    return sum(usd_of(stage.usage, stage.asks, prices) for stage in stages if stage.asks in ("teacher", "judge"))
+    asked = (stage for stage in recipe_stages(summary) if stage.asks in ("teacher", "judge"))
+    return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)

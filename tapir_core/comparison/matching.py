@@ -60,7 +60,7 @@ def steps_of(examples: int, epochs: float, batch_size: int) -> int:
 def suited_batch_size(target: Target, examples: int, epochs: float, usual: int | None = None) -> int:
     """The batch size whose steps are nearest to the reference's: the ``usual`` one if it is, else the smallest."""
     near = max(1, round(examples * epochs / target.steps))
-    sizes = [*([usual] if usual else []), *range(max(1, near - 1), near + 2)]
+    sizes: list[int] = [*([usual] if usual else []), *range(max(1, near - 1), near + 2)]
     return min(sizes, key=lambda size: abs(steps_of(examples, epochs, size) - target.steps))
 
 

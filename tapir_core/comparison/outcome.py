@@ -15,14 +15,15 @@ from tapir_core.config.comparison import RolePrices, TokenPrices
 from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.types import RunSummary, Usage
+from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 
-__all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "usd_of"]
+__all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
 
 _ROLES = ("teacher", "judge")
 _JUDGE = "judge"
+_MEASURING = "benchmark_"
 _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
@@ -111,8 +112,9 @@ def read_outcome(
         prices: what tokens count at; as they were paid when there are none.
     """
     summary = summarise(run)
+    recipe = recipe_stages(summary)
     trained = [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]
-    spent = {role: _spent(summary, role) for role in _ROLES}
+    spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
     return ArmOutcome(
         arm=arm,
         run_seed=run_seed,
@@ -134,6 +136,12 @@ def read_training(run: RunFolder, number: int) -> Training:
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
 
 
+def recipe_stages(summary: RunSummary) -> list[StageSummary]:
+    """The stages that make the students of a run, without the benchmarks that measure them."""
+    of_rounds = (stage for each in summary.rounds for stage in each.stages)
+    return [*summary.stages, *(stage for stage in of_rounds if not stage.name.startswith(_MEASURING))]
+
+
 def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
     """What answers cost, or would at ``prices``."""
     if prices is None:
@@ -147,11 +155,6 @@ def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
 
 def _payer(role: str) -> str:
     return _JUDGE if role == _JUDGE else "teacher"
-
-
-def _spent(summary: RunSummary, role: str) -> Usage:
-    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
-    return sum((stage.usage for stage in stages if stage.asks == role), Usage())
 
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
