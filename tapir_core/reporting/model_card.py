@@ -55,10 +55,13 @@ def _front_matter(config: RunConfig) -> str:
 
 
 def _what_it_is(summary: RunSummary, config: RunConfig, round_number: int) -> str:
-    rounds = "basic fine-tuning" if round_number == 0 else f"basic fine-tuning and {round_number} rounds of curriculum"
+    judged = any(map(config.judges, range(1, round_number + 1)))
+    kind = "of curriculum" if judged else "in which nothing was judged"
+    rounds = f" and {round_number} {'round' if round_number == 1 else 'rounds'} {kind}" if round_number else ""
+    by = f", judged by {summary.judge}" if judged else ""
     said = [
-        f"{_backbone(config)} after {rounds} with TAPIR ([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught "
-        f"by {summary.teacher}, judged by {summary.judge}.",
+        f"{_backbone(config)} after basic fine-tuning{rounds} with TAPIR "
+        f"([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught by {summary.teacher}{by}.",
         standin_sentence(summary),
     ]
     return "\n\n".join(filter(None, said))

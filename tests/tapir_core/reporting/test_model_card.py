@@ -30,6 +30,23 @@ def rows(card: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in [lines[0], *lines[2:]]]
 
 
+@pytest.mark.parametrize(
+    ("number", "rounds", "words"),
+    [
+        (0, {}, "after basic fine-tuning with TAPIR"),
+        (1, {}, "after basic fine-tuning and 1 round of curriculum with TAPIR"),
+        (1, {"alpha": 0.0, "selection": {"type": "random"}}, "and 1 round in which nothing was judged with TAPIR"),
+    ],
+)
+def test_the_card_names_a_judge_and_a_curriculum_only_where_there_was_one(
+    tmp_path: Path, number: int, rounds: dict[str, object], words: str
+) -> None:
+    config = make_config(tmp_path, rounds={"default": {"examples": 32, **rounds}})
+    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 1)), number)
+    assert words in card
+    assert (", judged by" in card) is ("curriculum" in words)
+
+
 def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(run: RunFolder) -> None:
     card = model_card(run, 2)
     assert card.startswith("---\nlibrary_name: transformers\n")
