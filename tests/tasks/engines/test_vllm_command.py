@@ -44,3 +44,14 @@ def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
     alone = server_command(engine, environment, Path("c"), 1, None)
     assert "--data-parallel-size" not in alone
     assert ("--host", "127.0.0.1") in list(itertools.pairwise(alone))
+
+
+def test_a_processor_whose_amx_is_broken_gets_a_server_that_does_without() -> None:
+    engine = VllmEngine()
+    broken, sound = VllmEnvironment("cpu", None, broken_amx=True), VllmEnvironment("cpu", None)
+    main = server_command(engine, broken, Path("c"), 1, None)[1]
+    assert Path(main).name == "vllm_without_amx.py"
+    assert Path(main).exists()
+    assert server_env(engine, broken, "key")["ONEDNN_MAX_CPU_ISA"]
+    assert "ONEDNN_MAX_CPU_ISA" not in server_env(engine, sound, "key")
+    assert "-m" in server_command(engine, sound, Path("c"), 1, None)

@@ -1,0 +1,45 @@
+"""Variables with which a child computes well, or at all, on this machine's processor.
+
+Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
+issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
+"""
+
+import functools
+import signal
+import subprocess
+from pathlib import Path
+
+from tasks.engines.endpoints import keyless_environment
+
+__all__ = ["BROKEN_AMX", "KEEP_MEMORY", "WITHOUT_AMX", "amx_is_broken"]
+
+BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
+"""What a user is told."""
+
+WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
+"""Variables with which torch multiplies without AMX; every processor that says AMX has the instructions named here."""
+
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Variables with which glibc keeps large blocks that were freed, to hand them out again.
+
+Given back to the system, each step faults them in page by page; where a virtual machine's memory comes from its host
+only then, a training took 1.3 times as long (docs/LOG.md).
+"""
+
+_MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
+_TIMEOUT_SECONDS = 120.0
+
+
+@functools.cache
+def amx_is_broken(python: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this machine's AMX ends the process that uses it. Only where there is AMX a child tries, for 2 seconds.
+
+    Args:
+        python: An interpreter with torch.
+        cpuinfo: What the kernel says of the processor.
+    """
+    if not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
+        return False
+    env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
+    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=_TIMEOUT_SECONDS, env=env)
+    return tried.returncode == -signal.SIGILL

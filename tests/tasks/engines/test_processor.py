@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import pytest
+
+from tasks.engines import processor
+from tasks.engines.processor import amx_is_broken
+
+
+@pytest.fixture
+def amx(tmp_path: Path) -> Path:
+    says = tmp_path / "cpuinfo"
+    says.write_text("flags : avx2 avx512_bf16 amx_tile amx_bf16\n")
+    return says
+
+
+@pytest.fixture
+def without_amx(tmp_path: Path) -> Path:
+    says = tmp_path / "cpuinfo-without"
+    says.write_text("flags : avx2 avx512_bf16\n")
+    return says
+
+
+def _python(folder: Path, does: str) -> str:
+    script = folder / "python"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_amx_that_ends_the_process_is_broken(tmp_path: Path, amx: Path) -> None:
+    assert amx_is_broken(_python(tmp_path, "kill -ILL $$"), amx)
+
+
+def test_amx_that_multiplies_is_not(tmp_path: Path, amx: Path) -> None:
+    assert not amx_is_broken(_python(tmp_path, "exit 0"), amx)
+
+
+def test_another_failure_is_not_taken_for_the_processors(tmp_path: Path, amx: Path) -> None:
+    assert not amx_is_broken(_python(tmp_path, "exit 1"), amx)
+
+
+def test_nobody_is_asked_where_the_processor_says_no_amx(tmp_path: Path, without_amx: Path) -> None:
+    assert not amx_is_broken(_python(tmp_path, "kill -ILL $$"), without_amx)
+    assert not amx_is_broken(_python(tmp_path, "kill -ILL $$"), tmp_path / "no-such-file")
+
+
+def test_what_the_user_set_does_not_hide_a_broken_amx(
+    tmp_path: Path, amx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in processor.WITHOUT_AMX.items():
+        monkeypatch.setenv(name, value)
+    assert amx_is_broken(_python(tmp_path, '[ -n "$ONEDNN_MAX_CPU_ISA" ] || kill -ILL $$'), amx)
