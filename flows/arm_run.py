@@ -169,7 +169,7 @@ def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
     pool = random.manifest(StageAt("pool"))
     assert pool is not None
     prices = plan.comparison.prices
-    more = buy_more(summarise(reference), summarise(random), pool=pool.rows, prices=prices)
+    more = buy_more(reference, random, pool=pool.rows, prices=prices)
     return with_more(config, more, _trainings(random))
 
 

@@ -1,7 +1,7 @@
 """Random at equal USD: how many more plain teacher answers the curriculum's calls would have bought, and where they go.
 
-What the reference cost more than random, at the price of one more instruction of random's pool (its label and its plain
-answer), makes that many more instructions; random's rounds grow in proportion, so that it trains on as many more.
+What the reference cost more than random, at the price of one more plain answer to random's pool, makes that many more
+instructions; random's rounds grow in proportion, so that it trains on as many more.
 
 Limits: another pool is another sample for S_0, so that this arm has a basic student of its own. A file must have the
 instructions: what it lacks is told after it is read.
@@ -16,7 +16,8 @@ from tapir_core.config import RunConfig, StandinPool
 from tapir_core.config.comparison import RolePrices
 from tapir_core.config.load import replace_values
 from tapir_core.errors import TapirError
-from tapir_core.reporting.types import RunSummary
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunFolder
 
 __all__ = ["MorePlain", "buy_more", "check_pool", "with_more"]
 
@@ -33,7 +34,7 @@ class MorePlain:
     """What the reference cost more."""
 
 
-def buy_more(reference: RunSummary, random: RunSummary, *, pool: int, prices: RolePrices | None) -> MorePlain:
+def buy_more(reference: RunFolder, random: RunFolder, *, pool: int, prices: RolePrices | None) -> MorePlain:
     """How many more instructions the difference in price pays for.
 
     Args:
@@ -45,13 +46,12 @@ def buy_more(reference: RunSummary, random: RunSummary, *, pool: int, prices: Ro
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
     """
-    more = _whole(reference, prices) - _whole(random, prices)
-    of_pool = [stage.usage for stage in random.stages if stage.asks == "teacher"]
-    each = sum(usd_of(usage, "teacher", prices) for usage in of_pool) / pool
+    of_random = _whole(random, prices)
+    more, each = _whole(reference, prices) - of_random, of_random / pool
     if not each or more <= 0:
-        why = "a label and a plain answer have no price" if not each else f"it cost {more:.4f} USD more than random"
+        why = "a plain answer has no price" if not each else f"it cost {more:.4f} USD more than random"
         raise TapirError(
-            f"equal USD cannot be computed from run {reference.name!r}: {why}; set [prices.teacher] and "
+            f"equal USD cannot be computed from run {reference.ref.name!r}: {why}; set [prices.teacher] and "
             "[prices.judge] in the comparison, or leave equal_usd out"
         )
     return MorePlain(round(more / each), pool, more)
@@ -92,6 +92,6 @@ _MOST_LOST = 0.02
 """Share of a pool that may be dropped on reading (duplicates, held-out questions)."""
 
 
-def _whole(summary: RunSummary, prices: RolePrices | None) -> float:
-    asked = (stage for stage in recipe_stages(summary) if stage.asks in ("teacher", "judge"))
+def _whole(run: RunFolder, prices: RolePrices | None) -> float:
+    asked = (stage for stage in recipe_stages(summarise(run), run.config) if stage.asks in ("teacher", "judge"))
     return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)

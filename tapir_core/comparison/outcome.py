@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tapir_core.calls.spend import Spend
 from tapir_core.comparison.arms import Arm
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import RolePrices, TokenPrices
 from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.paths import BACKBONE, training_file
@@ -24,6 +25,7 @@ __all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", 
 _ROLES = ("teacher", "judge")
 _JUDGE = "judge"
 _MEASURING = "benchmark_"
+_LABEL = "label"
 _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
@@ -112,7 +114,7 @@ def read_outcome(
         prices: what tokens count at; as they were paid when there are none.
     """
     summary = summarise(run)
-    recipe = recipe_stages(summary)
+    recipe = recipe_stages(summary, run.config)
     trained = [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]
     spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
     return ArmOutcome(
@@ -136,10 +138,14 @@ def read_training(run: RunFolder, number: int) -> Training:
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
 
 
-def recipe_stages(summary: RunSummary) -> list[StageSummary]:
-    """The stages that make the students of a run, without the benchmarks that measure them."""
+def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
+    """The stages that make the students of a run, without the benchmarks that measure them.
+
+    Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
+    """
     of_rounds = (stage for each in summary.rounds for stage in each.stages)
-    return [*summary.stages, *(stage for stage in of_rounds if not stage.name.startswith(_MEASURING))]
+    stages = [*summary.stages, *(stage for stage in of_rounds if not stage.name.startswith(_MEASURING))]
+    return [stage for stage in stages if stage.name != _LABEL or _goes_by_task_type(config)]
 
 
 def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
@@ -151,6 +157,11 @@ def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
         spent.prompt_tokens * price.usd_per_million_prompt_tokens
         + spent.completion_tokens * price.usd_per_million_completion_tokens
     ) / 1e6
+
+
+def _goes_by_task_type(config: RunConfig) -> bool:
+    balanced = config.curriculum.target_shares != "natural"
+    return balanced or any(config.round(number).alpha for number in range(1, config.run.rounds + 1))
 
 
 def _payer(role: str) -> str:

@@ -11,7 +11,6 @@ from tapir_core.comparison.equal_usd import buy_more
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.config.comparison import RolePrices, TokenPrices
 from tapir_core.paths import training_file
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
@@ -63,14 +62,23 @@ def test_asking_students_a_benchmark_makes_an_arm_no_dearer(tmp_path: Path, roun
 def test_equal_usd_buys_as_much_whether_students_are_asked_a_benchmark_or_not(tmp_path: Path) -> None:
     bought = [
         buy_more(
-            summarise(build(tmp_path, f"all-{asked}", asked=asked)),
-            summarise(build(tmp_path, f"one-{asked}", asked=asked, rounds=AT_RANDOM)),
+            build(tmp_path, f"all-{asked}", asked=asked),
+            build(tmp_path, f"one-{asked}", asked=asked, rounds=AT_RANDOM),
             pool=240,
             prices=PRICES,
         )
         for asked in (False, True)
     ]
     assert bought[0] == bought[1]
+
+
+def test_labels_count_where_mixtures_go_by_task_type_and_not_where_they_are_drawn_from_all(tmp_path: Path) -> None:
+    balanced = build(tmp_path, "balanced", asked=False, rounds=AT_RANDOM)
+    natural = build(tmp_path, "natural", asked=False, rounds=AT_RANDOM, curriculum={"target_shares": "natural"})
+    pool = balanced.rows(StageAt("pool")).height
+    assert outcome(balanced).answers["teacher"] == 2 * pool
+    assert outcome(natural).answers["teacher"] == pool
+    assert outcome(natural).usd < outcome(balanced).usd
 
 
 def test_what_was_sent_is_everything_but_the_students_own_answers(tmp_path: Path) -> None:
