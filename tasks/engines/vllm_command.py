@@ -8,6 +8,7 @@ and a start fails when other programs hold the rest.
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,9 @@ _PROBE_TIMEOUT_SECONDS = 120.0
 
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
+
+_LONGEST_SOCKET_FOLDER = 70
+"""Characters: a socket's path has at most 107, and vLLM adds a name of 37."""
 
 _WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
 
@@ -146,6 +150,8 @@ def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
+    if len(tempfile.gettempdir()) > _LONGEST_SOCKET_FOLDER:
+        settings["VLLM_RPC_BASE_PATH"] = "/tmp"
     if environment.cache:
         settings |= {"VLLM_CACHE_ROOT": str(environment.cache), "VLLM_CONFIG_ROOT": str(environment.cache)}
     if environment.device == "cpu":

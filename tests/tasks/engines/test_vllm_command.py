@@ -1,5 +1,8 @@
 import itertools
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from tapir_core.config import VllmEngine
 from tasks.engines.vllm_command import VllmEnvironment, server_command, server_env
@@ -55,3 +58,11 @@ def test_a_processor_whose_amx_is_broken_gets_a_server_that_does_without() -> No
     assert server_env(engine, broken, "key")["ONEDNN_MAX_CPU_ISA"]
     assert "ONEDNN_MAX_CPU_ISA" not in server_env(engine, sound, "key")
     assert "-m" in server_command(engine, sound, Path("c"), 1, None)
+
+
+def test_a_long_temporary_folder_does_not_make_socket_names_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, environment = VllmEngine(), VllmEnvironment("cpu", None)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/short")
+    assert "VLLM_RPC_BASE_PATH" not in server_env(engine, environment, "key")
+    monkeypatch.setattr(tempfile, "tempdir", "/home/someone/" + 8 * "long-name/")
+    assert len(server_env(engine, environment, "key")["VLLM_RPC_BASE_PATH"]) < 70
