@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tapir_core.config import TrainingConfig
+from tasks.engines.processor import WITHOUT_AMX
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.student import settle_precision
 
@@ -28,6 +29,14 @@ def test_auto_is_bf16_only_where_the_cpu_computes_in_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert settle_precision(make_job("auto")).training.precision == precision
+
+
+def test_auto_is_fp32_where_the_processors_amx_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
+    for name, value in WITHOUT_AMX.items():
+        monkeypatch.setenv(name, value)
+    assert settle_precision(make_job("auto")).training.precision == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
