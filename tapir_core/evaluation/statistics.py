@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.judging.estimates import Estimate, estimate_mean, student_t
 
 __all__ = [
     "ALL",
@@ -127,15 +127,22 @@ def estimate_ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
 
 
 def estimate_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of ``first`` minus mean of ``second``, two sets of different items (Welch's standard error)."""
+    """Mean of ``first`` minus mean of ``second``, two sets of different items, with Welch's interval.
+
+    No interval where one of the two is too small to show its spread.
+    """
     n = len(first) + len(second)
     if not first or not second:
         return Estimate(None, n, why="one of the two has no items")
-    means = [math.fsum(values) / len(values) for values in (first, second)]
-    difference = means[0] - means[1]
-    linear = [difference + (value - means[0]) * n / len(first) for value in first]
-    linear += [difference - (value - means[1]) * n / len(second) for value in second]
-    return replace(estimate_mean(linear), value=difference)
+    one, other = estimate_mean(first), estimate_mean(second)
+    difference = math.fsum(first) / len(first) - math.fsum(second) / len(second)
+    if one.stderr is None or other.stderr is None:
+        return Estimate(difference, n, why=f"{len(first)} items against {len(second)} only")
+    of_one, of_other = one.stderr**2, other.stderr**2
+    stderr = math.sqrt(of_one + of_other)
+    spread = of_one**2 / (one.n - 1) + of_other**2 / (other.n - 1)
+    margin = student_t((of_one + of_other) ** 2 / spread) * stderr if spread else 0.0
+    return Estimate(difference, n, difference - margin, difference + margin, stderr)
 
 
 def compare_paired(

@@ -13,7 +13,15 @@ from statistics import NormalDist
 
 import polars as pl
 
-__all__ = ["FEWEST_ROWS", "Estimate", "estimate_kappa", "estimate_mean", "estimate_share", "estimate_spearman"]
+__all__ = [
+    "FEWEST_ROWS",
+    "Estimate",
+    "estimate_kappa",
+    "estimate_mean",
+    "estimate_share",
+    "estimate_spearman",
+    "student_t",
+]
 
 FEWEST_ROWS = 4
 """Rows that an interval needs; Spearman's has none below, and our t is right to 0.1 % from here on."""
@@ -46,7 +54,7 @@ def estimate_mean(values: Sequence[float]) -> Estimate:
     if n < FEWEST_ROWS:
         return Estimate(mean, n, why=_few(n))
     stderr = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
-    margin = _student_t(n - 1) * stderr
+    margin = student_t(n - 1) * stderr
     return Estimate(mean, n, mean - margin, mean + margin, stderr)
 
 
@@ -97,6 +105,21 @@ def estimate_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> Est
     return Estimate(kappa, n, max(-1.0, kappa - _Z * stderr), min(1.0, kappa + _Z * stderr), stderr)
 
 
+def student_t(degrees: float) -> float:
+    """The 97.5 % point of Student's t, from 3 degrees of freedom on.
+
+    By its expansion around the normal one (Abramowitz and Stegun 26.7.5).
+    """
+    z = _Z
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
+
+
 def _kappa_variance(
     both: Mapping[tuple[Hashable, Hashable], float],
     rows: Mapping[Hashable, float],
@@ -127,18 +150,6 @@ def _correlate(first: Sequence[float], second: Sequence[float]) -> float:
     steps = [(one - middle, other - middle) for one, other in zip(first, second, strict=True)]
     shared, own, others = (math.fsum(terms) for terms in zip(*((a * b, a * a, b * b) for a, b in steps), strict=True))
     return round(shared / math.sqrt(own * others), _DIGITS)
-
-
-def _student_t(degrees: int) -> float:
-    """The 97.5 % point of Student's t, by its expansion around the normal one (Abramowitz and Stegun 26.7.5)."""
-    z = _Z
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
 
 
 def _few(n: int) -> str:

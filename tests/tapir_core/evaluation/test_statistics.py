@@ -88,6 +88,24 @@ def test_the_difference_of_two_sets_needs_both() -> None:
     assert estimate_difference([3.0, 4.0, 5.0], [1.0, 1.0]).value == 3.0
 
 
+def test_a_set_of_one_item_says_nothing_of_its_spread() -> None:
+    """One item that went one way is no bias: the other set alone would have made the interval."""
+    for first, second in (([100.0], [0.0] * 40), ([0.0, 50.0, 100.0] * 20, [0.0] * 3)):
+        found = estimate_difference(first, second)
+        assert found.value is not None
+        assert (found.low, found.high, found.stderr) == (None, None, None)
+        assert found.why == f"{len(first)} items against {len(second)} only"
+
+
+def test_the_interval_of_a_difference_is_welchs() -> None:
+    """8.739 degrees of freedom, whose 97.5 % point of t is 2.2725 (by integration of its density)."""
+    first, second = [3.0, 4.0, 5.0, 1.0, 2.0], [4.0, 5.0, 8.0, 3.0, 9.0, 6.0]
+    found = estimate_difference(first, second)
+    assert (found.value, found.n) == (pytest.approx(-17 / 6), 11)
+    assert found.stderr == pytest.approx(1.180866, abs=1e-6)
+    assert (found.low, found.high) == (pytest.approx(-5.51685, abs=1e-3), pytest.approx(-0.14982, abs=1e-3))
+
+
 def test_categories_come_in_the_order_of_the_rows_after_the_whole() -> None:
     rows = [Rating("1", "writing", 1, 5.0), Rating("2", "math", 1, 3.0), Rating("3", "writing", 1, 7.0)]
     assert by_category(rows, len) == {"all": 3, "writing": 2, "math": 1}

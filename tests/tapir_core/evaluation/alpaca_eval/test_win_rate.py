@@ -63,11 +63,11 @@ def test_the_gain_by_standing_first_has_welchs_error() -> None:
 
     def moments(side: list[float]) -> tuple[float, float]:
         mean = sum(side) / len(side)
-        return mean, sum((each - mean) ** 2 for each in side) / len(side)
+        return mean, sum((each - mean) ** 2 for each in side) / (len(side) - 1)
 
     (one, of_one), (other, of_other) = moments(first), moments(second)
     assert found.value == pytest.approx(100 * (one - other))
-    welch = math.sqrt(of_one / len(first) + of_other / len(second)) * math.sqrt(9 / 8)
+    welch = math.sqrt(of_one / len(first) + of_other / len(second))
     assert found.stderr == pytest.approx(100 * welch)
 
 
