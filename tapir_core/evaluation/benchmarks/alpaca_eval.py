@@ -40,6 +40,7 @@ from tapir_core.evaluation.benchmarks.types import (
     position_note,
     score,
     settled,
+    withhold_categories,
 )
 from tapir_core.evaluation.rows import read_rows, text_of
 from tapir_core.evaluation.statistics import Figure
@@ -130,14 +131,13 @@ class AlpacaEval:
         scores = [score("win_rate", whole, note=note), score("discrete_win_rate", rates.discrete, note=note)]
         if tables is not None:
             doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
-            controlled = Figure(figures.controlled, whole.n_failed)
-            scores.append(score("length_controlled_win_rate", controlled, note=doubt))
+            scores.append(score("length_controlled_win_rate", _like(whole, figures.controlled), note=doubt))
         else:
-            scores.append(score("length_controlled_minimal", Figure(_minimal(rows, whole), whole.n_failed)))
+            scores.append(score("length_controlled_minimal", _like(whole, _minimal(rows, whole))))
         if whole.estimate.value is not None:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
-        return [*scores, *self._by_category(exchanges, rows)]
+        return withhold_categories([*scores, *self._by_category(exchanges, rows)])
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
         """The probability of a win, in per cent."""
@@ -160,6 +160,11 @@ class AlpacaEval:
             return None
         table = read_difficulty(self.settings.difficulty)
         return LengthTables(table, read_anchors(self.settings.anchors, table))
+
+
+def _like(whole: Figure, found: Estimate) -> Figure:
+    """A prediction for all instructions, with the counts of the judgments that it rests on."""
+    return Figure(replace(found, n=whole.estimate.n), whole.n_failed)
 
 
 def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:

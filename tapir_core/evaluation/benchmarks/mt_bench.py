@@ -26,6 +26,7 @@ from tapir_core.evaluation.benchmarks.types import (
     mean_value,
     position_note,
     score,
+    withhold_categories,
 )
 from tapir_core.evaluation.mt_bench import Rating, measure_ratings, needs_reference, parse_rating, temperature_of
 from tapir_core.evaluation.pairwise import (
@@ -114,7 +115,7 @@ class MTBench:
             found += self._ratings(exchanges, judged)
         if _PAIR in self.settings.modes:
             found += self._pairs(exchanges, judged)
-        return found
+        return withhold_categories(found)
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
         """Of both turns together: the mean rating, the share of a win in per cent."""

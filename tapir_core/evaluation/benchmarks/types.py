@@ -38,6 +38,7 @@ __all__ = [
     "position_note",
     "score",
     "settled",
+    "withhold_categories",
 ]
 
 ITEMS = pl.Schema(
@@ -211,8 +212,24 @@ def settled(exchange: Exchange, turn: int, mode: str, order: Order, reading: Rea
 
 
 def score(metric: str, found: Figure, category: str = ALL, note: str = "") -> Score:
-    """A figure as a row; what it says of itself stands behind ``note``."""
-    return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, (note, found.estimate.why))))
+    """A figure as a row; what it says of itself stands behind ``note``, which says nothing where there is no figure."""
+    told = (note if found.estimate.value is not None else "", found.estimate.why)
+    return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, told)))
+
+
+def withhold_categories(scores: Iterable[Score]) -> list[Score]:
+    """The same figures, but none of a category where too much failed for that of the whole.
+
+    Failures are no random sample: a category that seems to have been spared is no safer to read than the rest.
+    """
+    found = list(scores)
+    none = {each.metric: each.estimate.why for each in found if each.category == ALL and each.estimate.value is None}
+    return [
+        replace(each, estimate=Estimate(None, each.estimate.n, why=why), note=why)
+        if each.estimate.value is not None and (why := none.get(each.metric))
+        else each
+        for each in found
+    ]
 
 
 def mean_value(values: Sequence[float | None]) -> float | None:

@@ -25,6 +25,7 @@ from tapir_core.evaluation.benchmarks.types import (
     mean_value,
     position_note,
     score,
+    withhold_categories,
 )
 from tapir_core.evaluation.mt_bench import temperature_of
 from tapir_core.evaluation.questions import read_answers, read_questions
@@ -79,7 +80,7 @@ class Vicuna:
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Score]:
         """Relative quality and wins, of all questions and by category."""
-        return list(self._scores(exchanges, judged))
+        return withhold_categories(self._scores(exchanges, judged))
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
         """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
