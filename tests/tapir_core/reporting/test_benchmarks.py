@@ -17,22 +17,12 @@ from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
+from tasks.schedule import history, stop_reason
+from tests.benchmark_samples import ALPACA, MT_BENCH
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
-SAMPLES = Path(__file__).parents[3] / "configs" / "benchmarks"
-BENCHMARKS = {
-    "ae": {
-        "type": "alpaca_eval",
-        "questions": str(SAMPLES / "alpaca_eval.json"),
-        "baseline": str(SAMPLES / "alpaca_eval_baseline.json"),
-    },
-    "mt": {
-        "type": "mt_bench",
-        "questions": str(SAMPLES / "mt_bench_question.jsonl"),
-        "references": str(SAMPLES / "mt_bench_reference.jsonl"),
-    },
-}
+BENCHMARKS = {"ae": ALPACA, "mt": {**MT_BENCH, "modes": ["single"]}}
 
 
 def configured(root: Path, **changes: object) -> RunConfig:
@@ -93,10 +83,24 @@ def test_a_run_without_benchmarks_says_nothing_of_them(tmp_path: Path) -> None:
     assert benchmarks_sentence(summarise(bare), [0], []) == ""
 
 
-def test_no_decision_reads_a_benchmark(run: RunFolder) -> None:
-    summary = summarise(run)
-    best = max((0, 1, 2), key=lambda number: (summary.round(number).score("dev").value, -number))
-    assert summary.best == best
+def test_no_decision_reads_a_benchmark_or_the_test_split(tmp_path: Path) -> None:
+    """Not even where they say the opposite of the dev split."""
+    stop = {"min_seeds": 0, "patience": 1, "min_gain": 0.05}
+    run = build_run(tmp_path, config=configured(tmp_path, curriculum={"stop": stop}))
+    dev = {0: 0.2, 1: 0.6, 2: 0.4}
+    for number, score in dev.items():
+        heldout = run.rows(StageAt("evaluate", number))
+        run.write(StageAt("evaluate", number), heldout.with_columns(value=_said("split", "dev", score, 1 - score)))
+        for name in ("ae", "mt"):
+            scores = run.rows(at := StageAt("benchmark_scores", number, benchmark=name))
+            run.write(at, scores.with_columns(value=pl.lit(1 - score)))
+    assert summarise(run).best == 1
+    assert [each.dev_score for each in history(run, 2)] == [0.2, 0.6, 0.4]
+    assert (stop_reason(run.ref, 1), stop_reason(run.ref, 2) is None) == (None, False)
+
+
+def _said(column: str, value: str, there: float, elsewhere: float) -> pl.Expr:
+    return pl.when(pl.col(column) == value).then(pl.lit(there)).otherwise(pl.lit(elsewhere))
 
 
 def test_what_is_left_of_a_rounds_benchmarks_is_done_though_the_stop_rule_ends_the_run(tmp_path: Path) -> None:
