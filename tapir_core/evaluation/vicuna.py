@@ -4,25 +4,27 @@ Grain: a ``Review`` is one judge reply on one question in one order. Source: the
 which asks in one order, sums the scores and compares the sums. With reviews in both orders a question has the mean of
 its two; where one of them failed, the question did.
 
-Departure: a reply on mathematics states its scores as a tuple at its end, where the referee's rule (first line) never
-found them and a person typed them in. They are read there.
+Departures: a reply on mathematics states its scores as a tuple at its end, where the referee's rule (first line) never
+found them and a person typed them in. They are read there. And scores off the scale are none, since one reply in per
+cent would outweigh ten others in a sum; 0, below the scale that is asked for, counts as in the published reviews.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Literal
 
 from tapir_core.evaluation.pairwise import NUMBER, Outcomes, Winner, measure_outcomes
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure, ratio_figure
 from tapir_core.judging.agreement import favoured_position
-from tapir_core.judging.verdict import SCALE, PairScores
+from tapir_core.judging.verdict import PairScores
 from tapir_core.replies import Unparsed
 
 __all__ = ["Review", "ReviewFigures", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
 
 _TUPLE = re.compile(rf"\(\s{{0,8}}{NUMBER}\s{{0,8}},\s{{0,8}}{NUMBER}\s{{0,8}}\)")
+_LOWEST, _HIGHEST = 0, 10
 _DIGITS = 9
 """Scores with decimals must not miss a tie by a rounding error."""
 
@@ -64,15 +66,12 @@ def request_kind(category: str) -> Literal["general", "coding", "math"]:
 
 
 def parse_review(reply: str | None, category: str) -> PairScores | Unparsed:
-    """The scores of a reply: on its first line; on mathematics the last tuple of it, where there is one."""
+    """The scores of a reply, 0-10: on its first line; on mathematics the last tuple of it, where there is one."""
     stated = _TUPLE.findall(reply or "") if request_kind(category) == "math" else []
-    if not stated:
-        return parse_first_line(reply)
-    first, second = map(float, stated[-1])
-    lowest, highest = SCALE
-    if not all(lowest <= score <= highest for score in (first, second)):
-        return Unparsed("score outside 1-10")
-    return PairScores(first, second)
+    found = PairScores(*map(float, stated[-1])) if stated else parse_first_line(reply)
+    if isinstance(found, PairScores) and not all(_LOWEST <= each <= _HIGHEST for each in astuple(found)):
+        return Unparsed(f"score outside {_LOWEST}-{_HIGHEST}")
+    return found
 
 
 def parse_first_line(reply: str | None) -> PairScores | Unparsed:

@@ -27,8 +27,19 @@ def test_on_mathematics_the_last_tuple_counts() -> None:
     assert parse_review(reply, "math") == PairScores(6.5, 9.0)
     assert parse_review(reply, "fermi") == Unparsed("no scores")
     assert parse_review("7 8\nNo tuple.", "math") == PairScores(7.0, 8.0)
-    assert parse_review("It lies at (30, 40).", "math") == Unparsed("score outside 1-10")
+    assert parse_review("It lies at (30, 40).", "math") == Unparsed("score outside 0-10")
     assert parse_review("No scores.", "math") == Unparsed("no scores")
+
+
+@pytest.mark.parametrize("reply", ["85 90\nIn per cent.", "8 11", "-1 -1", "-0.5 7"])
+def test_scores_off_the_scale_are_none(reply: str) -> None:
+    """One reply in per cent would outweigh ten others in the sums."""
+    assert parse_review(reply, "fermi") == Unparsed("score outside 0-10")
+
+
+def test_a_score_of_0_counts_as_in_the_published_reviews() -> None:
+    assert parse_review("0 8", "fermi") == PairScores(0.0, 8.0)
+    assert parse_review("Nothing is right.\n(0, 8.5)", "math") == PairScores(0.0, 8.5)
 
 
 def test_coding_and_mathematics_have_requests_of_their_own() -> None:
