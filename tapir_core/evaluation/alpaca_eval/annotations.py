@@ -9,6 +9,7 @@ anchors may be annotations too, of one or several models that ``model`` or ``gen
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -139,6 +140,9 @@ def _read_csv(text: str, path: str) -> tuple[list[str], list[tuple[int, dict[str
 
 def _number(cell: str, column: str, line: int, path: str) -> float:
     try:
-        return float(cell)
+        found = float(cell)
     except ValueError:
-        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell!r}") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell!r}")
+    return found

@@ -105,6 +105,8 @@ def test_difficulty_is_read_in_the_order_of_the_instructions(tmp_path: Path, tex
     [
         ("item,hard,dataset\n0,1,koala\n", "no column difficulty or instruction_difficulty"),
         ("item,difficulty\n0,easy\n", "line 2: difficulty must be a number, got 'easy'"),
+        ("item,difficulty\n0,0.5\n1,nan\n", "line 3: difficulty must be a number, got 'nan'"),
+        ("item,difficulty\n0,-inf\n", "line 2: difficulty must be a number, got '-inf'"),
         ("item,difficulty\n", "holds no row"),
     ],
 )
@@ -143,6 +145,7 @@ def test_the_originals_anchors_bring_lengths_and_difficulty_of_their_own(tmp_pat
     [
         ("item,difficulty\n0,1\n", "no column std_delta_len"),
         ("preference,std_delta_len,instruction_difficulty\n1.5,0,0\n", "is a share, 0-1; got 1.5"),
+        ("preference,std_delta_len,instruction_difficulty\n0.5,nan,0\n", "std_delta_len must be a number, got 'nan'"),
         (
             '{"preference": 2, "len_model": 3, "len_baseline": 4}\n' * 3,
             "3 rows of one model, the difficulty table only 2",
