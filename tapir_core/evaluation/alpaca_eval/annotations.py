@@ -24,6 +24,7 @@ __all__ = ["read_anchors", "read_annotations", "read_difficulty", "read_outputs"
 
 _LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _DIFFICULTY = ("difficulty", "instruction_difficulty")
+_LISTED = 5
 _ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
 
 
@@ -31,9 +32,16 @@ def read_annotations(path: str) -> list[Annotation]:
     """The judgments of one model, in the order of the file.
 
     Raises:
-        ConfigError: the file cannot be read, holds no judgment, or has a row that is none.
+        ConfigError: the file cannot be read, holds no judgment or those of several models, or has a row that is none.
     """
-    return read_rows(path, _annotation, "annotation")
+    judged = read_rows(path, _named_annotation, "annotation")
+    models = dict.fromkeys(model for model, _ in judged if model is not None)
+    if len(models) > 1:
+        raise ConfigError(
+            f"{path!r} holds judgments of {len(models)} models ({', '.join(list(models)[:_LISTED])}"
+            f"{', …' if len(models) > _LISTED else ''}); give those of one, since figures are of one model"
+        )
+    return [annotation for _, annotation in judged]
 
 
 def read_outputs(path: str) -> dict[str, str]:
@@ -75,7 +83,7 @@ def read_anchors(path: str, difficulty: list[float]) -> Anchors:
     text = read_text(path)
     if text.lstrip()[:1] not in ("[", "{"):
         return _read_standardised(text, path)
-    models: dict[str, list[Annotation]] = {}
+    models: dict[str | None, list[Annotation]] = {}
     for model, annotation in parse_rows(text, path, _named_annotation, "annotation"):
         models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
@@ -102,8 +110,9 @@ def _read_standardised(text: str, path: str) -> Anchors:
     return Anchors(np.tanh(lengths), difficulty, wins)
 
 
-def _named_annotation(fields: Mapping[str, Any]) -> tuple[str, Annotation]:
-    return str(fields.get("model", fields.get("generator_2"))), _annotation(fields)
+def _named_annotation(fields: Mapping[str, Any]) -> tuple[str | None, Annotation]:
+    model = fields.get("model", fields.get("generator_2"))
+    return None if model is None else str(model), _annotation(fields)
 
 
 def _annotation(fields: Mapping[str, Any]) -> Annotation:

@@ -44,6 +44,16 @@ def test_the_originals_annotations_and_ours_are_read_alike(tmp_path: Path) -> No
     assert as_list == [Annotation(preference, 5, 4) for preference in (1.75, None, None, 1.5, None)]
 
 
+def test_judgments_of_several_models_are_no_figures_of_one(tmp_path: Path) -> None:
+    """The original's own cache of judgments is such a file."""
+    rows = [original(generator_2="ours"), original(generator_2="theirs"), original(generator_2="ours")]
+    with pytest.raises(ConfigError, match=r"holds judgments of 2 models \(ours, theirs\); give those of one"):
+        read_annotations(write(tmp_path / "a.json", json.dumps(rows)))
+    many = [original(generator_2=f"m{number}") for number in range(9)]
+    with pytest.raises(ConfigError, match=r"9 models \(m0, m1, m2, m3, m4, …\)"):
+        read_annotations(write(tmp_path / "a.json", json.dumps(many)))
+
+
 def test_a_written_order_is_read(tmp_path: Path) -> None:
     rows = [original(switched=True), original(switched=False), original(switched=None)]
     found = read_annotations(write(tmp_path / "a.json", json.dumps(rows)))
