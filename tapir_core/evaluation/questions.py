@@ -50,7 +50,7 @@ def read_answers(path: str) -> dict[str, tuple[str, ...]]:
 
 
 def check_references(questions: Sequence[Question], references: Mapping[str, Sequence[str]]) -> None:
-    """Every question whose category needs a reference has one for each turn.
+    """Every question whose category needs a reference has one for each turn; an empty text is none.
 
     Raises:
         ConfigError: some have none; all are named.
@@ -58,7 +58,8 @@ def check_references(questions: Sequence[Question], references: Mapping[str, Seq
     lacking = [
         each.question
         for each in questions
-        if needs_reference(each.category) and len(references.get(each.question, ())) < len(each.turns)
+        if needs_reference(each.category)
+        and sum(bool(text.strip()) for text in references.get(each.question, ())[: len(each.turns)]) < len(each.turns)
     ]
     if lacking:
         raise ConfigError(

@@ -80,7 +80,7 @@ class AlpacaEval:
                 f"questions ({shown}); give the outputs to the same instructions"
             )
         tables = self._tables()
-        if tables is not None and len(tables.difficulty) < len(asked):
+        if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
                 f"{where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of the "
                 "same questions, in their order"
@@ -179,7 +179,7 @@ def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) 
     [turn] = exchange.turns
     assert turn.baseline is not None
     found, order = judged.get(exchange.question_id, (Judged(), "single"))
-    # An output that is not there has no length: taken as equal, it leaves the spread of the others as it is.
+    # An output that is not there has no length. Its row has to stay, since difficulty goes by place: taken as equal.
     chars = len(turn.baseline if turn.response is None else turn.response)
     return Annotation(found.value, chars, len(turn.baseline), None if order == "single" else order == "model_first")
 

@@ -3,6 +3,7 @@
 The prompts are our own and each is one user message, so that figures are near published ones and not equal to them.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -52,6 +53,8 @@ _TAGS = (
     *("question", "answer_a", "answer_b"),
     *("follow_up", "follow_up_answer", "follow_up_answer_a", "follow_up_answer_b", "follow_up_reference"),
 )
+_VERDICT = re.compile(r"\[(?=\[[ABC]\]\])")
+"""A verdict of pairs in a text that is judged: a judge who quotes it would give it."""
 _WINNERS: dict[float, Winner] = {value: winner for winner, value in WINS.items()}
 
 
@@ -180,7 +183,7 @@ class MTBench:
             else:
                 both = (each.response, each.baseline) if order == "model_first" else (each.baseline, each.response)
                 sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), both, strict=True))
-        safe = {**dict.fromkeys(_TAGS, ""), **{tag: neutralise(text or "", _TAGS) for tag, text in sections.items()}}
+        safe = {**dict.fromkeys(_TAGS, ""), **{tag: _harmless(text or "") for tag, text in sections.items()}}
         text = prompts[_PROMPTS[mode]].render(**safe)
         return Game(exchange.question_id, exchange.category, turn, mode, order, text, _PROMPTS[mode])
 
@@ -195,6 +198,11 @@ def check_answers(field: str, questions: Sequence[Question], answers: Mapping[st
         raise ConfigError(
             f"{field}: no answer to question {', '.join(lacking)}; give the answers to the same questions"
         )
+
+
+def _harmless(text: str) -> str:
+    """A text that closes no section and gives no verdict."""
+    return _VERDICT.sub("[ ", neutralise(text, _TAGS))
 
 
 def _win(winner: Winner | None) -> float | None:

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import polars as pl
 
 from tapir_core.config import Sampling
+from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.judging.estimates import Estimate
 from tapir_core.prompts import Prompt
@@ -64,6 +65,8 @@ SCORES = pl.Schema(
     }
 )
 """One row a figure and category of one student."""
+
+_LISTED = 5
 
 Order = Literal["model_first", "baseline_first", "single"]
 
@@ -183,8 +186,18 @@ class Benchmark(Protocol):
 
 
 def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
-    """Rows as ``ITEMS``."""
-    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+    """Rows as ``ITEMS``.
+
+    Raises:
+        ConfigError: a category has the name that the whole has among figures.
+    """
+    items = pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+    if wrong := items.filter(category=ALL)["question_id"].unique(maintain_order=True).to_list():
+        named = ", ".join(wrong[:_LISTED]) + (", …" if len(wrong) > _LISTED else "")
+        raise ConfigError(
+            f"question {named}: the category {ALL!r} stands for all questions together; give it another name"
+        )
+    return items
 
 
 def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:

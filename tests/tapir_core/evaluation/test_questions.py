@@ -66,3 +66,5 @@ def test_every_question_that_needs_a_reference_has_one_for_each_turn() -> None:
     check_references(questions, {"1": ("x", "y"), "2": ("x",), "3": ("x",)})
     with pytest.raises(ConfigError, match="no reference answer to question 1, 3;"):
         check_references(questions, {"1": ("x",), "2": ("x",)})
+    with pytest.raises(ConfigError, match="no reference answer to question 1;"):
+        check_references(questions, {"1": ("x", " "), "2": ("x",), "3": ("x",)})
