@@ -17,7 +17,7 @@ from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
-from tapir_core.stages import STAGES, StageAt, is_planned, own_digest, plan, stage_key
+from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
@@ -197,8 +197,8 @@ def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, 
     old, old_ingredients = folder.config, folder.record.ingredients
     stale: set[StageAt] = set()
     redo = []
-    known = set(plan(old))
-    for at in plan(config):
+    known = {*plan(old), *asked_apart(old)}
+    for at in (*plan(config), *asked_apart(config)):
         if at not in known:
             continue
         inputs = STAGES[at.name].inputs(config, at)

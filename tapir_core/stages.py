@@ -37,7 +37,7 @@ from tapir_core.stage_inputs import (
 )
 from tapir_core.text import digest
 
-__all__ = ["STAGES", "Stage", "StageAt", "benchmark_stages", "is_planned", "plan", "stage_key"]
+__all__ = ["STAGES", "Stage", "StageAt", "asked_apart", "benchmark_stages", "is_planned", "plan", "stage_key"]
 
 Json = Any
 
@@ -87,6 +87,15 @@ def benchmark_stages(name: str, number: int) -> list[StageAt]:
     """What asking a student a benchmark takes, in order; the reading of its files comes before all students."""
     stages = ("benchmark_answers", "benchmark_replies", "benchmark_scores")
     return [StageAt(stage, number, benchmark=name) for stage in stages]
+
+
+def asked_apart(config: RunConfig) -> Iterator[StageAt]:
+    """Every stage that `tapir evaluate --benchmark` may do beside the plan: of benchmarks not asked in each round."""
+    for name in config.evaluation.asked:
+        if name not in config.evaluation.each_round:
+            yield StageAt("benchmark_items", benchmark=name)
+            for number in range(BACKBONE, config.run.rounds + 1):
+                yield from benchmark_stages(name, number)
 
 
 def is_planned(config: RunConfig, at: StageAt) -> bool:

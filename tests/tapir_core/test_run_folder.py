@@ -8,7 +8,7 @@ from tapir_core.data.dataset import write_part
 from tapir_core.errors import RunChanged
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run, stages_to_redo
-from tapir_core.stages import STAGES, StageAt, plan
+from tapir_core.stages import STAGES, StageAt, asked_apart, plan
 
 AT_RANDOM = {"selection": {"type": "random", "share": 0.3}}
 INGREDIENTS = {"backbone": "b", **{f"prompt:{name}": "p" for name in ("judge", "label", "expand", "refine_steps")}}
@@ -95,6 +95,32 @@ def test_amending_keeps_what_holds_and_undoing_finds_it_again(finished, tmp_path
     assert edited.holds(StageAt("judge", 1)) is None
     undone = open_run(make_config(tmp_path), INGREDIENTS, amend=True)
     assert undone.holds(StageAt("judge", 1)) is not None
+
+
+def test_a_benchmark_that_was_asked_apart_is_not_forgotten_without_a_word(tmp_path):
+    """Its judgments are paid for: another judge under the same name must be refused like in a round."""
+
+    def with_judge(identity):
+        judge = {"type": "openai", "model": "j", "identity": identity}
+        mine = {"type": "vicuna", "questions": "q.jsonl", "baseline": "b.jsonl", "judge": judge}
+        return make_config(tmp_path, evaluation__benchmarks={"mine": mine})
+
+    finish(run := open_run(with_judge("j-1"), INGREDIENTS))
+    for at in asked_apart(run.config):
+        if at.round in (None, BACKBONE, 0):
+            row = pl.DataFrame({name: [f"{at}"] for name in STAGES[at.name].columns})
+            run.seal(at, [write_part(run.storage, at.folder, row)])
+    redo = stages_to_redo(run, with_judge("j-2"), INGREDIENTS)
+    assert [(each.at.name, each.at.number, each.calls) for each in redo] == [
+        ("benchmark_replies", BACKBONE, 1),
+        ("benchmark_scores", BACKBONE, 0),
+        ("benchmark_replies", 0, 1),
+        ("benchmark_scores", 0, 0),
+    ]
+    with pytest.raises(RunChanged, match="benchmark_replies"):
+        open_run(with_judge("j-2"), INGREDIENTS)
+    edited = stages_to_redo(run, run.config, {**INGREDIENTS, "file:baseline:mine": "edited"})
+    assert edited[0].at == StageAt("benchmark_items", benchmark="mine")
 
 
 def test_a_heldout_set_that_is_added_or_taken_away_changes_the_pool(finished, tmp_path):
