@@ -6,6 +6,7 @@ from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
+from tasks.ingredients import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -16,7 +17,9 @@ __all__ = ["benchmark_items", "benchmark_scores", "items_of"]
 @stage_task("benchmark_items")
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark."""
-    return Worked(benchmark_of(run.config, _name(at)).items())
+    name = _name(at)
+    check_benchmark_files(run, name, ["questions", *run.config.evaluation.asked[name].files])
+    return Worked(benchmark_of(run.config, name).items())
 
 
 @read_once
@@ -29,6 +32,7 @@ def items_of(run: RunFolder, name: str) -> pl.DataFrame:
 def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     """Figures of one student, with what stands beside them."""
     name = _name(at)
+    check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (
         run.rows(StageAt(stage, at.round, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
     )

@@ -1,6 +1,7 @@
 """What goes into a run beside its configuration, by digest: prompt files, input files, the backbone."""
 
 import hashlib
+from collections.abc import Sequence
 
 from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
@@ -12,7 +13,7 @@ from tapir_core.stages import STAGES, StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
-__all__ = ["check_training_ingredients", "gather_files", "gather_ingredients"]
+__all__ = ["check_benchmark_files", "check_training_ingredients", "gather_files", "gather_ingredients"]
 
 
 def gather_ingredients(config: RunConfig) -> dict[str, str]:
@@ -39,6 +40,25 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
             raise RunChanged(
                 f"{name} on this worker is not the one that run {run.ref.name!r} was opened with; bring its files "
                 "here, where the configuration looks for them"
+            )
+
+
+def check_benchmark_files(run: RunFolder, name: str, fields: Sequence[str]) -> None:
+    """Refuse to read files of a benchmark that are not those that the run was opened with.
+
+    Rows and figures made of them would stand under the old files' keys. ``fields`` name the files.
+
+    Raises:
+        RunChanged: a file was edited since, or is another one on this machine.
+        ConfigError: a file cannot be read.
+    """
+    settings = run.config.evaluation.asked[name]
+    files = {"questions": settings.questions, **settings.files}
+    for field, path in ((field, files[field]) for field in fields):
+        if path and _sha256(path) != run.record.ingredients.get(f"file:{field}:{name}", ""):
+            raise RunChanged(
+                f"evaluation.benchmarks.{name}.{field}: {path!r} is not the file that run {run.ref.name!r} was opened "
+                "with; put that one back and give the same command again, or run it with --amend"
             )
 
 

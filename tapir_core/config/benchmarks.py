@@ -60,6 +60,11 @@ class AskedBenchmark(Section):
         """Its files beside the questions, by the field that names them."""
 
     @property
+    def read_for_figures(self) -> tuple[str, ...]:
+        """Fields whose files are read for the figures of every student, and not with the questions alone."""
+        return ()
+
+    @property
     def logprobs_asked(self) -> int:
         """Log-probabilities asked of its judge."""
         return 0
@@ -109,6 +114,11 @@ class AlpacaEvalBenchmark(AskedBenchmark):
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
         return {"baseline": self.baseline, "difficulty": self.difficulty, "anchors": self.anchors}
+
+    @property
+    def read_for_figures(self) -> tuple[str, ...]:
+        """Both tables of length control."""
+        return ("difficulty", "anchors")
 
     def longest_answer(self, student: Sampling) -> int:
         """Most tokens of one output."""
