@@ -67,6 +67,8 @@ def read_content(path: str) -> bytes:
     try:
         return _read_remote(path) if "://" in path else Path(path).read_bytes()
     except FileNotFoundError as exc:
+        if "://" in path:
+            raise ConfigError(f"nothing can be read at {path!r}; check the address and the network") from exc
         raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
     except OSError as exc:
         raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc

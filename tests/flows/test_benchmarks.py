@@ -15,7 +15,6 @@ from flows.distill import distill
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
-from tapir_core.errors import RunChanged
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_tables
 from tapir_core.reporting.summary import summarise
@@ -216,30 +215,6 @@ def test_what_is_asked_for_and_cannot_be_is_refused_before_anybody_is_asked(
     both = CliRunner().invoke(app, ["evaluate", "--annotations", "x", "--benchmark", "ae"])
     assert "a benchmark is asked of the students of a RUN" in str(both.exception)
     assert student.calls == []
-
-
-def test_a_file_that_was_edited_since_the_run_was_opened_is_refused(
-    tmp_path: Path, backbone: Path, student: FakeProvider
-) -> None:
-    """Rows made of it would stand under the old file's key."""
-    baseline, difficulty, anchors = (tmp_path / name for name in ("b.json", "d.csv", "a.csv"))
-    baseline.write_bytes(Path(ALPACA["baseline"]).read_bytes())
-    difficulty.write_text("item,difficulty\n" + "".join(f"{row},{row % 3 - 1}\n" for row in range(QUESTIONS)))
-    anchors.write_text("preference,std_delta_len,instruction_difficulty\n0.6,-0.4,0.5\n0.3,0.7,-0.5\n")
-    files = {"baseline": str(baseline), "difficulty": str(difficulty), "anchors": str(anchors)}
-    run = make_run(tmp_path, backbone, student, ae={**ALPACA, **files})
-    whole = baseline.read_bytes()
-    baseline.write_bytes(whole + b"\n")
-    with pytest.raises(RunChanged, match=r"ae\.baseline: .*b.json' is not the file"):
-        evaluate_students(run.ref, [0], ["ae"])
-    assert student.calls == []
-    baseline.write_bytes(whole)
-    evaluate_students(run.ref, [0], ["ae"])
-    assert figures(run, "ae")["length_controlled_win_rate"]["value"] is not None
-    difficulty.write_text(difficulty.read_text().replace("0,-1", "0,2"))
-    run.storage.remove(StageAt("benchmark_scores", 0, benchmark="ae").folder)
-    with pytest.raises(RunChanged, match=r"ae\.difficulty"):
-        evaluate_students(run.ref, [0], ["ae"])
 
 
 def test_the_form_asks_benchmarks_and_says_their_headlines(

@@ -9,6 +9,7 @@ import pytest
 
 from tapir_core.data.formats import BrokenRecord, Record, read_records
 from tapir_core.errors import ConfigError
+from tests.harness.processes import free_port
 
 
 def write(folder: Path, content: str | bytes, name: str = "pool") -> str:
@@ -100,10 +101,15 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes, messa
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["nowhere.json", "file:///nowhere/pool.json"])
-def test_a_missing_file_is_named(path: str) -> None:
-    with pytest.raises(ConfigError, match="there is no file"):
-        read_records(path)
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"there is no file 'nowhere\.json'; check the path"):
+        read_records("nowhere.json")
+
+
+def test_an_address_that_gives_nothing_is_no_matter_of_the_folder_one_starts_in() -> None:
+    for address in ("file:///nowhere/pool.json", f"http://127.0.0.1:{free_port()}/pool.json"):
+        with pytest.raises(ConfigError, match=r"nothing can be read at '.*'; check the address and the network"):
+            read_records(address)
 
 
 def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
