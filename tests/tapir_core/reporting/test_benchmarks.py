@@ -18,7 +18,7 @@ from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
 from tasks.schedule import history, stop_reason
-from tests.benchmark_samples import ALPACA, MT_BENCH
+from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -9,7 +9,7 @@ import pytest
 
 from tapir_core.evaluation.benchmarks import Exchange, Game, Judged, Score, benchmark_of, exchanges_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tests.benchmark_samples import ALPACA, MT_BENCH, QUESTIONS, VICUNA
+from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config
 
 ALL_THREE = pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
