@@ -60,11 +60,6 @@ class AskedBenchmark(Section):
         """Its files beside the questions, by the field that names them."""
 
     @property
-    def read_for_figures(self) -> tuple[str, ...]:
-        """Fields whose files are read for the figures of every student, and not with the questions alone."""
-        return ()
-
-    @property
     def logprobs_asked(self) -> int:
         """Log-probabilities asked of its judge."""
         return 0
@@ -80,6 +75,11 @@ class AskedBenchmark(Section):
     def contradictions(self) -> Iterator[str]:
         """What does not fit together, each to be put behind the benchmark's name."""
         return iter(())
+
+    @property
+    def read_for_figures(self) -> tuple[str, ...]:
+        """Fields whose files are read again for the figures of every student."""
+        return ()
 
 
 class AlpacaEvalBenchmark(AskedBenchmark):
@@ -115,11 +115,6 @@ class AlpacaEvalBenchmark(AskedBenchmark):
         """Its files beside the questions, by the field that names them."""
         return {"baseline": self.baseline, "difficulty": self.difficulty, "anchors": self.anchors}
 
-    @property
-    def read_for_figures(self) -> tuple[str, ...]:
-        """Both tables of length control."""
-        return ("difficulty", "anchors")
-
     def longest_answer(self, student: Sampling) -> int:
         """Most tokens of one output."""
         return (self.answering or student).max_tokens
@@ -140,6 +135,11 @@ class AlpacaEvalBenchmark(AskedBenchmark):
     def logprobs_asked(self) -> int:
         """As configured."""
         return self.top_logprobs
+
+    @property
+    def read_for_figures(self) -> tuple[str, ...]:
+        """Both tables of length control."""
+        return ("difficulty", "anchors")
 
 
 class FastChatBenchmark(AskedBenchmark):
