@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from tapir_core.calls import Answer, Parsed, ask_read
+from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, ask_read
 from tapir_core.evaluation.benchmarks import Game, Reading, benchmark_of, exchanges_of
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import chat, counts_of, make_request, report_rows, worked
+from tasks.asking import chat, counts_of, make_request, worked
 from tasks.benchmarks import items_of
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -56,11 +56,35 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
         )
         for game in asked
     ]
-    parsed = ask_read(runtime.calls, requests, judge.source, read, settings.reasks, on_outcome=report_rows(run, at))
+    parsed = ask_read(
+        runtime.calls, requests, judge.source, read, settings.reasks, on_outcome=_report_questions(run, at, games)
+    )
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
     made = [_row(game, replies.get(game.place), judge.voice.model) for game in games]
     kept = [row for row in made if row is not None]
     return _worked(kept, asked, parsed)
+
+
+def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnOutcome:
+    """A callback that moves the progress of ``at`` by one row a question, told the outcomes of what is asked.
+
+    A question has one judgment or several, and none that is asked where its answers are equal or failed.
+    """
+    count = current(run).progress.row_counter(at)
+    asked = [game.question_id for game in games if game.text is not None]
+    left, lacking = Counter(asked), set[str]()
+    for _ in {game.question_id for game in games} - left.keys():
+        count(False)
+
+    def on_outcome(place: int, outcome: Outcome) -> None:
+        question = asked[place]
+        left[question] -= 1
+        if isinstance(outcome, Failure) and outcome.retryable:
+            lacking.add(question)
+        if not left[question]:
+            count(question in lacking)
+
+    return on_outcome
 
 
 def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object, ...] | None:
