@@ -18,7 +18,11 @@ __all__ = ["FEWEST_ASKED", "budget_text", "check_failed", "check_missing", "seal
 FEWEST_ASKED = 20
 """With fewer requests, a share that failed says nothing about the rest."""
 
-OTHER_ROLES = {"answer_heldout": "answer", "wave_candidates": "expand", "benchmark_replies": "benchmark"}
+OTHER_ROLES = {
+    **dict.fromkeys(("answer_heldout", "benchmark_answers"), "answer"),
+    "wave_candidates": "expand",
+    "benchmark_replies": "benchmark",
+}
 """Role of a stage's calls, where the stage is not named as the role."""
 
 

@@ -81,6 +81,15 @@ def test_a_step_of_a_wave_that_asks_nobody_is_not_worth_a_line() -> None:
     ]
 
 
+def test_a_stage_of_a_benchmark_says_which() -> None:
+    judged = StageAt("benchmark_replies", 0, benchmark="mt_bench")
+    read = StageAt("benchmark_items", benchmark="mt_bench")
+    assert stage_line(make_stage(judged, ended=True, rows_done=20, seconds=10)).startswith(
+        "S_0 · mt_bench · benchmark replies: 20 rows in 10"
+    )
+    assert stage_line(make_stage(read, ended=True)).startswith("mt_bench · benchmark items: ")
+
+
 def test_the_live_part_shows_only_the_stages_at_work() -> None:
     stages = [
         make_stage(StageAt("label"), ended=True),
