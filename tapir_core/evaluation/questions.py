@@ -11,7 +11,7 @@ from typing import Any
 
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.mt_bench import needs_reference
-from tapir_core.evaluation.rows import BadRowError, read_rows, text_of
+from tapir_core.evaluation.rows import BadRowError, encodable, read_rows, text_of
 
 __all__ = ["Question", "check_references", "read_answers", "read_questions"]
 
@@ -83,11 +83,11 @@ def _id(fields: Mapping[str, Any]) -> str:
     found = fields.get("question_id")
     if isinstance(found, bool) or not isinstance(found, int | str):
         raise BadRowError(f"question_id must be a number or a text, got {found!r}")
-    return str(found)
+    return encodable(str(found))
 
 
 def _turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
     turns = fields.get("turns")
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, str) for turn in turns):
         raise BadRowError(f"turns must be a list of texts, got {turns!r}")
-    return tuple(turns)
+    return tuple(map(encodable, turns))

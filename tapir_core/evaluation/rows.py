@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
 
-__all__ = ["BadRowError", "parse_rows", "read_rows", "read_text", "text_of"]
+__all__ = ["BadRowError", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
 
 _Row = TypeVar("_Row")
 _LISTED = 20
@@ -57,7 +57,7 @@ def read_text(path: str) -> str:
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:
-    """The text in a field.
+    """The text in a field, `encodable`.
 
     Raises:
         BadRowError: there is none.
@@ -65,7 +65,12 @@ def text_of(fields: Mapping[str, Any], name: str) -> str:
     found = fields.get(name)
     if not isinstance(found, str):
         raise BadRowError(f"{name} must be a text, got {found!r}")
-    return found
+    return encodable(found)
+
+
+def encodable(text: str) -> str:
+    """The text with ``?`` for lone surrogates, which JSON can hold and neither a table nor a request can."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _objects(text: str, path: str) -> Iterator[tuple[int, Any]]:

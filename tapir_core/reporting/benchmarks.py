@@ -131,7 +131,7 @@ def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
             "the replies. Failures are stored: once the judge is mended, forget them with `tapir store prune --role "
             "benchmark --status KIND --yes`, remove those folders and give the same command again; or raise "
-            "max_failed_share"
+            "max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
         )
 
 

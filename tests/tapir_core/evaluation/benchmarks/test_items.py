@@ -87,7 +87,7 @@ def test_an_answer_gives_the_judge_no_verdict_to_quote(tmp_path: Path) -> None:
         assert re.findall(r"\[\[[ABC0-9]", game.text) == []
 
 
-def with_first_row(path: str, tmp_path: Path, **fields: str) -> str:
+def with_first_row(path: str, tmp_path: Path, **fields: Any) -> str:
     """The same file with other fields in its first row."""
     text, file = Path(path).read_text(), tmp_path / "changed"
     rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines()]
@@ -104,6 +104,19 @@ def test_a_category_with_the_name_of_the_whole_is_refused(tmp_path: Path, settin
     questions = with_first_row(settings["questions"], tmp_path, **{field: "all"})
     with pytest.raises(ConfigError, match="question 1: the category 'all' stands for all questions together"):
         benchmark_of(configured(tmp_path, **{**settings, "questions": questions}), "mine").items()
+
+
+@pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
+def test_half_a_character_in_a_file_is_no_crash(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """JSON can hold a lone surrogate, a table cannot."""
+    broken: dict[str, Any] = {"instruction": "3 + \ud800", "output": "\udc00", "dataset": "\ud800"}
+    broken |= {"turns": ["3 + \ud800", "\udfff"], "category": "\ud800", "choices": [{"turns": ["\udc00", "7"]}]}
+    files = {}
+    for field in ("questions", "baseline"):
+        (folder := tmp_path / field).mkdir()
+        files[field] = with_first_row(settings[field], folder, **broken)
+    items = benchmark_of(configured(tmp_path, **{**settings, **files}), "mine").items()
+    assert items.select("category", "question", "baseline").row(0) == ("?", "3 + ?", "?")
 
 
 @pytest.mark.parametrize("rows", [QUESTIONS - 1, QUESTIONS + 1])
