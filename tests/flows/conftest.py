@@ -1,7 +1,11 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tapir_core.calls.fakes import FakeProvider
+from tasks.runtime import close_all
+from tests.benchmark_runs import Student
 from tests.students import make_checkpoint
 
 
@@ -9,3 +13,11 @@ from tests.students import make_checkpoint
 def backbone(tmp_path: Path) -> Path:
     """Enough of a model folder to be taken for one before anything is loaded."""
     return make_checkpoint(tmp_path / "backbone")
+
+
+@pytest.fixture
+def student() -> Iterator[FakeProvider]:
+    """An endpoint that answers every instruction of the stand-in; what a run started with it ends with it."""
+    with FakeProvider(Student()) as provider:
+        yield provider
+        close_all()

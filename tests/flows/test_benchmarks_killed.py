@@ -2,18 +2,15 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
+from tapir_core.calls.fakes import FakeProvider
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.standin.families import recognise
 from tapir_core.standin.running import StandinServer
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
+from tests.benchmark_runs import MT_BENCH, judge
 from tests.conftest import StandingServer
 from tests.end_to_end.project import Project
 from tests.harness.processes import REPOSITORY, kill, tapir
@@ -22,37 +19,12 @@ from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.waiting import wait_until
 
-SAMPLES = REPOSITORY / "configs" / "benchmarks"
 CONCURRENCY = 4
 
 
-def answer(call: RecordedCall) -> FakeReply:
-    problem = recognise(call.prompt)
-    assert problem is not None
-    return Text(problem.plain)
-
-
-@pytest.fixture
-def student() -> Iterator[FakeProvider]:
-    with FakeProvider(answer) as provider:
-        yield provider
-
-
-def make_run(root: Path, backbone: Path, student: FakeProvider, judge: StandinServer) -> RunFolder:
+def make_run(root: Path, backbone: Path, student: FakeProvider, server: StandinServer) -> RunFolder:
     engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
-    judging = {
-        "type": "openai",
-        "base_url": judge.base_url,
-        "model": "standin-judge",
-        "identity": "i",
-        "api_key_env": "",
-    }
-    mt_bench = {
-        "type": "mt_bench",
-        "questions": str(SAMPLES / "mt_bench_question.jsonl"),
-        "references": str(SAMPLES / "mt_bench_reference.jsonl"),
-        "judge": {**judging, "api_key_env": ""},
-    }
+    mt_bench = {**MT_BENCH, "modes": ["single"], "judge": judge(server)}
     config = make_config(
         root,
         run={"name": "killed"},
@@ -67,8 +39,8 @@ def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     tmp_path: Path, backbone: Path, student: FakeProvider, standing_prefect: StandingServer
 ) -> None:
     log, root = RequestLog(tmp_path / "judge.jsonl"), tmp_path / "runs"
-    with StandinServer(latency_ms=150, log_path=log.path) as judge:
-        run = make_run(root, backbone, student, judge)
+    with StandinServer(latency_ms=150, log_path=log.path) as server:
+        run = make_run(root, backbone, student, server)
         command = tapir("evaluate", str(root / "killed"), "--round", "0", "--benchmark", "mt")
         environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api}
         project = Project(root, backbone)
