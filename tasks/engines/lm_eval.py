@@ -7,6 +7,7 @@ asked once, in one user message.
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -24,10 +25,11 @@ from tasks.engines.supervisor import start_child
 
 __all__ = ["Harness", "Marked", "find_harness"]
 
-REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
+_REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
 
 _POLL_SECONDS = 0.1
 _LAST_LINES = 8
+_NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
 _VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
 
 
@@ -46,13 +48,15 @@ def find_harness(python: str) -> str:
     """Version of lm-evaluation-harness beside an interpreter; nothing heavy is loaded.
 
     Raises:
-        OSError: there is no such interpreter.
-        ValueError: it has no harness.
+        MissingPrerequisite: there is no such interpreter, or it has no harness.
     """
-    command = [str(Path(python).expanduser()), "-c", _VERSION]
+    file = Path(python).expanduser()
+    if not os.access(file, os.X_OK):
+        raise MissingPrerequisite(f"{python} is no interpreter; {_REMEDY}")
+    command = [str(file.absolute()), "-c", _VERSION]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=_environment())
     if done.returncode:
-        raise ValueError("no lm-evaluation-harness")
+        raise MissingPrerequisite(f"{python} has no lm-evaluation-harness; {_REMEDY}")
     return done.stdout.strip()
 
 
@@ -143,7 +147,7 @@ class Harness:
     def _run(self, job: Path, result: Path) -> None:
         python = Path(self.settings.python).expanduser()
         if not os.access(python, os.X_OK):
-            raise MissingPrerequisite(f"{self._where}: {self.settings.python} is no interpreter; {REMEDY}")
+            raise MissingPrerequisite(f"{self._where}: {self.settings.python} is no interpreter; {_REMEDY}")
         start = self.log_path.stat().st_size if self.log_path.exists() else 0
         main = Path(__file__).with_name("lm_eval_main.py")
         # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
@@ -157,7 +161,13 @@ class Harness:
 
     def _explain(self, code: int, log: str) -> EngineError | MissingPrerequisite:
         if "No module named 'lm_eval'" in log:
-            return MissingPrerequisite(f"{self._where}: {self.settings.python} has no lm-evaluation-harness; {REMEDY}")
+            return MissingPrerequisite(f"{self._where}: {self.settings.python} has no lm-evaluation-harness; {_REMEDY}")
+        if lacking := _NLTK_DATA.search(log):
+            return MissingPrerequisite(
+                f"{self._where} is marked with data of nltk that is not here ({lacking[1]}); run "
+                f"`{self.settings.python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
+                "FOLDER here, and name it in the environment variable NLTK_DATA"
+            )
         last = "\n".join(f"  {line}" for line in list(_meaningful(log))[-_LAST_LINES:])
         return EngineError(
             f"{self._where}: lm-evaluation-harness ended with exit code {code}; the last lines of "

@@ -8,6 +8,7 @@ language model of ours stands where it expects one, notes what is asked, or give
 import contextlib
 import json
 import math
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -172,6 +173,12 @@ def _until(answer: str, stops: Json) -> str:
 
 
 def _main(job: Path, result: Path) -> None:
+    if "NLTK_DATA" not in os.environ:
+        # What IFEval's checker fetches goes into the environment, if it can be written, and not into a home folder.
+        folder = Path(sys.prefix, "nltk_data")
+        os.environ["NLTK_DATA"] = str(folder)
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
     try:
         made = do_job(json.loads(job.read_text()))
     except Refused as refused:

@@ -78,14 +78,6 @@ def test_a_task_of_ones_own_is_asked_with_its_stops_and_filters(tmp_path: Path) 
     assert metric == "exact_match (last-number)"
     assert [share for _, [share] in marks] == [1, 1, 0, 0, 0, 0, 0, 0]
     assert marked.task == HarnessTask("0.4.13", "tapir_sums", "1.0", "temperature 0, 32 tokens")
-    drawn = harness(
-        tmp_path,
-        task="tapir_sums",
-        questions=str(SAMPLES / "sums.jsonl"),
-        include_path=str(folder),
-        answering=Sampling(max_tokens=32),
-    )
-    assert drawn.mark(answers_to(asked, {})).task.sampling == "", "drawn as the task says"
 
 
 @pytest.mark.slow
@@ -95,7 +87,7 @@ def test_a_task_of_ones_own_is_asked_with_its_stops_and_filters(tmp_path: Path) 
     ("settings", "said"),
     [
         ({"task": "mmlu"}, "no such task"),
-        ({"task": "hellaswag"}, "a chat does not give"),
+        ({"task": "choices"}, "its output_type is multiple_choice, which a chat does not give"),
         (
             {"task": "gsm8k", "questions": str(SAMPLES / "sums.jsonl")},
             "5 solved examples .* give their file as `examples`",
@@ -104,8 +96,10 @@ def test_a_task_of_ones_own_is_asked_with_its_stops_and_filters(tmp_path: Path) 
     ids=["group", "log-likelihoods", "examples"],
 )
 def test_what_cannot_be_asked_in_a_chat_is_refused(tmp_path: Path, settings: dict[str, str], said: str) -> None:
+    choices = {"task": "choices", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_target": 0}
+    (tmp_path / "choices.yaml").write_text(json.dumps({**choices, "doc_to_choice": ["yes", "no"]}))
     with pytest.raises(ConfigError, match=f"benchmarks.mine: task '{settings['task']}': .*{said}"):
-        harness(tmp_path, **settings).questions()
+        harness(tmp_path, include_path=str(tmp_path), **settings).questions()
 
 
 @pytest.mark.slow
@@ -137,6 +131,15 @@ def test_figures_are_those_of_the_harness_with_a_client_of_its_own(tmp_path: Pat
     for metric, marks in mine.mark(answers_to(asked, GOOD)).marks.items():
         shares = [share for _, each in marks for share in each]
         assert sum(shares) / len(shares) == pytest.approx(figures[f"{metric},none"], abs=1e-12)
+
+
+@pytest.mark.parametrize(("longest", "told"), [(64, ""), (32, "temperature 0, 64 tokens")])
+def test_a_task_that_would_draw_answers_in_another_way_says_so(tmp_path: Path, longest: int, told: str) -> None:
+    file = tmp_path / "questions.jsonl"
+    file.write_text('{"prompt": "Well?", "answer": "Yes."}\n')
+    python, drawn = str(make_fake_harness(tmp_path)), Sampling(max_tokens=longest)
+    marked = harness(tmp_path, python=python, questions=str(file), answering=drawn).mark([("0", "Well?", "Yes.")])
+    assert marked.task.sampling == told
 
 
 def test_a_child_that_is_told_to_stop_is_ended(tmp_path: Path) -> None:
@@ -182,3 +185,12 @@ def test_a_child_that_ends_without_a_result_shows_its_last_lines(tmp_path: Path)
     python = str(make_fake_harness(tmp_path))
     with pytest.raises(EngineError, match=r"task 'broken': .*exit code 1; the last lines of .*\n.*\n.*KeyError"):
         harness(tmp_path, python=python, questions=str(file), task="broken").questions()
+
+
+def test_data_of_nltk_that_is_not_there_is_named_with_its_remedy(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    said = "Traceback:\nLookupError: \n*****\n  Resource punkt_tab not found.\n  >>> nltk.download('punkt_tab')\n"
+    python.write_text(f'#!/bin/sh\ncat >&2 <<"END"\n{said}END\nexit 1\n')
+    python.chmod(0o755)
+    with pytest.raises(MissingPrerequisite, match=r"nltk that is not here \(punkt_tab\); run .* NLTK_DATA"):
+        harness(tmp_path, python=str(python)).questions()
