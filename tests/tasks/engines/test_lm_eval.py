@@ -83,6 +83,25 @@ def test_a_task_of_ones_own_is_asked_with_its_stops_and_filters(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.lm_eval
 @needs_harness
+def test_a_task_with_solved_examples_draws_the_same_ones_when_it_marks(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("questions", "examples")}
+    for first, file in zip((90, 1), files.values(), strict=True):
+        rows = ({"question": f"What follows {n}?", "answer": f"#### {n + 1}"} for n in range(first, first + 8))
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = harness(tmp_path, task="gsm8k", **{name: str(file) for name, file in files.items()})
+    asked = mine.questions()
+    for place, (_, prompt, _) in enumerate(asked):
+        assert prompt.count("Question: What follows") == 6
+        assert prompt.endswith(f"Question: What follows {90 + place}?\nAnswer:")
+    marked = mine.mark(answers_to(asked, {1: "#### 91\n\nQuestion: Well? #### 7", 2: "It is 92."}))
+    strict, flexible = ([share for _, [share] in marks] for marks in marked.marks.values())
+    assert list(marked.marks) == ["exact_match (strict-match)", "exact_match (flexible-extract)"]
+    assert (strict, flexible) == ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0])
+
+
+@pytest.mark.slow
+@pytest.mark.lm_eval
+@needs_harness
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
