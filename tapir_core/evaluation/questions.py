@@ -12,8 +12,9 @@ from typing import Any
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.mt_bench import needs_reference
 from tapir_core.evaluation.rows import BadRowError, encodable, read_rows, text_of
+from tapir_core.evaluation.statistics import ALL
 
-__all__ = ["Question", "check_references", "read_answers", "read_questions"]
+__all__ = ["Question", "check_category", "check_references", "read_answers", "read_questions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,19 @@ def check_references(questions: Sequence[Question], references: Mapping[str, Seq
         )
 
 
+def check_category(name: str) -> str:
+    """The category.
+
+    Raises:
+        BadRowError: it has the name that the whole has among figures.
+    """
+    if name == ALL:
+        raise BadRowError(f"the category {ALL!r} stands for all questions together; give it another name")
+    return name
+
+
 def _question(fields: Mapping[str, Any]) -> Question:
-    return Question(_id(fields), text_of(fields, "category"), _turns(fields))
+    return Question(_id(fields), check_category(text_of(fields, "category")), _turns(fields))
 
 
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

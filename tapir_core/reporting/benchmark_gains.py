@@ -7,7 +7,7 @@ from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_
 from tapir_core.evaluation.benchmarks.types import ItemValues
 from tapir_core.evaluation.statistics import PairedDifference, compare_paired
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmarks import METRICS
+from tapir_core.reporting.benchmarks import metric_label
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
@@ -43,7 +43,7 @@ def _row(metric: str, found: PairedDifference) -> tuple[str, ...]:
     span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
     p_value = NOTHING if found.p_value is None else f"{found.p_value:.4f}"
     figures = (_signed(estimate.value), number(estimate.stderr), span, p_value)
-    return (METRICS[metric], estimate.why, *figures, count(estimate.n), count(found.n_failed))
+    return (metric_label(metric), estimate.why, *figures, count(estimate.n), count(found.n_failed))
 
 
 def _values(look: Look, name: str, student: int) -> dict[str, ItemValues]:

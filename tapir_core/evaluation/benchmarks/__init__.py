@@ -1,15 +1,18 @@
 """Benchmarks that are asked of a student. Start at `benchmark_of`."""
 
-from tapir_core.config import AlpacaEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
+from tapir_core.config import AlpacaEvalBenchmark, LmEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
+from tapir_core.evaluation.benchmarks.lm_eval import HarnessTask, LmEval, lm_eval_items, lm_eval_replies
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
 from tapir_core.evaluation.benchmarks.table import judged_places, score_rows
 from tapir_core.evaluation.benchmarks.types import (
+    REPLIES,
     SCORES,
     Benchmark,
     Exchange,
     Game,
     Judged,
+    JudgedOne,
     Place,
     Reading,
     Score,
@@ -18,17 +21,24 @@ from tapir_core.evaluation.benchmarks.types import (
 from tapir_core.evaluation.benchmarks.vicuna import Vicuna
 
 __all__ = [
+    "REPLIES",
     "SCORES",
     "Benchmark",
     "Exchange",
     "Game",
+    "HarnessTask",
     "Judged",
+    "JudgedOne",
+    "LmEval",
     "Place",
     "Reading",
     "Score",
     "benchmark_of",
     "exchanges_of",
+    "judged_one",
     "judged_places",
+    "lm_eval_items",
+    "lm_eval_replies",
     "score_rows",
 ]
 
@@ -36,6 +46,12 @@ __all__ = [
 def benchmark_of(config: RunConfig, name: str) -> Benchmark:
     """The benchmark of this name; it is one that is asked."""
     settings = config.evaluation.asked[name]
+    return LmEval(settings) if isinstance(settings, LmEvalBenchmark) else judged_one(config, name)
+
+
+def judged_one(config: RunConfig, name: str) -> JudgedOne:
+    """The benchmark of this name; it is one whose answers a judge is asked about."""
+    settings = config.evaluation.judged[name]
     match settings:
         case AlpacaEvalBenchmark():
             return AlpacaEval(name, settings)

@@ -42,6 +42,7 @@ from tapir_core.evaluation.benchmarks.types import (
     settled,
     withhold_categories,
 )
+from tapir_core.evaluation.questions import check_category
 from tapir_core.evaluation.rows import encodable, read_rows, text_of
 from tapir_core.evaluation.statistics import Figure
 from tapir_core.judging.agreement import favoured_position
@@ -70,7 +71,7 @@ class AlpacaEval:
         where, baseline = f"evaluation.benchmarks.{self.name}", read_outputs(self.settings.baseline)
         asked = read_rows(
             self.settings.questions,
-            lambda row: (text_of(row, "instruction"), encodable(str(row.get("dataset") or ""))),
+            lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
         if lacking := [text for text, _ in asked if text not in baseline]:

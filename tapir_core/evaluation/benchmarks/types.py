@@ -12,7 +12,6 @@ from typing import Literal, Protocol
 import polars as pl
 
 from tapir_core.config import Sampling
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.judging.estimates import Estimate
 from tapir_core.prompts import Prompt
@@ -20,12 +19,14 @@ from tapir_core.replies import Unparsed
 
 __all__ = [
     "ITEMS",
+    "REPLIES",
     "SCORES",
     "Benchmark",
     "Exchange",
     "Game",
     "ItemValues",
     "Judged",
+    "JudgedOne",
     "Order",
     "Place",
     "Reading",
@@ -54,6 +55,19 @@ ITEMS = pl.Schema(
 )
 """One row a question and turn, in the order of the file; a reference and the baseline's answer where it has them."""
 
+REPLIES = pl.Schema(
+    {
+        "question_id": pl.String(),
+        "turn": pl.Int64(),
+        "mode": pl.String(),
+        "order": pl.String(),
+        "value": pl.Float64(),
+        "baseline_value": pl.Float64(),
+        **dict.fromkeys(("how", "status", "reason", "raw", "judge"), pl.String()),
+    }
+)
+"""One row a judgment of one student's answers."""
+
 SCORES = pl.Schema(
     {
         **dict.fromkeys(("benchmark", "split", "category", "metric"), pl.String()),
@@ -65,8 +79,6 @@ SCORES = pl.Schema(
     }
 )
 """One row a figure and category of one student."""
-
-_LISTED = 5
 
 Order = Literal["model_first", "baseline_first", "single"]
 
@@ -156,24 +168,8 @@ class Score:
 class Benchmark(Protocol):
     """One benchmark, as its part of the configuration says."""
 
-    def items(self) -> pl.DataFrame:
-        """The questions with what belongs to them, ``ITEMS``.
-
-        Raises:
-            ConfigError: a file is wrong, or lacks what another one asks for.
-        """
-        ...
-
     def answering(self, category: str, student: Sampling) -> Sampling:
         """How the student's answers are drawn; ``student`` is its own sampling."""
-        ...
-
-    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
-        """Every judgment on one question."""
-        ...
-
-    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
-        """What a reply says; ``logprobs`` are those of its first token, none where none came."""
         ...
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Score]:
@@ -185,19 +181,29 @@ class Benchmark(Protocol):
         ...
 
 
-def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
-    """Rows as ``ITEMS``.
+class JudgedOne(Benchmark, Protocol):
+    """A benchmark whose answers a judge is asked about."""
 
-    Raises:
-        ConfigError: a category has the name that the whole has among figures.
-    """
-    items = pl.DataFrame(list(rows), schema=ITEMS, orient="row")
-    if wrong := items.filter(category=ALL)["question_id"].unique(maintain_order=True).to_list():
-        named = ", ".join(wrong[:_LISTED]) + (", …" if len(wrong) > _LISTED else "")
-        raise ConfigError(
-            f"question {named}: the category {ALL!r} stands for all questions together; give it another name"
-        )
-    return items
+    def items(self) -> pl.DataFrame:
+        """The questions with what belongs to them, ``ITEMS``.
+
+        Raises:
+            ConfigError: a file is wrong, or lacks what another one asks for.
+        """
+        ...
+
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """Every judgment on one question."""
+        ...
+
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """What a reply says; ``logprobs`` are those of its first token, none where none came."""
+        ...
+
+
+def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
+    """Rows as ``ITEMS``."""
+    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
 
 
 def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:

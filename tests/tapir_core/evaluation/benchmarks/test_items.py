@@ -102,7 +102,7 @@ def with_first_row(path: str, tmp_path: Path, **fields: Any) -> str:
 )
 def test_a_category_with_the_name_of_the_whole_is_refused(tmp_path: Path, settings: dict[str, Any], field: str) -> None:
     questions = with_first_row(settings["questions"], tmp_path, **{field: "all"})
-    with pytest.raises(ConfigError, match="question 1: the category 'all' stands for all questions together"):
+    with pytest.raises(ConfigError, match="row 1: the category 'all' stands for all questions together"):
         benchmark_of(configured(tmp_path, **{**settings, "questions": questions}), "mine").items()
 
 
