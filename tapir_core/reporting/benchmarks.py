@@ -23,6 +23,7 @@ __all__ = [
     "benchmarks_sentence",
     "figures_table",
     "headline_panels",
+    "headlines_in_words",
     "require_figures",
 ]
 
@@ -107,11 +108,17 @@ def figures_table(found: RoundSummary) -> Table:
 def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> str:
     """The headlines of these students, on a line; empty without benchmarks."""
     told = [
-        f"{student_name(each.number)} {row['benchmark']} {METRICS[row['metric']]} {_cell(row)}, n = {row['n']}"
+        f"{student_name(each.number)} {name} {said}"
         for each in filter(None, map(summary.round, numbers))
-        for row in _headlines(_rows(each, names))
+        for name, rows in _by_benchmark(_rows(each, names))
+        for said in headlines_in_words(rows)
     ]
     return f"{'; '.join(told)}." if told else ""
+
+
+def headlines_in_words(rows: pl.DataFrame) -> list[str]:
+    """The headlines of one student on one benchmark: what it is called, the figure, n."""
+    return [f"{METRICS[row['metric']]} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
 
 
 def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> None:
@@ -139,6 +146,10 @@ def _rows(found: RoundSummary, names: Sequence[str]) -> pl.DataFrame:
     if found.benchmarks is None:
         return pl.DataFrame(schema=SCORES)
     return found.benchmarks.filter(pl.col("benchmark").is_in(list(names)))
+
+
+def _by_benchmark(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    return [(part["benchmark"][0], part) for part in rows.partition_by("benchmark", maintain_order=True)]
 
 
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
