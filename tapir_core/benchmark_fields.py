@@ -27,9 +27,11 @@ def items(config: RunConfig, at: StageAt) -> Json:
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
-    """All its files, as ingredients."""
-    files = asked(config, at).files.items()
-    return [f"file:questions:{at.benchmark}", *(f"file:{field}:{at.benchmark}" for field, path in files if path)]
+    """All its files, and the run whose student is its baseline, as ingredients."""
+    settings = asked(config, at)
+    files = [f"file:{field}:{at.benchmark}" for field, path in settings.files.items() if path]
+    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
+    return [f"file:questions:{at.benchmark}", *files, *runs]
 
 
 def answers(config: RunConfig, at: StageAt) -> Json:

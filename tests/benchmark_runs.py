@@ -61,13 +61,18 @@ def judge(server: StandinServer, identity: str = "i") -> dict[str, Any]:
 
 
 def make_run(
-    root: Path, backbone: Path, student: FakeProvider, each_round: Sequence[str] = (), **benchmarks: dict[str, Any]
+    root: Path,
+    backbone: Path,
+    student: FakeProvider,
+    each_round: Sequence[str] = (),
+    name: str = "asked",
+    **benchmarks: dict[str, Any],
 ) -> RunFolder:
     """A finished run whose student answers at an endpoint."""
     engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
     config = make_config(
         root,
-        run={"name": "asked"},
+        run={"name": name},
         data={"pool": {"type": "standin", "rows": 240}, "heldout": {"type": "standin", "dev": 10, "test": 10}},
         student={"backbone": str(backbone), "engine": engine},
         evaluation={

@@ -5,8 +5,10 @@ from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
     AskedBenchmark,
     BenchmarkConfig,
+    FastChatBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
+    RunBaseline,
     VicunaBenchmark,
 )
 from tapir_core.config.budget import BudgetConfig, Caps
@@ -55,6 +57,7 @@ __all__ = [
     "EndpointEngine",
     "EvaluationConfig",
     "ExpansionConfig",
+    "FastChatBenchmark",
     "FileHeldout",
     "FilePool",
     "HardShare",
@@ -68,6 +71,7 @@ __all__ = [
     "RandomShare",
     "ReplicasEngine",
     "RoundConfig",
+    "RunBaseline",
     "RunConfig",
     "RunSection",
     "Sampling",

@@ -93,6 +93,11 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
                 )
     for name, asked in evaluation.asked.items():
+        if asked.baseline_run is not None and asked.baseline_run.run == config.run.name:
+            yield (
+                f'evaluation.benchmarks.{name}.baseline.run: value "{config.run.name}": is this run itself, whose '
+                "students have not answered when it starts; name another run (S_0 and the last one are paired anyway)"
+            )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
         longest = asked.longest_answer(config.student.sampling)
         if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:

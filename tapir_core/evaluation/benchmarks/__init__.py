@@ -2,6 +2,7 @@
 
 from tapir_core.config import AlpacaEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
+from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
 from tapir_core.evaluation.benchmarks.table import judged_places, score_rows
 from tapir_core.evaluation.benchmarks.types import (
@@ -35,13 +36,13 @@ __all__ = [
 
 def benchmark_of(config: RunConfig, name: str) -> Benchmark:
     """The benchmark of this name; it is one that is asked."""
-    settings = config.evaluation.asked[name]
+    settings, against = config.evaluation.asked[name], baseline_student(config, name)
     match settings:
         case AlpacaEvalBenchmark():
-            return AlpacaEval(name, settings)
+            return AlpacaEval(name, settings, against)
         case MTBenchBenchmark():
-            return MTBench(name, settings)
+            return MTBench(name, settings, against)
         case VicunaBenchmark():
-            return Vicuna(name, settings)
+            return Vicuna(name, settings, against)
         case _:
             raise AssertionError(f"no benchmark is asked by {type(settings).__name__}")

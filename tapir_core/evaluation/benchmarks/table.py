@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from tapir_core.config import RunConfig
+from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.types import SCORES, Judged, Place, Score
 from tapir_core.prompts import Prompt
 from tapir_core.voices import benchmark_judge, voice_of
@@ -36,8 +37,10 @@ def judged_places(replies: pl.DataFrame) -> dict[Place, Judged]:
 
 
 def _settings(config: RunConfig, name: str) -> str:
-    """How both sides' replies were drawn, in words."""
+    """How both sides' replies were drawn, in words; of a baseline that is a student, which one it is."""
     settings = config.evaluation.asked[name]
     asked = f", {settings.logprobs_asked} log-probabilities" if settings.logprobs_asked else ""
     student = settings.answering_in_words(config.student.sampling)
-    return f"judge: {settings.sampling.in_words}{asked}; student: {student}"
+    against = baseline_student(config, name)
+    baseline = "" if against is None else f"; baseline: {against.in_words}"
+    return f"judge: {settings.sampling.in_words}{asked}; student: {student}{baseline}"
