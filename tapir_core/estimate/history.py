@@ -65,9 +65,11 @@ def _reading(url: str) -> Iterator["Connection"]:
     from tapir_core.calls.store.tables import open_engine
 
     engine = open_engine(url)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _mean_length(
