@@ -17,7 +17,7 @@ INSTALL = $(PYTHON) requirements/install.py
 export DO_NOT_TRACK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup main-env test-env student-env quickstart compare compare-smoke test test-operations check format lint types unit docs lock \
+.PHONY: help setup main-env test-env student-env lm-eval-env quickstart compare compare-smoke test test-lm-eval test-operations check format lint types unit docs lock \
 	clean bench-student bench-calls bench-orchestration bench-decontamination coverage mutation fleet-env lint-docker screenshots
 
 help: ## print this list
@@ -31,6 +31,9 @@ quickstart: ## distil a small real student for two rounds into runs/quickstart: 
 
 test: test-env student-env ## run all tests but those of operations, the end-to-end runs on real engines included
 	.venv/bin/python -m pytest -m "not operations"
+
+test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harness, which `make test` skips without it
+	.venv/bin/python -m pytest -m lm_eval
 
 test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
 	.venv/bin/python -m pytest -m operations
@@ -55,6 +58,9 @@ test-env:
 
 student-env: ## build .venv-vllm, the student server's environment
 	@$(INSTALL) .venv-vllm $(STUDENT) --torch-index "$(TORCH_INDEX)"
+
+lm-eval-env: ## build .venv-lm-eval, the environment of lm-evaluation-harness: a minute, 760 MB
+	@$(INSTALL) .venv-lm-eval lm-eval
 
 fleet-env: ## add the workers of Docker and Kubernetes pools to .venv
 	@$(INSTALL) .venv tapir fleet --no-deps embedded-student --project --torch-index "$(TORCH_INDEX)"
@@ -124,8 +130,9 @@ lock: setup ## resolve requirements/*.in into pins
 	.venv-vllm/bin/python requirements/lock.py vllm-cuda
 	for peer in $(BENCH_PEERS); do .venv/bin/python requirements/lock.py bench-$$peer; done
 	.venv/bin/python requirements/lock.py mutation
+	.venv/bin/python requirements/lock.py lm-eval
 	.venv/bin/python requirements/lock.py fleet tapir
 	.venv/bin/python requirements/lock.py lint-docker fleet
 
 clean: ## remove all environments and caches, but no run
-	rm -rf .venv .venv-vllm .venv-bench-* .venv-mutation .venv-lint-docker .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-vllm .venv-bench-* .venv-mutation .venv-lint-docker .venv-lm-eval .mypy_cache .ruff_cache .pytest_cache build *.egg-info

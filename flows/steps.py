@@ -133,7 +133,8 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     """
     asked = {"answer": list(config.judge.endpoints.values()), "answer_heldout": []}
     if at.benchmark is not None:
-        asked[at.name] = [benchmark_judge(config, config.evaluation.asked[at.benchmark])]
+        judged = config.evaluation.judged.get(at.benchmark)
+        asked[at.name] = [benchmark_judge(config, judged)] if judged else []
     endpoints = asked.get(at.name, [config.teacher.endpoint])
     filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
     return max([config.calls.rows_per_shard, *filled])

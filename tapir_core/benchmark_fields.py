@@ -5,7 +5,7 @@ What holds for the stages of the run itself stands in `stage_fields`.
 
 from typing import Any
 
-from tapir_core.config import AskedBenchmark, RunConfig
+from tapir_core.config import AskedBenchmark, JudgedBenchmark, RunConfig
 from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
 from tapir_core.voices import benchmark_judge, voice_of
@@ -23,15 +23,16 @@ def asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
 
 def items(config: RunConfig, at: StageAt) -> Json:
     """What kind of benchmark its files are read as."""
-    return [at.benchmark, asked(config, at).model_dump(include={"type", "modes"})]
+    return [at.benchmark, asked(config, at).model_dump(include={"type", "modes", "task"})]
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
-    """All its files, and the run whose student is its baseline, as ingredients."""
+    """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = asked(config, at)
-    files = [f"file:{field}:{at.benchmark}" for field, path in settings.files.items() if path]
-    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
-    return [f"file:questions:{at.benchmark}", *files, *runs]
+    files = {**settings.files, **settings.folders}.items()
+    runs = [f"run:baseline:{at.benchmark}"] if isinstance(settings, JudgedBenchmark) and settings.baseline_run else []
+    named = [f"file:{field}:{at.benchmark}" for field, path in files if path]
+    return [f"file:questions:{at.benchmark}", *named, *runs]
 
 
 def answers(config: RunConfig, at: StageAt) -> Json:
@@ -40,15 +41,20 @@ def answers(config: RunConfig, at: StageAt) -> Json:
 
 
 def replies(config: RunConfig, at: StageAt) -> Json:
-    """Who judges, and how."""
+    """Who judges, and how; a task of lm-evaluation-harness by its name."""
     settings = asked(config, at)
+    if not isinstance(settings, JudgedBenchmark):
+        return items(config, at)
     voice = voice_of(benchmark_judge(config, settings), "judge")
     return [voice.model, voice.identity, settings.model_dump(include={"sampling", "reasks", "top_logprobs", "orders"})]
 
 
 def prompts(config: RunConfig, at: StageAt) -> list[str]:
-    """The judge's prompts, as ingredients."""
-    return [f"prompt:{name}" for name in asked(config, at).prompts]
+    """The judge's prompts, as ingredients; what lm-evaluation-harness marks by."""
+    settings = asked(config, at)
+    if not isinstance(settings, JudgedBenchmark):
+        return item_files(config, at)
+    return [f"prompt:{name}" for name in settings.prompts]
 
 
 def scores(config: RunConfig, at: StageAt) -> Json:

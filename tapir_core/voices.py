@@ -5,7 +5,7 @@ A base URL is no part of it: the same model at another address is the same voice
 
 from dataclasses import dataclass
 
-from tapir_core.config import AskedBenchmark, EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
+from tapir_core.config import EndpointConfig, JudgeConfig, JudgedBenchmark, OpenAIEndpoint, RunConfig
 from tapir_core.standin import STANDIN_VERSION
 
 __all__ = ["Voice", "benchmark_judge", "judge_names", "judge_voices", "voice_of"]
@@ -31,7 +31,7 @@ def voice_of(endpoint: EndpointConfig, role: str) -> Voice:
     return Voice(f"standin-{role}", identity)
 
 
-def benchmark_judge(config: RunConfig, benchmark: AskedBenchmark) -> EndpointConfig:
+def benchmark_judge(config: RunConfig, benchmark: JudgedBenchmark) -> EndpointConfig:
     """Who judges a benchmark: its own judge, or the run's first one."""
     return benchmark.judge or config.judge.endpoint
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from tapir_core.calls import Answer, Parsed, ask_read
-from tapir_core.evaluation.benchmarks import Game, Reading, benchmark_of, exchanges_of
+from tapir_core.evaluation.benchmarks import REPLIES, Game, Reading, exchanges_of, judged_one
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -18,25 +18,15 @@ from tasks.runtime import current
 
 __all__ = ["benchmark_replies_shard"]
 
-_REPLIES = {
-    "question_id": pl.String,
-    "turn": pl.Int64,
-    "mode": pl.String,
-    "order": pl.String,
-    "value": pl.Float64,
-    "baseline_value": pl.Float64,
-    **dict.fromkeys(("how", "status", "reason", "raw", "judge"), pl.String),
-}
-
 
 @shard_task("benchmark_replies", reads="benchmark_answers")
 def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
     assert at.benchmark is not None
-    runtime, settings = current(run), run.config.evaluation.asked[at.benchmark]
+    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
     prompts = {name: runtime.prompt(name) for name in settings.prompts}
     items = items_of(run, at.benchmark).filter(pl.col("question_id").is_in(rows["question_id"].unique().implode()))
-    benchmark = benchmark_of(run.config, at.benchmark)
+    benchmark = judged_one(run.config, at.benchmark)
     games = [game for exchange in exchanges_of(items, rows) for game in benchmark.games(exchange, prompts)]
     asked = [game for game in games if game.text is not None]
     judge = runtime.benchmark_judge(at.benchmark)
@@ -75,7 +65,7 @@ def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object,
 
 
 def _worked(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:
-    made = pl.DataFrame(rows, schema=_REPLIES, orient="row")
+    made = pl.DataFrame(rows, schema=REPLIES, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
     shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
     return worked(

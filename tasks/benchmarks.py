@@ -2,10 +2,11 @@
 
 import polars as pl
 
-from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_places, score_rows
+from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
+from tasks.benchmark_marks import harness_questions
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -15,8 +16,10 @@ __all__ = ["benchmark_items", "benchmark_scores", "items_of"]
 
 @stage_task("benchmark_items")
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
-    """Read the files of a benchmark."""
-    return Worked(benchmark_of(run.config, _name(at)).items())
+    """Read the files of a benchmark; lm-evaluation-harness reads its own."""
+    name = _name(at)
+    judged = name in run.config.evaluation.judged
+    return Worked(judged_one(run.config, name).items() if judged else harness_questions(run, at))
 
 
 @read_once
@@ -34,8 +37,9 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     )
     exchanges = exchanges_of(items_of(run, name), answers)
     scores = benchmark_of(run.config, name).scores(exchanges, judged_places(replies))
-    prompts = {each: current(run).prompt(each) for each in run.config.evaluation.asked[name].prompts}
-    return Worked(score_rows(run.config, name, scores, prompts))
+    judged = run.config.evaluation.judged.get(name)
+    prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
+    return Worked(score_rows(run.config, name, scores, prompts, replies))
 
 
 def _name(at: StageAt) -> str:

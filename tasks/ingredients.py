@@ -1,6 +1,7 @@
 """What goes into a run beside its configuration, by digest: prompt files, input files, the backbone."""
 
 import hashlib
+from pathlib import Path
 
 from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
@@ -10,7 +11,8 @@ from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES, StageAt
-from tapir_core.storage import on_this_machine
+from tapir_core.storage import file_sha256, on_this_machine
+from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
 __all__ = ["check_training_ingredients", "gather_files", "gather_ingredients"]
@@ -59,6 +61,7 @@ def gather_files(config: RunConfig) -> dict[str, str]:
         found |= {f"file:{field}:{name}": _sha256(path) for field, path in asked.files.items() if path}
         if (student := baseline_student(config, name)) is not None:
             found[f"run:baseline:{name}"] = student.digest
+        found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items() if path}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found
@@ -71,3 +74,9 @@ def _backbone(config: RunConfig) -> str:
 
 def _sha256(path: str) -> str:
     return hashlib.sha256(read_content(path)).hexdigest()
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Of names and contents of all files below it, but for what Python compiles there."""
+    files = sorted(each for each in folder.rglob("*") if each.is_file() and "__pycache__" not in each.parts)
+    return digest({each.relative_to(folder).as_posix(): file_sha256(each) for each in files})

@@ -169,7 +169,7 @@ class Runtime:
 
     def benchmark_judge(self, name: str) -> Role:
         """Who judges the answers to a benchmark."""
-        benchmark = self.config.evaluation.asked[name]
+        benchmark = self.config.evaluation.judged[name]
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         return self._role(benchmark_judge(self.config, benchmark), "judge", field)
 

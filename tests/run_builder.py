@@ -46,7 +46,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.benchmarks import Exchange, benchmark_of, exchanges_of, judged_places, score_rows
+from tapir_core.evaluation.benchmarks import Exchange, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.judging.panel import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
@@ -87,12 +87,14 @@ def build_run(
     """A run folder with every stage done up to ``until``, that one included; all of them without it.
 
     ``later`` are stages that the run does not plan, such as those of a benchmark that is asked by itself.
-    ``student`` is a model folder that every training leaves; without one a checkpoint is a file of words.
+    ``student`` is a model folder that every training leaves; without one a checkpoint is a file of words. Benchmarks of
+    lm-evaluation-harness are left to be asked.
     """
     prompts = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
     builder = _Builder(run := open_run(config or make_config(root), {**prompts, **ingredients}), student)
     for at in plan(run.config):
-        builder.write(at)
+        if at.benchmark is None or at.benchmark in run.config.evaluation.judged:
+            builder.write(at)
         if at == until:
             break
     for at in later:
@@ -181,7 +183,7 @@ class _Builder:
         self._save(at, heldout_scores(self._rows("heldout"), self._rows("answer_heldout", at.round)))
 
     def _benchmark_items(self, at: StageAt) -> None:
-        self._save(at, benchmark_of(self.run.config, at.benchmark).items())
+        self._save(at, judged_one(self.run.config, at.benchmark).items())
 
     def _benchmark_answers(self, at: StageAt) -> None:
         rng, rows = self._rng(at), []
@@ -193,7 +195,7 @@ class _Builder:
 
     def _benchmark_replies(self, at: StageAt) -> None:
         """The stand-in judges, without a server."""
-        benchmark, rows = benchmark_of(self.run.config, at.benchmark), []
+        benchmark, rows = judged_one(self.run.config, at.benchmark), []
         prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
         for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
             found = game.reading or benchmark.read(game, *_reply_of_standin(game.text))
@@ -204,9 +206,9 @@ class _Builder:
 
     def _benchmark_scores(self, at: StageAt) -> None:
         config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
-        scores = benchmark_of(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
-        prompts = {name: load_prompt(name) for name in config.evaluation.asked[at.benchmark].prompts}
-        self._save(at, score_rows(config, at.benchmark, scores, prompts))
+        scores = judged_one(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
+        prompts = {name: load_prompt(name) for name in config.evaluation.judged[at.benchmark].prompts}
+        self._save(at, score_rows(config, at.benchmark, scores, prompts, replies))
 
     def _exchanges(self, at: StageAt) -> list[Exchange]:
         items = self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark))

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.processes import REPOSITORY
 
-__all__ = ["CHECKPOINT", "make_checkpoint", "make_tiny_students", "needs_student_env"]
+__all__ = ["CHECKPOINT", "make_checkpoint", "make_tiny_students", "needs_harness", "needs_student_env"]
 
 CHECKPOINT = {
     "config.json": "{}",
@@ -22,6 +22,11 @@ CHECKPOINT = {
 needs_student_env = pytest.mark.skipif(
     not os.access(REPOSITORY / ".venv-vllm" / "bin" / "python", os.X_OK),
     reason="needs .venv-vllm: run `make student-env`",
+)
+
+needs_harness = pytest.mark.skipif(
+    not os.access(REPOSITORY / ".venv-lm-eval" / "bin" / "python", os.X_OK),
+    reason="needs .venv-lm-eval: run `make test-lm-eval`",
 )
 
 

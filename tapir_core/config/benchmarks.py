@@ -1,6 +1,7 @@
 """Benchmarks from outside: whose questions stay out of what is trained on, and which of them the student is asked.
 
-A table without a `type` names questions to keep away from; with one the student answers them and a judge says how well.
+A table without a `type` names questions to keep away from; with one the student answers them, and a judge or
+lm-evaluation-harness says how well.
 """
 
 from abc import abstractmethod
@@ -17,6 +18,8 @@ __all__ = [
     "AskedBenchmark",
     "BenchmarkConfig",
     "FastChatBenchmark",
+    "JudgedBenchmark",
+    "LmEvalBenchmark",
     "MTBenchBenchmark",
     "QuestionsOnly",
     "RunBaseline",
@@ -59,44 +62,18 @@ class AskedBenchmark(Section):
     questions: str
     """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
 
-    judge: EndpointConfig | None = None
-    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
-
-    sampling: Sampling = Sampling(max_tokens=2048)
-    """Sampling of the judge's replies."""
-
-    reasks: NonNegativeInt = 2
-    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
-
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of judgments that may fail; above it there is no figure."""
 
     @property
-    def baseline_run(self) -> RunBaseline | None:
-        """The student of another run that is its baseline, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, RunBaseline) else None
-
-    @property
-    def baseline_file(self) -> str | None:
-        """The file that its baseline is, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, str) else None
-
-    @property
-    @abstractmethod
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
-
-    @property
-    @abstractmethod
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
+        return {}
 
     @property
-    def logprobs_asked(self) -> int:
-        """Log-probabilities asked of its judge."""
-        return 0
+    def folders(self) -> dict[str, str | None]:
+        """Its folders, by the field that names them."""
+        return {}
 
     @abstractmethod
     def longest_answer(self, student: Sampling) -> int:
@@ -111,7 +88,42 @@ class AskedBenchmark(Section):
         return iter(())
 
 
-class AlpacaEvalBenchmark(AskedBenchmark):
+class JudgedBenchmark(AskedBenchmark):
+    """What every benchmark has that a judge is asked about."""
+
+    judge: EndpointConfig | None = None
+    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
+
+    sampling: Sampling = Sampling(max_tokens=2048)
+    """Sampling of the judge's replies."""
+
+    reasks: NonNegativeInt = 2
+    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
+
+    @property
+    @abstractmethod
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+
+    @property
+    def logprobs_asked(self) -> int:
+        """Log-probabilities asked of its judge."""
+        return 0
+
+    @property
+    def baseline_run(self) -> RunBaseline | None:
+        """The student of another run that is its baseline, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, RunBaseline) else None
+
+    @property
+    def baseline_file(self) -> str | None:
+        """The file that its baseline is, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, str) else None
+
+
+class AlpacaEvalBenchmark(JudgedBenchmark):
     """AlpacaEval 2.0: the student's output against a baseline's; an annotator names the better one."""
 
     type: Literal["alpaca_eval"] = "alpaca_eval"
@@ -167,7 +179,7 @@ class AlpacaEvalBenchmark(AskedBenchmark):
         return self.top_logprobs
 
 
-class FastChatBenchmark(AskedBenchmark):
+class FastChatBenchmark(JudgedBenchmark):
     """What MT-Bench and Vicuna-Instructions have in common: the temperature of an answer goes by its category."""
 
     max_tokens: PositiveInt = 1024
@@ -243,12 +255,57 @@ class VicunaBenchmark(FastChatBenchmark):
         return {"baseline": self.baseline_file}
 
 
+class LmEvalBenchmark(AskedBenchmark):
+    """One task of lm-evaluation-harness, such as IFEval: its prompts, asked of the student, and its own marks."""
+
+    type: Literal["lm_eval"] = "lm_eval"
+
+    questions: str
+    """File or URL with the task's questions and what belongs to them, in the fields that the task reads."""
+
+    task: Annotated[str, Field(min_length=1)]
+    """Name of the task, as `lm_eval ls subtasks` lists it: one that generates text."""
+
+    examples: str | None = None
+    """The same form; solved examples for a task that shows some before each question."""
+
+    include_path: str | None = None
+    """Folder with tasks of your own: YAML files, and the Python that they name, which runs as you."""
+
+    answering: Sampling = Sampling(max_tokens=1280)
+    """Sampling of the student's answers, in place of the task's own; the default is that of the task `ifeval`."""
+
+    python: str = ".venv-lm-eval/bin/python"
+    """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {"examples": self.examples}
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """Its folders, by the field that names them."""
+        return {"include_path": self.include_path}
+
+    def longest_answer(self, _student: Sampling) -> int:
+        """Most tokens of one answer."""
+        return self.answering.max_tokens
+
+    def answering_in_words(self, _student: Sampling) -> str:
+        """How its answers are drawn."""
+        return self.answering.in_words
+
+
 def _with_type(table: Any) -> Any:
     return {"type": "questions", **table} if isinstance(table, dict) else table
 
 
 BenchmarkConfig = Annotated[
-    Annotated[QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark, Field(discriminator="type")],
+    Annotated[
+        QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark | LmEvalBenchmark,
+        Field(discriminator="type"),
+    ],
     BeforeValidator(_with_type),
 ]
-"""`type = "alpaca_eval"`, `"mt_bench"` or `"vicuna"`; without a type its questions are only kept away from."""
+"""`type = "alpaca_eval"`, `"mt_bench"`, `"vicuna"` or `"lm_eval"`; without one, questions are only kept away from."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from tapir_core.config.benchmarks import AskedBenchmark
+from tapir_core.config.benchmarks import AskedBenchmark, LmEvalBenchmark
 from tapir_core.config.curriculum import RandomShare, RoundConfig
 from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
@@ -40,7 +40,7 @@ def check_config(config: RunConfig) -> list[str]:
 
 def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
-    return [*_missing_keys(config, environ), *_missing_packages(config.student)]
+    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_harness(config)]
 
 
 def _check_root(config: RunConfig) -> Iterator[str]:
@@ -92,12 +92,19 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
                     "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
                 )
-    for name, asked in evaluation.asked.items():
-        if asked.baseline_run is not None and asked.baseline_run.run == config.run.name:
+    for name, judged in evaluation.judged.items():
+        if judged.baseline_run is not None and judged.baseline_run.run == config.run.name:
             yield (
                 f'evaluation.benchmarks.{name}.baseline.run: value "{config.run.name}": is this run itself, whose '
                 "students have not answered when it starts; name another run (S_0 and the last one are paired anyway)"
             )
+    for name, asked in evaluation.asked.items():
+        for field, folder in asked.folders.items():
+            if folder is not None and not Path(folder).is_dir():
+                yield (
+                    f'evaluation.benchmarks.{name}.{field}: value "{folder}": there is no such folder; name one that '
+                    "holds the YAML files of tasks, or leave it out"
+                )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
         longest = asked.longest_answer(config.student.sampling)
         if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:
@@ -236,6 +243,16 @@ def _missing_key_file(field: str, file: Path) -> Iterator[str]:
             yield f'{field}: value "{file}": the file is empty; write the key into it'
     except (OSError, UnicodeDecodeError) as exc:
         yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
+
+
+def _missing_harness(config: RunConfig) -> Iterator[str]:
+    each_round = {name: config.evaluation.asked.get(name) for name in config.evaluation.each_round}
+    for name, asked in each_round.items():
+        if isinstance(asked, LmEvalBenchmark) and not os.access(Path(asked.python).expanduser(), os.X_OK):
+            yield (
+                f"evaluation.benchmarks.{name}.python: {asked.python} is no interpreter, so that lm-evaluation-harness "
+                "cannot start; `make lm-eval-env` builds its environment, or take the benchmark out of each_round"
+            )
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
-from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig
+from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark
 from tapir_core.config.endpoints import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
@@ -55,10 +55,15 @@ class EvaluationConfig(Section):
         return {name: each for name, each in self.benchmarks.items() if isinstance(each, AskedBenchmark)}
 
     @property
+    def judged(self) -> dict[str, JudgedBenchmark]:
+        """Those whose answers a judge is asked about, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, JudgedBenchmark)}
+
+    @property
     def judges(self) -> dict[str, EndpointConfig]:
         """The judges that benchmarks have of their own, by the field that sets them."""
         return {
             f"evaluation.benchmarks.{name}.judge": each.judge
-            for name, each in self.asked.items()
+            for name, each in self.judged.items()
             if each.judge is not None
         }

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.config import HELDOUT, BenchmarkConfig
-from tapir_core.data.formats import BrokenRecord, read_records
+from tapir_core.data.formats import MARKS, BrokenRecord, read_records
 from tapir_core.data.rows import BadRecordError, read_row
 from tapir_core.errors import ConfigError
 from tapir_core.text import normalise
@@ -66,7 +66,7 @@ def _read_file(benchmark: str, path: str) -> pl.DataFrame:
                 [
                     f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(broken)} rows hold no question:",
                     *shown,
-                    "A question has `instruction`, `prompt`, `turns` or `messages` (docs/decontamination.md).",
+                    "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md).",
                 ]
             )
         )
@@ -76,9 +76,11 @@ def _read_file(benchmark: str, path: str) -> pl.DataFrame:
 def _texts(fields: Mapping[str, Any]) -> Iterable[str]:
     """The turns of one record."""
     turns = fields.get("turns", fields.get("prompt"))
+    if turns is None and not fields.keys() & set(MARKS):
+        turns = fields.get("question")
     if turns is None:
         return [read_row(fields).instruction]
     found = [turns] if isinstance(turns, str) else turns
     if not isinstance(found, list) or not found or not all(isinstance(turn, str) and turn.strip() for turn in found):
-        raise BadRecordError("`turns` or `prompt` is neither a text nor a list of texts")
+        raise BadRecordError("`turns`, `prompt` or `question` is neither a text nor a list of texts")
     return [normalise(turn) for turn in found]

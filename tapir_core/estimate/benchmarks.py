@@ -1,8 +1,8 @@
 """What the benchmarks of each round take: their questions in the real prompts, for every student that is asked.
 
 Counts are exact: every turn and every judgment of the files is made up with a placeholder for the student's answers.
-Limits: answers that stay the same from round to round, or equal the baseline's, are paid once or not at all, and
-count in full here; a student that gives no answer is not judged.
+Limits: answers that stay the same from round to round, or equal the baseline's, are paid once or not at all, and count
+in full here; a student that gives no answer is not judged; of lm-evaluation-harness only the questions are known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from tapir_core.config import RunConfig
+from tapir_core.data.questions import read_questions
 from tapir_core.estimate.assumptions import Scenario
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, estimate_tokens, mean_tokens
 from tapir_core.estimate.workload import Work
-from tapir_core.evaluation.benchmarks import Exchange, benchmark_of, exchanges_of
+from tapir_core.evaluation.benchmarks import Exchange, exchanges_of, judged_one
 from tapir_core.paths import BACKBONE
 from tapir_core.prompts import Prompt
 
@@ -49,21 +50,25 @@ def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict
     Raises:
         ConfigError: a file cannot be read, is wrong, or lacks what another one asks for.
     """
-    return {name: _measure(config, name, prompts) for name in config.evaluation.each_round}
+    judged = config.evaluation.judged
+    return {
+        name: _measure(config, name, prompts) if name in judged else _measure_marked(config, name)
+        for name in config.evaluation.each_round
+    }
 
 
 def benchmark_work(config: RunConfig, sizes: Mapping[str, BenchmarkSize], scenario: Scenario) -> Iterator[Work]:
     """Answers and judgments of every benchmark for backbone, S_0 and the student of every round."""
     for number in range(BACKBONE, config.run.rounds + 1):
         for name, size in sizes.items():
-            reasks = config.evaluation.asked[name].reasks
-            judgments = size.judgments * (1 + (scenario.reask_share if reasks else 0.0))
             yield Work("benchmark_answers", "answer", number, size.answers, size.answers, benchmark=name)
-            yield Work("benchmark_replies", "benchmark", number, judgments, judgments, benchmark=name)
+            if (judged := config.evaluation.judged.get(name)) is not None:
+                judgments = size.judgments * (1 + (scenario.reask_share if judged.reasks else 0.0))
+                yield Work("benchmark_replies", "benchmark", number, judgments, judgments, benchmark=name)
 
 
 def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> BenchmarkSize:
-    benchmark = benchmark_of(config, name)
+    benchmark = judged_one(config, name)
     items = benchmark.items()
     answers = items.select("question_id", "turn").with_columns(response=pl.lit(_PLACEHOLDER))
     exchanges = exchanges_of(items, answers)
@@ -79,6 +84,13 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
         # A judgment on a turn shows the answers to all turns up to it.
         judged_answers=_mean([game.turn for game in games]),
     )
+
+
+def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
+    """Of lm-evaluation-harness, which marks without a call: its prompts are taken to be the questions of its file."""
+    asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
+    tokens = mean_tokens(asked) + MESSAGE_TOKENS
+    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0)
 
 
 def _answer_prompts(exchange: Exchange) -> Iterator[float]:

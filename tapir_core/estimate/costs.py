@@ -61,10 +61,11 @@ def _benchmark_lines(
             prompt = size.answer_prompt_tokens + size.earlier_answers * answer
             line = Line(work, "student", None, prompt, answer)
         else:
+            judged = config.evaluation.judged[work.benchmark]
             charger, known = judges[work.benchmark], evidence.judgments.get(work.benchmark)
             reply = _tokens(known, priors_of(charger.endpoint).completion_tokens["benchmark"], scenario)
             prompt = size.judge_prompt_tokens + size.judged_answers * answer
-            line = Line(work, "judge", charger, prompt, min(float(settings.sampling.max_tokens), reply))
+            line = Line(work, "judge", charger, prompt, min(float(judged.sampling.max_tokens), reply))
         yield replace(line, seconds=call_seconds(config, line, evidence, scenario))
 
 

@@ -58,11 +58,13 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
         total=_figures("all", "", runs),
         unknown_prices=tuple(unknown),
         assumptions=in_words(config, pool, evidence, priors, chargers, judges),
-        benchmarks=tuple(_benchmark(runs, name, judges[name], size) for name, size in evidence.benchmarks.items()),
+        benchmarks=tuple(_benchmark(runs, name, judges.get(name), size) for name, size in evidence.benchmarks.items()),
     )
 
 
-def _benchmark(runs: Sequence[Sequence[Line]], name: str, judge: Charger, size: BenchmarkSize) -> BenchmarkFigures:
+def _benchmark(
+    runs: Sequence[Sequence[Line]], name: str, judge: Charger | None, size: BenchmarkSize
+) -> BenchmarkFigures:
     found = _chosen(runs, lambda line: line.work.benchmark, name)
     numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
     students = {student_name(number): _chosen(found, lambda line: line.work.round, number) for number in numbers}
@@ -73,9 +75,8 @@ def _benchmark(runs: Sequence[Sequence[Line]], name: str, judge: Charger, size: 
         )
         for stage in ("benchmark_answers", "benchmark_replies")
     }
-    return BenchmarkFigures(
-        name, judge.voice.model, size.questions, sides["benchmark_answers"], sides["benchmark_replies"]
-    )
+    judged_by = "lm-evaluation-harness" if judge is None else judge.voice.model
+    return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
 
 
 def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], object], name: object) -> list[list[Line]]:

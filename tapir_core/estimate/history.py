@@ -55,7 +55,7 @@ def judgment_lengths(
     found = {}
     with _reading(url) as connection:
         for name, voice in judges.items():
-            versions = [prompts[each].version for each in config.evaluation.asked[name].prompts]
+            versions = [prompts[each].version for each in config.evaluation.judged[name].prompts]
             found[name] = _mean_length(connection, "benchmark", voice, versions)
     return {name: known for name, known in found.items() if known is not None}
 
@@ -122,8 +122,8 @@ def _models(config: RunConfig) -> tuple[object, ...]:
 
 
 def _benchmark_voices(config: RunConfig) -> set[Voice]:
-    asked = (config.evaluation.asked[name] for name in config.evaluation.each_round)
-    return {voice_of(benchmark_judge(config, each), "judge") for each in asked}
+    judged = (each for name, each in config.evaluation.judged.items() if name in config.evaluation.each_round)
+    return {voice_of(benchmark_judge(config, each), "judge") for each in judged}
 
 
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:

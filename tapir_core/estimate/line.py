@@ -51,8 +51,9 @@ def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
 
 
 def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:
-    """Benchmark of each round → who judges it: a judge of its own, or ``judge``, the first one of the run."""
-    asked = {name: config.evaluation.asked[name].judge for name in config.evaluation.each_round}
+    """Judged benchmark of each round → who judges it: a judge of its own, or ``judge``, the first one of the run."""
+    judged = config.evaluation.judged
+    asked = {name: judged[name].judge for name in config.evaluation.each_round if name in judged}
     return {
         name: judge
         if own is None

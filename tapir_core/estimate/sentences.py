@@ -112,12 +112,12 @@ def _repeats(config: RunConfig, priors: Priors) -> list[str]:
 
 
 def _benchmarks(config: RunConfig, evidence: Evidence, judges: Mapping[str, Charger]) -> list[str]:
-    later = [name for name in config.evaluation.asked if name not in judges]
+    later = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
     said = []
     if judges:
         lengths = []
         for name, judge in judges.items():
-            known, most = evidence.judgments.get(name), config.evaluation.asked[name].sampling.max_tokens
+            known, most = evidence.judgments.get(name), config.evaluation.judged[name].sampling.max_tokens
             assumed = min(most, priors_of(judge.endpoint).completion_tokens["benchmark"])
             lengths.append(
                 f"{name} {known.tokens:.0f} (of {known.answers:,} stored)" if known else f"{name} {assumed:g}"
@@ -126,6 +126,10 @@ def _benchmarks(config: RunConfig, evidence: Evidence, judges: Mapping[str, Char
             "Benchmarks are asked of backbone, S_0 and the student of every round, counted in their files; tokens of a "
             f"judgment: {', '.join(lengths)}. No answer is taken to equal another student's or the baseline's, which "
             "would save its judgment."
+        )
+    if marked := [name for name in config.evaluation.each_round if name not in judges]:
+        said.append(
+            f"lm-evaluation-harness marks {', '.join(marked)} without a call; its prompts count as the questions."
         )
     if later:
         said.append(f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.")

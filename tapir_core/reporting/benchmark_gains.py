@@ -7,7 +7,7 @@ from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_
 from tapir_core.evaluation.benchmarks.types import ItemValues
 from tapir_core.evaluation.statistics import PairedDifference, compare_paired
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmarks import METRICS
+from tapir_core.reporting.benchmarks import metric_label
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
@@ -32,7 +32,7 @@ def benchmark_gains_table(look: Look, students: Sequence[int]) -> Table:
             rng = derive_rng(look.run.config.run.seed, "benchmark", name, metric)
             limit = settings.max_failed_share
             found = compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)
-            rows.append((name, *paired_cells(METRICS[metric], found)))
+            rows.append((name, *paired_cells(metric_label(metric), found)))
     title = f"{student_name(after)} against {student_name(before)} on the same questions"
     return replace(NO_GAINS, title=title, rows=tuple(sorted(rows)))
 

@@ -17,7 +17,6 @@ from tapir_core.reporting.types import RoundSummary, RunSummary
 
 __all__ = [
     "HEADLINES",
-    "METRICS",
     "benchmark_names",
     "benchmark_tables",
     "benchmarks_sentence",
@@ -25,6 +24,7 @@ __all__ = [
     "figures_table",
     "headline_panels",
     "headlines_in_words",
+    "metric_label",
     "require_figures",
 ]
 
@@ -49,9 +49,14 @@ METRICS = {
 """What a figure is called, with its unit."""
 
 HEADLINES = ("win_rate", "rating", "pair_win_rate_adjusted", "relative_quality")
-"""The figures that stand for a benchmark as a whole."""
+"""The figures that stand for a benchmark as a whole; of one that has none of them the first figure does."""
 
 _BESIDE = ("judge", "prompt_version", "settings")
+
+
+def metric_label(metric: str) -> str:
+    """What a figure is called, with its unit; one of lm-evaluation-harness as the harness calls it."""
+    return METRICS.get(metric, f"{metric}, %")
 
 
 def benchmark_names(summary: RunSummary) -> list[str]:
@@ -73,15 +78,15 @@ def benchmark_tables(summary: RunSummary, numbers: Sequence[int], names: Sequenc
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     """For each headline and each judge of a benchmark its label and the rows of all students, with their `number`."""
     tables = [
-        each.benchmarks.with_columns(number=pl.lit(each.number))
+        _of_headlines(each.benchmarks).with_columns(number=pl.lit(each.number))
         for each in summary.rounds
         if each.benchmarks is not None
     ]
     if not tables:
         return []
-    rows = pl.concat(tables).filter(pl.col("metric").is_in(HEADLINES))
+    rows = pl.concat(tables)
     parts = rows.partition_by("benchmark", "metric", *_BESIDE, maintain_order=True)
-    return [(f"{part['benchmark'][0]}: {METRICS[part['metric'][0]]}", part) for part in parts]
+    return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
 
 
 def figures_table(found: RoundSummary) -> Table:
@@ -90,7 +95,7 @@ def figures_table(found: RoundSummary) -> Table:
     cells = tuple(
         (
             row["benchmark"],
-            METRICS[row["metric"]],
+            metric_label(row["metric"]),
             row["category"],
             row["note"],
             number(row["value"]),
@@ -119,7 +124,7 @@ def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequ
 
 def headlines_in_words(rows: pl.DataFrame) -> list[str]:
     """The headlines of one student on one benchmark: what it is called, the figure, n."""
-    return [f"{METRICS[row['metric']]} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
+    return [f"{metric_label(row['metric'])} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
 
 
 def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> None:
@@ -138,8 +143,8 @@ def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence
         raise TooMuchMissing(
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
             "the replies. Failures are stored: once the judge is mended, forget them with `tapir store prune --role "
-            "benchmark --status KIND --yes`, remove those folders and give the same command again; or raise "
-            "max_failed_share"
+            "benchmark --status KIND --yes` (the student's answers: `--role answer`), remove those folders and give "
+            "the same command again; or raise max_failed_share"
         )
 
 
@@ -154,7 +159,13 @@ def _by_benchmark(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
 
 
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    return rows.filter(pl.col("metric").is_in(HEADLINES), category=ALL).to_dicts()
+    return _of_headlines(rows).filter(category=ALL).to_dicts()
+
+
+def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows of one student's headlines."""
+    known, first = pl.col("metric").is_in(HEADLINES), pl.col("metric") == pl.col("metric").first().over("benchmark")
+    return rows.filter(pl.when(known.any().over("benchmark")).then(known).otherwise(first))
 
 
 def figures_side_by_side(rows: pl.DataFrame) -> Table:
@@ -162,7 +173,7 @@ def figures_side_by_side(rows: pl.DataFrame) -> Table:
     students = list(dict.fromkeys(rows["student"]))
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
-        found.setdefault((METRICS[row["metric"]], row["category"]), {})[row["student"]] = row
+        found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
     shown = tuple(
         (metric, category, *(_cell(of.get(student)) for student in students), _most(of.values()))
         for (metric, category), of in found.items()
@@ -199,7 +210,7 @@ def _notes(rows: pl.DataFrame) -> str:
     """What the figures say of themselves, each note once with the students that it is about."""
     told: dict[tuple[str, str], list[str]] = {}
     for row in rows.filter((pl.col("note") != "") & (pl.col("category") == ALL)).iter_rows(named=True):
-        told.setdefault((METRICS[row["metric"]], row["note"]), []).append(row["student"])
+        told.setdefault((metric_label(row["metric"]), row["note"]), []).append(row["student"])
     every = rows["student"].n_unique()
     return " ".join(
         f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."

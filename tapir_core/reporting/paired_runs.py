@@ -13,7 +13,7 @@ from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmark_gains import PAIRED_COLUMNS, headline_values, paired_cells
-from tapir_core.reporting.benchmarks import METRICS, figures_side_by_side
+from tapir_core.reporting.benchmarks import figures_side_by_side, metric_label
 from tapir_core.reporting.formats import NOTHING, student_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
@@ -105,7 +105,7 @@ def _benchmark_rows(name: str, first: _Asked, other: _Asked) -> Iterator[tuple[s
     for metric in sorted(before.keys() & after.keys()):
         rng = derive_rng(first.look.run.config.run.seed, "paired runs", *pair, metric)
         found = compare_paired(after[metric], before[metric], rng=rng, max_failed_share=min(limits))
-        yield (*pair, *paired_cells(METRICS[metric], found))
+        yield (*pair, *paired_cells(metric_label(metric), found))
 
 
 def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:

@@ -11,7 +11,14 @@ from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, wa
 from tapir_core.calls import Endpoint, Failure
 from tapir_core.calls.endpoints.client import Client
 from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
-from tapir_core.config import EMBEDDED_STUDENT, EndpointConfig, EndpointEngine, OpenAIEndpoint, RunConfig
+from tapir_core.config import (
+    EMBEDDED_STUDENT,
+    EndpointConfig,
+    EndpointEngine,
+    LmEvalBenchmark,
+    OpenAIEndpoint,
+    RunConfig,
+)
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
@@ -20,6 +27,7 @@ from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import find_backbone
 from tasks.engines.chat_template import render_chat
 from tasks.engines.endpoints import api_key
+from tasks.engines.lm_eval import find_harness
 
 __all__ = ["read_run", "run_checks"]
 
@@ -48,6 +56,11 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     ]
     if isinstance(config.student.engine, EndpointEngine):
         checks.append(_student_check(config.student.engine))
+    checks += [
+        _harness_check(name, each)
+        for name, each in config.evaluation.asked.items()
+        if isinstance(each, LmEvalBenchmark)
+    ]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
     backbone = Check(
         "backbone",
@@ -86,6 +99,15 @@ def _student_check(engine: EndpointEngine) -> Check:
         return _ask(Endpoint(engine.base_url, 1, key, api_key_env=engine.api_key_env), model)
 
     return Check("student.engine", look, "start that server, or correct student.engine.base_url")
+
+
+def _harness_check(name: str, settings: LmEvalBenchmark) -> Check:
+    def look() -> Finding:
+        version = find_harness(settings.python)
+        return ok(f"{settings.python}: lm-evaluation-harness {version}, to be asked for its task {settings.task!r}")
+
+    remedy = "`make lm-eval-env` builds its environment anew"
+    return Check(f"evaluation.benchmarks.{name}", look, remedy, limit_seconds=60)
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:

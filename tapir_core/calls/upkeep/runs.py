@@ -85,7 +85,7 @@ def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
 def _voices(config: RunConfig) -> dict[str, tuple[Voice, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
     teacher = voice_of(config.teacher.endpoint, "teacher")
-    asked = (benchmark_judge(config, each) for each in config.evaluation.asked.values())
+    asked = (benchmark_judge(config, each) for each in config.evaluation.judged.values())
     benchmarks = tuple(voice_of(endpoint, "judge") for endpoint in asked)
     return {
         **dict.fromkeys(TEACHER_ROLES, (teacher,)),

@@ -27,9 +27,10 @@ _DIGITS = 12
 
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":
     """The student that the baseline of benchmark ``name`` is; nothing where it is a file, or there is none."""
-    named = config.evaluation.asked[name].baseline_run
-    if named is None:
+    judged = config.evaluation.judged.get(name)
+    if judged is None or judged.baseline_run is None:
         return None
+    named = judged.baseline_run
     run = RunFolder(RunRef(config.run.root, named.run))
     return BaselineStudent(f"evaluation.benchmarks.{name}.baseline", run, named, named.benchmark or name)
 

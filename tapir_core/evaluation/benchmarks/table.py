@@ -1,4 +1,7 @@
-"""Scores of a benchmark as rows of its ``scores/``: each figure with judge, prompt version and settings beside it."""
+"""Scores of a benchmark as rows of its ``scores/``: each figure with judge, prompt version and settings beside it.
+
+Of a task of lm-evaluation-harness the judge is the harness, and the prompt's version that of the task.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,11 +19,11 @@ SPLIT = "test"
 """Figures of benchmarks are reported and read by no decision."""
 
 
-def score_rows(config: RunConfig, name: str, scores: Sequence[Score], prompts: Mapping[str, Prompt]) -> pl.DataFrame:
-    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge."""
-    voice = voice_of(benchmark_judge(config, config.evaluation.asked[name]), "judge")
-    versions = ", ".join(f"{each} {prompt.version}" for each, prompt in prompts.items())
-    beside = (f"{voice.model} ({voice.identity})", versions, _settings(config, name))
+def score_rows(
+    config: RunConfig, name: str, scores: Sequence[Score], prompts: Mapping[str, Prompt], replies: pl.DataFrame
+) -> pl.DataFrame:
+    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``."""
+    beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name))
     rows = []
     for each in scores:
         found = each.estimate
@@ -36,11 +39,27 @@ def judged_places(replies: pl.DataFrame) -> dict[Place, Judged]:
     return {place: Judged(*found) for place, found in zip(places, values, strict=True)}
 
 
+def _judge_and_prompts(
+    config: RunConfig, name: str, prompts: Mapping[str, Prompt], replies: pl.DataFrame
+) -> tuple[str, str]:
+    judged = config.evaluation.judged.get(name)
+    if judged is None:
+        # The harness that marked, which may be another one than is installed by now.
+        judge, task = replies.select("judge", "how").row(0)
+        return judge, task
+    voice = voice_of(benchmark_judge(config, judged), "judge")
+    return f"{voice.model} ({voice.identity})", ", ".join(
+        f"{each} {prompt.version}" for each, prompt in prompts.items()
+    )
+
+
 def _settings(config: RunConfig, name: str) -> str:
     """How both sides' replies were drawn, in words; of a baseline that is a student, which one it is."""
-    settings = config.evaluation.asked[name]
-    asked = f", {settings.logprobs_asked} log-probabilities" if settings.logprobs_asked else ""
-    student = settings.answering_in_words(config.student.sampling)
+    student = f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"
+    judged = config.evaluation.judged.get(name)
+    if judged is None:
+        return student
+    asked = f", {judged.logprobs_asked} log-probabilities" if judged.logprobs_asked else ""
     against = baseline_student(config, name)
     baseline = "" if against is None else f"; baseline: {against.in_words}"
-    return f"judge: {settings.sampling.in_words}{asked}; student: {student}{baseline}"
+    return f"judge: {judged.sampling.in_words}{asked}; {student}{baseline}"

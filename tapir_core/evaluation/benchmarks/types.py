@@ -19,12 +19,14 @@ from tapir_core.replies import Unparsed
 
 __all__ = [
     "ITEMS",
+    "REPLIES",
     "SCORES",
     "Benchmark",
     "Exchange",
     "Game",
     "ItemValues",
     "Judged",
+    "JudgedOne",
     "Order",
     "Place",
     "Reading",
@@ -51,6 +53,19 @@ ITEMS = pl.Schema(
     }
 )
 """One row a question and turn, in the order of the file; a reference and the baseline's answer where it has them."""
+
+REPLIES = pl.Schema(
+    {
+        "question_id": pl.String(),
+        "turn": pl.Int64(),
+        "mode": pl.String(),
+        "order": pl.String(),
+        "value": pl.Float64(),
+        "baseline_value": pl.Float64(),
+        **dict.fromkeys(("how", "status", "reason", "raw", "judge"), pl.String()),
+    }
+)
+"""One row a judgment of one student's answers."""
 
 SCORES = pl.Schema(
     {
@@ -152,24 +167,8 @@ class Score:
 class Benchmark(Protocol):
     """One benchmark, as its part of the configuration says."""
 
-    def items(self) -> pl.DataFrame:
-        """The questions with what belongs to them, ``ITEMS``.
-
-        Raises:
-            ConfigError: a file is wrong, or lacks what another one asks for.
-        """
-        ...
-
     def answering(self, category: str, student: Sampling) -> Sampling:
         """How the student's answers are drawn; ``student`` is its own sampling."""
-        ...
-
-    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
-        """Every judgment on one question."""
-        ...
-
-    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
-        """What a reply says; ``logprobs`` are those of its first token, none where none came."""
         ...
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Score]:
@@ -178,6 +177,26 @@ class Benchmark(Protocol):
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
         """What each headline is made of, by metric: for a comparison of two students on the same questions."""
+        ...
+
+
+class JudgedOne(Benchmark, Protocol):
+    """A benchmark whose answers a judge is asked about."""
+
+    def items(self) -> pl.DataFrame:
+        """The questions with what belongs to them, ``ITEMS``.
+
+        Raises:
+            ConfigError: a file is wrong, or lacks what another one asks for.
+        """
+        ...
+
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """Every judgment on one question."""
+        ...
+
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """What a reply says; ``logprobs`` are those of its first token, none where none came."""
         ...
 
 

@@ -249,3 +249,17 @@ def test_the_key_of_a_benchmarks_judge_is_missing_like_any_other(benchmark_file:
     asked = {"type": "vicuna", "questions": benchmark_file, "baseline": benchmark_file, "judge": OPENAI}
     config = make_config(evaluation={"benchmarks": {"vi": asked}})
     assert any("evaluation.benchmarks.vi.judge.api_key_env" in line for line in missing_prerequisites(config, {}))
+
+
+def test_a_benchmark_of_the_harness_needs_its_folder_and_in_each_round_its_environment(benchmark_file: str) -> None:
+    task = {"type": "lm_eval", "task": "mine", "questions": benchmark_file, "python": "nowhere/bin/python"}
+    config = make_config(evaluation={"benchmarks": {"ex": task}, "each_round": ["ex"]})
+    [lacking] = [line for line in missing_prerequisites(config, {}) if "evaluation" in line]
+    assert lacking.startswith("evaluation.benchmarks.ex.python: nowhere/bin/python is no interpreter")
+    assert "`make lm-eval-env` builds its environment" in lacking
+    later = make_config(evaluation={"benchmarks": {"ex": task}})
+    assert not any("evaluation" in line for line in missing_prerequisites(later, {}))
+    folder = {**task, "include_path": "nowhere/tasks"}
+    assert 'ex.include_path: value "nowhere/tasks": there is no such folder' in the_problem(
+        evaluation={"benchmarks": {"ex": folder}}
+    )

@@ -35,13 +35,19 @@ def test_the_formats_of_the_benchmarks_are_read(tmp_path: Path, content: str, ro
     assert read(tmp_path, content) == [("mine", *row) for row in rows]
 
 
+def test_a_question_is_read_where_there_is_nothing_else_that_is_asked(tmp_path: Path) -> None:
+    rows = read(tmp_path, '{"question": "Well?"}\n{"question": "In short", "instruction": "Well, in full?"}\n')
+    assert [text for *_, text in rows] == ["Well?", "Well, in full?"]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('{"turns": []}\n', r"row 1: `turns` or `prompt` is neither"),
-        ('{"prompt": 3}\n', r"row 1: `turns` or `prompt` is neither"),
+        ('{"turns": []}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
+        ('{"prompt": 3}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
         ('{"turns": ["Well?", " "]}\n', r"row 1: `turns`"),
-        ('{"question": "Well?"}\n', r"row 1: none of `instruction`"),
+        ('{"question": 3}\n', r"row 1: `turns`, `prompt` or `question` is neither"),
+        ('{"query": "Well?"}\n', r"row 1: none of `instruction`"),
         ('{"prompt": "Well?"}\n{"prompt"\n', r"1 rows hold no question:\n  row 2: damaged JSON"),
         ("[]", "there is no record in it"),
     ],

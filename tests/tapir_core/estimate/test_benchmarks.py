@@ -155,3 +155,15 @@ def test_stored_judgments_to_the_same_prompt_tell_how_long_they_are(tmp_path: Pa
     whole = only(found).judgments[-1].needed
     assert whole.completion_tokens.likely == pytest.approx(40 * whole.calls.likely)
     assert "mine 40 (of 30 stored)" in " ".join(found.assumptions)
+
+
+def test_lm_evaluation_harness_marks_without_a_call(tmp_path: Path) -> None:
+    questions = tmp_path / "ifeval.jsonl"
+    questions.write_text("".join(json.dumps({"key": n, "prompt": f"Write {n} words."}) + "\n" for n in range(3)))
+    marked = {"type": "lm_eval", "questions": str(questions), "task": "ifeval"}
+    found = only(estimated(configured(mine=marked)))
+    assert (found.judge, found.questions) == ("lm-evaluation-harness", 3)
+    assert [each.needed.calls.likely for each in found.answers] == [3, 3, 3, 3, STUDENTS * 3]
+    assert {each.needed.calls.high for each in found.judgments} == {0}
+    rows = benchmark_table(estimated(configured(mine=marked))).rows
+    assert [row[3:5] for row in rows][-1] == ("12", "–")

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from flows.commands.diagnosis.finding import Finding, examine
 from flows.commands.diagnosis.run import read_run, run_checks
 from tapir_core.calls.fakes import FakeProvider, Status
 from tapir_core.config import RunConfig
+from tasks.fakes import make_fake_harness
 from tests.run_config import make_config
 from tests.students import make_checkpoint
 
@@ -149,3 +151,21 @@ def test_what_a_run_would_refuse_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert config is not None
     assert any("no.json" in each.found and each.remedy for each in found)
     assert any("THE_KEY" in each.found and each.remedy for each in found)
+
+
+def test_the_harness_of_a_benchmark_is_told_with_its_version_or_its_remedy(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"prompt": "Well?", "answer": "Yes."}\n')
+
+    def with_harness(python: Path) -> Finding:
+        benchmark = {"type": "lm_eval", "task": "mine", "questions": str(questions), "python": str(python)}
+        config = make_config(tmp_path, evaluation={"benchmarks": {"ex": benchmark}})
+        return look(config, tmp_path, "evaluation.benchmarks.ex")
+
+    found = with_harness(make_fake_harness(tmp_path))
+    assert (found.level, found.found.partition(": ")[2].split(",")[0]) == ("ok", "lm-evaluation-harness 0.0-fake")
+    for python, said in ((tmp_path / "nowhere", "no interpreter"), (Path(sys.executable), "no lm-evaluation-harness")):
+        found = with_harness(python)
+        assert found.level == "fault"
+        assert said in found.found
+        assert "make lm-eval-env" in found.remedy

@@ -1,0 +1,89 @@
+"""What marks of lm-evaluation-harness come to, and when they are made again."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tapir_core.config import LmEvalBenchmark
+from tapir_core.evaluation.benchmarks import HarnessTask, LmEval, exchanges_of, judged_places
+from tapir_core.evaluation.benchmarks.lm_eval import UNKNOWN, lm_eval_items, lm_eval_replies
+from tapir_core.evaluation.benchmarks.types import ITEMS, REPLIES, Exchange
+from tapir_core.stages import StageAt, own_digest
+from tasks.ingredients import gather_files
+from tests.run_config import make_config
+
+TASK = HarnessTask("0.4.13", "ifeval", "4.0", "")
+MARKS = {
+    "strict": [("0", [1.0]), ("1", [0.0]), ("2", [1.0]), ("3", [1.0])],
+    "parts": [("0", [1.0, 1.0, 1.0]), ("1", [0.0]), ("2", [1.0, 1.0]), ("3", [1.0, 0.0])],
+}
+
+
+def exchanges(questions: int) -> list[Exchange]:
+    items = lm_eval_items((str(place), f"Question {place}?", "") for place in range(questions))
+    assert items.schema == ITEMS
+    return exchanges_of(items, items.select("question_id", "turn").with_columns(response=pl.lit("Yes.")))
+
+
+def benchmark(max_failed_share: float = 0.5) -> LmEval:
+    return LmEval(LmEvalBenchmark(questions="q", task="ifeval", max_failed_share=max_failed_share))
+
+
+def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
+    replies = lm_eval_replies(TASK, MARKS, {})
+    assert replies.schema == REPLIES
+    strict, parts = benchmark().scores(exchanges(4), judged_places(replies))
+    assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
+    # As the harness does: its standard deviation (n - 1) by the root of n.
+    assert strict.estimate.stderr == pytest.approx(25)
+    assert (parts.metric, parts.estimate.value, parts.estimate.n) == ("parts", 75, 8)
+    assert parts.estimate.stderr is not None
+    # Four questions, and not eight marks, are independent: the error of eight would be 16.4.
+    assert parts.estimate.stderr == pytest.approx(18.4, abs=0.01)
+
+
+def test_a_question_without_an_answer_has_failed_once_in_every_metric() -> None:
+    replies = lm_eval_replies(TASK, MARKS, {"4": "the student gave no answer"})
+    for found in benchmark().scores(exchanges(5), judged_places(replies)):
+        assert (found.estimate.value, found.n_failed) == (75, 1)
+    for found in benchmark(0.1).scores(exchanges(5), judged_places(replies)):
+        assert found.estimate.value is None
+        assert "judgments failed" in found.note
+    assert replies.filter(status="failed")["reason"].to_list() == ["the student gave no answer"] * 2
+
+
+def test_where_nothing_could_be_marked_there_is_no_figure_and_it_is_said() -> None:
+    replies = lm_eval_replies(TASK, {}, {"0": "the student gave no answer"})
+    [found] = benchmark(1.0).scores(exchanges(1), judged_places(replies))
+    assert (found.metric, found.estimate.value, found.n_failed) == (UNKNOWN, None, 1)
+
+
+def test_students_are_compared_by_what_has_one_mark_a_question() -> None:
+    replies = lm_eval_replies(TASK, MARKS, {"4": "the student gave no answer"})
+    values = benchmark().values(exchanges(5), judged_places(replies))
+    assert values == {"strict": {"0": 100, "1": 0, "2": 100, "3": 100, "4": None}}
+
+
+def test_marks_are_made_again_when_what_marks_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"prompt": "Well?", "answer": "Yes."}\n')
+    (tmp_path / "tasks").mkdir()
+    code = tmp_path / "tasks" / "marks.py"
+
+    def digests(**settings: object) -> list[str]:
+        table = {"type": "lm_eval", "task": "mine", "include_path": str(tmp_path / "tasks"), **settings}
+        table["questions"] = str(tmp_path / "questions.jsonl")
+        config = make_config(tmp_path, evaluation={"benchmarks": {"ex": table}})
+        stages = ("benchmark_items", "benchmark_answers", "benchmark_replies", "benchmark_scores")
+        return [own_digest(StageAt(name, 0, benchmark="ex"), config, gather_files(config)) for name in stages]
+
+    code.write_text("mark = 1")
+    before = digests()
+    assert digests(python="elsewhere/python") == before
+    code.write_text("mark = 2")
+    after = digests()
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, False, False]
+    another = digests(task="another")
+    assert [one == other for one, other in zip(after, another, strict=True)] == [False, True, False, False]
+    longer = digests(answering={"max_tokens": 7})
+    assert [one == other for one, other in zip(after, longer, strict=True)] == [True, False, True, False]
