@@ -27,10 +27,12 @@ def items(config: RunConfig, at: StageAt) -> Json:
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
-    """All its files and folders, as ingredients."""
+    """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = asked(config, at)
     files = {**settings.files, **settings.folders}.items()
-    return [f"file:questions:{at.benchmark}", *(f"file:{field}:{at.benchmark}" for field, path in files if path)]
+    runs = [f"run:baseline:{at.benchmark}"] if isinstance(settings, JudgedBenchmark) and settings.baseline_run else []
+    named = [f"file:{field}:{at.benchmark}" for field, path in files if path]
+    return [f"file:questions:{at.benchmark}", *named, *runs]
 
 
 def answers(config: RunConfig, at: StageAt) -> Json:

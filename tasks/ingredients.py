@@ -7,6 +7,7 @@ from pathlib import Path
 from tapir_core.config import FileHeldout, FilePool, RunConfig
 from tapir_core.data.formats import read_content
 from tapir_core.errors import RunChanged
+from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.paths import backbone_cache
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder
@@ -68,7 +69,7 @@ def gather_files(config: RunConfig) -> dict[str, str]:
     """Name → digest of every ingredient but the backbone, which may have to be fetched and takes long to read.
 
     Raises:
-        ConfigError: a prompt file is broken.
+        ConfigError: a prompt file is broken, or a baseline's run has not answered.
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
@@ -78,6 +79,8 @@ def gather_files(config: RunConfig) -> dict[str, str]:
         found[f"file:questions:{name}"] = _sha256(benchmark.questions)
     for name, asked in config.evaluation.asked.items():
         found |= {f"file:{field}:{name}": _sha256(path) for field, path in asked.files.items() if path}
+        if (student := baseline_student(config, name)) is not None:
+            found[f"run:baseline:{name}"] = student.digest
         found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items() if path}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)

@@ -7,6 +7,7 @@ import hashlib
 import math
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,12 @@ def build_run(
     until: StageAt | None = None,
     config: RunConfig | None = None,
     student: Path | None = None,
+    later: Sequence[StageAt] = (),
     **ingredients: str,
 ) -> RunFolder:
     """A run folder with every stage done up to ``until``, that one included; all of them without it.
 
+    ``later`` are stages that the run does not plan, such as those of a benchmark that is asked by itself.
     ``student`` is a model folder that every training leaves; without one a checkpoint is a file of words. Benchmarks of
     lm-evaluation-harness are left to be asked.
     """
@@ -94,6 +97,8 @@ def build_run(
             builder.write(at)
         if at == until:
             break
+    for at in later:
+        builder.write(at)
     return run
 
 

@@ -19,7 +19,7 @@ def side_by_side(
     names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.", show_default=False)],
     root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
 ) -> None:
-    """Put runs with the same held-out set side by side: accuracy by task type, cost, share of answers re-used."""
+    """Put runs with the same held-out set side by side: accuracy, benchmarks, paired differences, cost."""
     from tapir_core.reporting.side_by_side import put_side_by_side
     from tapir_core.reporting.side_by_side_report import write_side_by_side
     from tapir_core.run_folder import RunFolder, RunRef
@@ -33,7 +33,7 @@ def print_side_by_side(console: Console, shown: "SideBySide", report: str) -> No
     from flows.commands.terminal import print_table
     from tapir_core.reporting.side_by_side import side_by_side_tables
 
-    for table in side_by_side_tables(shown).values():
+    for table in (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired):
         if table.rows:
             print_table(console, table, wrap=True)
     console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

@@ -3,9 +3,12 @@
 from rich.console import Console
 from rich.table import Table
 
+from flows.commands.terminal import print_table
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE, RUN_RECORD
+from tapir_core.reporting.benchmark_states import benchmark_states_table
+from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
@@ -38,7 +41,7 @@ def print_runs(console: Console, root: str) -> None:
 
 
 def print_status(console: Console, ref: RunRef) -> None:
-    """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds."""
+    """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds; its benchmarks."""
     run = RunFolder(ref)
     table = Table("round", "stage", "rows", "missing", "seconds", box=None, header_style="bold")
     place = None
@@ -49,7 +52,7 @@ def print_status(console: Console, ref: RunRef) -> None:
         here = "" if at.round is None else "backbone" if at.round == BACKBONE else str(at.round)
         table.add_row(
             "" if here == place else here,
-            at.name,
+            f"{at.name} {at.benchmark}" if at.benchmark else at.name,
             "–" if rows is None else str(rows),
             str(missing) if missing else "",
             seconds,
@@ -58,6 +61,9 @@ def print_status(console: Console, ref: RunRef) -> None:
         place = here
     console.print(f"run {ref.name} in {ref.root}, created {run.record.created[:19]}", highlight=False)
     console.print(table)
+    if (benchmarks := benchmark_states_table(Look(run))).rows:
+        console.print()
+        print_table(console, benchmarks, wrap=True)
 
 
 def _stages(run: RunFolder) -> list[tuple[StageAt, int | None]]:

@@ -5,10 +5,12 @@ from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
     AskedBenchmark,
     BenchmarkConfig,
+    FastChatBenchmark,
     JudgedBenchmark,
     LmEvalBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
+    RunBaseline,
     VicunaBenchmark,
 )
 from tapir_core.config.budget import BudgetConfig, Caps
@@ -57,6 +59,7 @@ __all__ = [
     "EndpointEngine",
     "EvaluationConfig",
     "ExpansionConfig",
+    "FastChatBenchmark",
     "FileHeldout",
     "FilePool",
     "HardShare",
@@ -72,6 +75,7 @@ __all__ = [
     "RandomShare",
     "ReplicasEngine",
     "RoundConfig",
+    "RunBaseline",
     "RunConfig",
     "RunSection",
     "Sampling",

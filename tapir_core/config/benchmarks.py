@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from tapir_core.config._base import Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
@@ -17,10 +17,12 @@ __all__ = [
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
     "BenchmarkConfig",
+    "FastChatBenchmark",
     "JudgedBenchmark",
     "LmEvalBenchmark",
     "MTBenchBenchmark",
     "QuestionsOnly",
+    "RunBaseline",
     "VicunaBenchmark",
 ]
 
@@ -32,6 +34,26 @@ class QuestionsOnly(Section):
 
     questions: str
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
+
+
+class RunBaseline(Section):
+    """A baseline that is a student of another run: what it answered to the same benchmark."""
+
+    run: str
+    """Name of a run in the same root."""
+
+    round: Annotated[int, Field(ge=-1)]
+    """Its student: 0 is S_0, -1 the untouched backbone. It must have answered already."""
+
+    benchmark: str | None = None
+    """What the benchmark is called there; nothing: the same as here."""
+
+
+Baseline = Annotated[
+    Annotated[str, Tag("of a file")] | Annotated[RunBaseline, Tag("of a run")],
+    Discriminator(lambda value: "of a file" if isinstance(value, str) else "of a run"),
+]
+"""File or URL, or a student of another run. With tags an error speaks of the form that was written."""
 
 
 class AskedBenchmark(Section):
@@ -93,14 +115,27 @@ class JudgedBenchmark(AskedBenchmark):
         """Log-probabilities asked of its judge."""
         return 0
 
+    @property
+    def baseline_run(self) -> RunBaseline | None:
+        """The student of another run that is its baseline, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, RunBaseline) else None
+
+    @property
+    def baseline_file(self) -> str | None:
+        """The file that its baseline is, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, str) else None
+
 
 class AlpacaEvalBenchmark(JudgedBenchmark):
     """AlpacaEval 2.0: the student's output against a baseline's; an annotator names the better one."""
 
     type: Literal["alpaca_eval"] = "alpaca_eval"
 
-    baseline: str
-    """File or URL with the baseline's outputs: `instruction` and `output` (`model_outputs.json`)."""
+    baseline: Baseline
+    """File or URL with the baseline's outputs: `instruction` and `output` (`model_outputs.json`); or the student of
+    another run that answered the same instructions, such as `{ run = "NAME", round = 2 }`."""
 
     difficulty: str | None = None
     """Table of how hard each question is, in their order; with `anchors` it makes the published length control."""
@@ -125,7 +160,7 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     @property
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
-        return {"baseline": self.baseline, "difficulty": self.difficulty, "anchors": self.anchors}
+        return {"baseline": self.baseline_file, "difficulty": self.difficulty, "anchors": self.anchors}
 
     def longest_answer(self, student: Sampling) -> int:
         """Most tokens of one output."""
@@ -180,8 +215,8 @@ class MTBenchBenchmark(FastChatBenchmark):
     references: str | None = None
     """Reference answers to questions on mathematics, reasoning and coding (`reference_answer/gpt-4.jsonl`)."""
 
-    baseline: str | None = None
-    """A baseline's answers in the same form; `pairwise` needs them."""
+    baseline: Baseline | None = None
+    """A baseline's answers in the same form, or the student of another run; `pairwise` needs them."""
 
     modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
@@ -195,7 +230,7 @@ class MTBenchBenchmark(FastChatBenchmark):
     @property
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
-        return {"references": self.references, "baseline": self.baseline}
+        return {"references": self.references, "baseline": self.baseline_file}
 
     def contradictions(self) -> Iterator[str]:
         """Pairs without a baseline; a mode twice."""
@@ -210,8 +245,8 @@ class VicunaBenchmark(FastChatBenchmark):
 
     type: Literal["vicuna"] = "vicuna"
 
-    baseline: str
-    """A baseline's answers, in the form of MT-Bench's."""
+    baseline: Baseline
+    """A baseline's answers, in the form of MT-Bench's, or the student of another run."""
 
     sampling: Sampling = Sampling(temperature=0.2, max_tokens=1024)
     """Sampling of the referee's replies, as published."""
@@ -227,7 +262,7 @@ class VicunaBenchmark(FastChatBenchmark):
     @property
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
-        return {"baseline": self.baseline}
+        return {"baseline": self.baseline_file}
 
 
 class LmEvalBenchmark(AskedBenchmark):

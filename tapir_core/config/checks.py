@@ -92,6 +92,12 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
                     "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
                 )
+    for name, judged in evaluation.judged.items():
+        if judged.baseline_run is not None and judged.baseline_run.run == config.run.name:
+            yield (
+                f'evaluation.benchmarks.{name}.baseline.run: value "{config.run.name}": is this run itself, whose '
+                "students have not answered when it starts; name another run (S_0 and the last one are paired anyway)"
+            )
     for name, asked in evaluation.asked.items():
         for field, folder in asked.folders.items():
             if folder is not None and not Path(folder).is_dir():

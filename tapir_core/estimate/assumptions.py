@@ -80,7 +80,15 @@ MODEL = Priors(
     repeat_half_tokens=Range(10.0, 5.0, 1.0),
     length=Range(0.5, 1.0, 2.0),
     pace=Range(0.5, 1.0, 3.0),
-    completion_tokens={"label": 12, "teach": 250, "answer": 250, "judge": 120, "expand": 20, "refine": 400},
+    completion_tokens={
+        "label": 12,
+        "teach": 250,
+        "answer": 250,
+        "judge": 120,
+        "expand": 20,
+        "refine": 400,
+        "benchmark": 150,
+    },
 )
 """Large language models behind an API."""
 
@@ -95,7 +103,7 @@ STANDIN = Priors(
     repeat_half_tokens=Range(10.0, 5.0, 2.0),
     length=Range(0.8, 1.0, 1.5),
     pace=Range(0.5, 1.0, 3.0),
-    completion_tokens={"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16},
+    completion_tokens={"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
 )
 """Our rule-based stand-in, on its own verifiable instructions."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
+from tapir_core.estimate.benchmarks import BenchmarkSize
 from tapir_core.estimate.prompts import PromptTokens
 from tapir_core.voices import Voice
 
@@ -29,6 +30,10 @@ class Evidence:
     """Instructions of the pool that were rendered."""
     lengths: Mapping[tuple[Role, Voice], KnownLength] = field(default_factory=dict)
     """Of the replies of one model in one role."""
+    benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
+    """What the benchmarks of each round ask of one student, as their files say."""
+    judgments: Mapping[str, KnownLength] = field(default_factory=dict)
+    """Benchmark → of its judge's replies to its prompts."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
     seconds of an example."""

@@ -5,12 +5,14 @@ from collections.abc import Callable, Sequence
 from tapir_core.calls.prices import UnknownPrice
 from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import priors_of, scenarios
+from tapir_core.estimate.benchmarks import BenchmarkSize
 from tapir_core.estimate.costs import cost_lines
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import ASKS, Asked, Line, chargers_of
+from tapir_core.estimate.line import ASKS, Asked, Charger, Line, benchmark_chargers, chargers_of
 from tapir_core.estimate.sentences import in_words
-from tapir_core.estimate.types import Estimate, Figures, Load, Span
+from tapir_core.estimate.types import BenchmarkFigures, Estimate, Figures, Load, Span
 from tapir_core.estimate.workload import Pool
+from tapir_core.reporting.formats import student_name
 
 __all__ = ["forecast"]
 
@@ -23,6 +25,8 @@ _STAGES: dict[str, Asked] = {
     "refine": "teacher",
     "train": "",
     "evaluate": "student",
+    "benchmark_answers": "student",
+    "benchmark_replies": "judge",
 }
 """Stages that take calls or steps, with the names that reports use, and whom they ask."""
 
@@ -33,15 +37,17 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
     Args:
         config: the run.
         pool: what is known of its pool.
-        evidence: what was measured on a sample, or found in the store.
+        evidence: what was measured on a sample and on benchmarks, or found in the store.
     """
     chargers, priors = chargers_of(config), priors_of(config.teacher.endpoint)
+    judges = benchmark_chargers(config, chargers[1])
+    everybody = tuple(dict.fromkeys([*chargers, *judges.values()]))
     runs = [cost_lines(config, pool, evidence, scenario, chargers) for scenario in scenarios(priors)]
     stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _STAGES.items()]
     roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in ASKS.items()]
     unknown = [
         f"{each.field}: {each.price.reason}; {each.price.remedy}"
-        for each in chargers
+        for each in everybody
         if isinstance(each.price, UnknownPrice)
     ]
     return Estimate(
@@ -51,11 +57,29 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
         charged=_figures("teacher and judge", "", [[line for line in lines if line.charger] for lines in runs]),
         total=_figures("all", "", runs),
         unknown_prices=tuple(unknown),
-        assumptions=in_words(config, pool, evidence, priors, chargers),
+        assumptions=in_words(config, pool, evidence, priors, chargers, judges),
+        benchmarks=tuple(_benchmark(runs, name, judges.get(name), size) for name, size in evidence.benchmarks.items()),
     )
 
 
-def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], str | None], name: str) -> list[list[Line]]:
+def _benchmark(
+    runs: Sequence[Sequence[Line]], name: str, judge: Charger | None, size: BenchmarkSize
+) -> BenchmarkFigures:
+    found = _chosen(runs, lambda line: line.work.benchmark, name)
+    numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
+    students = {student_name(number): _chosen(found, lambda line: line.work.round, number) for number in numbers}
+    sides = {
+        stage: tuple(
+            _figures(student, _STAGES[stage], _chosen(lines, lambda line: line.work.stage, stage))
+            for student, lines in {**students, "all": found}.items()
+        )
+        for stage in ("benchmark_answers", "benchmark_replies")
+    }
+    judged_by = "lm-evaluation-harness" if judge is None else judge.voice.model
+    return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
+
+
+def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], object], name: object) -> list[list[Line]]:
     return [[line for line in lines if name_of(line) == name] for lines in runs]
 
 

@@ -4,21 +4,27 @@ What is not there, or belongs to other models, is left out.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tapir_core.calls import Role
 from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.paths import RUN_RECORD
+from tapir_core.prompts import Prompt
 from tapir_core.reporting.look import ONCE, ROUND, Look
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import Storage
-from tapir_core.voices import Voice, judge_voices, voice_of
+from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
-__all__ = ["past_seconds", "store_exists", "stored_lengths"]
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["judgment_lengths", "past_seconds", "store_exists", "stored_lengths"]
 
 _LOOKED_AT = 2000
 """Stored answers that a mean length is taken of, at most."""
@@ -37,30 +43,49 @@ def store_exists(url: str) -> bool:
 
 def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[Role, Voice], KnownLength]:
     """Mean completion tokens of stored answers, of each model that has enough of them in its role."""
+    with _reading(url) as connection:
+        found = {(role, voice): _mean_length(connection, role, voice) for role, voice in asked}
+    return {key: known for key, known in found.items() if known is not None}
+
+
+def judgment_lengths(
+    url: str, config: RunConfig, judges: Mapping[str, Voice], prompts: Mapping[str, Prompt]
+) -> dict[str, KnownLength]:
+    """The same of each benchmark's judge (``judges``), in its replies to the benchmark's own prompts."""
+    found = {}
+    with _reading(url) as connection:
+        for name, voice in judges.items():
+            versions = [prompts[each].version for each in config.evaluation.judged[name].prompts]
+            found[name] = _mean_length(connection, "benchmark", voice, versions)
+    return {name: known for name, known in found.items() if known is not None}
+
+
+@contextmanager
+def _reading(url: str) -> Iterator["Connection"]:
+    from tapir_core.calls.store.tables import open_engine
+
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _mean_length(
+    connection: "Connection", role: Role, voice: Voice, versions: Sequence[str] = ()
+) -> KnownLength | None:
+    """Of the answers to prompts of these versions, if any are named; nothing where there are too few."""
     from sqlalchemy import func, select
 
-    from tapir_core.calls.store.tables import answers, open_engine
+    from tapir_core.calls.store.tables import answers
 
-    found: dict[tuple[Role, Voice], KnownLength] = {}
-    engine = open_engine(url)
-    with engine.connect() as connection:
-        for role, voice in asked:
-            some = (
-                select(answers.c.completion_tokens)
-                .where(
-                    answers.c.role == role,
-                    answers.c.status == "answer",
-                    answers.c.model == voice.model,
-                    answers.c.identity == voice.identity,
-                )
-                .limit(_LOOKED_AT)
-                .subquery()
-            )
-            count, mean = connection.execute(select(func.count(), func.avg(some.c.completion_tokens))).one()
-            if count >= _FEWEST:
-                found[role, voice] = KnownLength(float(mean), int(count))
-    engine.dispose()
-    return found
+    alike = [answers.c.role == role, answers.c.status == "answer"]
+    alike += [answers.c.model == voice.model, answers.c.identity == voice.identity]
+    alike += [answers.c.prompt_version.in_(versions)] if versions else []
+    some = select(answers.c.completion_tokens).where(*alike).limit(_LOOKED_AT).subquery()
+    count, mean = connection.execute(select(func.count(), func.avg(some.c.completion_tokens))).one()
+    return KnownLength(float(mean), int(count)) if count >= _FEWEST else None
 
 
 def past_seconds(config: RunConfig) -> dict[str, float]:
@@ -69,6 +94,8 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
     units: dict[str, float] = defaultdict(float)
     for run in _runs_alike(config):
         for name, took, count in _timed(run):
+            if name == "benchmark_replies" and _benchmark_voices(run.config) != _benchmark_voices(config):
+                continue
             seconds[name] += took
             units[name] += count
     return {name: seconds[name] / units[name] for name in seconds if units[name]}
@@ -92,6 +119,11 @@ def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
 def _models(config: RunConfig) -> tuple[object, ...]:
     teacher, judges = voice_of(config.teacher.endpoint, "teacher"), judge_voices(config.judge)
     return teacher, judges, config.student.backbone, config.student.engine.type
+
+
+def _benchmark_voices(config: RunConfig) -> set[Voice]:
+    judged = (each for name, each in config.evaluation.judged.items() if name in config.evaluation.each_round)
+    return {voice_of(benchmark_judge(config, each), "judge") for each in judged}
 
 
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:

@@ -9,7 +9,7 @@ from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.estimate.workload import Work
 from tapir_core.voices import Voice, judge_names, voice_of
 
-__all__ = ["ASKS", "Asked", "Charger", "Line", "chargers_of"]
+__all__ = ["ASKS", "Asked", "Charger", "Line", "benchmark_chargers", "chargers_of"]
 
 Asked = Literal["teacher", "judge", "student", ""]
 
@@ -22,6 +22,7 @@ ASKS: dict[Role, Asked] = {
     "judge": "judge",
     "expand": "teacher",
     "refine": "teacher",
+    "benchmark": "judge",
 }
 """Who is asked in a role."""
 
@@ -32,7 +33,7 @@ class Charger:
 
     asks: Asked
     name: str
-    """In words: `teacher`, `judge`, of a panel `judge NAME`."""
+    """In words: `teacher`, `judge`, of a panel `judge NAME`, `judge of BENCHMARK`."""
     field: str
     """Of the configuration."""
     endpoint: EndpointConfig
@@ -47,6 +48,18 @@ def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     names = [f"judge {name}" for name in judge_names(config.judge)] if config.judge.panel else ["judge"]
     found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
     return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
+
+
+def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:
+    """Judged benchmark of each round → who judges it: a judge of its own, or ``judge``, the first one of the run."""
+    judged = config.evaluation.judged
+    asked = {name: judged[name].judge for name in config.evaluation.each_round if name in judged}
+    return {
+        name: judge
+        if own is None
+        else _charger("judge", f"judge of {name}", f"evaluation.benchmarks.{name}.judge", own)
+        for name, own in asked.items()
+    }
 
 
 def _charger(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> Charger:

@@ -4,10 +4,11 @@ from tapir_core.calls.store.address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError
+from tapir_core.estimate.benchmarks import measure_benchmarks
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.forecast import forecast
-from tapir_core.estimate.history import past_seconds, store_exists, stored_lengths
-from tapir_core.estimate.line import ASKS, chargers_of
+from tapir_core.estimate.history import judgment_lengths, past_seconds, store_exists, stored_lengths
+from tapir_core.estimate.line import ASKS, benchmark_chargers, chargers_of
 from tapir_core.estimate.pool import look_at_pool, read_instructions
 from tapir_core.estimate.prompts import measure_prompts
 from tapir_core.estimate.types import Estimate, estimate_json
@@ -26,7 +27,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     """What the run will take; ``source`` names the configuration in errors.
 
     Raises:
-        ConfigError: the configuration or the pool's file is wrong.
+        ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is not there or wrong.
     """
     problems = check_config(config)
     if problems:
@@ -36,13 +37,19 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     rng = derive_rng(config.run.seed, "estimate")
     sampled = rng.sample(found.pool, min(sample, len(found.pool)))
     url = store_url(config)
-    asked = [(role, each.voice) for each in chargers_of(config) for role, asks in ASKS.items() if asks == each.asks]
+    chargers = chargers_of(config)
+    roles = [(role, asks) for role, asks in ASKS.items() if role != "benchmark"]
+    asked = [(role, each.voice) for each in chargers for role, asks in roles if asks == each.asks]
+    judges = {name: each.voice for name, each in benchmark_chargers(config, chargers[1]).items()}
+    there = store_exists(url)
     pool = look_at_pool(config, found, prompts["label"], url)
     evidence = Evidence(
-        measure_prompts(config, prompts, sampled, pool.natural_shares),
-        len(sampled),
-        stored_lengths(url, asked) if store_exists(url) else {},
-        past_seconds(config),
+        prompts=measure_prompts(config, prompts, sampled, pool.natural_shares),
+        sampled=len(sampled),
+        lengths=stored_lengths(url, asked) if there else {},
+        benchmarks=measure_benchmarks(config, prompts),
+        judgments=judgment_lengths(url, config, judges, prompts) if there else {},
+        seconds=past_seconds(config),
     )
     return forecast(config, pool, evidence)
 

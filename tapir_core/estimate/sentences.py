@@ -1,6 +1,6 @@
 """What an estimate rests on, in plain words: one sentence for each thing that could turn out otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price
@@ -14,9 +14,15 @@ __all__ = ["in_words"]
 
 
 def in_words(
-    config: RunConfig, pool: Pool, evidence: Evidence, priors: Priors, chargers: Sequence[Charger]
+    config: RunConfig,
+    pool: Pool,
+    evidence: Evidence,
+    priors: Priors,
+    chargers: Sequence[Charger],
+    benchmark_judges: Mapping[str, Charger],
 ) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
+    everybody = dict.fromkeys([*chargers, *benchmark_judges.values()])
     said = [
         f"Prompts: {evidence.sampled:,} of {pool.rows:,} instructions were put into the real prompts; tokens are "
         "counted by characters, which is right within about 20 % for English and code.",
@@ -30,8 +36,9 @@ def in_words(
         "labels, expansions and verdicts are asked again because they cannot be parsed.",
         *_repeats(config, priors),
         f"All {config.run.rounds} rounds are run; the stop rule may end sooner.",
+        *_benchmarks(config, evidence, benchmark_judges),
         _hours(evidence),
-        *(f"Price of the {each.name}: {each.price.source}." for each in chargers if isinstance(each.price, Price)),
+        *(f"Price of the {each.name}: {each.price.source}." for each in everybody if isinstance(each.price, Price)),
     ]
     return tuple(filter(None, said))
 
@@ -102,6 +109,31 @@ def _repeats(config: RunConfig, priors: Priors) -> list[str]:
         "A verdict is paid once for equal answers: of greedy answers a share stays the same from round to round, which "
         f"halves with every {half:g} tokens of length."
     ]
+
+
+def _benchmarks(config: RunConfig, evidence: Evidence, judges: Mapping[str, Charger]) -> list[str]:
+    later = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
+    said = []
+    if judges:
+        lengths = []
+        for name, judge in judges.items():
+            known, most = evidence.judgments.get(name), config.evaluation.judged[name].sampling.max_tokens
+            assumed = min(most, priors_of(judge.endpoint).completion_tokens["benchmark"])
+            lengths.append(
+                f"{name} {known.tokens:.0f} (of {known.answers:,} stored)" if known else f"{name} {assumed:g}"
+            )
+        said.append(
+            "Benchmarks are asked of backbone, S_0 and the student of every round, counted in their files; tokens of a "
+            f"judgment: {', '.join(lengths)}. No answer is taken to equal another student's or the baseline's, which "
+            "would save its judgment."
+        )
+    if marked := [name for name in config.evaluation.each_round if name not in judges]:
+        said.append(
+            f"lm-evaluation-harness marks {', '.join(marked)} without a call; its prompts count as the questions."
+        )
+    if later:
+        said.append(f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.")
+    return said
 
 
 def _hours(evidence: Evidence) -> str:

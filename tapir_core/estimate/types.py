@@ -1,7 +1,7 @@
 """What an estimate says: calls, tokens, USD and hours of a run before it starts, each as low, likely and high.
 
-Grain: one `Figures` a stage (all its rounds together) and one a role; a total is no sum of highs, since not everything
-is high at once.
+Grain: one `Figures` a stage (all its rounds together), one a role, one a benchmark and student; a total is no sum of
+highs, since not everything is high at once.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from tapir_core.errors import ConfigError
 from tapir_core.paths import ESTIMATE
 
-__all__ = ["Estimate", "Figures", "Load", "Span", "estimate_json", "load_estimate"]
+__all__ = ["BenchmarkFigures", "Estimate", "Figures", "Load", "Span", "estimate_json", "load_estimate"]
 
 """File of a run folder that keeps what was expected of the run."""
 
@@ -54,6 +54,20 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchmarkFigures:
+    """One benchmark of each round, by student: backbone, S_0 and so on, and last `all` of them together."""
+
+    name: str
+    judge: str
+    """Model that judges it, or `lm-evaluation-harness`, which asks nobody."""
+    questions: int
+    answers: tuple[Figures, ...]
+    """What the student is asked, every turn counted."""
+    judgments: tuple[Figures, ...]
+    """What the judge is asked, in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
 class Estimate:
     """What a run will take, as far as it can be known before it starts."""
 
@@ -70,6 +84,8 @@ class Estimate:
     """Who has no price, why, and what to set."""
     assumptions: tuple[str, ...]
     """In plain words, for the reader of the table."""
+    benchmarks: tuple[BenchmarkFigures, ...] = ()
+    """Those of each round; they are in stages, roles and totals."""
 
 
 _JSON = TypeAdapter(Estimate)

@@ -50,6 +50,8 @@ class Work:
     steps: float = 0.0
     examples: float = 0.0
     """Examples seen, epochs counted, of training."""
+    benchmark: str | None = None
+    """Benchmark that is asked; nothing for the stages that are no part of one."""
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt
 
-__all__ = ["NO_GAINS", "benchmark_gains_table"]
+__all__ = ["NO_GAINS", "PAIRED_COLUMNS", "benchmark_gains_table", "headline_values", "paired_cells"]
 
 
 def benchmark_gains_table(look: Look, students: Sequence[int]) -> Table:
@@ -27,26 +27,26 @@ def benchmark_gains_table(look: Look, students: Sequence[int]) -> Table:
     before, after = trained[0], trained[-1]
     rows = []
     for name, settings in look.run.config.evaluation.asked.items():
-        first, second = (_values(look, name, student) for student in (before, after))
+        first, second = (headline_values(look, name, student) for student in (before, after))
         for metric in first.keys() & second.keys():
             rng = derive_rng(look.run.config.run.seed, "benchmark", name, metric)
             limit = settings.max_failed_share
-            rows.append(
-                (name, *_row(metric, compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)))
-            )
+            found = compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)
+            rows.append((name, *paired_cells(metric_label(metric), found)))
     title = f"{student_name(after)} against {student_name(before)} on the same questions"
     return replace(NO_GAINS, title=title, rows=tuple(sorted(rows)))
 
 
-def _row(metric: str, found: PairedDifference) -> tuple[str, ...]:
+def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
+    """The cells of a difference under ``PAIRED_COLUMNS`` but the first; ``figure`` is what it is called."""
     estimate = found.difference
     span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
     p_value = NOTHING if found.p_value is None else f"{found.p_value:.4f}"
     figures = (_signed(estimate.value), number(estimate.stderr), span, p_value)
-    return (metric_label(metric), estimate.why, *figures, count(estimate.n), count(found.n_failed))
+    return (figure, estimate.why, *figures, count(estimate.n), count(found.n_failed))
 
 
-def _values(look: Look, name: str, student: int) -> dict[str, ItemValues]:
+def headline_values(look: Look, name: str, student: int) -> dict[str, ItemValues]:
     """What the headlines of a student are made of; nothing where its figures do not stand."""
     items = look.rows(StageAt("benchmark_items", benchmark=name))
     answers, replies, scores = (
@@ -67,7 +67,7 @@ _NOTE = (
     "is in neither."
 )
 
-_COLUMNS = ("Benchmark", "Figure", "Note", "Difference", "Standard error", "95 % interval", "p", "n", "Failed")
+PAIRED_COLUMNS = ("Benchmark", "Figure", "Note", "Difference", "Standard error", "95 % interval", "p", "n", "Failed")
 
-NO_GAINS = Table("Students on the same questions", _COLUMNS, (), text_columns=3, note=_NOTE)
+NO_GAINS = Table("Students on the same questions", PAIRED_COLUMNS, (), text_columns=3, note=_NOTE)
 """Of a run that asked no two trained students."""

@@ -20,8 +20,10 @@ __all__ = [
     "benchmark_names",
     "benchmark_tables",
     "benchmarks_sentence",
+    "figures_side_by_side",
     "figures_table",
     "headline_panels",
+    "headlines_in_words",
     "metric_label",
     "require_figures",
 ]
@@ -68,9 +70,9 @@ def benchmark_tables(summary: RunSummary, numbers: Sequence[int], names: Sequenc
     found = [(each.number, _rows(each, names)) for number in numbers if (each := summary.round(number)) is not None]
     if not found:
         return []
-    rows = pl.concat([rows.with_columns(number=pl.lit(number)) for number, rows in found])
+    rows = pl.concat([rows.with_columns(student=pl.lit(student_name(number))) for number, rows in found])
     parts = rows.partition_by("benchmark", *_BESIDE, maintain_order=True)
-    return [_side_by_side(part) for part in parts]
+    return [figures_side_by_side(part) for part in parts]
 
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
@@ -112,11 +114,17 @@ def figures_table(found: RoundSummary) -> Table:
 def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> str:
     """The headlines of these students, on a line; empty without benchmarks."""
     told = [
-        f"{student_name(each.number)} {row['benchmark']} {metric_label(row['metric'])} {_cell(row)}, n = {row['n']}"
+        f"{student_name(each.number)} {name} {said}"
         for each in filter(None, map(summary.round, numbers))
-        for row in _headlines(_rows(each, names))
+        for name, rows in _by_benchmark(_rows(each, names))
+        for said in headlines_in_words(rows)
     ]
     return f"{'; '.join(told)}." if told else ""
+
+
+def headlines_in_words(rows: pl.DataFrame) -> list[str]:
+    """The headlines of one student on one benchmark: what it is called, the figure, n."""
+    return [f"{metric_label(row['metric'])} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
 
 
 def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> None:
@@ -147,6 +155,10 @@ def _rows(found: RoundSummary, names: Sequence[str]) -> pl.DataFrame:
     return found.benchmarks.filter(pl.col("benchmark").is_in(list(names)))
 
 
+def _by_benchmark(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    return [(part["benchmark"][0], part) for part in rows.partition_by("benchmark", maintain_order=True)]
+
+
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
     return _of_headlines(rows).filter(category=ALL).to_dicts()
 
@@ -157,17 +169,17 @@ def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.filter(pl.when(known.any().over("benchmark")).then(known).otherwise(first))
 
 
-def _side_by_side(rows: pl.DataFrame) -> Table:
-    """One benchmark under one judge; a row a figure and category, a column a student."""
-    students = list(dict.fromkeys(rows["number"]))
-    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+def figures_side_by_side(rows: pl.DataFrame) -> Table:
+    """One benchmark under one judge; a row a figure and category, a column a `student`, which names it."""
+    students = list(dict.fromkeys(rows["student"]))
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
-        found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["number"]] = row
+        found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
     shown = tuple(
-        (metric, category, *(_cell(of.get(number)) for number in students), _most(of.values()))
+        (metric, category, *(_cell(of.get(student)) for student in students), _most(of.values()))
         for (metric, category), of in found.items()
     )
-    columns = ("Figure", "Category", *map(student_name, students), "n")
+    columns = ("Figure", "Category", *students, "n")
     note = f"± is the standard error; n counts what failed, too. {_beside(rows)} {_notes(rows)}".strip()
     return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
 
@@ -199,8 +211,8 @@ def _notes(rows: pl.DataFrame) -> str:
     """What the figures say of themselves, each note once with the students that it is about."""
     told: dict[tuple[str, str], list[str]] = {}
     for row in rows.filter((pl.col("note") != "") & (pl.col("category") == ALL)).iter_rows(named=True):
-        told.setdefault((metric_label(row["metric"]), row["note"]), []).append(student_name(row["number"]))
-    every = rows["number"].n_unique()
+        told.setdefault((metric_label(row["metric"]), row["note"]), []).append(row["student"])
+    every = rows["student"].n_unique()
     return " ".join(
         f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
         for (metric, note), of in told.items()

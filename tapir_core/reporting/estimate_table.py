@@ -1,4 +1,4 @@
-"""The tables of an estimate: before the run by stage and by role, after it beside what the run really took."""
+"""The tables of an estimate: before the run by stage, role and benchmark, after it beside what it really took."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,7 +9,7 @@ from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
 
-__all__ = ["comparison_table", "kept_comparison", "role_table", "stage_table"]
+__all__ = ["benchmark_table", "comparison_table", "kept_comparison", "role_table", "stage_table"]
 
 _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")
 
@@ -28,6 +28,18 @@ def role_table(estimate: Estimate) -> Table:
     """The same by what calls are for: an expansion is labelled and answered, too."""
     rows = [_row(each)[:-1] for each in (*estimate.roles, estimate.charged, estimate.total)]
     return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
+
+
+def benchmark_table(estimate: Estimate) -> Table:
+    """What each benchmark of each round will take of its judge, student by student; no row without one."""
+    rows = []
+    for each in estimate.benchmarks:
+        for answers, judgments in zip(each.answers, each.judgments, strict=True):
+            _, _, _, *figures, _ = _row(judgments)
+            rows.append((each.name, judgments.name, each.judge, _short(answers.needed.calls.likely), *figures))
+    columns = ("Benchmark", "Student", "Judge", "Answers", "Judgments", "Tokens in", "Tokens out", "USD", "Hours")
+    note = "Answers are the student's, a turn each; tokens, USD and hours are the judge's, and in the tables above."
+    return Table("By benchmark", columns, tuple(rows), text_columns=3, note=note)
 
 
 def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:

@@ -1,7 +1,7 @@
 """Runs side by side: how well their last students do on the same held-out set, what that cost, what was re-used.
 
-Limits: scores stand side by side, not students on single instructions; two runs differ by more than chance where their
-standard errors are far apart. Calls are those of each stage's last start, as everywhere in a summary.
+Two runs differ by more than chance where the interval of their paired difference leaves out 0; standard errors of
+scores side by side do not tell. Calls are those of each stage's last start, as everywhere in a summary.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.formats import NOTHING, count, duration, gain, number, percent, score, student_name
-from tapir_core.reporting.look import ONCE, ROUND
+from tapir_core.reporting.look import ONCE, ROUND, Look
+from tapir_core.reporting.paired_runs import benchmarks_of_runs, paired_runs_table
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RoundSummary, RunSummary, Usage
@@ -27,6 +28,10 @@ class SideBySide:
     """Runs that were measured on the same held-out set, in the order in which they were named."""
 
     runs: tuple[RunSummary, ...]
+    benchmarks: tuple[Table, ...]
+    """Figures of their last students, a table for each benchmark and judge."""
+    paired: Table
+    """The last student of every run against that of the first one, item by item."""
 
 
 def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
@@ -43,7 +48,9 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
             )
-    return SideBySide(tuple(map(summarise, runs)))
+    summaries, looks = tuple(map(summarise, runs)), [Look(run) for run in runs]
+    last = [None if (student := last_student(each)) is None else student.number for each in summaries]
+    return SideBySide(summaries, tuple(benchmarks_of_runs(looks)), paired_runs_table(looks, last))
 
 
 def side_by_side_tables(shown: SideBySide) -> dict[str, Table]:

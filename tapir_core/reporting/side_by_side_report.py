@@ -34,8 +34,8 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
-    tables = [table for table in side_by_side_tables(shown).values() if table.rows]
-    parts = [f"## {table.title}\n\n{markdown_table(table)}\n\n{table.note}" for table in tables]
+    tables = [*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired]
+    parts = [f"## {table.title}\n\n{markdown_table(table)}\n\n{table.note}" for table in tables if table.rows]
     return "\n\n".join(["# Backbones side by side", *parts, f"Page with plots: `{report}`"]) + "\n"
 
 
@@ -49,6 +49,8 @@ def render_side_by_side(shown: SideBySide) -> str:
         warnings=list(said),
         plots=_plots(shown),
         tables=side_by_side_tables(shown),
+        benchmarks=shown.benchmarks,
+        paired=shown.paired,
     )
 
 

@@ -140,3 +140,21 @@ def test_benchmarks_of_each_round_are_asked_as_part_of_the_run(
         like = ArtifactFilter(key=ArtifactFilterKey(like_="asked-%benchmark%"))
         keys = {str(each.key) for each in client.read_artifacts(artifact_filter=like)}
     assert {"asked-benchmark-ae", "asked-round-2-benchmarks"} <= keys
+
+
+def test_a_student_of_another_run_is_the_baseline_and_an_equal_one_draws(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    with StandinServer() as server:
+        settings = {**ALPACA, "judge": judge(server)}
+        first = make_run(tmp_path, backbone, student, name="first", ae=settings)
+        evaluate_students(first.ref, [0], ["ae"])
+        paid = server.stats()["requests"]
+        against = settings | {"baseline": {"run": "first", "round": 0}}
+        second = make_run(tmp_path, backbone, student, name="second", ae=against)
+        evaluate_students(second.ref, [0, 1], ["ae"])
+        assert server.stats()["requests"] == paid, "equal outputs are a draw that nobody is asked about"
+    for number in (0, 1):
+        found = figures(second, "ae", number)["win_rate"]
+        assert (found["value"], found["n"], found["n_failed"]) == (50, QUESTIONS, 0)
+        assert "baseline: S_0 of run first (benchmark ae, configuration " in found["settings"]

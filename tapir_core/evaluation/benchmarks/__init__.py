@@ -2,6 +2,7 @@
 
 from tapir_core.config import AlpacaEvalBenchmark, LmEvalBenchmark, MTBenchBenchmark, RunConfig, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
+from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.lm_eval import HarnessTask, LmEval, lm_eval_items, lm_eval_replies
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
 from tapir_core.evaluation.benchmarks.table import judged_places, score_rows
@@ -51,13 +52,13 @@ def benchmark_of(config: RunConfig, name: str) -> Benchmark:
 
 def judged_one(config: RunConfig, name: str) -> JudgedOne:
     """The benchmark of this name; it is one whose answers a judge is asked about."""
-    settings = config.evaluation.judged[name]
+    settings, against = config.evaluation.judged[name], baseline_student(config, name)
     match settings:
         case AlpacaEvalBenchmark():
-            return AlpacaEval(name, settings)
+            return AlpacaEval(name, settings, against)
         case MTBenchBenchmark():
-            return MTBench(name, settings)
+            return MTBench(name, settings, against)
         case VicunaBenchmark():
-            return Vicuna(name, settings)
+            return Vicuna(name, settings, against)
         case _:
             raise AssertionError(f"no benchmark is asked by {type(settings).__name__}")

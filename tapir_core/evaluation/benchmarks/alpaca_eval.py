@@ -26,6 +26,7 @@ from tapir_core.evaluation.alpaca_eval import (
 )
 from tapir_core.evaluation.alpaca_eval.length_control import join_anchors
 from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW
+from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
@@ -65,10 +66,12 @@ class AlpacaEval:
 
     name: str
     settings: AlpacaEvalBenchmark
+    against: BaselineStudent | None = None
+    """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
         """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`)."""
-        where, baseline = f"evaluation.benchmarks.{self.name}", read_outputs(self.settings.baseline)
+        where, baseline = f"evaluation.benchmarks.{self.name}", self._baseline()
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
@@ -77,8 +80,8 @@ class AlpacaEval:
         if lacking := [text for text, _ in asked if text not in baseline]:
             shown = "; ".join(f"{text[:60]!r}" for text in lacking[:_LISTED])
             raise ConfigError(
-                f"{where}.baseline: {self.settings.baseline!r} has no output to {len(lacking)} of {len(asked)} "
-                f"questions ({shown}); give the outputs to the same instructions"
+                f"{where}.baseline: {self._whose} has no output to {len(lacking)} of {len(asked)} questions ({shown}); "
+                "give the outputs to the same instructions"
             )
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
@@ -155,6 +158,16 @@ class AlpacaEval:
             of = [row for each, row in zip(exchanges, rows, strict=True) if each.category == name]
             found = measure_win_rates(of, max_failed_share=self.settings.max_failed_share)
             yield score("win_rate", found.win_rate, name)
+
+    @property
+    def _whose(self) -> str:
+        return repr(self.settings.baseline_file) if self.against is None else self.against.student
+
+    def _baseline(self) -> dict[str, str]:
+        """Instruction → the baseline's output."""
+        if self.against is not None:
+            return self.against.outputs()
+        return read_outputs(self.settings.baseline_file or "")
 
     def _tables(self) -> LengthTables | None:
         if self.settings.difficulty is None or self.settings.anchors is None:

@@ -10,8 +10,9 @@ from itertools import product
 
 import polars as pl
 
-from tapir_core.config import MTBenchBenchmark, Sampling
+from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
@@ -44,7 +45,7 @@ from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
 
-__all__ = ["MTBench", "check_answers"]
+__all__ = ["MTBench", "check_answers", "read_baseline"]
 
 _SINGLE, _PAIR = "single", "pairwise"
 _PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
@@ -64,6 +65,8 @@ class MTBench:
 
     name: str
     settings: MTBenchBenchmark
+    against: BaselineStudent | None = None
+    """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
         """All turns, with references in the categories that have them, and with a baseline's answers for pairs."""
@@ -76,7 +79,7 @@ class MTBench:
             check_references(questions, references)
         except ConfigError as exc:
             raise ConfigError(f"{where}.references: {exc}") from exc
-        baseline = {} if settings.baseline is None else read_answers(settings.baseline)
+        baseline = {} if settings.baseline is None else read_baseline(settings, self.against, questions)
         if _PAIR in settings.modes:
             check_answers(f"{where}.baseline", questions, baseline)
         return items_table(
@@ -186,6 +189,17 @@ class MTBench:
         safe = {**dict.fromkeys(_TAGS, ""), **{tag: _harmless(text or "") for tag, text in sections.items()}}
         text = prompts[_PROMPTS[mode]].render(**safe)
         return Game(exchange.question_id, exchange.category, turn, mode, order, text, _PROMPTS[mode])
+
+
+def read_baseline(
+    settings: FastChatBenchmark, against: BaselineStudent | None, questions: Sequence[Question]
+) -> Mapping[str, Sequence[str]]:
+    """Question id → the baseline's answers: of its file, or of the student of another run to ``questions``.
+
+    Raises:
+        ConfigError: the file cannot be read, or the student has not answered.
+    """
+    return read_answers(settings.baseline_file or "") if against is None else against.answers(questions)
 
 
 def check_answers(field: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import polars as pl
 
 from tapir_core.config import RunConfig
+from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.types import SCORES, Judged, Place, Score
 from tapir_core.prompts import Prompt
 from tapir_core.voices import benchmark_judge, voice_of
@@ -53,10 +54,12 @@ def _judge_and_prompts(
 
 
 def _settings(config: RunConfig, name: str) -> str:
-    """How both sides' replies were drawn, in words."""
+    """How both sides' replies were drawn, in words; of a baseline that is a student, which one it is."""
     student = f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"
     judged = config.evaluation.judged.get(name)
     if judged is None:
         return student
     asked = f", {judged.logprobs_asked} log-probabilities" if judged.logprobs_asked else ""
-    return f"judge: {judged.sampling.in_words}{asked}; {student}"
+    against = baseline_student(config, name)
+    baseline = "" if against is None else f"; baseline: {against.in_words}"
+    return f"judge: {judged.sampling.in_words}{asked}; {student}{baseline}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 from tapir_core.config import Sampling, VicunaBenchmark
-from tapir_core.evaluation.benchmarks.mt_bench import check_answers
+from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
+from tapir_core.evaluation.benchmarks.mt_bench import check_answers, read_baseline
 from tapir_core.evaluation.benchmarks.types import (
     Exchange,
     Game,
@@ -28,7 +29,7 @@ from tapir_core.evaluation.benchmarks.types import (
     withhold_categories,
 )
 from tapir_core.evaluation.mt_bench import temperature_of
-from tapir_core.evaluation.questions import read_answers, read_questions
+from tapir_core.evaluation.questions import read_questions
 from tapir_core.evaluation.statistics import ALL, by_category
 from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_review, request_kind
 from tapir_core.judging.prompt import neutralise
@@ -52,11 +53,13 @@ class Vicuna:
 
     name: str
     settings: VicunaBenchmark
+    against: BaselineStudent | None = None
+    """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
         """The questions, one turn each, with the baseline's answers."""
         questions = [replace(each, turns=each.turns[:1]) for each in read_questions(self.settings.questions)]
-        baseline = read_answers(self.settings.baseline)
+        baseline = read_baseline(self.settings, self.against, questions)
         check_answers(f"evaluation.benchmarks.{self.name}.baseline", questions, baseline)
         return items_table(
             (each.question, each.category, 1, each.turns[0], None, baseline[each.question][0]) for each in questions

@@ -1,0 +1,169 @@
+"""What benchmarks of each round add to an estimate, by their files alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir_core.calls import Answer, AnswerStore, Message, Request
+from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.store.address import store_url
+from tapir_core.config import RunConfig, Sampling
+from tapir_core.errors import ConfigError
+from tapir_core.estimate.benchmarks import BenchmarkSize, measure_benchmarks
+from tapir_core.estimate.run import estimate_run
+from tapir_core.estimate.types import BenchmarkFigures, Estimate, estimate_json
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.reporting.estimate_table import benchmark_table
+from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
+from tests.run_config import make_config
+
+PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
+STUDENTS = 4
+"""Backbone, S_0 and two rounds."""
+
+
+def judge(usd: float | None = 1.0) -> dict[str, Any]:
+    prices = {"usd_per_million_prompt_tokens": usd, "usd_per_million_completion_tokens": usd}
+    endpoint = {"type": "openai", "base_url": "https://llm.example.com/v1", "model": "a-judge", "identity": "i"}
+    return endpoint | ({} if usd is None else prices)
+
+
+def configured(root: Path | str = "runs", *each_round: str, **benchmarks: dict[str, Any]) -> RunConfig:
+    asked = each_round or tuple(benchmarks)
+    evaluation = {"benchmarks": benchmarks, "each_round": asked, "decontamination": {"max_rouge_l": 1.0}}
+    return make_config(root, evaluation=evaluation)
+
+
+def sized(**settings: Any) -> BenchmarkSize:
+    return measure_benchmarks(configured(mine=settings), PROMPTS)["mine"]
+
+
+def estimated(config: RunConfig) -> Estimate:
+    return estimate_run(config, source="a test", sample=20)
+
+
+def only(found: Estimate) -> BenchmarkFigures:
+    [benchmark] = found.benchmarks
+    return benchmark
+
+
+@pytest.mark.parametrize(
+    ("settings", "questions", "answers", "judgments"),
+    [
+        (ALPACA, 20, 20, 20),
+        (MT_BENCH, 20, 40, 40 * 3),
+        (MT_BENCH | {"modes": ["single"]}, 20, 40, 40),
+        (VICUNA, 20, 20, 20 * 2),
+        (VICUNA | {"orders": "baseline_first"}, 20, 20, 20),
+    ],
+)
+def test_every_turn_and_every_judgment_of_the_files_counts(
+    settings: dict[str, Any], questions: int, answers: int, judgments: int
+) -> None:
+    found = sized(**settings)
+    assert (found.questions, found.answers, found.judgments) == (questions, answers, judgments)
+
+
+def test_a_second_turn_is_asked_and_judged_with_the_answer_to_the_first() -> None:
+    found = sized(**MT_BENCH)
+    assert (found.earlier_answers, found.judged_answers) == (0.5, 1.5)
+    assert (sized(**VICUNA).earlier_answers, sized(**VICUNA).judged_answers) == (0.0, 1.0)
+
+
+def test_the_judges_prompt_holds_the_baselines_answers(tmp_path: Path) -> None:
+    answers = [json.loads(line) for line in Path(VICUNA["baseline"]).read_text().splitlines()]
+    for each in answers:
+        each["choices"][0]["turns"][0] += " and so on" * 400
+    longer = tmp_path / "baseline.jsonl"
+    longer.write_text("".join(json.dumps(each) + "\n" for each in answers))
+    before, after = sized(**VICUNA), sized(**VICUNA | {"baseline": str(longer)})
+    assert after.judge_prompt_tokens > before.judge_prompt_tokens + 500
+    assert after.answer_prompt_tokens == before.answer_prompt_tokens
+
+
+def test_a_judge_of_its_own_is_paid_at_its_own_price_for_every_student() -> None:
+    found = only(estimated(configured(mine=ALPACA | {"judge": judge()})))
+    *students, whole = found.judgments
+    assert len(students) == STUDENTS
+    assert found.judge == "a-judge"
+    assert whole.paid.calls.likely == STUDENTS * 20
+    assert whole.paid.completion_tokens.likely == STUDENTS * 20, "the annotator may say one token"
+    assert whole.paid.usd is not None
+    assert whole.paid.usd.likely == pytest.approx(
+        (whole.paid.prompt_tokens.likely + whole.paid.completion_tokens.likely) / 1e6
+    )
+    assert students[0].paid.prompt_tokens.likely > students[1].paid.prompt_tokens.likely, "a backbone does not stop"
+
+
+def test_benchmarks_are_in_stages_roles_and_totals() -> None:
+    without, found = estimated(configured("runs")), estimated(configured(mine=ALPACA | {"judge": judge()}))
+    whole = only(found).judgments[-1]
+    assert [each.needed for each in found.stages if each.name == "benchmark_replies"] == [whole.needed]
+    assert [each.needed for each in found.roles if each.name == "benchmark"] == [whole.needed]
+    assert found.charged.paid.usd == whole.paid.usd
+    added = found.total.needed.calls.likely - without.total.needed.calls.likely
+    assert added == pytest.approx(2 * STUDENTS * 20)
+    assert without.benchmarks == ()
+    assert benchmark_table(without).rows == ()
+
+
+def test_a_judge_without_a_price_is_named_with_its_field() -> None:
+    found = estimated(configured(mine=ALPACA | {"judge": judge(None)}))
+    [line] = found.unknown_prices
+    assert line.startswith("evaluation.benchmarks.mine.judge: ")
+    assert only(found).judgments[-1].paid.usd is None
+
+
+def test_the_table_and_the_json_have_every_benchmark_and_student() -> None:
+    found = estimated(configured(one=ALPACA, two=VICUNA))
+    rows = benchmark_table(found).rows
+    names = ["backbone", "S_0", "S_1", "S_2", "all"]
+    assert [row[:2] for row in rows] == [(name, student) for name in ("one", "two") for student in names]
+    assert {row[2] for row in rows} == {"standin-judge"}
+    read = json.loads(estimate_json(found))["benchmarks"]
+    assert [each["name"] for each in read] == ["one", "two"]
+    assert [each["judgments"][-1]["needed"]["calls"]["likely"] for each in read] == [STUDENTS * 20, STUDENTS * 40]
+
+
+def test_a_benchmark_that_waits_for_evaluate_is_named_as_not_counted() -> None:
+    found = estimated(configured("runs", "one", one=ALPACA, two=VICUNA))
+    assert [each.name for each in found.benchmarks] == ["one"]
+    [said] = [each for each in found.assumptions if each.startswith("Not counted")]
+    assert "two" in said
+    assert "one" not in said.split(";")[0]
+
+
+@pytest.mark.parametrize("field", ["questions", "baseline"])
+def test_a_file_that_is_not_there_is_named_and_nothing_is_guessed(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"evaluation\.benchmarks\.mine\.{field}: .*no/such\.json.*no such file"):
+        estimated(configured(mine=ALPACA | {field: "no/such.json"}))
+
+
+def test_stored_judgments_to_the_same_prompt_tell_how_long_they_are(tmp_path: Path) -> None:
+    config = configured(tmp_path, mine=VICUNA | {"judge": judge()})
+    versions = [PROMPTS["vicuna"].version] * 30 + ["another"] * 30
+    with AnswerStore(store_url(config)) as store:
+        for number, version in enumerate(versions):
+            ask = (Message("user", str(number)),)
+            request = Request("benchmark", ask, "a-judge", "i", Sampling(max_tokens=1024), prompt_version=version)
+            tokens = 40 if version == versions[0] else 4000
+            reply = Reply(Answer("8 7", "stop", 90, tokens), prompt_tokens=90, completion_tokens=tokens)
+            store.put(request.key, request, reply).result(30)
+    found = estimated(config)
+    whole = only(found).judgments[-1].needed
+    assert whole.completion_tokens.likely == pytest.approx(40 * whole.calls.likely)
+    assert "mine 40 (of 30 stored)" in " ".join(found.assumptions)
+
+
+def test_lm_evaluation_harness_marks_without_a_call(tmp_path: Path) -> None:
+    questions = tmp_path / "ifeval.jsonl"
+    questions.write_text("".join(json.dumps({"key": n, "prompt": f"Write {n} words."}) + "\n" for n in range(3)))
+    marked = {"type": "lm_eval", "questions": str(questions), "task": "ifeval"}
+    found = only(estimated(configured(mine=marked)))
+    assert (found.judge, found.questions) == ("lm-evaluation-harness", 3)
+    assert [each.needed.calls.likely for each in found.answers] == [3, 3, 3, 3, STUDENTS * 3]
+    assert {each.needed.calls.high for each in found.judgments} == {0}
+    rows = benchmark_table(estimated(configured(mine=marked))).rows
+    assert [row[3:5] for row in rows][-1] == ("12", "–")
