@@ -32,7 +32,7 @@ def pool_inputs(_: RunConfig, at: StageAt) -> list[StageAt]:
 
 def in_round(*names: str) -> Callable[[RunConfig, StageAt], list[StageAt]]:
     """The pool of the round, stages of the same round, and what it takes last."""
-    return lambda c, at: [*pool_inputs(c, at), *(StageAt(name, at.round) for name in names), *_trained_on(c, at)]
+    return lambda c, at: [*pool_inputs(c, at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
 
 
 def select_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -45,7 +45,7 @@ def mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     if at.number == 0:
         return pool_inputs(config, at)
     drawn = [*_measured(config, at), *(StageAt(name, at.round) for name in ("select", "expand", "refine"))]
-    return [*pool_inputs(config, at), *drawn, *_trained_on(config, at)]
+    return [*pool_inputs(config, at), *drawn, *_trained_on(at)]
 
 
 def benchmark_inputs(at: StageAt, *names: str) -> list[StageAt]:
@@ -66,9 +66,9 @@ def wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
     return [*question_stages(config), *pool_inputs(config, at), StageAt("select", at.round), *student, *earlier]
 
 
-def _trained_on(config: RunConfig, at: StageAt) -> list[StageAt]:
-    """What a round that draws at random takes last: the mixtures before its own."""
-    return [StageAt("mix", r) for r in range(at.number)] if config.verdict_round(at.number) is None else []
+def _trained_on(at: StageAt) -> list[StageAt]:
+    """What a round draws last: the mixtures before its own."""
+    return [StageAt("mix", number) for number in range(at.number)]
 
 
 def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:

@@ -77,12 +77,7 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
 
 
 def used_before(run: RunFolder, number: int) -> frozenset[str]:
-    """The instructions that a round which draws at random takes last: those of the mixtures before its own.
-
-    None for a round that goes by difficulty.
-    """
-    if run.config.verdict_round(number) is not None:
-        return frozenset()
+    """The instructions that a round draws last: those of the mixtures before its own, S_0's included."""
     mixtures = [run.rows(StageAt("mix", earlier)) for earlier in range(number)]
     return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
 

@@ -244,9 +244,8 @@ class _Builder:
         return self._rows("difficulty", judged)
 
     def _used(self, number: int) -> set[str]:
-        """What a round that draws at random takes last."""
-        earlier = range(number) if self.run.config.verdict_round(number) is None else []
-        return {identity for each in earlier for identity in self._rows("mix", each)["instruction_id"]}
+        """What a round draws last."""
+        return {identity for each in range(number) for identity in self._rows("mix", each)["instruction_id"]}
 
     def _expand(self, at: StageAt) -> None:
         accepted, rejected = [pl.DataFrame(schema=EXPANSION)], [pl.DataFrame(schema=REJECTED)]

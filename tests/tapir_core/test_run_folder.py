@@ -204,6 +204,19 @@ def test_before_the_first_round_nothing_is_judged_whatever_the_schedule_of_alpha
     assert not finished.config.judges(number)
 
 
+def test_a_round_draws_from_what_earlier_mixtures_leave_and_runs_again_when_they_change(finished):
+    for name in ("refine", "mix"):
+        assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(STAGES[name].inputs(finished.config, StageAt(name, 2)))
+    held = [finished.rows(StageAt("mix", number)) for number in (0, 1)]
+    easy = held[1].filter(origin="easy")
+    unseen = finished.rows(StageAt("difficulty", 1)).join(held[0], on="instruction_id", how="anti")
+    unseen = unseen.join(finished.rows(StageAt("select", 1)), on="instruction_id", how="anti")
+    for task_type, supply in unseen.group_by("task_type").len().rows():
+        drawn = easy.filter(task_type=task_type)
+        repeats = drawn.join(held[0], on="instruction_id", how="semi")
+        assert repeats.height == max(0, drawn.height - supply)
+
+
 def test_a_round_that_draws_at_random_judges_nothing_and_reads_what_was_trained_on(tmp_path):
     config = make_config(tmp_path, rounds={"2": AT_RANDOM}, curriculum__expansion={"check_difficulty": True})
     first, second = ([at.name for at in plan(config) if at.round == number] for number in (1, 2))

@@ -10,7 +10,7 @@ import pytest
 
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.inputs import read_once, round_pool
+from tasks.inputs import read_once, round_pool, used_before
 from tasks.mix import mix
 from tasks.runtime import close_all
 from tests.run_builder import build_run
@@ -50,3 +50,10 @@ def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) ->
     assert mix.fn(run.ref, 0).rows
     assert set(round_pool(run, 0)["response"]) == {"Another answer."}
     assert set(before["response"]) != {"Another answer."}
+
+
+def test_what_a_round_draws_last_is_what_every_mixture_before_it_held(tmp_path: Path) -> None:
+    run = build_run(tmp_path, until=StageAt("mix", 2))
+    held = [set(run.rows(StageAt("mix", number))["instruction_id"]) for number in (0, 1)]
+    assert used_before(run, 2) == held[0] | held[1]
+    assert used_before(run, 0) == frozenset()
