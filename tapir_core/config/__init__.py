@@ -1,16 +1,14 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
+from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark, RunBaseline
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
-    AskedBenchmark,
     BenchmarkConfig,
     FastChatBenchmark,
-    JudgedBenchmark,
     LmEvalBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
-    RunBaseline,
     VicunaBenchmark,
 )
 from tapir_core.config.budget import BudgetConfig, Caps

@@ -4,25 +4,22 @@ A table without a `type` names questions to keep away from; with one the student
 lm-evaluation-harness says how well.
 """
 
-from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from tapir_core.config._base import Section
-from tapir_core.config.endpoints import EndpointConfig, Sampling
+from tapir_core.config.asked_benchmarks import AskedBenchmark, Baseline, JudgedBenchmark
+from tapir_core.config.endpoints import Sampling
 
 __all__ = [
     "AlpacaEvalBenchmark",
-    "AskedBenchmark",
     "BenchmarkConfig",
     "FastChatBenchmark",
-    "JudgedBenchmark",
     "LmEvalBenchmark",
     "MTBenchBenchmark",
     "QuestionsOnly",
-    "RunBaseline",
     "VicunaBenchmark",
 ]
 
@@ -34,98 +31,6 @@ class QuestionsOnly(Section):
 
     questions: str
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
-
-
-class RunBaseline(Section):
-    """A baseline that is a student of another run: what it answered to the same benchmark."""
-
-    run: str
-    """Name of a run in the same root."""
-
-    round: Annotated[int, Field(ge=-1)]
-    """Its student: 0 is S_0, -1 the untouched backbone. It must have answered already."""
-
-    benchmark: str | None = None
-    """What the benchmark is called there; nothing: the same as here."""
-
-
-Baseline = Annotated[
-    Annotated[str, Tag("of a file")] | Annotated[RunBaseline, Tag("of a run")],
-    Discriminator(lambda value: "of a file" if isinstance(value, str) else "of a run"),
-]
-"""File or URL, or a student of another run. With tags an error speaks of the form that was written."""
-
-
-class AskedBenchmark(Section):
-    """What every benchmark that is asked has."""
-
-    questions: str
-    """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
-
-    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of judgments that may fail; above it there is no figure."""
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        """Its files beside the questions, by the field that names them."""
-        return {}
-
-    @property
-    def folders(self) -> dict[str, str | None]:
-        """Its folders, by the field that names them."""
-        return {}
-
-    @abstractmethod
-    def longest_answer(self, student: Sampling) -> int:
-        """Most tokens of one answer of the student, whose own sampling is given."""
-
-    @abstractmethod
-    def answering_in_words(self, student: Sampling) -> str:
-        """How the student's answers are drawn."""
-
-    def contradictions(self) -> Iterator[str]:
-        """What does not fit together, each to be put behind the benchmark's name."""
-        return iter(())
-
-    @property
-    def read_for_figures(self) -> tuple[str, ...]:
-        """Fields whose files are read again for the figures of every student."""
-        return ()
-
-
-class JudgedBenchmark(AskedBenchmark):
-    """What every benchmark has that a judge is asked about."""
-
-    judge: EndpointConfig | None = None
-    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
-
-    sampling: Sampling = Sampling(max_tokens=2048)
-    """Sampling of the judge's replies."""
-
-    reasks: NonNegativeInt = 2
-    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
-
-    @property
-    @abstractmethod
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
-
-    @property
-    def logprobs_asked(self) -> int:
-        """Log-probabilities asked of its judge."""
-        return 0
-
-    @property
-    def baseline_run(self) -> RunBaseline | None:
-        """The student of another run that is its baseline, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, RunBaseline) else None
-
-    @property
-    def baseline_file(self) -> str | None:
-        """The file that its baseline is, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, str) else None
 
 
 class AlpacaEvalBenchmark(JudgedBenchmark):

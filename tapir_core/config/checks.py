@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from tapir_core.config.benchmarks import AskedBenchmark, LmEvalBenchmark
+from tapir_core.config.asked_benchmarks import AskedBenchmark
+from tapir_core.config.benchmarks import LmEvalBenchmark
 from tapir_core.config.curriculum import RandomShare, RoundConfig
 from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
