@@ -4,11 +4,8 @@ Every stage is written through `RunFolder`, so what is built here holds as a rea
 """
 
 import hashlib
-import math
-import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +43,16 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.benchmarks import Exchange, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.judging.panel import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
-from tapir_core.stages import STAGES, StageAt, plan
-from tapir_core.standin.annotator import annotate
-from tapir_core.standin.behaviour import Behaviour
+from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.sections import Ask, Weighted, read_ask
+from tapir_core.standin.sections import Ask
 from tapir_core.standin.teacher import expand
+from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
     examined_candidates,
@@ -70,9 +65,6 @@ from tests.run_rows import (
 )
 
 __all__ = ["build_run", "make_config"]
-
-SKILL = {-1: 0.03, 0: 0.3, 1: 0.45, 2: 0.6, 3: 0.68}
-"""Chance of a right answer after each round."""
 
 
 def build_run(
@@ -102,35 +94,13 @@ def build_run(
     return run
 
 
-class _Builder:
+class _Builder(BenchmarkStages):
     def __init__(self, run: RunFolder, student: Path | None) -> None:
-        self.run = run
+        super().__init__(run)
         self.student = student
-        self.seed = run.config.run.seed
 
     def write(self, at: StageAt) -> None:
         getattr(self, f"_{at.name}")(at)
-
-    def _save(self, at: StageAt, rows: pl.DataFrame, **counts: float) -> None:
-        rate = 0.15 if "calls" in counts else 0.002
-        seconds = {"seconds": round(self._rng(at, "seconds").uniform(0.5, 1.5) * rate * rows.height, 1)}
-        self.run.write(at, rows, counts={**seconds, **counts})
-
-    def _asked(self, rows: int) -> dict[str, float]:
-        calls = rows - rows // 10
-        return {
-            "calls": calls,
-            "stored": rows - calls,
-            "prompt_tokens": 60 * rows,
-            "completion_tokens": 25 * rows,
-            "usd": 1e-4 * rows,
-        }
-
-    def _rng(self, at: StageAt, *more: str) -> random.Random:
-        return derive_rng(self.seed, "test", str(at), *more)
-
-    def _rows(self, name: str, number: int | None = None) -> pl.DataFrame:
-        return self.run.rows(StageAt(name, number))
 
     def _round_pool(self, number: int) -> pl.DataFrame:
         """instruction_id, instruction, system, task_type, response."""
@@ -181,38 +151,6 @@ class _Builder:
 
     def _evaluate(self, at: StageAt) -> None:
         self._save(at, heldout_scores(self._rows("heldout"), self._rows("answer_heldout", at.round)))
-
-    def _benchmark_items(self, at: StageAt) -> None:
-        self._save(at, judged_one(self.run.config, at.benchmark).items())
-
-    def _benchmark_answers(self, at: StageAt) -> None:
-        rng, rows = self._rng(at), []
-        for row in self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark)).iter_rows(named=True):
-            problem = recognise(row["question"])
-            told = problem.plain if rng.random() < SKILL[at.round] else "Answer: unknown"
-            rows.append((row["question_id"], row["turn"], told, "stop", 30, 4))
-        self._save(at, pl.DataFrame(rows, schema=list(STAGES[at.name].columns), orient="row"), **self._asked(len(rows)))
-
-    def _benchmark_replies(self, at: StageAt) -> None:
-        """The stand-in judges, without a server."""
-        benchmark, rows = judged_one(self.run.config, at.benchmark), []
-        prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
-        for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
-            found = game.reading or benchmark.read(game, *_reply_of_standin(game.text))
-            rows.append((*game.place, found.value, found.baseline_value, found.how, "scored", "", "", "standin-judge"))
-        schema = {**dict.fromkeys(STAGES[at.name].columns, pl.String), "turn": pl.Int64}
-        schema |= {"value": pl.Float64, "baseline_value": pl.Float64}
-        self._save(at, pl.DataFrame(rows, schema=schema, orient="row"), **self._asked(len(rows)))
-
-    def _benchmark_scores(self, at: StageAt) -> None:
-        config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
-        scores = judged_one(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
-        prompts = {name: load_prompt(name) for name in config.evaluation.judged[at.benchmark].prompts}
-        self._save(at, score_rows(config, at.benchmark, scores, prompts, replies))
-
-    def _exchanges(self, at: StageAt) -> list[Exchange]:
-        items = self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark))
-        return exchanges_of(items, self.run.rows(replace(at, name="benchmark_answers")))
 
     def _answer(self, at: StageAt) -> None:
         rows = student_answers(self._round_pool(at.round), SKILL[at.round - 1], self._rng(at))
@@ -335,14 +273,6 @@ class _Builder:
 
     def _texts(self, stage: str) -> list[tuple[str, str]]:
         return pairs(self._rows(stage).sort("instruction_id"))
-
-
-def _reply_of_standin(text: str) -> tuple[str, dict[str, float]]:
-    """Text and log-probabilities."""
-    reply = annotate(read_ask([{"role": "user", "content": text}], None), Behaviour(noise=0.2))
-    if isinstance(reply, Weighted):
-        return reply.text, {token: math.log(share) for token, share in reply.probabilities.items()}
-    return reply, {}
 
 
 def _with_gates(gated: Gated) -> pl.DataFrame:
