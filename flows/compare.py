@@ -17,6 +17,7 @@ from tapir_core.calls.store.address import store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import TapirError
 from tapir_core.reporting.formats import duration
 from tapir_core.reporting.summary import summarise
@@ -45,13 +46,34 @@ def check_arms(plan: ComparisonPlan) -> None:
         check_settings(plan.config(plan.run(arm.name, first)), source=f"arm {arm.name}")
 
 
-def run_comparison(plan: ComparisonPlan, chosen: Sequence[PlannedRun], engines: Engines, *, say: Say) -> list[Failed]:
-    """Finish these runs, each after what it needs; gives those that failed."""
+def run_comparison(
+    plan: ComparisonPlan,
+    chosen: Sequence[PlannedRun],
+    engines: Engines,
+    *,
+    say: Say,
+    results: ResultsFolder | None = None,
+) -> list[Failed]:
+    """Finish these runs, each after what it needs; gives those that failed.
+
+    Args:
+        plan: what is compared.
+        chosen: the runs that are wanted.
+        engines: what does the work.
+        say: told how it gets on.
+        results: of runs made anywhere; what stands there is not run again, and what is finished is put there.
+
+    Raises:
+        ConfigError: a result there is of another configuration.
+    """
     finished = find_finished(plan)
-    left = [each for each in _with_needed(plan, chosen) if each not in finished]
+    brought = [plan.run(each.arm.name, each.run_seed) for each in results.read()] if results else []
+    wanted = [each for each in chosen if each not in brought]
+    left = [each for each in _with_needed(plan, wanted) if each not in finished]
     took = _took(finished)
     failed: list[Failed] = []
-    say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {len(finished)} finished, {len(left)} to do now")
+    ended = len({each.ref.name for each in (*finished, *brought)})
+    say(f"comparison {plan.comparison.name}: {len(plan.runs)} runs, {ended} finished, {len(left)} to do now")
     for place, planned in enumerate(left):
         name = planned.ref.name
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
@@ -60,6 +82,8 @@ def run_comparison(plan: ComparisonPlan, chosen: Sequence[PlannedRun], engines: 
             failed.append(Failed(name, message))
         else:
             finished.append(planned)
+            if results:
+                results.write(_read(plan, planned))
             took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
         say(f"{name}: {'failed' if message else 'finished'} after {duration(time.monotonic() - began)}")
     return failed
@@ -81,11 +105,20 @@ def _try(
     return None
 
 
-def read_comparison(plan: ComparisonPlan) -> ComparedArms:
-    """What the finished runs come to."""
-    finished = find_finished(plan)
-    outcomes = [_read(plan, each) for each in finished]
-    missing = [each for each in plan.runs if each not in finished]
+def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) -> ComparedArms:
+    """What the finished runs come to, and those of which ``results`` holds what they came to.
+
+    Raises:
+        ConfigError: a result there is of another configuration.
+    """
+    outcomes = [_read(plan, each) for each in find_finished(plan)]
+    here = {each.run for each in outcomes}
+    if results:
+        for each in outcomes:
+            results.write(each)
+        outcomes += [each for each in results.read() if each.run not in here]
+    ended = {each.run for each in outcomes}
+    missing = [each for each in plan.runs if each.ref.name not in ended]
     primary = [each for each in missing if not each.arm.exploratory]
     return compare_arms(
         plan.comparison.name,

@@ -32,6 +32,15 @@ def compare(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value for all arms.")
     ] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Put what finished runs came to there, and run none of which it is there already: a comparison can be "
+            "made on several machines.",
+            show_default=False,
+        ),
+    ] = None,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the table in Markdown, and nothing else.")
     ] = False,
@@ -39,11 +48,14 @@ def compare(
     """Run the arms of a comparison that are not finished, each matched to the reference; then set them side by side."""
     from flows.compare import check_arms, read_comparison, run_comparison
     from tapir_core.comparison.plan import open_comparison
+    from tapir_core.comparison.results import ResultsFolder
     from tapir_core.reporting.arms_report import arms_card, write_arms
+    from tasks.ingredients import gather_files
 
     plan = open_comparison(spec, overrides or [])
     chosen = plan.choose([each for each in only.split(",") if each], _numbers(run_seeds))
     check_arms(plan)
+    there = ResultsFolder(results, plan, gather_files) if results else None
     with ExitStack() as servers:
 
         @cache
@@ -54,8 +66,9 @@ def compare(
             server = connect_prefect(RunRef(plan.root, COMPARE_PLACE))
             _say(f"Prefect UI {servers.enter_context(server)} while it runs")
 
-        failed = run_comparison(plan, chosen, _Engines(connect, errors if markdown else console), say=_say)
-        compared = read_comparison(plan)
+        engines = _Engines(connect, errors if markdown else console)
+        failed = run_comparison(plan, chosen, engines, say=_say, results=there)
+        compared = read_comparison(plan, there)
         page = write_arms(compared, plan.root) if compared.rows else None
         if connect.cache_info().currsize and compared.rows:
             from flows.show_arms import show_arms

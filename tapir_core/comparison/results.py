@@ -1,0 +1,136 @@
+"""What finished runs came to as files: the run seeds of one comparison can be made on several machines, or one by one.
+
+One JSON file a run, named after it: marks of each student, trainings, calls and costs; no model and no answer. It also
+holds the digest of what the comparison says of the run, so that a result of another configuration is refused.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tapir_core.comparison.arms import Arm
+from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.standin import STANDIN_VERSION
+from tapir_core.text import digest
+
+__all__ = ["ResultsFolder"]
+
+_FORMAT = 1
+_MARKS = {"1": 1.0, "0": 0.0}
+_NO_MARK = "-"
+_FIGURES: Sequence[str] = ("usd", "stored", "paid_requests", "paid_usd", "seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsFolder:
+    """Results of the runs of one comparison; other files in the folder are left alone."""
+
+    path: Path
+    plan: ComparisonPlan
+    files_of: Callable[[RunConfig], Mapping[str, str]]
+    """Name → digest of the files that go into a run with this configuration."""
+
+    def write(self, outcome: ArmOutcome) -> None:
+        """Put what a run came to there, in place of what stood there."""
+        planned = self.plan.run(outcome.arm.name, outcome.run_seed)
+        told = {"format": _FORMAT, "configuration": self._configuration(planned), **_to_json(outcome)}
+        self.path.mkdir(parents=True, exist_ok=True)
+        unfinished = self._file(planned).with_suffix(".tmp")
+        unfinished.write_text(json.dumps(told, indent=1) + "\n")
+        unfinished.replace(self._file(planned))
+
+    def read(self) -> list[ArmOutcome]:
+        """What is there, in the order of the plan.
+
+        Raises:
+            ConfigError: a file is no result, or that of another configuration.
+        """
+        return [self._read(each) for each in self.plan.runs if self._file(each).exists()]
+
+    def _read(self, planned: PlannedRun) -> ArmOutcome:
+        file = self._file(planned)
+        try:
+            told = json.loads(file.read_text())
+            found, configuration = _from_json(told, planned.arm), told["configuration"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
+        if configuration != self._configuration(planned):
+            raise ConfigError(
+                f"{file} is the result of run {planned.ref.name} with other settings, files, prices or another version "
+                "of the stand-in; give this comparison another name, or remove the file to run it again"
+            )
+        return found
+
+    def _file(self, planned: PlannedRun) -> Path:
+        return self.path / f"{planned.ref.name}.json"
+
+    def _configuration(self, planned: PlannedRun) -> str:
+        """Digest of everything that the comparison says of a run; in which root it lies is no part of it."""
+        config, prices = self.plan.config(planned), self.plan.comparison.prices
+        fields = config.model_dump(mode="json")
+        del fields["run"]["root"]
+        asks_standin = "standin" in (config.teacher.endpoint.type, config.judge.endpoint.type)
+        return digest(
+            [
+                fields,
+                dict(self.files_of(config)),
+                planned.arm.match,
+                prices.model_dump(mode="json") if prices else None,
+                STANDIN_VERSION if asks_standin else None,
+            ]
+        )
+
+
+def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
+    items: dict[str, dict[str, str]] = {}
+    for (_, split), graded in outcome.students.items():
+        items.setdefault(split, {}).update(graded.task_types)
+    students = [
+        {
+            "round": number,
+            "split": split,
+            "marks": "".join(_mark(graded.correct.get(item)) for item in items[split]),
+            "missing": graded.missing,
+        }
+        for (number, split), graded in outcome.students.items()
+    ]
+    return {
+        "run": outcome.run,
+        "run_seed": outcome.run_seed,
+        "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
+        "answers": dict(outcome.answers),
+        **{name: getattr(outcome, name) for name in _FIGURES},
+        "items": items,
+        "students": students,
+    }
+
+
+def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
+    if told["format"] != _FORMAT:
+        raise ValueError(f"format {told['format']}, and this version reads {_FORMAT}")
+    return ArmOutcome(
+        arm=arm,
+        run_seed=told["run_seed"],
+        run=told["run"],
+        trainings={int(number): Training(**each) for number, each in told["trainings"].items()},
+        students={
+            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]], each["missing"])
+            for each in told["students"]
+        },
+        answers=told["answers"],
+        **{name: told[name] for name in _FIGURES},
+    )
+
+
+def _graded(marks: str, items: dict[str, str], missing: int) -> Graded:
+    of_item = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True) if mark != _NO_MARK}
+    return Graded(of_item, {item: items[item] for item in of_item}, missing)
+
+
+def _mark(correct: float | None) -> str:
+    return _NO_MARK if correct is None else str(int(correct))

@@ -1,0 +1,87 @@
+"""Results of finished runs as files: a comparison is made on several machines and told as one."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.arm_run import find_finished
+from flows.cli import app
+from flows.compare import read_comparison, run_comparison
+from tapir_core.comparison.plan import open_comparison
+from tapir_core.comparison.results import ResultsFolder
+from tapir_core.errors import ConfigError
+from tasks.ingredients import gather_files
+from tests.flows.test_compare import BuiltRuns, lay_spec
+
+
+@pytest.fixture(scope="module")
+def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A comparison of two run seeds, the first of them made here and put into the folder `results`."""
+    spec = lay_spec(tmp_path_factory.mktemp("one-machine"))
+    spec.write_text(spec.read_text().replace("exploratory = [", "exploratory = [] # ["))
+    plan = open_comparison(spec)
+    results = ResultsFolder(spec.parent / "results", plan, gather_files)
+    assert run_comparison(plan, plan.choose([], [1]), BuiltRuns(), say=lambda _: None, results=results) == []
+    return spec
+
+
+@pytest.fixture
+def elsewhere(laid: Path, tmp_path: Path) -> Path:
+    """The same comparison on another machine, which has the results and no run."""
+    shutil.copytree(laid.parent, tmp_path / "copy", ignore=shutil.ignore_patterns("runs"))
+    spec = tmp_path / "copy" / laid.name
+    for file in (spec, spec.with_name("q.toml")):
+        file.write_text(file.read_text().replace(str(laid.parent / "runs"), str(tmp_path / "runs")))
+    spec.write_text(spec.read_text().replace(str(laid.parent / "q.toml"), str(spec.with_name("q.toml"))))
+    return spec
+
+
+def test_what_another_machine_made_is_told_as_if_it_was_made_here(laid: Path, elsewhere: Path) -> None:
+    here, there = open_comparison(laid), open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", there, gather_files)
+    told = read_comparison(there, results)
+    made = read_comparison(here)
+    assert find_finished(there) == []
+    assert told == replace(made, unfinished=told.unfinished)
+    assert {name.rpartition("-")[2] for name in told.unfinished} == {"s2"}
+    assert not told.concludes
+
+
+def test_only_what_no_machine_made_is_run_and_then_there_is_a_verdict(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    assert run_comparison(plan, plan.runs, engines, say=lambda _: None, results=results) == []
+    assert {name for name, _ in engines.driven} == {"c-multi_round-s2", "c-random-s2", "c-hard_only-s2"}
+    assert read_comparison(plan, results).concludes
+    assert len(list((elsewhere.parent / "results").glob("*.json"))) == 6
+
+
+def test_a_result_of_other_settings_is_refused(elsewhere: Path) -> None:
+    elsewhere.write_text(elsewhere.read_text() + 'overrides = ["basic_tuning.examples=32"]\n')
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    with pytest.raises(ConfigError, match="c-multi_round-s1 with other settings"):
+        results.read()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_file_that_is_no_result_is_refused_by_name(elsewhere: Path, content: str) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    (results.path / "c-random-s1.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"c-random-s1\.json: no result"):
+        results.read()
+
+
+def test_the_command_puts_what_is_finished_into_the_folder(laid: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "one.toml"
+    spec.write_text(laid.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
+    done = CliRunner().invoke(app, ["compare", str(spec), "--results", str(tmp_path / "kept")])
+    assert done.exit_code == 0, done.output
+    assert "3 runs, 3 finished, 0 to do now" in done.stderr
+    kept = json.loads((tmp_path / "kept" / "c-random-s1.json").read_text())
+    assert (kept["run"], kept["run_seed"]) == ("c-random-s1", 1)
