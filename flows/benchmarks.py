@@ -4,9 +4,11 @@ The student is the one that was asked the held-out set before, so that one start
 overlaps answering, a shard at a time; lm-evaluation-harness marks all answers at once.
 """
 
-from flows.steps import follow_shards, run_stage, seal_stage, submit_shards
+from collections.abc import Sequence
+
+from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tasks.benchmark_answers import asked_questions, benchmark_answers_shard
 from tasks.benchmark_marks import benchmark_marks
 from tasks.benchmark_replies import benchmark_replies_shard
@@ -15,16 +17,19 @@ from tasks.benchmarks import benchmark_items, benchmark_scores
 __all__ = ["ask_benchmark", "read_benchmark"]
 
 
-def read_benchmark(ref: RunRef, name: str) -> None:
-    """Read a benchmark's files, so that what is wrong with them is known before anybody is asked."""
+def read_benchmark(ref: RunRef, name: str, models: Sequence[str] = ()) -> None:
+    """Read a benchmark's files, and those of ``models``: what is wrong with them is known before anybody is asked."""
     run_stage(ref, benchmark_items, None, None, name)
+    for model in models:
+        answers_at, *_ = benchmark_stages(name, model)
+        run_shards(ref, answers_at, benchmark_answers_shard, _questions(RunFolder(ref), name))
 
 
-def ask_benchmark(ref: RunRef, number: int, name: str) -> None:
-    """Ask the student after round ``number`` a benchmark that is read; what holds is not done again."""
+def ask_benchmark(ref: RunRef, who: Compared, name: str) -> None:
+    """Ask a student a benchmark that is read, or judge a model's outputs; what holds is not done again."""
     run = RunFolder(ref)
-    answers_at, replies_at, _ = benchmark_stages(name, number)
-    rows = asked_questions(run, StageAt("benchmark_items", benchmark=name)).height
+    answers_at, replies_at, scores_at = benchmark_stages(name, who)
+    rows = _questions(run, name)
     answers = submit_shards(ref, answers_at, benchmark_answers_shard, rows)
     if name in run.config.evaluation.judged:
         replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, rows)
@@ -32,5 +37,9 @@ def ask_benchmark(ref: RunRef, number: int, name: str) -> None:
         seal_stage(ref, replies)
     else:
         seal_stage(ref, answers)
-        run_stage(ref, benchmark_marks, number, None, name)
-    run_stage(ref, benchmark_scores, number, None, name)
+        run_stage(ref, benchmark_marks, scores_at.round, None, name)
+    run_stage(ref, benchmark_scores, scores_at.round, None, name, scores_at.model)
+
+
+def _questions(run: RunFolder, name: str) -> int:
+    return asked_questions(run, StageAt("benchmark_items", benchmark=name)).height

@@ -1,5 +1,7 @@
 """Evaluation: of one student as part of a run, and of the students of a run on their own (flow *evaluate*).
 
+Models whose outputs to a benchmark are files stand beside the students.
+
 Held-out set first, then benchmarks, while the same student is served. Scores that stand are not made again.
 """
 
@@ -12,9 +14,9 @@ from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
 from flows.steps import run_shards, run_stage
 from tapir_core.reporting.formats import student_name
-from tapir_core.reporting.students import scoring_stages
+from tapir_core.reporting.students import models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
+from tapir_core.stages import Compared, StageAt
 from tasks.answer import answer_heldout_shard, heldout_rows
 from tasks.artifacts import publish_scores
 from tasks.evaluate import evaluate
@@ -35,14 +37,21 @@ def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str]) -> Non
 
 
 @project_flow("evaluate", run_name="{ref.name}")
-def evaluate_students(ref: RunRef, numbers: Sequence[int], benchmarks: Sequence[str] = ()) -> None:
-    """Score these students where their scores do not stand, and show the scores of all of them."""
-    with live_spend(ref, scoring_stages(RunFolder(ref), numbers, benchmarks)):
-        if RunFolder(ref).config.data.heldout is not None:
+def evaluate_students(ref: RunRef, compared: Sequence[Compared], benchmarks: Sequence[str] = ()) -> None:
+    """Score these students and models where their scores do not stand, and show the scores of all of them."""
+    run = RunFolder(ref)
+    numbers = [each for each in compared if isinstance(each, int)]
+    with live_spend(ref, scoring_stages(run, compared, benchmarks)):
+        if numbers and run.config.data.heldout is not None:
             run_stage(ref, heldout)
-        for name in benchmarks:
-            read_benchmark(ref, name)
+        models = {name: [each for each in models_of(run, name) if each in compared] for name in benchmarks}
+        for name, given in models.items():
+            read_benchmark(ref, name, given)
         for number in numbers:
             with tags(f"round-{number}" if number >= 0 else student_name(number)):
                 evaluate_student(ref, number, benchmarks)
+        for name, given in models.items():
+            for model in given:
+                with tags(model):
+                    ask_benchmark(ref, model, name)
     publish_scores(ref, numbers)

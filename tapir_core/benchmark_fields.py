@@ -10,7 +10,7 @@ from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
 from tapir_core.voices import benchmark_judge, voice_of
 
-__all__ = ["answers", "asked", "item_files", "items", "prompts", "replies", "score_files", "scores"]
+__all__ = ["answers", "asked", "item_files", "items", "outputs", "prompts", "replies", "score_files", "scores"]
 
 Json = Any
 
@@ -36,8 +36,18 @@ def item_files(config: RunConfig, at: StageAt) -> list[str]:
 
 
 def answers(config: RunConfig, at: StageAt) -> Json:
-    """How the student's answers are drawn; which student it is comes with the checkpoint."""
+    """How the student's answers are drawn; which student it is comes with the checkpoint.
+
+    Nothing is known of how those of a file were drawn.
+    """
+    if at.model is not None:
+        return "outputs"
     return [student_fields(config), asked(config, at).model_dump(include={"answering", "max_tokens"})]
+
+
+def outputs(_: RunConfig, at: StageAt) -> list[str]:
+    """The file with a model's outputs, as an ingredient; none of a student."""
+    return [] if at.model is None else [f"file:outputs.{at.model}:{at.benchmark}"]
 
 
 def replies(config: RunConfig, at: StageAt) -> Json:
@@ -64,4 +74,4 @@ def scores(config: RunConfig, at: StageAt) -> Json:
 
 def score_files(config: RunConfig, at: StageAt) -> list[str]:
     """What stands beside a figure or makes it, as ingredients."""
-    return [*prompts(config, at), *item_files(config, at)]
+    return [*prompts(config, at), *item_files(config, at), *outputs(config, at)]

@@ -37,6 +37,7 @@ __all__ = [
     "judge_report_file",
     "log_file",
     "manifest_file",
+    "model_folder",
     "part_name",
     "prefect_home",
     "prefect_results",
@@ -98,6 +99,11 @@ CARETAKER_LOG = ".tapir/logs/caretaker.log"
 def round_folder(number: int) -> str:
     """Folder of a round: `backbone`, `round_00` (S_0), `round_01`, …"""
     return "backbone" if number == BACKBONE else f"round_{number:02d}"
+
+
+def model_folder(model: str) -> str:
+    """Folder of a model whose outputs to benchmarks come from files."""
+    return f"outputs/{model}"
 
 
 def judge_report_file(number: int) -> str:

@@ -1,6 +1,7 @@
 """Which stages' rows go into a stage: the arrows between the stages of a run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE
@@ -49,14 +50,14 @@ def mix_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:
 
 
 def benchmark_inputs(at: StageAt, *names: str) -> list[StageAt]:
-    """The items of the benchmark, and stages of the same student."""
+    """The items of the benchmark, and stages of the same student or model."""
     items = StageAt("benchmark_items", benchmark=at.benchmark)
-    return [items, *(StageAt(name, at.round, benchmark=at.benchmark) for name in names)]
+    return [items, *(replace(at, name=name) for name in names)]
 
 
 def checkpoint_inputs(at: StageAt) -> list[StageAt]:
-    """The student that a round came to; the backbone is an ingredient."""
-    return [] if at.round == BACKBONE else [StageAt("train", at.round)]
+    """The student that a round came to; the backbone is an ingredient, and so is a model's file."""
+    return [] if at.round in (BACKBONE, None) else [StageAt("train", at.round)]
 
 
 def wave_inputs(config: RunConfig, at: StageAt) -> list[StageAt]:

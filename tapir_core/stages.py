@@ -12,7 +12,7 @@ from typing import Any
 from tapir_core import benchmark_fields as benchmark
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.stage_at import StageAt
+from tapir_core.stage_at import Compared, StageAt
 from tapir_core.stage_columns import COLUMNS, PLACES
 from tapir_core.stage_fields import (
     judge_fields,
@@ -37,7 +37,17 @@ from tapir_core.stage_inputs import (
 )
 from tapir_core.text import digest
 
-__all__ = ["STAGES", "Stage", "StageAt", "asked_apart", "benchmark_stages", "is_planned", "plan", "stage_key"]
+__all__ = [
+    "STAGES",
+    "Compared",
+    "Stage",
+    "StageAt",
+    "asked_apart",
+    "benchmark_stages",
+    "is_planned",
+    "plan",
+    "stage_key",
+]
 
 Json = Any
 
@@ -83,19 +93,26 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
         yield from _evaluation(config, number)
 
 
-def benchmark_stages(name: str, number: int) -> list[StageAt]:
-    """What asking a student a benchmark takes, in order; the reading of its files comes before all students."""
+def benchmark_stages(name: str, who: Compared) -> list[StageAt]:
+    """What a student or a model of a file takes on a benchmark, in order; its own files are read before all of them."""
+    of_round, model = (who, None) if isinstance(who, int) else (None, who)
     stages = ("benchmark_answers", "benchmark_replies", "benchmark_scores")
-    return [StageAt(stage, number, benchmark=name) for stage in stages]
+    return [StageAt(stage, of_round, benchmark=name, model=model) for stage in stages]
 
 
 def asked_apart(config: RunConfig) -> Iterator[StageAt]:
-    """Every stage that `tapir evaluate --benchmark` may do beside the plan: of benchmarks not asked in each round."""
+    """Every stage that `tapir evaluate --benchmark` may do beside the plan.
+
+    Those of benchmarks that are not asked in each round, and of models of files.
+    """
     for name in config.evaluation.asked:
         if name not in config.evaluation.each_round:
             yield StageAt("benchmark_items", benchmark=name)
             for number in range(BACKBONE, config.run.rounds + 1):
                 yield from benchmark_stages(name, number)
+    for name, judged in config.evaluation.judged.items():
+        for model in judged.outputs:
+            yield from benchmark_stages(name, model)
 
 
 def is_planned(config: RunConfig, at: StageAt) -> bool:
@@ -197,7 +214,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "benchmark_answers",
             benchmark.answers,
-            lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
+            lambda c, at: benchmark.outputs(c, at) or [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
             lambda c, at: [*benchmark_inputs(at), *checkpoint_inputs(at)],
         ),
         Stage(

@@ -70,9 +70,13 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
         @project_task(name, run_name=name + _of_wave(name, "wave"))
         def run_stage(
-            ref: RunRef, round_number: int | None = None, wave: int | None = None, benchmark: str | None = None
+            ref: RunRef,
+            round_number: int | None = None,
+            wave: int | None = None,
+            benchmark: str | None = None,
+            model: str | None = None,
         ) -> DatasetRef:
-            at, run, started = StageAt(name, round_number, wave, benchmark), RunFolder(ref), time.monotonic()
+            at, run, started = StageAt(name, round_number, wave, benchmark, model), RunFolder(ref), time.monotonic()
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
                 seconds = round(time.monotonic() - started, 1)

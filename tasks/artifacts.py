@@ -166,7 +166,7 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
 
 def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
     """All students side by side: a table for each benchmark, and for each of its judges if it had several."""
-    tables = benchmark_tables(summary, [each.number for each in summary.rounds], benchmark_names(summary))
+    tables = benchmark_tables(summary, summary.compared, benchmark_names(summary))
     for place, table in enumerate(tables, start=1):
         again = [each.title for each in tables[: place - 1]].count(table.title)
         _show(artifact_key(ref.name, "benchmark", table.title, *([str(again + 1)] if again else [])), table)

@@ -1,6 +1,7 @@
 """Stage `benchmark_answers`: what a student answers to a benchmark's questions, turn after turn.
 
-A later turn is asked with the earlier ones and the student's own answers to them before it.
+A later turn is asked with the earlier ones and the student's own answers to them before it. A model of a file has
+answered already, and nobody is asked.
 """
 
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ from typing import NamedTuple
 import polars as pl
 
 from tapir_core.calls import Answer, Failure, Message, Outcome
-from tapir_core.evaluation.benchmarks import benchmark_of
+from tapir_core.evaluation.benchmarks import benchmark_of, given_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import count_paid, ending_of, make_request, worked
 from tasks.benchmarks import items_of
+from tasks.ingredients import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -50,7 +52,9 @@ def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
 
 @shard_task("benchmark_answers", plan=asked_questions)
 def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
-    """Answers of S_r (or of the untouched backbone) to some questions."""
+    """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
+    if at.model is not None:
+        return _given(run, at, rows)
     said: dict[str, tuple[Message, ...]] = dict.fromkeys(rows["question_id"], ())
     asked: list[_Asked] = []
     count = current(run).progress.row_counter(at)
@@ -66,6 +70,25 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
             del said[name]
             count(isinstance(outcome, Failure) and outcome.retryable)
     return _worked(asked)
+
+
+@read_once
+def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """What a model's file has to all questions."""
+    assert at.benchmark is not None
+    assert at.model is not None
+    check_benchmark_files(run, at.benchmark, [f"outputs.{at.model}"])
+    settings = run.config.evaluation.judged[at.benchmark]
+    return given_answers(at.benchmark, at.model, settings, items_of(run, at.benchmark))
+
+
+def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    count = current(run).progress.row_counter(at)
+    given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
+    for _ in range(rows.height):
+        count(False)
+    made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
+    return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
 
 
 def _ask(

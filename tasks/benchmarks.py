@@ -1,7 +1,10 @@
-"""Stages `benchmark_items` and `benchmark_scores`: what a benchmark asks, what the judgments of a student come to."""
+"""Stages `benchmark_items` and `benchmark_scores`: what a benchmark asks, what the judgments of one come to."""
+
+from dataclasses import replace
 
 import polars as pl
 
+from tapir_core.benchmark_fields import outputs as outputs_file
 from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -13,6 +16,9 @@ from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["benchmark_items", "benchmark_scores", "items_of"]
+
+_DIGITS = 12
+"""Of a file's digest, in a figure's record."""
 
 
 @stage_task("benchmark_items")
@@ -34,14 +40,19 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     """Figures of one student, with what stands beside them."""
     name = _name(at)
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
-    answers, replies = (
-        run.rows(StageAt(stage, at.round, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
-    )
+    answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
     exchanges = exchanges_of(items_of(run, name), answers)
     scores = benchmark_of(run.config, name).scores(exchanges, judged_places(replies))
     judged = run.config.evaluation.judged.get(name)
     prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
-    return Worked(score_rows(run.config, name, scores, prompts, replies))
+    outputs = "" if at.model is None else f"{at.model}, from a file (SHA-256 {_digest(run, at)})"
+    return Worked(score_rows(run.config, name, scores, prompts, replies, outputs=outputs))
+
+
+def _digest(run: RunFolder, at: StageAt) -> str:
+    """First digits of what a model's file holds."""
+    [file] = outputs_file(run.config, at)
+    return run.record.ingredients[file][:_DIGITS]
 
 
 def _name(at: StageAt) -> str:

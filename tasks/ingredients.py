@@ -56,7 +56,7 @@ def check_benchmark_files(run: RunFolder, name: str, fields: Sequence[str]) -> N
         ConfigError: a file cannot be read.
     """
     settings = run.config.evaluation.asked[name]
-    files = {"questions": settings.questions, **settings.files}
+    files = {"questions": settings.questions, **settings.files, **settings.output_files}
     for field, path in ((field, files[field]) for field in fields):
         if path and _sha256(path) != run.record.ingredients.get(f"file:{field}:{name}", ""):
             raise RunChanged(
@@ -78,7 +78,8 @@ def gather_files(config: RunConfig) -> dict[str, str]:
     for name, benchmark in config.evaluation.benchmarks.items():
         found[f"file:questions:{name}"] = _sha256(benchmark.questions)
     for name, asked in config.evaluation.asked.items():
-        found |= {f"file:{field}:{name}": _sha256(path) for field, path in asked.files.items() if path}
+        files = {**asked.files, **asked.output_files}
+        found |= {f"file:{field}:{name}": _sha256(path) for field, path in files.items() if path}
         if (student := baseline_student(config, name)) is not None:
             found[f"run:baseline:{name}"] = student.digest
         found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items() if path}

@@ -22,7 +22,10 @@ def evaluate(
         str | None, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)
     ] = None,
     which: Annotated[
-        str, typer.Option("--round", metavar="N|best|backbone|all", help="Which student; 0 is S_0.")
+        str,
+        typer.Option(
+            "--round", metavar="N|best|backbone|outputs|all", help="Which student; 0 is S_0; models of files."
+        ),
     ] = "all",
     benchmark: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Benchmarks of the run's configuration, asked too.")
@@ -93,21 +96,22 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
 
     with hold_known_run(run_ref(name, root), say=_say) as run:
         benchmarks = find_benchmarks(run, benchmark)
-        numbers = find_students(run, which, benchmarks)
-        if unscored_students(run, numbers, benchmarks):
+        compared = find_students(run, which, benchmarks)
+        if unscored_students(run, compared, benchmarks):
             _say("connecting to Prefect")
             with connect_prefect(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
-                evaluate_students(run.ref, numbers, benchmarks)
+                evaluate_students(run.ref, compared, benchmarks)
         summary = summarise(run)
-        tables = [students_table(summary, numbers), *benchmark_tables(summary, numbers, benchmarks)]
+        numbers = [who for who in compared if isinstance(who, int)]
+        tables = [students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks)]
         if benchmarks:
             tables.append(benchmark_gains_table(Look(run), numbers))
         for table in tables:
             if table.rows:
                 print_table(console, table)
-        require_figures(summary, numbers, benchmarks)
+        require_figures(summary, compared, benchmarks)
 
 
 def _say(line: str) -> None:

@@ -225,7 +225,8 @@ def _lines_at_work(stage: StageProgress, told: _Told, spend: LiveSpend) -> list[
 def _name(at: StageAt) -> str:
     """A stage with its place: `round 1 · wave 2 · candidates`, `S_0 · alpaca_eval · benchmark answers`."""
     step = at.name.removeprefix("wave_").replace("_", " ")
-    place = [None if at.round is None else round_name(at.round), f"wave {at.wave}" if at.wave else None, at.benchmark]
+    who = at.model if at.round is None else round_name(at.round)
+    place = [who, f"wave {at.wave}" if at.wave else None, at.benchmark]
     return " · ".join([*filter(None, place), step])
 
 

@@ -22,23 +22,27 @@ __all__ = ["evaluate_from_form"]
 @deployed_flow("evaluate")
 def evaluate_from_form(
     run: RunName,
-    students: Annotated[str, Field(pattern=r"^(all|best|backbone|[0-9]{1,2})$"), shown("Students")] = "all",
+    students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
     benchmarks: Annotated[str, shown("Benchmarks")] = "",
 ) -> str:
     """Score students of a run on its held-out set, and on benchmarks, where their scores do not stand yet.
 
     Args:
         run: Name of a run in the worker's root, finished or not.
-        students: `all` (backbone, S_0 and every round that is trained), `best` by the dev split, `backbone`, or the
-            number of a round.
+        students: `all` (backbone, S_0, every round that is trained, models of files), `best` by the dev split,
+            `backbone`, the number of a round, or `outputs` (models whose outputs to the benchmarks are files).
         benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
     """
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         asked = find_benchmarks(opened, benchmarks)
-        numbers = find_students(opened, students, asked)
-        with machine_to_evaluate(opened.config) if unscored_students(opened, numbers, asked) else nullcontext():
-            evaluate_students.fn(opened.ref, numbers, asked)
+        compared = find_students(opened, students, asked)
+        numbers = [who for who in compared if isinstance(who, int)]
+        unscored = unscored_students(opened, compared, asked)
+        with machine_to_evaluate(opened.config) if unscored else nullcontext():
+            evaluate_students.fn(opened.ref, compared, asked)
         summary = summarise(opened)
-        require_figures(summary, numbers, asked)
-        return " ".join(filter(None, (scores_sentence(summary, numbers), benchmarks_sentence(summary, numbers, asked))))
+        require_figures(summary, compared, asked)
+        return " ".join(
+            filter(None, (scores_sentence(summary, numbers), benchmarks_sentence(summary, compared, asked)))
+        )

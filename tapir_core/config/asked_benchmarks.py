@@ -1,15 +1,16 @@
 """What benchmarks have in common that the student is asked: their files, how it answers, who judges, a baseline."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag
+from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, Tag
 
 from tapir_core.config._base import Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
 
-__all__ = ["AskedBenchmark", "Baseline", "JudgedBenchmark", "RunBaseline"]
+__all__ = ["AskedBenchmark", "Baseline", "JudgedBenchmark", "ModelName", "RunBaseline"]
 
 
 class RunBaseline(Section):
@@ -32,6 +33,19 @@ Baseline = Annotated[
 """File or URL, or a student of another run. With tags an error speaks of the form that was written."""
 
 
+def _check_model_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", name) or re.fullmatch(r"backbone|[sS]_\d+", name):
+        raise ValueError(
+            "is no name for a model; use a letter or digit, then letters, digits, `.`, `_` and `-`, and not what a "
+            "student of the run is called (backbone, S_0, …)"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+"""A model's name in tables and folders."""
+
+
 class AskedBenchmark(Section):
     """What every benchmark that is asked has."""
 
@@ -44,6 +58,11 @@ class AskedBenchmark(Section):
     @property
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
+        return {}
+
+    @property
+    def output_files(self) -> dict[str, str]:
+        """Files with outputs of models that stand beside the students, by the field that names them."""
         return {}
 
     @property
@@ -80,6 +99,15 @@ class JudgedBenchmark(AskedBenchmark):
 
     reasks: NonNegativeInt = 2
     """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
+
+    outputs: dict[ModelName, str] = Field(default_factory=dict)
+    """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.
+    `tapir evaluate` has them judged as the students' are."""
+
+    @property
+    def output_files(self) -> dict[str, str]:
+        """Files with outputs of models that stand beside the students, by the field that names them."""
+        return {f"outputs.{model}": path for model, path in self.outputs.items()}
 
     @property
     @abstractmethod

@@ -86,7 +86,9 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     evaluation, engine = config.evaluation, config.student.engine
     for name, benchmark in evaluation.benchmarks.items():
-        files = {"questions": benchmark.questions, **(benchmark.files if isinstance(benchmark, AskedBenchmark) else {})}
+        files: dict[str, str | None] = {"questions": benchmark.questions}
+        if isinstance(benchmark, AskedBenchmark):
+            files |= {**benchmark.files, **benchmark.output_files}
         for field, path in files.items():
             if path is not None and "://" not in path and not Path(path).is_file():
                 yield (

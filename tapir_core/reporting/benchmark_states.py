@@ -7,7 +7,7 @@ from tapir_core.reporting.benchmarks import headlines_in_words
 from tapir_core.reporting.formats import NOTHING, student_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
-from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.stages import Compared, benchmark_stages
 
 __all__ = ["benchmark_states_table"]
 
@@ -16,7 +16,10 @@ _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchm
 
 
 def benchmark_states_table(look: Look) -> Table:
-    """A row a benchmark and student: every student of what is asked each round, of the others those that were asked."""
+    """A row a benchmark and student: every student of what is asked each round, of the others those that were asked.
+
+    Then every model whose outputs are a file.
+    """
     columns = ("Benchmark", "Student", "Asked", "State", "Figure")
     note = (
         "Out of date: made with another configuration, file or checkpoint; the command that made it makes it again. "
@@ -29,18 +32,21 @@ def _rows(look: Look) -> Iterator[tuple[str, ...]]:
     config = look.run.config
     for name in config.evaluation.asked:
         each_round = name in config.evaluation.each_round
-        for number in range(BACKBONE, config.run.rounds + 1):
-            state = _state(look, name, number)
-            if not state and not each_round:
+        judged = config.evaluation.judged.get(name)
+        models = [] if judged is None else [*judged.outputs]
+        for who in (*range(BACKBONE, config.run.rounds + 1), *models):
+            state = _state(look, name, who)
+            if not state and not each_round and who not in models:
                 continue
-            scores = look.rows(StageAt("benchmark_scores", number, benchmark=name))
+            scores = look.rows(benchmark_stages(name, who)[-1])
             figure = NOTHING if scores is None else "; ".join(headlines_in_words(scores))
-            yield name, student_name(number), "each round" if each_round else "later", state or "to do", figure
+            when = "each round" if each_round and who not in models else "later"
+            yield name, student_name(who), when, state or "to do", figure
 
 
-def _state(look: Look, name: str, number: int) -> str:
+def _state(look: Look, name: str, who: Compared) -> str:
     """How far it is; empty where nothing of it lies in the run's folder."""
-    stages = benchmark_stages(name, number)
+    stages = benchmark_stages(name, who)
     for at in reversed(stages):
         if look.manifest(at) is not None:
             return _DONE[at.name]

@@ -1,6 +1,7 @@
-"""Figures of benchmarks as tables and sentences: students side by side, judge, prompt and settings beside them.
+"""Figures of benchmarks as tables and sentences: who is compared side by side, with judge, prompt and settings.
 
-Figures of different judges, prompts or settings never stand in one table, since they are on different scales.
+Figures of different judges, prompts or settings never stand in one table, since they are on different scales; how a
+file's outputs were drawn is not known, so they stand beside students that were judged alike.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RoundSummary, RunSummary
+from tapir_core.stages import Compared
 
 __all__ = [
     "HEADLINES",
@@ -25,6 +27,7 @@ __all__ = [
     "headline_panels",
     "headlines_in_words",
     "metric_label",
+    "outputs_table",
     "require_figures",
 ]
 
@@ -52,6 +55,8 @@ HEADLINES = ("win_rate", "rating", "pair_win_rate_adjusted", "relative_quality")
 """The figures that stand for a benchmark as a whole; of one that has none of them the first figure does."""
 
 _BESIDE = ("judge", "prompt_version", "settings")
+_OF_FILE = r"; outputs: "
+"""In the settings of figures of a model of a file."""
 
 
 def metric_label(metric: str) -> str:
@@ -60,19 +65,27 @@ def metric_label(metric: str) -> str:
 
 
 def benchmark_names(summary: RunSummary) -> list[str]:
-    """The benchmarks that some student of the run was asked, in the order of the configuration."""
-    tables = [each.benchmarks for each in summary.rounds if each.benchmarks is not None]
+    """The benchmarks that some student, or a model of a file, has figures of, in the order of the configuration."""
+    tables = [rows for who in summary.compared if (rows := summary.benchmarks(who)) is not None]
     return list(dict.fromkeys(name for rows in tables for name in rows["benchmark"]))
 
 
-def benchmark_tables(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> list[Table]:
-    """Each benchmark's figures with the students as columns: a table for each judge, prompt and settings."""
-    found = [(each.number, _rows(each, names)) for number in numbers if (each := summary.round(number)) is not None]
-    if not found:
+def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> list[Table]:
+    """Each benchmark's figures with students and models as columns: a table for each judge, prompt and settings."""
+    if not compared:
         return []
-    rows = pl.concat([rows.with_columns(student=pl.lit(student_name(number))) for number, rows in found])
-    parts = rows.partition_by("benchmark", *_BESIDE, maintain_order=True)
+    found = [_rows(summary, who, names).with_columns(student=pl.lit(student_name(who))) for who in compared]
+    rows = _with_scale(pl.concat(found))
+    parts = rows.partition_by("benchmark", "judge", "prompt_version", "scale", maintain_order=True)
     return [figures_side_by_side(part) for part in parts]
+
+
+def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
+    """With `scale`: the settings; of a file's outputs those of students that were judged alike, if there are any."""
+    of_file = pl.col("settings").str.contains(_OF_FILE)
+    judged = pl.col("settings").str.replace(r"; (student|outputs): [^;]*", "")
+    students = pl.col("settings").filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
+    return rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, "settings")).otherwise("settings"))
 
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
@@ -91,7 +104,12 @@ def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
 
 def figures_table(found: RoundSummary) -> Table:
     """Every benchmark's figures of one student, with intervals and failures."""
-    rows = [] if found.benchmarks is None else found.benchmarks.iter_rows(named=True)
+    return outputs_table(student_name(found.number), found.benchmarks)
+
+
+def outputs_table(name: str, figures: pl.DataFrame | None) -> Table:
+    """The same of any student or model, by its name."""
+    rows = [] if figures is None else figures.iter_rows(named=True)
     cells = tuple(
         (
             row["benchmark"],
@@ -107,16 +125,16 @@ def figures_table(found: RoundSummary) -> Table:
         for row in rows
     )
     columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
-    note = "" if found.benchmarks is None else _beside(found.benchmarks)
-    return Table(f"Benchmarks of {student_name(found.number)}", columns, cells, text_columns=4, note=note)
+    note = "" if figures is None else _beside(figures)
+    return Table(f"Benchmarks of {name}", columns, cells, text_columns=4, note=note)
 
 
-def benchmarks_sentence(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> str:
-    """The headlines of these students, on a line; empty without benchmarks."""
+def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
+    """The headlines of these students and models, on a line; empty without benchmarks."""
     told = [
-        f"{student_name(each.number)} {name} {said}"
-        for each in filter(None, map(summary.round, numbers))
-        for name, rows in _by_benchmark(_rows(each, names))
+        f"{student_name(who)} {name} {said}"
+        for who in compared
+        for name, rows in _by_benchmark(_rows(summary, who, names))
         for said in headlines_in_words(rows)
     ]
     return f"{'; '.join(told)}." if told else ""
@@ -127,16 +145,16 @@ def headlines_in_words(rows: pl.DataFrame) -> list[str]:
     return [f"{metric_label(row['metric'])} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
 
 
-def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence[str]) -> None:
+def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
     """Say where too many judgments failed for a figure.
 
     Raises:
-        TooMuchMissing: a student has no headline on one of the benchmarks.
+        TooMuchMissing: a student or model has no headline on one of the benchmarks.
     """
     lacking = [
-        f"{student_name(each.number)}, {row['benchmark']}: {row['note']}"
-        for each in filter(None, map(summary.round, numbers))
-        for row in _headlines(_rows(each, names))
+        f"{student_name(who)}, {row['benchmark']}: {row['note']}"
+        for who in compared
+        for row in _headlines(_rows(summary, who, names))
         if row["value"] is None
     ]
     if lacking:
@@ -149,10 +167,11 @@ def require_figures(summary: RunSummary, numbers: Sequence[int], names: Sequence
         )
 
 
-def _rows(found: RoundSummary, names: Sequence[str]) -> pl.DataFrame:
-    if found.benchmarks is None:
+def _rows(summary: RunSummary, who: Compared, names: Sequence[str]) -> pl.DataFrame:
+    found = summary.benchmarks(who)
+    if found is None:
         return pl.DataFrame(schema=SCORES)
-    return found.benchmarks.filter(pl.col("benchmark").is_in(list(names)))
+    return found.filter(pl.col("benchmark").is_in(list(names)))
 
 
 def _by_benchmark(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:

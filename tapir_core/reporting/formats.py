@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.types import Gain, Score
+from tapir_core.stage_at import Compared
 
 __all__ = [
     "NOTHING",
@@ -71,6 +72,8 @@ def round_name(number: int) -> str:
     return student_name(number) if number < 1 else f"round {number}"
 
 
-def student_name(number: int) -> str:
-    """What the student after a round is called: backbone, S_0, S_1, …"""
-    return "backbone" if number == BACKBONE else f"S_{number}"
+def student_name(who: Compared) -> str:
+    """What the student after a round is called: backbone, S_0, S_1, …; a model of a file has its own name."""
+    if isinstance(who, str):
+        return who
+    return "backbone" if who == BACKBONE else f"S_{who}"

@@ -91,6 +91,9 @@ class Look:
         )
 
     def _steps(self, name: str, number: int | None) -> list[StageAt]:
+        if name.startswith("benchmark_") and number is None:
+            judged = self.run.config.evaluation.judged.items()
+            return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
         if name.startswith("benchmark_"):
             return [StageAt(name, number, benchmark=each) for each in self.run.config.evaluation.asked]
         if name == "evaluate":

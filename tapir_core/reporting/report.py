@@ -13,7 +13,13 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
 from tapir_core.reporting.benchmark_gains import NO_GAINS, benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import plot_benchmark_categories, plot_benchmarks
-from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table, headline_panels
+from tapir_core.reporting.benchmarks import (
+    benchmark_names,
+    benchmark_tables,
+    figures_table,
+    headline_panels,
+    outputs_table,
+)
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
@@ -82,9 +88,12 @@ def render_report(
         plots=found,
         tables={
             "rounds": rounds_table(summary),
-            "benchmarks": benchmark_tables(summary, [each.number for each in summary.rounds], benchmark_names(summary)),
+            "benchmarks": benchmark_tables(summary, summary.compared, benchmark_names(summary)),
             "gains": gains,
-            "figures": [figures_table(each) for each in summary.rounds if each.benchmarks is not None],
+            "figures": [
+                *(figures_table(each) for each in summary.rounds if each.benchmarks is not None),
+                *(outputs_table(model, rows) for model, rows in summary.outputs.items()),
+            ],
             "accuracy": accuracy_table(summary),
             "left_out": left_out_table(summary),
             "decontamination": decontamination_table(summary.decontamination),

@@ -11,9 +11,9 @@ from tapir_core.judging.panel import combine_judges
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
-from tapir_core.stages import StageAt
+from tapir_core.stages import Compared, StageAt, benchmark_stages
 
-__all__ = ["Pool", "summarise_round"]
+__all__ = ["Pool", "benchmark_figures", "summarise_round"]
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
 _SHORTFALL = "shortfall: "
@@ -47,7 +47,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         refinement=_refinement(look, number),
         mixture=_mixture(look, number, first),
         scores=_scores(look, number),
-        benchmarks=_benchmarks(look, number),
+        benchmarks=benchmark_figures(look, number),
     )
 
 
@@ -134,9 +134,10 @@ def _scores(look: Look, number: int) -> pl.DataFrame | None:
     return heldout.select("split", "category", "value", "stderr", "n")
 
 
-def _benchmarks(look: Look, number: int) -> pl.DataFrame | None:
-    names = look.run.config.evaluation.asked
-    found = (look.rows(StageAt("benchmark_scores", number, benchmark=name)) for name in names)
+def benchmark_figures(look: Look, who: Compared) -> pl.DataFrame | None:
+    """Figures of a student, or of a model of a file, on all benchmarks; nothing where it has none."""
+    last = [benchmark_stages(name, who)[-1] for name in look.run.config.evaluation.asked]
+    found = map(look.rows, last)
     tables = [rows for rows in found if rows is not None]
     return pl.concat(tables) if tables else None
 

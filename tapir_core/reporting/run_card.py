@@ -42,8 +42,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     )
     said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
     tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
-    students = [each.number for each in summary.rounds]
-    benchmarks = benchmark_tables(summary, students, benchmark_names(summary))
+    benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
     made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
     shown = [table for table in made if table.rows]
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]

@@ -1,4 +1,7 @@
-"""Which students of a run a person means, on which benchmarks, and whose scores do not stand. Reads only."""
+"""Which students of a run a person means, on which benchmarks, and whose scores do not stand. Reads only.
+
+Models whose outputs to a benchmark are files stand beside the students.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,26 +10,41 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.stages import Compared, StageAt, benchmark_stages
 
-__all__ = ["find_benchmarks", "find_student", "find_students", "scoring_stages", "unscored_students"]
+OUTPUTS = "outputs"
+"""What a person says for all models of files."""
+
+__all__ = ["find_benchmarks", "find_student", "find_students", "models_of", "scoring_stages", "unscored_students"]
 
 
-def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[int]:
-    """The rounds whose student is meant: `all`, `backbone`, or what `find_student` takes.
+def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
+    """The rounds whose student is meant, and models of files by their names.
+
+    ``which`` is `all`, `backbone`, `outputs` (the models alone), or what `find_student` takes.
 
     Raises:
-        ConfigError: the run has no held-out set where no benchmark is meant, or no such student.
+        ConfigError: the run has no held-out set where no benchmark is meant, or no such student or model.
     """
+    models = dict.fromkeys(model for name in benchmarks for model in models_of(run, name))
+    if which == OUTPUTS:
+        if not models:
+            having = [name for name in run.config.evaluation.judged if models_of(run, name)]
+            raise ConfigError(
+                f"--round {OUTPUTS}: no benchmark that is asked has outputs of a model as a file; those of run "
+                f"{run.ref.name!r} that have are {', '.join(having) or 'none'}: name them with --benchmark, or give "
+                '[evaluation.benchmarks.NAME.outputs] a line `MODEL = "FILE"` and run the configuration again'
+            )
+        return [*models]
     if run.config.data.heldout is None and not benchmarks:
         raise ConfigError(
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
     if which == "all":
-        return [BACKBONE, *_trained(run)]
+        return [BACKBONE, *_trained(run), *models]
     if which == student_name(BACKBONE):
         return [BACKBONE]
-    return [find_student(run, which, others=(student_name(BACKBONE),))]
+    return [find_student(run, which, others=(student_name(BACKBONE), *([OUTPUTS] if models else [])))]
 
 
 def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:
@@ -68,26 +86,33 @@ def find_benchmarks(run: RunFolder, named: str) -> list[str]:
     return wanted
 
 
-def scoring_stages(run: RunFolder, numbers: Sequence[int], benchmarks: Sequence[str]) -> list[StageAt]:
-    """Everything that scoring these students takes."""
-    return [at for number in numbers for at in _stages_of(run, number, benchmarks)]
+def models_of(run: RunFolder, benchmark: str) -> list[str]:
+    """Models whose outputs to a benchmark are files."""
+    judged = run.config.evaluation.judged.get(benchmark)
+    return [] if judged is None else [*judged.outputs]
 
 
-def unscored_students(run: RunFolder, numbers: Sequence[int], benchmarks: Sequence[str] = ()) -> list[int]:
-    """Those of ``numbers`` whose scores do not stand."""
+def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+    """Everything that scoring these students and models takes."""
+    return [at for who in compared for at in _stages_of(run, who, benchmarks)]
+
+
+def unscored_students(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = ()) -> list[Compared]:
+    """Those of ``compared`` whose scores do not stand."""
     last = ("evaluate", "benchmark_scores")
     return [
-        number
-        for number in numbers
-        if any(at.name in last and run.holds(at) is None for at in _stages_of(run, number, benchmarks))
+        who
+        for who in compared
+        if any(at.name in last and run.holds(at) is None for at in _stages_of(run, who, benchmarks))
     ]
 
 
-def _stages_of(run: RunFolder, number: int, benchmarks: Sequence[str]) -> Iterator[StageAt]:
-    if run.config.data.heldout is not None:
-        yield from (StageAt(name, number) for name in ("answer_heldout", "evaluate"))
+def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iterator[StageAt]:
+    if isinstance(who, int) and run.config.data.heldout is not None:
+        yield from (StageAt(name, who) for name in ("answer_heldout", "evaluate"))
     for name in benchmarks:
-        yield from benchmark_stages(name, number)
+        if isinstance(who, int) or who in models_of(run, name):
+            yield from benchmark_stages(name, who)
 
 
 def _trained(run: RunFolder) -> list[int]:

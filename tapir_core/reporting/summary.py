@@ -4,6 +4,8 @@ Limits: a stage that does not hold (another configuration, a missing part) count
 those of a stage's last start; what a killed start had spent shows as answers from the store.
 """
 
+import polars as pl
+
 from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
 from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
 from tapir_core.data.dataset import Manifest
@@ -11,7 +13,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting.decontamination import summarise_decontamination
 from tapir_core.reporting.grading import measure_gain
 from tapir_core.reporting.look import ONCE, Look
-from tapir_core.reporting.rounds import Pool, summarise_round
+from tapir_core.reporting.rounds import Pool, benchmark_figures, summarise_round
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
@@ -33,7 +35,7 @@ def summarise(run: RunFolder) -> RunSummary:
     pool, labels = look.manifest(StageAt("pool")), first.labels
     found = (summarise_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = look.summarise_stages(ONCE, None)
+    once = look.summarise_stages((*ONCE, "benchmark_replies"), None)
     history = [
         RoundHistory(each.number, _measured_seeds(each, config), _dev(each)) for each in rounds if each.number >= 0
     ]
@@ -58,6 +60,7 @@ def summarise(run: RunFolder) -> RunSummary:
         decontamination=summarise_decontamination(look),
         stages=once,
         rounds=rounds,
+        outputs=_outputs(look),
         best=best_round(history) if any(each.dev_score is not None for each in history) else None,
         gain=measure_gain(look, 0, students[-1]) if students else None,
         busy_seconds=round(look.busy_seconds(), 1),
@@ -71,6 +74,12 @@ def _first_pool(look: Look) -> tuple[Pool, dict[str, int] | None]:
         return Pool(labels), None
     split = split_usable(pool, teacher, labels)
     return Pool(labels, split.examples.select("instruction_id", "task_type")), split.dropped
+
+
+def _outputs(look: Look) -> dict[str, pl.DataFrame]:
+    models = dict.fromkeys(model for each in look.run.config.evaluation.judged.values() for model in each.outputs)
+    found = {model: benchmark_figures(look, model) for model in models}
+    return {model: rows for model, rows in found.items() if rows is not None}
 
 
 def _next_stage(look: Look) -> StageAt | None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from tapir_core.stages import StageAt
+from tapir_core.stages import Compared, StageAt
 
 __all__ = [
     "BenchmarkHits",
@@ -234,6 +234,8 @@ class RunSummary:
     """Stages that run once a run."""
     rounds: tuple[RoundSummary, ...] = ()
     """Backbone, S_0 and the rounds of which something is done, in order."""
+    outputs: dict[str, pl.DataFrame] = field(default_factory=dict)
+    """Model of a file → its figures on benchmarks, as a round has them."""
     best: int | None = None
     """Round of the highest dev score."""
     gain: Gain | None = None
@@ -255,6 +257,18 @@ class RunSummary:
     def round(self, number: int) -> RoundSummary | None:
         """The round, if something of it is done."""
         return next((each for each in self.rounds if each.number == number), None)
+
+    @property
+    def compared(self) -> list[Compared]:
+        """The rounds, then the models of files."""
+        return [*(each.number for each in self.rounds), *self.outputs]
+
+    def benchmarks(self, who: Compared) -> pl.DataFrame | None:
+        """Figures of a student, or of a model of a file, on benchmarks."""
+        if isinstance(who, str):
+            return self.outputs.get(who)
+        found = self.round(who)
+        return None if found is None else found.benchmarks
 
     @property
     def students(self) -> tuple[RoundSummary, ...]:

@@ -5,6 +5,7 @@ from tapir_core.evaluation.benchmarks.alpaca_eval import AlpacaEval
 from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.lm_eval import HarnessTask, LmEval, lm_eval_items, lm_eval_replies
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
+from tapir_core.evaluation.benchmarks.outputs import given_answers
 from tapir_core.evaluation.benchmarks.table import judged_places, score_rows
 from tapir_core.evaluation.benchmarks.types import (
     REPLIES,
@@ -36,6 +37,7 @@ __all__ = [
     "Score",
     "benchmark_of",
     "exchanges_of",
+    "given_answers",
     "judged_one",
     "judged_places",
     "lm_eval_items",

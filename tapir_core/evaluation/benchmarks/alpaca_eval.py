@@ -103,7 +103,7 @@ class AlpacaEval:
         [turn] = exchange.turns
         assert turn.baseline is not None
         if turn.response is None:
-            return [failed(exchange, 1, _MODE, "single", "the student gave no answer")]
+            return [failed(exchange, 1, _MODE, "single", "there is no answer")]
         pair = Comparison(turn.question, turn.response, turn.baseline)
         order: Order = "model_first" if pair.switched else "baseline_first"
         if pair.is_draw:

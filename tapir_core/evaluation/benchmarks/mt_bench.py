@@ -177,7 +177,7 @@ class MTBench:
     def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
         shown = exchange.turns[:turn]
         if any(each.response is None for each in shown):
-            return failed(exchange, turn, mode, order, "the student gave no answer")
+            return failed(exchange, turn, mode, order, "there is no answer")
         sections: dict[str, str | None] = {}
         for each, (question, prefix) in zip(shown, (("question", ""), ("follow_up", "follow_up_")), strict=False):
             sections |= {question: each.question, f"{prefix}reference": each.reference}

@@ -20,10 +20,19 @@ SPLIT = "test"
 
 
 def score_rows(
-    config: RunConfig, name: str, scores: Sequence[Score], prompts: Mapping[str, Prompt], replies: pl.DataFrame
+    config: RunConfig,
+    name: str,
+    scores: Sequence[Score],
+    prompts: Mapping[str, Prompt],
+    replies: pl.DataFrame,
+    *,
+    outputs: str = "",
 ) -> pl.DataFrame:
-    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``."""
-    beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name))
+    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
+
+    Of a model of a file ``outputs`` is its name and the file's SHA-256.
+    """
+    beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name, outputs))
     rows = []
     for each in scores:
         found = each.estimate
@@ -53,9 +62,11 @@ def _judge_and_prompts(
     )
 
 
-def _settings(config: RunConfig, name: str) -> str:
+def _settings(config: RunConfig, name: str, outputs: str) -> str:
     """How both sides' replies were drawn, in words; of a baseline that is a student, which one it is."""
     student = f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"
+    if outputs:
+        student = f"outputs: {outputs}"
     judged = config.evaluation.judged.get(name)
     if judged is None:
         return student

@@ -116,7 +116,7 @@ class Vicuna:
     def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
         [turn] = exchange.turns
         if turn.response is None:
-            return failed(exchange, 1, _MODE, order, "the student gave no answer")
+            return failed(exchange, 1, _MODE, order, "there is no answer")
         both = (turn.response, turn.baseline) if order == "model_first" else (turn.baseline, turn.response)
         first, second = (neutralise(text or "", _TAGS) for text in both)
         text = prompt.render(
