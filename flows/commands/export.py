@@ -1,5 +1,6 @@
 """`tapir export`: a student of a run as a model folder of its own."""
 
+from importlib.resources import files
 from typing import Annotated
 
 import typer
@@ -33,10 +34,11 @@ def export(
     from tapir_core.run_folder import RunFolder
     from tapir_core.storage import Storage
 
+    use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))
     number = find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
-    record = export_student(run, number, folder, model_card(run, number), on_file=_say)
+    record = export_student(run, number, folder, model_card(run, number, use), on_file=_say)
     _say(f"{len(record.files)} files, all verified")
     console.print(
         f"{student_name(number)} of run {run.ref.name} is in {folder.url}",

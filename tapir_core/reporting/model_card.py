@@ -6,7 +6,6 @@ Names of files and folders of the machine that made it stay out of it; digests s
 import json
 from collections.abc import Iterator
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,15 @@ from tapir_core.stages import StageAt
 __all__ = ["model_card"]
 
 
-def model_card(run: RunFolder, round_number: int) -> str:
-    """The card of the student after round ``round_number``."""
+def model_card(run: RunFolder, round_number: int, use: str) -> str:
+    """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""
     summary, config = summarise(run), run.config
     training = _training(run, round_number)
     parts = [
         _front_matter(config),
         f"# {summary.name}, {student_name(round_number)}",
         _what_it_is(summary, config, round_number),
-        _USE,
+        use,
         "## Training data",
         *_data(summary, config, round_number),
         "## Scores",
@@ -202,5 +201,3 @@ def _own_version() -> str:
 
 _ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}
 _SCORE_COLUMNS = ("Benchmark", "Split", "Category", "Metric", "Value", "n")
-
-_USE = (files("tapir_core.reporting") / "model_card_use.jinja2").read_text().rstrip()

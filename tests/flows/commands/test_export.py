@@ -43,6 +43,7 @@ def test_the_best_student_loads_in_transformers_and_is_asked_by_its_chat_templat
     folder = tmp_path / "exports" / f"example-S_{best}"
     assert f"S_{best} of run example is in exports/example-S_{best}" in export(run)
     assert f"# example, S_{best}\n" in (folder / "README.md").read_text()
+    assert "AutoModelForCausalLM.from_pretrained" in (folder / "README.md").read_text()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")  # torch in bf16 dies where AMX is broken
     asked = tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)

@@ -10,6 +10,8 @@ from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
+USE = "## Use\n\nLoad it."
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
@@ -42,13 +44,13 @@ def test_the_card_names_a_judge_and_a_curriculum_only_where_there_was_one(
     tmp_path: Path, number: int, rounds: dict[str, object], words: str
 ) -> None:
     config = make_config(tmp_path, rounds={"default": {"examples": 32, **rounds}})
-    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 1)), number)
+    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 1)), number, USE)
     assert words in card
     assert (", judged by" in card) is ("curriculum" in words)
 
 
 def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(run: RunFolder) -> None:
-    card = model_card(run, 2)
+    card = model_card(run, 2, USE)
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "\n# example, S_2\n" in card
     assert "base-1b after basic fine-tuning and 2 rounds of curriculum" in card
@@ -67,18 +69,18 @@ def test_the_card_says_what_it_was_taught_what_it_scores_and_what_it_is_made_of(
 
 
 def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> None:
-    header, *rounds = rows(model_card(run, 1), "Training data")
+    header, *rounds = rows(model_card(run, 1, USE), "Training data")
     assert header == ["Round", "Examples", "Pool", "Seeds", "Expansion", "Easy", "Refined"]
     assert [row[0] for row in rounds] == ["S_0", "round 1"]
     for row, number in zip(rounds, (0, 1), strict=True):
         mixture = run.rows(StageAt("mix", number))
         assert int(row[1]) == mixture.height
         assert sum(int(cell) for cell in row[2:6] if cell != "–") == mixture.height
-    assert "| Task type | Pool | Target | S_0 | round 1 |" in model_card(run, 1)
+    assert "| Task type | Pool | Target | S_0 | round 1 |" in model_card(run, 1, USE)
 
 
 def test_scores_have_split_error_and_number_and_say_which_split_decides(run: RunFolder) -> None:
-    card = model_card(run, 2)
+    card = model_card(run, 2, USE)
     header, *scores = rows(card, "Scores")
     assert header == ["Benchmark", "Split", "Category", "Metric", "Value", "n"]
     whole = run.rows(StageAt("evaluate", 2)).filter(split="test", category="all").row(0, named=True)
@@ -89,16 +91,16 @@ def test_scores_have_split_error_and_number_and_say_which_split_decides(run: Run
 
 
 def test_decontamination_is_counted_and_its_absence_is_said(run: RunFolder, tmp_path: Path) -> None:
-    table = rows(model_card(run, 0), "Decontamination")
+    table = rows(model_card(run, 0, USE), "Decontamination")
     assert [row[:2] for row in table[1:]] == [["heldout", "120"], ["mine", "1"]]
     config = make_config(tmp_path, data={"pool": {"type": "standin", "rows": 60}})
-    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0)
+    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0, USE)
     assert "Nothing was looked for" in card
     assert "This student was not scored." in card
 
 
 def test_no_place_of_this_machine_is_in_the_card(run: RunFolder) -> None:
-    card = model_card(run, 2)
+    card = model_card(run, 2, USE)
     assert run.ref.root not in card
     assert "secret-place" not in card
 
@@ -115,7 +117,7 @@ def test_the_teachers_terms_are_those_of_the_configuration_or_missing_in_words(
     tmp_path: Path, teacher: dict[str, object], said: str
 ) -> None:
     config = make_config(tmp_path, teacher={"endpoint": {"type": "standin"}, **teacher})
-    assert said in model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0)
+    assert said in model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0, USE)
 
 
 def test_a_hub_id_is_the_base_model_and_the_trainers_summary_gives_the_versions(tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_a_hub_id_is_the_base_model_and_the_trainers_summary_gives_the_versions(
     run = build_run(tmp_path, config=config, until=StageAt("train", 0))
     summary = {"total_tokens": 2000, "trained_tokens": 900, "precision": "fp32", "versions": {"torch": "2.13.0"}}
     run.storage.write_bytes("round_00/checkpoint/training.json", json.dumps(summary).encode())
-    card = model_card(run, 0)
+    card = model_card(run, 0, USE)
     assert '\nbase_model: "some-org/base"\n' in card
     made = dict(rows(card, "How it was made"))
     assert made["Backbone"] == "some-org/base, revision abc"
