@@ -32,6 +32,8 @@ class Failed:
 
     run: str
     message: str
+    kind: type[TapirError]
+    """What stopped it; `TapirError` itself for what nobody expected."""
 
 
 def check_arms(plan: ComparisonPlan) -> None:
@@ -78,30 +80,31 @@ def run_comparison(
         name = planned.ref.name
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
         began = time.monotonic()
-        if message := _try(plan, planned, finished, engines, say):
-            failed.append(Failed(name, message))
+        if why := _try(plan, planned, finished, engines, say):
+            failed.append(why)
         else:
             finished.append(planned)
             if results:
                 results.write(_read(plan, planned))
             took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
-        say(f"{name}: {'failed' if message else 'finished'} after {duration(time.monotonic() - began)}")
+        say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
     return failed
 
 
 def _try(
     plan: ComparisonPlan, planned: PlannedRun, finished: Sequence[PlannedRun], engines: Engines, say: Say
-) -> str | None:
+) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
+    name = planned.ref.name
     lacking = [each.ref.name for each in needed_by(plan, planned) if each not in finished]
     if lacking:
-        return f"it is matched to {' and '.join(lacking)}, which is not finished"
+        return Failed(name, f"it is matched to {' and '.join(lacking)}, which is not finished", TapirError)
     try:
         drive_run(plan, planned, engines, say=say)
     except TapirError as error:
-        return str(error)
+        return Failed(name, str(error), type(error))
     except Exception:  # told with its traceback, and the comparison ends as failed; the other runs do not wait for it
-        return traceback.format_exc()
+        return Failed(name, traceback.format_exc(), TapirError)
     return None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.paths import COMPARE_PLACE
 from tapir_core.run_folder import RunFolder, RunRef
 
@@ -82,7 +82,8 @@ def compare(
         _print(compared, page)
     if failed:
         told = [f"{each.run}: {each.message}" for each in failed]
-        raise TapirError("\n".join([f"{len(failed)} runs are not finished:", *told]))
+        capped = any(issubclass(each.kind, BudgetReached) for each in failed)
+        raise (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
 
 
 class _Engines:

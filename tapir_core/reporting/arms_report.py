@@ -9,7 +9,7 @@ from tapir_core.comparison.figures import BASIC, ComparedArms
 from tapir_core.comparison.verdict import covers_sentence, verdicts
 from tapir_core.paths import comparison_file
 from tapir_core.reporting import arms_plots as plots
-from tapir_core.reporting.arms_tables import arms_table, arms_tables
+from tapir_core.reporting.arms_tables import arms_tables, brief_table
 from tapir_core.reporting.page import Plot, render_page
 from tapir_core.reporting.run_card import markdown_table
 from tapir_core.storage import Storage
@@ -27,7 +27,7 @@ def write_arms(compared: ComparedArms, root: str) -> str:
 
 def arms_card(compared: ComparedArms) -> str:
     """Table, verdicts and what the intervals cover, in Markdown."""
-    table = arms_table(compared)
+    table = brief_table(compared)
     said = "\n".join(f"- {sentence}" for sentence in verdicts(compared))
     return "\n\n".join([markdown_table(table), said, table.note, covers_sentence(compared)]) + "\n"
 

@@ -11,7 +11,7 @@ from tapir_core.reporting.formats import NOTHING, count, duration, number, perce
 from tapir_core.reporting.tables import Table
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["arms_table", "arms_tables", "narrow_tables"]
+__all__ = ["arms_table", "arms_tables", "brief_table", "narrow_tables"]
 
 _Column = tuple[str, Callable[[Figures], str]]
 
@@ -20,6 +20,13 @@ def arms_table(compared: ComparedArms) -> Table:
     """Scores and costs of each arm in one table."""
     note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
     return _table("Arms", compared, [*_TEST, *_AGAINST, *_TRAINING, *_CALLS], note)
+
+
+def brief_table(compared: ComparedArms) -> Table:
+    """What a reader of a Markdown page wants of each arm: score, difference, training and calls with their ratios."""
+    return _table(
+        "Arms", compared, _BRIEF, " ".join([_TEST_NOTE, _AGAINST_NOTE, _BRIEF_NOTE, f"USD {compared.prices}."])
+    )
 
 
 def narrow_tables(compared: ComparedArms) -> list[Table]:
@@ -93,6 +100,10 @@ def _interval(found: Resampled | None, *, level: int) -> str:
     return f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
+def _with_interval(value: str, interval: str) -> str:
+    return value if interval == NOTHING else f"{value} ({interval})"
+
+
 def _ratio(value: float | None) -> str:
     return NOTHING if value is None else f"× {value:.3f}"
 
@@ -135,6 +146,20 @@ _CALLS: list[_Column] = [
     ("USD sent", lambda row: number(row.costs.paid_usd if row.costs else None, 4)),
 ]
 
+_BRIEF: list[_Column] = [
+    ("Run seeds", _seeds),
+    ("Test, % (95 % interval)", lambda row: row.why or _with_interval(_score(row.test), _share_interval(row.test))),
+    (
+        "− random (90 % interval)",
+        lambda row: _with_interval(_points(row.to_random), _interval(row.to_random, level=90)),
+    ),
+    ("Tokens", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
+    ("Steps", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
+    ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
+    ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
+    ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
+]
+
 _TEST_NOTE = "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one."
 
 _AGAINST_NOTE = "− random: paired difference in points, over the same instructions and run seeds."
@@ -142,6 +167,11 @@ _AGAINST_NOTE = "− random: paired difference in points, over the same instruct
 _TRAINING_NOTE = (
     "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference; with loss: of "
     "the tokens, those of answers. Time: at work, without what was taken over."
+)
+
+_BRIEF_NOTE = (
+    "Tokens and steps: of all rounds after S_0, as ratios to the reference. Calls and USD: what the arm takes, as if "
+    "it stood alone."
 )
 
 

@@ -15,7 +15,7 @@ from flows.until import find_stage
 from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import Training, read_training
 from tapir_core.comparison.plan import ComparisonPlan, open_comparison
-from tapir_core.errors import EngineError
+from tapir_core.errors import BudgetReached, EngineError, TapirError
 from tapir_core.paths import comparison_file, training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -52,6 +52,8 @@ prices.judge = { usd_per_million_prompt_tokens = 0.05, usd_per_million_completio
 class BuiltRuns:
     """Engines that build what real ones would make, and count a token a character of each example."""
 
+    failure: TapirError = EngineError("the trainer ended with 1")
+
     def __init__(self, *, failing: Sequence[str] = (), stopping_at: str = "never") -> None:
         self.failing, self.stopping_at = failing, stopping_at
         self.driven: list[tuple[str, str | None]] = []
@@ -59,7 +61,7 @@ class BuiltRuns:
     def distil(self, run: RunFolder, until: str | None) -> None:
         self.driven.append((run.ref.name, until))
         if run.ref.name in self.failing:
-            raise EngineError("the trainer ended with 1")
+            raise self.failure
         if (until or "end") == self.stopping_at and run.ref.name == "c-random-s1":
             raise KeyboardInterrupt
         at = find_stage(run.config, until) if until else None
@@ -230,6 +232,16 @@ def test_more_rounds_go_on_in_every_arm_and_fewer_end_every_arm_sooner(spec: Pat
         assert [each.ref.name for each in find_finished(plan)] == ["c-multi_round-s1", "c-random-s1"]
         assert {folder(plan, arm).config.run.rounds for arm in ("multi_round", "random")} == {rounds}
         assert [row.name for row in read_comparison(plan).rows][2:] == ["multi_round", "random"]
+
+
+def test_a_spending_cap_that_stops_a_run_has_its_own_exit_code(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = BuiltRuns(failing=["c-multi_round-s1"])
+    engines.failure = BudgetReached("the cap of 1 USD is reached")
+    monkeypatch.setattr("flows.commands.compare._Engines", lambda *_: engines)
+    done = CliRunner().invoke(app, ["compare", str(spec), "--only", "random", "--run-seeds", "1"])
+    assert isinstance(done.exception, BudgetReached)
+    assert "the cap of 1 USD" in str(done.exception)
+    assert "c-random-s1: it is matched to c-multi_round-s1" in str(done.exception)
 
 
 def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path: Path) -> None:
