@@ -167,7 +167,7 @@ class RoundConfig(Section):
 
     batch_size: PositiveInt | None = None
     """Examples that one optimizer step of this round sees; nothing means `training.batch_size`. Any number will do:
-    micro batches are the largest equal parts of it that `training.micro_batch_size` allows."""
+    it is held in as few micro batches as `training.micro_batch_size` allows, of like size."""
 
 
 def _check_round_name(name: str) -> str:

@@ -64,15 +64,15 @@ def plan_batches(
 ) -> BatchPlan:
     """Plan a training without packing.
 
-    A step has the fewest groups that divide ``batch_size`` and fit ``micro_batch_size`` examples a rank.
+    A step has the fewest groups that fit ``micro_batch_size`` examples a rank; where they do not divide ``batch_size``,
+    its last group is smaller. The loss is a mean over the tokens of a step, so groups may differ in size.
     """
-    fewest = math.ceil(batch_size / (micro_batch_size * world_size))
-    accumulation = next(count for count in range(fewest, batch_size + 1) if batch_size % count == 0)
+    accumulation = math.ceil(batch_size / (micro_batch_size * world_size))
     # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
-    bundle_size = max(1, batch_size // max(BUNDLES, fewest))
+    bundle_size = max(1, batch_size // max(BUNDLES, accumulation))
     stream = list(_stream(len(lengths), epochs, seed))
     batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
-    size = batch_size // accumulation
+    size = math.ceil(batch_size / accumulation)
     groups = [batch[first : first + size] for batch in batches for first in range(0, len(batch), size)]
     cells = [[group[rank::world_size] for rank in range(world_size)] for group in groups]
     return BatchPlan(cells, accumulation, math.ceil(size / world_size))

@@ -226,6 +226,16 @@ def test_what_a_training_says_of_tokens_and_steps_was_known_before_it(ground: Pa
 
 
 @pytest.mark.slow
+def test_a_batch_is_the_same_step_however_its_micro_batches_divide_it(ground: Path, tmp_path: Path) -> None:
+    def losses(name: str, micro_batch_size: int) -> list[float]:
+        training = TrainingConfig(precision="fp32", batch_size=7, micro_batch_size=micro_batch_size)
+        places = {"output": tmp_path / name, "log_path": tmp_path / f"{name}.log"}
+        return [step["loss"] for step in train_student(make_job(ground, training=training, **places)).loss_curve]
+
+    assert losses("four-and-three", 4) == pytest.approx(losses("seven", 7), rel=1e-4)
+
+
+@pytest.mark.slow
 def test_several_mixtures_are_counted_at_once_and_more_examples_are_more_tokens(ground: Path, tmp_path: Path) -> None:
     half = tmp_path / "half.parquet"
     pl.read_parquet(ground / "part.parquet").head(EXAMPLES // 2).write_parquet(half)

@@ -46,8 +46,8 @@ def test_no_rank_holds_more_than_the_micro_batch(lengths: list[int], batch_size:
     assert all(len(plan.of_rank(rank)) == len(plan.groups) for rank in range(world))
 
 
-def test_a_batch_size_that_micro_batches_do_not_divide_is_held_in_the_largest_equal_parts_that_fit() -> None:
-    for batch_size, parts, largest in ((37, 37, 1), (15, 3, 5), (35, 5, 7), (6, 1, 6)):
+def test_a_batch_size_that_micro_batches_do_not_divide_is_held_in_as_few_of_like_size_as_fit() -> None:
+    for batch_size, parts, largest in ((37, 5, 8), (23, 3, 8), (17, 3, 6), (15, 2, 8), (35, 5, 7), (6, 1, 6)):
         plan = plan_batches([9] * 100, epochs=1, batch_size=batch_size, micro_batch_size=8, world_size=1, seed=1)
         assert (plan.accumulation, plan.micro_batch_size) == (parts, largest)
         assert [len(batch) for batch in batches(plan)][:-1] == [batch_size] * (plan.steps - 1)

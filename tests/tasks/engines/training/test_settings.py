@@ -40,7 +40,7 @@ def settings_of(job: TrainingJob, examples: int = 100, world_size: int = 1) -> t
 
 @pytest.mark.parametrize(
     ("batch_size", "micro", "world_size", "accumulated", "held"),
-    [(128, 8, 1, 16, 8), (128, 8, 8, 2, 8), (16, 16, 1, 1, 16), (16, 8, 3, 1, 6), (16, 3, 1, 8, 2), (2, 8, 4, 1, 1)],
+    [(128, 8, 1, 16, 8), (128, 8, 8, 2, 8), (16, 16, 1, 1, 16), (16, 8, 3, 1, 6), (16, 3, 1, 6, 3), (2, 8, 4, 1, 1)],
 )
 def test_the_batch_is_spread_over_steps_and_ranks(
     batch_size: int, micro: int, world_size: int, accumulated: int, held: int
