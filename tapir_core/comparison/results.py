@@ -1,7 +1,8 @@
 """What finished runs came to as files: the run seeds of one comparison can be made on several machines, or one by one.
 
 One JSON file a run, named after it: marks of each student, trainings, calls and costs; no model and no answer. It also
-holds the digest of what the comparison says of the run, so that a result of another configuration is refused.
+holds what the comparison says of the run, its whole configuration first, so that a result of another one is refused. A
+setting that is newer than the file counts there as its default.
 """
 
 import json
@@ -14,13 +15,14 @@ from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
+from tapir_core.config.load import load_resolved
 from tapir_core.errors import ConfigError
 from tapir_core.standin import STANDIN_VERSION
-from tapir_core.text import digest
 
 __all__ = ["ResultsFolder"]
 
 _FORMAT = 1
+_SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0}
 _NO_MARK = "-"
 _FIGURES: Sequence[str] = ("usd", "stored", "paid_requests", "paid_usd", "seconds")
@@ -38,7 +40,7 @@ class ResultsFolder:
     def write(self, outcome: ArmOutcome) -> None:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
-        told = {"format": _FORMAT, "configuration": self._configuration(planned), **_to_json(outcome)}
+        told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
         self.path.mkdir(parents=True, exist_ok=True)
         unfinished = self._file(planned).with_suffix(".tmp")
         unfinished.write_text(json.dumps(told, indent=1) + "\n")
@@ -56,34 +58,50 @@ class ResultsFolder:
         file = self._file(planned)
         try:
             told = json.loads(file.read_text())
-            found, configuration = _from_json(told, planned.arm), told["configuration"]
+            found, made_of = _from_json(told, planned.arm), told["of"]
+            made_of["config"] = _fields(load_resolved(json.dumps(made_of["config"]), source=str(file)))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        if configuration != self._configuration(planned):
+        if other := _differing(made_of, self._said_of(planned)):
+            more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise ConfigError(
-                f"{file} is the result of run {planned.ref.name} with other settings, files, prices or another version "
-                "of the stand-in; give this comparison another name, or remove the file to run it again"
+                f"{file} is the result of run {planned.ref.name} with another {', '.join(other[:_SHOWN])}{more}; "
+                "give this comparison another name, or remove the file to run it again"
             )
         return found
 
     def _file(self, planned: PlannedRun) -> Path:
         return self.path / f"{planned.ref.name}.json"
 
-    def _configuration(self, planned: PlannedRun) -> str:
-        """Digest of everything that the comparison says of a run; in which root it lies is no part of it."""
+    def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
+        """Everything that the comparison says of a run; in which root it lies is no part of it."""
         config, prices = self.plan.config(planned), self.plan.comparison.prices
-        fields = config.model_dump(mode="json")
-        del fields["run"]["root"]
         asks_standin = "standin" in (config.teacher.endpoint.type, config.judge.endpoint.type)
-        return digest(
-            [
-                fields,
-                dict(self.files_of(config)),
-                planned.arm.match,
-                prices.model_dump(mode="json") if prices else None,
-                STANDIN_VERSION if asks_standin else None,
-            ]
-        )
+        return {
+            "config": _fields(config),
+            "files": dict(self.files_of(config)),
+            "match": planned.arm.match,
+            "prices": prices.model_dump(mode="json") if prices else None,
+            "standin": STANDIN_VERSION if asks_standin else None,
+        }
+
+
+def _fields(config: RunConfig) -> dict[str, Any]:
+    fields = config.model_dump(mode="json")
+    del fields["run"]["root"]
+    return fields
+
+
+def _differing(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of the values that two tables do not share, the names of nested ones joined by dots."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [name]
+    names = dict.fromkeys([*one, *other])
+    return [
+        found
+        for each in names
+        for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
+    ]
 
 
 def _to_json(outcome: ArmOutcome) -> dict[str, Any]:

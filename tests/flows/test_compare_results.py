@@ -64,7 +64,21 @@ def test_a_result_of_other_settings_is_refused(elsewhere: Path) -> None:
     elsewhere.write_text(elsewhere.read_text() + 'overrides = ["basic_tuning.examples=32"]\n')
     plan = open_comparison(elsewhere)
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
-    with pytest.raises(ConfigError, match="c-multi_round-s1 with other settings"):
+    with pytest.raises(ConfigError, match=r"c-multi_round-s1 with another config\.basic_tuning\.examples; give"):
+        results.read()
+
+
+def test_a_result_that_is_older_than_a_setting_counts_with_its_default(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    file = results.path / "c-random-s1.json"
+    told = json.loads(file.read_text())
+    del told["of"]["config"]["curriculum"]["rejudge"]
+    file.write_text(json.dumps(told))
+    assert "c-random-s1" in [each.run for each in results.read()]
+    told["of"]["config"]["curriculum"]["rejudge"] = False
+    file.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"c-random-s1 with another config\.curriculum\.rejudge; give"):
         results.read()
 
 
