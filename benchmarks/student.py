@@ -80,7 +80,7 @@ def time_theirs(student: StudentConfig, checkpoint: Path, prompts: list[str], fo
     result.unlink(missing_ok=True)
     options = {
         "model": str(checkpoint),
-        "dtype": engine.dtype,
+        "dtype": environment.dtype(engine),
         "max_model_len": engine.max_model_length,
         "max_num_seqs": engine.concurrency,
         "enforce_eager": engine.enforce_eager,
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument("--concurrency", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--compile", action="store_true", help="let both sides compile the model")
     parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
     options = parser.parse_args()

@@ -21,8 +21,9 @@ class VllmEngine(Section):
     python: str = ".venv-vllm/bin/python"
     """Interpreter of the environment that holds vLLM; relative to the folder that the command is started in."""
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
-    """Precision in which answers are generated."""
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Precision in which answers are generated. `auto` is bfloat16, or float32 on a processor that does not multiply
+    in it (docs/engines.md)."""
 
     max_model_length: PositiveInt = 2048
     """Tokens of prompt and answer together."""

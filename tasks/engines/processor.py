@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tasks.engines.endpoints import keyless_environment
 
-__all__ = ["BROKEN_AMX", "KEEP_MEMORY", "WITHOUT_AMX", "amx_is_broken"]
+__all__ = ["BROKEN_AMX", "KEEP_MEMORY", "WITHOUT_AMX", "amx_is_broken", "computes_in_bf16"]
 
 BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
 """What a user is told."""
@@ -26,12 +26,17 @@ Given back to the system, each step faults them in page by page; where a virtual
 only then, a training took 1.3 times as long (docs/LOG.md).
 """
 
+_CPUINFO = Path("/proc/cpuinfo")
+
+_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Instructions that multiply in bf16. Without them torch widens each number: 9 times slower than fp32 (docs/LOG.md)."""
+
 _MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
 _TIMEOUT_SECONDS = 120.0
 
 
 @functools.cache
-def amx_is_broken(python: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+def amx_is_broken(python: str, cpuinfo: Path = _CPUINFO) -> bool:
     """Whether this machine's AMX ends the process that uses it. Only where there is AMX a child tries, for 2 seconds.
 
     Args:
@@ -43,3 +48,15 @@ def amx_is_broken(python: str, cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
     tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=_TIMEOUT_SECONDS, env=env)
     return tried.returncode == -signal.SIGILL
+
+
+def computes_in_bf16(*, broken_amx: bool, cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether this machine's processor is faster in bf16 than in fp32.
+
+    Args:
+        broken_amx: Its AMX is left alone (`WITHOUT_AMX`). What is left for bf16 then is no faster than fp32.
+        cpuinfo: What the kernel says of the processor.
+    """
+    if broken_amx or not cpuinfo.exists():
+        return False
+    return not _BF16.isdisjoint(cpuinfo.read_text().split())

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tapir_core.config import VllmEngine
 from tapir_core.errors import MissingPrerequisite
 from tasks.engines.endpoints import keyless_environment
-from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken
+from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
 
 __all__ = ["HOST", "SERVED_NAME", "VllmEnvironment", "find_environment", "server_command", "server_env"]
 
@@ -71,6 +71,12 @@ class VllmEnvironment:
     """Of vLLM and what it stands on, by the name of the package."""
     broken_amx: bool = False
     """The processor's AMX would end the server (`tasks.engines.processor`)."""
+    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """What `dtype = "auto"` is here: float32 on a processor that is slower in bf16."""
+
+    def dtype(self, engine: VllmEngine) -> str:
+        """The precision in which ``engine`` generates here, as vLLM names it."""
+        return self.auto_dtype if engine.dtype == "auto" else engine.dtype
 
 
 def find_environment(engine: VllmEngine) -> VllmEnvironment:
@@ -93,8 +99,12 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
     prefix = Path(found["prefix"])
     ours = found["own"] and os.access(prefix, os.W_OK)
-    broken_amx = found["device"] == "cpu" and amx_is_broken(_python(engine))
-    return VllmEnvironment(found["device"], prefix / "vllm-cache" if ours else None, found["versions"], broken_amx)
+    cache = prefix / "vllm-cache" if ours else None
+    if found["device"] != "cpu":
+        return VllmEnvironment(found["device"], cache, found["versions"])
+    broken_amx = amx_is_broken(_python(engine))
+    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if computes_in_bf16(broken_amx=broken_amx) else "float32"
+    return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
 
 
 def server_command(
@@ -124,7 +134,7 @@ def server_command(
     command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
     # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
     command += ["--load-format", "safetensors"]
-    command += ["--dtype", engine.dtype, "--max-model-len", str(engine.max_model_length)]
+    command += ["--dtype", environment.dtype(engine), "--max-model-len", str(engine.max_model_length)]
     command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
     # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
     command += ["--generation-config", "vllm"]

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_core.errors import ConfigError
-from tasks.engines.processor import WITHOUT_AMX
+from tasks.engines.processor import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.preflight import ModelSize
 
@@ -125,13 +125,10 @@ def versions() -> dict[str, str]:
 
 
 def _computes_in_bf16() -> bool:
-    """Whether the device is faster in bf16: not emulated, and not with AVX512 on a processor made for AMX."""
+    """Whether this rank's device is faster in bf16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if WITHOUT_AMX.items() <= os.environ.items():
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
 
 
 def _dtype(job: TrainingJob) -> torch.dtype:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engines import processor
-from tasks.engines.processor import amx_is_broken
+from tasks.engines.processor import amx_is_broken, computes_in_bf16
 
 
 @pytest.fixture
@@ -50,3 +50,13 @@ def test_what_the_user_set_does_not_hide_a_broken_amx(
     for name, value in processor.WITHOUT_AMX.items():
         monkeypatch.setenv(name, value)
     assert amx_is_broken(_python(tmp_path, '[ -n "$ONEDNN_MAX_CPU_ISA" ] || kill -ILL $$'), amx)
+
+
+def test_bf16_is_used_where_the_processor_multiplies_in_it(tmp_path: Path, amx: Path, without_amx: Path) -> None:
+    widens = tmp_path / "cpuinfo-widens"
+    widens.write_text("flags : fma avx2 avx512f\n")
+    assert computes_in_bf16(broken_amx=False, cpuinfo=amx)
+    assert computes_in_bf16(broken_amx=False, cpuinfo=without_amx)
+    assert not computes_in_bf16(broken_amx=True, cpuinfo=amx)
+    assert not computes_in_bf16(broken_amx=False, cpuinfo=widens)
+    assert not computes_in_bf16(broken_amx=False, cpuinfo=tmp_path / "no-such-file")

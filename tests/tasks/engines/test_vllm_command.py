@@ -38,6 +38,17 @@ def test_options_of_the_configuration_reach_the_command() -> None:
     assert not any("trust" in word for word in command)
 
 
+def test_auto_is_the_precision_that_this_machine_computes_in() -> None:
+    slow_in_bf16 = VllmEnvironment("cpu", None, auto_dtype="float32")
+    for engine, environment, dtype in (
+        (VllmEngine(), slow_in_bf16, "float32"),
+        (VllmEngine(), VllmEnvironment("cuda", None), "bfloat16"),
+        (VllmEngine(dtype="bfloat16"), slow_in_bf16, "bfloat16"),
+    ):
+        command = server_command(engine, environment, Path("c"), 1, None)
+        assert ("--dtype", dtype) in itertools.pairwise(command)
+
+
 def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
     engine, environment = VllmEngine(tensor_parallel=2), VllmEnvironment("cuda", None)
     command = server_command(engine, environment, Path("c"), 1, None, host="10.0.0.7", copies=4)
