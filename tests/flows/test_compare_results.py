@@ -51,6 +51,14 @@ def test_what_another_machine_made_is_told_as_if_it_was_made_here(laid: Path, el
     assert not told.concludes
 
 
+def test_an_arm_that_is_added_leaves_the_results_of_the_others_as_they_are(elsewhere: Path) -> None:
+    elsewhere.write_text(elsewhere.read_text().replace("exploratory = [] # [", 'exploratory = ["random_once"] # ['))
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    assert {each.run for each in results.read()} == {"c-multi_round-s1", "c-random-s1", "c-hard_only-s1"}
+    assert "c-random_once-s1" in read_comparison(plan, results).unfinished
+
+
 def test_only_what_no_machine_made_is_run_and_then_there_is_a_verdict(elsewhere: Path) -> None:
     plan, engines = open_comparison(elsewhere), BuiltRuns()
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
