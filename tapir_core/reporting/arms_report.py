@@ -71,8 +71,8 @@ def _plots(compared: ComparedArms) -> dict[str, Plot]:
     if any(len(row.curve) > 1 for row in rows):
         caption = "Means over run seeds with 90 % intervals, from S_0 on. Dashed: exploratory."
         found["curves"] = Plot("By training tokens", Markup(plots.plot_curves(rows)), caption)
-    bars = [row for row in rows if row.name == BASIC or (row.costs and not row.exploratory)]
-    if any(row.task_types for row in bars):
+    bars = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
+    if bars:
         caption = "Last students, means over run seeds. A task type with few instructions says little."
         found["task_types"] = Plot("By task type", Markup(plots.plot_task_types(bars)), caption)
     return found
