@@ -45,7 +45,9 @@ __all__ = [
     "asked_apart",
     "benchmark_stages",
     "is_planned",
+    "own_digest",
     "plan",
+    "run_ingredients",
     "stage_key",
 ]
 
@@ -118,6 +120,11 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 def is_planned(config: RunConfig, at: StageAt) -> bool:
     """Whether a run of this configuration may do the stage: a round that judges nothing has none that measure."""
     return at.name not in _MEASURING or config.judges(at.number)
+
+
+def run_ingredients(config: RunConfig) -> set[str]:
+    """Names of all files and folders that go into a stage which the run plans."""
+    return {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:

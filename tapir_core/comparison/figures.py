@@ -99,6 +99,8 @@ class ComparedArms:
     """What USD means here, in words."""
     concludes: bool
     """Whether verdicts are wanted, and every primary run is finished."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Under which the figures were made: what → in words."""
 
     def row(self, name: str) -> Figures | None:
         """The row of that name."""

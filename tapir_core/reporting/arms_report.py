@@ -10,6 +10,7 @@ from tapir_core.comparison.verdict import covers_sentence, verdicts
 from tapir_core.paths import comparison_file
 from tapir_core.reporting import arms_plots as plots
 from tapir_core.reporting.arms_tables import arms_tables, brief_table
+from tapir_core.reporting.conditions import conditions_lines, conditions_table
 from tapir_core.reporting.page import Plot, render_page
 from tapir_core.reporting.run_card import markdown_table
 from tapir_core.storage import Storage
@@ -26,10 +27,11 @@ def write_arms(compared: ComparedArms, root: str) -> str:
 
 
 def arms_card(compared: ComparedArms) -> str:
-    """Table, verdicts and what the intervals cover, in Markdown."""
-    table = brief_table(compared)
+    """Table, conditions, verdicts and what the intervals cover, in Markdown."""
+    table, conditions = brief_table(compared), "\n".join(conditions_lines(compared.conditions))
     said = "\n".join(f"- {sentence}" for sentence in verdicts(compared))
-    return "\n\n".join([markdown_table(table), said, table.note, covers_sentence(compared)]) + "\n"
+    parts = [markdown_table(table), conditions, said, table.note, covers_sentence(compared)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def arms_json(compared: ComparedArms) -> str:
@@ -44,6 +46,7 @@ def arms_json(compared: ComparedArms) -> str:
         "verdicts": verdicts(compared),
         "intervals": covers_sentence(compared),
         "usd": compared.prices,
+        "conditions": dict(compared.conditions),
     }
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
@@ -58,7 +61,7 @@ def render_arms(compared: ComparedArms) -> str:
         verdicts=verdicts(compared),
         covers=covers_sentence(compared),
         plots=_plots(compared),
-        tables=arms_tables(compared),
+        tables=arms_tables(compared) | {"conditions": conditions_table(compared.conditions)},
     )
 
 

@@ -291,6 +291,10 @@ def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(fini
     assert {row["name"] for row in table["rows"]} >= {"S_0", "random", "multi_round", "equal_usd"}
     printed = CliRunner().invoke(app, ["compare", str(finished), "--markdown"])
     assert printed.stdout.startswith("| Arm |")
+    assert table["conditions"]["Run seeds"] == "1, 2 (exploratory arms 1)"
+    for name, words in table["conditions"].items():
+        assert words in page
+        assert f"{name}: {words}." in printed.stdout
 
 
 @pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])
