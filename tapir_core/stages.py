@@ -5,7 +5,7 @@ fields that can change its output, its ingredients (prompt files, input files, t
 Concurrency, retries, base URLs, batch sizes of engines and shard sizes are no part of any key.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,8 @@ __all__ = [
     "is_planned",
     "own_digest",
     "plan",
-    "run_ingredients",
     "stage_key",
+    "used_files",
 ]
 
 Json = Any
@@ -122,9 +122,10 @@ def is_planned(config: RunConfig, at: StageAt) -> bool:
     return at.name not in _MEASURING or config.judges(at.number)
 
 
-def run_ingredients(config: RunConfig) -> set[str]:
-    """Names of all files and folders that go into a stage which the run plans."""
-    return {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
+def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
+    used = {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
+    return {name: files[name] for name in files if name in used}
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:

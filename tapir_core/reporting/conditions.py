@@ -13,7 +13,7 @@ from tapir_core.config.comparison import ComparisonConfig
 from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name
 from tapir_core.reporting.tables import Table
-from tapir_core.stages import own_digest, plan, run_ingredients
+from tapir_core.stages import own_digest, plan, used_files
 from tapir_core.text import digest
 from tapir_core.voices import voice_of
 
@@ -91,10 +91,10 @@ def _voice(endpoint: EndpointConfig, role: str) -> str:
 
 
 def _prompts(config: RunConfig, files: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted(run_ingredients(config)):
+    for name, version in sorted(used_files(config, files).items()):
         kind, _, prompt = name.partition(":")
         if kind == "prompt":
-            yield f"{prompt} {files[name]}"
+            yield f"{prompt} {version}"
 
 
 def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
