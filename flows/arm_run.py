@@ -176,14 +176,19 @@ def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
 def _sizes(
     plan: ComparisonPlan, planned: PlannedRun, config: RunConfig, targets: Mapping[int, Target]
 ) -> dict[int, Size]:
-    """Of each round with a target the size found so far, else as many examples as the reference was asked for."""
+    """Of each round with a target the size found so far, else as many examples as the reference was asked for.
+
+    One round in place of all of the reference's begins with the examples of all, each as often as it was gone through,
+    spread over its own epochs.
+    """
     if not targets:
         return {}
     kept, reference = kept_sizes(planned.ref), RunFolder(plan.run(plan.reference, planned.run_seed).ref)
-    rounds = [number for number in _trainings(reference) if number]
-    first = {number: reference.config.round(number).examples for number in rounds}
+    rounds = {number: reference.config.round(number) for number in _trainings(reference) if number}
+    first = {number: each.examples for number, each in rounds.items()}
     if planned.arm.match == "whole":
-        first = {1: sum(first.values())}
+        passes = sum(each.examples * each.epochs for each in rounds.values())
+        first = {1: max(1, round(passes / config.round(1).epochs))}
     return {number: kept.get(number) or Size(first[number], config.batch_size(number)) for number in targets}
 
 

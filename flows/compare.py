@@ -7,7 +7,7 @@ matched to it; a run that fails is noted, and the next one that does not need it
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from flows.arm_run import Engines, drive_run, find_finished, needed_by
@@ -19,9 +19,11 @@ from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import TapirError
+from tapir_core.reporting.conditions import conditions_of
 from tapir_core.reporting.formats import duration
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
+from tasks.ingredients import gather_files
 
 __all__ = ["Failed", "check_arms", "read_comparison", "run_comparison"]
 
@@ -123,7 +125,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
     primary = [each for each in missing if not each.arm.exploratory]
-    return compare_arms(
+    compared = compare_arms(
         plan.comparison.name,
         plan.arms,
         outcomes,
@@ -131,6 +133,8 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
         prices="at the comparison's prices" if plan.comparison.prices else "as it was paid",
         concludes=plan.comparison.verdict and not primary,
     )
+    reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
+    return replace(compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison))
 
 
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:

@@ -5,7 +5,7 @@ fields that can change its output, its ingredients (prompt files, input files, t
 Concurrency, retries, base URLs, batch sizes of engines and shard sizes are no part of any key.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,10 @@ __all__ = [
     "asked_apart",
     "benchmark_stages",
     "is_planned",
+    "own_digest",
     "plan",
     "stage_key",
+    "used_files",
 ]
 
 Json = Any
@@ -118,6 +120,12 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 def is_planned(config: RunConfig, at: StageAt) -> bool:
     """Whether a run of this configuration may do the stage: a round that judges nothing has none that measure."""
     return at.name not in _MEASURING or config.judges(at.number)
+
+
+def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
+    used = {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
+    return {name: files[name] for name in files if name in used}
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from tapir_core.config.backbones import BackboneEntry
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import used_files
 
 __all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
 
@@ -48,8 +49,9 @@ class Swept:
 def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     """Whether a backbone has no finished run of this configuration.
 
-    A run belongs to it by name, whole configuration and the digests of prompt and input ``files``; it is finished when
-    no stage is left. What only looks different (the judge's address) costs a look at the run, no call.
+    A run belongs to it by name, whole configuration and the digests of the prompt and input ``files`` that go into its
+    stages; it is finished when no stage is left. What only looks different (the judge's address) costs a look at the
+    run, no call.
 
     Raises:
         ConfigError: the run's folder cannot be read.
@@ -58,7 +60,8 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
     if not run.storage.exists(RUN_RECORD):
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
-    return run.config != config or known != files or not summarise(run).done
+    same = run.config == config and used_files(config, known) == used_files(config, files)
+    return not (same and summarise(run).done)
 
 
 def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:

@@ -22,7 +22,7 @@ Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
 rounds together, or what calls cost."""
 
-_NO_CURRICULUM = ("random", "random_balanced", "equal_usd", "hard_only")
+_NO_CURRICULUM = ("random", "random_balanced", "random_once", "equal_usd", "hard_only")
 
 NATURAL = 'curriculum.target_shares="natural"'
 
@@ -149,6 +149,9 @@ READY: dict[str, _Ready] = {
     "random_balanced": _Ready("Random, balanced by task type", _random),
     "hard_only": _Ready(
         "Hard only, one round (TAPIR-S)", lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"], match="whole"
+    ),
+    "random_once": _Ready(
+        "Random, one round", lambda config: [*_random(config), NATURAL, "run.rounds=1"], match="whole"
     ),
     "equal_usd": _Ready("Random at equal USD", lambda config: [*_random(config), NATURAL], match="usd"),
     "no_mfd": _Ready("Without MFD: seeds at random", _no_mfd),

@@ -6,7 +6,7 @@ paid stands beside them, since runs share what is equal.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from tapir_core.comparison.arms import Arm
@@ -68,17 +68,19 @@ class Figures:
     label: str
     exploratory: bool
     run_seeds: tuple[int, ...]
-    test: Resampled | None
-    dev: Resampled | None
-    to_random: Resampled | None
+    missing: int
+    """Test answers that the students lack, of all run seeds together: failed for good, or never given."""
+    test: Resampled | None = None
+    dev: Resampled | None = None
+    to_random: Resampled | None = None
     """Of the test split, over the run seeds that both have."""
-    costs: Costs | None
-    curve: tuple[Point, ...]
+    costs: Costs | None = None
+    curve: tuple[Point, ...] = ()
     """From S_0 on."""
-    task_types: Mapping[str, float]
+    task_types: Mapping[str, float] = field(default_factory=dict)
     """Task type → share of its test items that are right."""
     why: str = ""
-    """Why there is no score."""
+    """Why there is no figure: too many test answers are missing with a run seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class ComparedArms:
     """What USD means here, in words."""
     concludes: bool
     """Whether verdicts are wanted, and every primary run is finished."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Under which the figures were made: what → in words."""
 
     def row(self, name: str) -> Figures | None:
         """The row of that name."""
@@ -175,11 +179,18 @@ def _row(
     random: _Students,
     curve: tuple[Point, ...] = (),
 ) -> Figures:
-    why = _too_many_missing(students)
-    test, dev = (None if why else _score(comparison, name, students, split) for split in ("test", "dev"))
-    to_random = None if why or name == RANDOM else difference(comparison, students, random, name, RANDOM)
-    seeds = tuple(sorted(students))
-    return Figures(name, label, exploratory, seeds, test, dev, to_random, None, curve, _by_task_type(students), why)
+    missing = sum(splits["test"].missing for splits in students.values())
+    row = Figures(name, label, exploratory, tuple(sorted(students)), missing, why=_too_many_missing(students))
+    if row.why:
+        return row
+    return replace(
+        row,
+        test=_score(comparison, name, students, "test"),
+        dev=None if _too_many_missing(students, "dev") else _score(comparison, name, students, "dev"),
+        to_random=None if name == RANDOM else difference(comparison, students, random, name, RANDOM),
+        curve=curve,
+        task_types=_by_task_type(students),
+    )
 
 
 def _score(comparison: str, name: str, students: _Students, split: str) -> Resampled | None:
@@ -187,11 +198,11 @@ def _score(comparison: str, name: str, students: _Students, split: str) -> Resam
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
+    """Students of which too many answers are missing are left out."""
     points = []
     for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values()))):
-        test = _score(
-            comparison, f"{name} {number}", {seed: _splits(each, number) for seed, each in outcomes.items()}, "test"
-        )
+        students = {seed: _splits(each, number) for seed, each in outcomes.items()}
+        test = None if _too_many_missing(students) else _score(comparison, f"{name} {number}", students, "test")
         if test is not None:
             points.append(Point(fmean(each.tokens_to(number) for each in outcomes.values()), test))
     return tuple(points)
@@ -246,11 +257,12 @@ def _values(students: _Students, split: str) -> Values:
     return {seed: splits[split].correct for seed, splits in students.items()}
 
 
-def _too_many_missing(students: _Students) -> str:
+def _too_many_missing(students: _Students, split: str = "test") -> str:
+    """Why there is no figure of the split; nothing where enough is there with every run seed."""
     for seed, splits in students.items():
-        test = splits["test"]
-        n = len(test.correct) + test.missing
-        if test.missing > MAX_FAILED_SHARE * n:
+        graded = splits[split]
+        n = len(graded.correct) + graded.missing
+        if graded.missing > MAX_FAILED_SHARE * n:
             most = f"more than {MAX_FAILED_SHARE:.0%}"
-            return f"with run seed {seed}, {test.missing} of {n} test answers are missing, {most}"
+            return f"with run seed {seed}, {graded.missing} of {n} {split} answers are missing, {most}"
     return ""

@@ -2,7 +2,8 @@
 
 One JSON file a run, named after it: marks of each student, trainings, calls and costs; no model and no answer. It also
 holds what the comparison says of the run, its whole configuration first, so that a result of another one is refused. A
-setting that is newer than the file counts there as its default.
+setting that is newer than the file counts there as its default. Of prompts and input files it answers for those that go
+into a stage of the run, and for no other.
 """
 
 import json
@@ -17,6 +18,7 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved
 from tapir_core.errors import ConfigError
+from tapir_core.stages import used_files
 from tapir_core.standin import STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
@@ -59,7 +61,8 @@ class ResultsFolder:
         try:
             told = json.loads(file.read_text())
             found, made_of = _from_json(told, planned.arm), told["of"]
-            made_of["config"] = _fields(load_resolved(json.dumps(made_of["config"]), source=str(file)))
+            config = load_resolved(json.dumps(made_of["config"]), source=str(file))
+            made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
         if other := _differing(made_of, self._said_of(planned)):
@@ -79,7 +82,7 @@ class ResultsFolder:
         asks_standin = "standin" in (config.teacher.endpoint.type, config.judge.endpoint.type)
         return {
             "config": _fields(config),
-            "files": dict(self.files_of(config)),
+            "files": used_files(config, self.files_of(config)),
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
             "standin": STANDIN_VERSION if asks_standin else None,

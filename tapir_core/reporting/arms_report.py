@@ -10,6 +10,7 @@ from tapir_core.comparison.verdict import covers_sentence, verdicts
 from tapir_core.paths import comparison_file
 from tapir_core.reporting import arms_plots as plots
 from tapir_core.reporting.arms_tables import arms_tables, brief_table
+from tapir_core.reporting.conditions import conditions_lines, conditions_table
 from tapir_core.reporting.page import Plot, render_page
 from tapir_core.reporting.run_card import markdown_table
 from tapir_core.storage import Storage
@@ -26,10 +27,11 @@ def write_arms(compared: ComparedArms, root: str) -> str:
 
 
 def arms_card(compared: ComparedArms) -> str:
-    """Table, verdicts and what the intervals cover, in Markdown."""
-    table = brief_table(compared)
+    """Table, conditions, verdicts and what the intervals cover, in Markdown."""
+    table, conditions = brief_table(compared), "\n".join(conditions_lines(compared.conditions))
     said = "\n".join(f"- {sentence}" for sentence in verdicts(compared))
-    return "\n\n".join([markdown_table(table), said, table.note, covers_sentence(compared)]) + "\n"
+    parts = [markdown_table(table), conditions, said, table.note, covers_sentence(compared)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def arms_json(compared: ComparedArms) -> str:
@@ -44,6 +46,7 @@ def arms_json(compared: ComparedArms) -> str:
         "verdicts": verdicts(compared),
         "intervals": covers_sentence(compared),
         "usd": compared.prices,
+        "conditions": dict(compared.conditions),
     }
     return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
 
@@ -58,7 +61,7 @@ def render_arms(compared: ComparedArms) -> str:
         verdicts=verdicts(compared),
         covers=covers_sentence(compared),
         plots=_plots(compared),
-        tables=arms_tables(compared),
+        tables=arms_tables(compared) | {"conditions": conditions_table(compared.conditions)},
     )
 
 
@@ -71,8 +74,8 @@ def _plots(compared: ComparedArms) -> dict[str, Plot]:
     if any(len(row.curve) > 1 for row in rows):
         caption = "Means over run seeds with 90 % intervals, from S_0 on. Dashed: exploratory."
         found["curves"] = Plot("By training tokens", Markup(plots.plot_curves(rows)), caption)
-    bars = [row for row in rows if row.name == BASIC or (row.costs and not row.exploratory)]
-    if any(row.task_types for row in bars):
+    bars = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
+    if bars:
         caption = "Last students, means over run seeds. A task type with few instructions says little."
         found["task_types"] = Plot("By task type", Markup(plots.plot_task_types(bars)), caption)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from tapir_core.comparison.figures import ComparedArms, Figures
 from tapir_core.evaluation.bootstrap import Resampled
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.reporting.formats import NOTHING, count, duration, number, percent
 from tapir_core.reporting.tables import Table
 from tapir_core.task_types import TASK_TYPES
@@ -81,6 +82,10 @@ def _seeds(row: Figures) -> str:
     return str(len(row.run_seeds))
 
 
+def _missing(row: Figures) -> str:
+    return count(row.missing)
+
+
 def _score(found: Resampled | None) -> str:
     return NOTHING if found is None else f"{100 * found.value:.1f}"
 
@@ -111,6 +116,7 @@ def _ratio(value: float | None) -> str:
 _TEST: list[_Column] = [
     ("Run seeds", _seeds),
     ("Items", lambda row: count(row.test.items if row.test else None)),
+    ("Missing", _missing),
     ("Test, %", lambda row: row.why or _score(row.test)),
     ("95 % interval", lambda row: _share_interval(row.test)),
 ]
@@ -148,6 +154,7 @@ _CALLS: list[_Column] = [
 
 _BRIEF: list[_Column] = [
     ("Run seeds", _seeds),
+    ("Missing", _missing),
     ("Test, % (95 % interval)", lambda row: row.why or _with_interval(_score(row.test), _share_interval(row.test))),
     (
         "− random (90 % interval)",
@@ -160,7 +167,10 @@ _BRIEF: list[_Column] = [
     ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
 ]
 
-_TEST_NOTE = "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one."
+_TEST_NOTE = (
+    "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
+    f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
+)
 
 _AGAINST_NOTE = "− random: paired difference in points, over the same instructions and run seeds."
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig
+from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig, StudentConfig
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.paths import RESOLVED_CONFIG, TRAINING_SUMMARY
 from tapir_core.reporting.decontamination import decontamination_table
@@ -22,7 +22,7 @@ from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 
-__all__ = ["model_card"]
+__all__ = ["backbone_name", "model_card"]
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
@@ -59,7 +59,7 @@ def _what_it_is(summary: RunSummary, config: RunConfig, round_number: int) -> st
     rounds = f" and {round_number} {'round' if round_number == 1 else 'rounds'} {kind}" if round_number else ""
     by = f", judged by {summary.judge}" if judged else ""
     said = [
-        f"{_backbone(config)} after basic fine-tuning{rounds} with TAPIR "
+        f"{backbone_name(config.student)} after basic fine-tuning{rounds} with TAPIR "
         f"([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught by {summary.teacher}{by}.",
         standin_sentence(summary),
     ]
@@ -137,7 +137,7 @@ def _decontamination(summary: RunSummary, config: RunConfig) -> Iterator[str]:
 
 
 def _terms(summary: RunSummary, config: RunConfig) -> str:
-    licence = f"This model is made from {_backbone(config)}, whose licence holds for it."
+    licence = f"This model is made from {backbone_name(config.student)}, whose licence holds for it."
     if config.teacher.terms is not None:
         return f"{licence} Terms of the teacher's answers that it learnt from: {config.teacher.terms}"
     if "teacher" in summary.standins:
@@ -154,7 +154,7 @@ def _provenance(run: RunFolder, round_number: int, training: dict[str, Any]) -> 
     yield "Run", f"{run.ref.name} ({run.record.id}), created {moment(run.record.created)}"
     yield "Checkpoint, digest", checkpoint.digest if checkpoint else NOTHING
     yield "config.resolved.json, SHA-256", run.storage.sha256(RESOLVED_CONFIG)
-    yield "Backbone", _backbone(config)
+    yield "Backbone", backbone_name(config.student)
     yield "Backbone, digest", ingredients.get("backbone", NOTHING)
     if "file:pool" in ingredients:
         yield "Pool file, SHA-256", ingredients["file:pool"]
@@ -180,9 +180,9 @@ def _training(run: RunFolder, round_number: int) -> dict[str, Any]:
     return found
 
 
-def _backbone(config: RunConfig) -> str:
+def backbone_name(student: StudentConfig) -> str:
     """The backbone's name; of a folder only its own."""
-    backbone, revision = config.student.backbone, config.student.revision
+    backbone, revision = student.backbone, student.revision
     if _is_hub_id(backbone):
         return f"{backbone}, revision {revision}" if revision else backbone
     return backbone.partition(":")[2] if backbone == EMBEDDED_STUDENT else Path(backbone).name

@@ -12,7 +12,7 @@ from flows.arm_run import find_finished
 from flows.cli import app
 from flows.compare import Failed, read_comparison, run_comparison
 from flows.until import find_stage
-from tapir_core.comparison.matching import TOLERANCE
+from tapir_core.comparison.matching import TOLERANCE, steps_of
 from tapir_core.comparison.outcome import Training, read_training
 from tapir_core.comparison.plan import ComparisonPlan, open_comparison
 from tapir_core.errors import BudgetReached, EngineError, TapirError
@@ -82,8 +82,10 @@ class BuiltRuns:
     def count(self, run: RunFolder, number: int) -> Training:
         messages = run.rows(StageAt("mix", number))["messages"].to_list()
         texts = [[len(message["content"]) for message in each] for each in messages]
-        steps = -(-len(texts) // run.config.batch_size(number))
-        return Training(len(texts), sum(map(sum, texts)), sum(each[-1] for each in texts), steps, 1.0)
+        epochs = run.config.round(number).epochs if number else 1.0
+        steps = steps_of(len(texts), epochs, run.config.batch_size(number))
+        tokens, with_loss = sum(map(sum, texts)), sum(each[-1] for each in texts)
+        return Training(len(texts), round(epochs * tokens), round(epochs * with_loss), steps, epochs)
 
 
 def lay_spec(folder: Path) -> Path:
@@ -139,6 +141,28 @@ def test_every_arm_is_run_and_matched_and_the_same_command_again_does_nothing(fi
     again = BuiltRuns()
     assert run_all(finished, again) == []
     assert again.driven == []
+
+
+def test_an_arm_that_is_added_is_all_that_is_run(spec: Path) -> None:
+    """It is one round that is matched to all rounds of the reference, also where it goes through its examples twice."""
+    assert run_all(spec, BuiltRuns(), only=["random"], seeds=[1]) == []
+    before = spec.read_text()
+    spec.write_text(before.replace('["equal_usd", "no_refinement"]', '["random_once", "equal_usd", "twice"]'))
+    with spec.open("a") as file:
+        file.write('arms.twice = { like = "random_once", overrides = ["rounds.1.epochs=2.0"] }\n')
+    added, engines = ["random_once", "twice"], BuiltRuns()
+    assert run_all(spec, engines, only=added, seeds=[1]) == []
+    assert {name for name, _ in engines.driven} == {"c-random_once-s1", "c-twice-s1"}
+    plan = open_comparison(spec)
+    whole = trained(folder(plan, "multi_round"))
+    for name in added:
+        made = trained(folder(plan, name))
+        assert folder(plan, name).config.run.rounds == 1
+        assert abs(made.tokens - whole.tokens) <= TOLERANCE * whole.tokens
+        assert abs(made.steps - whole.steps) <= 1
+    once, twice = (trained(folder(plan, name)).examples for name in added)
+    assert twice == pytest.approx(once / 2, rel=0.05)
+    assert {row.name for row in read_comparison(plan).rows} >= {"multi_round", "random", *added}
 
 
 def test_what_arms_of_a_run_seed_share_is_made_once(finished: Path) -> None:
@@ -267,6 +291,10 @@ def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(fini
     assert {row["name"] for row in table["rows"]} >= {"S_0", "random", "multi_round", "equal_usd"}
     printed = CliRunner().invoke(app, ["compare", str(finished), "--markdown"])
     assert printed.stdout.startswith("| Arm |")
+    assert table["conditions"]["Run seeds"] == "1, 2 (exploratory arms 1)"
+    for name, words in table["conditions"].items():
+        assert words in page
+        assert f"{name}: {words}." in printed.stdout
 
 
 @pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])

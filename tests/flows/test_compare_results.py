@@ -51,6 +51,14 @@ def test_what_another_machine_made_is_told_as_if_it_was_made_here(laid: Path, el
     assert not told.concludes
 
 
+def test_an_arm_that_is_added_leaves_the_results_of_the_others_as_they_are(elsewhere: Path) -> None:
+    elsewhere.write_text(elsewhere.read_text().replace("exploratory = [] # [", 'exploratory = ["random_once"] # ['))
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    assert {each.run for each in results.read()} == {"c-multi_round-s1", "c-random-s1", "c-hard_only-s1"}
+    assert "c-random_once-s1" in read_comparison(plan, results).unfinished
+
+
 def test_only_what_no_machine_made_is_run_and_then_there_is_a_verdict(elsewhere: Path) -> None:
     plan, engines = open_comparison(elsewhere), BuiltRuns()
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
@@ -82,6 +90,32 @@ def test_a_result_that_is_older_than_a_setting_counts_with_its_default(elsewhere
         results.read()
 
 
+def test_a_result_answers_for_the_prompts_that_its_stages_take_and_for_no_other(elsewhere: Path) -> None:
+    plan, folder = open_comparison(elsewhere), elsewhere.parent / "results"
+
+    def read(**edited: str) -> list[str]:
+        names = {f"prompt:{name}": version for name, version in edited.items()}
+        return [each.run for each in ResultsFolder(folder, plan, lambda config: gather_files(config) | names).read()]
+
+    assert read(mt_bench_single="edited", vicuna="edited") == read()
+    with pytest.raises(ConfigError, match=r"c-multi_round-s1 with another files\.prompt:judge; give"):
+        read(judge="edited")
+    for judged in ("multi_round", "hard_only"):
+        (folder / f"c-{judged}-s1.json").unlink()
+    assert read(judge="edited") == ["c-random-s1"], "nothing is judged in random"
+
+
+def test_a_result_that_holds_prompts_of_no_stage_of_its_run_is_read_without_them(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    file = results.path / "c-random-s1.json"
+    told = json.loads(file.read_text())
+    assert not [name for name in told["of"]["files"] if "mt_bench" in name]
+    told["of"]["files"] |= {"prompt:mt_bench_single": "of another day", "prompt:gone": "since then"}
+    file.write_text(json.dumps(told))
+    assert "c-random-s1" in [each.run for each in results.read()]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])
 def test_a_file_that_is_no_result_is_refused_by_name(elsewhere: Path, content: str) -> None:
     plan = open_comparison(elsewhere)
@@ -97,5 +131,8 @@ def test_the_command_puts_what_is_finished_into_the_folder(laid: Path, tmp_path:
     done = CliRunner().invoke(app, ["compare", str(spec), "--results", str(tmp_path / "kept")])
     assert done.exit_code == 0, done.output
     assert "3 runs, 3 finished, 0 to do now" in done.stderr
-    kept = json.loads((tmp_path / "kept" / "c-random-s1.json").read_text())
-    assert (kept["run"], kept["run_seed"]) == ("c-random-s1", 1)
+    made, kept = (
+        {file.name: file.read_text() for file in place.iterdir()}
+        for place in (laid.parent / "results", tmp_path / "kept")
+    )
+    assert kept == made

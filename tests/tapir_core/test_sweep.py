@@ -44,8 +44,9 @@ def test_a_run_of_another_configuration_is_not(
     assert lacks_run(finished.config.model_copy(update=change(finished.config)), files_of(finished))
 
 
-def test_an_edited_prompt_needs_a_look(finished: RunFolder) -> None:
+def test_an_edited_prompt_needs_a_look_where_a_stage_of_the_run_takes_it(finished: RunFolder) -> None:
     assert lacks_run(finished.config, {**files_of(finished), "prompt:judge": "edited"})
+    assert not lacks_run(finished.config, {**files_of(finished), "prompt:mt_bench_single": "edited"})
 
 
 def test_an_unfinished_run_goes_on(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def test_a_ready_arm_changes_what_its_name_says_and_nothing_else(tmp_path: Path)
         "random": {"rounds.selection", "rounds.alpha", "curriculum.target_shares"},
         "random_balanced": {"rounds.selection", "rounds.alpha"},
         "hard_only": {"run.rounds", "rounds.alpha"},
+        "random_once": {"run.rounds", "rounds.selection", "rounds.alpha", "curriculum.target_shares"},
         "equal_usd": {"rounds.selection", "rounds.alpha", "curriculum.target_shares"},
         "no_mfd": {"rounds.selection"},
         "no_balance": {"curriculum.target_shares"},

@@ -1,6 +1,8 @@
 """From who was right about what to table and verdict: known differences are told as what they are."""
 
+import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -8,8 +10,8 @@ from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.verdict import covers_sentence, verdicts
-from tapir_core.reporting.arms_report import arms_card, render_arms
-from tapir_core.reporting.arms_tables import arms_table
+from tapir_core.reporting.arms_report import arms_card, arms_json, render_arms
+from tapir_core.reporting.arms_tables import arms_table, brief_table, narrow_tables
 
 REFERENCE = Arm("multi_round", "Curriculum", "reference", False)
 RANDOM = Arm("random", "Random", "rounds", False)
@@ -103,9 +105,54 @@ def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
     row = found.row("random")
     assert row is not None
-    assert row.test is None
+    assert (row.test, row.dev, row.to_random, row.curve, row.task_types) == (None, None, None, (), {})
+    assert row.missing == 30
     assert "30 of 300 test answers are missing" in row.why
     assert ("multi_round", "random") not in found.differences
+    page = render_arms(found)
+    assert "Curriculum</text>" in page
+    assert "Random</text>" not in page, "it has neither bars nor a curve"
+
+
+def test_every_row_says_how_many_test_answers_are_missing() -> None:
+    """Of all run seeds together; few enough leave the figures as they are."""
+    outcomes = [outcome(REFERENCE, seed, 0.5, missing=10 * seed - 10) for seed in (1, 2)]
+    outcomes += [outcome(RANDOM, seed, 0.4) for seed in (1, 2)]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert (row.missing, row.test.items) == (10, 590)
+    for table in (arms_table(found), brief_table(found), narrow_tables(found)[0]):
+        column = table.columns.index("Missing")
+        assert [cells[column] for cells in table.rows] == ["10", "10", "10", "0"]
+    assert [each["missing"] for each in json.loads(arms_json(found))["rows"]] == [10, 10, 10, 0]
+    assert "Missing" in arms_card(found)
+    assert "Missing" in render_arms(found)
+
+
+def test_a_student_on_the_way_that_lacks_too_many_answers_is_left_out_of_the_curve_alone() -> None:
+    whole = outcome(REFERENCE, 1, 0.5)
+    lacking = {key: graded(0.3, 1, 30) if key[0] == 0 else each for key, each in whole.students.items()}
+    outcomes = [replace(whole, students=lacking), outcome(RANDOM, 1, 0.4)]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
+    reference, random_row, basic = (found.row(name) for name in ("multi_round", "random", "S_0"))
+    assert reference is not None
+    assert random_row is not None
+    assert basic is not None
+    assert (len(reference.curve), len(random_row.curve)) == (1, 2)
+    assert reference.test is not None
+    assert basic.test is None
+
+
+def test_a_dev_split_that_lacks_too_many_answers_has_no_figure_and_the_test_split_keeps_its_own() -> None:
+    whole = outcome(REFERENCE, 1, 0.5)
+    lacking = {key: graded(0.5, 1, 30) if key == (1, "dev") else each for key, each in whole.students.items()}
+    outcomes = [replace(whole, students=lacking), outcome(RANDOM, 1, 0.4)]
+    row = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True).row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert (row.dev, row.missing, row.why) == (None, 0, "")
 
 
 @pytest.mark.parametrize("lacking", ["multi_round", "random"])

@@ -1,0 +1,140 @@
+"""Under which conditions the figures of a comparison were made, in words: those of its reference. Pure.
+
+Names of files and folders of a machine stay out of it; digests stand in their place.
+
+Limits: it is what the configuration asks for. What `precision = "auto"` came to on a device, and which versions of the
+engines were at work, stands in each run's `training.json` and logs.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from tapir_core.config import EndpointConfig, FilePool, RunConfig, StandinEndpoint, StandinHeldout, VllmEngine
+from tapir_core.config.comparison import ComparisonConfig
+from tapir_core.reporting.formats import count
+from tapir_core.reporting.model_card import backbone_name
+from tapir_core.reporting.tables import Table
+from tapir_core.stages import own_digest, plan, used_files
+from tapir_core.text import digest
+from tapir_core.voices import voice_of
+
+__all__ = ["conditions_lines", "conditions_of", "conditions_table"]
+
+_DIGITS = 12
+"""Hex digits of a digest that are shown."""
+
+_LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
+"""What stands together on a line."""
+
+
+def conditions_of(config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig) -> dict[str, str]:
+    """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
+
+    Args:
+        config: of the reference with the first run seed.
+        files: name → digest of the prompt and input files that go into it.
+        comparison: what is compared.
+    """
+    return {
+        "Student": _student(config, files),
+        "Answers": _answers(config),
+        "Training": _training(config),
+        "Teacher": _voice(config.teacher.endpoint, "teacher"),
+        "Judge": _judge(config),
+        "Prompts": ", ".join(_prompts(config, files)),
+        "Sizes": _sizes(config, files),
+        "Run seeds": _run_seeds(comparison),
+        "Settings": f"digest {_settings_digest(config, files)}",
+    }
+
+
+def conditions_table(conditions: Mapping[str, str]) -> Table:
+    """A row for each."""
+    note = "Those of the reference, from which an arm departs in what its name says. Digests: 12 hex digits of SHA-256."
+    return Table("Conditions", ("", "Conditions"), tuple(conditions.items()), text_columns=2, note=note)
+
+
+def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
+    """The same on three lines."""
+    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
+
+
+def _student(config: RunConfig, files: Mapping[str, str]) -> str:
+    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
+    return backbone_name(config.student) + template
+
+
+def _answers(config: RunConfig) -> str:
+    engine = config.student.engine
+    by = f"vLLM in {engine.dtype}" if isinstance(engine, VllmEngine) else "an endpoint"
+    return f"{config.student.sampling.in_words}, by {by}"
+
+
+def _training(config: RunConfig) -> str:
+    training, basic = config.training, config.basic_tuning
+    rounds = [config.round(number) for number in _rounds(config)]
+    epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
+    rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
+    sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
+    return f"{training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
+
+
+def _judge(config: RunConfig) -> str:
+    orders = f", {' and '.join(config.judge.orders).replace('_', ' ')}" if config.judge.mode == "pairwise" else ""
+    names = (_voice(endpoint, "judge") for endpoint in config.judge.endpoints.values())
+    return f"{', '.join(names)}; {config.judge.mode}{orders}"
+
+
+def _voice(endpoint: EndpointConfig, role: str) -> str:
+    voice = voice_of(endpoint, role)
+    rules = "; rules, no LLM" if isinstance(endpoint, StandinEndpoint) else ""
+    return f"{voice.model} ({voice.identity}{rules})"
+
+
+def _prompts(config: RunConfig, files: Mapping[str, str]) -> Iterator[str]:
+    for name, version in sorted(used_files(config, files).items()):
+        kind, _, prompt = name.partition(":")
+        if kind == "prompt":
+            yield f"{prompt} {version}"
+
+
+def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
+    pool, heldout = config.data.pool, config.data.heldout
+    if isinstance(pool, FilePool):
+        limit = f", {count(pool.limit)} instructions of it" if pool.limit else ""
+        pool_words = f"pool file {files['file:pool'][:_DIGITS]}{limit}"
+    else:
+        pool_words = f"pool {count(pool.rows)}"
+    heldout_words = (
+        f"held-out {count(heldout.dev)} dev and {count(heldout.test)} test"
+        if isinstance(heldout, StandinHeldout)
+        else f"held-out file {files['file:heldout'][:_DIGITS]}"
+    )
+    examples = _each([count(config.round(number).examples) for number in _rounds(config)])
+    rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
+    basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
+    return f"{pool_words}, {heldout_words} instructions; {basic}, {rounds} of {examples}"
+
+
+def _run_seeds(comparison: ComparisonConfig) -> str:
+    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
+    return f"{', '.join(map(str, comparison.run_seeds))}{alone}"
+
+
+def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
+    """Of everything that can change a row of a stage; where a run lies, and how fast it may ask, is no part of it."""
+    stages = [own_digest(at, config, dict(files)) for at in plan(config)]
+    return digest([backbone_name(config.student), *stages])[:_DIGITS]
+
+
+def _of_parts(basic: str, rounds: list[str]) -> str:
+    """The value of S_0 and of all rounds, or of both."""
+    return basic if {basic} == set(rounds) else f"{basic} for S_0 and {_each(rounds)} for rounds"
+
+
+def _each(values: list[str]) -> str:
+    """The value of all rounds, or of each."""
+    return values[0] if len(set(values)) == 1 else ", ".join(values)
+
+
+def _rounds(config: RunConfig) -> range:
+    return range(1, config.run.rounds + 1)
