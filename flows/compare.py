@@ -1,31 +1,44 @@
 """Arms against each other: every run of a comparison that is not finished, one after another, then what they came to.
 
-The command line and a test differ only in the engines. The reference of a run seed comes first, for the others are
-matched to it; a run that fails is noted, and the next one that does not need it starts.
+The command line and the deployment differ only in ``drive``, what they do with one planned run. The reference of a run
+seed comes first, for the others are matched to it; a run that fails is noted, and the next one that does not need it
+starts.
 """
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import Engines, drive_run, find_finished, needed_by
+from flows.arm_run import find_finished, needed_by
 from flows.driver import Say, check_settings
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.store.address import store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.comparison.results import ResultsFolder
-from tapir_core.errors import TapirError
+from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.reporting.conditions import conditions_of
 from tapir_core.reporting.formats import duration
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tasks.ingredients import gather_files
 
-__all__ = ["Failed", "check_arms", "read_comparison", "run_comparison"]
+__all__ = ["Asked", "Failed", "not_finished", "read_asked", "read_comparison", "run_comparison"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a person asks for, checked whole."""
+
+    plan: ComparisonPlan
+    chosen: tuple[PlannedRun, ...]
+    """The runs that are wanted."""
+    results: ResultsFolder | None
+    """Of runs made anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +51,34 @@ class Failed:
     """What stopped it; `TapirError` itself for what nobody expected."""
 
 
-def check_arms(plan: ComparisonPlan) -> None:
-    """Find what is wrong with any arm before the first one starts.
+def read_asked(
+    spec: str | Path, overrides: Sequence[str], *, only: str, run_seeds: str, results: str | Path | None
+) -> Asked:
+    """Read what is compared, and find everything that is wrong with it before the first arm starts.
+
+    Args:
+        spec: TOML file that says what is compared.
+        overrides: settings for all arms.
+        only: arms that are wanted, with commas between; all of them if empty.
+        run_seeds: run seeds that are wanted, with commas between; all of them if empty.
+        results: folder for what finished runs came to.
 
     Raises:
-        ConfigError: the configuration of an arm, with its name.
+        ConfigError: the comparison, the configuration of an arm, an arm or a run seed is wrong.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
+    plan = open_comparison(spec, overrides)
+    chosen = plan.choose([each for each in only.split(",") if each], _numbers(run_seeds))
     first = plan.comparison.run_seeds[0]
     for arm in plan.arms:
         check_settings(plan.config(plan.run(arm.name, first)), source=f"arm {arm.name}")
+    return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
 
 
 def run_comparison(
     plan: ComparisonPlan,
     chosen: Sequence[PlannedRun],
-    engines: Engines,
+    drive: Callable[[PlannedRun], object],
     *,
     say: Say,
     results: ResultsFolder | None = None,
@@ -63,7 +88,7 @@ def run_comparison(
     Args:
         plan: what is compared.
         chosen: the runs that are wanted.
-        engines: what does the work.
+        drive: finishes a run when those that it needs are finished.
         say: told how it gets on.
         results: of runs made anywhere; what stands there is not run again, and what is finished is put there.
 
@@ -82,7 +107,7 @@ def run_comparison(
         name = planned.ref.name
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
         began = time.monotonic()
-        if why := _try(plan, planned, finished, engines, say):
+        if why := _try(plan, planned, finished, drive):
             failed.append(why)
         else:
             finished.append(planned)
@@ -94,7 +119,10 @@ def run_comparison(
 
 
 def _try(
-    plan: ComparisonPlan, planned: PlannedRun, finished: Sequence[PlannedRun], engines: Engines, say: Say
+    plan: ComparisonPlan,
+    planned: PlannedRun,
+    finished: Sequence[PlannedRun],
+    drive: Callable[[PlannedRun], object],
 ) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
     name = planned.ref.name
@@ -102,12 +130,19 @@ def _try(
     if lacking:
         return Failed(name, f"it is matched to {' and '.join(lacking)}, which is not finished", TapirError)
     try:
-        drive_run(plan, planned, engines, say=say)
+        drive(planned)
     except TapirError as error:
         return Failed(name, str(error), type(error))
     except Exception:  # told with its traceback, and the comparison ends as failed; the other runs do not wait for it
         return Failed(name, traceback.format_exc(), TapirError)
     return None
+
+
+def not_finished(failed: Sequence[Failed]) -> TapirError:
+    """What to raise at the end of a comparison of which runs failed: each of them with why."""
+    told = [f"{each.run}: {each.message}" for each in failed]
+    capped = any(issubclass(each.kind, BudgetReached) for each in failed)
+    return (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
 
 
 def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) -> ComparedArms:
@@ -135,6 +170,13 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     return replace(compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison))
+
+
+def _numbers(listed: str) -> list[int]:
+    try:
+        return [int(each) for each in listed.split(",") if each]
+    except ValueError as error:
+        raise ConfigError(f"--run-seeds {listed}: write numbers with commas between, such as 1,2") from error
 
 
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:

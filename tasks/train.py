@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tapir_core.calls import RunLease
 from tapir_core.calls.store.address import store_url
+from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, RunBusy, RunChanged
 from tapir_core.paths import attempt_folder, log_file
@@ -26,7 +27,6 @@ from tasks._task import project_task
 from tasks.engines.backbone import matters
 from tasks.engines.log_follower import follow_log, tell
 from tasks.engines.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
-from tasks.engines.training.job import TrainingCount
 from tasks.engines.training_count import count_trainings
 from tasks.follow_training import follow_training
 from tasks.runtime import current
@@ -92,14 +92,14 @@ def make_student(
     return summary
 
 
-def count_round(run: RunFolder, number: int) -> TrainingCount:
+def count_round(run: RunFolder, number: int) -> Training:
     """What the training of round ``number`` (0: of S_0) comes to, once its mixture and the student before it hold.
 
     Raises:
         ConfigError: it cannot be trained with.
     """
-    [count] = count_trainings([_job(run, StageAt("train", number))])
-    return count
+    [found] = count_trainings([_job(run, StageAt("train", number))])
+    return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
 
 
 def check_wanted(run: RunFolder, at: StageAt, key: str | None) -> None:

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.paths import COMPARE_PLACE
 from tapir_core.run_folder import RunFolder, RunRef
 
@@ -46,44 +45,40 @@ def compare(
     ] = False,
 ) -> None:
     """Run the arms of a comparison that are not finished, each matched to the reference; then set them side by side."""
-    from flows.compare import check_arms, read_comparison, run_comparison
-    from tapir_core.comparison.plan import open_comparison
-    from tapir_core.comparison.results import ResultsFolder
+    from flows.arm_run import drive_run
+    from flows.commands.server import connect_prefect, server_stands
+    from flows.compare import not_finished, read_asked, read_comparison, run_comparison
     from tapir_core.reporting.arms_report import arms_card, write_arms
-    from tasks.ingredients import gather_files
 
-    plan = open_comparison(spec, overrides or [])
-    chosen = plan.choose([each for each in only.split(",") if each], _numbers(run_seeds))
-    check_arms(plan)
-    there = ResultsFolder(results, plan, gather_files) if results else None
+    asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results)
     with ExitStack() as servers:
 
         @cache
         def connect() -> None:
-            from flows.commands.server import connect_prefect
-
             _say("connecting to Prefect")
-            server = connect_prefect(RunRef(plan.root, COMPARE_PLACE))
+            server = connect_prefect(RunRef(asked.plan.root, COMPARE_PLACE))
             _say(f"Prefect UI {servers.enter_context(server)} while it runs")
 
         engines = _Engines(connect, errors if markdown else console)
-        failed = run_comparison(plan, chosen, engines, say=_say, results=there)
-        compared = read_comparison(plan, there)
-        page = write_arms(compared, plan.root) if compared.rows else None
-        if connect.cache_info().currsize and compared.rows:
-            from flows.show_arms import show_arms
+        drive = partial(drive_run, asked.plan, engines=engines, say=_say)
+        failed = run_comparison(asked.plan, asked.chosen, drive, say=_say, results=asked.results)
+        compared = read_comparison(asked.plan, asked.results)
+        if compared.rows:
+            page, card = write_arms(compared, asked.plan.root), arms_card(compared)
+            if markdown:
+                typer.echo(card, nl=False)
+            else:
+                _print(compared, page)
+            # A server of our own would be started, and ended, for a table that has just been printed.
+            if connect.cache_info().currsize or server_stands(asked.plan.root):
+                connect()
+                from flows.show_arms import show_arms
 
-            show_arms(compared.name, arms_card(compared))
-    if page is None:
-        console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
-    elif markdown:
-        typer.echo(arms_card(compared), nl=False)
-    else:
-        _print(compared, page)
+                show_arms(compared.name, card)
+        else:
+            console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     if failed:
-        told = [f"{each.run}: {each.message}" for each in failed]
-        capped = any(issubclass(each.kind, BudgetReached) for each in failed)
-        raise (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
+        raise not_finished(failed)
 
 
 class _Engines:
@@ -105,11 +100,9 @@ class _Engines:
     def count(self, run: RunFolder, number: int) -> "Training":
         """What the training of a round will come to."""
         self._connect()
-        from tapir_core.comparison.outcome import Training
         from tasks.train import count_round
 
-        found = count_round(run, number)
-        return Training(found.examples, found.total_tokens, found.trained_tokens, found.steps, found.epochs)
+        return count_round(run, number)
 
 
 def _print(compared: "ComparedArms", page: str) -> None:
@@ -121,13 +114,6 @@ def _print(compared: "ComparedArms", page: str) -> None:
         print_table(console, table, wrap=True)
     for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _numbers(listed: str) -> list[int]:
-    try:
-        return [int(each) for each in listed.split(",") if each]
-    except ValueError as error:
-        raise ConfigError(f"--run-seeds {listed}: write numbers with commas between, such as 1,2") from error
 
 
 def _say(line: str) -> None:

@@ -24,6 +24,7 @@ DEPLOYMENTS = (
     "retry-judge/retry-judge",
     "evaluate/evaluate",
     "sweep-backbones/sweep-backbones",
+    "compare/compare",
     "fine-tune/fine-tune",
     "serve-student/serve-student",
 )

@@ -26,7 +26,7 @@ from tapir_core.run_folder import RunRef
 from tapir_core.storage import on_this_machine
 from tasks.engines.supervisor import start_child
 
-__all__ = ["connect_prefect", "standing_server"]
+__all__ = ["connect_prefect", "server_stands", "standing_server"]
 
 
 @contextmanager
@@ -72,6 +72,15 @@ def _some_server(ref: RunRef) -> Iterator[str]:
         _send_last_logs()
         child.terminate(grace_seconds=5)
         os.environ.pop("PREFECT_API_URL", None)
+
+
+def server_stands(root: str) -> bool:
+    """Whether there is a server that stays: the named one, or the one of `tapir up`.
+
+    Raises:
+        MissingPrerequisite: nothing answers at the named one, or it wants a password.
+    """
+    return _named_server() is not None or living_server(root) is not None
 
 
 def standing_server(root: str) -> str:

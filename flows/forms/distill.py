@@ -1,11 +1,10 @@
 """The deployment *distill*: what its form asks for, then the same steps as `tapir run`.
 
 What the form lets through is checked by the configuration, with the command line's messages. The root of all runs is
-the worker's (``TAPIR_ROOT``), never typed; presets are the files of `configs/` in the folder in which a worker works.
+the worker's (``TAPIR_ROOT``), never typed.
 """
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 from prefect import get_run_logger
@@ -15,25 +14,18 @@ from flows.distill import distill
 from flows.driver import hold_run, is_done, read_config, worker_root
 from flows.forms.form import MAX_ROUNDS, Overrides, RunName, deployed_flow, shown
 from flows.forms.machine import machine_to_distil
+from flows.forms.presets import preset_file, run_presets
 from tapir_core.estimate.run import save_estimate
-from tapir_core.paths import BACKBONES
 from tapir_core.reporting.sentences import gain_sentence, report_path, state_sentence
 from tapir_core.reporting.summary import summarise
 
 __all__ = ["distill_from_form"]
 
-PRESETS = Path("configs")
-
-
-def _presets() -> dict[str, list[str]]:
-    names = sorted(file.stem for file in PRESETS.glob("*.toml") if file.name != Path(BACKBONES).name)
-    return {"enum": names} if names else {}
-
 
 @deployed_flow("distill")
 def distill_from_form(
     run: RunName,
-    preset: Annotated[str, shown("Preset", **_presets())] = "quickstart",
+    preset: Annotated[str, shown("Preset", **run_presets())] = "quickstart",
     config_file: Annotated[str, shown("Configuration file")] = "",
     backbone: Annotated[str, shown("Backbone")] = "",
     rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
@@ -62,7 +54,7 @@ def distill_from_form(
     log = get_run_logger()
     given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
     settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
-    source, last = config_file or PRESETS / f"{preset}.toml", until or None
+    source, last = config_file or preset_file(preset), until or None
     config = read_config(source, [*settings, *overrides], run, until=last)
     with hold_run(config, say=log.info, amend=amend) as opened:
         if not is_done(opened, last):

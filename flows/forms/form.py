@@ -24,7 +24,7 @@ from tapir_core.reporting.sentences import next_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 
-__all__ = ["MAX_ROUNDS", "Overrides", "RunName", "deployed_flow", "shown", "tag_flow_run"]
+__all__ = ["MAX_ROUNDS", "Overrides", "RunName", "deployed_flow", "shown", "tag_flow_run", "told"]
 
 MAX_ROUNDS = 49
 
@@ -52,8 +52,7 @@ def deployed_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[.
                     return Completed(message=function(run, *args, **kwargs))
             except TapirError as error:
                 get_run_logger().error("%s", error)
-                # A wrong value stays wrong: it is refused in the words of the command line.
-                return Failed(message=str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}")
+                return Failed(message=told(error))
 
         return project_flow(name, run_name=run_name)(body)
 
@@ -65,7 +64,13 @@ def _progress_of(name: str) -> str:
     return next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
 
 
-def tag_flow_run(tag: str) -> None:
-    """The form's flow run is there before it is known what it works on."""
+def tag_flow_run(tag: str, *, name: str | None = None) -> None:
+    """The form's flow run is there before it is known what it works on, which it may be named after."""
     with get_client(sync_client=True) as client:
-        client.update_flow_run(runtime.flow_run.id, tags=sorted({*runtime.flow_run.tags, tag}))
+        client.update_flow_run(runtime.flow_run.id, name=name, tags=sorted({*runtime.flow_run.tags, tag}))
+
+
+def told(error: TapirError) -> str:
+    """What the state of a flow run says of an error that ended it."""
+    # A wrong value stays wrong: it is refused in the words of the command line.
+    return str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}"

@@ -2,7 +2,7 @@
 
 Sent when the run is let go, not when the judge stage is sealed: until then nobody else may drive it. Limits: a judge
 that stays away must not be asked for ever, so nothing is sent when *retry-judge* has taken the run up three times
-within a day.
+within a day; and it goes on to the run's end, so nothing is sent by a drive that was to go to a stage only.
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from tapir_core.judging.gaps import count_gaps
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tasks.runtime import current
 
 __all__ = ["INCOMPLETE", "MOST_RETRIES", "tell_gaps"]
 
@@ -55,7 +56,7 @@ def tell_gaps(ref: RunRef) -> Iterator[None]:
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
-    if FlowRunContext.get() is None:
+    if FlowRunContext.get() is None or current(RunFolder(ref)).until is not None:
         return
     try:
         if _retries(ref) >= MOST_RETRIES:

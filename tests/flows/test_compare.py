@@ -1,26 +1,33 @@
 """A comparison runs what is not finished, each arm matched to the reference, and goes on where it was stopped."""
 
 import json
-from collections.abc import Sequence
+import os
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from flows.arm_run import find_finished
+from flows.arm_run import drive_run, find_finished
 from flows.cli import app
 from flows.compare import Failed, read_comparison, run_comparison
 from flows.until import find_stage
 from tapir_core.comparison.matching import TOLERANCE, steps_of
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import ComparisonPlan, open_comparison
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.errors import BudgetReached, EngineError, TapirError
 from tapir_core.paths import comparison_file, training_file
+from tapir_core.reporting.arms_report import arms_card
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tests.conftest import StandingServer
+from tests.harness.processes import tapir
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
+from tests.tasks.test_artifacts import find_artifacts
 
 CURRICULUM = """
 run = { name = "q", root = ROOT, rounds = 2 }
@@ -57,6 +64,10 @@ class BuiltRuns:
     def __init__(self, *, failing: Sequence[str] = (), stopping_at: str = "never") -> None:
         self.failing, self.stopping_at = failing, stopping_at
         self.driven: list[tuple[str, str | None]] = []
+
+    def drive(self, plan: ComparisonPlan) -> Callable[[PlannedRun], None]:
+        """Drives a run of a comparison with these engines."""
+        return partial(drive_run, plan, engines=self, say=lambda _: None)
 
     def distil(self, run: RunFolder, until: str | None) -> None:
         self.driven.append((run.ref.name, until))
@@ -112,7 +123,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_all(spec: Path, engines: BuiltRuns, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Failed]:
     plan = open_comparison(spec)
-    return run_comparison(plan, plan.choose(only, seeds), engines, say=lambda _: None)
+    return run_comparison(plan, plan.choose(only, seeds), engines.drive(plan), say=lambda _: None)
 
 
 def folder(plan: ComparisonPlan, arm: str, run_seed: int = 1) -> RunFolder:
@@ -276,11 +287,20 @@ def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path:
     assert "are not there" in failed.message
 
 
-def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(finished: Path) -> None:
-    done = CliRunner().invoke(app, ["compare", str(finished)])
-    assert done.exit_code == 0, done.output
+def command(spec: Path, *words: str, api: str) -> "subprocess.CompletedProcess[str]":
+    """`tapir compare` with a server that stands."""
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    return subprocess.run(
+        tapir("compare", str(spec), *words), cwd=spec.parent, env=environment, capture_output=True, text=True
+    )
+
+
+def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(
+    finished: Path, standing_prefect: StandingServer
+) -> None:
+    done = command(finished, api=standing_prefect.api)
+    assert done.returncode == 0, done.stderr
     assert "8 runs, 8 finished, 0 to do now" in done.stderr
-    assert "connecting" not in done.stderr
     assert "no_refinement *" in done.stdout
     assert "…" not in done.stdout, "every cell is whole on a narrow terminal"
     assert "90 % interval" in done.stdout
@@ -289,12 +309,24 @@ def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(fini
     assert "<script" not in page
     table = json.loads((finished.parent / "runs" / comparison_file("c", "json")).read_text())
     assert {row["name"] for row in table["rows"]} >= {"S_0", "random", "multi_round", "equal_usd"}
-    printed = CliRunner().invoke(app, ["compare", str(finished), "--markdown"])
+    printed = command(finished, "--markdown", api=standing_prefect.api)
     assert printed.stdout.startswith("| Arm |")
     assert table["conditions"]["Run seeds"] == "1, 2 (exploratory arms 1)"
     for name, words in table["conditions"].items():
         assert words in page
         assert f"{name}: {words}." in printed.stdout
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_comparison_of_which_nothing_is_left_to_run_is_shown_in_the_ui_too(
+    finished: Path, tmp_path: Path, standing_prefect: StandingServer
+) -> None:
+    again = tmp_path / "again.toml"
+    again.write_text(finished.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
+    done = command(again, api=standing_prefect.api)
+    assert "0 to do now" in done.stderr
+    card = arms_card(read_comparison(open_comparison(again)))
+    assert card in [each.data for each in find_artifacts("c-comparison")]
 
 
 @pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])

@@ -6,16 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from flows.arm_run import find_finished
-from flows.cli import app
 from flows.compare import read_comparison, run_comparison
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import ConfigError
 from tasks.ingredients import gather_files
-from tests.flows.test_compare import BuiltRuns, lay_spec
+from tests.conftest import StandingServer
+from tests.flows.test_compare import BuiltRuns, command, lay_spec
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,9 @@ def laid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec.write_text(spec.read_text().replace("exploratory = [", "exploratory = [] # ["))
     plan = open_comparison(spec)
     results = ResultsFolder(spec.parent / "results", plan, gather_files)
-    assert run_comparison(plan, plan.choose([], [1]), BuiltRuns(), say=lambda _: None, results=results) == []
+    assert (
+        run_comparison(plan, plan.choose([], [1]), BuiltRuns().drive(plan), say=lambda _: None, results=results) == []
+    )
     return spec
 
 
@@ -62,7 +63,7 @@ def test_an_arm_that_is_added_leaves_the_results_of_the_others_as_they_are(elsew
 def test_only_what_no_machine_made_is_run_and_then_there_is_a_verdict(elsewhere: Path) -> None:
     plan, engines = open_comparison(elsewhere), BuiltRuns()
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
-    assert run_comparison(plan, plan.runs, engines, say=lambda _: None, results=results) == []
+    assert run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results) == []
     assert {name for name, _ in engines.driven} == {"c-multi_round-s2", "c-random-s2", "c-hard_only-s2"}
     assert read_comparison(plan, results).concludes
     assert len(list((elsewhere.parent / "results").glob("*.json"))) == 6
@@ -125,11 +126,13 @@ def test_a_file_that_is_no_result_is_refused_by_name(elsewhere: Path, content: s
         results.read()
 
 
-def test_the_command_puts_what_is_finished_into_the_folder(laid: Path, tmp_path: Path) -> None:
+def test_the_command_puts_what_is_finished_into_the_folder(
+    laid: Path, tmp_path: Path, standing_prefect: StandingServer
+) -> None:
     spec = tmp_path / "one.toml"
     spec.write_text(laid.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
-    done = CliRunner().invoke(app, ["compare", str(spec), "--results", str(tmp_path / "kept")])
-    assert done.exit_code == 0, done.output
+    done = command(spec, "--results", str(tmp_path / "kept"), api=standing_prefect.api)
+    assert done.returncode == 0, done.stderr
     assert "3 runs, 3 finished, 0 to do now" in done.stderr
     made, kept = (
         {file.name: file.read_text() for file in place.iterdir()}

@@ -48,6 +48,14 @@ concurrency = {concurrency}
 rows_per_shard = 20
 """
 
+COMPARISON = """
+name = "{name}"
+config = "{config}"
+run_seeds = [{seed}]
+primary = ["multi_round", "random"]
+verdict = false
+"""
+
 
 class EnginelessRuns:
     """The runs of one configuration: another seed has another pool, and asks anew."""
@@ -63,6 +71,12 @@ class EnginelessRuns:
         """Press *Run* of *distill*."""
         settings = [f"run.seed={seed}", *overrides]
         return self.root.start("distill", run=name, config_file=str(self._config), until=until, overrides=settings)
+
+    def compare(self, name: str, *, seed: int) -> FlowRun:
+        """Press *Run* of *compare*: the curriculum and random, with one run seed."""
+        spec = self.root.folder / f"{name}.toml"
+        spec.write_text(COMPARISON.format(name=name, config=self._config, seed=seed))
+        return self.root.start("compare", comparison_file=str(spec))
 
     def words(self, name: str, *, until: str, seed: int) -> list[str]:
         """What is typed for what `start` presses."""

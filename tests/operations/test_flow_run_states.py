@@ -106,6 +106,33 @@ def test_a_run_suspended_within_a_round_goes_on_in_the_middle_of_it(
     assert calls.answered_again() == 0
 
 
+def test_a_suspended_and_cancelled_comparison_goes_on_in_the_middle_of_its_run(
+    root: StandingRoot, runs: EnginelessRuns, calls: RequestLog
+) -> None:
+    flow_run, reference = runs.compare("arms", seed=12), "arms-multi_round-s12"
+    calls.wait_for(40)
+    stop(flow_run, "suspend")
+    state = flow_run.state()
+    assert (state.type, state.name) == ("PAUSED", "Suspended")
+    assert "Runs that are finished stay finished. Resume goes on from there" in state.message
+    assert [each.state().name for each in root.flow_runs(name=reference)] == ["Cancelled"]
+
+    asked = len(calls.answered())
+    flow_run.press("resume")
+    calls.wait_for(asked + 40)
+    assert len(root.flow_runs(name=reference)) == 2
+    took = stop(flow_run, "cancel")
+    assert took < CHILDREN_SECONDS
+    assert flow_run.wait_for_message("Retry goes on").name == "Cancelled"
+
+    flow_run.press("retry")
+    state = flow_run.wait_for()
+    assert state.name == "Failed", "its backbone cannot be trained"
+    assert f"2 runs are not finished:\n{reference}: " in state.message
+    assert root.run(reference).holds(StageAt("mix", 0)) is not None
+    assert calls.answered_again() <= CONCURRENCY
+
+
 def test_a_cancelled_run_ends_at_once_and_retry_asks_only_for_the_rest(
     root: StandingRoot, runs: EnginelessRuns, calls: RequestLog
 ) -> None:

@@ -64,8 +64,8 @@ def test_a_round_is_counted_with_its_own_batch_size_before_it_is_trained(tmp_pat
     run = build_run(tmp_path / "runs", until=StageAt("mix", 1), config=config, backbone=checkpoint_digest(base))
     shutil.copytree(base, run.storage.local(AT.folder), dirs_exist_ok=True)
     first, second = (count_round(run, number) for number in (0, 1))
-    assert (first.examples, first.batch_size, first.epochs) == (64, 128, 3.0)
+    assert (first.examples, first.steps, first.epochs) == (64, 3, 3.0)
     rows = run.rows(StageAt("mix", 1)).height
-    assert (second.examples, second.batch_size, second.steps) == (rows, 37, -(-rows // 37))
-    assert 0 < second.trained_tokens < second.total_tokens
+    assert (second.examples, second.steps) == (rows, -(-rows // 37))
+    assert 0 < second.loss_tokens < second.tokens
     close_all()

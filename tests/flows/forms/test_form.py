@@ -1,6 +1,7 @@
 """What Prefect's UI asks for, and that it refuses in the command line's words."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from flows.commands.backbone import REGISTERED
 from flows.commands.caretaker import POOLS
 from flows.commands.deploy import DEPLOYMENTS
 from flows.driver import read_config
+from flows.forms.compare import compare_from_form
 from flows.forms.distill import distill_from_form
 from flows.forms.evaluate import evaluate_from_form
 from flows.forms.fine_tune import fine_tune_from_form
@@ -31,7 +33,7 @@ OF_A_RUN = [
     fine_tune_from_form,
     serve_student_from_form,
 ]
-FORMS = [*OF_A_RUN, sweep_from_form]
+FORMS = [*OF_A_RUN, sweep_from_form, compare_from_form]
 
 
 def fields(form: Any) -> dict[str, dict[str, Any]]:
@@ -58,10 +60,17 @@ def test_the_limits_of_a_form_are_the_configurations() -> None:
     assert fields(serve_student_from_form)["after_round"]["maximum"] == own["rounds"]["maximum"]
 
 
-def test_the_presets_are_the_shipped_configurations() -> None:
-    shipped = sorted(path.stem for path in (ROOT / "configs").glob("*.toml") if path != ROOT / BACKBONES)
-    assert fields(distill_from_form)["preset"]["enum"] == shipped
-    assert fields(distill_from_form)["preset"]["default"] in shipped
+def test_the_presets_are_the_shipped_configurations_of_a_run_and_comparisons_apart() -> None:
+    shipped = [path.stem for path in sorted((ROOT / "configs").glob("*.toml")) if path != ROOT / BACKBONES]
+    comparisons = [
+        name for name in shipped if "run_seeds" in tomllib.loads((ROOT / f"configs/{name}.toml").read_text())
+    ]
+    for form, names in [
+        (distill_from_form, [name for name in shipped if name not in comparisons]),
+        (compare_from_form, comparisons),
+    ]:
+        assert fields(form)["preset"]["enum"] == names
+        assert fields(form)["preset"]["default"] in names
 
 
 def test_every_deployment_names_a_flow_and_a_pool_and_no_path_of_a_machine() -> None:
