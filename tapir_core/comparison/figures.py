@@ -76,7 +76,7 @@ class Figures:
     curve: tuple[Point, ...]
     """From S_0 on."""
     task_types: Mapping[str, float]
-    """Task type → share of its test items that are right."""
+    """Task type → share of its test items that are right; none without a score."""
     why: str = ""
     """Why there is no score."""
 
@@ -178,12 +178,19 @@ def _row(
     why = _too_many_missing(students)
     test, dev = (None if why else _score(comparison, name, students, split) for split in ("test", "dev"))
     to_random = None if why or name == RANDOM else difference(comparison, students, random, name, RANDOM)
-    seeds = tuple(sorted(students))
-    return Figures(name, label, exploratory, seeds, test, dev, to_random, None, curve, _by_task_type(students), why)
+    seeds, task_types = tuple(sorted(students)), {} if why else _by_task_type(students)
+    return Figures(name, label, exploratory, seeds, test, dev, to_random, None, curve, task_types, why)
 
 
 def _score(comparison: str, name: str, students: _Students, split: str) -> Resampled | None:
-    return resample(_values(students, split), rng=derive_rng(0, comparison, "score", name, split))
+    """A share, so its intervals end at 0 and 1; nothing where too many answers of the split are missing."""
+    if _too_many_missing(students, split):
+        return None
+    found = resample(_values(students, split), rng=derive_rng(0, comparison, "score", name, split))
+    if found is None:
+        return None
+    ends = ("low90", "high90", "low95", "high95")
+    return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in ends})
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -246,11 +253,11 @@ def _values(students: _Students, split: str) -> Values:
     return {seed: splits[split].correct for seed, splits in students.items()}
 
 
-def _too_many_missing(students: _Students) -> str:
+def _too_many_missing(students: _Students, split: str = "test") -> str:
     for seed, splits in students.items():
-        test = splits["test"]
-        n = len(test.correct) + test.missing
-        if test.missing > MAX_FAILED_SHARE * n:
+        found = splits[split]
+        n = len(found.correct) + found.missing
+        if found.missing > MAX_FAILED_SHARE * n:
             most = f"more than {MAX_FAILED_SHARE:.0%}"
-            return f"with run seed {seed}, {test.missing} of {n} test answers are missing, {most}"
+            return f"with run seed {seed}, {found.missing} of {n} {split} answers are missing, {most}"
     return ""

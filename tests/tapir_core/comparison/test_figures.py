@@ -1,6 +1,7 @@
 """From who was right about what to table and verdict: known differences are told as what they are."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,25 @@ def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None
     assert row.test is None
     assert "30 of 300 test answers are missing" in row.why
     assert ("multi_round", "random") not in found.differences
+
+
+def test_a_split_that_lacks_too_many_answers_has_no_figure_and_the_other_keeps_its() -> None:
+    whole = outcome(RANDOM, 1, 0.4)
+    lacking = {**whole.students, (1, "dev"): graded(0.4, 1, missing=30)}
+    found = compare_arms("c", [RANDOM], [replace(whole, students=lacking)], unfinished=(), prices="", concludes=True)
+    row = found.row("random")
+    assert row is not None
+    assert (row.dev, row.why) == (None, "")
+    assert row.test is not None
+
+
+def test_intervals_of_an_accuracy_end_at_0_and_1() -> None:
+    outcomes = [outcome(REFERENCE, 1, 1.0), outcome(REFERENCE, 2, 0.9)]
+    found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert row.test.low95 < row.test.value < row.test.high95 == 1.0
 
 
 @pytest.mark.parametrize("lacking", ["multi_round", "random"])
