@@ -19,6 +19,7 @@ from rich.text import Text
 
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
+from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.formats import count, duration, round_name
 from tapir_core.reporting.sentences import (
     gain_sentence,
@@ -27,7 +28,7 @@ from tapir_core.reporting.sentences import (
     state_sentence,
     ui_sentence,
 )
-from tapir_core.reporting.tables import Table, accuracy_table, rounds_table, seconds_table
+from tapir_core.reporting.tables import Table, rounds_table, seconds_table
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
 from tasks.progress import StageProgress
