@@ -189,7 +189,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
         if table.rows:
-            print_table(console, table)
+            print_table(console, table, wrap=True)
     said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
