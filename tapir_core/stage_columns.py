@@ -6,6 +6,11 @@ _ANSWER = ("instruction_id", "response", "finish_reason", "prompt_tokens", "comp
 _CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
 _GATED = (*_CANDIDATE, "response", "gate")
 
+_SCORES = (
+    *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
+    *("low", "high", "n_failed", "note", "judge", "prompt_version", "settings"),
+)
+
 COLUMNS: dict[str, tuple[str, ...]] = {
     "heldout": ("instruction_id", "instruction", "system", "task_type", "reference", "split"),
     "questions": ("benchmark", "question_id", "turn", "question"),
@@ -14,7 +19,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "label": ("instruction_id", "task_type"),
     "teach": _ANSWER,
     "answer_heldout": _ANSWER,
-    "evaluate": ("benchmark", "split", "category", "metric", "value", "stderr", "n"),
+    "evaluate": _SCORES,
     "benchmark_items": ("question_id", "category", "turn", "question", "reference", "baseline"),
     "benchmark_answers": ("question_id", "turn", "response", "finish_reason", "prompt_tokens", "completion_tokens"),
     "benchmark_replies": (
@@ -30,10 +35,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "raw",
         "judge",
     ),
-    "benchmark_scores": (
-        *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
-        *("low", "high", "n_failed", "note", "judge", "prompt_version", "settings"),
-    ),
+    "benchmark_scores": _SCORES,
     "answer": _ANSWER,
     "judge": ("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
     "difficulty": ("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),

@@ -217,7 +217,13 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [_TEMPLATE, *(["backbone"] if at.round == BACKBONE else [])],
             lambda c, at: [StageAt("heldout"), *checkpoint_inputs(at)],
         ),
-        Stage("evaluate", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]),
+        Stage(
+            "evaluate",
+            lambda c, _: c.student.sampling.model_dump(),
+            _none,
+            lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
+            version=2,
+        ),
         Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
         Stage(
             "benchmark_answers",

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.accuracy_tables import scores_table, students_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
@@ -29,10 +30,8 @@ from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
     mfd_table,
-    scores_table,
     shares_table,
     stages_table,
-    students_table,
 )
 from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder, RunRef

@@ -24,9 +24,9 @@ def history(run: RunFolder, number: int) -> list[RoundHistory]:
 
 
 def dev_score(run: RunFolder, number: int) -> float | None:
-    """The student's accuracy on the dev split; nothing before its evaluation or without a dev split."""
+    """The student's accuracy on the dev split; nothing before its evaluation, without a dev split or a figure of it."""
     at = StageAt("evaluate", number)
     if run.config.data.heldout is None or run.holds(at) is None:
         return None
-    scores = run.rows(at).filter(split="dev", category="all")
-    return float(scores["value"][0]) if scores.height else None
+    scores: list[float | None] = run.rows(at).filter(split="dev", category="all")["value"].to_list()
+    return scores[0] if scores else None

@@ -43,6 +43,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
+from tapir_core.evaluation.heldout import score_answers
 from tapir_core.judging.panel import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
@@ -56,7 +57,6 @@ from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
     examined_candidates,
-    heldout_scores,
     judge_verdicts,
     pairs,
     refinements,
@@ -150,7 +150,9 @@ class _Builder(BenchmarkStages):
         self._save(at, rows, **self._asked(rows.height))
 
     def _evaluate(self, at: StageAt) -> None:
-        self._save(at, heldout_scores(self._rows("heldout"), self._rows("answer_heldout", at.round)))
+        settings = f"student: {self.run.config.student.sampling.in_words}"
+        answers = self._rows("answer_heldout", at.round)
+        self._save(at, score_answers(self._rows("heldout"), answers, settings))
 
     def _answer(self, at: StageAt) -> None:
         rows = student_answers(self._round_pool(at.round), SKILL[at.round - 1], self._rng(at))

@@ -1,6 +1,5 @@
 """What student, teacher and judge say in a run that is built without them: by the stand-in's rules, or drawn by lot."""
 
-import math
 import random
 from itertools import product
 
@@ -11,14 +10,12 @@ from tapir_core.curriculum import refinement_outcome
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
-from tapir_core.stages import STAGES
 from tapir_core.standin.families import recognise
 from tapir_core.voices import judge_names
 from tests.builders import TEACHER
 
 __all__ = [
     "examined_candidates",
-    "heldout_scores",
     "judge_verdicts",
     "pairs",
     "refinements",
@@ -51,22 +48,6 @@ def student_answers(rows: pl.DataFrame, skill: float, rng: random.Random) -> pl.
         words = problem.instruction.split()[:6]
         answers.append((identity, f"You asked: {' '.join(words)} …\nAnswer: {told}", "stop", 30, 14))
     return pl.DataFrame(answers, schema=TEACHER, orient="row")
-
-
-def heldout_scores(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
-    """By split and task type."""
-    rows = questions.join(answers, on="instruction_id")
-    graded = rows.with_columns(
-        right=pl.Series([is_correct(text, ref) for text, ref in rows.select("response", "reference").iter_rows()])
-    )
-    scores = []
-    for (split,), of_split in sorted(graded.group_by("split")):
-        parts = [("all", of_split), *((name, part) for (name,), part in sorted(of_split.group_by("task_type")))]
-        for category, part in parts:
-            value = part["right"].sum() / part.height
-            error = math.sqrt(value * (1 - value) / part.height)
-            scores.append(("heldout", split, category, "accuracy", value, error, part.height))
-    return pl.DataFrame(scores, schema=list(STAGES["evaluate"].columns), orient="row")
 
 
 def judge_verdicts(answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig, rng: random.Random) -> pl.DataFrame:

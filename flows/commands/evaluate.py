@@ -87,12 +87,12 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table
     from flows.driver import hold_known_run
+    from tapir_core.reporting.accuracy_tables import students_table
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
     from tapir_core.reporting.look import Look
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
-    from tapir_core.reporting.tables import students_table
 
     with hold_known_run(run_ref(name, root), say=_say) as run:
         benchmarks = find_benchmarks(run, benchmark)

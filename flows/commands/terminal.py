@@ -19,6 +19,7 @@ from rich.text import Text
 
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
+from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.formats import count, duration, round_name
 from tapir_core.reporting.sentences import (
     gain_sentence,
@@ -27,7 +28,7 @@ from tapir_core.reporting.sentences import (
     state_sentence,
     ui_sentence,
 )
-from tapir_core.reporting.tables import Table, accuracy_table, rounds_table, seconds_table
+from tapir_core.reporting.tables import Table, rounds_table, seconds_table
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
 from tasks.progress import StageProgress
@@ -188,7 +189,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
         if table.rows:
-            print_table(console, table)
+            print_table(console, table, wrap=True)
     said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)

@@ -186,7 +186,7 @@ def _row(
     return replace(
         row,
         test=_score(comparison, name, students, "test"),
-        dev=None if _too_many_missing(students, "dev") else _score(comparison, name, students, "dev"),
+        dev=_score(comparison, name, students, "dev"),
         to_random=None if name == RANDOM else difference(comparison, students, random, name, RANDOM),
         curve=curve,
         task_types=_by_task_type(students),
@@ -194,7 +194,14 @@ def _row(
 
 
 def _score(comparison: str, name: str, students: _Students, split: str) -> Resampled | None:
-    return resample(_values(students, split), rng=derive_rng(0, comparison, "score", name, split))
+    """A share, so its intervals end at 0 and 1; nothing where too many answers of the split are missing."""
+    if _too_many_missing(students, split):
+        return None
+    found = resample(_values(students, split), rng=derive_rng(0, comparison, "score", name, split))
+    if found is None:
+        return None
+    ends = ("low90", "high90", "low95", "high95")
+    return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in ends})
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -202,7 +209,7 @@ def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tu
     points = []
     for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values()))):
         students = {seed: _splits(each, number) for seed, each in outcomes.items()}
-        test = None if _too_many_missing(students) else _score(comparison, f"{name} {number}", students, "test")
+        test = _score(comparison, f"{name} {number}", students, "test")
         if test is not None:
             points.append(Point(fmean(each.tokens_to(number) for each in outcomes.values()), test))
     return tuple(points)

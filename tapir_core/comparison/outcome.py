@@ -59,7 +59,7 @@ class Graded:
     correct: Mapping[str, float]
     task_types: Mapping[str, str]
     missing: int
-    """Items without an answer, which the run went on without."""
+    """Items without an answer: they failed for good, or the run went on without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,9 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
         graded = grade_answers(questions, run.rows(StageAt("answer_heldout", number)))
         for split in ("dev", "test"):
             rows = graded.filter(split=split)
-            columns = rows.select("instruction_id", "correct", "task_type").iter_rows()
+            answered = rows.drop_nulls("correct")
             correct, types = {}, {}
-            for item, right, task_type in columns:
+            for item, right, task_type in answered.select("instruction_id", "correct", "task_type").iter_rows():
                 correct[item], types[item] = float(right), task_type or ""
-            found[number, split] = Graded(correct, types, questions.filter(split=split).height - rows.height)
+            found[number, split] = Graded(correct, types, rows.height - answered.height)
     return found

@@ -21,7 +21,8 @@ class RoundHistory:
     """Seeds selected by their MFD in the round; nothing for S_0, and where they were drawn at random: that says nothing
     of how much is left to learn."""
     dev_score: float | None = None
-    """Held-out dev score after the round; nothing without a held-out set, or before the evaluation."""
+    """Held-out dev score after the round; nothing without a held-out set, before the evaluation, or where too many
+    answers failed for a figure."""
 
 
 def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:

@@ -1,8 +1,9 @@
 """Figures of a benchmark: never without n, the number that failed and an interval, or the reason why there is none.
 
-Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t); here is what benchmarks need
-beside a plain mean. None among values marks one that failed: it is left out and counted, never averaged in as a
-number. Where more than a stated share failed there is no figure at all, since failures are no random sample.
+Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t, Wilson's for shares); here is
+what benchmarks and the held-out set need beside them. None among values marks one that failed: it is left out and
+counted, never averaged in as a number. Where more than a stated share failed there is no figure at all, since failures
+are no random sample.
 
 Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
 taken as independent.
@@ -17,7 +18,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir_core.judging.estimates import Estimate, estimate_mean, student_t
+from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share, student_t
 
 __all__ = [
     "ALL",
@@ -30,6 +31,7 @@ __all__ = [
     "estimate_ratio",
     "mean_figure",
     "ratio_figure",
+    "share_figure",
 ]
 
 MAX_FAILED_SHARE = 0.05
@@ -83,6 +85,7 @@ def mean_figure(
     *,
     clusters: Sequence[Hashable] | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
+    what: str = "judgments",
 ) -> Figure:
     """The mean of the values that did not fail.
 
@@ -91,10 +94,11 @@ def mean_figure(
         clusters: what each value belongs to where several are of one item (both turns of a question): the mean stays
             that of all values, the interval takes clusters as independent and not values.
         max_failed_share: above this share of None (0-1) there is no figure.
+        what: what failed, where it says so.
     """
     kept = [value for value in values if value is not None]
     failed = len(values) - len(kept)
-    if why := _too_many(failed, len(values), max_failed_share):
+    if why := _too_many(failed, len(values), max_failed_share, what):
         return Figure(Estimate(None, len(kept), why=why), failed)
     if clusters is None:
         return Figure(estimate_mean(kept), failed)
@@ -104,6 +108,15 @@ def mean_figure(
             groups.setdefault(cluster, []).append(value)
     means = estimate_ratio([math.fsum(group) for group in groups.values()], [len(group) for group in groups.values()])
     return Figure(replace(means, n=len(kept)), failed)
+
+
+def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
+    """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
+    kept = [mark for mark in marks if mark is not None]
+    failed = len(marks) - len(kept)
+    if why := _too_many(failed, len(marks), max_failed_share, "answers"):
+        return Figure(Estimate(None, len(kept), why=why), failed)
+    return Figure(estimate_share(sum(kept), len(kept)), failed)
 
 
 def ratio_figure(pairs: Sequence[tuple[float, float] | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
@@ -151,6 +164,7 @@ def compare_paired(
     *,
     rng: random.Random,
     max_failed_share: float = MAX_FAILED_SHARE,
+    what: str = "judgments",
 ) -> PairedDifference:
     """Compare two students, item by item: difference with its t interval, p-value of a sign-flip test.
 
@@ -162,11 +176,12 @@ def compare_paired(
         second: item → value of the second student.
         rng: draws the signs (10,000 times).
         max_failed_share: above this share of failed items (0-1) there is no figure.
+        what: what failed, where it says so.
     """
     items = sorted({*first, *second})
     pairs = [(first.get(item), second.get(item)) for item in items]
     differences = [None if one is None or other is None else one - other for one, other in pairs]
-    found = mean_figure(differences, max_failed_share=max_failed_share)
+    found = mean_figure(differences, max_failed_share=max_failed_share, what=what)
     if found.estimate.value is None:
         return PairedDifference(found.estimate, None, found.n_failed)
     kept = np.array([each for each in differences if each is not None])
@@ -184,7 +199,7 @@ def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _too_many(failed: int, n: int, max_share: float) -> str:
+def _too_many(failed: int, n: int, max_share: float, what: str = "judgments") -> str:
     if not failed or failed / n <= max_share:
         return ""
-    return f"{failed} of {n} judgments failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+    return f"{failed} of {n} {what} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"

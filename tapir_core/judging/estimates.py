@@ -66,7 +66,9 @@ def estimate_share(hits: int, n: int) -> Estimate:
     centre = (share + spread / 2) / (1 + spread)
     margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     stderr = math.sqrt(share * (1 - share) / n)
-    return Estimate(share, n, max(0.0, centre - margin), min(1.0, centre + margin), stderr)
+    # At 0 and 1 an end is the share itself but for rounding.
+    low, high = min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
+    return Estimate(share, n, low, high, stderr)
 
 
 def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estimate:

@@ -1,5 +1,6 @@
 """Figures as a reader wants them: one spelling for the terminal, the report and the artifacts."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from tapir_core.paths import BACKBONE
@@ -8,14 +9,18 @@ from tapir_core.stage_at import Compared
 
 __all__ = [
     "NOTHING",
+    "accuracy",
     "count",
     "duration",
     "gain",
+    "interval",
     "moment",
+    "most",
     "number",
     "percent",
     "round_name",
     "score",
+    "score_in_words",
     "student_name",
 ]
 
@@ -38,14 +43,47 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
+def accuracy(value: Score | None) -> str:
+    """41.2, in per cent."""
+    if value is None:
+        return NOTHING
+    return "no figure" if value.value is None else f"{100 * value.value:.1f}"
+
+
+def interval(value: Score | None) -> str:
+    """35.2 to 47.5: the 95 % interval of an accuracy, in per cent."""
+    if value is None or value.low is None or value.high is None:
+        return NOTHING
+    return f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+
+
 def score(value: Score | None) -> str:
-    """41.2 ± 3.2, in per cent with its standard error."""
-    return NOTHING if value is None else f"{100 * value.value:.1f} ± {100 * value.stderr:.1f}"
+    """41.2 (35.2 to 47.5), in per cent with its 95 % interval; what failed stands behind it."""
+    if value is None:
+        return NOTHING
+    failed = f", {count(value.n_failed)} failed" if value.n_failed else ""
+    return accuracy(value) + ("" if value.value is None else f" ({interval(value)})") + failed
 
 
-def gain(value: Gain, unit: str = " percentage points") -> str:
-    """+5.4 ± 2.1 percentage points."""
-    return f"{100 * value.value:+.1f} ± {100 * value.stderr:.1f}{unit}"
+def score_in_words(value: Score) -> str:
+    """41.2 % (35.2 to 47.5), n = 240, 0 failed."""
+    if value.value is None:
+        return f"no figure: {value.note}"
+    return f"{percent(value.value)} ({interval(value)}), n = {count(value.n)}, {count(value.n_failed)} failed"
+
+
+def gain(value: Gain) -> str:
+    """+5.4 (+1.2 to +9.6), p = 0.0130, in percentage points with its 95 % interval."""
+    found = value.paired.difference
+    if found.value is None:
+        return f"no figure, {value.paired.n_failed} failed"
+    span = found.why if found.low is None else f"{found.low:+.1f} to {found.high:+.1f}"
+    return f"{found.value:+.1f} ({span}), p = {number(value.paired.p_value, 4)}"
+
+
+def most(scores: Iterable[Score | None]) -> str:
+    """How many instructions a figure has where no answer failed."""
+    return count(max((each.n + each.n_failed for each in scores if each is not None), default=None))
 
 
 def duration(seconds: float | None) -> str:

@@ -3,19 +3,21 @@
 Right is what stage `evaluate` calls right: the stated final result equals the reference.
 """
 
-import math
 import random
 from dataclasses import dataclass
 
 import polars as pl
 
 from tapir_core.curriculum import fill_quotas
+from tapir_core.evaluation.heldout import grade_answers
+from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.evaluation.verifiable import is_correct
+from tapir_core.randomness import derive_rng
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.types import Gain
 from tapir_core.stages import StageAt
 
-__all__ = ["CHANGES", "Example", "ExampleAnswer", "Examples", "choose_examples", "measure_gain"]
+__all__ = ["CHANGES", "Example", "ExampleAnswer", "Examples", "choose_examples", "marks_on_test", "measure_gain"]
 
 CHANGES = {
     (False, True): "became right",
@@ -61,13 +63,23 @@ class Examples:
 
 def measure_gain(look: Look, before: int, after: int) -> Gain | None:
     """Test accuracy of student ``after`` less that of ``before``, over the instructions that both answered."""
-    graded = _graded(look, [before, after])
-    if graded is None or not graded.height:
+    marks = [marks_on_test(look, number) for number in (before, after)]
+    if not all(marks):
         return None
-    steps = [int(new) - int(old) for old, new in graded.select(f"right_{before}", f"right_{after}").iter_rows()]
-    mean = sum(steps) / len(steps)
-    variance = sum((step - mean) ** 2 for step in steps) / len(steps)
-    return Gain(before, after, mean, math.sqrt(variance / len(steps)), len(steps))
+    rng = derive_rng(look.run.config.run.seed, "gain", before, after)
+    return Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, what="instructions"))
+
+
+def marks_on_test(look: Look, number: int) -> dict[str, float | None]:
+    """Instruction of the test split → 100 where the student is right, 0 where not, None without an answer.
+
+    Empty while the student was not asked.
+    """
+    questions, answers = look.rows(StageAt("heldout")), look.rows(StageAt("answer_heldout", number))
+    if questions is None or answers is None:
+        return {}
+    test = grade_answers(questions, answers).filter(split="test")
+    return dict(test.select("instruction_id", 100.0 * pl.col("correct")).iter_rows())
 
 
 def choose_examples(look: Look, students: list[int], count: int, rng: random.Random) -> Examples | None:
@@ -90,7 +102,7 @@ def choose_examples(look: Look, students: list[int], count: int, rng: random.Ran
 
 
 def _graded(look: Look, students: list[int]) -> pl.DataFrame | None:
-    """Test instructions that all ``students`` have a row for, with `response_N` and `right_N`, sorted by id."""
+    """Test instructions that all ``students`` answered, with `response_N` and `right_N`, sorted by id."""
     heldout = look.rows(StageAt("heldout"))
     answers = [look.rows(StageAt("answer_heldout", number)) for number in students]
     if heldout is None:
@@ -100,12 +112,12 @@ def _graded(look: Look, students: list[int]) -> pl.DataFrame | None:
         if given is None:
             return None
         rows = rows.join(
-            given.select("instruction_id", pl.col("response").alias(f"response_{number}")),
+            given.drop_nulls("response").select("instruction_id", pl.col("response").alias(f"response_{number}")),
             on="instruction_id",
             validate="1:1",
         )
         pairs = rows.select(f"response_{number}", "reference").iter_rows()
-        right = [bool(response) and is_correct(response, reference) for response, reference in pairs]
+        right = [is_correct(response, reference) for response, reference in pairs]
         rows = rows.with_columns(pl.Series(f"right_{number}", right, dtype=pl.Boolean))
     return rows.sort("instruction_id")
 

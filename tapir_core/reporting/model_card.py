@@ -99,7 +99,16 @@ def _scores(run: RunFolder, summary: RunSummary, round_number: int) -> Iterator[
         return
     found = run.rows(at).sort("benchmark", "split", "metric", maintain_order=True)
     rows = tuple(
-        (row["benchmark"], row["split"], row["category"], row["metric"], *_figure(row), count(row["n"]))
+        (
+            row["benchmark"],
+            row["split"],
+            row["category"],
+            row["metric"],
+            _figure(row),
+            _interval(row),
+            count(row["n"]),
+            count(row["n_failed"]),
+        )
         for whole in (True, False)
         for row in found.iter_rows(named=True)
         if (row["category"] == "all") is whole
@@ -112,13 +121,17 @@ def _scores(run: RunFolder, summary: RunSummary, round_number: int) -> Iterator[
     )
     yield (
         f"{best}The dev split decides which round is best and when a run stops, so its figures may flatter; figures of "
-        "test splits are read by no decision. ± is one standard error, n the number of items."
+        "test splits are read by no decision. Intervals are 95 %, Wilson's; n counts answers, and what failed is in no "
+        f"figure. Judged by {found['judge'][0]}; {found['settings'][0]}."
     )
 
 
-def _figure(row: dict[str, Any]) -> tuple[str]:
-    error = "" if row["stderr"] is None else f" ± {number(row['stderr'], 3)}"
-    return (f"{number(row['value'], 3)}{error}",)
+def _figure(row: dict[str, Any]) -> str:
+    return f"no figure: {row['note']}" if row["value"] is None else number(row["value"], 3)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    return NOTHING if row["low"] is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}"
 
 
 def _decontamination(summary: RunSummary, config: RunConfig) -> Iterator[str]:
@@ -200,4 +213,4 @@ def _own_version() -> str:
 
 
 _ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}
-_SCORE_COLUMNS = ("Benchmark", "Split", "Category", "Metric", "Value", "n")
+_SCORE_COLUMNS = ("Benchmark", "Split", "Category", "Metric", "Value", "95 % interval", "n", "Failed")

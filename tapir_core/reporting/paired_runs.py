@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmark_gains import PAIRED_COLUMNS, headline_values, paired_cells
 from tapir_core.reporting.benchmarks import figures_side_by_side, metric_label
 from tapir_core.reporting.formats import NOTHING, student_name
+from tapir_core.reporting.grading import marks_on_test
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt
@@ -83,16 +83,13 @@ def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator
     for look, number in scored[1:]:
         first, first_number = scored[0]
         pair = (_name(look, number), _name(first, first_number))
-        values = [_right(*each) for each in ((look, number), (first, first_number))]
+        marks = [marks_on_test(*each) for each in ((look, number), (first, first_number))]
         rng = derive_rng(first.run.config.run.seed, "paired runs", *pair)
-        yield (*pair, "held-out", *paired_cells("test accuracy, %", compare_paired(*values, rng=rng)))
-
-
-def _right(look: Look, number: int) -> dict[str, float | None]:
-    """Instruction of the test split → 100 where the student is right, 0 where not."""
-    rows = grade_answers(look.run.rows(StageAt("heldout")), look.run.rows(StageAt("answer_heldout", number)))
-    test = rows.filter(split="test").select("instruction_id", 100.0 * pl.col("correct"))
-    return dict(test.iter_rows())
+        yield (
+            *pair,
+            "held-out",
+            *paired_cells("test accuracy, %", compare_paired(*marks, rng=rng, what="instructions")),
+        )
 
 
 def _benchmark_rows(name: str, first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:

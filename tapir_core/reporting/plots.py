@@ -12,10 +12,11 @@ import polars as pl
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
 from tapir_core.reporting.formats import round_name, student_name
 from tapir_core.reporting.look import ONCE, ROUND
-from tapir_core.reporting.types import RoundSummary, StageSummary
+from tapir_core.reporting.types import RoundSummary, Score, StageSummary
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
+    "interval_bars",
     "plot_accuracy",
     "plot_accuracy_by_task_type",
     "plot_mfd",
@@ -92,16 +93,17 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> str:
 
 
 def plot_accuracy(students: Sequence[RoundSummary]) -> str:
-    """Held-out accuracy of every student with standard errors, dev and test."""
+    """Held-out accuracy of every student with 95 % intervals, dev and test."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         for offset, (split, colour, marker) in enumerate((("test", _BLUE, "o"), ("dev", _ORANGE, "s"))):
-            found = [(place, score) for place, each in enumerate(students) if (score := each.score(split)) is not None]
+            scores = [(place, score) for place, each in enumerate(students) if (score := each.score(split)) is not None]
+            found = [(place, score) for place, score in scores if score.value is not None]
             if not found:
                 continue
             places = [place + 0.08 * (2 * offset - 1) for place, _ in found]
-            values, errors = ([100 * getattr(score, field) for _, score in found] for field in ("value", "stderr"))
+            values, errors = interval_bars([score for _, score in found])
             axes.errorbar(
                 places,
                 values,
@@ -111,7 +113,7 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> str:
                 markersize=5,
                 capsize=3,
                 linewidth=1.4,
-                label=f"{split} ({found[0][1].n} instructions)",
+                label=f"{split} ({found[0][1].n + found[0][1].n_failed} instructions)",
             )
         axes.set_xticks(range(len(students)), [student_name(each.number) for each in students])
         axes.set_xlim(-0.4, len(students) - 0.6)
@@ -120,11 +122,11 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> str:
         axes.set_ylabel("accuracy, %")
         axes.legend(loc="upper left")
 
-    return draw("Held-out accuracy by round with standard errors", 2.7, fill)
+    return draw("Held-out accuracy by round with 95 % intervals", 2.7, fill)
 
 
 def plot_accuracy_by_task_type(students: Sequence[RoundSummary], split: str = "test") -> str:
-    """Accuracy on each task type: backbone, S_0 and the last student, as bars with standard errors."""
+    """Accuracy on each task type: backbone, S_0 and the last student, as bars with 95 % intervals."""
     shown = _compared(students)
     names = [name for name in TASK_TYPES if any(each.score(split, name) for each in shown)]
     thickness = 0.8 / len(shown)
@@ -134,9 +136,7 @@ def plot_accuracy_by_task_type(students: Sequence[RoundSummary], split: str = "t
         for offset, each in enumerate(shown):
             scores = [each.score(split, name) for name in names]
             heights = [place + thickness * (offset - (len(shown) - 1) / 2) for place in range(len(names))]
-            values, errors = (
-                [100 * getattr(score, field) if score else 0.0 for score in scores] for field in ("value", "stderr")
-            )
+            values, errors = interval_bars(scores)
             axes.barh(
                 heights,
                 values,
@@ -209,6 +209,15 @@ def plot_order_gap(rounds: Sequence[RoundSummary]) -> str:
         axes.legend(loc="upper right")
 
     return draw("Histogram of the order gap by round", 2.3, fill)
+
+
+def interval_bars(scores: Sequence[Score | None]) -> tuple[list[float], list[list[float]]]:
+    """Accuracies in per cent, and how far below and above each its interval reaches; 0 where there is no figure."""
+    ends = ([100 * (getattr(score, end, None) or 0.0) for score in scores] for end in ("low", "value", "high"))
+    lows, values, highs = ends
+    below = [value - low for value, low in zip(values, lows, strict=True)]
+    above = [high - value for value, high in zip(values, highs, strict=True)]
+    return values, [below, above]
 
 
 def _draw_parts(axes: Any, summary: RoundSummary, edges: list[float]) -> None:

@@ -11,6 +11,7 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
+from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmark_gains import NO_GAINS, benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.benchmarks import (
@@ -22,7 +23,16 @@ from tapir_core.reporting.benchmarks import (
 )
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.formats import count, duration, moment, number, percent, round_name, score, student_name
+from tapir_core.reporting.formats import (
+    count,
+    duration,
+    moment,
+    number,
+    percent,
+    round_name,
+    score_in_words,
+    student_name,
+)
 from tapir_core.reporting.grading import Examples, choose_examples
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.page import Plot, render_page
@@ -30,7 +40,6 @@ from tapir_core.reporting.sentences import gain_sentence, report_path, standin_s
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
-    accuracy_table,
     left_out_table,
     rounds_table,
     seconds_table,
@@ -116,7 +125,7 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
     ends = scores if len(scores) < 3 else [*scores[:2], scores[-1]]
     usage = summary.usage
     return [
-        *((label, f"{score(value)} %") for label, value in ends if value is not None),
+        *((label, score_in_words(value)) for label, value in ends if value is not None),
         ("Time at work", duration(summary.busy_seconds)),
         ("Answers of teacher and judge", count(usage.calls + usage.stored)),
         ("Price of these answers", f"{number(usage.usd)} USD"),
@@ -132,12 +141,12 @@ def _plots(summary: RunSummary) -> dict[str, Plot]:
 
     if summary.students:
         caption = (
-            "Share of held-out instructions with the right final result. Bars are standard errors. The test split "
+            "Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
             "is read by no decision; the dev split is, so its curve may flatter the best round."
         )
         add("accuracy", "Accuracy by round", plots.plot_accuracy(summary.students), caption)
         categories = plots.plot_accuracy_by_task_type(summary.students)
-        add("task_types", "Accuracy by task type", categories, "Test split; lines are standard errors.")
+        add("task_types", "Accuracy by task type", categories, "Test split; lines are 95 % intervals.")
     panels = headline_panels(summary)
     if panels:
         wholes = [(label, rows.filter(category=ALL)) for label, rows in panels]

@@ -128,10 +128,7 @@ def _shortfall(counts: Mapping[str, float]) -> dict[str, int]:
 
 def _scores(look: Look, number: int) -> pl.DataFrame | None:
     scores = look.rows(StageAt("evaluate", number))
-    if scores is None:
-        return None
-    heldout = scores.filter(benchmark="heldout", metric="accuracy")
-    return heldout.select("split", "category", "value", "stderr", "n")
+    return None if scores is None else scores.filter(benchmark="heldout", metric="accuracy")
 
 
 def benchmark_figures(look: Look, who: Compared) -> pl.DataFrame | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import moment, round_name
@@ -14,11 +15,9 @@ from tapir_core.reporting.sentences import (
 )
 from tapir_core.reporting.tables import (
     Table,
-    accuracy_table,
     left_out_table,
     mfd_table,
     rounds_table,
-    scores_table,
     seconds_table,
     shares_table,
     spend_table,

@@ -1,13 +1,15 @@
 """What a report says in words: state, gain, who taught and judged, how to see the run in the UI."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import REPORT
-from tapir_core.reporting.formats import gain, percent, score, student_name
-from tapir_core.reporting.types import RunSummary
+from tapir_core.reporting.formats import NOTHING, number, percent, score_in_words, student_name
+from tapir_core.reporting.types import RunSummary, Score
 
 __all__ = [
+    "accuracy_note",
     "gain_sentence",
     "next_sentence",
     "report_path",
@@ -41,12 +43,16 @@ def gain_sentence(summary: RunSummary) -> str:
         return ""
     before, after = summary.round(summary.gain.before), summary.round(summary.gain.after)
     values = [each.score("test") if each is not None else None for each in (before, after)]
-    spans = " to ".join(percent(value.value) if value else "?" for value in values)
+    spans = " to ".join(percent(value.value) if value else NOTHING for value in values)
     names = f"{student_name(summary.gain.before)} to {student_name(summary.gain.after)}"
-    verdict = "more" if summary.gain.value > summary.gain.stderr else "not more"
+    paired = summary.gain.paired
+    found = paired.difference
+    if found.value is None:
+        return f"Test accuracy from {names}: {spans}, no gain is told: {found.why}."
+    interval = found.why if found.low is None else f"95 % interval {found.low:+.1f} to {found.high:+.1f}"
     return (
-        f"Test accuracy from {names}: {spans}, {gain(summary.gain)} on the same {summary.gain.n} instructions; "
-        f"that is {verdict} than its standard error."
+        f"Test accuracy from {names}: {spans}, {found.value:+.1f} percentage points ({interval}, p = "
+        f"{number(paired.p_value, 4)}) on the same {found.n} instructions, {paired.n_failed} failed{_reading(found)}."
     )
 
 
@@ -55,8 +61,16 @@ def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
     told = []
     for each in filter(None, map(summary.round, numbers)):
         scores = {split: each.score(split) for split in ("dev", "test")}
-        told += [f"{student_name(each.number)} {split} {score(found)}" for split, found in scores.items() if found]
-    return f"Held-out accuracy, per cent ± standard error: {', '.join(told)}."
+        told += [f"{student_name(each.number)} {split} {score_in_words(one)}" for split, one in scores.items() if one]
+    return f"Held-out accuracy with 95 % interval: {'; '.join(told)}."
+
+
+def accuracy_note(scores: Iterable[Score | None]) -> str:
+    """What held-out accuracies are, how the answers were drawn, and why some have no figure; empty of none."""
+    found = [each for each in scores if each is not None]
+    settings = dict.fromkeys(f"Judged by exact match of the final result; {each.settings}." for each in found)
+    whys = dict.fromkeys(f"No figure: {each.note}." for each in found if each.value is None)
+    return " ".join([_INTERVALS, *settings, *whys]) if found else ""
 
 
 def standin_sentence(summary: RunSummary) -> str:
@@ -94,6 +108,21 @@ def report_path(summary: RunSummary) -> str:
     return f"{summary.root}/{summary.name}/{REPORT}"
 
 
+def _reading(found: Estimate) -> str:
+    """On which side of 0 the interval lies."""
+    if found.low is None or found.high is None:
+        return ""
+    if found.low > 0:
+        return "; the interval lies above 0"
+    return "; the interval lies below 0" if found.high < 0 else "; the interval holds 0, so no gain is shown"
+
+
 def _rounds_trained(summary: RunSummary) -> str:
     trained = [each.number for each in summary.rounds if each.mixture is not None and each.number > 0]
     return f"{len(trained)} of {summary.planned_rounds} rounds trained"
+
+
+_INTERVALS = (
+    "Accuracy is the per cent of answers with the right final result, with Wilson's 95 % interval; what failed is in "
+    "no figure."
+)

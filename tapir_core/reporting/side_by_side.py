@@ -1,19 +1,20 @@
 """Runs side by side: how well their last students do on the same held-out set, what that cost, what was re-used.
 
-Two runs differ by more than chance where the interval of their paired difference leaves out 0; standard errors of
-scores side by side do not tell. Calls are those of each stage's last start, as everywhere in a summary.
+Two runs differ by more than chance where the interval of their paired difference leaves out 0; the
+intervals of scores side by side do not tell. Calls are those of each stage's last start, as everywhere in a summary.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.formats import NOTHING, count, duration, gain, number, percent, score, student_name
+from tapir_core.reporting.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
 from tapir_core.reporting.look import ONCE, ROUND, Look
 from tapir_core.reporting.paired_runs import benchmarks_of_runs, paired_runs_table
+from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RoundSummary, RunSummary, Usage
+from tapir_core.reporting.types import RoundSummary, RunSummary, Score, Usage
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.task_types import TASK_TYPES
@@ -74,9 +75,10 @@ def reused_share(usage: Usage) -> float | None:
 def _overview_table(runs: Sequence[RunSummary]) -> Table:
     rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
     note = (
-        "Accuracy is in per cent ± standard error. Answers are those of teacher and judge. USD is the price of all of "
-        "them: what came from the store was paid by the run that asked first."
-    )
+        f"{accuracy_note(map(_last_score, runs))} The gain is paired, with its 95 % interval. Answers are those of "
+        "teacher and judge. USD is the price of all of them: what came from the store was paid by the run that asked "
+        "first."
+    ).strip()
     return Table("Side by side", ("", *(each.name for each in runs)), rows, note=note)
 
 
@@ -87,9 +89,10 @@ def _task_types_table(runs: Sequence[RunSummary], split: str = "test") -> Table:
     for name in ("all", *TASK_TYPES):
         scores = [None if each is None else each.score(split, name) for each in students]
         if any(scores):
-            rows.append((name, *map(score, scores), count(max(each.n for each in scores if each is not None))))
+            rows.append((name, *map(score, scores), most(scores)))
     columns = ("Task type", *(each.name for each in runs), "n")
-    note = f"Last student of each run: per cent of the {split} split with the right final result ± standard error."
+    note = f"Last student of each run on the {split} split; n counts what failed, too. "
+    note += accuracy_note(map(_last_score, runs))
     return Table("Accuracy by task type", columns, tuple(rows), note=note)
 
 
@@ -135,6 +138,11 @@ def _accuracy(place: Callable[[RunSummary], RoundSummary | None]) -> Callable[[R
     return cell
 
 
+def _last_score(summary: RunSummary) -> Score | None:
+    last = last_student(summary)
+    return None if last is None else last.score("test")
+
+
 def _last_name(summary: RunSummary) -> str:
     last = last_student(summary)
     return NOTHING if last is None else student_name(last.number)
@@ -147,7 +155,8 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Test accuracy, backbone": _accuracy(lambda run: run.round(-1)),
     "Test accuracy, S_0": _accuracy(lambda run: run.round(0)),
     "Test accuracy, last student": _accuracy(last_student),
-    "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain, unit=""),
+    "Test instructions": lambda run: most([_last_score(run)]),
+    "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain),
     "Answers asked for": lambda run: count(run.usage.calls),
     "Answers from the store": lambda run: count(run.usage.stored),
     "Share from the store": lambda run: percent(reused_share(run.usage)),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
+from tapir_core.reporting.plots import interval_bars
 from tapir_core.reporting.side_by_side import last_student
 from tapir_core.reporting.types import RunSummary
 from tapir_core.task_types import TASK_TYPES
@@ -17,18 +18,21 @@ _STUDENTS = (("backbone", GREY, "o"), ("S_0", COLOURS[1], "s"), ("last student",
 
 
 def plot_students(runs: Sequence[RunSummary]) -> str:
-    """Test accuracy of backbone, S_0 and last student of each run, with standard errors."""
+    """Test accuracy of backbone, S_0 and last student of each run, with 95 % intervals."""
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         for offset, (label, colour, marker) in enumerate(_STUDENTS):
             students = [(run.round(-1), run.round(0), last_student(run))[offset] for run in runs]
             scores = [None if each is None else each.score("test") for each in students]
-            found = [(place, score) for place, score in enumerate(scores) if score is not None]
+            found = [
+                (place, score) for place, score in enumerate(scores) if score is not None and score.value is not None
+            ]
+            values, errors = interval_bars([score for _, score in found])
             axes.errorbar(
-                [100 * score.value for _, score in found],
+                values,
                 [place + 0.16 * (offset - 1) for place, _ in found],
-                xerr=[100 * score.stderr for _, score in found],
+                xerr=errors,
                 color=colour,
                 marker=marker,
                 markersize=5,
@@ -45,7 +49,7 @@ def plot_students(runs: Sequence[RunSummary]) -> str:
 
 
 def plot_task_types(runs: Sequence[RunSummary]) -> str:
-    """Test accuracy of each run's last student on each task type, as bars with standard errors."""
+    """Test accuracy of each run's last student on each task type, as bars with 95 % intervals."""
     students = [last_student(run) for run in runs]
     names = [name for name in TASK_TYPES if any(each is not None and each.score("test", name) for each in students)]
     thickness = 0.8 / len(runs)
@@ -53,12 +57,12 @@ def plot_task_types(runs: Sequence[RunSummary]) -> str:
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         for offset, (run, student) in enumerate(zip(runs, students, strict=True)):
-            scores = [None if student is None else student.score("test", name) for name in names]
+            values, errors = interval_bars([None if student is None else student.score("test", name) for name in names])
             axes.barh(
                 [place + thickness * (offset - (len(runs) - 1) / 2) for place in range(len(names))],
-                [100 * score.value if score else 0.0 for score in scores],
+                values,
                 thickness * 0.92,
-                xerr=[100 * score.stderr if score else 0.0 for score in scores],
+                xerr=errors,
                 color=COLOURS[offset % len(COLOURS)],
                 label=run.name,
                 error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": INK, "alpha": 0.8},

@@ -59,12 +59,12 @@ def _plots(shown: SideBySide) -> dict[str, Plot]:
     runs, found = shown.runs, {}
     if any(each.students for each in runs):
         caption = (
-            "Share of the same held-out instructions with the right final result; bars are standard errors. The grey "
+            "Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
             "point is the backbone before any training."
         )
         found["students"] = Plot("Accuracy", Markup(plots.plot_students(runs)), caption)
     if any(last_student(each) for each in runs):
-        caption = "Test split; lines are standard errors. A task type with few instructions says little."
+        caption = "Test split; lines are 95 % intervals. A task type with few instructions says little."
         found["task_types"] = Plot("By task type", Markup(plots.plot_task_types(runs)), caption)
     caption = "What the store gave was paid before, by another run or by an earlier start of the same one."
     found["answers"] = Plot("Answers", Markup(plots.plot_answers(runs)), caption)

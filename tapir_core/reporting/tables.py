@@ -3,41 +3,35 @@
 Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import polars as pl
 
 from tapir_core.reporting.formats import (
     NOTHING,
+    accuracy,
     count,
     duration,
+    interval,
     number,
     percent,
     round_name,
-    score,
-    student_name,
 )
 from tapir_core.reporting.look import ONCE, ROUND
+from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.types import RoundSummary, RunSummary, StageSummary, Usage
-from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
     "Table",
-    "accuracy_table",
     "left_out_table",
     "mfd_table",
     "rounds_table",
-    "scores_table",
     "seconds_table",
     "shares_table",
     "spend_table",
     "stages_table",
-    "students_table",
 ]
-
-_LISTED = 3
-"""Students that the table by task type compares: the first two and the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,49 +48,11 @@ class Table:
 
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
-    rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS.items()]
+    rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS]
     known = tuple(row for row in rows if any(cell != NOTHING for cell in row[1:]))
     names = tuple(round_name(each.number) for each in summary.rounds)
-    return Table("Rounds", ("", *names), known, note="Accuracy is in per cent of the held-out split ± standard error.")
-
-
-def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
-    """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = _first_and_last(summary.students)
-    names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
-    rows = []
-    for name in names:
-        scores = [each.score(split, name) for each in students]
-        n = max((each.n for each in scores if each is not None), default=0)
-        rows.append((name, *map(score, scores), count(n)))
-    columns = ("Task type", *(student_name(each.number) for each in students), "n")
-    note = f"Per cent of the {split} split with the right final result ± standard error."
-    return Table(f"Accuracy by task type ({split})", columns, tuple(rows), note=note)
-
-
-def scores_table(summary: RoundSummary) -> Table:
-    """Every held-out score of one student."""
-    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
-    cells = []
-    for split, category in rows:
-        found = summary.score(split, category)
-        cells.append((split, category, score(found), count(found.n if found else None)))
-    title = f"Held-out accuracy of {student_name(summary.number)}"
-    return Table(title, ("Split", "Task type", "Accuracy, %", "n"), tuple(cells), text_columns=2)
-
-
-def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
-    """Held-out accuracy of these students, by split; of one student alone by task type too."""
-    found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
-    if len(found) == 1:
-        return scores_table(found[0])
-    rows = []
-    for each in found:
-        scores = {split: each.score(split) for split in ("dev", "test")}
-        rows += [(student_name(each.number), split, score(one), count(one.n)) for split, one in scores.items() if one]
-    return Table(
-        "Held-out accuracy", ("Student", "Split", "Accuracy, %", "n"), tuple(rows), text_columns=2, note=_ERRORS
-    )
+    note = accuracy_note(each.score(split) for each in summary.rounds for split in ("test", "dev"))
+    return Table("Rounds", ("", *names), known, note=note)
 
 
 def stages_table(summary: RoundSummary) -> Table:
@@ -197,10 +153,6 @@ def _usage_cells(usage: Usage) -> tuple[str, ...]:
     return (count(usage.calls), count(usage.stored), *map(count, tokens), number(usage.usd))
 
 
-def _first_and_last(students: tuple[RoundSummary, ...]) -> tuple[RoundSummary, ...]:
-    return students if len(students) <= _LISTED else (*students[: _LISTED - 1], students[-1])
-
-
 def _items(counts: dict[str, int] | None) -> list[tuple[str, int]]:
     return list((counts or {}).items())
 
@@ -242,31 +194,36 @@ def _origin(name: str) -> Callable[[RoundSummary], str]:
     return cell
 
 
-_ROUND_ROWS: dict[str, Callable[[RoundSummary], str]] = {
-    "Pool": lambda each: count(each.pool),
-    "Scored": lambda each: count(each.scored),
-    "Seeds": lambda each: count(each.seeds),
-    "  not judged": lambda each: each.not_judged or NOTHING,
-    "Hard share": lambda each: percent(each.hard_share),
-    "δ, points": lambda each: number(each.delta),
-    "Order gap, points": lambda each: number(each.order_gap),
-    "Expansion accepted / asked": _expanded,
-    "Refined accepted / drawn": _refined,
-    "Mixture": lambda each: count(each.mixture.rows if each.mixture else None),
-    "  from the pool": _origin("pool"),
-    "  seeds": _origin("seed"),
-    "  expansion": _origin("expansion"),
-    "  easy": _origin("easy"),
-    "  short of N": lambda each: count(each.mixture.missing if each.mixture else None),
-    "Accuracy, test": lambda each: score(each.score("test")),
-    "Accuracy, dev": lambda each: score(each.score("dev")),
-    "Calls": lambda each: count(each.usage.calls) if each.number > 0 else NOTHING,
-    "From store": lambda each: count(each.usage.stored) if each.number > 0 else NOTHING,
-    "USD": lambda each: number(each.usage.usd) if each.number > 0 else NOTHING,
-    "Time": lambda each: duration(each.seconds),
-}
+def _accuracy_rows(split: str) -> Iterator[tuple[str, Callable[[RoundSummary], str]]]:
+    yield f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))
+    yield "  95 % interval", lambda each: interval(each.score(split))
+    yield "  n / failed", lambda each: _of(found.n, found.n_failed) if (found := each.score(split)) else NOTHING
 
-_ERRORS = "Per cent with the right final result ± standard error."
+
+_ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
+    ("Pool", lambda each: count(each.pool)),
+    ("Scored", lambda each: count(each.scored)),
+    ("Seeds", lambda each: count(each.seeds)),
+    ("  not judged", lambda each: each.not_judged or NOTHING),
+    ("Hard share", lambda each: percent(each.hard_share)),
+    ("δ, points", lambda each: number(each.delta)),
+    ("Order gap, points", lambda each: number(each.order_gap)),
+    ("Expansion accepted / asked", _expanded),
+    ("Refined accepted / drawn", _refined),
+    ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
+    ("  from the pool", _origin("pool")),
+    ("  seeds", _origin("seed")),
+    ("  expansion", _origin("expansion")),
+    ("  easy", _origin("easy")),
+    ("  short of N", lambda each: count(each.mixture.missing if each.mixture else None)),
+    *_accuracy_rows("test"),
+    *_accuracy_rows("dev"),
+    ("Calls", lambda each: count(each.usage.calls) if each.number > 0 else NOTHING),
+    ("From store", lambda each: count(each.usage.stored) if each.number > 0 else NOTHING),
+    ("USD", lambda each: number(each.usage.usd) if each.number > 0 else NOTHING),
+    ("Time", lambda each: duration(each.seconds)),
+)
+
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
 )

@@ -8,6 +8,7 @@ from typing import Literal
 
 import polars as pl
 
+from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
 
 __all__ = [
@@ -100,11 +101,20 @@ class MixtureSummary:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A held-out accuracy."""
+    """A held-out accuracy: a share (0-1) with its 95 % interval."""
 
-    value: float
-    stderr: float
+    value: float | None
+    """Nothing where too many answers failed for a figure."""
+    low: float | None
+    high: float | None
     n: int
+    """Answers in the figure."""
+    n_failed: int
+    """Instructions without an answer."""
+    note: str = ""
+    """Why there is no figure."""
+    settings: str = ""
+    """How the answers were drawn, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ class RoundSummary:
     refinement: RefinementSummary | None = None
     mixture: MixtureSummary | None = None
     scores: pl.DataFrame | None = None
-    """split, category, value, stderr, n: held-out accuracy; the category `all` is the whole split."""
+    """Held-out accuracy with the columns of `scores/`; the category `all` is the whole split."""
     benchmarks: pl.DataFrame | None = None
     """The figures of every benchmark that the student was asked, with the columns of their ``scores/``."""
 
@@ -163,7 +173,8 @@ class RoundSummary:
         if self.scores is None:
             return None
         rows = self.scores.filter(split=split, category=category)
-        return Score(*rows.select("value", "stderr", "n").row(0)) if rows.height else None
+        columns = ("value", "low", "high", "n", "n_failed", "note", "settings")
+        return Score(*rows.select(columns).row(0)) if rows.height else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +207,8 @@ class Gain:
     before: int
     after: int
     """Rounds of the two students."""
-    value: float
-    stderr: float
-    """Of the paired differences, which is smaller than the two students' own errors suggest."""
-    n: int
+    paired: PairedDifference
+    """In percentage points, over the instructions that both answered."""
 
 
 @dataclass(frozen=True, slots=True)

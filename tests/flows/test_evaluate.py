@@ -70,7 +70,8 @@ def test_what_lacks_scores_is_scored_and_shown_and_nothing_else(run: RunFolder, 
     assert set(shown) == {"scored-scores", "scored-round-0-scores", "scored-round-1-scores", "scored-spend"}
     scores = json.loads(str(shown["scored-scores"]))
     assert {row["Student"] for row in scores} == {"backbone", "S_0", "S_1", "S_2"}
-    assert scores[4] == {"Student": "S_1", "Split": "dev", "Accuracy, %": "100.0 ± 0.0", "n": "20"}
+    known = {"Student": "S_1", "Split": "dev", "Accuracy, %": "100.0", "95 % interval": "83.9 to 100.0"}
+    assert scores[4] == {**known, "n": "20", "Failed": "0"}
 
     evaluate_students(run.ref, [0, 1])
     assert len(student.calls) == HELDOUT, "the scores stand"
@@ -83,7 +84,10 @@ def test_the_form_says_the_scores_and_refuses_in_the_command_lines_words(
     forget_scores(run, 2)
     state = evaluate_from_form("scored", "2", return_state=True)
     assert state.is_completed(), state.message
-    assert state.message == ("Held-out accuracy, per cent ± standard error: S_2 dev 100.0 ± 0.0, S_2 test 100.0 ± 0.0.")
+    assert state.message == (
+        "Held-out accuracy with 95 % interval: S_2 dev 100.0 % (83.9 to 100.0), n = 20, 0 failed; "
+        "S_2 test 100.0 % (91.2 to 100.0), n = 40, 0 failed."
+    )
     refused = evaluate_from_form("scored", "9", return_state=True)
     assert refused.is_failed()
     assert "--round 9: run 'scored' has no such student; it has backbone, 0, 1, 2" in refused.message
@@ -95,7 +99,7 @@ def test_the_command_of_a_run_whose_scores_stand_asks_nobody_and_starts_no_serve
     done = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored"])
     assert done.exit_code == 0, done.output
     assert "connecting" not in done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines() if "±" in line][:2] == [
+    assert [line.split()[:2] for line in done.stdout.splitlines() if " to " in line][:2] == [
         ["backbone", "dev"],
         ["backbone", "test"],
     ]

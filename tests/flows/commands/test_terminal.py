@@ -136,8 +136,10 @@ def test_a_line_without_rows_has_no_rate() -> None:
 
 
 def test_the_final_tables_say_how_it_went_and_where_to_look(tmp_path: Path) -> None:
-    console = make_console()
-    print_summary(console, summarise(build_run(tmp_path)))
+    console, narrow, summary = make_console(), Console(file=io.StringIO(), width=80), summarise(build_run(tmp_path))
+    for each in (console, narrow):
+        print_summary(each, summary)
+    assert "…" not in text_of(narrow), "no figure is cut off"
     shown = text_of(console)
     for part in ("Rounds", "Accuracy by task type (test)", "Time by stage", "Hard share", "short of N", "Code Debug"):
         assert part in shown

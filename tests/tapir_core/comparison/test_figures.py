@@ -155,6 +155,15 @@ def test_a_dev_split_that_lacks_too_many_answers_has_no_figure_and_the_test_spli
     assert (row.dev, row.missing, row.why) == (None, 0, "")
 
 
+def test_intervals_of_an_accuracy_end_at_0_and_1() -> None:
+    outcomes = [outcome(REFERENCE, 1, 1.0), outcome(REFERENCE, 2, 0.9)]
+    found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert row.test.low95 < row.test.value < row.test.high95 == 1.0
+
+
 @pytest.mark.parametrize("lacking", ["multi_round", "random"])
 def test_what_has_no_figure_has_no_verdict_and_the_others_keep_theirs(lacking: str) -> None:
     other = Arm("hard_only", "Hard only", "whole", False)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tapir_core.calls.spend import Spend
@@ -79,6 +80,17 @@ def test_labels_count_where_mixtures_go_by_task_type_and_not_where_they_are_draw
     assert outcome(balanced).answers["teacher"] == 2 * pool
     assert outcome(natural).answers["teacher"] == pool
     assert outcome(natural).usd < outcome(balanced).usd
+
+
+def test_an_answer_that_failed_for_good_is_missing_and_neither_right_nor_wrong(tmp_path: Path) -> None:
+    run = build(tmp_path, "run", asked=False, rounds=AT_RANDOM)
+    whole = outcome(run).students[2, "test"]
+    answers = run.rows(at := StageAt("answer_heldout", 2))
+    lost = set(list(whole.correct)[:3])
+    run.write(at, answers.with_columns(response=pl.when(~pl.col("instruction_id").is_in(lost)).then("response")))
+    found = outcome(run).students[2, "test"]
+    assert (whole.missing, found.missing) == (0, 3)
+    assert found.correct == {item: mark for item, mark in whole.correct.items() if item not in lost}
 
 
 def test_what_was_sent_is_everything_but_the_students_own_answers(tmp_path: Path) -> None:

@@ -1,6 +1,18 @@
 import pytest
 
-from tapir_core.reporting.formats import count, duration, gain, moment, percent, round_name, score, student_name
+from tapir_core.evaluation.statistics import PairedDifference
+from tapir_core.judging.estimates import Estimate
+from tapir_core.reporting.formats import (
+    count,
+    duration,
+    gain,
+    moment,
+    percent,
+    round_name,
+    score,
+    score_in_words,
+    student_name,
+)
 from tapir_core.reporting.types import Gain, Score
 
 
@@ -24,10 +36,28 @@ def test_a_duration_reads_in_the_unit_it_needs(seconds: float | None, text: str)
 def test_figures_have_one_spelling() -> None:
     assert count(12345) == "12,345"
     assert percent(0.3421) == "34.2 %"
-    assert score(Score(0.412, 0.032, 240)) == "41.2 ± 3.2"
-    assert gain(Gain(0, 2, 0.054, 0.021, 240)) == "+5.4 ± 2.1 percentage points"
     assert moment("2026-01-31T18:05:59+01:00") == "2026-01-31 17:05 UTC"
     assert [count(None), percent(None), score(None), moment("")] == ["–"] * 4
+
+
+def test_an_accuracy_stands_with_its_interval_its_n_and_what_failed() -> None:
+    known = Score(0.412, 0.352, 0.475, 238, 2)
+    assert score(known) == "41.2 (35.2 to 47.5), 2 failed"
+    assert score_in_words(known) == "41.2 % (35.2 to 47.5), n = 238, 2 failed"
+    none = Score(None, None, None, 200, 40, "40 of 240 answers failed")
+    assert score(none) == "no figure, 40 failed"
+    assert score_in_words(none) == "no figure: 40 of 240 answers failed"
+
+
+def test_a_gain_stands_with_its_interval_and_p() -> None:
+    assert (
+        gain(Gain(0, 2, PairedDifference(Estimate(5.4, 240, 1.2, 9.6), 0.0131, 0))) == "+5.4 (+1.2 to +9.6), p = 0.0131"
+    )
+    assert (
+        gain(Gain(0, 2, PairedDifference(Estimate(5.4, 3, why="3 rows only"), 0.5, 0)))
+        == "+5.4 (3 rows only), p = 0.5000"
+    )
+    assert gain(Gain(0, 2, PairedDifference(Estimate(None, 200, why="40 of 240"), None, 40))) == "no figure, 40 failed"
 
 
 def test_rounds_and_students_have_the_names_of_the_method() -> None:

@@ -1,6 +1,6 @@
-import math
 import random
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,10 +25,30 @@ def test_a_gain_is_the_difference_of_the_two_scores(whole: RunFolder) -> None:
     scores = [whole.rows(StageAt("evaluate", number)).filter(split="test", category="all") for number in (0, 2)]
     before, after = (scores[0]["value"][0], scores[1]["value"][0])
     assert gain is not None
-    assert gain.value == pytest.approx(after - before)
-    assert gain.n == scores[0]["n"][0]
-    apart = math.hypot(scores[0]["stderr"][0], scores[1]["stderr"][0])
-    assert 0 < gain.stderr < 1.5 * apart
+    found = gain.paired.difference
+    assert found.value == pytest.approx(100 * (after - before))
+    assert (found.n, gain.paired.n_failed) == (scores[0]["n"][0], 0)
+    assert found.low < found.value < found.high
+    assert 0 < gain.paired.p_value <= 1
+
+
+def test_what_failed_is_in_no_gain_and_no_example(tmp_path) -> None:
+    run = build_run(tmp_path)
+    answers = run.rows(at := StageAt("answer_heldout", 2))
+    test = run.rows(StageAt("heldout")).filter(split="test")["instruction_id"].sort()
+    lost = pl.col("instruction_id").is_in(test[:3].implode())
+    run.write(at, answers.with_columns(response=pl.when(~lost).then("response")))
+    gain, examples = measure_gain(Look(run), 0, 2), choose_examples(Look(run), STUDENTS, 10, random.Random(1))
+    assert gain is not None
+    assert examples is not None
+    assert (gain.paired.difference.n, gain.paired.n_failed, examples.n) == (77, 3, 77)
+
+    lost = pl.col("instruction_id").is_in(test[:5].implode())
+    run.write(at, answers.with_columns(response=pl.when(~lost).then("response")))
+    gain = measure_gain(Look(run), 0, 2)
+    assert gain is not None
+    assert gain.paired.difference.value is gain.paired.p_value is None
+    assert "5 of 80 instructions failed" in gain.paired.difference.why
 
 
 def test_no_gain_of_a_student_that_was_not_asked(tmp_path) -> None:

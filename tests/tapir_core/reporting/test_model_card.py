@@ -79,12 +79,13 @@ def test_the_mixtures_are_those_of_the_rounds_up_to_this_one(run: RunFolder) -> 
     assert "| Task type | Pool | Target | S_0 | round 1 |" in model_card(run, 1, USE)
 
 
-def test_scores_have_split_error_and_number_and_say_which_split_decides(run: RunFolder) -> None:
+def test_scores_have_split_interval_and_numbers_and_say_which_split_decides(run: RunFolder) -> None:
     card = model_card(run, 2, USE)
     header, *scores = rows(card, "Scores")
-    assert header == ["Benchmark", "Split", "Category", "Metric", "Value", "n"]
+    assert header == ["Benchmark", "Split", "Category", "Metric", "Value", "95 % interval", "n", "Failed"]
     whole = run.rows(StageAt("evaluate", 2)).filter(split="test", category="all").row(0, named=True)
-    told = ["heldout", "test", "all", "accuracy", f"{whole['value']:.3f} ± {whole['stderr']:.3f}", str(whole["n"])]
+    figure = [f"{whole['value']:.3f}", f"{whole['low']:.3f} to {whole['high']:.3f}", str(whole["n"]), "0"]
+    told = ["heldout", "test", "all", "accuracy", *figure]
     assert told in scores[:2]
     assert len(scores) == run.rows(StageAt("evaluate", 2)).height
     assert "figures of test splits are read by no decision" in card

@@ -58,6 +58,16 @@ def test_text_takes_the_colour_of_the_page(summary: RunSummary) -> None:
     assert "#010203" not in svg
 
 
+def test_what_has_no_figure_is_not_drawn_and_the_rest_is(summary: RunSummary) -> None:
+    *others, last = summary.students
+    assert last.scores is not None
+    nothing = pl.lit(None, pl.Float64)
+    without = replace(last, scores=last.scores.with_columns(value=nothing, low=nothing, high=nothing))
+    for draw in (plots.plot_accuracy, plots.plot_accuracy_by_task_type):
+        assert ElementTree.fromstring(draw([*others, without])).get("aria-label")
+        assert draw([*others, without]) != draw([*others, last])
+
+
 def test_many_rounds_are_shown_by_the_first_and_the_last_two(summary: RunSummary) -> None:
     many = [replace(summary.rounds[2], number=number) for number in range(1, 8)]
     svg = plots.plot_shares(many)

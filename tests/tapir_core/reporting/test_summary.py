@@ -1,3 +1,4 @@
+import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
@@ -5,6 +6,7 @@ from tapir_core.reporting.sentences import standin_sentence, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.schedule import history, stop_reason
 from tests.run_builder import build_run, make_config
 
 
@@ -81,6 +83,17 @@ def test_a_run_that_is_done_says_so_and_names_its_best_round(whole: RunFolder) -
     assert summary.gain is not None
     assert (summary.gain.before, summary.gain.after) == (0, 2)
     assert state_sentence(summary) == "Done, 2 of 2 rounds trained. Best round by the dev split: S_2."
+
+
+def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_path) -> None:
+    config = make_config(tmp_path, curriculum={"stop": {"min_seeds": 0, "patience": 1, "min_gain": 0.9}})
+    run = build_run(tmp_path, config=config)
+    scores = run.rows(at := StageAt("evaluate", 2))
+    dev = pl.col("split") == "dev"
+    run.write(at, scores.with_columns(value=pl.when(~dev).then("value")))
+    assert summarise(run).best == 1
+    assert history(run, 2)[-1].dev_score is None
+    assert (stop_reason(run.ref, 1) is None, stop_reason(run.ref, 2)) == (False, None)
 
 
 @pytest.mark.parametrize(

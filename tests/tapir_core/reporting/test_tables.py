@@ -3,19 +3,17 @@ from pathlib import Path
 import pytest
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table, students_table
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
-    accuracy_table,
     left_out_table,
     mfd_table,
     rounds_table,
-    scores_table,
     seconds_table,
     shares_table,
     spend_table,
     stages_table,
-    students_table,
 )
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt, plan
@@ -62,7 +60,11 @@ _SMALL = {"pool": {"type": "standin", "rows": 60}, "heldout": {"type": "standin"
 def test_the_table_of_rounds_shows_only_what_some_round_has(tmp_path: Path) -> None:
     table = rounds_table(summarise(build_run(tmp_path, until=StageAt("evaluate", BACKBONE))))
     assert table.columns == ("", "backbone")
-    assert [row[0] for row in table.rows] == ["Accuracy, test", "Accuracy, dev", "Time"]
+    assert [row[0] for row in table.rows] == [
+        *("Accuracy, test, %", "  95 % interval", "  n / failed"),
+        *("Accuracy, dev, %", "  95 % interval", "  n / failed"),
+        "Time",
+    ]
 
 
 def test_the_parts_of_a_mixture_stand_under_it(summary: RunSummary) -> None:
@@ -119,8 +121,12 @@ def test_students_stand_below_each_other_by_split_and_one_alone_by_task_type(sum
     several = students_table(summary, [BACKBONE, 0, 2])
     names = [(student, split) for student in ("backbone", "S_0", "S_2") for split in ("dev", "test")]
     assert [row[:2] for row in several.rows] == names
-    assert {row[3] for row in several.rows} == {"40", "80"}
-    assert all("±" in row[2] for row in several.rows)
+    assert several.columns[2:] == ("Accuracy, %", "95 % interval", "n", "Failed")
+    assert {row[4:] for row in several.rows} == {("40", "0"), ("80", "0")}
+    for _, _, value, interval, *_ in several.rows:
+        low, high = map(float, interval.split(" to "))
+        assert 0 <= low <= float(value) <= high <= 100
+    assert "Judged by exact match of the final result; student: temperature " in several.note
     found = summary.round(2)
     assert found is not None
     assert students_table(summary, [2]) == scores_table(found)
