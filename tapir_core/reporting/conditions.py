@@ -75,7 +75,7 @@ def _training(config: RunConfig) -> str:
     epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
     rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
     sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
-    return f"{training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
+    return f"precision {training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
 
 
 def _judge(config: RunConfig) -> str:

@@ -34,7 +34,7 @@ def test_student_teacher_judge_prompts_sizes_and_run_seeds_are_named(tmp_path: P
     told = found(tmp_path, student=student, training={"precision": "fp32"})
     assert told["Student"] == "org/model, revision r1, chat template cccccccccccc"
     assert told["Answers"] == "temperature 0.5, top_p 1, 64 tokens, by vLLM in float16"
-    assert told["Training"].startswith("fp32, ")
+    assert told["Training"].startswith("precision fp32, ")
     assert f"(standin-{STANDIN_VERSION}; rules, no LLM)" in told["Teacher"]
     assert f"standin-judge (standin-{STANDIN_VERSION}-bias" in told["Judge"]
     assert told["Judge"].endswith("; pairwise, teacher first and student first")
