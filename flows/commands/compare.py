@@ -49,7 +49,7 @@ def compare(
     from flows.compare import check_arms, read_comparison, run_comparison
     from tapir_core.comparison.plan import open_comparison
     from tapir_core.comparison.results import ResultsFolder
-    from tapir_core.reporting.arms_report import arms_card, write_arms
+    from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
     from tasks.ingredients import gather_files
 
     plan = open_comparison(spec, overrides or [])
@@ -73,7 +73,7 @@ def compare(
         if connect.cache_info().currsize and compared.rows:
             from flows.show_arms import show_arms
 
-            show_arms(compared.name, arms_card(compared))
+            show_arms(compared.name, arms_card(compared), arms_plots_card(compared))
     if page is None:
         console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     elif markdown:
