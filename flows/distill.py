@@ -19,7 +19,7 @@ from flows.until import Reached, comes_after, find_stage
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
-from tasks.artifacts import publish_run
+from tasks.artifacts import publish_round, publish_run
 from tasks.inputs import check_pool
 from tasks.label import label_shard
 from tasks.mix import mix
@@ -59,10 +59,12 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
         check_pool(run)
         with tags("backbone"):
             evaluate_student(ref, BACKBONE, each_round)
+            publish_round(ref, BACKBONE)
         with tags("round-0"):
             run_stage(ref, mix, 0)
             run_stage(ref, train, 0)
             evaluate_student(ref, 0, each_round)
+            publish_round(ref, 0)
         for number in range(1, run.config.run.rounds + 1):
             with tags(f"round-{number}"):
                 rounds.append(round_flow(ref, number))

@@ -1,6 +1,8 @@
-"""What a run leaves in Prefect's UI: tables of each round, of failed shards, the run card; and reports in its folder.
+"""What a run leaves in Prefect's UI: tables of each round, of failed shards, plots, the run card; and its reports.
 
-Outside a flow only the reports are written. Artifacts are copies for the UI; the run folder stays the truth.
+Outside a flow only the reports are written. Artifacts are copies for the UI; the run folder stays the truth. Plots
+are images within Markdown: both of Prefect's UIs show these, and one artifact holds several. Of an artifact of the type
+image the first UI prints the address too, which is the whole image.
 """
 
 import re
@@ -22,8 +24,8 @@ from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.report import score_plots, write_report
+from tapir_core.reporting.run_card import plots_card, run_card
 from tapir_core.reporting.side_by_side import SideBySide
 from tapir_core.reporting.side_by_side_report import side_by_side_card
 from tapir_core.reporting.summary import summarise
@@ -56,19 +58,30 @@ _OF_A_ROUND = {
     "scores": scores_table,
     "benchmarks": figures_table,
 }
+_OF_A_STUDENT = {name: _OF_A_ROUND[name] for name in ("stages", "scores", "benchmarks")}
+"""Of backbone and S_0: the one has no mixture, that of the other follows no target shares."""
+_PLOTS = "plots"
 
 _OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
 """What a person looks for comes first: the last columns are beyond the edge of most windows."""
 
 
 def publish_round(ref: RunRef, number: int) -> None:
-    """Show a round in the UI: stages with counts and spend, MFD histogram, task shares, held-out scores."""
+    """Show a round in the UI: stages with counts and spend, MFD histogram, task shares, scores; then the run's plots.
+
+    Backbone and S_0 are shown by their stages and scores. The plots are drawn for the newest round only: those of an
+    earlier one, which a resumed run comes by again, would be the same.
+    """
     if FlowRunContext.get() is None:
         return
-    found = summarise(RunFolder(ref)).round(number)
+    summary = summarise(RunFolder(ref))
+    found = summary.round(number)
     if found is None:
         return
-    _publish(ref, number, {name: make(found) for name, make in _OF_A_ROUND.items()})
+    shown = _OF_A_ROUND if number > 0 else _OF_A_STUDENT
+    _publish(ref, number, {name: make(found) for name, make in shown.items()})
+    if found is summary.rounds[-1]:
+        _show_plots(ref, summary)
 
 
 def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
@@ -95,11 +108,12 @@ def publish_judge(ref: RunRef, number: int) -> str:
 
 
 def publish_run(ref: RunRef) -> str:
-    """Write `report.html` and show the run card in the UI; returns where the report is."""
+    """Write `report.html` and show plots and run card in the UI; returns where the report is."""
     run = RunFolder(ref)
     report = write_report(run)
     if FlowRunContext.get() is not None:
         summary = summarise(run)
+        _show_plots(ref, summary)  # before the card, which links to them
         card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
         make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
         _show_benchmarks(ref, summary)
@@ -131,9 +145,10 @@ def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
     make_artifact(create_markdown_artifact, side_by_side_card(shown, report), key, f"Backbones of {curriculum}")
 
 
-def publish_comparison(name: str, card: str) -> None:
-    """Show the arms of a comparison in the UI; ``card`` is Markdown."""
+def publish_comparison(name: str, card: str, plots: str) -> None:
+    """Show the arms of a comparison in the UI; ``card`` is Markdown, and so are its ``plots``."""
     make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
+    _show_markdown(artifact_key(name, "comparison", _PLOTS), plots, f"Plots of {name}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -142,12 +157,15 @@ def artifact_key(*parts: str) -> str:
 
 
 def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Addresses in the UI of what the server holds of each round; round, then title, then address.
+    """Addresses in the UI of what the server holds of the run and of each round; place, then title, then address.
 
     None where the server is away.
     """
-    keys = {number: {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")} for number in numbers}
-    wanted = ArtifactCollectionFilterKey(any_=[key for of_round in keys.values() for key in of_round.values()])
+    keys = {"whole run": {_PLOTS: artifact_key(ref.name, _PLOTS)}} | {
+        round_name(number): {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")}
+        for number in numbers
+    }
+    wanted = ArtifactCollectionFilterKey(any_=[key for of_place in keys.values() for key in of_place.values()])
     with get_client(sync_client=True) as client:
         try:
             found = client.read_latest_artifacts(artifact_filter=ArtifactCollectionFilter(key=wanted))
@@ -157,10 +175,20 @@ def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
     # lies three steps below the UI's base, which each of Prefect's two UIs has for itself and which may have a prefix.
     held = {each.key: f"../../artifacts/artifact/{each.latest_id}" for each in found}
     pages = {
-        round_name(number): {name: held[key] for name, key in of_round.items() if key in held}
-        for number, of_round in keys.items()
+        place: {name: held[key] for name, key in of_place.items() if key in held} for place, of_place in keys.items()
     }
-    return {name: of_round for name, of_round in pages.items() if of_round}
+    return {place: of_place for place, of_place in pages.items() if of_place}
+
+
+def _show_plots(ref: RunRef, summary: RunSummary) -> None:
+    """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
+    card = plots_card(score_plots(summary).values())
+    _show_markdown(artifact_key(ref.name, _PLOTS), card, f"Plots of {ref.name}")
+
+
+def _show_markdown(key: str, card: str, description: str) -> None:
+    if card:
+        make_artifact(create_markdown_artifact, card, key, description)
 
 
 def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:

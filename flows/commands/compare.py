@@ -48,7 +48,7 @@ def compare(
     from flows.arm_run import drive_run
     from flows.commands.server import connect_prefect, server_stands
     from flows.compare import not_finished, read_asked, read_comparison, run_comparison
-    from tapir_core.reporting.arms_report import arms_card, write_arms
+    from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
 
     asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results)
     with ExitStack() as servers:
@@ -74,7 +74,7 @@ def compare(
                 connect()
                 from flows.show_arms import show_arms
 
-                show_arms(compared.name, card)
+                show_arms(compared.name, card, arms_plots_card(compared))
         else:
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     if failed:

@@ -26,7 +26,7 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.comparison.verdict import verdicts
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.reporting.arms_report import arms_card, write_arms
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.artifacts import publish_comparison
 from tasks.train import count_round
@@ -67,7 +67,7 @@ def compare_from_form(
         page = ""
         if compared.rows:
             page = write_arms(compared, asked.plan.root)
-            publish_comparison(name, arms_card(compared))
+            publish_comparison(name, arms_card(compared), arms_plots_card(compared))
         if failed:
             raise not_finished(failed)
     except TapirError as error:

@@ -12,10 +12,10 @@ from tapir_core.reporting import arms_plots as plots
 from tapir_core.reporting.arms_tables import arms_tables, brief_table
 from tapir_core.reporting.conditions import conditions_lines, conditions_table
 from tapir_core.reporting.page import Plot, render_page
-from tapir_core.reporting.run_card import markdown_table
+from tapir_core.reporting.run_card import markdown_table, plots_card
 from tapir_core.storage import Storage
 
-__all__ = ["arms_card", "arms_json", "render_arms", "write_arms"]
+__all__ = ["arms_card", "arms_json", "arms_plots_card", "render_arms", "write_arms"]
 
 
 def write_arms(compared: ComparedArms, root: str) -> str:
@@ -32,6 +32,11 @@ def arms_card(compared: ComparedArms) -> str:
     said = "\n".join(f"- {sentence}" for sentence in verdicts(compared))
     parts = [markdown_table(table), conditions, said, table.note, covers_sentence(compared)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def arms_plots_card(compared: ComparedArms) -> str:
+    """The plots of the page in Markdown; nothing where there is no plot."""
+    return plots_card(_plots(compared).values())
 
 
 def arms_json(compared: ComparedArms) -> str:

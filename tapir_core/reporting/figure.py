@@ -1,15 +1,16 @@
-"""One look for every plot: a figure as inline SVG that takes its text colour from the page.
+"""One look for every plot: a figure as inline SVG that takes its text colour from the page, or as an image of its own.
 
 matplotlib costs about a second to import, so it is imported when the first plot is drawn. Colours are Okabe and Ito's,
 which colour-blind readers can tell apart; what matters is told by shape or label as well.
 """
 
+import base64
 import io
 import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["COLOURS", "GREY", "INK", "draw"]
+__all__ = ["COLOURS", "GREY", "INK", "draw", "image_address"]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 GREY = "#8a8f98"
@@ -42,6 +43,7 @@ _STYLE = {
     ),
 }
 _WIDTH_INCHES = 5.2
+_PAPER = "color: #1f2328; background: #fff"
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -61,6 +63,12 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return _inline(buffer.getvalue(), title)
+
+
+def image_address(svg: str) -> str:
+    """A `data:` address of what `draw` made, dark on white: an image takes no colour from the page that shows it."""
+    image = svg.replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
 
 
 def _inline(svg: str, title: str) -> str:

@@ -49,7 +49,7 @@ from tapir_core.reporting.tables import (
 from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_report", "score_plots", "write_report"]
 
 _EXAMPLES = 10
 
@@ -132,8 +132,8 @@ def _facts(summary: RunSummary) -> list[tuple[str, str]]:
     ]
 
 
-def _plots(summary: RunSummary) -> dict[str, Plot]:
-    """The plots for which there is something to show."""
+def score_plots(summary: RunSummary) -> dict[str, Plot]:
+    """The plots of held-out accuracy and of benchmarks, as far as somebody was asked."""
     found: dict[str, Plot] = {}
 
     def add(name: str, title: str, svg: str, caption: str) -> None:
@@ -155,6 +155,16 @@ def _plots(summary: RunSummary) -> dict[str, Plot]:
     for place, (label, rows) in enumerate(panels):
         if radar := plot_benchmark_categories(label, rows):
             add(f"radar_{place}", label, radar, f"{label}, by category; the further out, the better.")
+    return found
+
+
+def _plots(summary: RunSummary) -> dict[str, Plot]:
+    """The plots for which there is something to show."""
+    found = score_plots(summary)
+
+    def add(name: str, title: str, svg: str, caption: str) -> None:
+        found[name] = Plot(title, Markup(svg), caption)
+
     judged = [each for each in summary.rounds if each.difficulty is not None]
     if judged:
         means = ", ".join(f"{round_name(each.number)} {_mean(each.difficulty)}" for each in judged)

@@ -1,11 +1,16 @@
-"""The run card and the round card: a run in Markdown, for an artifact or a terminal that shows plain text."""
+"""The run card and the round card: a run in Markdown, for an artifact or a terminal that shows plain text.
 
-from collections.abc import Mapping, Sequence
+Its plots are a card of their own, which a terminal cannot show.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
+from tapir_core.reporting.figure import image_address
 from tapir_core.reporting.formats import moment, round_name
+from tapir_core.reporting.page import Plot
 from tapir_core.reporting.sentences import (
     gain_sentence,
     report_sentence,
@@ -25,7 +30,7 @@ from tapir_core.reporting.tables import (
 )
 from tapir_core.reporting.types import RunSummary
 
-__all__ = ["markdown_table", "round_card", "run_card"]
+__all__ = ["markdown_table", "plots_card", "round_card", "run_card"]
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -33,8 +38,8 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
 
     Args:
         summary: The run.
-        pages: Where more of it is shown, where this card is: round, then title, then address. Without it the card says
-            how to get there.
+        pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
+            the card says how to get there.
     """
     what = (
         f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
@@ -61,6 +66,13 @@ def round_card(summary: RunSummary, number: int) -> str:
     tables = [make(found) for make in (stages_table, mfd_table, shares_table, scores_table)]
     sections = [_section(table) for table in tables if table.rows]
     return "\n\n".join([f"# {summary.name}, {round_name(number)}", *sections]) + "\n"
+
+
+def plots_card(plots: Iterable[Plot]) -> str:
+    """Plots with their captions, each an image within the Markdown; nothing where there is no plot."""
+    # As text: what is put into markup would be escaped.
+    images = ((plot, image_address(str(plot.svg))) for plot in plots)
+    return "\n".join(f"## {plot.title}\n\n![{plot.title}]({image})\n\n{plot.caption}\n" for plot, image in images)
 
 
 def markdown_table(table: Table) -> str:

@@ -50,5 +50,7 @@ def test_flow_runs_are_named_and_tagged_and_each_drive_adds_a_version_of_the_sam
         ]
     )
     of_rounds = {f"seen-round-{number}-{name}" for number in (1, 2) for name in ("stages", "mfd", "scores", "judge")}
-    assert of_rounds | {"seen-card", "seen-spend"} <= set(versions)
+    of_students = {f"seen-{place}-{name}" for place in ("backbone", "round-0") for name in ("stages", "scores")}
+    assert of_rounds | of_students | {"seen-card", "seen-spend"} <= set(versions)
+    assert versions.pop("seen-plots") == 4, "with the last round, and at the end"
     assert set(versions.values()) == {2}

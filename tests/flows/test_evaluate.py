@@ -20,6 +20,7 @@ from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.shown_plots import read_plots
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -67,7 +68,9 @@ def test_what_lacks_scores_is_scored_and_shown_and_nothing_else(run: RunFolder, 
     with get_client(sync_client=True) as client:
         like = ArtifactFilter(key=ArtifactFilterKey(like_="scored-%"))
         shown = {str(each.key): each.data for each in client.read_artifacts(artifact_filter=like)}
-    assert set(shown) == {"scored-scores", "scored-round-0-scores", "scored-round-1-scores", "scored-spend"}
+    rounds = {"scored-round-0-scores", "scored-round-1-scores"}
+    assert set(shown) == {"scored-scores", *rounds, "scored-spend", "scored-card", "scored-plots"}
+    assert "S_2" in read_plots(str(shown["scored-plots"]))["Accuracy by round"]
     scores = json.loads(str(shown["scored-scores"]))
     assert {row["Student"] for row in scores} == {"backbone", "S_0", "S_1", "S_2"}
     known = {"Student": "S_1", "Split": "dev", "Accuracy, %": "100.0", "95 % interval": "83.9 to 100.0"}

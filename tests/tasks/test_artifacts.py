@@ -5,6 +5,7 @@ from functools import partial
 from httpx import ConnectError
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
@@ -12,13 +13,25 @@ from prefect.client.schemas.objects import Artifact, StateType
 
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError
-from tapir_core.paths import REPORT, judge_report_file
+from tapir_core.paths import BACKBONE, REPORT, judge_report_file
+from tapir_core.reporting.figure import draw
+from tapir_core.reporting.page import Plot
+from tapir_core.reporting.run_card import plots_card
 from tapir_core.run_folder import RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
-from tasks.artifacts import artifact_key, make_artifact, publish_judge, publish_missing, publish_round, publish_run
+from tasks.artifacts import (
+    artifact_key,
+    make_artifact,
+    publish_comparison,
+    publish_judge,
+    publish_missing,
+    publish_round,
+    publish_run,
+)
 from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
 from tests.run_builder import build_run, make_config
+from tests.shown_plots import read_plots
 
 
 def find_artifacts(prefix: str) -> list[Artifact]:
@@ -64,14 +77,67 @@ def test_a_flow_leaves_the_tables_of_its_rounds_and_the_run_card(tmp_path, prefe
     found = read_artifacts("shown-1")
     kinds = ("stages", "mfd", "task-shares", "scores")
     kinds += ("judge", "judge-winners", "judge-unscored", "judge-task-types")
-    assert set(found) == {*(f"shown-1-round-1-{kind}" for kind in kinds), "shown-1-card"}
+    assert set(found) == {*(f"shown-1-round-1-{kind}" for kind in kinds), "shown-1-card", "shown-1-plots"}
     assert found["shown-1-card"].startswith("# Shown.1\n")
     ids = {str(artifact.key): artifact.id for artifact in find_artifacts("shown-1")}
+    assert f"- whole run: [plots](../../artifacts/artifact/{ids['shown-1-plots']})\n" in found["shown-1-card"]
     first = f"- round 1: [stages](../../artifacts/artifact/{ids['shown-1-round-1-stages']}) · [mfd]("
     assert first in found["shown-1-card"]
     assert "- round 2:" not in found["shown-1-card"], "nothing of it was shown"
     stages = json.loads(found["shown-1-round-1-stages"])
     assert [row["Stage"] for row in stages][:3] == ["answer", "judge", "difficulty"]
+
+
+def test_each_student_adds_a_version_of_the_plots_under_one_key(tmp_path, prefect_server: None) -> None:
+    config = make_config(tmp_path, run={"name": "drawn"})
+
+    @flow(name="publish", validate_parameters=False)
+    def publish(ref: RunRef, number: int) -> None:
+        publish_round(ref, number)
+
+    for number in (BACKBONE, 0, 1):
+        publish(build_run(tmp_path, until=StageAt("evaluate", number), config=config).ref, number)
+        publish(RunRef(str(tmp_path), "drawn"), BACKBONE)  # as a resumed run does
+    versions = [each for each in find_artifacts("drawn") if each.key == "drawn-plots"]
+    said = [read_plots(str(each.data)) for each in sorted(versions, key=lambda each: str(each.created))]
+    students = ["backbone", "S_0", "S_1"]
+    assert [[name for name in students if name in each["Accuracy by round"]] for each in said] == [
+        ["backbone"],
+        ["backbone"],
+        ["backbone", "S_0"],
+        ["backbone", "S_0", "S_1"],
+    ]
+    assert "accuracy on the test split, %" in said[-1]["Accuracy by task type"]
+
+
+def test_backbone_and_s_0_have_their_stages_and_scores(tmp_path, prefect_server: None) -> None:
+    run = build_run(tmp_path, until=StageAt("evaluate", 0), config=make_config(tmp_path, run={"name": "first"}))
+
+    @flow(name="publish", validate_parameters=False)
+    def publish(ref: RunRef) -> None:
+        publish_round(ref, BACKBONE)
+        publish_round(ref, 0)
+        publish_run(ref)
+
+    publish(run.ref)
+    found = read_artifacts("first")
+    of_students = {f"first-{place}-{kind}" for place in ("backbone", "round-0") for kind in ("stages", "scores")}
+    assert set(found) == of_students | {"first-plots", "first-card"}
+    assert [row["Stage"] for row in json.loads(found["first-round-0-stages"])] == ["mix", "train", "evaluate"]
+    assert re.findall(r"^- (.*?): \[", found["first-card"], re.M) == ["whole run", "backbone", "S_0"]
+
+
+def test_a_comparison_has_its_plots_beside_its_card(prefect_server: None) -> None:
+    plots = plots_card([Plot("By training tokens", Markup(draw("t", 1, lambda _: None)), "Means over run seeds.")])
+
+    @flow(name="publish")
+    def publish() -> None:
+        publish_comparison("Arms.1", "| Arm |", plots)
+        publish_comparison("nothing", "| Arm |", "")
+
+    publish()
+    assert read_artifacts("arms-1") == {"arms-1-comparison": "| Arm |", "arms-1-comparison-plots": plots}
+    assert [*read_artifacts("nothing")] == ["nothing-comparison"]
 
 
 def test_an_artifact_that_the_server_does_not_take_ends_no_run(prefect_server: None, caplog) -> None:

@@ -10,8 +10,9 @@ from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.verdict import covers_sentence, verdicts
-from tapir_core.reporting.arms_report import arms_card, arms_json, render_arms
+from tapir_core.reporting.arms_report import arms_card, arms_json, arms_plots_card, render_arms
 from tapir_core.reporting.arms_tables import arms_table, brief_table, narrow_tables
+from tests.shown_plots import read_plots
 
 REFERENCE = Arm("multi_round", "Curriculum", "reference", False)
 RANDOM = Arm("random", "Random", "rounds", False)
@@ -192,3 +193,15 @@ def test_page_and_card_escape_labels_and_carry_verdict_and_table() -> None:
     assert card.startswith("| Arm |")
     assert "- Curriculum beats Random: +" in card
     assert "not corrected for the number of arms" in card
+
+
+def test_the_plots_of_the_page_are_a_card_of_their_own() -> None:
+    said = read_plots(arms_plots_card(compared(0.55, 0.4)))
+    assert [*said] == ["Difference to random", "By training tokens", "By task type"]
+    assert "thousand training tokens after S_0" in said["By training tokens"]
+    for label in ("Curriculum", "Random", "Math", "Others"):
+        assert label in said["By task type"]
+
+
+def test_before_there_is_anything_to_draw_the_card_of_plots_is_empty() -> None:
+    assert arms_plots_card(ComparedArms("c", (), "multi_round", (), {}, "as it was paid", False)) == ""

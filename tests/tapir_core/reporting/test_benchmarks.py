@@ -12,8 +12,8 @@ from tapir_core.reporting.benchmark_gains import benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import plot_benchmark_categories
 from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, headline_panels, require_figures
 from tapir_core.reporting.look import Look
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.report import score_plots, write_report
+from tapir_core.reporting.run_card import plots_card, run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
@@ -21,6 +21,7 @@ from tasks.schedule import history, stop_reason
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
 from tests.run_config import make_config
+from tests.shown_plots import read_plots
 
 BENCHMARKS = {"ae": ALPACA, "mt": {**MT_BENCH, "modes": ["single"]}}
 
@@ -124,3 +125,12 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     assert "no figure" in table.rows[0][2]
     [(label, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
     assert plot_benchmark_categories(label, rows) == "", "no category has a figure of all students that are shown"
+
+
+def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
+    said = read_plots(plots_card(score_plots(summarise(run)).values()))
+    assert "ae: win rate, %" in said["Benchmarks"]
+    assert "S_2" in said["Benchmarks"]
+    radar = said["mt: rating, 1–10"]
+    for label in ("writing", "reasoning", "backbone", "S_2"):
+        assert label in radar

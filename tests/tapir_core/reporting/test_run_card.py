@@ -1,14 +1,20 @@
+import base64
 import re
 from dataclasses import replace
 
 import pytest
+from markupsafe import Markup
 
-from tapir_core.reporting.run_card import markdown_table, round_card, run_card
+from tapir_core.reporting.figure import draw
+from tapir_core.reporting.page import Plot
+from tapir_core.reporting.report import score_plots
+from tapir_core.reporting.run_card import markdown_table, plots_card, round_card, run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
+from tests.shown_plots import read_plots
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,28 @@ def test_a_round_card_has_stages_histogram_shares_and_scores(summary: RunSummary
 def test_a_round_that_has_not_begun_has_no_card(summary: RunSummary) -> None:
     with pytest.raises(ValueError, match="nothing of round 9 is done"):
         round_card(summary, 9)
+
+
+def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) -> None:
+    card = plots_card(score_plots(summary).values())
+    assert re.findall(r"^## (.*)$", card, re.M) == ["Accuracy by round", "Accuracy by task type"]
+    assert "Bars are standard errors." in card
+    said = read_plots(card)
+    assert [*said] == ["Accuracy by round", "Accuracy by task type"]
+    for label in ("accuracy, %", "test (80 instructions)", "backbone", "S_2"):
+        assert label in said["Accuracy by round"]
+    assert "Code Debug" in said["Accuracy by task type"]
+
+
+def test_an_image_of_a_plot_takes_no_colour_from_the_page() -> None:
+    [encoded] = re.findall(r"base64,([^)]+)", plots_card([Plot("t", Markup(draw("t", 1, lambda _: None)), "c")]))
+    svg = base64.b64decode(encoded).decode()
+    assert svg.startswith('<svg style="color: #1f2328; background: #fff" role="img" aria-label="t"')
+
+
+def test_where_nobody_was_evaluated_there_are_no_plots(tmp_path) -> None:
+    early = summarise(build_run(tmp_path, until=StageAt("teach")))
+    assert plots_card(score_plots(early).values()) == ""
 
 
 def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
