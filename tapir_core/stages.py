@@ -210,7 +210,7 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [StageAt("heldout"), *checkpoint_inputs(at)],
         ),
         Stage("evaluate", _none, _none, lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)]),
-        Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
+        Stage("benchmark_items", benchmark.items, benchmark.item_files, _none, version=2),
         Stage(
             "benchmark_answers",
             benchmark.answers,
@@ -229,6 +229,7 @@ STAGES: dict[str, Stage] = {
             benchmark.scores,
             benchmark.score_files,
             lambda c, at: benchmark_inputs(at, "benchmark_answers", "benchmark_replies"),
+            version=2,
         ),
         Stage(
             "answer",

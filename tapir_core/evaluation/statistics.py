@@ -38,6 +38,9 @@ MAX_FAILED_SHARE = 0.05
 ALL = "all"
 """Category of the whole, as in ``scores/``."""
 
+_JUDGMENTS = "judgments"
+"""What is counted, where the caller does not say."""
+
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
 
@@ -106,11 +109,16 @@ def mean_figure(
     return Figure(replace(means, n=len(kept)), failed)
 
 
-def ratio_figure(pairs: Sequence[tuple[float, float] | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
-    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail."""
+def ratio_figure(
+    pairs: Sequence[tuple[float, float] | None],
+    *,
+    max_failed_share: float = MAX_FAILED_SHARE,
+    unit: str = _JUDGMENTS,
+) -> Figure:
+    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail; ``unit`` names the pairs."""
     kept = [pair for pair in pairs if pair is not None]
     failed = len(pairs) - len(kept)
-    if why := _too_many(failed, len(pairs), max_failed_share):
+    if why := _too_many(failed, len(pairs), max_failed_share, unit):
         return Figure(Estimate(None, len(kept), why=why), failed)
     return Figure(estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept]), failed)
 
@@ -184,7 +192,7 @@ def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _too_many(failed: int, n: int, max_share: float) -> str:
+def _too_many(failed: int, n: int, max_share: float, unit: str = _JUDGMENTS) -> str:
     if not failed or failed / n <= max_share:
         return ""
-    return f"{failed} of {n} judgments failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+    return f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
