@@ -1,8 +1,9 @@
 """Questions and reference answers of MT-Bench and Vicuna-Instructions, from files in FastChat's form.
 
 A question is a line with ``question_id``, ``category`` and ``turns``; a reference answer one with ``question_id`` and
-``choices``, of which the first one's ``turns`` count. Answers of a model have the form of references. A question's
-own ``reference`` field is not read, as in the original.
+``choices``, of which the first one's ``turns`` count. Answers of a model have the form of references, or that of
+2023, in which ``text`` is the answer to the one turn. A question's own ``reference`` field is not read, as in the
+original.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,8 @@ def _question(fields: Mapping[str, Any]) -> Question:
 
 
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:
+    if "choices" not in fields and "text" in fields:
+        return _id(fields), (answer_of(fields["text"], "text"),)
     choices = fields.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise BadRowError(f"choices must be a list of objects, got {choices!r}")
