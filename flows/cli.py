@@ -95,6 +95,7 @@ def run(
     from flows.commands.terminal import print_summary
     from flows.driver import hold_run, is_done, read_config
     from tapir_core.estimate.run import save_estimate
+    from tapir_core.reporting.benchmarks import require_figures
     from tapir_core.reporting.summary import summarise
 
     settings = read_config(config, overrides or [], name, until=until)
@@ -111,7 +112,9 @@ def run(
 
                 _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
                 distil_shown(opened, console, until)
-        print_summary(console, summarise(opened))
+        summary = summarise(opened)
+        print_summary(console, summary)
+        require_figures(summary, [each.number for each in summary.rounds], settings.evaluation.each_round)
 
 
 @app.command()

@@ -91,7 +91,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
     Storage(config.run.root).exists("")
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
-        run = open_run(config, gather_ingredients(config), amend=amend)
+        run = open_run(config, gather_ingredients(config, say=say), amend=amend)
         try:
             current(run).lease = lease
             yield run

@@ -3,6 +3,8 @@
 The run folder is a contract: other programs read it (docs/run-folder.md).
 """
 
+import re
+
 __all__ = [
     "BACKBONE",
     "BACKBONES",
@@ -32,6 +34,7 @@ __all__ = [
     "benchmark_folder",
     "comparison_file",
     "export_folder",
+    "fetched_file",
     "goes_with_run",
     "is_part",
     "judge_report_file",
@@ -190,6 +193,12 @@ def prefect_results() -> str:
 def probe_file(name: str) -> str:
     """A file that is written and removed to see whether the run root can be written."""
     return f".tapir/probe-{name}"
+
+
+def fetched_file(sha256: str, address: str) -> str:
+    """What an address held, by its digest and the name that it had there; below the run root."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", address.partition("?")[0].rstrip("/").rpartition("/")[2])
+    return f".tapir/fetched/{sha256[:16]}-{name[-60:]}"
 
 
 def backbone_cache() -> str:

@@ -15,6 +15,7 @@ import polars as pl
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
+from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
 from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, own_digest, plan, stage_key
@@ -79,6 +80,11 @@ class RunFolder:
         written = load_resolved(self._own_file(RESOLVED_CONFIG))
         here = written.run.model_copy(update={"root": self.ref.root, "name": self.ref.name})
         return written.model_copy(update={"run": here})
+
+    @cached_property
+    def kept_config(self) -> RunConfig:
+        """The same, with the kept file in place of each address of a benchmark: what stages read files by."""
+        return with_kept_files(self.config, self.record.ingredients)
 
     def key(
         self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None, *, made_by: str | None = None
@@ -187,7 +193,7 @@ def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = Fa
         return RunFolder(folder.ref)
     redo = stages_to_redo(folder, config, ingredients)
     if redo and not amend:
-        raise RunChanged(_refusal(folder.ref, redo))
+        raise RunChanged(_refusal(folder, redo, ingredients))
     _write_record(folder, RunRecord(**{**asdict(folder.record), "ingredients": ingredients}), config)
     return RunFolder(folder.ref)
 
@@ -216,13 +222,19 @@ def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> No
     folder.storage.write_bytes(RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
 
 
-def _refusal(ref: RunRef, redo: list[Redo]) -> str:
+def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str]) -> str:
+    ref, before = folder.ref, folder.record.ingredients
+    other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
+    changed = f"  Other than before: {', '.join(other)}\n" if other else ""
+    of_address = kept_files(folder.config, {name: before[name] for name in other})
+    kept = f" (what an address held is kept: {', '.join(f'{ref.root}/{each}' for each in of_address)})"
     stages = "\n".join(
         f"    {each.at}: {each.rows} rows" + (f", up to {each.calls} calls" if each.calls else "") for each in redo
     )
     return (
         f"run {ref.name!r} in {ref.root!r} was made with another configuration, prompt file or input file.\n"
-        f"  Going on would redo:\n{stages}\n"
-        f"  Ways out: restore the old files and settings; or give the run a new name with --name (answers in the "
-        f"store are re-used); or add --amend, which keeps what still holds and redoes the list above."
+        f"{changed}  Going on would redo:\n{stages}\n"
+        f"  Ways out: restore the old files and settings{kept if of_address else ''}; or give the run a new name with "
+        f"--name (answers in the store are re-used); or add --amend, which keeps what still holds and redoes "
+        f"the list above."
     )

@@ -224,7 +224,7 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [StageAt("heldout"), StageAt("answer_heldout", at.round)],
             version=2,
         ),
-        Stage("benchmark_items", benchmark.items, benchmark.item_files, _none),
+        Stage("benchmark_items", benchmark.items, benchmark.item_files, _none, version=2),
         Stage(
             "benchmark_answers",
             benchmark.answers,
@@ -243,6 +243,7 @@ STAGES: dict[str, Stage] = {
             benchmark.scores,
             benchmark.score_files,
             lambda c, at: benchmark_inputs(at, "benchmark_answers", "benchmark_replies"),
+            version=2,
         ),
         Stage(
             "answer",

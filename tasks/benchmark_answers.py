@@ -78,7 +78,7 @@ def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     assert at.benchmark is not None
     assert at.model is not None
     check_benchmark_files(run, at.benchmark, [f"outputs.{at.model}"])
-    settings = run.config.evaluation.judged[at.benchmark]
+    settings = run.kept_config.evaluation.judged[at.benchmark]
     return given_answers(at.benchmark, at.model, settings, items_of(run, at.benchmark))
 
 

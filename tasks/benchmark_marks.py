@@ -38,7 +38,7 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
 
 def _harness(run: RunFolder, at: StageAt) -> Harness:
     assert at.benchmark is not None
-    settings = run.config.evaluation.asked[at.benchmark]
+    settings = run.kept_config.evaluation.asked[at.benchmark]
     assert isinstance(settings, LmEvalBenchmark)
     runtime = current(run)
     log = run.workplace.local(log_file("lm-eval"))

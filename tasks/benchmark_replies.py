@@ -82,10 +82,15 @@ def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object,
     if reply is not None and reply.retryable:
         return None
     found = game.reading if reply is None else reply.value
-    reason, raw = (game.reason, "") if reply is None else (reply.reason, reply.raw)
+    reason, raw = (game.reason, "") if reply is None else (reply.reason, _said(reply))
     if found is None:
         return (*game.place, None, None, "", "failed", reason, raw, judge)
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
+
+
+def _said(reply: Parsed[Reading]) -> str:
+    """The judge's last words, or its provider's where there was no reply."""
+    return reply.outcome.message if isinstance(reply.outcome, Failure) else reply.raw
 
 
 def _worked(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:

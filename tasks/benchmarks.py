@@ -25,8 +25,9 @@ _DIGITS = 12
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark; lm-evaluation-harness reads its own."""
     name = _name(at)
+    check_benchmark_files(run, name)
     judged = name in run.config.evaluation.judged
-    return Worked(judged_one(run.config, name).items() if judged else harness_questions(run, at))
+    return Worked(judged_one(run.kept_config, name).items() if judged else harness_questions(run, at))
 
 
 @read_once
@@ -42,7 +43,7 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
     exchanges = exchanges_of(items_of(run, name), answers)
-    scores = benchmark_of(run.config, name).scores(exchanges, judged_places(replies))
+    scores = benchmark_of(run.kept_config, name).scores(exchanges, judged_places(replies))
     judged = run.config.evaluation.judged.get(name)
     prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
     outputs = "" if at.model is None else f"{at.model}, from a file (SHA-256 {_digest(run, at)})"

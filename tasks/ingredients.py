@@ -1,32 +1,41 @@
 """What goes into a run beside its configuration, by digest: prompt files, input files, the backbone."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.config import FileHeldout, FilePool, RunConfig, benchmark_files
+from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
 from tapir_core.data.formats import read_content
-from tapir_core.errors import RunChanged
+from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.evaluation.benchmarks.baseline import baseline_student
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import RUN_RECORD, backbone_cache, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
-from tapir_core.storage import file_sha256, on_this_machine
+from tapir_core.storage import Storage, file_sha256, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
 __all__ = ["check_benchmark_files", "check_training_ingredients", "gather_files", "gather_ingredients"]
 
 
-def gather_ingredients(config: RunConfig) -> dict[str, str]:
+Say = Callable[[str], None]
+"""Tells the user what is going on, a line at a time."""
+
+
+def _quiet(_: str) -> None:
+    """Tells nobody: where a run is only looked at."""
+
+
+def gather_ingredients(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
     """Name → digest of every ingredient. Converts or fetches the backbone where it is not there yet.
 
     Raises:
         MissingPrerequisite: the backbone cannot be had.
         ConfigError: a prompt file is broken.
     """
-    return {**gather_files(config), "backbone": _backbone(config)}
+    return {**gather_files(config, say=say), "backbone": _backbone(config)}
 
 
 def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
@@ -46,46 +55,74 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
             )
 
 
-def check_benchmark_files(run: RunFolder, name: str, fields: Sequence[str]) -> None:
+def check_benchmark_files(run: RunFolder, name: str, fields: Iterable[str] | None = None) -> None:
     """Refuse to read files of a benchmark that are not those that the run was opened with.
 
-    Rows and figures made of them would stand under the old files' keys. ``fields`` name the files.
+    Rows and figures made of them would stand under the old files' keys. ``fields`` name the files; nothing: all.
 
     Raises:
         RunChanged: a file was edited since, or is another one on this machine.
         ConfigError: a file cannot be read.
     """
-    settings = run.config.evaluation.asked[name]
-    files = {"questions": settings.questions, **settings.files, **settings.output_files}
-    for field, path in ((field, files[field]) for field in fields):
-        if path and _sha256(path) != run.record.ingredients.get(f"file:{field}:{name}", ""):
+    files = benchmark_files(run.kept_config.evaluation.benchmarks[name])
+    for field, path in ((field, files[field]) for field in (files if fields is None else fields) if field in files):
+        if _sha256(path) != run.record.ingredients.get(file_ingredient(name, field), ""):
             raise RunChanged(
                 f"evaluation.benchmarks.{name}.{field}: {path!r} is not the file that run {run.ref.name!r} was opened "
                 "with; put that one back and give the same command again, or run it with --amend"
             )
 
 
-def gather_files(config: RunConfig) -> dict[str, str]:
+def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
     """Name → digest of every ingredient but the backbone, which may have to be fetched and takes long to read.
 
+    Files of benchmarks that are given by their address are fetched, and kept below the run root. Where an address
+    cannot be read, a run that was opened with it goes on with what is kept, and ``say`` is told.
+
     Raises:
-        ConfigError: a prompt file is broken, or a baseline's run has not answered.
+        ConfigError: a prompt file is broken, a baseline's run has not answered, or an address cannot be read.
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
         if isinstance(source, FilePool | FileHeldout):
             found[f"file:{name}"] = _sha256(source.path)
+    fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():
-        found[f"file:questions:{name}"] = _sha256(benchmark.questions)
+        for field, path in benchmark_files(benchmark).items():
+            if is_address(path) and path not in fetched:
+                fetched[path] = _fetch(config, name, field, path, say)
+            found[file_ingredient(name, field)] = fetched[path] if is_address(path) else _sha256(path)
     for name, asked in config.evaluation.asked.items():
-        files = {**asked.files, **asked.output_files}
-        found |= {f"file:{field}:{name}": _sha256(path) for field, path in files.items() if path}
         if (student := baseline_student(config, name)) is not None:
             found[f"run:baseline:{name}"] = student.digest
         found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items() if path}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found
+
+
+def _fetch(config: RunConfig, name: str, field: str, address: str, say: Say) -> str:
+    """Digest of what an address holds now, which is kept; of what the run was opened with, where it cannot be read."""
+    root = Storage(config.run.root)
+    try:
+        content = read_content(address)
+    except ConfigError as error:
+        held = _opened_with(config, name, field, address)
+        if held is None or not is_kept(root, address, held):
+            raise ConfigError(f"evaluation.benchmarks.{name}.{field}: {error}") from error
+        say(f"{error}. Going on with what was fetched before: {root.url}/{fetched_file(held, address)}")
+        return held
+    return keep_file(root, address, content)
+
+
+def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str | None:
+    """Digest of what the address held when the run was opened; nothing where it was not, or with another address."""
+    run = RunFolder(RunRef(config.run.root, config.run.name))
+    if not run.storage.exists(RUN_RECORD):
+        return None
+    benchmark = run.config.evaluation.benchmarks.get(name)
+    same = benchmark is not None and benchmark_files(benchmark).get(field) == address
+    return run.record.ingredients.get(file_ingredient(name, field)) if same else None
 
 
 def _backbone(config: RunConfig) -> str:

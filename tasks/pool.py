@@ -32,7 +32,7 @@ def heldout(run: RunFolder, _: StageAt) -> Worked:
 @stage_task("questions")
 def questions(run: RunFolder, _: StageAt) -> Worked:
     """Read the questions of the benchmarks."""
-    return Worked(read_questions(run.config.evaluation.benchmarks))
+    return Worked(read_questions(run.kept_config.evaluation.benchmarks))
 
 
 @stage_task("contaminated")

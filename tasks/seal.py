@@ -40,7 +40,8 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
         spent = calls.paid().get(OTHER_ROLES.get(at.name, at.name))
         raise BudgetReached(budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
     if at.benchmark is None:
-        # A benchmark has a limit of its own: above it there is no figure, and the run goes on.
+        # A benchmark has a limit of its own, and no decision reads it: above the limit there is no figure, the run goes
+        # on, and who started it is told at its end (`tapir_core.reporting.benchmarks.require_figures`).
         check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()

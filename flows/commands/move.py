@@ -9,9 +9,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
+from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.formats import count
-from tapir_core.run_copy import copy_run, remove_run
+from tapir_core.run_copy import copy_file, copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 
@@ -32,6 +33,7 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     with _unused(config):
         with _progress(console) as on_file:
+            _copy_kept(RunFolder(ref), root)
             done = copy_run(source, target, on_file=on_file)
         was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
         say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
@@ -41,6 +43,12 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     console.print(f"{ref.root} has it no more" if remove else f"the original stays in {ref.root}", highlight=False)
     if config.calls.store_url is None:
         say(f"its paid answers stay in the store of {ref.root}; `tapir store export` and `import` take them along")
+
+
+def _copy_kept(run: RunFolder, root: str) -> None:
+    """What the run's benchmarks read in place of addresses; other runs may share it, so it stays where it was, too."""
+    for path, sha256 in kept_files(run.config, run.record.ingredients).items():
+        copy_file(Storage(run.ref.root), Storage(root), path, sha256)
 
 
 def _unused(config: RunConfig) -> AbstractContextManager[object]:

@@ -10,6 +10,7 @@ from tapir_core.config.benchmarks import (
     MTBenchBenchmark,
     QuestionsOnly,
     VicunaBenchmark,
+    benchmark_files,
 )
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
@@ -91,4 +92,5 @@ __all__ = [
     "TrainingConfig",
     "VicunaBenchmark",
     "VllmEngine",
+    "benchmark_files",
 ]

@@ -53,7 +53,7 @@ class AskedBenchmark(Section):
     """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
 
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of judgments that may fail; above it there is no figure."""
+    """Share of judgments (`lm_eval`: of questions) that may fail, for want of an answer too; above it no figure."""
 
     @property
     def files(self) -> dict[str, str | None]:

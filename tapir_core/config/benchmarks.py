@@ -21,6 +21,7 @@ __all__ = [
     "MTBenchBenchmark",
     "QuestionsOnly",
     "VicunaBenchmark",
+    "benchmark_files",
 ]
 
 
@@ -224,3 +225,12 @@ BenchmarkConfig = Annotated[
     BeforeValidator(_with_type),
 ]
 """`type = "alpaca_eval"`, `"mt_bench"`, `"vicuna"` or `"lm_eval"`; without one, questions are only kept away from."""
+
+
+def benchmark_files(benchmark: BenchmarkConfig) -> dict[str, str]:
+    """Every file of a benchmark, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
+    files = {"questions": benchmark.questions}
+    if isinstance(benchmark, AskedBenchmark):
+        files |= {field: path for field, path in benchmark.files.items() if path}
+        files |= benchmark.output_files
+    return files

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
-from tapir_core.config.asked_benchmarks import AskedBenchmark
-from tapir_core.config.benchmarks import LmEvalBenchmark
+from tapir_core.config.benchmarks import LmEvalBenchmark, benchmark_files
 from tapir_core.config.curriculum import RandomShare, RoundConfig
 from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
@@ -86,11 +85,8 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     evaluation, engine = config.evaluation, config.student.engine
     for name, benchmark in evaluation.benchmarks.items():
-        files: dict[str, str | None] = {"questions": benchmark.questions}
-        if isinstance(benchmark, AskedBenchmark):
-            files |= {**benchmark.files, **benchmark.output_files}
-        for field, path in files.items():
-            if path is not None and "://" not in path and not Path(path).is_file():
+        for field, path in benchmark_files(benchmark).items():
+            if "://" not in path and not Path(path).is_file():
                 yield (
                     f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
                     "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"

@@ -19,6 +19,9 @@ from tapir_core.errors import ConfigError
 __all__ = ["BrokenRecord", "Record", "read_records"]
 
 ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+"""Longest wait for a web server to take a connection, and for its next bytes."""
+
 MARKS = ("instruction", "messages", "conversations")
 """Columns of which a CSV or Parquet file must have one."""
 
@@ -75,11 +78,14 @@ def read_content(path: str) -> bytes:
 
 
 def _read_remote(url: str) -> bytes:
-    import fsspec  # a local file needs none of it
+    import aiohttp  # a local file needs neither
+    import fsspec
 
+    patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
+    of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
     try:
-        with fsspec.open(url, "rb") as file:
-            content: bytes = file.read()
+        files, path = fsspec.url_to_fs(url, **of_http)
+        content: bytes = files.cat_file(path)
     except OSError:
         raise
     except Exception as exc:  # each file system of fsspec has errors of its own

@@ -57,4 +57,4 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
 def save_estimate(run: RunFolder) -> None:
     """Keep in the run's folder what is expected of it, for the report; what was expected first stays."""
     if not run.storage.exists(ESTIMATE):
-        run.storage.write_bytes(ESTIMATE, estimate_json(estimate_run(run.config, source=run.ref.name)).encode())
+        run.storage.write_bytes(ESTIMATE, estimate_json(estimate_run(run.kept_config, source=run.ref.name)).encode())

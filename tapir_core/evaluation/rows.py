@@ -7,10 +7,12 @@ from typing import Any, TypeVar
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
 
-__all__ = ["BadRowError", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
+__all__ = ["BadRowError", "answer_of", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
 
 _Row = TypeVar("_Row")
 _LISTED = 20
+_FAILED = "$ERROR$"
+"""What FastChat writes where a provider gave no answer."""
 
 
 class BadRowError(ValueError):
@@ -66,6 +68,17 @@ def text_of(fields: Mapping[str, Any], name: str) -> str:
     if not isinstance(found, str):
         raise BadRowError(f"{name} must be a text, got {found!r}")
     return encodable(found)
+
+
+def answer_of(found: Any, name: str) -> str | None:
+    """The answer that a field holds, `encodable`; nothing where it failed: `null`, or FastChat's mark of it.
+
+    Raises:
+        BadRowError: it is no text.
+    """
+    if found is not None and not isinstance(found, str):
+        raise BadRowError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
+    return None if found is None or found.strip() == _FAILED else encodable(found)
 
 
 def encodable(text: str) -> str:

@@ -40,6 +40,9 @@ MAX_FAILED_SHARE = 0.05
 ALL = "all"
 """Category of the whole, as in ``scores/``."""
 
+_JUDGMENTS = "judgments"
+"""What is counted, where the caller does not say."""
+
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
 
@@ -85,7 +88,7 @@ def mean_figure(
     *,
     clusters: Sequence[Hashable] | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
-    what: str = "judgments",
+    unit: str = _JUDGMENTS,
 ) -> Figure:
     """The mean of the values that did not fail.
 
@@ -94,11 +97,11 @@ def mean_figure(
         clusters: what each value belongs to where several are of one item (both turns of a question): the mean stays
             that of all values, the interval takes clusters as independent and not values.
         max_failed_share: above this share of None (0-1) there is no figure.
-        what: what failed, where it says so.
+        unit: what is counted, where it says how many failed.
     """
     kept = [value for value in values if value is not None]
     failed = len(values) - len(kept)
-    if why := _too_many(failed, len(values), max_failed_share, what):
+    if why := _too_many(failed, len(values), max_failed_share, unit):
         return Figure(Estimate(None, len(kept), why=why), failed)
     if clusters is None:
         return Figure(estimate_mean(kept), failed)
@@ -119,11 +122,16 @@ def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_
     return Figure(estimate_share(sum(kept), len(kept)), failed)
 
 
-def ratio_figure(pairs: Sequence[tuple[float, float] | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
-    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail."""
+def ratio_figure(
+    pairs: Sequence[tuple[float, float] | None],
+    *,
+    max_failed_share: float = MAX_FAILED_SHARE,
+    unit: str = _JUDGMENTS,
+) -> Figure:
+    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail; ``unit`` names the pairs."""
     kept = [pair for pair in pairs if pair is not None]
     failed = len(pairs) - len(kept)
-    if why := _too_many(failed, len(pairs), max_failed_share):
+    if why := _too_many(failed, len(pairs), max_failed_share, unit):
         return Figure(Estimate(None, len(kept), why=why), failed)
     return Figure(estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept]), failed)
 
@@ -164,7 +172,7 @@ def compare_paired(
     *,
     rng: random.Random,
     max_failed_share: float = MAX_FAILED_SHARE,
-    what: str = "judgments",
+    unit: str = _JUDGMENTS,
 ) -> PairedDifference:
     """Compare two students, item by item: difference with its t interval, p-value of a sign-flip test.
 
@@ -176,12 +184,12 @@ def compare_paired(
         second: item → value of the second student.
         rng: draws the signs (10,000 times).
         max_failed_share: above this share of failed items (0-1) there is no figure.
-        what: what failed, where it says so.
+        unit: what is counted, where it says how many failed.
     """
     items = sorted({*first, *second})
     pairs = [(first.get(item), second.get(item)) for item in items]
     differences = [None if one is None or other is None else one - other for one, other in pairs]
-    found = mean_figure(differences, max_failed_share=max_failed_share, what=what)
+    found = mean_figure(differences, max_failed_share=max_failed_share, unit=unit)
     if found.estimate.value is None:
         return PairedDifference(found.estimate, None, found.n_failed)
     kept = np.array([each for each in differences if each is not None])
@@ -199,7 +207,7 @@ def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _too_many(failed: int, n: int, max_share: float, what: str = "judgments") -> str:
+def _too_many(failed: int, n: int, max_share: float, unit: str = _JUDGMENTS) -> str:
     if not failed or failed / n <= max_share:
         return ""
-    return f"{failed} of {n} {what} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+    return f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"

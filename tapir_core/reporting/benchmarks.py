@@ -141,8 +141,12 @@ def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names
 
 
 def headlines_in_words(rows: pl.DataFrame) -> list[str]:
-    """The headlines of one student on one benchmark: what it is called, the figure, n."""
-    return [f"{metric_label(row['metric'])} {_cell(row)}, n = {row['n']}" for row in _headlines(rows)]
+    """The headlines of one student on one benchmark: what it is called, the figure, n; why, where there is none."""
+    return [
+        f"{metric_label(row['metric'])} {_cell(row)}, "
+        + (f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}")
+        for row in _headlines(rows)
+    ]
 
 
 def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
@@ -162,8 +166,8 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
             "the replies. Failures are stored: once the judge is mended, forget them with `tapir store prune --role "
             "benchmark --status KIND --yes` (the student's answers: `--role answer`), remove those folders and give "
-            "the same command again; or raise max_failed_share of [evaluation.benchmarks] and run the configuration "
-            "with --amend"
+            "the same command again; a baseline without answers needs a file that has them; or raise max_failed_share "
+            "of [evaluation.benchmarks] and run the configuration with --amend"
         )
 
 

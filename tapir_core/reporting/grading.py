@@ -67,7 +67,7 @@ def measure_gain(look: Look, before: int, after: int) -> Gain | None:
     if not all(marks):
         return None
     rng = derive_rng(look.run.config.run.seed, "gain", before, after)
-    return Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, what="instructions"))
+    return Gain(before, after, compare_paired(marks[1], marks[0], rng=rng, unit="instructions"))
 
 
 def marks_on_test(look: Look, number: int) -> dict[str, float | None]:

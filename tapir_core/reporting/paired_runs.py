@@ -88,7 +88,7 @@ def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator
         yield (
             *pair,
             "held-out",
-            *paired_cells("test accuracy, %", compare_paired(*marks, rng=rng, what="instructions")),
+            *paired_cells("test accuracy, %", compare_paired(*marks, rng=rng, unit="instructions")),
         )
 
 

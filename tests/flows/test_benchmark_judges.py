@@ -1,16 +1,22 @@
 """What judges of benchmarks do to figures: no log-probabilities, failures, biases, one judge in place of another."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.distill import distill
 from flows.evaluate import evaluate_students
-from tapir_core.calls.fakes import FakeProvider
+from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.reporting.benchmark_states import benchmark_states_table
 from tapir_core.reporting.benchmarks import benchmark_tables
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.summary import summarise
+from tapir_core.stages import benchmark_stages
 from tapir_core.standin.running import StandinServer
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, figures, judge, make_run
 
@@ -119,3 +125,68 @@ def test_judges_that_prefer_the_first_answer_come_to_half_in_both_orders_and_are
     for figure in (pairs["pair_position_gap"], reviews["review_position_gap"]):
         assert figure["value"] > 0
         assert figure["note"].startswith("position bias: favours the answer shown first")
+
+
+def gives_no_logprobs(call: RecordedCall) -> FakeReply:
+    """An annotator that refuses whoever asks for log-probabilities."""
+    if call.body.get("logprobs"):
+        return Status(400, {"error": {"message": "'logprobs' is not permitted for this model"}})
+    return Text("m")
+
+
+def annotator(provider: FakeProvider) -> dict[str, Any]:
+    return {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
+
+
+def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_with_the_remedy_which_helps(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    with FakeProvider(gives_no_logprobs) as provider:
+        refusing, mended = ({**ALPACA, "judge": annotator(provider), "top_logprobs": each} for each in (5, 0))
+        run = make_run(tmp_path, backbone, student, refusing=refusing, mended=mended)
+        evaluate_students(run.ref, [0], ["refusing", "mended"])
+    found = figures(run, "refusing")["win_rate"]
+    assert (found["value"], found["n_failed"] + found["n"]) == (None, QUESTIONS), "equal outputs are a draw"
+    said = (
+        f"failed: {found['n_failed']} questions: bad_request, \"HTTP 400: 'logprobs' is not permitted for this model\""
+    )
+    remedy = "set evaluation.benchmarks.refusing.top_logprobs = 0"
+    asked = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/asked", "--round", "0", "--benchmark", "refusing"])
+    [state] = [row for row in benchmark_states_table(Look(run)).rows if row[0] == "refusing"]
+    for told in (found["note"], str(asked.exception), state[-1]):
+        assert said in told
+        assert remedy in told
+    assert (figures(run, "mended")["win_rate"]["note"], figures(run, "mended")["win_rate"]["n"]) == (
+        "by parsed choices",
+        QUESTIONS,
+    )
+
+
+def toml(value: Any) -> str:
+    """A value in TOML; what is nothing is left out."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'"{name}" = {toml(each)}' for name, each in value.items() if each is not None) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value)
+
+
+def test_a_run_whose_benchmark_has_no_figure_goes_to_its_end_and_says_so_with_the_code_of_too_much_missing(
+    tmp_path: Path, backbone: Path, student: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")  # TOML has no word for nothing, so the file cannot say "none"
+    with FakeProvider(gives_no_logprobs) as provider:
+        run = make_run(tmp_path, backbone, student, each_round=["ae"], ae={**ALPACA, "judge": annotator(provider)})
+        for number in (-1, 0, 1, 2):
+            for at in benchmark_stages("ae", number):
+                run.storage.remove(at.folder)
+        distill(run.ref)
+        assert summarise(run).done
+        config = tmp_path / "asked.toml"
+        config.write_text(
+            "".join(f"{name} = {toml(each)}\n" for name, each in run.config.model_dump(mode="json").items())
+        )
+        done = CliRunner().invoke(app, ["run", str(config)])
+    assert done.exception.exit_code == 4, done.output  # type: ignore[union-attr]  # every error of ours has one
+    assert "no figure, since failures are no random sample: backbone, ae: " in str(done.exception)
+    assert "Report: " in done.stdout

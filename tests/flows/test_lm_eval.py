@@ -106,7 +106,8 @@ def test_the_harness_marks_what_the_student_answers_and_nothing_is_asked_twice(
     assert list(found) == ["exact", "words"]
     assert (found["exact"]["value"], found["exact"]["n"], found["exact"]["n_failed"]) == (50, 20, 0)
     assert found["exact"]["low"] < 50 < found["exact"]["high"]
-    assert (found["words"]["value"], found["words"]["n"]) == (pytest.approx(100 * 20 / 30), 30)
+    assert (found["words"]["value"], found["words"]["n"]) == (pytest.approx(100 * 20 / 30), 20)
+    assert found["words"]["note"] == "mean of 30 marks; n counts questions"
     assert {row["judge"] for row in found.values()} == {"lm-evaluation-harness 0.0-fake"}
     # The task would draw answers in another way than the configuration says, and a reader is told.
     assert found["exact"]["prompt_version"] == "numbers 1.0 (its own sampling: temperature 0, 64 tokens)"
@@ -137,7 +138,7 @@ def test_answers_that_failed_are_in_no_figure_and_above_the_share_there_is_none(
     evaluate_students(run.ref, [0], ["ex"])
     assert {each: (row["n"], row["n_failed"]) for each, row in figures(run).items()} == {
         "exact": (18, 2),
-        "words": (27, 2),
+        "words": (18, 2),
     }
     assert figures(run)["exact"]["value"] == 50
     student.script.script = lambda call: Status(400, {"error": {"message": "no", "code": "content_filter"}})
@@ -147,7 +148,7 @@ def test_answers_that_failed_are_in_no_figure_and_above_the_share_there_is_none(
     assert (found["value"], found["n_failed"]) == (None, 20)
     asked = CliRunner().invoke(app, ["evaluate", f"{nothing.ref.root}/asked", "--round", "0", "--benchmark", "ex"])
     assert asked.exception.exit_code == 4  # type: ignore[union-attr]  # every error of ours has one
-    assert "20 of 20 judgments failed" in str(asked.exception)
+    assert "20 of 20 questions failed" in str(asked.exception)
 
 
 def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path, student: FakeProvider) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.alpaca_eval.length_control import Anchors, join_anchors, make_anchors
 from tapir_core.evaluation.alpaca_eval.preference import Annotation, kept_preference
-from tapir_core.evaluation.rows import BadRowError, parse_rows, read_rows, read_text, text_of
+from tapir_core.evaluation.rows import BadRowError, answer_of, parse_rows, read_rows, read_text, text_of
 
 __all__ = ["read_anchors", "read_annotations", "read_difficulty", "read_outputs"]
 
@@ -44,13 +44,28 @@ def read_annotations(path: str) -> list[Annotation]:
     return [annotation for _, annotation in judged]
 
 
-def read_outputs(path: str) -> dict[str, str]:
+def read_outputs(path: str) -> dict[str, str | None]:
     """Instruction → output of one model: a JSON list or JSON lines with ``instruction`` and ``output``.
 
+    An output that failed (`null` or ``$ERROR$``) is nothing.
+
     Raises:
-        ConfigError: the file cannot be read, or has a row that is no output.
+        ConfigError: the file cannot be read, has a row that is no output, or different outputs to one instruction.
     """
-    return dict(read_rows(path, lambda fields: (text_of(fields, "instruction"), text_of(fields, "output")), "output"))
+    found: dict[str, str | None] = {}
+    twice = {}
+    for instruction, output in read_rows(path, _output, "output"):
+        if found.setdefault(instruction, output) != output:
+            twice[instruction] = (found[instruction], output)
+    if twice:
+        shown = [
+            f"{_begin(instruction)}: {_begin(first)} and {_begin(second)}"
+            for instruction, (first, second) in list(twice.items())[:_LISTED]
+        ]
+        raise ConfigError(
+            f"{path!r} has different outputs to {len(twice)} of its instructions ({'; '.join(shown)}); keep one of each"
+        )
+    return found
 
 
 def read_difficulty(path: str) -> list[float]:
@@ -90,6 +105,16 @@ def read_anchors(path: str, difficulty: list[float]) -> Anchors:
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
     return join_anchors([make_anchors(judged, difficulty) for judged in models.values()])
+
+
+def _output(fields: Mapping[str, Any]) -> tuple[str, str | None]:
+    if "output" not in fields:
+        raise BadRowError(f"no output (found {', '.join(map(str, fields)) or 'nothing'})")
+    return text_of(fields, "instruction"), answer_of(fields["output"], "output")
+
+
+def _begin(text: str | None) -> str:
+    return "none" if text is None else repr(text[:60])
 
 
 def _read_standardised(text: str, path: str) -> Anchors:

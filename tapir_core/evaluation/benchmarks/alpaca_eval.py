@@ -26,8 +26,11 @@ from tapir_core.evaluation.alpaca_eval import (
 )
 from tapir_core.evaluation.alpaca_eval.length_control import join_anchors
 from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW
-from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
+from tapir_core.evaluation.benchmarks.baseline import BaselineStudent, check_baseline
+from tapir_core.evaluation.benchmarks.failures import Failures
 from tapir_core.evaluation.benchmarks.types import (
+    NO_ANSWER,
+    NO_BASELINE,
     Exchange,
     Game,
     ItemValues,
@@ -57,7 +60,6 @@ __all__ = ["AlpacaEval"]
 _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
-_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +72,18 @@ class AlpacaEval:
     """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
-        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`)."""
+        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`).
+
+        An output that the baseline lacks is nothing, and its question counts as failed.
+        """
         where, baseline = f"evaluation.benchmarks.{self.name}", self._baseline()
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
-        if lacking := [text for text, _ in asked if text not in baseline]:
-            shown = "; ".join(f"{text[:60]!r}" for text in lacking[:_LISTED])
-            raise ConfigError(
-                f"{where}.baseline: {self._whose} has no output to {len(lacking)} of {len(asked)} questions ({shown}); "
-                "give the outputs to the same instructions"
-            )
+        texts = [text for text, _ in asked]
+        check_baseline(f"{where}.baseline", self._whose, texts, [text for text in texts if baseline.get(text) is None])
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
@@ -90,7 +91,7 @@ class AlpacaEval:
                 "same questions, in their order"
             )
         return items_table(
-            (str(number), category, 1, text, None, baseline[text])
+            (str(number), category, 1, text, None, baseline.get(text))
             for number, (text, category) in enumerate(asked, start=1)
         )
 
@@ -101,9 +102,9 @@ class AlpacaEval:
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
         [turn] = exchange.turns
-        assert turn.baseline is not None
-        if turn.response is None:
-            return [failed(exchange, 1, _MODE, "single", "there is no answer")]
+        if turn.response is None or turn.baseline is None:
+            lacking = NO_ANSWER if turn.response is None else NO_BASELINE
+            return [failed(exchange, 1, _MODE, "single", lacking)]
         pair = Comparison(turn.question, turn.response, turn.baseline)
         order: Order = "model_first" if pair.switched else "baseline_first"
         if pair.is_draw:
@@ -132,7 +133,12 @@ class AlpacaEval:
         figures = measure_annotations(rows, tables, max_failed_share=limit)
         rates, whole = figures.rates, figures.rates.win_rate
         note = f"by {_sources(judged)}"
-        scores = [score("win_rate", whole, note=note), score("discrete_win_rate", rates.discrete, note=note)]
+        told = Failures(f"evaluation.benchmarks.{self.name}", self._whose, self.settings.logprobs_asked)
+        failures = told.in_words(judged)
+        scores = [
+            score("win_rate", whole, note=note, failures=failures),
+            score("discrete_win_rate", rates.discrete, note=note),
+        ]
         if tables is not None:
             doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
             scores.append(score("length_controlled_win_rate", _like(whole, figures.controlled), note=doubt))
@@ -163,8 +169,8 @@ class AlpacaEval:
     def _whose(self) -> str:
         return repr(self.settings.baseline_file) if self.against is None else self.against.student
 
-    def _baseline(self) -> dict[str, str]:
-        """Instruction → the baseline's output."""
+    def _baseline(self) -> dict[str, str | None]:
+        """Instruction → the baseline's output, which is nothing where it failed."""
         if self.against is not None:
             return self.against.outputs()
         return read_outputs(self.settings.baseline_file or "")
@@ -191,11 +197,13 @@ def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:
 
 def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) -> Annotation:
     [turn] = exchange.turns
-    assert turn.baseline is not None
     found, order = judged.get(exchange.question_id, (Judged(), "single"))
     # An output that is not there has no length. Its row has to stay, since difficulty goes by place: taken as equal.
-    chars = len(turn.baseline if turn.response is None else turn.response)
-    return Annotation(found.value, chars, len(turn.baseline), None if order == "single" else order == "model_first")
+    own, other = turn.response, turn.baseline
+    chars, baseline_chars = (
+        len(text or "") for text in (other if own is None else own, own if other is None else other)
+    )
+    return Annotation(found.value, chars, baseline_chars, None if order == "single" else order == "model_first")
 
 
 def _sources(judged: Mapping[Place, Judged]) -> str:

@@ -19,10 +19,11 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.text import digest
 
-__all__ = ["BaselineStudent", "baseline_student"]
+__all__ = ["BaselineStudent", "baseline_student", "check_baseline"]
 
 _DIGITS = 12
 """Of a configuration's digest, in a figure's record."""
+_LISTED = 5
 
 
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":
@@ -67,23 +68,24 @@ class BaselineStudent:
         """
         return digest([each.digest for each in self._held])
 
-    def outputs(self) -> dict[str, str]:
-        """Question → answer to its first turn; one that has no answer is left out.
+    def outputs(self) -> dict[str, str | None]:
+        """Question → answer to its first turn; nothing where it failed.
 
         Raises:
             ConfigError: as `digest`.
         """
-        rows = self._rows().filter(turn=1).drop_nulls("response")
+        rows = self._rows().filter(turn=1)
         return dict(rows.select("question", "response").iter_rows())
 
-    def answers(self, questions: Sequence[Question]) -> dict[str, tuple[str, ...]]:
+    def answers(self, questions: Sequence[Question]) -> dict[str, tuple[str | None, ...]]:
         """Question id → an answer to each turn, of ``questions`` that were asked there in the same words.
+
+        An answer that failed is nothing, and so are those to the turns after it.
 
         Raises:
             ConfigError: as `digest`.
         """
-        rows = self._rows().drop_nulls("response")
-        given = {(name, turn, text): answer for name, turn, text, answer in rows.iter_rows()}
+        given = {(name, turn, text): answer for name, turn, text, answer in self._rows().iter_rows()}
         found = {}
         for each in questions:
             places = [(each.question, turn, text) for turn, text in enumerate(each.turns, start=1)]
@@ -92,11 +94,12 @@ class BaselineStudent:
         return found
 
     def _rows(self) -> pl.DataFrame:
-        """question_id, turn, question, response; a row a turn."""
+        """question_id, turn, question, response (nothing where it failed); a row a turn."""
         items, answers = self._places
         assert self._held
         asked, given = self.run.rows(items), self.run.rows(answers)
-        return asked.join(given, on=["question_id", "turn"]).select("question_id", "turn", "question", "response")
+        joined = asked.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
+        return joined.select("question_id", "turn", "question", "response")
 
     @property
     def _places(self) -> tuple[StageAt, StageAt]:
@@ -123,3 +126,17 @@ class BaselineStudent:
                 f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"
             )
         return [each for each in held if each is not None]
+
+
+def check_baseline(field: str, whose: str, questions: Sequence[str], lacking: Sequence[str]) -> None:
+    """A baseline answers some of the questions; those that it lacks (``lacking``) have failed, and are counted.
+
+    Raises:
+        ConfigError: it answers none of them, and so is one of another benchmark.
+    """
+    if len(lacking) == len(questions):
+        shown = "; ".join(repr(text[:60]) for text in questions[:_LISTED])
+        raise ConfigError(
+            f"{field}: {whose} answers none of the {len(questions)} questions ({shown}; …); give the answers to the "
+            "same questions"
+        )

@@ -2,16 +2,18 @@
 
 The marks are the harness's own (`tasks/engines/lm_eval.py` runs it), each a share, 0-1; a question has one or several
 in a metric. Here they are averaged as everywhere: never without n, the number that failed and an interval. Means are
-those of the harness. Departure: its standard errors take the marks of one question as independent where it has any for
-such a metric; here questions are.
+those of the harness, over all marks; n, what failed and its share count questions. Departure: its standard errors
+take the marks of one question as independent where it has any for such a metric; here questions are.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from tapir_core.config import LmEvalBenchmark, Sampling
+from tapir_core.evaluation.benchmarks.failures import Failures
 from tapir_core.evaluation.benchmarks.types import (
     REPLIES,
     Exchange,
@@ -24,7 +26,7 @@ from tapir_core.evaluation.benchmarks.types import (
     mean_value,
     score,
 )
-from tapir_core.evaluation.statistics import ALL, mean_figure
+from tapir_core.evaluation.statistics import ALL, ratio_figure
 
 __all__ = ["UNKNOWN", "HarnessTask", "LmEval", "lm_eval_items", "lm_eval_replies"]
 
@@ -71,12 +73,16 @@ class LmEval:
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Score]:
         """A mean of each metric, in per cent, in the order of the harness: the first one is the headline."""
         limit = self.settings.max_failed_share
-        found = []
+        found: list[Score] = []
         for metric, marks in _by_metric(exchanges, judged).items():
-            pairs = [(question, value) for question, values in marks.items() for value in values]
-            questions = [question for question, _ in pairs] if len(pairs) > len(marks) else None
-            mean = mean_figure([value for _, value in pairs], clusters=questions, max_failed_share=limit)
-            found.append(score(metric, in_percent(mean), ALL))
+            sums = [_sum(values) for values in marks.values()]
+            mean = ratio_figure(sums, max_failed_share=limit, unit="questions")
+            several = (
+                f"mean of {sum(len(values) for values in marks.values() if _sum(values))} marks; n counts questions"
+            )
+            note = several if any(len(values) > 1 for values in marks.values()) else ""
+            failures = "" if found else Failures().in_words(judged, metric)
+            found.append(score(metric, in_percent(mean), ALL, note, failures))
         return found
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> dict[str, ItemValues]:
@@ -122,6 +128,12 @@ def _by_metric(
         found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
     asked = [each.question_id for each in exchanges]
     return {metric: {each: marks.get(each, [None]) for each in asked} for metric, marks in found.items()}
+
+
+def _sum(marks: Sequence[float | None]) -> tuple[float, int] | None:
+    """A question's marks together, and how many they are; None where one failed."""
+    kept = [mark for mark in marks if mark is not None]
+    return (math.fsum(kept), len(kept)) if len(kept) == len(marks) else None
 
 
 def _percent(share: float | None) -> float | None:

@@ -12,8 +12,11 @@ import polars as pl
 
 from tapir_core.config import FastChatBenchmark, MTBenchBenchmark, Sampling
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
+from tapir_core.evaluation.benchmarks.baseline import BaselineStudent, check_baseline
+from tapir_core.evaluation.benchmarks.failures import Failures
 from tapir_core.evaluation.benchmarks.types import (
+    NO_ANSWER,
+    NO_BASELINE,
     Exchange,
     Game,
     ItemValues,
@@ -45,7 +48,7 @@ from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
 
-__all__ = ["MTBench", "check_answers", "read_baseline"]
+__all__ = ["MTBench", "baseline_name", "read_baseline"]
 
 _SINGLE, _PAIR = "single", "pairwise"
 _PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
@@ -69,7 +72,10 @@ class MTBench:
     """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
-        """All turns, with references in the categories that have them, and with a baseline's answers for pairs."""
+        """All turns, with references in the categories that have them, and with a baseline's answers for pairs.
+
+        An answer that the baseline lacks is nothing, and its pairs count as failed.
+        """
         where, settings = f"evaluation.benchmarks.{self.name}", self.settings
         questions = read_questions(settings.questions)
         if long := [each.question for each in questions if len(each.turns) > 2]:
@@ -79,14 +85,12 @@ class MTBench:
             check_references(questions, references)
         except ConfigError as exc:
             raise ConfigError(f"{where}.references: {exc}") from exc
-        baseline = {} if settings.baseline is None else read_baseline(settings, self.against, questions)
-        if _PAIR in settings.modes:
-            check_answers(f"{where}.baseline", questions, baseline)
+        baseline = read_baseline(where, settings, self.against, questions) if _PAIR in settings.modes else {}
         return items_table(
             (
                 *(each.question, each.category, turn + 1, text),
                 references[each.question][turn] if needs_reference(each.category) else None,
-                baseline[each.question][turn] if _PAIR in settings.modes else None,
+                baseline[each.question][turn] if baseline else None,
             )
             for each in questions
             for turn, text in enumerate(each.turns)
@@ -145,26 +149,31 @@ class MTBench:
             Rating(each.question_id, each.category, turn, _value(judged, each, turn, _SINGLE, "single"))
             for each, turn in _turns(exchanges)
         ]
-        limit = self.settings.max_failed_share
+        limit, failures = self.settings.max_failed_share, self._failures(judged, _SINGLE)
         for category, figures in by_category(
             ratings, lambda rows: measure_ratings(rows, max_failed_share=limit)
         ).items():
-            yield score("rating", figures.average, category)
+            yield score("rating", figures.average, category, failures=failures if category == ALL else "")
             yield score("rating_turn_1", figures.turn_1, category)
             yield score("rating_turn_2", figures.turn_2, category)
 
     def _pairs(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> Iterator[Score]:
         pairs = self._paired(exchanges, judged)
-        limit = self.settings.max_failed_share
+        limit, failures = self.settings.max_failed_share, self._failures(judged, _PAIR)
         for category, figures in by_category(pairs, lambda rows: measure_pairs(rows, max_failed_share=limit)).items():
             outcomes = figures.outcomes
             counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
-            yield score("pair_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts)
+            told = failures if category == ALL else ""
+            yield score("pair_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts, told)
             yield score("pair_win_rate", in_percent(outcomes.win_rate), category)
             yield score("pair_loss_rate", in_percent(outcomes.loss_rate), category)
             if category == ALL:
                 note = position_note(figures.favoured)
                 yield score("pair_position_gap", in_percent(figures.order_gap), category, note)
+
+    def _failures(self, judged: Mapping[Place, Judged], mode: str) -> str:
+        whose = baseline_name(self.settings, self.against)
+        return Failures(f"evaluation.benchmarks.{self.name}", whose).in_words(judged, mode)
 
     def _paired(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judged]) -> list[Pair]:
         pairs = []
@@ -177,7 +186,9 @@ class MTBench:
     def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
         shown = exchange.turns[:turn]
         if any(each.response is None for each in shown):
-            return failed(exchange, turn, mode, order, "there is no answer")
+            return failed(exchange, turn, mode, order, NO_ANSWER)
+        if mode == _PAIR and any(each.baseline is None for each in shown):
+            return failed(exchange, turn, mode, order, NO_BASELINE)
         sections: dict[str, str | None] = {}
         for each, (question, prefix) in zip(shown, (("question", ""), ("follow_up", "follow_up_")), strict=False):
             sections |= {question: each.question, f"{prefix}reference": each.reference}
@@ -192,26 +203,29 @@ class MTBench:
 
 
 def read_baseline(
-    settings: FastChatBenchmark, against: BaselineStudent | None, questions: Sequence[Question]
-) -> Mapping[str, Sequence[str]]:
-    """Question id → the baseline's answers: of its file, or of the student of another run to ``questions``.
+    where: str, settings: FastChatBenchmark, against: BaselineStudent | None, questions: Sequence[Question]
+) -> dict[str, tuple[str | None, ...]]:
+    """Question id → the baseline's answer to each turn, of its file or of the student of another run.
+
+    An answer that it lacks, or that failed, is nothing. ``where`` is the benchmark's place in the configuration.
 
     Raises:
-        ConfigError: the file cannot be read, or the student has not answered.
+        ConfigError: the file cannot be read, the student has not answered, or none of ``questions`` is answered in
+            all turns.
     """
-    return read_answers(settings.baseline_file or "") if against is None else against.answers(questions)
+    answers = read_answers(settings.baseline_file or "") if against is None else against.answers(questions)
+    padded = {
+        each.question: (*answers.get(each.question, ()), *[None] * len(each.turns))[: len(each.turns)]
+        for each in questions
+    }
+    lacking = [each.question for each in questions if None in padded[each.question]]
+    check_baseline(f"{where}.baseline", baseline_name(settings, against), list(padded), lacking)
+    return padded
 
 
-def check_answers(field: str, questions: Sequence[Question], answers: Mapping[str, Sequence[str]]) -> None:
-    """Every question has an answer to each turn.
-
-    Raises:
-        ConfigError: some have none; all are named.
-    """
-    if lacking := [each.question for each in questions if len(answers.get(each.question, ())) < len(each.turns)]:
-        raise ConfigError(
-            f"{field}: no answer to question {', '.join(lacking)}; give the answers to the same questions"
-        )
+def baseline_name(settings: FastChatBenchmark, against: BaselineStudent | None) -> str:
+    """Whose answers the baseline's are, in words."""
+    return repr(settings.baseline_file) if against is None else against.student
 
 
 def _harmless(text: str) -> str:

@@ -19,8 +19,6 @@ __all__ = ["GIVEN", "NOT_GIVEN", "given_answers"]
 GIVEN, NOT_GIVEN = "given", "failed:not_given"
 """``finish_reason`` of an answer that the file has, and of one that it lacks."""
 
-_FAILED = "$ERROR$"
-"""What FastChat writes where a provider gave no answer."""
 _LISTED = 5
 
 
@@ -45,7 +43,7 @@ def given_answers(name: str, model: str, settings: JudgedBenchmark, items: pl.Da
             "those of one"
         )
     asked = items.select("question_id", "turn").rows()
-    lacking = {question for question, turn in asked if (question, turn) not in found}
+    lacking = {question for question, turn in asked if found.get((question, turn)) is None}
     if lacking.issuperset(items["question_id"]):
         shown = "; ".join(repr(text[:60]) for text in items["question"].head(_LISTED))
         raise ConfigError(
@@ -55,17 +53,17 @@ def given_answers(name: str, model: str, settings: JudgedBenchmark, items: pl.Da
     rows = []
     for place in asked:
         text = found.get(place)
-        rows.append((*place, None, NOT_GIVEN) if text is None or text == _FAILED else (*place, text, GIVEN))
+        rows.append((*place, None, NOT_GIVEN) if text is None else (*place, text, GIVEN))
     schema = {"question_id": pl.String, "turn": pl.Int64, "response": pl.String, "finish_reason": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _answers(settings: JudgedBenchmark, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str]:
-    """Question and turn → answer."""
+def _answers(settings: JudgedBenchmark, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
+    """Question and turn → answer; nothing where it failed."""
     if isinstance(settings, AlpacaEvalBenchmark):
         outputs = read_outputs(path)
         asked = items.select("question_id", "turn", "question").rows()
-        return {(question, turn): outputs[text] for question, turn, text in asked if text in outputs}
+        return {(question, turn): outputs.get(text) for question, turn, text in asked}
     answers = read_answers(path)
     return {(question, turn): text for question, turns in answers.items() for turn, text in enumerate(turns, start=1)}
 

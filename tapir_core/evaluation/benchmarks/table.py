@@ -44,7 +44,8 @@ def score_rows(
 def judged_places(replies: pl.DataFrame) -> dict[Place, Judged]:
     """The judgments of a benchmark's ``replies/``."""
     places = replies.select("question_id", "turn", "mode", "order").rows()
-    values = replies.select("value", "baseline_value", "how").rows()
+    said = pl.when(status="failed").then("raw").otherwise(pl.lit("")).alias("said")
+    values = replies.select("value", "baseline_value", "how", "reason", said).rows()
     return {place: Judged(*found) for place, found in zip(places, values, strict=True)}
 
 

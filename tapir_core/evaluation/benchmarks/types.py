@@ -19,6 +19,8 @@ from tapir_core.replies import Unparsed
 
 __all__ = [
     "ITEMS",
+    "NO_ANSWER",
+    "NO_BASELINE",
     "REPLIES",
     "SCORES",
     "Benchmark",
@@ -53,7 +55,10 @@ ITEMS = pl.Schema(
         "baseline": pl.String(),
     }
 )
-"""One row a question and turn, in the order of the file; a reference and the baseline's answer where it has them."""
+"""One row a question and turn, in the order of the file; a reference where it has one.
+
+The baseline's answer is nothing where there is none to compare with, or it has failed.
+"""
 
 REPLIES = pl.Schema(
     {
@@ -79,6 +84,9 @@ SCORES = pl.Schema(
     }
 )
 """One row a figure and category of one student."""
+
+NO_ANSWER, NO_BASELINE = "there is no answer", "the baseline has no answer"
+"""Why a judgment has failed that nobody can be asked for: whose answer is not there."""
 
 Order = Literal["model_first", "baseline_first", "single"]
 
@@ -151,6 +159,10 @@ class Judged:
     value: float | None = None
     baseline_value: float | None = None
     how: str = ""
+    reason: str = ""
+    """Why it failed; empty where it did not, or nobody wrote it down."""
+    said: str = ""
+    """What the judge, or its provider, said when it failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +242,12 @@ def settled(exchange: Exchange, turn: int, mode: str, order: Order, reading: Rea
     return Game(exchange.question_id, exchange.category, turn, mode, order, None, reading=reading)
 
 
-def score(metric: str, found: Figure, category: str = ALL, note: str = "") -> Score:
-    """A figure as a row; what it says of itself stands behind ``note``, which says nothing where there is no figure."""
-    told = (note if found.estimate.value is not None else "", found.estimate.why)
+def score(metric: str, found: Figure, category: str = ALL, note: str = "", failures: str = "") -> Score:
+    """A figure as a row; what it says of itself stands behind ``note``, which says nothing where there is no figure.
+
+    Last come the ``failures``, in words.
+    """
+    told = (note if found.estimate.value is not None else "", found.estimate.why, failures)
     return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, told)))
 
 

@@ -10,8 +10,11 @@ import polars as pl
 
 from tapir_core.config import Sampling, VicunaBenchmark
 from tapir_core.evaluation.benchmarks.baseline import BaselineStudent
-from tapir_core.evaluation.benchmarks.mt_bench import check_answers, read_baseline
+from tapir_core.evaluation.benchmarks.failures import Failures
+from tapir_core.evaluation.benchmarks.mt_bench import baseline_name, read_baseline
 from tapir_core.evaluation.benchmarks.types import (
+    NO_ANSWER,
+    NO_BASELINE,
     Exchange,
     Game,
     ItemValues,
@@ -57,10 +60,9 @@ class Vicuna:
     """The student of another run, where the baseline is no file."""
 
     def items(self) -> pl.DataFrame:
-        """The questions, one turn each, with the baseline's answers."""
+        """The questions, one turn each, with the baseline's answers; one that it lacks is nothing, and has failed."""
         questions = [replace(each, turns=each.turns[:1]) for each in read_questions(self.settings.questions)]
-        baseline = read_baseline(self.settings, self.against, questions)
-        check_answers(f"evaluation.benchmarks.{self.name}.baseline", questions, baseline)
+        baseline = read_baseline(f"evaluation.benchmarks.{self.name}", self.settings, self.against, questions)
         return items_table(
             (each.question, each.category, 1, each.turns[0], None, baseline[each.question][0]) for each in questions
         )
@@ -101,24 +103,26 @@ class Vicuna:
             for each in exchanges
             for order in _ORDERS[self.settings.orders]
         ]
-        limit = self.settings.max_failed_share
+        limit, whose = self.settings.max_failed_share, baseline_name(self.settings, self.against)
+        failures = Failures(f"evaluation.benchmarks.{self.name}", whose).in_words(judged)
         for category, figures in by_category(
             reviews, lambda rows: measure_reviews(rows, max_failed_share=limit)
         ).items():
             sums = f"sum of scores {figures.model_sum:.1f} to {figures.baseline_sum:.1f}"
             outcomes = figures.outcomes
             counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
-            yield score("relative_quality", in_percent(figures.relative), category, sums)
+            told = failures if category == ALL else ""
+            yield score("relative_quality", in_percent(figures.relative), category, sums, told)
             yield score("review_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts)
             if category == ALL and self.settings.orders == "both":
                 yield score("review_position_gap", figures.order_gap, category, position_note(figures.favoured))
 
     def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
         [turn] = exchange.turns
-        if turn.response is None:
-            return failed(exchange, 1, _MODE, order, "there is no answer")
+        if turn.response is None or turn.baseline is None:
+            return failed(exchange, 1, _MODE, order, NO_ANSWER if turn.response is None else NO_BASELINE)
         both = (turn.response, turn.baseline) if order == "model_first" else (turn.baseline, turn.response)
-        first, second = (neutralise(text or "", _TAGS) for text in both)
+        first, second = (neutralise(text, _TAGS) for text in both)
         text = prompt.render(
             kind=request_kind(exchange.category),
             question=neutralise(turn.question, _TAGS),

@@ -29,6 +29,8 @@ def test_the_first_choice_of_an_answer_counts(tmp_path: Path) -> None:
     choices = [{"index": 0, "turns": ["3", "6"]}, {"index": 1, "turns": ["4", "7"]}]
     path = write(tmp_path / "gpt-4.jsonl", {"question_id": 2, "model_id": "m", "choices": choices})
     assert read_answers(path) == {"2": ("3", "6")}
+    of_2023 = write(tmp_path / "answer.jsonl", {"question_id": 3, "text": "Yes.", "model_id": "m"})
+    assert read_answers(of_2023) == {"3": ("Yes.",)}
 
 
 @pytest.mark.parametrize(

@@ -42,22 +42,48 @@ def lacking(path: str, tmp_path: Path) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize(
-    ("settings", "field", "said"),
-    [
-        (ALPACA, "baseline", "mine.baseline: .* has no output to 1 of 20 questions"),
-        (MT_BENCH, "baseline", "mine.baseline: no answer to question 20"),
-        (MT_BENCH, "references", "mine.references: no reference answer to question 14"),
-        (VICUNA, "baseline", "mine.baseline: no answer to question 20"),
-    ],
-    ids=str,
-)
-def test_a_file_that_lacks_what_another_asks_for_is_refused_before_anybody_is_asked(
-    tmp_path: Path, settings: dict[str, Any], field: str, said: str
-) -> None:
-    short = {**settings, field: lacking(settings[field], tmp_path)}
-    with pytest.raises(ConfigError, match=said):
+def test_a_reference_that_lacks_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    short = {**MT_BENCH, "references": lacking(MT_BENCH["references"], tmp_path)}
+    with pytest.raises(ConfigError, match=r"mine\.references: no reference answer to question 14"):
         benchmark_of(configured(tmp_path, **short), "mine").items()
+
+
+@pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
+def test_an_answer_that_the_baseline_lacks_is_none_and_a_baseline_without_any_is_refused(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    short = {**settings, "baseline": lacking(settings["baseline"], tmp_path)}
+    items = benchmark_of(configured(tmp_path, **short), "mine").items()
+    assert set(items.filter(pl.col("baseline").is_null())["question_id"]) == {"20"}
+    (tmp_path / "other").write_text(
+        json.dumps(
+            [{"question_id": 900, "choices": [{"turns": ["x", "y"]}], "instruction": "Never asked", "output": "x"}]
+        )
+    )
+    other = {**settings, "baseline": str(tmp_path / "other")}
+    with pytest.raises(ConfigError, match=r"mine\.baseline: '.*other' answers none of the 20 questions"):
+        benchmark_of(configured(tmp_path, **other), "mine").items()
+
+
+@pytest.mark.parametrize("failed", ["$ERROR$", " $ERROR$\n", None])
+@pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
+def test_a_baselines_answer_that_failed_is_no_text_to_be_judged(
+    tmp_path: Path, settings: dict[str, Any], failed: str | None
+) -> None:
+    """As an answer it would be a gift to every student."""
+    baseline = with_first_row(settings["baseline"], tmp_path, output=failed, choices=[{"turns": ["7", failed]}])
+    if settings is VICUNA:
+        baseline = with_first_row(settings["baseline"], tmp_path, choices=[{"turns": [failed]}])
+    benchmark = benchmark_of(configured(tmp_path, **{**settings, "baseline": baseline}), "mine")
+    items = benchmark.items()
+    prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
+    answers = items.select("question_id", "turn").with_columns(response=pl.lit("An answer."))
+    games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
+    unasked = [game for game in games if game.text is None]
+    assert unasked
+    assert {(game.question_id, game.reason) for game in unasked} == {("1", "the baseline has no answer")}
+    if settings is MT_BENCH:
+        assert {(game.turn, game.mode) for game in unasked} == {(2, "pairwise")}, "a rating needs no baseline"
 
 
 @pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])

@@ -37,7 +37,9 @@ def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
     assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
     # As the harness does: its standard deviation (n - 1) by the root of n.
     assert strict.estimate.stderr == pytest.approx(25)
-    assert (parts.metric, parts.estimate.value, parts.estimate.n) == ("parts", 75, 8)
+    assert (parts.metric, parts.estimate.value, parts.estimate.n) == ("parts", 75, 4)
+    assert parts.note == "mean of 8 marks; n counts questions"
+    assert strict.note == ""
     assert parts.estimate.stderr is not None
     # Four questions, and not eight marks, are independent: the error of eight would be 16.4.
     assert parts.estimate.stderr == pytest.approx(18.4, abs=0.01)
@@ -46,10 +48,17 @@ def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
 def test_a_question_without_an_answer_has_failed_once_in_every_metric() -> None:
     replies = lm_eval_replies(TASK, MARKS, {"4": "the student gave no answer"})
     for found in benchmark().scores(exchanges(5), judged_places(replies)):
-        assert (found.estimate.value, found.n_failed) == (75, 1)
-    for found in benchmark(0.1).scores(exchanges(5), judged_places(replies)):
-        assert found.estimate.value is None
-        assert "judgments failed" in found.note
+        assert (found.estimate.value, found.estimate.n, found.n_failed) == (75, 4, 1)
+    # One of five questions, whatever marks the others have.
+    for share, withheld in ((0.2, False), (0.19, True)):
+        for found in benchmark(share).scores(exchanges(5), judged_places(replies)):
+            assert (found.estimate.value is None) == withheld
+            assert ("1 of 5 questions failed (20.0%)" in found.note) == withheld
+    assert (
+        benchmark(0.1)
+        .scores(exchanges(5), judged_places(replies))[0]
+        .note.endswith("failed: 1 question: the student gave no answer")
+    )
     assert replies.filter(status="failed")["reason"].to_list() == ["the student gave no answer"] * 2
 
 

@@ -49,6 +49,23 @@ def test_what_a_file_lacks_has_no_answer_a_turn_and_a_failed_call_of_its_maker_i
     assert rows["response"].null_count() == 2 * QUESTIONS - 4
 
 
+def test_an_output_that_failed_is_none_and_two_different_ones_to_an_instruction_are_refused(tmp_path: Path) -> None:
+    asked = [row["instruction"] for row in json.loads(Path(ALPACA["questions"]).read_text())][:4]
+    outputs = [
+        {"instruction": text, "output": said} for text, said in zip(asked, ("a", "$ERROR$", None, ""), strict=True)
+    ]
+    rows = given(tmp_path, ALPACA, lines(tmp_path / "gpt.jsonl", outputs))
+    assert rows["response"].to_list()[:5] == ["a", None, None, "", None]
+    assert given(tmp_path, ALPACA, lines(tmp_path / "gpt.jsonl", [*outputs, outputs[0]])).equals(rows)
+    twice = lines(tmp_path / "gpt.jsonl", [*outputs, {"instruction": asked[0], "output": "b"}])
+    with pytest.raises(ConfigError) as refused:
+        given(tmp_path, ALPACA, twice)
+    assert f"has different outputs to 1 of its instructions ({asked[0][:60]!r}: 'a' and 'b')" in str(refused.value)
+    config = make_config(tmp_path, evaluation={"benchmarks": {"mine": {**ALPACA, "baseline": twice}}})
+    with pytest.raises(ConfigError, match=r"gpt\.jsonl' has different outputs to 1"):
+        judged_one(config, "mine").items()
+
+
 @pytest.mark.parametrize(
     ("settings", "other"), [(ALPACA, VICUNA), (MT_BENCH, ALPACA), (VICUNA, ALPACA)], ids=["ae", "mt", "vi"]
 )
