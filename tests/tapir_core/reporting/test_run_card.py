@@ -63,7 +63,7 @@ def test_a_round_that_has_not_begun_has_no_card(summary: RunSummary) -> None:
 def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) -> None:
     card = plots_card(score_plots(summary).values())
     assert re.findall(r"^## (.*)$", card, re.M) == ["Accuracy by round", "Accuracy by task type"]
-    assert "Bars are standard errors." in card
+    assert "Bars are 95 % intervals." in card
     said = read_plots(card)
     assert [*said] == ["Accuracy by round", "Accuracy by task type"]
     for label in ("accuracy, %", "test (80 instructions)", "backbone", "S_2"):
