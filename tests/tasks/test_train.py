@@ -64,7 +64,7 @@ def test_a_round_is_counted_with_its_own_batch_size_before_it_is_trained(tmp_pat
     run = build_run(tmp_path / "runs", until=StageAt("mix", 1), config=config, backbone=checkpoint_digest(base))
     shutil.copytree(base, run.storage.local(AT.folder), dirs_exist_ok=True)
     first, second = (count_round(run, number) for number in (0, 1))
-    assert (first.examples, first.steps, first.epochs) == (64, 3, 3.0)
+    assert (first.examples, first.steps, first.epochs) == (64, -(-3 * 64 // 128), 3.0)
     rows = run.rows(StageAt("mix", 1)).height
     assert (second.examples, second.steps) == (rows, -(-rows // 37))
     assert 0 < second.loss_tokens < second.tokens
