@@ -18,7 +18,7 @@ from tapir_core.reporting.students import models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared, StageAt
 from tasks.answer import answer_heldout_shard, heldout_rows
-from tasks.artifacts import publish_scores
+from tasks.artifacts import publish_run, publish_scores
 from tasks.evaluate import evaluate
 from tasks.pool import heldout
 
@@ -38,7 +38,7 @@ def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str]) -> Non
 
 @project_flow("evaluate", run_name="{ref.name}")
 def evaluate_students(ref: RunRef, compared: Sequence[Compared], benchmarks: Sequence[str] = ()) -> None:
-    """Score these students and models where their scores do not stand, and show the scores of all of them."""
+    """Score these students and models where their scores do not stand; show all scores, in report and run card too."""
     run = RunFolder(ref)
     numbers = [each for each in compared if isinstance(each, int)]
     with live_spend(ref, scoring_stages(run, compared, benchmarks)):
@@ -55,3 +55,4 @@ def evaluate_students(ref: RunRef, compared: Sequence[Compared], benchmarks: Seq
                 with tags(model):
                     ask_benchmark(ref, model, name)
     publish_scores(ref, numbers)
+    publish_run(ref)

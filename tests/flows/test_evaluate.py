@@ -13,9 +13,11 @@ from flows.cli import app
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, Text
+from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
+from tasks.artifacts import publish_run
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.run_builder import build_run
@@ -67,7 +69,8 @@ def test_what_lacks_scores_is_scored_and_shown_and_nothing_else(run: RunFolder, 
     with get_client(sync_client=True) as client:
         like = ArtifactFilter(key=ArtifactFilterKey(like_="scored-%"))
         shown = {str(each.key): each.data for each in client.read_artifacts(artifact_filter=like)}
-    assert set(shown) == {"scored-scores", "scored-round-0-scores", "scored-round-1-scores", "scored-spend"}
+    rounds = {"scored-round-0-scores", "scored-round-1-scores"}
+    assert set(shown) == {"scored-scores", *rounds, "scored-spend", "scored-card"}
     scores = json.loads(str(shown["scored-scores"]))
     assert {row["Student"] for row in scores} == {"backbone", "S_0", "S_1", "S_2"}
     assert scores[4] == {"Student": "S_1", "Split": "dev", "Accuracy, %": "100.0 ± 0.0", "n": "20"}
@@ -102,3 +105,23 @@ def test_the_command_of_a_run_whose_scores_stand_asks_nobody_and_starts_no_serve
     assert student.calls == []
     one = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored", "--round", "best"])
     assert "Held-out accuracy of S_" in one.stdout
+
+
+def test_what_is_scored_later_stands_in_report_and_run_card_of_before(run: RunFolder) -> None:
+    """A report that does not know of it would be believed."""
+    forget_scores(run, 2)
+    publish_run(run.ref)
+    stale = run.storage.read_bytes(REPORT).decode()
+    assert "Test accuracy, S_2" not in stale
+    evaluate_students(run.ref, [2])
+    assert "Test accuracy, S_2" in run.storage.read_bytes(REPORT).decode()
+    with get_client(sync_client=True) as client:
+        like = ArtifactFilter(key=ArtifactFilterKey(like_="scored-card"))
+        [card] = client.read_artifacts(artifact_filter=like)
+    assert "| S_2 |" in str(card.data)
+
+    run.storage.write_bytes(REPORT, stale.encode())
+    done = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored"])
+    assert done.exit_code == 0, done.output
+    assert "Test accuracy, S_2" in run.storage.read_bytes(REPORT).decode(), "no score was made, but the report is"
+    assert f"report: {run.ref.root}/scored/{REPORT}" in done.stderr.replace("\n", "")
