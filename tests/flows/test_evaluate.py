@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterKey,
+)
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -116,8 +121,8 @@ def test_what_is_scored_later_stands_in_report_and_run_card_of_before(run: RunFo
     evaluate_students(run.ref, [2])
     assert "Test accuracy, S_2" in run.storage.read_bytes(REPORT).decode()
     with get_client(sync_client=True) as client:
-        like = ArtifactFilter(key=ArtifactFilterKey(like_="scored-card"))
-        [card] = client.read_artifacts(artifact_filter=like)
+        of_run = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=["scored-card"]))
+        [card] = client.read_latest_artifacts(artifact_filter=of_run)
     assert "| S_2 |" in str(card.data)
 
     run.storage.write_bytes(REPORT, stale.encode())

@@ -10,8 +10,8 @@ that lacks rows shifts it; `lc_standard_error` is the spread of predictions over
 The sampling error is ours: the sandwich of the logistic fit (delta method), over instructions. An instruction moves the
 rate by its own prediction and by what its judgment moves the coefficients; the standard error is that of the sum of
 these moves. Anchors and table are taken as given. The penalty of a small C draws a rate towards 50: the interval spans
-that of the chosen C and that of the largest one, so that what the penalty does is in it. With 805 published judgments
-both are the same, and the error is that of a bootstrap over instructions, two to nine times the published one.
+that of the chosen C and that of the largest one, so that what the penalty does is in it; with 805 judgments both are
+nearly the same.
 Departures: an exact solver (`logistic`), and folds dealt row by row from the last, where the original's depend on the
 build of numpy that sorts equal numbers (up to 0.15 points). And judgments that are all a win, a loss or a draw, without
 log-probabilities, enter the fit as 99.8, 0.2 and 50 %: where lengths alone part wins from losses, psi could else be
