@@ -6,7 +6,7 @@ image the first UI prints the address too, which is the whole image.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from httpx import HTTPError
@@ -19,8 +19,8 @@ from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.accuracy_tables import scores_table, students_table
-from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_table
-from tapir_core.reporting.formats import round_name
+from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
+from tapir_core.reporting.formats import round_name, student_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
@@ -35,7 +35,7 @@ from tapir_core.reporting.tables import (
     shares_table,
     stages_table,
 )
-from tapir_core.reporting.types import RunSummary
+from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder, RunRef
 from tasks.outcomes import ShardIncomplete
 
@@ -56,9 +56,8 @@ _OF_A_ROUND = {
     "mfd": mfd_table,
     "task-shares": shares_table,
     "scores": scores_table,
-    "benchmarks": figures_table,
 }
-_OF_A_STUDENT = {name: _OF_A_ROUND[name] for name in ("stages", "scores", "benchmarks")}
+_OF_A_STUDENT = {name: _OF_A_ROUND[name] for name in ("stages", "scores")}
 """Of backbone and S_0: the one has no mixture, that of the other follows no target shares."""
 _PLOTS = "plots"
 
@@ -79,7 +78,7 @@ def publish_round(ref: RunRef, number: int) -> None:
     if found is None:
         return
     shown = _OF_A_ROUND if number > 0 else _OF_A_STUDENT
-    _publish(ref, number, {name: make(found) for name, make in shown.items()})
+    _publish(ref, number, {name: make(found) for name, make in shown.items()} | _figures(found))
     if found is summary.rounds[-1]:
         _show_plots(ref, summary)
 
@@ -91,10 +90,8 @@ def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
     summary = summarise(RunFolder(ref))
     students = [each.number for each in summary.students]
     _show(artifact_key(ref.name, "scores"), students_table(summary, students))
-    _show_benchmarks(ref, summary)
     for each in filter(None, map(summary.round, numbers)):
-        _show(_key_of_round(ref, each.number, "scores"), scores_table(each))
-        _show(_key_of_round(ref, each.number, "benchmarks"), figures_table(each))
+        _publish(ref, each.number, {"scores": scores_table(each)} | _figures(each))
 
 
 def publish_judge(ref: RunRef, number: int) -> str:
@@ -114,7 +111,7 @@ def publish_run(ref: RunRef) -> str:
     if FlowRunContext.get() is not None:
         summary = summarise(run)
         _show_plots(ref, summary)  # before the card, which links to them
-        card = run_card(summary, _pages(ref, [each.number for each in summary.rounds]))
+        card = run_card(summary, _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds}))
         make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
         _show_benchmarks(ref, summary)
     return report
@@ -156,14 +153,14 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
-def _pages(ref: RunRef, numbers: Sequence[int]) -> dict[str, dict[str, str]]:
-    """Addresses in the UI of what the server holds of the run and of each round; place, then title, then address.
+def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[str, str]]:
+    """Addresses in the UI of what the server holds of the run and of each round (its ``names``); place, title, address.
 
     None where the server is away.
     """
     keys = {"whole run": {_PLOTS: artifact_key(ref.name, _PLOTS)}} | {
-        round_name(number): {name: _key_of_round(ref, number, name) for name in (*_OF_A_ROUND, "judge")}
-        for number in numbers
+        round_name(number): {name: _key_of_round(ref, number, name) for name in (*of, "judge")}
+        for number, of in names.items()
     }
     wanted = ArtifactCollectionFilterKey(any_=[key for of_place in keys.values() for key in of_place.values()])
     with get_client(sync_client=True) as client:
@@ -197,6 +194,12 @@ def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
     for place, table in enumerate(tables, start=1):
         again = [each.title for each in tables[: place - 1]].count(table.title)
         _show(artifact_key(ref.name, "benchmark", table.title, *([str(again + 1)] if again else [])), table)
+
+
+def _figures(found: RoundSummary) -> dict[str, Table]:
+    """A student's figures on benchmarks, a table for each judge: `benchmarks`, `benchmarks-2`, …"""
+    tables = figures_tables(student_name(found.number), found.benchmarks)
+    return {f"benchmarks-{place}" if place > 1 else "benchmarks": each for place, each in enumerate(tables, start=1)}
 
 
 def _publish(ref: RunRef, number: int, tables: dict[str, Table]) -> None:

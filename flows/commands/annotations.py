@@ -77,7 +77,10 @@ def figures_table(figures: AlpacaEvalFigures) -> Table:
     if figures.controlled.value is None:
         notes.append(f"The length-controlled win rate {figures.controlled.why}.")
     else:
-        notes.append("The error of the length-controlled win rate is the spread of its predictions, as published.")
+        notes.append(
+            "Errors and intervals are of sampling: what other instructions would have made of it. The published "
+            f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}."
+        )
     if figures.position.value is not None:
         rows.append(_row("gain by standing first, points", figures.position))
         if (favoured := favoured_position(figures.position)) in ("first", "second"):

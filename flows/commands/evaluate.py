@@ -91,6 +91,8 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
     from tapir_core.reporting.look import Look
+    from tapir_core.reporting.report import write_report
+    from tapir_core.reporting.sentences import report_path
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
 
@@ -103,14 +105,17 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
                 from flows.evaluate import evaluate_students
 
                 evaluate_students(run.ref, compared, benchmarks)
+        else:
+            write_report(run)
         summary = summarise(run)
         numbers = [who for who in compared if isinstance(who, int)]
         tables = [students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks)]
         if benchmarks:
-            tables.append(benchmark_gains_table(Look(run), numbers))
+            tables.append(benchmark_gains_table(Look(run), numbers, summary.best))
         for table in tables:
             if table.rows:
                 print_table(console, table)
+        _say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
 
 

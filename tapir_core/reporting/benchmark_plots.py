@@ -5,6 +5,7 @@ A line joins figures of one judge, prompt and settings only; others have a panel
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -13,7 +14,7 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.figure import COLOURS, GREY, draw
 from tapir_core.reporting.formats import student_name
 
-__all__ = ["plot_benchmark_categories", "plot_benchmarks"]
+__all__ = ["Spokes", "choose_spokes", "plot_benchmark_categories", "plot_benchmarks"]
 
 _FEWEST_SPOKES = 3
 _COMPARED = 3
@@ -42,29 +43,65 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> str:
     return draw("Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill)
 
 
-def plot_benchmark_categories(label: str, rows: pl.DataFrame) -> str:
-    """A radar of one headline by category (number, category, value): backbone, S_0 and the last student.
+@dataclass(frozen=True, slots=True)
+class Spokes:
+    """What a radar of one headline by category shows, and what it cannot show."""
 
-    Categories without a figure of all students are left out; nothing is drawn of fewer than three.
+    students: tuple[int, ...]
+    """Rounds: the first two and the last."""
+    values: dict[str, tuple[float, ...]]
+    """Category → a figure of each student."""
+    left_out: dict[str, list[str]]
+    """Which student has no figure, and why → the categories that are left out for it."""
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there are categories enough for a radar."""
+        return len(self.values) >= _FEWEST_SPOKES
+
+    @property
+    def in_words(self) -> str:
+        """Which categories are not there and why; empty where all are."""
+        told = [f"{', '.join(names)} ({why})" for why, names in self.left_out.items()]
+        return f"Left out, for want of a figure of every student: {'; '.join(told)}." if told else ""
+
+
+def choose_spokes(rows: pl.DataFrame) -> Spokes:
+    """The categories of which every student that is shown has a figure: the first two and the last one asked.
+
+    ``rows`` are those of one headline under one judge: number, category, value, note.
     """
     numbers = rows["number"].unique(maintain_order=True).to_list()
     shown = numbers if len(numbers) <= _COMPARED else [*numbers[: _COMPARED - 1], numbers[-1]]
-    values = {(number, name): value for number, name, value in rows.select("number", "category", "value").rows()}
-    names = [
-        name
-        for name in rows["category"].unique(maintain_order=True)
-        if name != ALL and all(values.get((number, name)) is not None for number in shown)
-    ]
-    if len(names) < _FEWEST_SPOKES:
+    found = {row[:2]: row[2:] for row in rows.select("number", "category", "value", "note").rows()}
+    values: dict[str, tuple[float, ...]] = {}
+    left_out: dict[str, list[str]] = {}
+    for name in rows["category"].unique(maintain_order=True):
+        if name == ALL:
+            continue
+        of = {number: found.get((number, name), (None, "not asked")) for number in shown}
+        if why := [
+            f"{student_name(number)}: {note or 'no figure'}" for number, (value, note) in of.items() if value is None
+        ]:
+            left_out.setdefault(", ".join(why), []).append(name)
+        else:
+            values[name] = tuple(value for value, _ in of.values())
+    return Spokes(tuple(shown), values, left_out)
+
+
+def plot_benchmark_categories(label: str, spokes: Spokes) -> str:
+    """A radar of one headline by category; nothing is drawn of fewer than three."""
+    if not spokes.drawn:
         return ""
+    names = [*spokes.values]
     angles = [2 * math.pi * place / len(names) for place in range(len(names))]
 
     def fill(figure: Any) -> None:
         axes = figure.subplots(subplot_kw={"projection": "polar"})
         axes.set_theta_offset(math.pi / 2)
         axes.set_theta_direction(-1)
-        for number, colour in zip(shown, (GREY, *COLOURS), strict=False):
-            found = [values[number, name] for name in names]
+        for place, (number, colour) in enumerate(zip(spokes.students, (GREY, *COLOURS), strict=False)):
+            found = [of[place] for of in spokes.values.values()]
             line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3, "label": student_name(number)}
             axes.plot([*angles, angles[0]], [*found, found[0]], **line)
             axes.fill(angles, found, color=colour, alpha=0.08)

@@ -20,12 +20,12 @@ def benchmark_states_table(look: Look) -> Table:
 
     Then every model whose outputs are a file.
     """
-    columns = ("Benchmark", "Student", "Asked", "State", "Figure")
+    columns = ("Benchmark", "Student", "Asked", "State", "Figure", "Judge")
     note = (
         "Out of date: made with another configuration, file or checkpoint; the command that made it makes it again. "
-        "± is the standard error."
+        "± is the standard error. Figures of different judges are on different scales."
     )
-    return Table("Benchmarks", columns, tuple(_rows(look)), text_columns=5, note=note)
+    return Table("Benchmarks", columns, tuple(_rows(look)), text_columns=6, note=note)
 
 
 def _rows(look: Look) -> Iterator[tuple[str, ...]]:
@@ -40,8 +40,9 @@ def _rows(look: Look) -> Iterator[tuple[str, ...]]:
                 continue
             scores = look.rows(benchmark_stages(name, who)[-1])
             figure = NOTHING if scores is None else "; ".join(headlines_in_words(scores))
+            judge = NOTHING if scores is None else scores["judge"][0]
             when = "each round" if each_round and who not in models else "later"
-            yield name, student_name(who), when, state or "to do", figure
+            yield name, student_name(who), when, state or "to do", figure, judge
 
 
 def _state(look: Look, name: str, who: Compared) -> str:

@@ -14,7 +14,7 @@ from tapir_core.evaluation.benchmarks import SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RoundSummary, RunSummary
+from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import Compared
 
 __all__ = [
@@ -23,11 +23,10 @@ __all__ = [
     "benchmark_tables",
     "benchmarks_sentence",
     "figures_side_by_side",
-    "figures_table",
+    "figures_tables",
     "headline_panels",
     "headlines_in_words",
     "metric_label",
-    "outputs_table",
     "require_figures",
 ]
 
@@ -102,14 +101,16 @@ def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
 
 
-def figures_table(found: RoundSummary) -> Table:
-    """Every benchmark's figures of one student, with intervals and failures."""
-    return outputs_table(student_name(found.number), found.benchmarks)
+def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
+    """Every benchmark's figures of one student or model, with intervals and failures: a table for each judge."""
+    if figures is None:
+        return []
+    parts = figures.partition_by("judge", maintain_order=True)
+    of = [f", judged by {part['judge'][0]}" if len(parts) > 1 else "" for part in parts]
+    return [_figures_table(f"Benchmarks of {name}{judge}", part) for judge, part in zip(of, parts, strict=True)]
 
 
-def outputs_table(name: str, figures: pl.DataFrame | None) -> Table:
-    """The same of any student or model, by its name."""
-    rows = [] if figures is None else figures.iter_rows(named=True)
+def _figures_table(title: str, figures: pl.DataFrame) -> Table:
     cells = tuple(
         (
             row["benchmark"],
@@ -122,11 +123,10 @@ def outputs_table(name: str, figures: pl.DataFrame | None) -> Table:
             count(row["n"]),
             count(row["n_failed"]),
         )
-        for row in rows
+        for row in figures.iter_rows(named=True)
     )
     columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
-    note = "" if figures is None else _beside(figures)
-    return Table(f"Benchmarks of {name}", columns, cells, text_columns=4, note=note)
+    return Table(title, columns, cells, text_columns=4, note=_beside(figures))
 
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:

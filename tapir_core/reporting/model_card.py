@@ -12,6 +12,7 @@ from typing import Any
 from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig, StudentConfig
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.paths import RESOLVED_CONFIG, TRAINING_SUMMARY
+from tapir_core.reporting.benchmarks import figures_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
 from tapir_core.reporting.run_card import markdown_table
@@ -38,6 +39,7 @@ def model_card(run: RunFolder, round_number: int, use: str) -> str:
         *_data(summary, config, round_number),
         "## Scores",
         *_scores(run, summary, round_number),
+        *_benchmarks(summary, config, round_number),
         *_decontamination(summary, config),
         "## Terms",
         _terms(summary, config),
@@ -123,6 +125,24 @@ def _scores(run: RunFolder, summary: RunSummary, round_number: int) -> Iterator[
         f"{best}The dev split decides which round is best and when a run stops, so its figures may flatter; figures of "
         "test splits are read by no decision. Intervals are 95 %, Wilson's; n counts answers, and what failed is in no "
         f"figure. Judged by {found['judge'][0]}; {found['settings'][0]}."
+    )
+
+
+def _benchmarks(summary: RunSummary, config: RunConfig, round_number: int) -> Iterator[str]:
+    """This student's figures on benchmarks, a table for each judge; nothing of a run that asks none."""
+    if not config.evaluation.asked:
+        return
+    yield "## Benchmarks"
+    tables = figures_tables(student_name(round_number), summary.benchmarks(round_number))
+    if not tables:
+        yield f"This student was asked none of the run's benchmarks ({', '.join(config.evaluation.asked)})."
+        return
+    for table in tables:
+        yield f"### {table.title}" if len(tables) > 1 else ""
+        yield f"{markdown_table(table)}\n\n{table.note}"
+    yield (
+        "n is the number of judgments in a figure, failed those that are in none. Figures are comparable where judge, "
+        "prompts and settings are equal. No decision reads them."
     )
 
 

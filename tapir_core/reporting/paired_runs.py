@@ -11,9 +11,15 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmark_gains import PAIRED_COLUMNS, headline_values, paired_cells
+from tapir_core.reporting.benchmark_gains import (
+    DIFFERS,
+    PAIRED_COLUMNS,
+    headline_values,
+    paired_cells,
+    unpaired_cells,
+)
 from tapir_core.reporting.benchmarks import figures_side_by_side, metric_label
-from tapir_core.reporting.formats import NOTHING, student_name
+from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.grading import marks_on_test
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
@@ -22,13 +28,8 @@ from tapir_core.text import digest
 
 __all__ = ["benchmarks_of_runs", "paired_runs_table"]
 
-_DIFFERS = {
-    "judge": "another judge",
-    "prompt_version": "another prompt",
-    "settings": "other settings",
-    "items": "other questions or another baseline",
-}
-"""Column of ``scores/`` (or the benchmark's items) that must be equal → what is said where it is not."""
+_DIFFERS = {**DIFFERS, "items": "other questions or another baseline"}
+"""``DIFFERS``, and the benchmark's items."""
 
 _NOTE = (
     "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
@@ -74,8 +75,8 @@ def paired_runs_table(looks: Sequence[Look], last: Sequence[int | None]) -> Tabl
     for name, (first, *others) in _asked(looks).items():
         for other in others:
             rows += _benchmark_rows(name, first, other)
-    columns = ("Student", "Against", *PAIRED_COLUMNS)
-    return Table("Students of different runs on the same items", columns, tuple(rows), text_columns=5, note=_NOTE)
+    title = "Students of different runs on the same items"
+    return Table(title, PAIRED_COLUMNS, tuple(rows), text_columns=5, note=_NOTE)
 
 
 def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator[tuple[str, ...]]:
@@ -95,7 +96,7 @@ def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator
 def _benchmark_rows(name: str, first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:
     pair = (other.name, first.name, name)
     if differs := [words for part, words in _DIFFERS.items() if other.scale[part] != first.scale[part]]:
-        yield (*pair, NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 3))
+        yield (*pair, *unpaired_cells(differs))
         return
     before, after = (headline_values(each.look, name, each.number) for each in (first, other))
     limits = [each.look.run.config.evaluation.asked[name].max_failed_share for each in (first, other)]

@@ -13,13 +13,12 @@ from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
 from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmark_gains import NO_GAINS, benchmark_gains_table
-from tapir_core.reporting.benchmark_plots import plot_benchmark_categories, plot_benchmarks
+from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.benchmarks import (
     benchmark_names,
     benchmark_tables,
-    figures_table,
+    figures_tables,
     headline_panels,
-    outputs_table,
 )
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
@@ -62,7 +61,7 @@ def write_report(run: RunFolder) -> str:
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
     asked = [each.number for each in summary.rounds if each.benchmarks is not None]
-    gains = benchmark_gains_table(Look(run), asked)
+    gains = benchmark_gains_table(Look(run), asked, summary.best)
     page = render_report(summary, examples, resolved_json(run.config), kept_comparison(run, summary), gains)
     run.storage.write_bytes(REPORT, page.encode())
     return report_path(summary)
@@ -78,7 +77,7 @@ def render_report(
     """The page.
 
     ``config`` is the resolved configuration as text, ``estimate`` what was expected beside what came, ``gains`` what
-    the last student gained over S_0 on benchmarks.
+    students gained over each other on benchmarks.
 
     Everything that is text is escaped.
     """
@@ -100,8 +99,9 @@ def render_report(
             "benchmarks": benchmark_tables(summary, summary.compared, benchmark_names(summary)),
             "gains": gains,
             "figures": [
-                *(figures_table(each) for each in summary.rounds if each.benchmarks is not None),
-                *(outputs_table(model, rows) for model, rows in summary.outputs.items()),
+                table
+                for who in summary.compared
+                for table in figures_tables(student_name(who), summary.benchmarks(who))
             ],
             "accuracy": accuracy_table(summary),
             "left_out": left_out_table(summary),
@@ -148,13 +148,17 @@ def score_plots(summary: RunSummary) -> dict[str, Plot]:
         categories = plots.plot_accuracy_by_task_type(summary.students)
         add("task_types", "Accuracy by task type", categories, "Test split; lines are 95 % intervals.")
     panels = headline_panels(summary)
+    radars = [(label, choose_spokes(rows)) for label, rows in panels]
     if panels:
         wholes = [(label, rows.filter(category=ALL)) for label, rows in panels]
-        caption = "Lines are 95 % intervals over questions. No decision reads these figures."
-        add("benchmarks", "Benchmarks", plot_benchmarks(wholes), caption)
-    for place, (label, rows) in enumerate(panels):
-        if radar := plot_benchmark_categories(label, rows):
-            add(f"radar_{place}", label, radar, f"{label}, by category; the further out, the better.")
+        undrawn = [(label, spokes.in_words) for label, spokes in radars if spokes.left_out and not spokes.drawn]
+        said = " ".join(f"{label}, is not drawn by category. {why}" for label, why in undrawn)
+        caption = f"Lines are 95 % intervals over questions. No decision reads these figures. {said}"
+        add("benchmarks", "Benchmarks", plot_benchmarks(wholes), caption.strip())
+    for place, (label, spokes) in enumerate(radars):
+        if radar := plot_benchmark_categories(label, spokes):
+            caption = f"{label}, by category; the further out, the better. {spokes.in_words}"
+            add(f"radar_{place}", label, radar, caption.strip())
     return found
 
 

@@ -80,6 +80,8 @@ def test_an_annotator_that_prefers_the_longer_output_is_controlled_by_length(
     raw, controlled = found["win_rate"]["value"], found["length_controlled_minimal"]["value"]
     assert raw > 70
     assert abs(controlled - 50) < abs(raw - 50) - 10
+    assert found["length_controlled_minimal"]["low"] < controlled < found["length_controlled_minimal"]["high"]
+    assert found["length_controlled_minimal"]["note"] == "by lengths alone, never beside a published rate"
 
 
 def test_the_judge_of_the_run_judges_where_a_benchmark_names_none(

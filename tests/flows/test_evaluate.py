@@ -6,16 +6,23 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.filters import (
+    ArtifactCollectionFilter,
+    ArtifactCollectionFilterKey,
+    ArtifactFilter,
+    ArtifactFilterKey,
+)
 from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, Text
+from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
+from tasks.artifacts import publish_run
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.run_builder import build_run
@@ -109,3 +116,23 @@ def test_the_command_of_a_run_whose_scores_stand_asks_nobody_and_starts_no_serve
     assert student.calls == []
     one = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored", "--round", "best"])
     assert "Held-out accuracy of S_" in one.stdout
+
+
+def test_what_is_scored_later_stands_in_report_and_run_card_of_before(run: RunFolder) -> None:
+    """A report that does not know of it would be believed."""
+    forget_scores(run, 2)
+    publish_run(run.ref)
+    stale = run.storage.read_bytes(REPORT).decode()
+    assert "Test accuracy, S_2" not in stale
+    evaluate_students(run.ref, [2])
+    assert "Test accuracy, S_2" in run.storage.read_bytes(REPORT).decode()
+    with get_client(sync_client=True) as client:
+        of_run = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=["scored-card"]))
+        [card] = client.read_latest_artifacts(artifact_filter=of_run)
+    assert "| S_2 |" in str(card.data)
+
+    run.storage.write_bytes(REPORT, stale.encode())
+    done = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/scored"])
+    assert done.exit_code == 0, done.output
+    assert "Test accuracy, S_2" in run.storage.read_bytes(REPORT).decode(), "no score was made, but the report is"
+    assert f"report: {run.ref.root}/scored/{REPORT}" in done.stderr.replace("\n", "")

@@ -15,7 +15,7 @@ from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, figures_table
+from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, figures_tables
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.summary import summarise
@@ -158,12 +158,12 @@ def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path
     [table] = benchmark_tables(summary, [0, 1], ["ex"])
     assert [row[0] for row in table.rows] == ["exact, %", "words, %"]
     assert "Judged by lm-evaluation-harness 0.0-fake; prompt numbers 1.0" in table.note
-    first = summary.round(0)
-    assert first is not None
-    assert figures_table(first).rows[0][:2] == ("ex", "exact, %")
+    [figures] = figures_tables("S_0", summary.benchmarks(0))
+    assert figures.rows[0][:2] == ("ex", "exact, %")
     assert benchmarks_sentence(summary, [0], ["ex"]).startswith("S_0 ex exact, % 50.00 ± ")
     # One mark a question is what a comparison on the same questions can be made of.
-    assert [row[:2] for row in benchmark_gains_table(Look(run), [0, 1]).rows] == [("ex", "exact, %")]
+    gains = benchmark_gains_table(Look(run), [0, 1], best=None)
+    assert [row[:4] for row in gains.rows] == [("S_1", "S_0", "ex", "exact, %")]
     write_report(run)
     assert "ex: exact, %" in run.storage.read_bytes("report.html").decode()
 

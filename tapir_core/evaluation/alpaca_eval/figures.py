@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.alpaca_eval.length_control import Anchors, control_length, is_far_from
+from tapir_core.evaluation.alpaca_eval.length_control import (
+    Anchors,
+    ControlledRate,
+    control_length,
+    is_far_from,
+)
 from tapir_core.evaluation.alpaca_eval.preference import Annotation
 from tapir_core.evaluation.alpaca_eval.win_rate import WinRates, measure_position, measure_win_rates
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
@@ -30,7 +35,9 @@ class AlpacaEvalFigures:
 
     rates: WinRates
     controlled: Estimate
-    """Length-controlled win rate; its ``stderr`` is the spread of predictions, so it has no interval."""
+    """Length-controlled win rate, with its sampling error."""
+    controlled_spread: float | None
+    """The spread of its predictions over the instructions, which the original calls ``lc_standard_error``."""
     position: Estimate
     """By how many points standing first raises the win rate; not defined where the orders are not known."""
 
@@ -49,7 +56,7 @@ class AlpacaEvalFigures:
             "discrete_win_rate": self.rates.discrete.estimate.value,
             "n_total": rate.n,
             "length_controlled_winrate": self.controlled.value,
-            "lc_standard_error": self.controlled.stderr,
+            "lc_standard_error": self.controlled_spread,
         }
 
 
@@ -72,7 +79,8 @@ def measure_annotations(
     rates = measure_win_rates(judged, max_failed_share=max_failed_share)
     raw = rates.win_rate.estimate
     if raw.value is None or tables is None:
-        controlled = Estimate(None, len(judged), why=raw.why if raw.value is None else _NO_TABLES)
+        none = Estimate(None, len(judged), why=raw.why if raw.value is None else _NO_TABLES)
+        controlled = ControlledRate(none, spread=None)
     else:
         controlled = control_length(judged, tables.difficulty, tables.anchors)
-    return AlpacaEvalFigures(rates, controlled, measure_position(judged))
+    return AlpacaEvalFigures(rates, controlled.rate, controlled.spread, measure_position(judged))

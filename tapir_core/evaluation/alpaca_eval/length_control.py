@@ -6,7 +6,12 @@ table); psi the model. *Anchors* hold theta and phi: judgments of the baseline m
 itself, for which psi counts nothing. The rate is the mean prediction with t = 0.
 
 Kept from the original, since its published figures rest on it: d is looked up by the row's place in its file, so a file
-that lacks rows shifts it; the standard error is the spread of predictions over instructions, no sampling error.
+that lacks rows shifts it; `lc_standard_error` is the spread of predictions over instructions, no sampling error.
+The sampling error is ours: the sandwich of the logistic fit (delta method), over instructions. An instruction moves the
+rate by its own prediction and by what its judgment moves the coefficients; the standard error is that of the sum of
+these moves. Anchors and table are taken as given. The penalty of a small C draws a rate towards 50: the interval spans
+that of the chosen C and that of the largest one, so that what the penalty does is in it; with 805 judgments both are
+nearly the same.
 Departures: an exact solver (`logistic`), and folds dealt row by row from the last, where the original's depend on the
 build of numpy that sorts equal numbers (up to 0.15 points). And judgments that are all a win, a loss or a draw, without
 log-probabilities, enter the fit as 99.8, 0.2 and 50 %: where lengths alone part wins from losses, psi could else be
@@ -21,13 +26,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tapir_core.evaluation.alpaca_eval.logistic import Floats, SoftRows, fit_logistic, log_loss, sigmoid
+from tapir_core.evaluation.alpaca_eval.logistic import (
+    Floats,
+    SoftRows,
+    fit_logistic,
+    log_loss,
+    move_of_rows,
+    sigmoid,
+)
 from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW, Annotation
-from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
 __all__ = [
     "STRENGTHS",
     "Anchors",
+    "ControlledRate",
     "LengthModel",
     "choose_strength",
     "control_length",
@@ -44,6 +57,7 @@ STRENGTHS = tuple(10 ** (-4 + 8 * step / 9) for step in range(10))
 _FOLDS = 5
 _ANCHOR_WEIGHT = 0.1
 """0.2 shared by the two anchor models."""
+_ROUNDING = 1e-12
 _DOUBT = 0.002
 """Left to the other side of a judgment that only names a winner."""
 
@@ -60,6 +74,9 @@ class LengthModel:
     """Of the model."""
 
 
+_OF_BASELINE = LengthModel(0.0, 0.0, 0.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Anchors:
     """Judgments of anchor models, as the regression takes them; one place a judgment."""
@@ -70,6 +87,16 @@ class Anchors:
     """d."""
     wins: Floats
     """Labels, 0-1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlledRate:
+    """The length-controlled win rate, with two errors that answer different questions."""
+
+    rate: Estimate
+    """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
+    spread: float | None
+    """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
 
 
 def make_anchors(judged: Sequence[Annotation], difficulty: Sequence[float]) -> Anchors:
@@ -91,18 +118,24 @@ def join_anchors(parts: Sequence[Anchors]) -> Anchors:
     )
 
 
-def control_length(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors) -> Estimate:
-    """The length-controlled win rate in per cent, with the strength chosen by cross-validation.
-
-    Its ``stderr`` is the original's ``lc_standard_error``; there is no interval, because that is no sampling error.
+def control_length(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors) -> ControlledRate:
+    """The length-controlled win rate, with the strength chosen by cross-validation.
 
     Args:
         judged: the model's judgments, in the order of the file.
         difficulty: the table, at least as long.
         anchors: judgments of the anchor models.
     """
-    strength = choose_strength(judged, difficulty, anchors)
-    return predict_win_rate(fit_length_model(judged, difficulty, anchors, strength), difficulty[: len(judged)])
+    if _is_baseline(judged):
+        found = predict_win_rate(_OF_BASELINE, difficulty[: len(judged)])
+        return replace(found, rate=replace(found.rate, why="the baseline against itself"))
+    model = fit_length_model(judged, difficulty, anchors, choose_strength(judged, difficulty, anchors))
+    free = fit_length_model(judged, difficulty, anchors, STRENGTHS[-1])
+    found, freely = (_with_error(judged, difficulty, anchors, each) for each in (model, free))
+    if found.rate.low is None or found.rate.high is None or freely.rate.low is None or freely.rate.high is None:
+        return found
+    low, high = min(found.rate.low, freely.rate.low), max(found.rate.high, freely.rate.high)
+    return replace(found, rate=replace(found.rate, low=low, high=high))
 
 
 def fit_length_model(
@@ -110,7 +143,7 @@ def fit_length_model(
 ) -> LengthModel:
     """The coefficients at C = ``strength``; all 0 for the baseline against itself."""
     if _is_baseline(judged):
-        return LengthModel(0.0, 0.0, 0.0)
+        return _OF_BASELINE
     return LengthModel(*map(float, fit_logistic(_rows(judged, difficulty, anchors), strength)))
 
 
@@ -128,10 +161,10 @@ def choose_strength(judged: Sequence[Annotation], difficulty: Sequence[float], a
     return STRENGTHS[int(np.argmin(losses))]
 
 
-def predict_win_rate(model: LengthModel, difficulty: Sequence[float]) -> Estimate:
-    """The rate in per cent that the coefficients predict at equal lengths, over these instructions."""
+def predict_win_rate(model: LengthModel, difficulty: Sequence[float]) -> ControlledRate:
+    """The rate that the coefficients predict at equal lengths, over these instructions; without a sampling error."""
     found = estimate_mean((100 * sigmoid(model.phi * np.array(difficulty) + model.psi)).tolist())
-    return replace(found, low=None, high=None, why="the spread of predictions is no sampling error")
+    return ControlledRate(Estimate(found.value, found.n, why="coefficients alone have no sampling error"), found.stderr)
 
 
 def is_far_from(controlled: float, raw: float) -> bool:
@@ -149,6 +182,35 @@ def _rows(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: An
         both.wins,
         np.where(of_model > 0, 1.0, _ANCHOR_WEIGHT),
     )
+
+
+def _moves(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors, model: LengthModel) -> Floats:
+    """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
+    table, n = np.array(difficulty[: len(judged)]), len(judged)
+    beta = np.array([model.theta, model.phi, model.psi])
+    predicted = sigmoid(model.phi * table + model.psi)
+    slopes = predicted * (1 - predicted)
+    of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
+    kept = np.array([each.preference is not None for each in judged])
+    moves: Floats = (predicted - predicted.mean()) / n
+    moves[kept] += move_of_rows(_rows(judged, difficulty, anchors), beta)[anchors.wins.size :] @ of_beta
+    return moves
+
+
+def _with_error(
+    judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors, model: LengthModel
+) -> ControlledRate:
+    """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
+    found, n = predict_win_rate(model, difficulty[: len(judged)]), len(judged)
+    rate = found.rate
+    if rate.value is None or n < FEWEST_ROWS:
+        return replace(found, rate=replace(rate, why=f"{n} judgments only"))
+    moves = _moves(judged, difficulty, anchors, model)
+    stderr = math.sqrt(n / (n - 1) * float(np.sum((moves - moves.mean()) ** 2)))
+    share = min(max(rate.value / 100, _ROUNDING), 1 - _ROUNDING)
+    margin = student_t(n - 1) * stderr / (share * (1 - share))
+    low, high = 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin]))
+    return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
 
 
 def _lengths(judged: Sequence[Annotation]) -> Floats:

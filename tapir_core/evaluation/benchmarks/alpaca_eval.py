@@ -60,6 +60,7 @@ __all__ = ["AlpacaEval"]
 _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
+_MINIMAL = "by lengths alone, never beside a published rate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class AlpacaEval:
             doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
             scores.append(score("length_controlled_win_rate", _like(whole, figures.controlled), note=doubt))
         else:
-            scores.append(score("length_controlled_minimal", _like(whole, _minimal(rows, whole))))
+            scores.append(score("length_controlled_minimal", _like(whole, _minimal(rows, whole)), note=_MINIMAL))
         if whole.estimate.value is not None:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
@@ -188,11 +189,10 @@ def _like(whole: Figure, found: Estimate) -> Figure:
 
 
 def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:
-    """Length control without tables: every prediction is the same, so that it has no spread to be given as an error."""
+    """Length control without tables."""
     if whole.estimate.value is None:
         return Estimate(None, 0, why=whole.estimate.why)
-    found = control_length(rows, [0.0] * len(rows), join_anchors([]))
-    return replace(found, stderr=None, why="by lengths alone, never beside a published rate; no error is known")
+    return control_length(rows, [0.0] * len(rows), join_anchors([])).rate
 
 
 def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) -> Annotation:

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,13 @@ def test_a_table_for_a_reader(tmp_path: Path, tables: list[str]) -> None:
     assert "win rate, % 50.00 5.03 40.03 to 59.97 100" in flat
     assert "50 wins, 50 losses, 0 draws." in flat
     assert "gain by standing first, points 100.00" in flat
+    published = json.loads(evaluate("--annotations", path, *tables, "--json").stdout)["lc_standard_error"]
+    controlled = re.search(r"length-controlled win rate, % ([\d.]+) ([\d.]+) ([\d.]+) to ([\d.]+) 100", flat)
+    assert controlled is not None, flat
+    rate, error, low, high = map(float, controlled.groups())
+    assert low < rate < high
+    assert error != pytest.approx(published, abs=0.01), "the published one is no sampling error"
+    assert f"The published lc_standard_error, the spread of predictions, is {published:.2f}." in flat
     assert "Position bias: the annotator favours the output shown first." in flat
     alone = " ".join(evaluate("--annotations", path).stdout.split())
     assert "length-controlled win rate, % – –" in alone

@@ -1,5 +1,6 @@
 """Benchmarks of each round in report, run card and summary."""
 
+from html import unescape
 from pathlib import Path
 
 import polars as pl
@@ -9,10 +10,16 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import TooMuchMissing
 from tapir_core.paths import BACKBONE, REPORT
 from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-from tapir_core.reporting.benchmark_plots import plot_benchmark_categories
-from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, headline_panels, require_figures
+from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_categories
+from tapir_core.reporting.benchmarks import (
+    benchmark_tables,
+    benchmarks_sentence,
+    figures_tables,
+    headline_panels,
+    require_figures,
+)
 from tapir_core.reporting.look import Look
-from tapir_core.reporting.report import score_plots, write_report
+from tapir_core.reporting.report import render_report, score_plots, write_report
 from tapir_core.reporting.run_card import plots_card, run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
@@ -58,24 +65,91 @@ def test_the_report_draws_them_by_round_and_by_category(run: RunFolder) -> None:
     assert "Benchmarks of S_2, with intervals" in page
 
 
-def test_two_students_are_compared_on_the_same_questions(run: RunFolder) -> None:
-    table = benchmark_gains_table(Look(run), [BACKBONE, 0, 1, 2])
-    assert table.title == "S_2 against S_0 on the same questions"
-    assert [row[0] for row in table.rows] == ["ae", "mt"]
-    values = {row[0]: row for row in table.rows}
-    scores = {number: run.rows(StageAt("benchmark_scores", number, benchmark="mt")) for number in (0, 2)}
+def test_students_are_compared_on_the_same_questions(run: RunFolder) -> None:
+    table = benchmark_gains_table(Look(run), [BACKBONE, 0, 1, 2], best=1)
+    pairs = [("S_2", "S_0"), ("S_1", "S_0"), ("S_1", "backbone")]
+    assert [row[:3] for row in table.rows] == [(*pair, name) for name in ("ae", "mt") for pair in pairs]
+    scores = {number: run.rows(StageAt("benchmark_scores", number, benchmark="mt")) for number in (-1, 0, 1, 2)}
     means = {number: rows.filter(metric="rating", category="all")["value"][0] for number, rows in scores.items()}
-    assert float(values["mt"][3]) == pytest.approx(means[2] - means[0], abs=0.01)
-    assert 0 < float(values["mt"][6]) <= 1
+    for row, (after, before) in zip(table.rows[3:], ((2, 0), (1, 0), (1, -1)), strict=True):
+        figures = dict(zip(table.columns, row, strict=True))
+        assert float(figures["Difference"]) == pytest.approx(means[after] - means[before], abs=0.01)
+        low, high = map(float, figures["95 % interval"].split(" to "))
+        assert low < float(figures["Difference"]) < high
+        assert 0 < float(figures["p"]) <= 1
+        assert (figures["n"], figures["Failed"]) == ("20", "0")
     write_report(run)
     assert table.title in run.storage.read_bytes(REPORT).decode()
-    assert benchmark_gains_table(Look(run), [BACKBONE, 0]).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "best", "pairs"),
+    [
+        ([BACKBONE, 0, 1, 2], 2, [("S_2", "S_0"), ("S_2", "backbone")]),
+        ([BACKBONE, 0, 1, 2], 0, [("S_2", "S_0"), ("S_0", "backbone")]),
+        ([BACKBONE, 0, 1, 2], None, [("S_2", "S_0"), ("S_2", "backbone")]),
+        ([0, 1], 2, [("S_1", "S_0")]),
+        ([BACKBONE, 0], 2, [("S_0", "backbone")]),
+        ([BACKBONE], None, []),
+        ([1], 1, []),
+    ],
+)
+def test_who_is_compared_follows_from_who_was_asked_and_who_is_best(
+    run: RunFolder, asked: list[int], best: int | None, pairs: list[tuple[str, str]]
+) -> None:
+    rows = benchmark_gains_table(Look(run), asked, best).rows
+    assert [row[:2] for row in rows if row[2] == "ae"] == pairs
+
+
+def test_students_under_different_judges_are_not_compared(tmp_path: Path) -> None:
+    """A difference between them would be one between judges too."""
+    at = StageAt("benchmark_scores", 1, benchmark="ae")
+    run = build_run(tmp_path, config=configured(tmp_path), until=at)
+    run.write(at, run.rows(at).with_columns(judge=pl.lit("a new judge")))
+    rows = benchmark_gains_table(Look(run), [BACKBONE, 0, 1], best=0).rows
+    said = {row[:2]: row[4:6] for row in rows if row[2] == "ae"}
+    assert said["S_1", "S_0"] == ("not compared: another judge", "–")
+    assert said["S_0", "backbone"][0] == ""
 
 
 def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> None:
     card = run_card(summarise(run))
     assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
+
+
+def test_a_students_figures_by_two_judges_stand_in_two_tables(run: RunFolder) -> None:
+    figures = summarise(run).benchmarks(2)
+    assert figures is not None
+    [table] = figures_tables("S_2", figures)
+    assert (table.title, {row[0] for row in table.rows}) == ("Benchmarks of S_2", {"ae", "mt"})
+    other = pl.when(pl.col("benchmark") == "mt").then(pl.lit("big judge")).otherwise("judge")
+    first, second = figures_tables("S_2", figures.with_columns(judge=other))
+    assert first.title.startswith("Benchmarks of S_2, judged by standin-judge")
+    assert second.title == "Benchmarks of S_2, judged by big judge"
+    assert ({row[0] for row in first.rows}, {row[0] for row in second.rows}) == ({"ae"}, {"mt"})
+    assert "big judge" not in first.note
+    assert "prompt mt_bench_single " in second.note
+
+
+def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reason(run: RunFolder) -> None:
+    summary = summarise(run)
+    found = summary.round(2)
+    assert found is not None
+    categories = found.benchmarks.filter(metric="rating")["category"].unique(maintain_order=True).to_list()
+    lost = (pl.col("metric") == "rating") & (pl.col("category") == categories[1])
+    gone = (pl.col("metric") == "rating") & (pl.col("category") == categories[2])
+    without = found.benchmarks.filter(~gone).with_columns(
+        value=pl.when(~lost).then(pl.col("value")), note=pl.when(lost).then(pl.lit("3 of 4 failed")).otherwise("note")
+    )
+    object.__setattr__(found, "benchmarks", without)
+    page = unescape(render_report(summary, None, ""))
+    caption = page.split("mt: rating, 1–10, by category; ")[1].split("</figcaption>")[0]
+    assert caption == (
+        "the further out, the better. Left out, for want of a figure of every student: "
+        f"{categories[1]} (S_2: 3 of 4 failed); {categories[2]} (S_2: not asked)."
+    )
+    assert "ae: win rate, %, by category; the further out, the better.</figcaption>" in page, "it lacks none"
 
 
 def test_a_run_without_benchmarks_says_nothing_of_them(tmp_path: Path) -> None:
@@ -124,7 +198,10 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
     [(label, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
-    assert plot_benchmark_categories(label, rows) == "", "no category has a figure of all students that are shown"
+    spokes = choose_spokes(rows)
+    assert plot_benchmark_categories(label, spokes) == "", "no category has a figure of all students that are shown"
+    assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None, ""))
+    assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
 
 
 def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:

@@ -2,11 +2,13 @@ import json
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from tapir_core.reporting.model_card import model_card
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tests.benchmark_runs import ALPACA, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -89,6 +91,40 @@ def test_scores_have_split_interval_and_numbers_and_say_which_split_decides(run:
     assert told in scores[:2]
     assert len(scores) == run.rows(StageAt("evaluate", 2)).height
     assert "figures of test splits are read by no decision" in card
+
+
+def test_figures_on_benchmarks_have_interval_number_failures_judge_prompt_and_settings(tmp_path: Path) -> None:
+    evaluation = {"benchmarks": {"ae": ALPACA}, "each_round": ["ae"], "decontamination": {"max_rouge_l": 1.0}}
+    at = StageAt("benchmark_scores", 0, benchmark="ae")
+    run = build_run(tmp_path, config=make_config(tmp_path, evaluation=evaluation), until=at)
+    card = model_card(run, 0, USE)
+    header, *figures = rows(card, "Benchmarks")
+    assert header[4:] == ["Value", "Standard error", "95 % interval", "n", "Failed"]
+    rate = run.rows(at).row(0, named=True)
+    told = [f"{rate['value']:.2f}", f"{rate['stderr']:.2f}", f"{rate['low']:.2f} to {rate['high']:.2f}", "20", "0"]
+    assert figures[0] == ["ae", "win rate, %", "all", rate["note"], *told]
+    for beside in ("Judged by standin-judge (", "prompt alpaca_eval ", "judge: temperature ", "student: temperature "):
+        assert beside in card
+
+
+def test_a_student_that_was_asked_no_benchmark_of_the_run_is_said_to_have_no_figures(tmp_path: Path) -> None:
+    config = make_config(tmp_path, evaluation={"benchmarks": {"ae": ALPACA}, "decontamination": {"max_rouge_l": 1.0}})
+    card = model_card(build_run(tmp_path, config=config, until=StageAt("train", 0)), 0, USE)
+    assert "This student was asked none of the run's benchmarks (ae)." in card
+
+
+def test_figures_of_two_judges_stand_in_two_tables(tmp_path: Path) -> None:
+    benchmarks = {"ae": ALPACA, "vi": VICUNA}
+    evaluation = {"benchmarks": benchmarks, "each_round": [*benchmarks], "decontamination": {"max_rouge_l": 1.0}}
+    at = StageAt("benchmark_scores", 0, benchmark="vi")
+    run = build_run(tmp_path, config=make_config(tmp_path, evaluation=evaluation), until=at)
+    run.write(at, run.rows(at).with_columns(judge=pl.lit("big judge")))
+    card = model_card(run, 0, USE)
+    shown = card.split("## Benchmarks\n")[1].split("\n## ")[0]
+    first, second = shown.split("### Benchmarks of S_0, judged by ")[1:]
+    assert first.startswith("standin-judge (")
+    assert second.startswith("big judge\n")
+    assert ("| ae |" in first, "| vi |" in first, "| ae |" in second) == (True, False, False)
 
 
 def test_decontamination_is_counted_and_its_absence_is_said(run: RunFolder, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_what_the_longer_output_wins_by_length_alone_is_taken_off(times_longer: 
         judged = judge(times_longer, prefers_the_longer, seed)
         found = measure_annotations(judged, tables)
         raw, controlled = found.rates.win_rate.estimate.value, found.controlled.value
-        minimal = control_length(judged, [0.0] * N, NO_ANCHORS).value
+        minimal = control_length(judged, [0.0] * N, NO_ANCHORS).rate.value
         assert raw is not None
         assert controlled is not None
         assert minimal is not None
@@ -88,7 +88,7 @@ def test_a_better_model_stays_better(difficulty: list[float]) -> None:
     judged = judge(1.0, prefers_the_model)
     anchors = anchors_of(lambda model, baseline: 1.5, difficulty)
     raw = 100 * float(np.mean([each.preference - 1 for each in judged if each.preference is not None]))
-    assert control_length(judged, difficulty, anchors).value == pytest.approx(raw, abs=3)
+    assert control_length(judged, difficulty, anchors).rate.value == pytest.approx(raw, abs=3)
 
 
 def test_the_baseline_against_itself_is_a_half_without_a_fit(difficulty: list[float]) -> None:
@@ -96,7 +96,8 @@ def test_the_baseline_against_itself_is_a_half_without_a_fit(difficulty: list[fl
     model = fit_length_model(judged, difficulty, anchors_of(prefers_the_longer, difficulty), 10.0)
     assert model == LengthModel(0.0, 0.0, 0.0)
     found = control_length(judged, difficulty, anchors_of(prefers_the_longer, difficulty))
-    assert (found.value, found.stderr) == (50.0, 0.0)
+    assert (found.rate.value, found.spread) == (50.0, 0.0)
+    assert (found.rate.stderr, found.rate.low, found.rate.why) == (None, None, "the baseline against itself")
 
 
 def test_equally_long_outputs_have_no_effect_of_length() -> None:
@@ -111,15 +112,54 @@ def test_a_failed_judgment_counts_for_the_spread_of_lengths_and_for_the_predicti
     without = fit_length_model(failed, difficulty, NO_ANCHORS, 10.0)
     longer = replace(failed[0], model_chars=90_000)
     assert fit_length_model([longer, *failed[1:]], difficulty, NO_ANCHORS, 10.0) != without
-    assert control_length(failed, difficulty, NO_ANCHORS).n == N
+    assert control_length(failed, difficulty, NO_ANCHORS).rate.n == N
 
 
 def test_a_prediction_has_the_spread_of_its_parts_and_no_interval() -> None:
     found = predict_win_rate(LengthModel(-1.0, 1.0, 0.0), [-1.0, 0.0, 1.0, 0.0])
     shares = [100 / (1 + np.exp(-each)) for each in (-1, 0, 1, 0)]
-    assert found.value == pytest.approx(50)
-    assert found.stderr == pytest.approx(np.std(shares, ddof=1) / 2)
-    assert (found.low, found.high) == (None, None)
+    assert found.rate.value == pytest.approx(50)
+    assert found.spread == pytest.approx(np.std(shares, ddof=1) / 2)
+    assert (found.rate.stderr, found.rate.low, found.rate.high) == (None, None, None)
+
+
+def test_where_lengths_say_nothing_the_sampling_error_is_that_of_the_mean() -> None:
+    draw = random.Random(6)
+    judged = [Annotation(1 + draw.random(), 700, 700) for _ in range(N)]
+    found = control_length(judged, [0.0] * N, NO_ANCHORS)
+    shares = [100 * (each.preference - 1) for each in judged if each.preference is not None]
+    assert found.rate.stderr == pytest.approx(np.std(shares, ddof=1) / N**0.5)
+    assert found.spread == pytest.approx(0), "every prediction is the same, which says nothing of other instructions"
+
+
+def test_the_sampling_error_is_what_a_bootstrap_over_instructions_finds(difficulty: list[float]) -> None:
+    draw = random.Random(7)
+
+    def prefers_the_longer_mostly(model: int, baseline: int) -> float:
+        return 1 + draw.betavariate(0.8, 0.4) if model > baseline else 1 + draw.betavariate(0.2, 0.8)
+
+    judged = judge(1.4, prefers_the_longer_mostly)
+    anchors = anchors_of(prefers_the_longer_mostly, difficulty)
+    found, strength = control_length(judged, difficulty, anchors), choose_strength(judged, difficulty, anchors)
+    rates = []
+    for _ in range(100):
+        places = draw.choices(range(N), k=N)
+        again, table = [judged[place] for place in places], [difficulty[place] for place in places]
+        drawn = predict_win_rate(fit_length_model(again, table, anchors, strength), table)
+        rates.append(drawn.rate.value)
+    assert found.rate.stderr == pytest.approx(np.std(rates, ddof=1), rel=0.2)
+    assert found.spread is not None
+    assert found.spread < found.rate.stderr / 2
+
+
+def test_an_interval_stays_within_0_and_100_around_its_rate(difficulty: list[float]) -> None:
+    draw = random.Random(8)
+    judged = judge(1.0, lambda model, baseline: 1 + float(draw.random() < 0.02))[:40]
+    rate = control_length(judged, difficulty, NO_ANCHORS).rate
+    assert rate.value is not None
+    assert 0 < rate.low < rate.value < rate.high < 100
+    few = control_length(judged[:3], difficulty, NO_ANCHORS).rate
+    assert (few.low, few.why) == (None, "3 judgments only")
 
 
 def test_the_strength_is_one_of_the_grid_and_small_where_there_is_nothing_to_learn() -> None:

@@ -66,9 +66,9 @@ def test_length_controlled_rates_from_the_published_coefficients() -> None:
         rows = SHORT_FILES.get(name) or len(judged().get(name, ())) or lengths.get(name, 805)
         model = LengthModel(*(float(published[key]) for key in ("w_len", "w_difficulty", "w_model")))
         found = predict_win_rate(model, difficulty()[:rows])
-        assert found.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
+        assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
         if published["lc_standard_error"]:
-            assert found.stderr == pytest.approx(float(published["lc_standard_error"]), abs=1e-6), name
+            assert found.spread == pytest.approx(float(published["lc_standard_error"]), abs=1e-6), name
         checked += 1
     assert checked == 197
 
@@ -80,18 +80,29 @@ def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
         if published["C"]:
             model = fit_length_model(annotations, difficulty(), anchors(), float(published["C"]))
             found = predict_win_rate(model, difficulty()[: len(annotations)])
-            assert found.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
+            assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
             checked += 1
     assert checked == 56
 
 
 def test_length_controlled_rates_with_own_folds() -> None:
     for name, annotations in judged().items():
-        found = control_length(annotations, difficulty(), anchors())
+        found = control_length(annotations, difficulty(), anchors()).rate
         published = float(leaderboard()[name]["length_controlled_winrate"])
         assert found.value == pytest.approx(published, abs=0.2), name
         assert found.value is not None
         assert math.isfinite(found.value)
+
+
+def test_the_published_error_of_the_length_controlled_rate_is_no_sampling_error() -> None:
+    """Ours is larger for every model; the baseline, which stands against itself, has none."""
+    for name, annotations in judged().items():
+        found = control_length(annotations, difficulty(), anchors())
+        if name == "gpt4_1106_preview":
+            assert (found.rate.low, found.spread) == (None, 0.0)
+            continue
+        assert found.rate.low < found.rate.value < found.rate.high, name
+        assert found.rate.stderr > 1.3 * found.spread, name
 
 
 def test_the_preferences_of_published_logprobs() -> None:
