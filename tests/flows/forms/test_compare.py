@@ -56,7 +56,8 @@ def runs_below(state: State[Any]) -> list[FlowRun]:
 def shown_by(state: State[Any]) -> str:
     """What a flow run shows of the comparison."""
     own = state.state_details.flow_run_id
-    [shown] = [each for each in find_artifacts("c-comparison") if each.flow_run_id == own]
+    found = [each for each in find_artifacts("c-comparison") if each.key == "c-comparison"]
+    [shown] = [each for each in found if each.flow_run_id == own]
     return str(shown.data)
 
 
