@@ -110,7 +110,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
             tables.append(benchmark_gains_table(Look(run), numbers))
         for table in tables:
             if table.rows:
-                print_table(console, table)
+                print_table(console, table, wrap=True)
         require_figures(summary, compared, benchmarks)
 
 
