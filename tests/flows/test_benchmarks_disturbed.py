@@ -60,7 +60,6 @@ IFEVAL = {
     "questions": str(SAMPLES / "ifeval.jsonl"),
     "python": str(REPOSITORY / ".venv-lm-eval" / "bin" / "python"),
 }
-real_harness = [pytest.mark.slow, pytest.mark.lm_eval, needs_harness]
 CASES = [
     pytest.param(Case(ALPACA, "win_rate", "benchmark"), id="alpaca_eval"),
     pytest.param(Case(SINGLE, "rating", "answer", TURNS), id="mt_bench-ratings"),
@@ -71,8 +70,12 @@ CASES = [
     ),
     pytest.param(Case(VICUNA, "relative_quality", "answer"), id="vicuna"),
     pytest.param(Case({"type": "lm_eval", "task": "numbers"}, "exact", "answer"), id="lm_eval-fake"),
-    pytest.param(Case(IFEVAL, "prompt_level_strict_acc", "answer"), id="lm_eval-ifeval", marks=real_harness),
 ]
+REAL_HARNESS = pytest.param(
+    Case(IFEVAL, "prompt_level_strict_acc", "answer"),
+    id="lm_eval-ifeval",
+    marks=[pytest.mark.slow, pytest.mark.lm_eval, needs_harness],
+)
 
 
 class FaultyStudent:
@@ -183,7 +186,7 @@ def test_calls_that_fail_end_no_benchmark_and_what_failed_for_good_is_counted_an
     assert ground.student.replied_again + ground.log.answered_again() == 0
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, REAL_HARNESS])
 def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     tmp_path: Path, backbone: Path, ground: Ground, case: Case, standing_prefect: StandingServer
 ) -> None:
