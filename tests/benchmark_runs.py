@@ -66,10 +66,17 @@ def make_run(
     student: FakeProvider,
     each_round: Sequence[str] = (),
     name: str = "asked",
+    concurrency: int = 64,
     **benchmarks: dict[str, Any],
 ) -> RunFolder:
-    """A finished run whose student answers at an endpoint."""
-    engine = {"type": "endpoint", "base_url": student.base_url, "model": "{checkpoint}", "api_key_env": ""}
+    """A finished run whose student answers at an endpoint; ``concurrency`` is that of the calls to either side."""
+    engine = {
+        "type": "endpoint",
+        "base_url": student.base_url,
+        "model": "{checkpoint}",
+        "api_key_env": "",
+        "concurrency": concurrency,
+    }
     config = make_config(
         root,
         run={"name": name},
@@ -80,7 +87,13 @@ def make_run(
             "each_round": list(each_round),
             "decontamination": {"max_rouge_l": 1.0},
         },
-        calls={"shard_retry_seconds": 0.0, "backoff_seconds": 0.01, "max_backoff_seconds": 0.05, "rows_per_shard": 8},
+        calls={
+            "concurrency": concurrency,
+            "shard_retry_seconds": 0.0,
+            "backoff_seconds": 0.01,
+            "max_backoff_seconds": 0.05,
+            "rows_per_shard": 8,
+        },
     )
     return build_run(root, config=config, **gather_files(config), backbone=checkpoint_digest(backbone))
 

@@ -114,7 +114,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
             tables.append(benchmark_gains_table(Look(run), numbers, summary.best))
         for table in tables:
             if table.rows:
-                print_table(console, table)
+                print_table(console, table, wrap=True)
         _say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
 

@@ -6,6 +6,7 @@ from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.standin.judge import judge
 from tapir_core.standin.sections import Ask, read_ask
 from tapir_core.standin.wire import parse_chat
+from tasks.engines.tiny_student import CHAT_TEMPLATE
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint
 from tests.students import make_tiny_students, needs_student_env
@@ -43,13 +44,22 @@ def unsteady_judge():
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory, tiny_students, unsteady_judge, standing_prefect):
+def own_template(tmp_path_factory):
+    """A chat template that says more than the backbones' does."""
+    file = tmp_path_factory.mktemp("template") / "brief.jinja"
+    file.write_text("<|start|>system\nBe brief.<|end|>\n" + CHAT_TEMPLATE)
+    return file
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory, tiny_students, own_template, unsteady_judge, standing_prefect):
     """A run root on which one undisturbed run is done, with some verdicts that could not be read.
 
-    That run brought its own Prefect server; the commands that tests add to it share one.
+    Its students have a chat template of their own, in place of their backbones'. It brought its own Prefect server; the
+    commands that tests add to it share one.
     """
     judge = endpoint(unsteady_judge.base_url, "standin-judge")
-    settings = {"judge.endpoint": judge, "judge.reasks": "0"}
+    settings = {"judge.endpoint": judge, "judge.reasks": "0", "student.chat_template": str(own_template)}
     project = Project(tmp_path_factory.mktemp("runs"), tiny_students[0], settings)
     project.output = project.run("first").stdout
     project.prefect_api = standing_prefect.api

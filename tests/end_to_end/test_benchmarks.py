@@ -1,11 +1,14 @@
-"""All three benchmarks asked of a student on real vLLM, served once, with the stand-in as their judge."""
+"""All three benchmarks asked of a student on real vLLM, served once, by a judge that fails now and then, and killed."""
 
 import subprocess
 
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt
+from tapir_core.standin.running import StandinServer
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
-from tests.harness.processes import REPOSITORY, tapir
+from tests.harness.processes import REPOSITORY, kill, left_over, tapir
+from tests.harness.stand_ins import RequestLog, endpoint
+from tests.waiting import wait_until
 
 SAMPLES = "configs/benchmarks"
 BENCHMARKS = {
@@ -17,25 +20,58 @@ BENCHMARKS = {
     "vi": f'questions = "{SAMPLES}/vicuna_question.jsonl", baseline = "{SAMPLES}/vicuna_baseline.jsonl", '
     'max_tokens = 16, type = "vicuna"',
 }
+ASKED = {"mt": (40, 120), "ae": (20, 20), "vi": (20, 40)}
+"""Answers and judgments of each, in the order in which they are asked."""
+FAULTS = "filter=0.1,429=0.04,500=0.04,reset=0.02,retry_after_seconds=0"
+"""One call in ten fails for good and one more at first."""
+CONCURRENCY = 4
 
 
-def test_the_untouched_backbone_is_served_once_for_the_held_out_set_and_all_benchmarks(
-    tmp_path, tiny_students, standing_prefect
+def test_the_untouched_backbone_is_served_once_for_all_benchmarks_though_the_judge_fails_and_a_kill_comes(
+    tmp_path, tiny_students, standing_prefect, monkeypatch
 ):
-    settings = {f"evaluation.benchmarks.{name}": f"{{ {table} }}" for name, table in BENCHMARKS.items()}
-    settings["evaluation.decontamination.max_rouge_l"] = "1.0"
-    project = Project(tmp_path, tiny_students[0], settings, prefect_api=standing_prefect.api)
-    project.run("asked", "--until", "pool")
-    command = tapir("evaluate", str(tmp_path / "asked"), "--round", "backbone", "--benchmark", "ae,mt,vi")
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+    monkeypatch.setenv("PREFECT_API_URL", standing_prefect.api)
+    log = RequestLog(tmp_path / "judge.jsonl")
+    with StandinServer(faults=FAULTS, latency_ms=100, log_path=log.path) as server:
+        settings = {
+            f"evaluation.benchmarks.{name}": f"{{ {table}, max_failed_share = 0.5 }}"
+            for name, table in BENCHMARKS.items()
+        }
+        settings |= {
+            "evaluation.decontamination.max_rouge_l": "1.0",
+            "judge.endpoint": endpoint(server.base_url, "standin-judge"),
+            "calls.concurrency": str(CONCURRENCY),
+            "calls.backoff_seconds": "0.01",
+        }
+        project = Project(tmp_path, tiny_students[0], settings, prefect_api=standing_prefect.api)
+        project.run("asked", "--until", "pool")
+        command = tapir("evaluate", str(tmp_path / "asked"), "--round", "backbone", "--benchmark", ",".join(ASKED))
+        with (tmp_path / "first.log").open("wb") as output:
+            first = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=output)
+            # All have answered but the judge, who is at the last benchmark.
+            wait_until(
+                lambda: project.stored("benchmark") >= 120 + 20 + 8, seconds=DEADLINE_SECONDS, every=0.02, alive=first
+            )
+            assert left_over(kill(first)) == []
+        assert project.stored("benchmark") < 120 + 20 + 40, "it was killed too late to show anything"
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     for words in ("win rate, %", "rating, 1–10", "relative quality, %", "Held-out accuracy"):
         assert words in done.stdout
     run = project.folder("asked")
-    for name, asked in (("ae", 20), ("mt", 40), ("vi", 20)):
+    failed = 0
+    for name, (answered, judged) in ASKED.items():
         answers = run.rows(StageAt("benchmark_answers", BACKBONE, benchmark=name))
-        assert answers["response"].drop_nulls().len() == asked
+        assert answers["response"].drop_nulls().len() == answered
+        replies = run.rows(StageAt("benchmark_replies", BACKBONE, benchmark=name))
+        assert replies.height == judged
         scores = run.rows(StageAt("benchmark_scores", BACKBONE, benchmark=name)).filter(category="all")
-        assert scores["n_failed"].max() == 0
         assert scores["value"].null_count() == 0
+        of_benchmark = replies.filter(status="failed").height
+        assert (scores["n_failed"].max() > 0) == (of_benchmark > 0)
+        failed += of_benchmark
+    assert failed == log.filtered() > 0
+    assert " failed)" in done.stdout
+    # What was in flight at the kill was answered to nobody; nothing had to be asked of the student again.
+    assert log.answered_again() <= CONCURRENCY
     assert (run.storage.read_bytes("logs/student.log").decode().count("Application startup complete")) == 1

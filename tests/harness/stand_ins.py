@@ -53,6 +53,11 @@ class RequestLog:
         """Answers beyond the first to the same request."""
         return sum(count - 1 for count in Counter(self.answered()).values())
 
+    def filtered(self) -> int:
+        """Requests whose last answer was stopped by a content filter: they failed for good."""
+        last = {line["sha256"]: line["fault"] for line in self.lines() if line["outcome"] in ("answered", "refused")}
+        return sum(fault == "filter" for fault in last.values())
+
     def faults(self) -> Counter[str]:
         """Requests that the stand-in failed itself, by fault."""
         return Counter(line["fault"] for line in self.lines() if line["outcome"] == "failed")

@@ -1,24 +1,23 @@
-"""`tapir export`: which student goes where, and that transformers and vLLM load it with its chat template."""
+"""`tapir export`: which student goes where, and that transformers loads it with its chat template.
+
+Of a trained student, and with vLLM: `tests/end_to_end/test_export.py`.
+"""
 
 from pathlib import Path
 
-import openai
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tapir_core.config import StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.engines.student_server import StudentEngineHost
 from tasks.engines.tiny_student import tiny_student
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
-VLLM_PYTHON = Path(__file__).parents[3] / VllmEngine().python
 CHAT = [{"role": "user", "content": "Name three rivers."}]
 
 
@@ -51,23 +50,6 @@ def test_the_best_student_loads_in_transformers_and_is_asked_by_its_chat_templat
     prompt = tokenizer(asked, return_tensors="pt", add_special_tokens=False)
     answer = model.generate(**prompt, max_new_tokens=4, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     assert answer.shape[1] > prompt["input_ids"].shape[1]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not VLLM_PYTHON.exists(), reason="the student's environment is missing: make student-env")
-def test_an_exported_student_answers_on_vllm_by_its_chat_template(run: RunFolder, tmp_path: Path) -> None:
-    export(run, "--to", str(tmp_path / "mine"))
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "mine")
-    asked = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=True)["input_ids"]
-    engine = VllmEngine(
-        python=str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, gpu_memory_utilization=0.3, dtype="float32"
-    )
-    with StudentEngineHost(StudentConfig(engine=engine), tmp_path / "student.log") as host:
-        endpoint = host.source(tmp_path / "mine")()
-        with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
-            reply = client.chat.completions.create(model="student", messages=CHAT, max_tokens=4, temperature=0)
-    assert reply.usage.prompt_tokens == len(asked)
-    assert reply.usage.completion_tokens > 0
 
 
 def test_a_round_is_exported_by_its_number_to_a_folder_by_name(run: RunFolder, tmp_path: Path) -> None:
