@@ -64,18 +64,18 @@ class FlowRun:
         else:
             self.set_state(states[button])
 
-    def retry_after_crash(self) -> None:
-        """Press *retry* until the run goes on.
+    def retry_until_it_goes_on(self) -> None:
+        """Press *retry* until a run that crashed or was cancelled goes on.
 
-        A crash is told by the process's runner, by our hook, and after up to a second by the worker; a button pressed
-        before the last of them is taken back, and a person presses it again.
+        A crash is told by the process's runner, by our hook, and after up to a second by the worker, and a cancelled
+        run by several too; a button pressed before the last of them is taken back, and a person presses it again.
         """
 
         def goes_on() -> bool:
             state = self.state()
-            if state.type == "CRASHED":
+            if state.type in ("CRASHED", "CANCELLED"):
                 self.press("retry")
-            return state.type not in ("CRASHED", "SCHEDULED")
+            return state.type not in ("CRASHED", "CANCELLED", "SCHEDULED")
 
         self._root.wait_until(goes_on, lambda: f"{self.page} does not go on: {self.state()}", every=0.5)
 

@@ -53,7 +53,7 @@ def test_driver_and_trainer_survive_each_other(root: StandingRoot, settings: lis
     driver.process().kill()
     driver.wait_for("Crashed")
     assert all(each.is_running() for each in trainer), "the training outlives its driver"
-    driver.retry_after_crash()
+    driver.retry_until_it_goes_on()
     root.wait_until(lambda: len(driver.logged("attempt 2")) == 2, "no third driver")
     for each in trainer:
         each.resume()

@@ -125,7 +125,7 @@ def test_a_suspended_and_cancelled_comparison_goes_on_in_the_middle_of_its_run(
     assert took < CHILDREN_SECONDS
     assert flow_run.wait_for_message("Retry goes on").name == "Cancelled"
 
-    flow_run.press("retry")
+    flow_run.retry_until_it_goes_on()
     state = flow_run.wait_for()
     assert state.name == "Failed", "its backbone cannot be trained"
     assert f"2 runs are not finished:\n{reference}: " in state.message
@@ -171,7 +171,7 @@ def test_a_killed_run_is_crashed_and_retry_goes_on_at_another_process(
     calls.wait_for(50)
     flow_run.process().kill()
     assert flow_run.wait_for_message("Retry goes on").name == "Crashed"
-    flow_run.retry_after_crash()
+    flow_run.retry_until_it_goes_on()
     assert flow_run.wait_for("Completed", "Failed").name == "Completed"
     assert calls.answered_again() <= CONCURRENCY
 
