@@ -34,7 +34,7 @@ from tapir_core.stages import StageAt
 from tapir_core.sweep import lacks_run
 from tasks.ingredients import gather_files
 
-__all__ = ["Engines", "drive_run", "find_finished", "needed_by"]
+__all__ = ["Engines", "drive_run", "find_finished", "is_finished", "needed_by"]
 
 
 class Engines(Protocol):
@@ -94,7 +94,7 @@ def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
     """The runs for which nothing is left to do: done, as they are planned, and matched. Reads folders only."""
     finished: list[PlannedRun] = []
     for each in plan.runs:
-        if all(needed in finished for needed in needed_by(plan, each)) and _is_finished(plan, each):
+        if all(needed in finished for needed in needed_by(plan, each)) and is_finished(plan, each):
             finished.append(each)
     return finished
 
@@ -105,7 +105,8 @@ def needed_by(plan: ComparisonPlan, planned: PlannedRun) -> list[PlannedRun]:
     return [plan.run(arm, planned.run_seed) for arm in needed]
 
 
-def _is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
+def is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
+    """Whether nothing is left to do for a run whose needed ones are finished. Reads its folder only."""
     run = RunFolder(planned.ref)
     if not run.storage.exists(RUN_RECORD):
         return False

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from flows.arm_run import find_finished, needed_by
+from flows.arm_run import find_finished, is_finished, needed_by
 from flows.driver import Say, check_settings
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.store.address import store_url
@@ -68,7 +68,7 @@ def read_asked(
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
     plan = open_comparison(spec, overrides)
-    chosen = plan.choose([each for each in only.split(",") if each], _numbers(run_seeds))
+    chosen = plan.choose(_listed(only), _numbers(run_seeds))
     first = plan.comparison.run_seeds[0]
     for arm in plan.arms:
         check_settings(plan.config(plan.run(arm.name, first)), source=f"arm {arm.name}")
@@ -107,10 +107,9 @@ def run_comparison(
         name = planned.ref.name
         say(f"run {place + 1} of {len(left)}: {name} ({planned.arm.label}); {_time_left(left[place:], took)}")
         began = time.monotonic()
-        if why := _try(plan, planned, finished, drive):
+        if why := _try(plan, planned, drive):
             failed.append(why)
         else:
-            finished.append(planned)
             if results:
                 results.write(_read(plan, planned))
             took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
@@ -118,15 +117,11 @@ def run_comparison(
     return failed
 
 
-def _try(
-    plan: ComparisonPlan,
-    planned: PlannedRun,
-    finished: Sequence[PlannedRun],
-    drive: Callable[[PlannedRun], object],
-) -> Failed | None:
+def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun], object]) -> Failed | None:
     """Finish a run; why it failed, or nothing."""
     name = planned.ref.name
-    lacking = [each.ref.name for each in needed_by(plan, planned) if each not in finished]
+    # Looked at anew: what was finished may have been taken up again since, by retry-judge for one.
+    lacking = [each.ref.name for each in needed_by(plan, planned) if not is_finished(plan, each)]
     if lacking:
         return Failed(name, f"it is matched to {' and '.join(lacking)}, which is not finished", TapirError)
     try:
@@ -172,9 +167,13 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     return replace(compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison))
 
 
+def _listed(text: str) -> list[str]:
+    return [each.strip() for each in text.split(",") if each.strip()]
+
+
 def _numbers(listed: str) -> list[int]:
     try:
-        return [int(each) for each in listed.split(",") if each]
+        return [int(each) for each in _listed(listed)]
     except ValueError as error:
         raise ConfigError(f"--run-seeds {listed}: write numbers with commas between, such as 1,2") from error
 

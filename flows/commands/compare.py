@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import COMPARE_PLACE
 from tapir_core.run_folder import RunFolder, RunRef
 
@@ -46,7 +47,7 @@ def compare(
 ) -> None:
     """Run the arms of a comparison that are not finished, each matched to the reference; then set them side by side."""
     from flows.arm_run import drive_run
-    from flows.commands.server import connect_prefect, server_stands
+    from flows.commands.server import connect_prefect
     from flows.compare import not_finished, read_asked, read_comparison, run_comparison
     from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
 
@@ -70,7 +71,7 @@ def compare(
             else:
                 _print(compared, page)
             # A server of our own would be started, and ended, for a table that has just been printed.
-            if connect.cache_info().currsize or server_stands(asked.plan.root):
+            if connect.cache_info().currsize or _stands(asked.plan.root):
                 connect()
                 from flows.show_arms import show_arms
 
@@ -79,6 +80,17 @@ def compare(
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
     if failed:
         raise not_finished(failed)
+
+
+def _stands(root: str) -> bool:
+    """Whether a server is there that shows the table; one that is named and away keeps nobody from reading it."""
+    from flows.commands.server import server_stands
+
+    try:
+        return server_stands(root)
+    except MissingPrerequisite as error:
+        _say(f"not shown in Prefect's UI: {error}")
+        return False
 
 
 class _Engines:

@@ -33,7 +33,7 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
     source, target = Storage(f"{ref.root}/{ref.name}"), Storage(f"{root.rstrip('/')}/{ref.name}")
     with _unused(config):
         with _progress(console) as on_file:
-            _copy_kept(RunFolder(ref), root)
+            _copy_kept(RunFolder(ref), root, say)
             done = copy_run(source, target, on_file=on_file)
         was_there = f"; {count(done.already_there)} were there" if done.already_there else ""
         say(f"copied {count(done.files)} files, {count(done.bytes)} bytes{was_there}; all are verified")
@@ -45,10 +45,14 @@ def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool
         say(f"its paid answers stay in the store of {ref.root}; `tapir store export` and `import` take them along")
 
 
-def _copy_kept(run: RunFolder, root: str) -> None:
+def _copy_kept(run: RunFolder, root: str, say: Say) -> None:
     """What the run's benchmarks read in place of addresses; other runs may share it, so it stays where it was, too."""
+    here = Storage(run.ref.root)
     for path, sha256 in kept_files(run.config, run.record.ingredients).items():
-        copy_file(Storage(run.ref.root), Storage(root), path, sha256)
+        if here.exists(path):
+            copy_file(here, Storage(root), path, sha256)
+        else:
+            say(f"{here.url}/{path} is not there; the run will fetch it from its address")
 
 
 def _unused(config: RunConfig) -> AbstractContextManager[object]:

@@ -23,7 +23,8 @@ from tapir_core.standin import STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
 
-_FORMAT = 1
+_FORMAT = 2
+"""1 had held-out answers that failed among the wrong ones."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0}
 _NO_MARK = "-"

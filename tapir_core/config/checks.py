@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tapir_core.config.benchmarks import LmEvalBenchmark, benchmark_files
 from tapir_core.config.curriculum import RandomShare, RoundConfig
@@ -86,7 +87,12 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     evaluation, engine = config.evaluation, config.student.engine
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark_files(benchmark).items():
-            if "://" not in path and not Path(path).is_file():
+            if "@" in urlsplit(path).netloc:
+                yield (
+                    f"evaluation.benchmarks.{name}.{field}: an address with a user or password, which would stand in "
+                    "the run's folder; bring the file, or use an address without"
+                )
+            elif "://" not in path and not Path(path).is_file():
                 yield (
                     f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
                     "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"

@@ -69,12 +69,19 @@ def read_content(path: str) -> bytes:
     """
     try:
         return _read_remote(path) if "://" in path else Path(path).read_bytes()
-    except FileNotFoundError as exc:
-        if "://" in path:
-            raise ConfigError(f"nothing can be read at {path!r}; check the address and the network") from exc
-        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
     except OSError as exc:
+        if "://" in path:
+            why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}"
+            said = f"nothing can be read at {_public(path)!r}; check the address and the network{why}"
+            raise ConfigError(said.replace(path, _public(path))) from exc
+        if isinstance(exc, FileNotFoundError):
+            raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
         raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
+
+
+def _public(path: str) -> str:
+    """The path, or an address without its query, which may be a signature."""
+    return path.partition("?")[0] if "://" in path else path
 
 
 def _read_remote(url: str) -> bytes:
@@ -89,7 +96,7 @@ def _read_remote(url: str) -> bytes:
     except OSError:
         raise
     except Exception as exc:  # each file system of fsspec has errors of its own
-        raise ConfigError(f"{url!r} cannot be read: {exc}") from exc
+        raise ConfigError(f"{_public(url)!r} cannot be read: {str(exc).replace(url, _public(url))}") from exc
     return content
 
 

@@ -212,9 +212,13 @@ def plot_order_gap(rounds: Sequence[RoundSummary]) -> str:
 
 
 def interval_bars(scores: Sequence[Score | None]) -> tuple[list[float], list[list[float]]]:
-    """Accuracies in per cent, and how far below and above each its interval reaches; 0 where there is no figure."""
-    ends = ([100 * (getattr(score, end, None) or 0.0) for score in scores] for end in ("low", "value", "high"))
-    lows, values, highs = ends
+    """Accuracies in per cent, and how far below and above each its interval reaches; no number where there is none."""
+
+    def percents(end: str) -> list[float]:
+        found = (getattr(score, end, None) for score in scores)
+        return [math.nan if each is None else 100 * each for each in found]
+
+    lows, values, highs = map(percents, ("low", "value", "high"))
     below = [value - low for value, low in zip(values, lows, strict=True)]
     above = [high - value for value, high in zip(values, highs, strict=True)]
     return values, [below, above]

@@ -62,7 +62,7 @@ def scores_sentence(summary: RunSummary, numbers: Sequence[int]) -> str:
     for each in filter(None, map(summary.round, numbers)):
         scores = {split: each.score(split) for split in ("dev", "test")}
         told += [f"{student_name(each.number)} {split} {score_in_words(one)}" for split, one in scores.items() if one]
-    return f"Held-out accuracy with 95 % interval: {'; '.join(told)}."
+    return f"Held-out accuracy with 95 % interval: {'; '.join(told)}." if told else ""
 
 
 def accuracy_note(scores: Iterable[Score | None]) -> str:

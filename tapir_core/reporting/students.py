@@ -61,7 +61,11 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
     students = {str(number): number for number in _trained(run)}
     best = summarise(run).best if which == "best" else None
     if which not in students and best not in students.values():
-        why = " yet: it takes a dev split, and a round that is scored" if which == "best" else ""
+        why = (
+            f" yet: it takes a dev split, and a round that is scored (`tapir evaluate {run.ref.name}` scores)"
+            if which == "best"
+            else ""
+        )
         raise ConfigError(
             f"--round {which}: run {run.ref.name!r} has no such student{why}; it has "
             f"{', '.join([*others, *students]) or 'none'}; see `tapir status {run.ref.name}`"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from flows.arm_run import drive_run, find_finished
 from flows.cli import app
-from flows.compare import Failed, read_comparison, run_comparison
+from flows.compare import Failed, read_asked, read_comparison, run_comparison
 from flows.until import find_stage
 from tapir_core.comparison.matching import TOLERANCE, steps_of
 from tapir_core.comparison.outcome import Training, read_training
@@ -247,6 +247,28 @@ def test_a_run_that_fails_is_told_and_those_that_need_it_wait(spec: Path) -> Non
     compared = read_comparison(open_comparison(spec))
     assert not compared.concludes
     assert [row.name for row in compared.rows] == ["backbone", "S_0", "multi_round", "hard_only", "no_refinement"]
+
+
+def test_an_arm_waits_for_a_reference_that_was_taken_up_again_while_the_comparison_ran(spec: Path) -> None:
+    """Or it would be trained unmatched, to what is left of the reference's rounds."""
+    run_all(spec, BuiltRuns(), only=["multi_round"], seeds=[1])
+    plan = open_comparison(spec)
+    again = BuiltRuns()
+
+    def drive(planned: PlannedRun) -> None:
+        folder(plan, "multi_round").storage.remove(StageAt("judge", 1).folder)
+        again.drive(plan)(planned)
+
+    asked = plan.choose(["random", "hard_only"], [1])
+    failed = run_comparison(plan, asked, drive, say=lambda _: None)
+    assert [each.run for each in failed][-1] == "c-hard_only-s1"
+    assert "c-multi_round-s1, which is not finished" in failed[-1].message
+    assert "c-hard_only-s1" not in {name for name, _ in again.driven}
+
+
+def test_arms_and_run_seeds_may_be_listed_with_spaces(spec: Path) -> None:
+    asked = read_asked(spec, [], only="random, hard_only", run_seeds="1, 2", results=None)
+    assert [each.ref.name for each in asked.chosen if each.run_seed == 1] == ["c-random-s1", "c-hard_only-s1"]
 
 
 def test_a_comparison_that_was_changed_is_refused_under_its_old_name(spec: Path) -> None:

@@ -100,12 +100,12 @@ def test_what_an_address_holds_is_read_and_kept_and_a_run_goes_on_when_the_serve
     assert again.holds(ITEMS)
     assert again.holds(ASKED)
     assert len(said) == 3
-    assert all("cannot be read" in line and "Going on with what was fetched before" in line for line in said)
+    assert all("nothing can be read at" in line and "Going on with what was fetched before" in line for line in said)
     for at in (ITEMS, ASKED):
         again.storage.remove(at.folder)
     read(again)
     assert again.rows(ITEMS).equals(of_files)
-    with pytest.raises(ConfigError, match=r"benchmarks\.mine\.\w+: 'http://127\.0\.0\.1:\d+/.* cannot be read"):
+    with pytest.raises(ConfigError, match=r"benchmarks\.mine\.\w+: 'http://127\.0\.0\.1:\d+/.* nothing can be read at"):
         opened(configured(tmp_path, by_address, "another"))
     site.come()
 
@@ -147,7 +147,7 @@ def test_a_kept_file_that_is_damaged_is_told_and_fetched_anew_at_the_next_start(
     with pytest.raises(RunChanged, match=r"mine\.questions: .*alpaca_eval\.json' is not the file"):
         benchmark_items.fn(run.ref, None, None, "mine")
     site.go()
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="nothing can be read at"):
         opened(config)
     site.come()
     read(opened(config))

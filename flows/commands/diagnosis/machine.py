@@ -61,7 +61,8 @@ def _look_at_student(engine: VllmEngine | None) -> Finding:
         return _without_student(engine, error)
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
-    return ok(f"{here.python}: {versions}; built for {'GPUs' if found.device == 'cuda' else 'the CPU'}{broken_amx}")
+    device = "GPUs" if found.device == "cuda" else "the CPU"
+    return ok(f"{here.python}: {versions}; built for {device}, answers in {found.dtype(here)}{broken_amx}")
 
 
 def _without_student(engine: VllmEngine | None, error: MissingPrerequisite) -> Finding:

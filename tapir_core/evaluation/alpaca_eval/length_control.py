@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tapir_core.evaluation.alpaca_eval.logistic import (
     Floats,
@@ -58,6 +59,9 @@ _FOLDS = 5
 _ANCHOR_WEIGHT = 0.1
 """0.2 shared by the two anchor models."""
 _ROUNDING = 1e-12
+_LEFT = 0.01
+"""Of a judgment (0-1) that the fit must leave over somewhere, if its error is to be known."""
+_NOTHING_LEFT = "the fit predicts every judgment as it is, and leaves nothing to tell its error by"
 _DOUBT = 0.002
 """Left to the other side of a judgment that only names a winner."""
 
@@ -205,12 +209,26 @@ def _with_error(
     rate = found.rate
     if rate.value is None or n < FEWEST_ROWS:
         return replace(found, rate=replace(rate, why=f"{n} judgments only"))
+    if _leaves_nothing(_rows(judged, difficulty, anchors).take(_of_model(judged, anchors)), model):
+        return replace(found, rate=replace(rate, why=_NOTHING_LEFT))
     moves = _moves(judged, difficulty, anchors, model)
     stderr = math.sqrt(n / (n - 1) * float(np.sum((moves - moves.mean()) ** 2)))
     share = min(max(rate.value / 100, _ROUNDING), 1 - _ROUNDING)
     margin = student_t(n - 1) * stderr / (share * (1 - share))
     low, high = 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin]))
     return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
+
+
+def _of_model(judged: Sequence[Annotation], anchors: Anchors) -> NDArray[np.bool_]:
+    """Which of `_rows` are the model's own."""
+    own = sum(each.preference is not None for each in judged)
+    return np.repeat([False, True], [anchors.wins.size, own])
+
+
+def _leaves_nothing(own: SoftRows, model: LengthModel) -> bool:
+    """Whether every judgment is predicted as it is: all of one side, or parted by their lengths."""
+    predicted = sigmoid(own.features @ np.array([model.theta, model.phi, model.psi]))
+    return bool(np.abs(own.labels - predicted).max() < _LEFT)
 
 
 def _lengths(judged: Sequence[Annotation]) -> Floats:

@@ -219,6 +219,13 @@ def test_every_file_of_a_benchmark_must_be_there(benchmark_file: str) -> None:
     assert problem.startswith('evaluation.benchmarks.ae.baseline: value "nowhere/outputs.json": there is no such file')
 
 
+def test_an_address_of_a_benchmark_carries_no_password_and_none_is_shown() -> None:
+    asked = {"questions": "https://someone:geheim@example.org/questions.json"}
+    problem = the_problem(evaluation={"benchmarks": {"ae": asked}})
+    assert problem.startswith("evaluation.benchmarks.ae.questions: an address with a user or password")
+    assert "geheim" not in problem
+
+
 def test_a_benchmark_of_each_round_is_one_that_can_be_asked(benchmark_file: str) -> None:
     apart = {"benchmarks": {"apart": {"questions": benchmark_file}}}
     assert 'evaluation.each_round: value "apart": is no benchmark with a `type`' in the_problem(

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -66,6 +67,11 @@ def test_what_has_no_figure_is_not_drawn_and_the_rest_is(summary: RunSummary) ->
     for draw in (plots.plot_accuracy, plots.plot_accuracy_by_task_type):
         assert ElementTree.fromstring(draw([*others, without])).get("aria-label")
         assert draw([*others, without]) != draw([*others, last])
+
+
+def test_a_bar_without_a_figure_is_no_bar_of_0() -> None:
+    [value], [[below], [above]] = plots.interval_bars([None])
+    assert all(map(math.isnan, (value, below, above)))
 
 
 def test_many_rounds_are_shown_by_the_first_and_the_last_two(summary: RunSummary) -> None:

@@ -100,6 +100,20 @@ def test_the_baseline_against_itself_is_a_half_without_a_fit(difficulty: list[fl
     assert (found.rate.stderr, found.rate.low, found.rate.why) == (None, None, "the baseline against itself")
 
 
+@pytest.mark.parametrize(
+    "preference", [lambda longer: 1.0, lambda longer: 2.0 if longer else 1.0], ids=["all lost", "parted by length"]
+)
+def test_where_every_judgment_is_predicted_as_it_is_no_error_is_known(
+    preference: Callable[[bool], float], difficulty: list[float]
+) -> None:
+    judged = [Annotation(preference(number % 2 > 0), 900 if number % 2 else 300, 600) for number in range(40)]
+    for table, anchors in ((difficulty, anchors_of(prefers_the_longer, difficulty)), ([0.0] * N, NO_ANCHORS)):
+        rate = control_length(judged, table, anchors).rate
+        assert rate.value is not None
+        assert (rate.stderr, rate.low, rate.high) == (None, None, None)
+        assert "leaves nothing to tell its error by" in rate.why
+
+
 def test_equally_long_outputs_have_no_effect_of_length() -> None:
     judged = [Annotation(1.0 + number % 4 / 3, 700, 700) for number in range(N)]
     model = fit_length_model(judged, [0.0] * N, NO_ANCHORS, 100.0)

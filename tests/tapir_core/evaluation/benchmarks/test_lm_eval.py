@@ -37,6 +37,8 @@ def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
     assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
     # As the harness does: its standard deviation (n - 1) by the root of n.
     assert strict.estimate.stderr == pytest.approx(25)
+    # Wilson's interval, since a mark is right or wrong; a mean of several has the other one.
+    assert (strict.estimate.low, strict.estimate.high) == (pytest.approx(30.1, abs=0.05), pytest.approx(95.4, abs=0.05))
     assert (parts.metric, parts.estimate.value, parts.estimate.n) == ("parts", 75, 4)
     assert parts.note == "mean of 8 marks; n counts questions"
     assert strict.note == ""
