@@ -155,7 +155,7 @@ def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_wi
     remedy = "set evaluation.benchmarks.refusing.top_logprobs = 0"
     asked = CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/asked", "--round", "0", "--benchmark", "refusing"])
     [state] = [row for row in benchmark_states_table(Look(run)).rows if row[0] == "refusing"]
-    for told in (found["note"], str(asked.exception), state[-1]):
+    for told in (found["note"], str(asked.exception), " ".join(state)):
         assert said in told
         assert remedy in told
     assert (figures(run, "mended")["win_rate"]["note"], figures(run, "mended")["win_rate"]["n"]) == (
