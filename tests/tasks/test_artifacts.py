@@ -111,7 +111,7 @@ def test_each_student_adds_a_version_of_the_plots_under_one_key(tmp_path, prefec
 
 
 def test_backbone_and_s_0_have_their_stages_and_scores(tmp_path, prefect_server: None) -> None:
-    run = build_run(tmp_path, until=StageAt("evaluate", 0), config=make_config(tmp_path, run={"name": "first"}))
+    run = build_run(tmp_path, until=StageAt("evaluate", 0), config=make_config(tmp_path, run={"name": "basic"}))
 
     @flow(name="publish", validate_parameters=False)
     def publish(ref: RunRef) -> None:
@@ -120,11 +120,11 @@ def test_backbone_and_s_0_have_their_stages_and_scores(tmp_path, prefect_server:
         publish_run(ref)
 
     publish(run.ref)
-    found = read_artifacts("first")
-    of_students = {f"first-{place}-{kind}" for place in ("backbone", "round-0") for kind in ("stages", "scores")}
-    assert set(found) == of_students | {"first-plots", "first-card"}
-    assert [row["Stage"] for row in json.loads(found["first-round-0-stages"])] == ["mix", "train", "evaluate"]
-    assert re.findall(r"^- (.*?): \[", found["first-card"], re.M) == ["whole run", "backbone", "S_0"]
+    found = read_artifacts("basic")
+    of_students = {f"basic-{place}-{kind}" for place in ("backbone", "round-0") for kind in ("stages", "scores")}
+    assert set(found) == of_students | {"basic-plots", "basic-card"}
+    assert [row["Stage"] for row in json.loads(found["basic-round-0-stages"])] == ["mix", "train", "evaluate"]
+    assert re.findall(r"^- (.*?): \[", found["basic-card"], re.M) == ["whole run", "backbone", "S_0"]
 
 
 def test_a_comparison_has_its_plots_beside_its_card(prefect_server: None) -> None:

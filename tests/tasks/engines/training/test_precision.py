@@ -1,10 +1,13 @@
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from tapir_core.config import TrainingConfig
-from tasks.engines.processor import WITHOUT_AMX
+from tasks.engines.processor import WITHOUT_AMX, computes_in_bf16
+from tasks.engines.training import student
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.student import settle_precision
 
@@ -14,29 +17,33 @@ def make_job(precision: str) -> TrainingJob:
     return TrainingJob(Path("base"), (), Path("attempt"), training, 1, 1e-4, 1, Path("train.log"))
 
 
-@pytest.mark.parametrize(
-    ("capabilities", "precision"),
-    [
-        ({"avx2": True, "avx512_f": True}, "fp32"),
-        ({"avx512_bf16": True}, "bf16"),
-        ({"amx_bf16": True}, "bf16"),
-        ({"neon": True, "bf16": True}, "bf16"),
-    ],
-)
+@pytest.fixture
+def auto_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """The precision that `auto` is on a machine without GPU whose processor has these flags."""
+
+    def settle(flags: str) -> str:
+        cpuinfo = tmp_path / "cpuinfo"
+        cpuinfo.write_text(f"flags : {flags}")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(student, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
+        return settle_precision(make_job("auto")).training.precision
+
+    return settle
+
+
+@pytest.mark.parametrize(("flags", "precision"), [("avx2 avx512f", "fp32"), ("avx2 avx512_bf16", "bf16")])
 def test_auto_is_bf16_only_where_the_cpu_computes_in_it(
-    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], precision: str
+    auto_precision: Callable[[str], str], flags: str, precision: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert settle_precision(make_job("auto")).training.precision == precision
+    assert auto_precision(flags) == precision
 
 
-def test_auto_is_fp32_where_the_processors_amx_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
+def test_auto_is_fp32_where_the_processors_amx_does_not_work(
+    auto_precision: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in WITHOUT_AMX.items():
         monkeypatch.setenv(name, value)
-    assert settle_precision(make_job("auto")).training.precision == "fp32"
+    assert auto_precision("avx512_bf16 amx_bf16") == "fp32"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
