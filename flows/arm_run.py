@@ -15,7 +15,6 @@ from tapir_core.comparison.equal_usd import buy_more, check_pool, with_more
 from tapir_core.comparison.figures import RANDOM
 from tapir_core.comparison.matching import (
     MOST_TRIES,
-    Counted,
     Target,
     check_match,
     is_match,
@@ -23,7 +22,7 @@ from tapir_core.comparison.matching import (
     suited_batch_size,
 )
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, Size, kept_sizes, targets_of, with_sizes
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, Size, is_matched, kept_sizes, targets_of, with_sizes
 from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.paths import RUN_RECORD
@@ -114,10 +113,7 @@ def is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
     config = with_sizes(config, _sizes(plan, planned, config, targets))
     if lacks_run(config, gather_files(config)):
         return False
-    return all(
-        run.holds(StageAt("train", number)) is not None and is_match(target, _counted(read_training(run, number)))
-        for number, target in targets.items()
-    )
+    return is_matched(planned.arm, _trainings(run), _trainings(_reference(plan, planned)))
 
 
 def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Size]) -> dict[int, Size]:
@@ -129,7 +125,7 @@ def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Si
             if not trained and run.holds(at) is None:
                 drive.engines.distil(run, f"mix@{number}")
                 _check_made(run, at)
-            made = _counted(read_training(run, number) if trained else drive.engines.count(run, number))
+            made = (read_training(run, number) if trained else drive.engines.count(run, number)).counted
         if is_match(target, made, tries=MOST_TRIES if trained else tries):
             batch_size = suited_batch_size(target, made.examples, made.epochs, usual)
             drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
@@ -184,7 +180,7 @@ def _sizes(
     """
     if not targets:
         return {}
-    kept, reference = kept_sizes(planned.ref), RunFolder(plan.run(plan.reference, planned.run_seed).ref)
+    kept, reference = kept_sizes(planned.ref), _reference(plan, planned)
     rounds = {number: reference.config.round(number) for number in _trainings(reference) if number}
     first = {number: each.examples for number, each in rounds.items()}
     if planned.arm.match == "whole":
@@ -193,10 +189,15 @@ def _sizes(
     return {number: kept.get(number) or Size(first[number], config.batch_size(number)) for number in targets}
 
 
+def _reference(plan: ComparisonPlan, planned: PlannedRun) -> RunFolder:
+    """Run of the same run seed that the others are matched to."""
+    return RunFolder(plan.run(plan.reference, planned.run_seed).ref)
+
+
 def _targets(plan: ComparisonPlan, planned: PlannedRun) -> dict[int, Target]:
     if planned.arm.match == "reference":
         return {}
-    return targets_of(planned.arm, _trainings(RunFolder(plan.run(plan.reference, planned.run_seed).ref)))
+    return targets_of(planned.arm, _trainings(_reference(plan, planned)))
 
 
 def _sources(plan: ComparisonPlan, planned: PlannedRun) -> Iterator[RunRef]:
@@ -211,7 +212,3 @@ def _sources(plan: ComparisonPlan, planned: PlannedRun) -> Iterator[RunRef]:
 def _trainings(run: RunFolder) -> dict[int, Training]:
     rounds = range(run.config.run.rounds + 1)
     return {number: read_training(run, number) for number in rounds if run.holds(StageAt("train", number))}
-
-
-def _counted(training: Training) -> Counted:
-    return Counted(training.examples, training.tokens, training.epochs)

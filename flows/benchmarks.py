@@ -7,11 +7,12 @@ overlaps answering, a shard at a time; lm-evaluation-harness marks all answers a
 from collections.abc import Sequence
 
 from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
+from tapir_core.reporting.students import failed_judgments
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tasks.benchmark_answers import asked_questions, benchmark_answers_shard
 from tasks.benchmark_marks import benchmark_marks
-from tasks.benchmark_replies import benchmark_replies_shard
+from tasks.benchmark_replies import benchmark_replies_shard, forget_failed
 from tasks.benchmarks import benchmark_items, benchmark_scores
 
 __all__ = ["ask_benchmark", "read_benchmark"]
@@ -25,14 +26,20 @@ def read_benchmark(ref: RunRef, name: str, models: Sequence[str] = ()) -> None:
         run_shards(ref, answers_at, benchmark_answers_shard, _questions(RunFolder(ref), name))
 
 
-def ask_benchmark(ref: RunRef, who: Compared, name: str) -> None:
-    """Ask a student a benchmark that is read, or judge a model's outputs; what holds is not done again."""
+def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_failed: bool = False) -> None:
+    """Ask a student a benchmark that is read, or judge a model's outputs; what holds is not done again.
+
+    With ``also_failed`` the judge is asked anew where it failed for good; the old seal stays until the next one.
+    """
     run = RunFolder(ref)
     answers_at, replies_at, scores_at = benchmark_stages(name, who)
     rows = _questions(run, name)
     answers = submit_shards(ref, answers_at, benchmark_answers_shard, rows)
     if name in run.config.evaluation.judged:
-        replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, rows)
+        again = also_failed and bool(failed_judgments(run, replies_at))
+        if again:
+            forget_failed(run, replies_at)
+        replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, rows, also_done=again)
         seal_stage(ref, answers)
         seal_stage(ref, replies)
     else:

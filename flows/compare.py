@@ -18,7 +18,7 @@ from tapir_core.calls import AnswerStore
 from tapir_core.calls.store.address import store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, is_matched, open_comparison
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.reporting.conditions import conditions_of
@@ -144,14 +144,16 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     """What the finished runs come to, and those of which ``results`` holds what they came to.
 
     Raises:
-        ConfigError: a result there is of another configuration.
+        ConfigError: a result there is of another configuration, or was matched to another run of the reference.
     """
     outcomes = [_read(plan, each) for each in find_finished(plan)]
     here = {each.run for each in outcomes}
     if results:
         for each in outcomes:
             results.write(each)
-        outcomes += [each for each in results.read() if each.run not in here]
+        brought = [each for each in results.read() if each.run not in here]
+        outcomes += brought
+        _check_matched(plan, brought, outcomes, results)
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
     primary = [each for each in missing if not each.arm.exploratory]
@@ -165,6 +167,20 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     return replace(compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison))
+
+
+def _check_matched(
+    plan: ComparisonPlan, brought: Sequence[ArmOutcome], outcomes: Sequence[ArmOutcome], results: ResultsFolder
+) -> None:
+    """Refuse what another run of the reference was the measure of: that one was made anew since, or somewhere else."""
+    references = {each.run_seed: each for each in outcomes if each.arm.name == plan.reference}
+    for each in brought:
+        reference = references.get(each.run_seed)
+        if reference and not is_matched(each.arm, each.trainings, reference.trainings):
+            raise ConfigError(
+                f"{results.path / each.run}.json: its tokens or steps are not those of {plan.reference} with run seed "
+                f"{each.run_seed}, so it was matched to another run of it; remove the file to run it again"
+            )
 
 
 def _listed(text: str) -> list[str]:

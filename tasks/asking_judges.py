@@ -1,11 +1,11 @@
 """Texts → replies → verdicts: what the judge's stage and `tapir judge-check` do with one judge. Knows no Prefect."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar, cast
 
-from tapir_core.calls import OnOutcome, Parsed, Request, ask_parsed
+from tapir_core.calls import Answer, OnOutcome, Parsed, Request, ask_read, forget_unread
 from tapir_core.config import JudgeConfig, Order
 from tapir_core.judging import (
     Verdict,
@@ -22,7 +22,7 @@ from tapir_core.replies import Unparsed
 from tasks.asking import chat, make_request
 from tasks.runtime import Role, Runtime
 
-__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "judge_requests", "read_verdicts", "render_texts"]
+__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "forget_judge", "read_verdicts", "render_texts"]
 
 PROMPTS = {"pairwise": "judge", "pointwise": "judge_pointwise"}
 """Prompt of each mode."""
@@ -58,24 +58,19 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
     }
 
 
-def judge_requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> dict[Place, Request]:
-    """One request for each text."""
-    sampling = runtime.config.judge.sampling
-    return {
-        place: make_request(runtime.run, "judge", role.voice, chat(text), sampling, prompt=prompt)
-        for place, text in texts.items()
-    }
-
-
 def ask_judge(
     runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
 ) -> dict[Place, Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
-    settings = runtime.config.judge
-    parse = parse_verdict if settings.mode == "pairwise" else parse_pointwise
-    requests = list(judge_requests(runtime, role, prompt, texts).values())
-    asked = ask_parsed(runtime.calls, requests, role.source, parse, settings.reasks, on_outcome=on_outcome)
+    requests, read, reasks = _requests(runtime, role, prompt, texts), _reader(runtime), runtime.config.judge.reasks
+    asked = ask_read(runtime.calls, requests, role.source, read, reasks, on_outcome=on_outcome)
     return dict(zip(texts, asked, strict=True))
+
+
+def forget_judge(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> int:
+    """Delete the stored replies of one judge to ``texts`` that have no scores, so that it is asked anew; how many."""
+    requests, read = _requests(runtime, role, prompt, texts), _reader(runtime)
+    return forget_unread(runtime.calls, requests, read, runtime.config.judge.reasks)
 
 
 def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
@@ -89,6 +84,18 @@ def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[
         elif place != "teacher":
             verdict = pair_verdict(instruction_id, cast(Order, place), _value(reply), reply.raw, judge)
             yield Judged(verdict, reply.retryable)
+
+
+def _requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
+    sampling = runtime.config.judge.sampling
+    return [
+        make_request(runtime.run, "judge", role.voice, chat(text), sampling, prompt=prompt) for text in texts.values()
+    ]
+
+
+def _reader(runtime: Runtime) -> Callable[[int, Answer], Any]:
+    parse = parse_verdict if runtime.config.judge.mode == "pairwise" else parse_pointwise
+    return lambda _, answer: parse(answer.text)
 
 
 def _pairwise_text(prompt: Prompt, row: Row, order: Order) -> str:

@@ -1,11 +1,12 @@
 """Stage `benchmark_replies`: what a benchmark's judge says of a student's answers."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import polars as pl
 
-from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, ask_read
+from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, Request, ask_read, forget_unread
 from tapir_core.evaluation.benchmarks import REPLIES, Game, Reading, exchanges_of, judged_one
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
@@ -16,43 +17,70 @@ from tasks.benchmarks import items_of
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["benchmark_replies_shard"]
+__all__ = ["benchmark_replies_shard", "forget_failed"]
 
 
 @shard_task("benchmark_replies", reads="benchmark_answers")
 def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
     assert at.benchmark is not None
-    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
-    prompts = {name: runtime.prompt(name) for name in settings.prompts}
-    items = items_of(run, at.benchmark).filter(pl.col("question_id").is_in(rows["question_id"].unique().implode()))
-    benchmark = judged_one(run.config, at.benchmark)
-    games = [game for exchange in exchanges_of(items, rows) for game in benchmark.games(exchange, prompts)]
+    runtime, games = current(run), _games(run, at, rows)
     asked = [game for game in games if game.text is not None]
-    judge = runtime.benchmark_judge(at.benchmark)
-
-    def read(place: int, answer: Answer) -> Reading | Unparsed:
-        return benchmark.read(asked[place], answer.text, dict(answer.logprobs))
-
-    requests = [
-        make_request(
-            run,
-            "benchmark",
-            judge.voice,
-            chat(game.text or ""),
-            settings.sampling,
-            prompt=prompts[game.prompt],
-            top_logprobs=settings.logprobs_asked,
-        )
-        for game in asked
-    ]
-    parsed = ask_read(
-        runtime.calls, requests, judge.source, read, settings.reasks, on_outcome=_report_questions(run, at, games)
-    )
+    judge, reasks = runtime.benchmark_judge(at.benchmark), run.config.evaluation.judged[at.benchmark].reasks
+    requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
+    parsed = ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
     made = [_row(game, replies.get(game.place), judge.voice.model) for game in games]
     kept = [row for row in made if row is not None]
     return _worked(kept, asked, parsed)
+
+
+def forget_failed(run: RunFolder, at: StageAt) -> int:
+    """Delete the stored replies of judgments that failed, so that the judge is asked anew; gives how many.
+
+    What was asked anew by an earlier start, and can be read, stays. Nobody asks where the student or the baseline has
+    no answer: that fails again.
+    """
+    assert at.benchmark is not None
+    failed = run.rows(at).filter(status="failed")["question_id"].unique()
+    answers = run.rows(replace(at, name="benchmark_answers"))
+    games = _games(run, at, answers.filter(pl.col("question_id").is_in(failed.implode())))
+    asked = [game for game in games if game.text is not None]
+    reasks = run.config.evaluation.judged[at.benchmark].reasks
+    return forget_unread(current(run).calls, _requests(run, at, asked), _reader(run, at, asked), reasks)
+
+
+def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
+    """All judgments to be made on these answers."""
+    assert at.benchmark is not None
+    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
+    prompts = {name: runtime.prompt(name) for name in settings.prompts}
+    items = items_of(run, at.benchmark).filter(pl.col("question_id").is_in(answers["question_id"].unique().implode()))
+    benchmark = judged_one(run.config, at.benchmark)
+    return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
+
+
+def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
+    assert at.benchmark is not None
+    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
+    return [
+        make_request(
+            run,
+            "benchmark",
+            runtime.benchmark_judge(at.benchmark).voice,
+            chat(game.text or ""),
+            settings.sampling,
+            prompt=runtime.prompt(game.prompt),
+            top_logprobs=settings.logprobs_asked,
+        )
+        for game in asked
+    ]
+
+
+def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Reading | Unparsed]:
+    assert at.benchmark is not None
+    benchmark = judged_one(run.config, at.benchmark)
+    return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
 
 
 def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnOutcome:

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import OnOutcome, Parsed, Request, all_samples
+from tapir_core.calls import OnOutcome, Parsed
 from tapir_core.config import JudgeConfig
 from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
@@ -16,7 +16,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import counts_of, report_rows, worked
-from tasks.asking_judges import PROMPTS, Place, ask_judge, judge_requests, read_verdicts, render_texts
+from tasks.asking_judges import PROMPTS, Place, ask_judge, forget_judge, read_verdicts, render_texts
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import Runtime, current
@@ -51,18 +51,20 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
-    """Delete the stored replies of every verdict that is unscored, so that its judge is asked anew; gives how many."""
+    """Delete the stored replies of every verdict that is unscored, so that its judge is asked anew; gives how many.
+
+    What has scores stays: the other order of the same instruction, and what an earlier start asked anew.
+    """
     runtime, settings, verdicts = current(run), run.config.judge, run.rows(at).filter(status="unscored")
     prompt = runtime.prompt(PROMPTS[settings.mode])
     answers = run.rows(StageAt("answer", at.number))
-    again: list[Request] = []
+    forgotten = 0
     for name, role in runtime.judges.items():
         ids = verdicts.filter(judge=name)["instruction_id"].unique()
         rows = _with_both_answers(run, at, answers.filter(pl.col("instruction_id").is_in(ids.implode())))
         texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
-        for request in judge_requests(runtime, role, prompt, texts).values():
-            again += all_samples(request, settings.reasks)
-    return runtime.calls.forget(again)
+        forgotten += forget_judge(runtime, role, prompt, texts)
+    return forgotten
 
 
 def _ask_all(

@@ -30,6 +30,9 @@ def evaluate(
     benchmark: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME]", help="Benchmarks of the run's configuration, asked too.")
     ] = None,
+    also: Annotated[
+        str | None, typer.Option(metavar="terminal", help="Ask judges of benchmarks anew where they failed for good.")
+    ] = None,
     root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
     annotations: Annotated[
         str | None, typer.Option(metavar="FILE", help="AlpacaEval's figures from these judgments, in place of a RUN.")
@@ -60,12 +63,18 @@ def evaluate(
             raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
         if name is None:
             raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
-        _evaluate_run(name, which, root, benchmark or "")
+        if also not in (None, "terminal"):
+            raise ConfigError(f"--also {also}: only `terminal` is known")
+        if also and not benchmark:
+            raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
+        _evaluate_run(name, which, root, benchmark or "", also_failed=also is not None)
         return
     if name is not None:
         raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
     if benchmark is not None:
         raise ConfigError(f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN")
+    if also is not None:
+        raise ConfigError(f"--also {also} and --annotations: nobody is asked for judgments that are there")
     if which != "all":
         raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
     from flows.commands.annotations import score_annotations
@@ -82,7 +91,7 @@ def evaluate(
     )
 
 
-def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
+def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_failed: bool) -> None:
     from flows.commands.distil import shown_live
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table
@@ -99,12 +108,12 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str) -> None:
     with hold_known_run(run_ref(name, root), say=_say) as run:
         benchmarks = find_benchmarks(run, benchmark)
         compared = find_students(run, which, benchmarks)
-        if unscored_students(run, compared, benchmarks):
+        if unscored_students(run, compared, benchmarks, also_failed=also_failed):
             _say("connecting to Prefect")
             with connect_prefect(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
-                evaluate_students(run.ref, compared, benchmarks)
+                evaluate_students(run.ref, compared, benchmarks, also_failed)
         else:
             write_report(run)
         summary = summarise(run)

@@ -24,6 +24,7 @@ def evaluate_from_form(
     run: RunName,
     students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
     benchmarks: Annotated[str, shown("Benchmarks")] = "",
+    also_terminal: Annotated[bool, shown("Ask failed judgments too")] = False,
 ) -> str:
     """Score students of a run on its held-out set, and on benchmarks, where their scores do not stand yet.
 
@@ -32,15 +33,16 @@ def evaluate_from_form(
         students: `all` (backbone, S_0, every round that is trained, models of files), `best` by the dev split,
             `backbone`, the number of a round, or `outputs` (models whose outputs to the benchmarks are files).
         benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
+        also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
     """
     log = get_run_logger()
     with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
         asked = find_benchmarks(opened, benchmarks)
         compared = find_students(opened, students, asked)
         numbers = [who for who in compared if isinstance(who, int)]
-        unscored = unscored_students(opened, compared, asked)
+        unscored = unscored_students(opened, compared, asked, also_failed=also_terminal)
         with machine_to_evaluate(opened.config) if unscored else nullcontext():
-            evaluate_students.fn(opened.ref, compared, asked)
+            evaluate_students.fn(opened.ref, compared, asked, also_terminal)
         summary = summarise(opened)
         require_figures(summary, compared, asked)
         return " ".join(

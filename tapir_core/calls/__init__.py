@@ -2,7 +2,7 @@
 
 from tapir_core.calls.asking import OnOutcome
 from tapir_core.calls.engine import CallEngine
-from tapir_core.calls.reask import Parsed, all_samples, ask_parsed, ask_read
+from tapir_core.calls.reask import Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.spend import LiveSpend, Spend
 from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.store.lease import RunLease
@@ -37,7 +37,7 @@ __all__ = [
     "Role",
     "RunLease",
     "Spend",
-    "all_samples",
     "ask_parsed",
     "ask_read",
+    "forget_unread",
 ]

@@ -84,6 +84,10 @@ class CallEngine:
         known = self._books.store.known(list(dict.fromkeys(keys)))
         return sum(key in known for key in keys)
 
+    def stored(self, requests: Sequence[Request]) -> Mapping[str, Outcome]:
+        """What the store answers ``requests`` with, by their keys; nothing is asked."""
+        return self._books.store.lookup([request.key for request in requests])
+
     def forget(self, requests: Sequence[Request]) -> int:
         """Delete what the store answers ``requests`` with, so that they are asked again; gives how many there were."""
         return self._books.store.forget([request.key for request in requests]).result()

@@ -13,7 +13,7 @@ from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.replies import Unparsed
 
-__all__ = ["REASK_STRIDE", "Parsed", "all_samples", "ask_parsed", "ask_read"]
+__all__ = ["REASK_STRIDE", "Parsed", "ask_parsed", "ask_read", "forget_unread"]
 
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
@@ -95,9 +95,22 @@ def ask_read(
     return [parsed[row] for row in range(len(requests))]
 
 
-def all_samples(request: Request, reasks: int) -> list[Request]:
-    """``request`` and every re-ask that `ask_parsed` may make of it."""
-    return [_reasked(request, reask) for reask in range(reasks + 1)]
+def forget_unread(
+    engine: CallEngine, requests: Sequence[Request], read: Callable[[int, Answer], T | Unparsed], reasks: int
+) -> int:
+    """Delete the stored replies to those requests of which `ask_read` makes no value, so that they are asked anew.
+
+    What was asked anew since, and can be read, stays: who was killed after it asks for the rest. Gives how many replies
+    were deleted.
+    """
+    samples = [[_reasked(request, reask) for reask in range(reasks + 1)] for request in requests]
+    stored = engine.stored([each for of_row in samples for each in of_row])
+    unread: list[Request] = []
+    for row, of_row in enumerate(samples):
+        known = [each for each in of_row if each.key in stored]
+        if all(_read(row, stored[each.key], read)[1] for each in known):
+            unread += known
+    return engine.forget(unread)
 
 
 def _report_settled(

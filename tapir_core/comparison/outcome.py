@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tapir_core.calls.spend import Spend
 from tapir_core.comparison.arms import Arm
+from tapir_core.comparison.matching import Counted
 from tapir_core.config import RunConfig
 from tapir_core.config.comparison import RolePrices, TokenPrices
 from tapir_core.evaluation.heldout import grade_answers
@@ -41,6 +42,11 @@ class Training:
     """Of them, those with a loss."""
     steps: int
     epochs: float
+
+    @property
+    def counted(self) -> Counted:
+        """What arms are matched by."""
+        return Counted(self.examples, self.tokens, self.epochs)
 
     def __add__(self, other: "Training") -> "Training":
         return Training(

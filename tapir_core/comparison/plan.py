@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tapir_core.comparison.arms import Arm, arm_config, arms_of
 from tapir_core.comparison.figures import RANDOM
-from tapir_core.comparison.matching import Target
+from tapir_core.comparison.matching import Target, is_match
 from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
 from tapir_core.config.comparison import ComparisonConfig, load_comparison
@@ -19,7 +19,16 @@ from tapir_core.errors import ConfigError
 from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 
-__all__ = ["ComparisonPlan", "PlannedRun", "Size", "kept_sizes", "open_comparison", "targets_of", "with_sizes"]
+__all__ = [
+    "ComparisonPlan",
+    "PlannedRun",
+    "Size",
+    "is_matched",
+    "kept_sizes",
+    "open_comparison",
+    "targets_of",
+    "with_sizes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +134,14 @@ def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Target]
     if arm.match == "rounds":
         return {number: Target(each.tokens, each.steps) for number, each in rounds.items()}
     return {}
+
+
+def is_matched(arm: Arm, trained: Mapping[int, Training], reference: Mapping[int, Training]) -> bool:
+    """Whether a run of the arm trained on what it must, in each round; both as round → training, S_0 included."""
+    return all(
+        number in trained and is_match(target, trained[number].counted)
+        for number, target in targets_of(arm, reference).items()
+    )
 
 
 def with_sizes(config: RunConfig, sizes: Mapping[int, Size]) -> RunConfig:

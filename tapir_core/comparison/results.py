@@ -1,9 +1,9 @@
 """What finished runs came to as files: the run seeds of one comparison can be made on several machines, or one by one.
 
 One JSON file a run, named after it: marks of each student, trainings, calls and costs; no model and no answer. It also
-holds what the comparison says of the run, its whole configuration first, so that a result of another one is refused. A
-setting that is newer than the file counts there as its default. Of prompts and input files it answers for those that go
-into a stage of the run, and for no other.
+holds what the comparison says of the run, its whole configuration first, so that a result of another one is refused. It
+answers for what goes into a stage of the run, and for nothing else: machines may differ in addresses, engine
+environments and stores. A setting that is newer than the file counts there as its default.
 """
 
 import json
@@ -18,7 +18,7 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved
 from tapir_core.errors import ConfigError
-from tapir_core.stages import used_files
+from tapir_core.stages import STAGES, own_digest, plan, used_files
 from tapir_core.standin import STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
@@ -28,6 +28,7 @@ _FORMAT = 2
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0}
 _NO_MARK = "-"
+_OF_STAGES = ("config", "files")
 _FIGURES: Sequence[str] = ("usd", "stored", "paid_requests", "paid_usd", "seconds")
 
 
@@ -66,7 +67,10 @@ class ResultsFolder:
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
-        if other := _differing(made_of, self._said_of(planned)):
+        wanted = self._said_of(planned)
+        if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
+            wanted |= {name: made_of[name] for name in _OF_STAGES}
+        if other := _differing(made_of, wanted):
             more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
             raise ConfigError(
                 f"{file} is the result of run {planned.ref.name} with another {', '.join(other[:_SHOWN])}{more}; "
@@ -88,6 +92,12 @@ class ResultsFolder:
             "prices": prices.model_dump(mode="json") if prices else None,
             "standin": STANDIN_VERSION if asks_standin else None,
         }
+
+
+def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
+    """All that decides which rows a run ends with: what goes into each stage, and when it stops."""
+    stages = {at: (own_digest(at, config, files), STAGES[at.name].inputs(config, at)) for at in plan(config)}
+    return stages, config.curriculum.stop
 
 
 def _fields(config: RunConfig) -> dict[str, Any]:

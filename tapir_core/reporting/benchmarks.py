@@ -164,10 +164,9 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
     if lacking:
         raise TooMuchMissing(
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
-            "the replies. Failures are stored: once the judge is mended, forget them with `tapir store prune --role "
-            "benchmark --status KIND --yes` (the student's answers: `--role answer`), remove those folders and give "
-            "the same command again; a baseline without answers needs a file that has them; or raise max_failed_share "
-            "of [evaluation.benchmarks] and run the configuration with --amend"
+            f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
+            "--also terminal` asks it again where it failed; a baseline without answers needs a file that has them; or "
+            "raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
         )
 
 

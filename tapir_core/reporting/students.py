@@ -15,7 +15,15 @@ from tapir_core.stages import Compared, StageAt, benchmark_stages
 OUTPUTS = "outputs"
 """What a person says for all models of files."""
 
-__all__ = ["find_benchmarks", "find_student", "find_students", "models_of", "scoring_stages", "unscored_students"]
+__all__ = [
+    "failed_judgments",
+    "find_benchmarks",
+    "find_student",
+    "find_students",
+    "models_of",
+    "scoring_stages",
+    "unscored_students",
+]
 
 
 def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
@@ -101,14 +109,23 @@ def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Seq
     return [at for who in compared for at in _stages_of(run, who, benchmarks)]
 
 
-def unscored_students(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = ()) -> list[Compared]:
-    """Those of ``compared`` whose scores do not stand."""
+def unscored_students(
+    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_failed: bool = False
+) -> list[Compared]:
+    """Those of ``compared`` whose scores do not stand; with ``also_failed`` those too of which judgments failed."""
     last = ("evaluate", "benchmark_scores")
-    return [
-        who
-        for who in compared
-        if any(at.name in last and run.holds(at) is None for at in _stages_of(run, who, benchmarks))
-    ]
+
+    def is_unscored(at: StageAt) -> bool:
+        if at.name == "benchmark_replies" and also_failed and at.benchmark in run.config.evaluation.judged:
+            return failed_judgments(run, at) > 0
+        return at.name in last and run.holds(at) is None
+
+    return [who for who in compared if any(map(is_unscored, _stages_of(run, who, benchmarks)))]
+
+
+def failed_judgments(run: RunFolder, at: StageAt) -> int:
+    """How many judgments of a benchmark failed for good, of those that lie sealed."""
+    return 0 if run.holds(at) is None else run.rows(at).filter(status="failed").height
 
 
 def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iterator[StageAt]:

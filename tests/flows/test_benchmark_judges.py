@@ -58,6 +58,11 @@ def test_failures_are_counted_reported_and_above_the_share_no_figure_is_given(
     assert f"{found['n_failed']} failed" in fine.stdout
 
 
+def test_asking_failed_judgments_again_takes_a_benchmark(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["evaluate", str(tmp_path / "no-run"), "--also", "terminal"])
+    assert "--also terminal without --benchmark NAME" in str(refused.exception)
+
+
 def test_an_annotator_that_prefers_the_first_output_comes_to_half_and_is_flagged(
     tmp_path: Path, backbone: Path, student: FakeProvider
 ) -> None:
@@ -138,6 +143,33 @@ def gives_no_logprobs(call: RecordedCall) -> FakeReply:
 
 def annotator(provider: FakeProvider) -> dict[str, Any]:
     return {"type": "openai", "base_url": provider.base_url, "model": "m", "identity": "i", "api_key_env": ""}
+
+
+def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
+    tmp_path: Path, backbone: Path, student: FakeProvider
+) -> None:
+    asked: list[str] = []
+    mended = False
+
+    def refuses_some(call: RecordedCall) -> FakeReply:
+        asked.append(call.prompt)
+        return Text(None, refusal="No.") if len(asked) % 4 == 0 and not mended else Text("m")
+
+    with FakeProvider(refuses_some) as provider:
+        run = make_run(tmp_path, backbone, student, ae={**ALPACA, "judge": annotator(provider), "top_logprobs": 0})
+        command = ["evaluate", f"{run.ref.root}/asked", "--round", "0", "--benchmark", "ae"]
+        refused = CliRunner().invoke(app, command)
+        assert "`tapir evaluate asked --benchmark ae --also terminal` asks it again" in str(refused.exception)
+        failed = figures(run, "ae")["win_rate"]["n_failed"]
+        assert failed == len(asked) // 4 > 0
+        mended, answered = True, len(student.calls)
+        for asked_anew in (failed, 0):
+            asked.clear()
+            again = CliRunner().invoke(app, [*command, "--also", "terminal"])
+            assert again.exit_code == 0, again.output
+            assert len(asked) == asked_anew
+    assert len(student.calls) == answered
+    assert figures(run, "ae")["win_rate"]["n"] == QUESTIONS
 
 
 def test_an_annotator_that_refuses_log_probabilities_is_told_in_its_own_words_with_the_remedy_which_helps(

@@ -80,15 +80,30 @@ def test_a_result_of_other_settings_is_refused(elsewhere: Path) -> None:
 def test_a_result_that_is_older_than_a_setting_counts_with_its_default(elsewhere: Path) -> None:
     plan = open_comparison(elsewhere)
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
-    file = results.path / "c-random-s1.json"
+    file = results.path / "c-multi_round-s1.json"
     told = json.loads(file.read_text())
     del told["of"]["config"]["curriculum"]["rejudge"]
     file.write_text(json.dumps(told))
-    assert "c-random-s1" in [each.run for each in results.read()]
+    assert "c-multi_round-s1" in [each.run for each in results.read()]
     told["of"]["config"]["curriculum"]["rejudge"] = False
     file.write_text(json.dumps(told))
-    with pytest.raises(ConfigError, match=r"c-random-s1 with another config\.curriculum\.rejudge; give"):
+    with pytest.raises(ConfigError, match=r"c-multi_round-s1 with another config\.curriculum\.rejudge; give"):
         results.read()
+
+
+def test_a_result_holds_on_a_machine_with_other_addresses_and_limits(elsewhere: Path) -> None:
+    others = ["calls.concurrency=7", "student.engine.base_url=http://127.0.0.1:8/v1", "training.micro_batch_size=2"]
+    elsewhere.write_text(elsewhere.read_text() + f"overrides = {json.dumps(others)}\n")
+    plan = open_comparison(elsewhere)
+    assert len(ResultsFolder(elsewhere.parent / "results", plan, gather_files).read()) == 3
+
+
+@pytest.mark.parametrize("setting", ["curriculum.stop.patience=1", "run.rounds=3", "curriculum.rejudge=false"])
+def test_what_decides_which_stages_there_are_is_part_of_a_result(elsewhere: Path, setting: str) -> None:
+    elsewhere.write_text(elsewhere.read_text() + f'overrides = ["{setting}"]\n')
+    plan = open_comparison(elsewhere)
+    with pytest.raises(ConfigError, match=r"with another config\." + setting.split("=")[0].replace(".", r"\.")):
+        ResultsFolder(elsewhere.parent / "results", plan, gather_files).read()
 
 
 def test_a_result_answers_for_the_prompts_that_its_stages_take_and_for_no_other(elsewhere: Path) -> None:
@@ -115,6 +130,17 @@ def test_a_result_that_holds_prompts_of_no_stage_of_its_run_is_read_without_them
     told["of"]["files"] |= {"prompt:mt_bench_single": "of another day", "prompt:gone": "since then"}
     file.write_text(json.dumps(told))
     assert "c-random-s1" in [each.run for each in results.read()]
+
+
+def test_a_result_that_was_matched_to_another_run_of_the_reference_is_refused(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    file = results.path / "c-multi_round-s1.json"
+    told = json.loads(file.read_text())
+    told["trainings"]["2"]["tokens"] *= 2
+    file.write_text(json.dumps(told))
+    with pytest.raises(ConfigError, match=r"c-random-s1\.json: its tokens or steps are not those of multi_round with"):
+        read_comparison(plan, results)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])

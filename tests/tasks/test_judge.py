@@ -60,10 +60,16 @@ def answered_run(root: Path, first: dict[str, Any], *panel: dict[str, Any], **ju
 
 def judge(run: RunFolder) -> ShardOutcome:
     """Judge the run's answers as its flow does; gives what the shard made."""
+    done = judge_unsealed(run)
+    seal.fn(run.ref, JUDGE, [done], 0.0)
+    return done
+
+
+def judge_unsealed(run: RunFolder) -> ShardOutcome:
+    """The same, killed before the seal."""
     answers = run.manifest(ANSWER)
     assert answers is not None
     done = judge_shard.fn(run.ref, JUDGE, Piece(0, 1), ShardOutcome(0, answers.parts[0]))
-    seal.fn(run.ref, JUDGE, [done], 0.0)
     assert isinstance(done, ShardOutcome)
     return done
 
@@ -119,6 +125,30 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
         assert forget_unscored(run, JUDGE) == run.rows(ANSWER).height * 2
         judge(run)
     assert set(judges.asked) == {"silent"}
+    assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
+
+
+def test_of_an_instruction_with_one_unscored_order_the_other_order_is_not_asked_again(tmp_path: Path) -> None:
+    judges = Judges()
+
+    def reply(call: RecordedCall) -> FakeReply:
+        judges.asked.append(call.prompt)
+        return Text("Well …" if len(judges.asked) % 2 and not judges.mended else "Scores: [[4, 7]]")
+
+    with FakeProvider(reply) as provider:
+        run = answered_run(tmp_path, endpoint(provider.base_url, "strict"))
+        judge(run)
+        unscored = run.rows(JUDGE).filter(status="unscored").height
+        assert 0 < unscored < run.rows(JUDGE).height
+        judges.mended = True
+        assert forget_unscored(run, JUDGE) == unscored
+        judges.asked.clear()
+        judge_unsealed(run)
+        assert len(judges.asked) == unscored
+        assert run.rows(JUDGE).filter(status="unscored").height == unscored
+        assert forget_unscored(run, JUDGE) == 0, "what was asked anew is not paid for again"
+        judge(run)
+        assert len(judges.asked) == unscored
     assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, all_samples, ask_parsed
+from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed, forget_unread
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
 from tapir_core.calls.reask import REASK_STRIDE
 from tapir_core.replies import Unparsed
@@ -12,6 +12,10 @@ def never() -> Endpoint:
 
 def parse_number(text: str) -> int | Unparsed:
     return int(text) if text.isdigit() else Unparsed("no number")
+
+
+def parse_answer(_: int, answer: Answer) -> int | Unparsed:
+    return parse_number(answer.text)
 
 
 def test_a_parsable_reply_is_asked_for_once(engine: CallEngine):
@@ -110,11 +114,21 @@ def test_a_row_that_is_forgotten_with_its_re_asks_is_asked_anew_and_no_other(eng
     forgotten, kept = make_request("forget me"), make_request("keep me")
     with FakeProvider(echo) as provider:
         ask_parsed(engine, [forgotten, kept], provider.endpoint, parse_number, 2)
-        assert engine.forget(all_samples(forgotten, 2)) == 3
-        assert engine.forget(all_samples(forgotten, 2)) == 0
+        assert forget_unread(engine, [forgotten], parse_answer, 2) == 3
+        assert forget_unread(engine, [forgotten], parse_answer, 2) == 0
         assert engine.count_stored([forgotten, kept]) == 1
         ask_parsed(engine, [forgotten, kept], provider.endpoint, parse_number, 2)
         assert sorted(provider.prompts()) == ["forget me"] * 6 + ["keep me"] * 3
+
+
+def test_what_was_read_is_not_forgotten_whichever_reask_it_took(engine: CallEngine):
+    requests = [make_request(prompt) for prompt in ("even", "never", "refused")]
+    replies = {"even": [Text("a"), Text("7")], "refused": [Text(None, refusal="No.")]}
+    with FakeProvider(lambda call: (replies.get(call.prompt) or [Text("a")]).pop(0)) as provider:
+        ask_parsed(engine, requests, provider.endpoint, parse_number, 2)
+        assert forget_unread(engine, requests, parse_answer, 2) == 3 + 1
+        assert engine.count_stored(requests) == 1
+    assert [each.value for each in ask_parsed(engine, requests[:1], never, parse_number, 2)] == [7]
 
 
 def test_no_requests_give_no_results(engine: CallEngine):
