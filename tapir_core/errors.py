@@ -11,6 +11,7 @@ The tree::
     ├── Stopped               exit 1   the run was suspended or cancelled before this was done
     ├── IncompleteBatch       exit 4   some outcomes are still retryable; the same command goes on
     │   └── TooMuchMissing    exit 4   more rows are missing than a stage accepts
+    ├── NoFigure              exit 4   too many judgments failed for a figure; the same command changes nothing
     └── BudgetReached         exit 3   the spending cap is reached; nothing more is sent
 
 A message says what happened, the offending value and the remedy. Foreign errors are translated where they enter,
@@ -25,6 +26,7 @@ __all__ = [
     "EngineError",
     "IncompleteBatch",
     "MissingPrerequisite",
+    "NoFigure",
     "RunBusy",
     "RunChanged",
     "Stopped",
@@ -87,6 +89,12 @@ class IncompleteBatch(TapirError):
 
 class TooMuchMissing(IncompleteBatch):
     """Raised when a stage misses a larger share of its rows than ``max_missing_share`` accepts."""
+
+
+class NoFigure(TapirError):
+    """Raised when so many judgments of a benchmark failed for good that those left would be no random sample."""
+
+    exit_code = 4
 
 
 class BudgetReached(TapirError):

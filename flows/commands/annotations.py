@@ -6,7 +6,7 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation.alpaca_eval import (
     AlpacaEvalFigures,
     LengthTables,
@@ -37,7 +37,7 @@ def score_annotations(
 
     Raises:
         ConfigError: a file is wrong, or only one of difficulty and anchors is given.
-        TooMuchMissing: more than ``max_failed_share`` of the judgments failed.
+        NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
     from flows.commands.terminal import print_table
 
@@ -46,7 +46,7 @@ def score_annotations(
     figures = measure_annotations(judged, tables, max_failed_share=max_failed_share)
     rate = figures.rates.win_rate
     if rate.estimate.value is None:
-        raise TooMuchMissing(
+        raise NoFigure(
             f"{path}: {rate.estimate.why}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )

@@ -18,7 +18,7 @@ from flows.driver import worker_root
 from flows.running.project_flow import project_flow
 from flows.running.remedies import GO_ON
 from flows.running.suspension import heed_suspension
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.sentences import next_sentence
 from tapir_core.reporting.summary import summarise
@@ -72,5 +72,5 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 def told(error: TapirError) -> str:
     """What the state of a flow run says of an error that ended it."""
-    # A wrong value stays wrong: it is refused in the words of the command line.
-    return str(error) if isinstance(error, ConfigError) else f"{error} {GO_ON}"
+    # A wrong value stays wrong, and what failed for good has failed: both are told in the words of the command line.
+    return str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}"

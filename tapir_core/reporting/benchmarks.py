@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import TooMuchMissing
+from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmarks import SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
@@ -153,7 +153,7 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
     """Say where too many judgments failed for a figure.
 
     Raises:
-        TooMuchMissing: a student or model has no headline on one of the benchmarks.
+        NoFigure: a student or model has no headline on one of the benchmarks.
     """
     lacking = [
         f"{student_name(who)}, {row['benchmark']}: {row['note']}"
@@ -162,11 +162,12 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
         if row["value"] is None
     ]
     if lacking:
-        raise TooMuchMissing(
+        raise NoFigure(
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
             f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
-            "--also terminal` asks it again where it failed; a baseline without answers needs a file that has them; or "
-            "raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
+            "--also terminal` asks it again where it failed (in the UI: evaluate, failed judgments too); a baseline "
+            "without answers needs a file that has them; or raise max_failed_share of [evaluation.benchmarks] and run "
+            "the configuration with --amend"
         )
 
 

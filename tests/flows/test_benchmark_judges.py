@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
+from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.reporting.benchmark_states import benchmark_states_table
 from tapir_core.reporting.benchmarks import benchmark_tables
@@ -146,7 +147,7 @@ def annotator(provider: FakeProvider) -> dict[str, Any]:
 
 
 def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
-    tmp_path: Path, backbone: Path, student: FakeProvider
+    tmp_path: Path, backbone: Path, student: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
     mended = False
@@ -159,15 +160,20 @@ def test_judgments_that_failed_for_good_are_asked_again_and_no_others(
         run = make_run(tmp_path, backbone, student, ae={**ALPACA, "judge": annotator(provider), "top_logprobs": 0})
         command = ["evaluate", f"{run.ref.root}/asked", "--round", "0", "--benchmark", "ae"]
         refused = CliRunner().invoke(app, command)
-        assert "`tapir evaluate asked --benchmark ae --also terminal` asks it again" in str(refused.exception)
+        monkeypatch.setenv("TAPIR_ROOT", run.ref.root)
+        told = evaluate_from_form("asked", "0", "ae", return_state=True)
+        assert told.message == str(refused.exception), "without the sentence that Retry goes on: it would not"
+        assert "`tapir evaluate asked --benchmark ae --also terminal` asks it again" in told.message
         failed = figures(run, "ae")["win_rate"]["n_failed"]
         assert failed == len(asked) // 4 > 0
         mended, answered = True, len(student.calls)
-        for asked_anew in (failed, 0):
-            asked.clear()
-            again = CliRunner().invoke(app, [*command, "--also", "terminal"])
-            assert again.exit_code == 0, again.output
-            assert len(asked) == asked_anew
+        asked.clear()
+        again = CliRunner().invoke(app, [*command, "--also", "terminal"])
+        assert again.exit_code == 0, again.output
+        assert len(asked) == failed
+        state = evaluate_from_form("asked", "0", "ae", also_terminal=True, return_state=True)
+        assert state.is_completed(), state.message
+        assert len(asked) == failed, "none is left that failed"
     assert len(student.calls) == answered
     assert figures(run, "ae")["win_rate"]["n"] == QUESTIONS
 
