@@ -13,6 +13,7 @@ from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.evaluation.bootstrap import Resampled, Values, paired_values, resample
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.judging.estimates import estimate_share
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.formats import student_name
@@ -77,8 +78,8 @@ class Figures:
     costs: Costs | None = None
     curve: tuple[Point, ...] = ()
     """From S_0 on."""
-    task_types: Mapping[str, float] = field(default_factory=dict)
-    """Task type → share of its test items that are right."""
+    task_types: Mapping[str, Resampled] = field(default_factory=dict)
+    """Task type → the same of its test items, where no more of them are missing than in the whole."""
     why: str = ""
     """Why there is no figure: too many test answers are missing with a run seed."""
 
@@ -134,10 +135,14 @@ def compare_arms(
 
 
 def difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
-    """``first`` − ``second`` on the test split; nothing where they share no item, or too many answers are missing."""
+    """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
     if any(_too_many_missing(each) for each in (first, second)):
         return None
     paired = paired_values(_values(first, "test"), _values(second, "test"))
+    for seed, items in paired.items():
+        asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
+        if _too_many(len(asked) - len(items), len(asked)):
+            return None
     return resample(paired, rng=derive_rng(0, comparison, "difference", *scope))
 
 
@@ -189,7 +194,7 @@ def _row(
         dev=_score(comparison, name, students, "dev"),
         to_random=None if name == RANDOM else difference(comparison, students, random, name, RANDOM),
         curve=curve,
-        task_types=_by_task_type(students),
+        task_types=_by_task_type(comparison, name, students),
     )
 
 
@@ -197,11 +202,22 @@ def _score(comparison: str, name: str, students: _Students, split: str) -> Resam
     """A share, so its intervals end at 0 and 1; nothing where too many answers of the split are missing."""
     if _too_many_missing(students, split):
         return None
-    found = resample(_values(students, split), rng=derive_rng(0, comparison, "score", name, split))
+    return _share(_values(students, split), comparison, "score", name, split)
+
+
+def _share(values: Values, *scope: str) -> Resampled | None:
+    """The mean of marks; where all are equal, with Wilson's interval of one run seed, for draws would not differ."""
+    found = resample(values, rng=derive_rng(0, *scope))
     if found is None:
         return None
-    ends = ("low90", "high90", "low95", "high95")
-    return replace(found, **{end: min(1.0, max(0.0, getattr(found, end))) for end in ends})
+    ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
+    if found.value in (0.0, 1.0):
+        n = min(len(items) for items in values.values() if items)
+        wilson = estimate_share(round(found.value * n), n)
+        assert wilson.low is not None
+        assert wilson.high is not None
+        ends = dict.fromkeys(("low90", "low95"), wilson.low) | dict.fromkeys(("high90", "high95"), wilson.high)
+    return replace(found, **ends)
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -215,16 +231,27 @@ def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tu
     return tuple(points)
 
 
-def _by_task_type(students: _Students) -> dict[str, float]:
-    """Every run seed has the same weight, as in the score."""
-    shares: dict[str, list[float]] = {}
-    for splits in students.values():
-        test, values = splits["test"], dict[str, list[float]]()
-        for item, value in test.correct.items():
-            values.setdefault(test.task_types[item], []).append(value)
-        for task_type, found in values.items():
-            shares.setdefault(task_type, []).append(fmean(found))
-    return {task_type: fmean(shares[task_type]) for task_type in TASK_TYPES if task_type in shares}
+def _by_task_type(comparison: str, name: str, students: _Students) -> dict[str, Resampled]:
+    """A task type of which too many answers are missing with a run seed is left out."""
+    values: dict[str, dict[int, dict[str, float]]] = {}
+    missing: dict[str, dict[int, int]] = {}
+    for seed, splits in students.items():
+        test = splits["test"]
+        for item, task_type in test.task_types.items():
+            of_seed = values.setdefault(task_type, {}).setdefault(seed, {})
+            if item in test.correct:
+                of_seed[item] = test.correct[item]
+            else:
+                lacking = missing.setdefault(task_type, {})
+                lacking[seed] = lacking.get(seed, 0) + 1
+    found: dict[str, Resampled] = {}
+    for task_type in TASK_TYPES:
+        of_type, lacking = values.get(task_type, {}), missing.get(task_type, {})
+        if any(_too_many(n, len(of_type[seed]) + n) for seed, n in lacking.items()):
+            continue
+        if share := _share(of_type, comparison, "task type", name, task_type):
+            found[task_type] = share
+    return found
 
 
 def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
@@ -267,9 +294,12 @@ def _values(students: _Students, split: str) -> Values:
 def _too_many_missing(students: _Students, split: str = "test") -> str:
     """Why there is no figure of the split; nothing where enough is there with every run seed."""
     for seed, splits in students.items():
-        graded = splits[split]
-        n = len(graded.correct) + graded.missing
-        if graded.missing > MAX_FAILED_SHARE * n:
+        missing, n = splits[split].missing, len(splits[split].task_types)
+        if _too_many(missing, n):
             most = f"more than {MAX_FAILED_SHARE:.0%}"
-            return f"with run seed {seed}, {graded.missing} of {n} {split} answers are missing, {most}"
+            return f"with run seed {seed}, {missing} of {n} {split} answers are missing, {most}"
     return ""
+
+
+def _too_many(missing: int, n: int) -> bool:
+    return missing > MAX_FAILED_SHARE * n

@@ -18,6 +18,7 @@ __all__ = [
     "Target",
     "check_match",
     "is_match",
+    "is_near",
     "next_examples",
     "steps_of",
     "suited_batch_size",
@@ -66,9 +67,14 @@ def suited_batch_size(target: Target, examples: int, epochs: float, usual: int |
 
 def is_match(target: Target, made: Counted, *, tries: int = MOST_TRIES) -> bool:
     """Whether what was made may be trained on, with its suited batch size, when so many mixtures were made of it."""
-    off = abs(_best_steps(target, made.examples, made.epochs) - target.steps)
-    allowed = 0 if tries < _EXACT_TRIES else max(1, round(TOLERANCE * target.steps))
-    return abs(made.tokens - target.tokens) <= TOLERANCE * target.tokens and off <= allowed
+    steps = _best_steps(target, made.examples, made.epochs)
+    return is_near(target, made.tokens, steps) and (tries >= _EXACT_TRIES or steps == target.steps)
+
+
+def is_near(target: Target, tokens: int, steps: int) -> bool:
+    """Whether so many tokens and steps are as many as the reference's."""
+    steps_allowed = max(1, round(TOLERANCE * target.steps))
+    return abs(tokens - target.tokens) <= TOLERANCE * target.tokens and abs(steps - target.steps) <= steps_allowed
 
 
 def check_match(what: str, target: Target, made: Counted, asked: int) -> None:

@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import polars as pl
+
 from tapir_core.calls.spend import Spend
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.matching import Counted
@@ -60,12 +62,17 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One student on one split: item → whether its answer was right (1) or not (0)."""
+    """One student on one split."""
 
     correct: Mapping[str, float]
+    """Item → whether the answer was right (1) or not (0), of the items that have one."""
     task_types: Mapping[str, str]
-    missing: int
-    """Items without an answer: they failed for good, or the run went on without them."""
+    """Item → task type, of every item that was asked."""
+
+    @property
+    def missing(self) -> int:
+        """How many items have no answer: they failed for good, or the run went on without them."""
+        return len(self.task_types) - len(self.correct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +157,7 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
     of_rounds = (stage for each in summary.rounds for stage in each.stages)
-    stages = [*summary.stages, *(stage for stage in of_rounds if not stage.name.startswith(_MEASURING))]
+    stages = [stage for stage in (*summary.stages, *of_rounds) if not stage.name.startswith(_MEASURING)]
     return [stage for stage in stages if stage.name != _LABEL or _goes_by_task_type(config)]
 
 
@@ -180,9 +187,7 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
         graded = grade_answers(questions, run.rows(StageAt("answer_heldout", number)))
         for split in ("dev", "test"):
             rows = graded.filter(split=split)
-            answered = rows.drop_nulls("correct")
-            correct, types = {}, {}
-            for item, right, task_type in answered.select("instruction_id", "correct", "task_type").iter_rows():
-                correct[item], types[item] = float(right), task_type or ""
-            found[number, split] = Graded(correct, types, rows.height - answered.height)
+            answered = rows.drop_nulls("correct").select("instruction_id", pl.col("correct").cast(pl.Float64))
+            types = rows.select("instruction_id", pl.col("task_type").fill_null(""))
+            found[number, split] = Graded(dict(answered.iter_rows()), dict(types.iter_rows()))
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tapir_core.comparison.arms import Arm, arm_config, arms_of
 from tapir_core.comparison.figures import RANDOM
-from tapir_core.comparison.matching import Target, is_match
+from tapir_core.comparison.matching import Target, is_near
 from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
 from tapir_core.config.comparison import ComparisonConfig, load_comparison
@@ -139,7 +139,7 @@ def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Target]
 def is_matched(arm: Arm, trained: Mapping[int, Training], reference: Mapping[int, Training]) -> bool:
     """Whether a run of the arm trained on what it must, in each round; both as round → training, S_0 included."""
     return all(
-        number in trained and is_match(target, trained[number].counted)
+        number in trained and is_near(target, trained[number].tokens, trained[number].steps)
         for number, target in targets_of(arm, reference).items()
     )
 

@@ -23,8 +23,8 @@ from tapir_core.standin import STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
 
-_FORMAT = 2
-"""1 had held-out answers that failed among the wrong ones."""
+_FORMAT = 3
+"""1 had held-out answers that failed among the wrong ones, 2 not the task types of all of them."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0}
 _NO_MARK = "-"
@@ -127,7 +127,6 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
             "round": number,
             "split": split,
             "marks": "".join(_mark(graded.correct.get(item)) for item in items[split]),
-            "missing": graded.missing,
         }
         for (number, split), graded in outcome.students.items()
     ]
@@ -151,7 +150,7 @@ def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
         run=told["run"],
         trainings={int(number): Training(**each) for number, each in told["trainings"].items()},
         students={
-            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]], each["missing"])
+            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]])
             for each in told["students"]
         },
         answers=told["answers"],
@@ -159,9 +158,8 @@ def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
     )
 
 
-def _graded(marks: str, items: dict[str, str], missing: int) -> Graded:
-    of_item = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True) if mark != _NO_MARK}
-    return Graded(of_item, {item: items[item] for item in of_item}, missing)
+def _graded(marks: str, items: dict[str, str]) -> Graded:
+    return Graded({item: _MARKS[mark] for item, mark in zip(items, marks, strict=True) if mark != _NO_MARK}, items)
 
 
 def _mark(correct: float | None) -> str:

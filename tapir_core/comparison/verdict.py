@@ -22,6 +22,11 @@ def verdicts(compared: ComparedArms) -> list[str]:
         for one, other in _pairs(compared, arms)
         if (one.name, other.name) in compared.differences
     ]
+    said += [
+        f"No verdict on {one.label} against {other.label}: too many answers of one or the other are missing."
+        for one, other in _pairs(compared, arms)
+        if (one.name, other.name) not in compared.differences and not one.why and not other.why
+    ]
     return said + [f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory]
 
 
@@ -47,7 +52,7 @@ def covers_sentence(compared: ComparedArms) -> str:
         if several > 1
         else "Intervals cover the choice of held-out instructions only, for there is one run seed"
     )
-    alone = "; rows with one run seed cover the instructions only" if several > 1 and _has_alone(compared) else ""
+    alone = "; figures of one run seed cover the instructions only" if several > 1 and _has_alone(compared) else ""
     return (
         f"{of_all}{alone}. They cover no other teacher, judge, backbone, pool or setting, and are not corrected for "
         "the number of arms."
@@ -74,4 +79,5 @@ def _why_none(compared: ComparedArms) -> str:
 
 
 def _has_alone(compared: ComparedArms) -> bool:
-    return any(row.test is not None and row.test.run_seeds == 1 for row in compared.rows)
+    figures = (each for row in compared.rows for each in (row.test, row.to_random))
+    return any(each is not None and each.run_seeds == 1 for each in figures)

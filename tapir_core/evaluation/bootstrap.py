@@ -1,19 +1,21 @@
 """Figures over several trainings of one recipe: their mean with intervals that cover both run seeds and items.
 
 Pure. A training has a run seed, and a value for each held-out item. The hierarchical bootstrap draws run seeds with
-replacement, and items with replacement within them; where all run seeds have the same items, one draw of items holds
-for all. The intervals are percentiles of the draws, and the p-value is that of the same draws, so that the two agree.
-Every run seed has the same weight, however many items it has.
+replacement, and items with replacement within them; where run seeds have their items in common, one draw of items
+holds for all. Few run seeds show their own spread badly: the draws are spread as Student's t is, with the degrees of
+freedom of Welch and Satterthwaite. The intervals are percentiles of the draws, and the p-value is that of the same
+draws, so that the two agree. Every run seed has the same weight, however many items it has.
 
-Limits: with one run seed nothing says how much another would differ, and the intervals cover items only. With few, the
-spread between them is known badly: intervals are rather too wide where run seeds differ less than chance over items
-makes them, and too narrow where they differ more (docs/compare.md has the shares that were seen).
+Limits: with one run seed nothing says how much another would differ, and the intervals cover items only. With several,
+the spread of items is in the spread between run seeds too, so that intervals are rather too wide where run seeds differ
+little (docs/compare.md has the shares that were seen).
 """
 
 import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -71,8 +73,7 @@ def resample(values: Values, *, rng: random.Random, draws: int = DRAWS) -> Resam
     if not columns:
         return None
     table = [np.array(list(items.values()), dtype=np.float64) for items in columns.values()]
-    generator = np.random.default_rng(rng.getrandbits(128))
-    means = _draw_means(table, draws, generator, shared=len({tuple(items) for items in columns.values()}) == 1)
+    means = _draw_means(list(columns.values()), table, draws, np.random.default_rng(rng.getrandbits(128)))
     low95, low90, high90, high95 = np.quantile(means, [0.025, 0.05, 0.95, 0.975])
     beyond = min(np.count_nonzero(means <= _ROUNDING), np.count_nonzero(means >= -_ROUNDING))
     return Resampled(
@@ -92,29 +93,56 @@ _ROUNDING = 1e-12
 """What sums of many values may be off by."""
 
 
-def _draw_means(table: Sequence[Floats], draws: int, generator: np.random.Generator, *, shared: bool) -> Floats:
+def _draw_means(
+    columns: Sequence[Mapping[str, float]], table: Sequence[Floats], draws: int, generator: np.random.Generator
+) -> Floats:
     """The mean of each draw: the whole's, moved by what the drawn run seeds and the drawn items differ."""
     seeds, of_seeds = len(table), np.array([column.mean() for column in table])
     picked = generator.integers(0, seeds, size=(draws, seeds))
-    if shared:
-        drawn = np.take_along_axis(_draw_items(np.stack(table, axis=1), draws, generator), picked, axis=1)
+    if _in_common(columns):
+        names = sorted(set().union(*columns))
+        values = np.array([[column.get(name, np.nan) for column in columns] for name in names])
+        drawn = np.take_along_axis(_draw_items(values, draws, generator), picked, axis=1)
     else:
         # A run seed that is drawn twice has its items drawn anew.
-        each = np.stack([_draw_items(column, draws * seeds, generator).reshape(draws, seeds) for column in table])
-        drawn = np.take_along_axis(each, picked[np.newaxis], axis=0)[0]
+        each = [_draw_items(column[:, np.newaxis], draws * seeds, generator).reshape(draws, seeds) for column in table]
+        drawn = np.take_along_axis(np.stack(each), picked[np.newaxis], axis=0)[0]
     between = of_seeds[picked] - of_seeds.mean()
     # The spread of k drawn values is (k - 1) / k of what it is estimated to be.
     widened = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
-    means: Floats = of_seeds.mean() + (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
+    moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
+    means: Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
     return means
 
 
+def _in_common(columns: Sequence[Mapping[str, float]]) -> bool:
+    """Whether run seeds were asked the same items: most of them, for an answer may be missing here or there."""
+    return 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
+
+
+def _tails(table: Sequence[Floats], draws: int, generator: np.random.Generator) -> Floats | float:
+    """What makes draws of a normal distribution those of Student's t (Welch 1947, Satterthwaite 1946).
+
+    Of the two variances that are added up, that between k run seeds has k − 1 degrees of freedom, that of items many.
+    """
+    between = float(np.var([column.mean() for column in table], ddof=1)) if len(table) > 1 else 0.0
+    if not between:
+        return 1.0
+    of_items = fmean(float(column.var(ddof=1)) / column.size if column.size > 1 else 0.0 for column in table)
+    degrees = (len(table) - 1) * (1 + of_items / between) ** 2
+    factors: Floats = np.sqrt(degrees / generator.chisquare(degrees, draws))
+    return factors
+
+
 def _draw_items(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
-    """Means of ``values`` (a row an item) over items drawn with replacement, a row a draw.
+    """Means of the columns of ``values`` over items (rows) drawn with replacement, a row a draw; NaN has no value.
 
     Items of equal values are one kind, and what is drawn is how many of each kind: the same, and faster.
     """
     kinds, sizes = np.unique(values, axis=0, return_counts=True)
     counts = generator.multinomial(values.shape[0], sizes / values.shape[0], size=draws)
-    means: Floats = counts @ kinds / values.shape[0]
+    drawn = counts @ ~np.isnan(kinds)
+    sums = counts @ np.nan_to_num(kinds)
+    # A draw without any item of a column says nothing about it.
+    means: Floats = np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))
     return means

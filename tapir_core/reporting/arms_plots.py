@@ -3,6 +3,7 @@
 Limits: colours repeat after seven arms; markers and the order of the legend still tell them apart.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -75,7 +76,7 @@ def plot_task_types(rows: Sequence[Figures]) -> str:
         for offset, row in enumerate(rows):
             axes.barh(
                 [place + thickness * (offset - (len(rows) - 1) / 2) for place in range(len(names))],
-                [100 * row.task_types.get(name, 0.0) for name in names],
+                [100 * row.task_types[name].value if name in row.task_types else math.nan for name in names],
                 thickness * 0.92,
                 color=COLOURS[arms.index(row.name) % len(COLOURS)] if row.costs else GREY,
                 label=row.label,

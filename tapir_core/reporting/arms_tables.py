@@ -62,12 +62,20 @@ def _table(
 
 def _task_types(compared: ComparedArms) -> Table:
     rows = [
-        (name, *(percent(row.task_types.get(name)) for row in compared.rows))
+        (name, *(_with_interval(_score(found), _share_interval(found)) for found in _of_type(compared, name)))
         for name in TASK_TYPES
         if any(name in row.task_types for row in compared.rows)
     ]
     columns = ("Task type", *(_name(row) for row in compared.rows))
-    return Table("Test split by task type", columns, tuple(rows), note="Means over run seeds of the last students.")
+    note = (
+        "Test, %, with its 95 % interval: means over run seeds of the last students. No figure of a task type of which "
+        f"more than {MAX_FAILED_SHARE:.0%} of the answers are missing with a run seed."
+    )
+    return Table("Test split by task type", columns, tuple(rows), note=note)
+
+
+def _of_type(compared: ComparedArms, name: str) -> list[Resampled | None]:
+    return [row.task_types.get(name) for row in compared.rows]
 
 
 def _name(row: Figures) -> str:
@@ -126,6 +134,8 @@ _AGAINST: list[_Column] = [
     ("90 % interval", lambda row: _interval(row.to_random, level=90)),
     ("95 % interval", lambda row: _interval(row.to_random, level=95)),
     ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
+    ("of items", lambda row: count(row.to_random.items if row.to_random else None)),
+    ("run seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
 
 _DEV: list[_Column] = [
@@ -172,7 +182,9 @@ _TEST_NOTE = (
     f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
 )
 
-_AGAINST_NOTE = "− random: paired difference in points, over the same instructions and run seeds."
+_AGAINST_NOTE = (
+    "− random: paired difference in points, over the instructions that both answered with the run seeds that both have."
+)
 
 _TRAINING_NOTE = (
     "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference; with loss: of "

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.verdict import covers_sentence, verdicts
 from tapir_core.reporting.arms_report import arms_card, arms_json, arms_plots_card, render_arms
-from tapir_core.reporting.arms_tables import arms_table, brief_table, narrow_tables
+from tapir_core.reporting.arms_tables import arms_table, arms_tables, brief_table, narrow_tables
 from tests.shown_plots import read_plots
 
 REFERENCE = Arm("multi_round", "Curriculum", "reference", False)
@@ -25,7 +26,7 @@ def graded(share: float, seed: int, missing: int = 0) -> Graded:
     hardness = random.Random(seed)
     correct = {f"{seed} {item}": float(hardness.random() < share) for item in range(ITEMS)}
     kept = dict(list(correct.items())[missing:])
-    return Graded(kept, {item: "Math" if item.endswith("1") else "Others" for item in kept}, missing)
+    return Graded(kept, {item: "Math" if item.endswith("1") else "Others" for item in correct})
 
 
 def outcome(arm: Arm, seed: int, share: float, *, tokens: int = 1000, missing: int = 0) -> ArmOutcome:
@@ -68,7 +69,7 @@ def test_exploratory_arms_have_figures_and_no_verdict() -> None:
     assert row.to_random.run_seeds == 1
     assert not [sentence for sentence in verdicts(found) if "MFD" in sentence]
     assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_table(found).rows]
-    assert "rows with one run seed cover the instructions only" in covers_sentence(found)
+    assert "figures of one run seed cover the instructions only" in covers_sentence(found)
 
 
 def test_every_primary_arm_is_set_against_random_the_reference_and_what_all_start_from() -> None:
@@ -182,6 +183,57 @@ def test_what_has_no_figure_has_no_verdict_and_the_others_keep_theirs(lacking: s
     assert [sentence for sentence in said if "Hard only beats" in sentence]
     assert "No verdict on" in arms_card(found)
     assert "No verdict on" in render_arms(found)
+
+
+def test_a_difference_of_which_too_many_instructions_lack_one_of_the_two_answers_is_none() -> None:
+    """Each of the two lacks 5 %, and they lack different ones."""
+    whole = graded(0.5, 1)
+    names = sorted(whole.correct)
+    halves = [
+        Graded({k: v for k, v in whole.correct.items() if k not in gone}, whole.task_types)
+        for gone in (names[:15], names[15:30])
+    ]
+    outcomes = [
+        replace(outcome(arm, 1, 0.5), students=outcome(arm, 1, 0.5).students | {(1, "test"): half})
+        for arm, half in zip((REFERENCE, RANDOM), halves, strict=True)
+    ]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert row.to_random is None
+    assert "No verdict on Curriculum against Random: too many answers of one or the other are missing." in verdicts(
+        found
+    )
+
+
+def test_a_task_type_that_lacks_too_many_answers_has_no_figure_and_the_others_have_intervals() -> None:
+    whole = outcome(REFERENCE, 1, 0.5)
+    test = whole.students[1, "test"]
+    maths = [item for item, task_type in test.task_types.items() if task_type == "Math"]
+    lacking = Graded({item: mark for item, mark in test.correct.items() if item not in maths[:3]}, test.task_types)
+    outcomes = [replace(whole, students=whole.students | {(1, "test"): lacking}), outcome(RANDOM, 1, 0.4)]
+    found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None, "1 % of all"
+    assert set(row.task_types) == {"Others"}, "10 % of Math"
+    others = row.task_types["Others"]
+    assert others.low95 < others.value < others.high95
+    cells = {cells[0]: cells[1:] for cells in arms_tables(found)["task_types"].rows}
+    place = [each.name for each in found.rows].index("multi_round")
+    assert cells["Math"][place] == "–"
+    assert re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cells["Others"][place])
+
+
+def test_students_that_are_all_wrong_have_an_interval_that_does_not_say_they_always_are() -> None:
+    outcomes = [outcome(REFERENCE, seed, 0.0) for seed in (1, 2)]
+    found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
+    row = found.row("multi_round")
+    assert row is not None
+    assert row.test is not None
+    assert (row.test.value, row.test.low95) == (0.0, 0.0)
+    assert 0.01 < row.test.high95 < 0.02
 
 
 def test_page_and_card_escape_labels_and_carry_verdict_and_table() -> None:

@@ -53,6 +53,33 @@ def test_the_interval_of_three_run_seeds_holds_the_true_difference_as_often_as_i
     assert held >= 0.87 * 300
 
 
+@pytest.mark.parametrize("run_seeds", [2, 3])
+def test_run_seeds_that_differ_much_make_no_interval_that_holds_the_truth_too_seldom(run_seeds: int) -> None:
+    """With 30 points between them: two or three show their own spread badly."""
+    generator, held = np.random.default_rng(7), 0
+    for draw in range(300):
+        values = {
+            seed: {f"{seed} {item}": 0.3 * gain for item in range(20)}
+            for seed, gain in enumerate(generator.normal(size=run_seeds))
+        }
+        found = resample(values, rng=random.Random(draw), draws=500)
+        assert found is not None
+        held += found.low90 <= 0 <= found.high90
+        assert (found.p <= 0.1) == (found.low90 > 0 or found.high90 < 0) or 0.08 < found.p < 0.12
+    assert held >= 0.8 * 300
+
+
+def test_an_answer_that_is_missing_changes_the_interval_hardly() -> None:
+    """Run seeds with the same items have them in common, whether or not one lacks an answer."""
+    [of_one] = pairs(1, 360, 0.05).values()
+    values = {seed: dict(of_one) for seed in range(3)}
+    lacking = {**values, 2: dict(list(of_one.items())[1:])}
+    whole, less = (resample(each, rng=random.Random(1), draws=DRAWS) for each in (values, lacking))
+    assert whole is not None
+    assert less is not None
+    assert less.high90 - less.low90 == pytest.approx(whole.high90 - whole.low90, rel=0.1)
+
+
 def test_run_seeds_that_disagree_make_the_interval_wider() -> None:
     alike = {seed: {f"{seed} {item}": float(item % 2) for item in range(100)} for seed in range(3)}
     apart = {seed: {f"{seed} {item}": float(item % 2) + seed - 1 for item in range(100)} for seed in range(3)}
