@@ -16,6 +16,7 @@ from tapir_core.calls.endpoints.live_pool import LivePool
 from tapir_core.calls.endpoints.pool import Address, Pool
 from tapir_core.calls.endpoints.retry import LONGEST_HONOURED_SECONDS, RetryPolicy, pause_before_retry
 from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Request
 from tapir_core.config import CallsConfig
 
@@ -47,23 +48,24 @@ class Line:
         ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it once
         the reply is safe, so that what a kill would have asked again is never more than what may be in flight.
         """
-        attempts, failed = 0, Counter[FailureKind]()
+        attempts, failed, before = 0, Counter[FailureKind](), Spend()
         try:
             async with self.breaker.guard():
                 while True:
                     attempts, address = attempts + 1, self._pool.at(slot.place)
                     reply = await self._attempt(request, endpoint, address)
                     if not isinstance(reply.outcome, Failure):
-                        return replace(reply, attempts=attempts)
+                        return _of_all(reply, attempts, before)
                     failed[reply.outcome.kind] += 1
                     pause = self._pause_after(reply, reply.outcome.kind, failed, address)
                     if pause is None:
-                        return _with_attempts(reply, reply.outcome, attempts)
+                        return _with_attempts(_of_all(reply, attempts, before), reply.outcome, attempts)
+                    before += Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
                     slot.release()
                     await asyncio.sleep(pause)
                     await slot.take_again()
         except EndpointGivenUpError as given_up:
-            return _with_attempts(Reply(given_up.failure), given_up.failure, attempts)
+            return _with_attempts(_of_all(Reply(given_up.failure), attempts, before), given_up.failure, attempts)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -101,6 +103,17 @@ def _used_tokens(reply: Reply, reserved: int) -> int:
     """Tokens that a reply took; what was reserved where a server that answers does not say."""
     used = reply.prompt_tokens + reply.completion_tokens
     return reserved if isinstance(reply.outcome, Answer) and not used else used
+
+
+def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:
+    """The last reply, with what all attempts took: a provider charges replies that cannot be used, too."""
+    return replace(
+        reply,
+        attempts=attempts,
+        prompt_tokens=before.prompt_tokens + reply.prompt_tokens,
+        completion_tokens=before.completion_tokens + reply.completion_tokens,
+        usd=before.usd + reply.usd,
+    )
 
 
 def _with_attempts(reply: Reply, failure: Failure, attempts: int) -> Reply:

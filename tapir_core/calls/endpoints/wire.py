@@ -40,7 +40,11 @@ ENDPOINT_CODES = ("model_not_found", "unsupported_parameter", "unsupported_value
 """Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
 WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
 """How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
-UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage")
+UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
+"""How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
+INTERRUPTED = ("abort", "error", "insufficient_system_resource")
+"""Finish reasons of replies that broke off in the server: what stands there is no answer; another try brings one."""
 
 LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
@@ -118,7 +122,7 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     # Some wrap the error in a list.
     whole = _mapping(body[0] if isinstance(body, list) and body else body)
     error = _mapping(whole.get("error")) or whole
-    code = str(error.get("code") or error.get("type") or "")
+    code = str(error.get("code") or error.get("type") or "").lower()
     said = error.get("message") or whole.get("error") or body
     text = _clip(said if isinstance(said, str) else json.dumps(said, default=str))
     kind = _kind_of(status, code, text.lower())
@@ -154,7 +158,7 @@ def clean_text(text: str) -> str:
 def _kind_of(status: int, code: str, text: str) -> FailureKind:
     if code in REFUSED_CODES:
         return "refused"
-    wrong_key = status == 400 and text.replace("%20", " ").startswith(WRONG_KEY_BEGINNINGS)
+    wrong_key = status == 400 and text.replace("%20", " ").startswith(WRONG_KEY_BEGINNINGS + UNPAID_BEGINNINGS)
     if wrong_key or code in UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
     # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
@@ -179,12 +183,22 @@ def _read_choice(body: dict[str, Any], prompt_tokens: int, completion_tokens: in
         return Failure("refused", _clip(str(message["refusal"])))
     if finish_reason == "content_filter":
         return Failure("refused", "stopped by the provider's content filter")
-    content = message.get("content")
+    if finish_reason in INTERRUPTED:
+        return Failure("server", f"the reply broke off ({finish_reason})")
+    content = _text_of(message.get("content"))
     if not isinstance(content, str | None) or "message" not in choice:
         return Failure("server", "the reply has no text")
     # A reply that spent all its tokens on reasoning has no content: an empty answer, which no stage will use.
     logprobs = _read_logprobs(choice)
     return Answer(clean_text(content or ""), finish_reason, prompt_tokens, completion_tokens, usd, logprobs=logprobs)
+
+
+def _text_of(content: object) -> object:
+    """Of a list of parts with text or reasoning (models that show theirs give one) the text; anything else as it is."""
+    parts = [_mapping(each) for each in content] if isinstance(content, list) else []
+    if not {"text", "thinking", "reasoning"} & {each.get("type") for each in parts}:
+        return content
+    return "".join(str(each.get("text") or "") for each in parts if each.get("type") == "text")
 
 
 def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:

@@ -65,9 +65,10 @@ def claim(connection: Connection, holder: str, wanted: Sequence[Wanted], budget:
     beat(connection, holder, Holder.this_process())
     _free_claims_of_the_dead(connection)
     keys = [each.key for each in wanted]
-    answered = set(connection.execute(select(answers.c.key).where(answers.c.key.in_(keys))).scalars())
-    rows_taken = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(keys)))
+    # In this order: a claim ends when its answer is there, and PostgreSQL shows each statement what is there by then.
+    rows_taken = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(keys))).all()
     taken = {row.key: row.holder for row in rows_taken}
+    answered = set(connection.execute(select(answers.c.key).where(answers.c.key.in_(keys))).scalars())
     ledger = _Ledger(connection, budget)
     grants, rows = [], []
     for each in wanted:

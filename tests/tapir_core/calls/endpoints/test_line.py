@@ -10,6 +10,7 @@ import pytest
 from tapir_core.calls import Answer, Endpoint, Failure, Outcome
 from tapir_core.calls.endpoints import pool as pool_module
 from tapir_core.calls.endpoints.line import Line
+from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import (
     Drop,
     FakeProvider,
@@ -198,3 +199,20 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
     with FakeProvider(script) as provider:
         assert answers(asyncio.run(run(provider.endpoint()))) == 3
         assert len(provider.calls) == 3
+
+
+def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
+    async def run(endpoint: Endpoint) -> Reply:
+        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), on_send=lambda: None)
+        try:
+            with await line.limiter.acquire() as slot:
+                return await line.answer(make_request(), endpoint, slot)
+        finally:
+            await line.close()
+
+    broken = Text("half", finish_reason="error", prompt_tokens=10, completion_tokens=3)
+    with FakeProvider(in_turn(broken, broken, Text("7", prompt_tokens=10, completion_tokens=5))) as provider:
+        reply = asyncio.run(run(provider.endpoint()))
+    assert isinstance(reply.outcome, Answer)
+    assert (reply.outcome.text, reply.outcome.completion_tokens) == ("7", 5)
+    assert (reply.attempts, reply.prompt_tokens, reply.completion_tokens) == (3, 30, 11)

@@ -47,6 +47,9 @@ def test_an_answer_cut_off_keeps_its_finish_reason():
         ({"choices": [{"finish_reason": "stop"}]}, "server"),
         ({"choices": "none"}, "server"),
         (completion([{"type": "image"}]), "server"),
+        (completion("half", finish_reason="error"), "server"),
+        (completion("half", finish_reason="abort"), "server"),
+        (completion("half", finish_reason="insufficient_system_resource"), "server"),
         ({}, "server"),
         ("null", "server"),
         ("[]", "server"),
@@ -72,6 +75,18 @@ def test_a_reply_that_spent_its_tokens_on_reasoning_is_an_empty_answer():
     assert read(completion(None, finish_reason="length")).outcome == Answer("", "length", 1000, 500, usd=0.006)
 
 
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "7"}], "7"),
+        ([{"type": "text", "text": "It is "}, {"type": "text", "text": "7."}], "It is 7."),
+        ([{"type": "thinking", "thinking": []}], ""),
+    ],
+)
+def test_of_a_reply_in_parts_the_text_is_the_answer(parts: list[dict[str, Any]], text: str):
+    assert read(completion(parts)).outcome == Answer(text, "stop", 1000, 500, usd=0.006)
+
+
 def test_missing_or_odd_usage_counts_as_nothing():
     body = completion("fine") | {"usage": {"prompt_tokens": "many", "completion_tokens": None}}
     assert read(body).outcome == Answer("fine", "stop", 0, 0)
@@ -92,6 +107,9 @@ def test_missing_or_odd_usage_counts_as_nothing():
         (400, {"code": "an invalid argument", "error": "Incorrect%20API%20key%20provided:%20a***b"}, "unauthorized"),
         (400, {"error": {"message": "bad role in: 'write a text on an invalid api key'"}}, "bad_request"),
         (402, {"error": {"message": "Insufficient Balance"}}, "unauthorized"),
+        (400, {"error": {"type": "e", "message": "Your credit balance is too low to access the API."}}, "unauthorized"),
+        (400, {"error": {"code": "Arrearage", "message": "Access denied."}}, "unauthorized"),
+        (400, {"error": {"message": "bad role in: 'your credit balance is too low'"}}, "bad_request"),
         (403, {}, "unauthorized"),
         (404, {"error": {"message": "The model `x` does not exist.", "code": "model_not_found"}}, "connection"),
         (404, "404 page not found", "connection"),
