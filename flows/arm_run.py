@@ -59,9 +59,16 @@ class _Drive:
 
     @contextmanager
     def open(self, sizes: Mapping[int, Size]) -> Iterator[RunFolder]:
-        """Hold the run with these sizes; what it was opened with before is amended where only they differ."""
+        """Hold the run with these sizes; what it was opened with before is amended where only they differ.
+
+        Raises:
+            RunChanged: something else has changed since, a prompt that was edited meanwhile for one.
+        """
         kept = kept_sizes(self.planned.ref)
         resized = any(kept[number] != size for number, size in sizes.items() if number in kept)
+        if resized:
+            with hold_run(with_sizes(self.config, kept), say=self.say):
+                pass
         with hold_run(with_sizes(self.config, sizes), say=self.say, amend=resized) as run:
             for ref in _sources(self.plan, self.planned):
                 if taken := take_over(RunFolder(ref), run):

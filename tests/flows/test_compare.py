@@ -14,15 +14,18 @@ from typer.testing import CliRunner
 from flows.arm_run import drive_run, find_finished
 from flows.cli import app
 from flows.compare import Failed, read_asked, read_comparison, run_comparison
+from flows.driver import Say
 from flows.until import find_stage
 from tapir_core.comparison.matching import TOLERANCE, steps_of
 from tapir_core.comparison.outcome import Training, read_training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.errors import BudgetReached, EngineError, TapirError
+from tapir_core.config import RunConfig
+from tapir_core.errors import BudgetReached, EngineError, RunChanged, TapirError
 from tapir_core.paths import comparison_file, training_file
 from tapir_core.reporting.arms_report import arms_card
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.ingredients import gather_ingredients
 from tests.conftest import StandingServer
 from tests.harness.processes import tapir
 from tests.run_builder import build_run
@@ -231,6 +234,25 @@ def test_a_comparison_that_was_stopped_goes_on_and_ends_as_an_undisturbed_one(
     spec.write_text(elsewhere)
     run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
     assert folder(open_comparison(spec), "random").config.rounds == stopped
+
+
+def test_what_is_edited_while_an_arm_is_sized_is_refused_and_not_amended(
+    spec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or labels, and all that reads them, would be paid for again without a word."""
+    run_all(spec, BuiltRuns(), only=["multi_round"], seeds=[1])
+    engines = BuiltRuns()
+
+    def gather(config: RunConfig, *, say: Say) -> dict[str, str]:
+        return gather_ingredients(config, say=say) | ({"prompt:label": "edited"} if engines.driven else {})
+
+    monkeypatch.setattr("flows.driver.gather_ingredients", gather)
+    [failed] = run_all(spec, engines, only=["random"], seeds=[1])
+    assert failed.kind is RunChanged
+    assert "Other than before: prompt:label" in failed.message
+    assert engines.driven == [("c-random-s1", "mix@1")]
+    run = folder(open_comparison(spec), "random")
+    assert run.record.ingredients["prompt:label"] != "edited"
 
 
 def test_a_run_that_fails_is_told_and_those_that_need_it_wait(spec: Path) -> None:
