@@ -129,11 +129,13 @@ def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Si
     for tries in range(1, MOST_TRIES + 1):
         with drive.open(sizes) as run:
             trained = run.holds(StageAt("train", number)) is not None
-            if not trained and run.holds(at) is None:
+            # An earlier start may have begun to train on it: a mixture that may be trained on is not given up.
+            kept = trained or run.holds(at) is not None
+            if not kept:
                 drive.engines.distil(run, f"mix@{number}")
                 _check_made(run, at)
             made = (read_training(run, number) if trained else drive.engines.count(run, number)).counted
-        if is_match(target, made, tries=MOST_TRIES if trained else tries):
+        if is_match(target, made, tries=MOST_TRIES if kept else tries):
             batch_size = suited_batch_size(target, made.examples, made.epochs, usual)
             drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
             return sizes | {number: Size(sizes[number].examples, batch_size)}

@@ -16,7 +16,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
 from tasks.inputs import round_pool
-from tasks.judge import forget_unscored, judge_shard
+from tasks.judge import check_stored, forget_unscored, judge_shard
 
 __all__ = ["retry_judge"]
 
@@ -31,6 +31,8 @@ def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:
     at, ref, before = StageAt("judge", number), run.ref, asdict(count_gaps(run, number))
+    if run.holds(at) is not None:
+        check_stored(run, at)
     if also_terminal and before["unscored"]:
         forget_unscored(run, at)
     rows = round_pool(run, number).height

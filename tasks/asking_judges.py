@@ -22,7 +22,7 @@ from tapir_core.replies import Unparsed
 from tasks.asking import chat, make_request
 from tasks.runtime import Role, Runtime
 
-__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "forget_judge", "read_verdicts", "render_texts"]
+__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "count_lacking", "forget_judge", "read_verdicts", "render_texts"]
 
 PROMPTS = {"pairwise": "judge", "pointwise": "judge_pointwise"}
 """Prompt of each mode."""
@@ -71,6 +71,12 @@ def forget_judge(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Pl
     """Delete the stored replies of one judge to ``texts`` that have no scores, so that it is asked anew; how many."""
     requests, read = _requests(runtime, role, prompt, texts), _reader(runtime)
     return forget_unread(runtime.calls, requests, read, runtime.config.judge.reasks)
+
+
+def count_lacking(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> int:
+    """How many of ``texts`` the store has no reply of this judge to."""
+    requests = _requests(runtime, role, prompt, texts)
+    return len(requests) - runtime.calls.count_stored(requests)
 
 
 def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import polars as pl
 
 from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, Request, ask_read, forget_unread
+from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmarks import REPLIES, Game, Reading, exchanges_of, judged_one
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
@@ -40,14 +41,30 @@ def forget_failed(run: RunFolder, at: StageAt) -> int:
 
     What was asked anew by an earlier start, and can be read, stays. Nobody asks where the student or the baseline has
     no answer: that fails again.
+
+    Raises:
+        ConfigError: the store lacks replies of judgments that are scored, which would be paid for again.
     """
     assert at.benchmark is not None
-    failed = run.rows(at).filter(status="failed")["question_id"].unique()
-    answers = run.rows(replace(at, name="benchmark_answers"))
-    games = _games(run, at, answers.filter(pl.col("question_id").is_in(failed.implode())))
-    asked = [game for game in games if game.text is not None]
+    scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
+    lacking = len(scored) - current(run).calls.count_stored(_requests(run, at, scored))
+    if lacking:
+        raise ConfigError(
+            f"{at}: the store lacks {lacking} replies of judgments that are scored, so that they would be paid for "
+            "again. Bring them with `tapir store export` and `tapir store import` from the store that has them; or "
+            f"remove {run.ref.root}/{run.ref.name}/{at.folder}, and `tapir evaluate` asks for all judgments anew"
+        )
     reasks = run.config.evaluation.judged[at.benchmark].reasks
-    return forget_unread(current(run).calls, _requests(run, at, asked), _reader(run, at, asked), reasks)
+    return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
+
+
+def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
+    """What the judge was asked for the judgments of this status."""
+    rows = run.rows(at).filter(status=status)
+    places = set(rows.select("question_id", "turn", "mode", "order").iter_rows())
+    answers = run.rows(replace(at, name="benchmark_answers"))
+    games = _games(run, at, answers.filter(pl.col("question_id").is_in(rows["question_id"].unique().implode())))
+    return [game for game in games if game.text is not None and game.place in places]
 
 
 def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:

@@ -1,7 +1,7 @@
 """Stage `judge`: (s_student, s_teacher) ← J(x, ỹ, y), in every configured order, by every judge."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
@@ -10,18 +10,27 @@ import polars as pl
 
 from tapir_core.calls import OnOutcome, Parsed
 from tapir_core.config import JudgeConfig
+from tapir_core.errors import ConfigError
 from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import counts_of, report_rows, worked
-from tasks.asking_judges import PROMPTS, Place, ask_judge, forget_judge, read_verdicts, render_texts
+from tasks.asking_judges import (
+    PROMPTS,
+    Place,
+    ask_judge,
+    count_lacking,
+    forget_judge,
+    read_verdicts,
+    render_texts,
+)
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
-from tasks.runtime import Runtime, current
+from tasks.runtime import Role, Runtime, current
 
-__all__ = ["forget_unscored", "judge_rows", "judge_shard"]
+__all__ = ["check_stored", "forget_unscored", "judge_rows", "judge_shard"]
 
 
 @shard_task("judge", reads="answer")
@@ -55,16 +64,39 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
 
     What has scores stays: the other order of the same instruction, and what an earlier start asked anew.
     """
-    runtime, settings, verdicts = current(run), run.config.judge, run.rows(at).filter(status="unscored")
-    prompt = runtime.prompt(PROMPTS[settings.mode])
-    answers = run.rows(StageAt("answer", at.number))
-    forgotten = 0
+    unscored = run.rows(at).filter(status="unscored")
+    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
+    return sum(forget_judge(runtime, role, prompt, texts) for runtime, role, texts in _texts_of(run, at, unscored))
+
+
+def check_stored(run: RunFolder, at: StageAt) -> None:
+    """Look whether the store has the replies of all scored verdicts, which are read again when others are asked.
+
+    Raises:
+        ConfigError: some would be paid for again.
+    """
+    scored = run.rows(at).filter(status="scored")
+    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
+    lacking = sum(count_lacking(runtime, role, prompt, texts) for runtime, role, texts in _texts_of(run, at, scored))
+    if lacking:
+        raise ConfigError(
+            f"{at}: the store lacks {lacking} replies of verdicts that are scored, so that they would be paid for "
+            "again. Bring them with `tapir store export` and `tapir store import` from the store that has them; or "
+            f"remove {run.ref.root}/{run.ref.name}/{at.folder}, and the run's own command asks for all verdicts anew"
+        )
+
+
+def _texts_of(run: RunFolder, at: StageAt, verdicts: pl.DataFrame) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
+    """Each judge with what it was asked for these verdicts of its own."""
+    runtime, settings = current(run), run.config.judge
+    prompt, answers = runtime.prompt(PROMPTS[settings.mode]), run.rows(StageAt("answer", at.number))
     for name, role in runtime.judges.items():
-        ids = verdicts.filter(judge=name)["instruction_id"].unique()
-        rows = _with_both_answers(run, at, answers.filter(pl.col("instruction_id").is_in(ids.implode())))
+        places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
+        ids = [instruction_id for instruction_id, _ in places]
+        rows = _with_both_answers(run, at, answers.filter(pl.col("instruction_id").is_in(ids)))
         texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
-        forgotten += forget_judge(runtime, role, prompt, texts)
-    return forgotten
+        pairs = settings.mode == "pairwise"
+        yield runtime, role, {place: text for place, text in texts.items() if not pairs or place in places}
 
 
 def _ask_all(

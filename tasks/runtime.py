@@ -186,7 +186,7 @@ class Runtime:
         engine, template = self.config.student.engine, self.config.student.chat_template
         identity = checkpoint_digest(checkpoint, Path(template) if template else None)
         if isinstance(engine, VllmEngine):
-            identity += f"-{engine.dtype}"
+            identity += f"-{engine.dtype}-{engine.max_model_length}"
         return Voice(student_model_name(engine, checkpoint), identity)
 
     def checkpoint(self, number: int) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import typer
 from rich.console import Console
@@ -68,10 +69,12 @@ def score_annotations(
 def figures_table(figures: AlpacaEvalFigures) -> Table:
     """The figures in words."""
     rates = figures.rates
+    failed = rates.win_rate.n_failed
     rows = [
-        _row("win rate, %", rates.win_rate.estimate),
-        _row("discrete win rate, %", rates.discrete.estimate),
-        _row("length-controlled win rate, %", figures.controlled),
+        _row("win rate, %", rates.win_rate.estimate, failed),
+        _row("discrete win rate, %", rates.discrete.estimate, failed),
+        # A prediction for all instructions, with the counts of the judgments that it rests on.
+        _row("length-controlled win rate, %", replace(figures.controlled, n=rates.win_rate.estimate.n), failed),
     ]
     notes = [f"{count(rates.n_wins)} wins, {count(rates.n_wins_base)} losses, {count(rates.n_draws)} draws."]
     if figures.controlled.value is None:
@@ -82,16 +85,16 @@ def figures_table(figures: AlpacaEvalFigures) -> Table:
             f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}."
         )
     if figures.position.value is not None:
-        rows.append(_row("gain by standing first, points", figures.position))
+        rows.append(_row("gain by standing first, points", figures.position, failed))
         if (favoured := favoured_position(figures.position)) in ("first", "second"):
             notes.append(f"Position bias: the annotator favours the output shown {favoured}.")
-    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
+    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n", "Failed")
     return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
 
 
-def _row(name: str, found: Estimate) -> tuple[str, ...]:
+def _row(name: str, found: Estimate, failed: int) -> tuple[str, ...]:
     interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
-    return (name, number(found.value), number(found.stderr), interval, count(found.n))
+    return (name, number(found.value), number(found.stderr), interval, count(found.n), count(failed))
 
 
 def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:

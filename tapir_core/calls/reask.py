@@ -1,7 +1,8 @@
 """Ask, parse, and ask again what cannot be parsed.
 
 Parsing is free and separate: every raw reply stays in the store, so a second run parses the same replies again and pays
-for nothing. A re-ask is the same request under another sample index, and so another seed.
+for nothing. A re-ask is the same request under another sample index, and so another seed; a reply that was cut off at
+temperature 0 is not asked for again.
 """
 
 from collections.abc import Callable, Sequence
@@ -85,13 +86,15 @@ def ask_read(
         outcomes = engine.ask(
             [_reasked(requests[row], reask) for row in rows],
             endpoint,
-            on_outcome=_report_settled(rows, read, on_outcome, last=reask == reasks),
+            on_outcome=_report_settled(requests, rows, read, on_outcome, last=reask == reasks),
         )
         for row, outcome in zip(rows, outcomes, strict=True):
             before = parsed[row].outcomes if row in parsed else ()
             value, reason = _read(row, outcome, read)
             parsed[row] = Parsed(value, reason, (*before, outcome))
-        rows = [row for row in rows if _is_unparsed(parsed[row])]
+        rows = [
+            row for row in rows if _is_unparsed(parsed[row]) and not _is_cut_off(requests[row], parsed[row].outcome)
+        ]
     return [parsed[row] for row in range(len(requests))]
 
 
@@ -114,16 +117,22 @@ def forget_unread(
 
 
 def _report_settled(
-    rows: list[int], read: Callable[[int, Answer], T | Unparsed], on_outcome: OnOutcome | None, *, last: bool
+    requests: Sequence[Request],
+    rows: list[int],
+    read: Callable[[int, Answer], T | Unparsed],
+    on_outcome: OnOutcome | None,
+    *,
+    last: bool,
 ) -> OnOutcome | None:
     """A callback for one pass that passes on the rows for which nothing more will be asked."""
     if on_outcome is None:
         return None
 
     def report(place: int, outcome: Outcome) -> None:
-        settled = last or isinstance(outcome, Failure) or not _read(rows[place], outcome, read)[1]
-        if settled:
-            on_outcome(rows[place], outcome)
+        row = rows[place]
+        settled = last or isinstance(outcome, Failure) or _is_cut_off(requests[row], outcome)
+        if settled or not _read(row, outcome, read)[1]:
+            on_outcome(row, outcome)
 
     return report
 
@@ -137,6 +146,12 @@ def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed
 
 def _is_unparsed(parsed: Parsed[T]) -> bool:
     return isinstance(parsed.outcome, Answer) and parsed.value is None
+
+
+def _is_cut_off(request: Request, outcome: Outcome) -> bool:
+    """Whether asking again would be in vain: what spends its tokens at temperature 0 spends them again."""
+    cut = isinstance(outcome, Answer) and outcome.finish_reason == "length"
+    return cut and request.sampling.temperature == 0
 
 
 def _reasked(request: Request, reask: int) -> Request:

@@ -23,7 +23,7 @@ def benchmark_states_table(look: Look) -> Table:
     columns = ("Benchmark", "Student", "Asked", "State", "Figure", "Judge")
     note = (
         "Out of date: made with another configuration, file or checkpoint; the command that made it makes it again. "
-        "± is the standard error. Figures of different judges are on different scales."
+        "In brackets the 95 % interval. Figures of different judges are on different scales."
     )
     return Table("Benchmarks", columns, tuple(_rows(look)), text_columns=6, note=note)
 

@@ -203,17 +203,17 @@ def figures_side_by_side(rows: pl.DataFrame) -> Table:
         for (metric, category), of in found.items()
     )
     columns = ("Figure", "Category", *students, "n")
-    note = f"± is the standard error; n counts what failed, too. {_beside(rows)} {_notes(rows)}".strip()
+    note = f"In brackets the 95 % interval; n counts what failed, too. {_beside(rows)} {_notes(rows)}".strip()
     return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
-    """52.10 ± 3.20; what failed stands behind it."""
+    """52.10 (45.83 to 58.37); what failed stands behind it."""
     if row is None:
         return NOTHING
-    error = "" if row["stderr"] is None else f" ± {row['stderr']:.2f}"
-    figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{error}"
-    return figure + (f" ({row['n_failed']} failed)" if row["n_failed"] else "")
+    interval = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
+    figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{interval}"
+    return figure + (f", {row['n_failed']} failed" if row["n_failed"] else "")
 
 
 def _most(rows: Iterable[dict[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tapir_core.config import VicunaBenchmark
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmark_gains import (
@@ -28,8 +29,13 @@ from tapir_core.text import digest
 
 __all__ = ["benchmarks_of_runs", "paired_runs_table"]
 
-_DIFFERS = {**DIFFERS, "items": "other questions or another baseline"}
-"""``DIFFERS``, and the benchmark's items."""
+_DIFFERS = {
+    **DIFFERS,
+    "items": "other questions or another baseline",
+    "orders": "other orders",
+    "lengths": "other tables for length control",
+}
+"""``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
 
 _NOTE = (
     "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
@@ -84,6 +90,9 @@ def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator
     for look, number in scored[1:]:
         first, first_number = scored[0]
         pair = (_name(look, number), _name(first, first_number))
+        if _sampling(look, number) != _sampling(first, first_number):
+            yield (*pair, "held-out", *unpaired_cells([DIFFERS["settings"]]))
+            continue
         marks = [marks_on_test(*each) for each in ((look, number), (first, first_number))]
         rng = derive_rng(first.run.config.run.seed, "paired runs", *pair)
         yield (
@@ -122,7 +131,18 @@ def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:
 def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
     """Questions, references and a baseline's answers count by what they say, wherever they come from."""
     items = digest([*map(list, look.run.rows(StageAt("benchmark_items", benchmark=name)).iter_rows())])
-    return {part: items if part == "items" else scores[part][0] for part in _DIFFERS}
+    run = look.run
+    judged, ingredients = run.config.evaluation.judged.get(name), run.record.ingredients
+    lengths = [ingredients.get(f"file:{field}:{name}", "") for field in ("difficulty", "anchors")]
+    orders = judged.orders if isinstance(judged, VicunaBenchmark) else ""
+    beside = {"items": items, "orders": orders, "lengths": " ".join(lengths)}
+    return beside | {part: scores[part][0] for part in DIFFERS}
+
+
+def _sampling(look: Look, number: int) -> str:
+    """How a student's held-out answers were drawn, in words."""
+    scores = look.rows(StageAt("evaluate", number))
+    return "" if scores is None else scores["settings"][0]
 
 
 def _name(look: Look, number: int) -> str:

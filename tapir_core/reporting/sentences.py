@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tapir_core.judging.estimates import Estimate
+from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.paths import REPORT
 from tapir_core.reporting.formats import NOTHING, number, percent, score_in_words, student_name
 from tapir_core.reporting.types import RunSummary, Score
@@ -19,6 +19,10 @@ __all__ = [
     "state_sentence",
     "ui_sentence",
 ]
+
+
+_SHOWN_BELOW = 0.05
+"""p up to which a gain is told, as its 95 % interval tells one."""
 
 
 def state_sentence(summary: RunSummary) -> str:
@@ -52,7 +56,7 @@ def gain_sentence(summary: RunSummary) -> str:
     interval = found.why if found.low is None else f"95 % interval {found.low:+.1f} to {found.high:+.1f}"
     return (
         f"Test accuracy from {names}: {spans}, {found.value:+.1f} percentage points ({interval}, p = "
-        f"{number(paired.p_value, 4)}) on the same {found.n} instructions, {paired.n_failed} failed{_reading(found)}."
+        f"{number(paired.p_value, 4)}) on the same {found.n} instructions, {paired.n_failed} failed{_reading(paired)}."
     )
 
 
@@ -108,13 +112,17 @@ def report_path(summary: RunSummary) -> str:
     return f"{summary.root}/{summary.name}/{REPORT}"
 
 
-def _reading(found: Estimate) -> str:
-    """On which side of 0 the interval lies."""
-    if found.low is None or found.high is None:
+def _reading(paired: PairedDifference) -> str:
+    """On which side of 0 the interval lies, where the test says so, too: of few changes the two may disagree."""
+    found = paired.difference
+    if found.low is None or found.high is None or paired.p_value is None:
         return ""
-    if found.low > 0:
-        return "; the interval lies above 0"
-    return "; the interval lies below 0" if found.high < 0 else "; the interval holds 0, so no gain is shown"
+    if found.low <= 0 <= found.high:
+        return "; the interval holds 0, so no gain is shown"
+    side = "above" if found.low > 0 else "below"
+    if paired.p_value > _SHOWN_BELOW:
+        return f"; the interval lies {side} 0, but so few answers changed that p does not, so no gain is shown"
+    return f"; the interval lies {side} 0"
 
 
 def _rounds_trained(summary: RunSummary) -> str:

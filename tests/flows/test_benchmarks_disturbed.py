@@ -201,7 +201,7 @@ def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     assert stored < QUESTIONS, "it was killed too late to show anything"
     again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert f"({check_figures(ground, case)} failed)" in again.stdout
+    assert f", {check_figures(ground, case)} failed" in again.stdout
     assert sum(ground.asked()) > sum(received)
     # What was in flight at the kill was answered to nobody.
     assert ground.student.replied_again <= CONCURRENCY

@@ -160,7 +160,7 @@ def test_figures_stand_in_tables_report_and_gains(tmp_path: Path, backbone: Path
     assert "Judged by lm-evaluation-harness 0.0-fake; prompt numbers 1.0" in table.note
     [figures] = figures_tables("S_0", summary.benchmarks(0))
     assert figures.rows[0][:2] == ("ex", "exact, %")
-    assert benchmarks_sentence(summary, [0], ["ex"]).startswith("S_0 ex exact, % 50.00 ± ")
+    assert benchmarks_sentence(summary, [0], ["ex"]).startswith("S_0 ex exact, % 50.00 (")
     # One mark a question is what a comparison on the same questions can be made of.
     gains = benchmark_gains_table(Look(run), [0, 1], best=None)
     assert [row[:4] for row in gains.rows] == [("S_1", "S_0", "ex", "exact, %")]

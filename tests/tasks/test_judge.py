@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tapir_core.errors import ConfigError
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
 from tasks.difficulty import difficulty
-from tasks.judge import forget_unscored, judge_shard
+from tasks.judge import check_stored, forget_unscored, judge_shard
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import close_all
 from tasks.seal import seal
@@ -150,6 +151,19 @@ def test_of_an_instruction_with_one_unscored_order_the_other_order_is_not_asked_
         judge(run)
         assert len(judges.asked) == unscored
     assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
+
+
+def test_scored_verdicts_that_the_store_lacks_are_not_paid_for_again_without_a_word(tmp_path: Path) -> None:
+    """Pruned, or the run was moved: what retry-judge reads again it would ask again."""
+    with FakeProvider(Judges()) as provider:
+        run = answered_run(tmp_path, endpoint(provider.base_url, "strict"))
+        judge(run)
+        check_stored(run, JUDGE)
+        close_all()
+        for file in Path(run.ref.root).glob("**/*.sqlite*"):
+            file.unlink()
+        with pytest.raises(ConfigError, match=rf"lacks {run.rows(JUDGE).height} replies of verdicts that are scored"):
+            check_stored(run, JUDGE)
 
 
 def test_a_judge_that_did_not_answer_is_alone_asked_by_the_same_command(tmp_path: Path) -> None:

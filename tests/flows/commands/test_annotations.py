@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.errors import ConfigError, NoFigure
 from tests.evalref import csv_rows, evalref
 
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ def test_a_few_failures_are_said_beside_the_figures(tmp_path: Path) -> None:
 def test_above_the_allowed_share_of_failures_there_is_no_figure_but_a_reason(tmp_path: Path) -> None:
     path = write_annotations(tmp_path / "annotations.json", failed=6)
     done = evaluate("--annotations", path, "--json")
-    assert isinstance(done.exception, TooMuchMissing)
+    assert isinstance(done.exception, NoFigure)
     assert done.stdout == ""
     words = "6 of 100 judgments failed (6.0%), more than the 5.0% allowed"
     assert words in str(done.exception)
@@ -109,7 +109,7 @@ def test_above_the_allowed_share_of_failures_there_is_no_figure_but_a_reason(tmp
     allowed = evaluate("--annotations", path, "--json", "--max-failed-share", "0.06")
     assert json.loads(allowed.stdout)["n_total"] == N - 6
     strict = evaluate("--annotations", write_annotations(tmp_path / "b", failed=1), "--max-failed-share", "0")
-    assert isinstance(strict.exception, TooMuchMissing)
+    assert isinstance(strict.exception, NoFigure)
 
 
 def test_the_command_ends_with_4_and_asks_prefect_for_nothing(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed, forget_unread
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
 from tapir_core.calls.reask import REASK_STRIDE
+from tapir_core.config import Sampling
 from tapir_core.replies import Unparsed
 
 
@@ -129,6 +132,25 @@ def test_what_was_read_is_not_forgotten_whichever_reask_it_took(engine: CallEngi
         assert forget_unread(engine, requests, parse_answer, 2) == 3 + 1
         assert engine.count_stored(requests) == 1
     assert [each.value for each in ask_parsed(engine, requests[:1], never, parse_number, 2)] == [7]
+
+
+def test_a_greedy_reply_that_was_cut_off_is_not_asked_for_again(engine: CallEngine):
+    reported: list[int] = []
+    cut = Text("I weigh …", finish_reason="length")
+    sampled = replace(make_request("x"), sampling=Sampling(temperature=0.7, max_tokens=9))
+    greedy = replace(make_request("x"), sampling=Sampling(temperature=0.0, max_tokens=9))
+    with FakeProvider(lambda _: cut) as provider:
+        parsed = ask_parsed(
+            engine,
+            [greedy, sampled],
+            provider.endpoint,
+            parse_number,
+            2,
+            on_outcome=lambda row, _: reported.append(row),
+        )
+        assert len(provider.calls) == 1 + 3
+    assert [each.reason for each in parsed] == ["no number"] * 2
+    assert sorted(reported) == [0, 1]
 
 
 def test_no_requests_give_no_results(engine: CallEngine):

@@ -64,7 +64,7 @@ def test_a_benchmark_that_was_asked_later_stands_beside_it_with_the_students_tha
     asked, state, figure, _ = found["later", "S_0"]
     assert (asked, state) == ("later", "done")
     value = run.rows(SCORES).filter(metric="win_rate", category="all")["value"][0]
-    assert f"win rate, % {value:.2f} ± " in figure
+    assert f"win rate, % {value:.2f} (" in figure
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from tapir_core.config import RunConfig
-from tapir_core.errors import TooMuchMissing
+from tapir_core.errors import NoFigure
 from tapir_core.paths import BACKBONE, REPORT
 from tapir_core.reporting.benchmark_gains import benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_categories
@@ -193,7 +193,7 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     object.__setattr__(found, "benchmarks", found.benchmarks.with_columns(value=lost, note=note))
     require_figures(summary, [0, 1], ["ae", "mt"])
     require_figures(summary, [2], ["ae"])
-    with pytest.raises(TooMuchMissing, match="S_2, mt: 9 of 40 failed"):
+    with pytest.raises(NoFigure, match="S_2, mt: 9 of 40 failed"):
         require_figures(summary, [0, 2], ["ae", "mt"])
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
