@@ -22,7 +22,17 @@ from tapir_core.replies import Unparsed
 from tasks.asking import chat, make_request
 from tasks.runtime import Role, Runtime
 
-__all__ = ["PROMPTS", "Judged", "Place", "ask_judge", "count_lacking", "forget_judge", "read_verdicts", "render_texts"]
+__all__ = [
+    "PROMPTS",
+    "Judged",
+    "Place",
+    "ask_judge",
+    "count_lacking",
+    "forget_judge",
+    "judge_requests",
+    "read_verdicts",
+    "render_texts",
+]
 
 PROMPTS = {"pairwise": "judge", "pointwise": "judge_pointwise"}
 """Prompt of each mode."""
@@ -58,24 +68,32 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
     }
 
 
+def judge_requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
+    """One request for each text."""
+    sampling = runtime.config.judge.sampling
+    return [
+        make_request(runtime.run, "judge", role.voice, chat(text), sampling, prompt=prompt) for text in texts.values()
+    ]
+
+
 def ask_judge(
     runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
 ) -> dict[Place, Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
-    requests, read, reasks = _requests(runtime, role, prompt, texts), _reader(runtime), runtime.config.judge.reasks
+    requests, read, reasks = judge_requests(runtime, role, prompt, texts), _reader(runtime), runtime.config.judge.reasks
     asked = ask_read(runtime.calls, requests, role.source, read, reasks, on_outcome=on_outcome)
     return dict(zip(texts, asked, strict=True))
 
 
 def forget_judge(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> int:
     """Delete the stored replies of one judge to ``texts`` that have no scores, so that it is asked anew; how many."""
-    requests, read = _requests(runtime, role, prompt, texts), _reader(runtime)
+    requests, read = judge_requests(runtime, role, prompt, texts), _reader(runtime)
     return forget_unread(runtime.calls, requests, read, runtime.config.judge.reasks)
 
 
 def count_lacking(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> int:
     """How many of ``texts`` the store has no reply of this judge to."""
-    requests = _requests(runtime, role, prompt, texts)
+    requests = judge_requests(runtime, role, prompt, texts)
     return len(requests) - runtime.calls.count_stored(requests)
 
 
@@ -90,13 +108,6 @@ def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[
         elif place != "teacher":
             verdict = pair_verdict(instruction_id, cast(Order, place), _value(reply), reply.raw, judge)
             yield Judged(verdict, reply.retryable)
-
-
-def _requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
-    sampling = runtime.config.judge.sampling
-    return [
-        make_request(runtime.run, "judge", role.voice, chat(text), sampling, prompt=prompt) for text in texts.values()
-    ]
 
 
 def _reader(runtime: Runtime) -> Callable[[int, Answer], Any]:

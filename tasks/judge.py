@@ -30,7 +30,7 @@ from tasks.inputs import round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import Role, Runtime, current
 
-__all__ = ["check_stored", "forget_unscored", "judge_rows", "judge_shard"]
+__all__ = ["asked_for", "check_stored", "forget_unscored", "judge_rows", "judge_shard"]
 
 
 @shard_task("judge", reads="answer")
@@ -66,7 +66,7 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
     """
     unscored = run.rows(at).filter(status="unscored")
     prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
-    return sum(forget_judge(runtime, role, prompt, texts) for runtime, role, texts in _texts_of(run, at, unscored))
+    return sum(forget_judge(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, unscored))
 
 
 def check_stored(run: RunFolder, at: StageAt) -> None:
@@ -77,7 +77,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
     """
     scored = run.rows(at).filter(status="scored")
     prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
-    lacking = sum(count_lacking(runtime, role, prompt, texts) for runtime, role, texts in _texts_of(run, at, scored))
+    lacking = sum(count_lacking(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, scored))
     if lacking:
         raise ConfigError(
             f"{at}: the store lacks {lacking} replies of verdicts that are scored, so that they would be paid for "
@@ -86,7 +86,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
         )
 
 
-def _texts_of(run: RunFolder, at: StageAt, verdicts: pl.DataFrame) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
+def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
     """Each judge with what it was asked for these verdicts of its own."""
     runtime, settings = current(run), run.config.judge
     prompt, answers = runtime.prompt(PROMPTS[settings.mode]), run.rows(StageAt("answer", at.number))

@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
+from tapir_core.calls import Answer, AnswerStore
+from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import FakeProvider
+from tapir_core.calls.store.address import store_url
 from tapir_core.data.dataset import write_part
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tasks.asking_judges import PROMPTS, judge_requests
 from tasks.engines.backbone import checkpoint_digest
+from tasks.judge import asked_for
+from tasks.runtime import close_all, current
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import make_checkpoint
 
-__all__ = ["JUDGE", "MISSING", "make_run_with_gaps"]
+__all__ = ["JUDGE", "MISSING", "make_run_with_gaps", "store_verdicts"]
 
 JUDGE = StageAt("judge", 1)
 """The stage with the gaps; the last one that is done."""
@@ -28,4 +34,15 @@ def make_run_with_gaps(
     run = build_run(root, until=JUDGE, config=config, backbone=checkpoint_digest(backbone))
     part = write_part(run.storage, JUDGE.folder, run.rows(JUDGE).head(-MISSING))
     run.seal(JUDGE, [part], accepted_missing={"server": MISSING})
+    store_verdicts(run, JUDGE)
     return run
+
+
+def store_verdicts(run: RunFolder, at: StageAt) -> None:
+    """Put replies to all verdicts of a built run into the store, where a run that was really judged has them."""
+    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
+    with AnswerStore(store_url(run.config)) as store:
+        for runtime, role, texts in asked_for(run, at, run.rows(at)):
+            for request in judge_requests(runtime, role, prompt, texts):
+                store.put(request.key, request, Reply(Answer("Scores: [[4, 7]]", "stop", 10, 5))).result()
+    close_all()

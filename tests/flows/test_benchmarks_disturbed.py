@@ -192,7 +192,8 @@ def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
 ) -> None:
     which = "outputs" if case.who == "gpt" else str(case.who)
     command = tapir("evaluate", str(tmp_path / "asked"), "--round", which, "--benchmark", "it")
-    environment, project = {**os.environ, "PREFECT_API_URL": standing_prefect.api}, Project(tmp_path, backbone)
+    environment = {**os.environ, "PREFECT_API_URL": standing_prefect.api, "COLUMNS": "200"}
+    project = Project(tmp_path, backbone)
     with (tmp_path / "first.log").open("wb") as output:
         first = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output)
         wait_until(lambda: project.stored(case.killed_amid) >= 6, seconds=120, every=0.02, alive=first)
@@ -201,7 +202,7 @@ def test_a_killed_evaluation_goes_on_and_pays_for_nothing_twice(
     assert stored < QUESTIONS, "it was killed too late to show anything"
     again = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
     assert again.returncode == 0, again.stderr[-2000:]
-    assert f", {check_figures(ground, case)} failed" in again.stdout
+    assert f", {check_figures(ground, case)} failed" in " ".join(again.stdout.split())
     assert sum(ground.asked()) > sum(received)
     # What was in flight at the kill was answered to nobody.
     assert ground.student.replied_again <= CONCURRENCY

@@ -63,8 +63,12 @@ def build(tmp_path: Path, backbone: Path, provider: FakeProvider, until: StageAt
 @pytest.fixture
 def run(tmp_path: Path, backbone: Path, provider: FakeProvider) -> Iterator[RunFolder]:
     """A run whose first round was judged by that judge, and sealed with what was missing."""
-    run = build(tmp_path, backbone, provider, StageAt("select", 1))
+    run = build(tmp_path, backbone, provider, StageAt("answer", 1))
     retry_judge(run.ref, [1])
+    later = [StageAt("difficulty", 1), StageAt("select", 1)]
+    build_run(
+        tmp_path, until=StageAt("answer", 1), config=run.config, later=later, backbone=checkpoint_digest(backbone)
+    )
     provider.calls.clear()
     yield run
     close_all()
@@ -101,7 +105,19 @@ def test_unscored_verdicts_are_asked_again_only_when_that_is_wanted(
     assert rounds_to_retry(run, 1, also_terminal=True) == [1]
     retry_judge(run.ref, [1], also_terminal=True)
     assert counts(run) == (0, 0)
-    assert missing + unscored <= len(provider.calls) <= missing + 2 * unscored, "both orders of what was unscored"
+    assert len(provider.calls) == missing + unscored
+
+
+def test_where_the_store_lacks_what_is_scored_nothing_is_asked(run: RunFolder, provider: FakeProvider) -> None:
+    """Pruned, or the run was moved: all of it would be paid for again."""
+    close_all()
+    for file in Path(run.ref.root).glob(".tapir/store.sqlite*"):
+        file.unlink()
+    before, missing = run.rows(JUDGE), counts(run)
+    with pytest.raises(ConfigError, match=r"the store lacks \d+ replies of verdicts that are scored"):
+        retry_judge(run.ref, [1])
+    assert provider.calls == []
+    assert (run.rows(JUDGE).equals(before), counts(run)) == (True, missing)
 
 
 def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, provider: FakeProvider) -> None:
