@@ -71,12 +71,14 @@ def figures_table(figures: AlpacaEvalFigures) -> Table:
     rates = figures.rates
     failed = rates.win_rate.n_failed
     rows = [
-        _row("win rate, %", rates.win_rate.estimate, failed),
-        _row("discrete win rate, %", rates.discrete.estimate, failed),
+        _row("win rate, %", rates.win_rate.estimate),
+        _row("discrete win rate, %", rates.discrete.estimate),
         # A prediction for all instructions, with the counts of the judgments that it rests on.
-        _row("length-controlled win rate, %", replace(figures.controlled, n=rates.win_rate.estimate.n), failed),
+        _row("length-controlled win rate, %", replace(figures.controlled, n=rates.win_rate.estimate.n)),
     ]
     notes = [f"{count(rates.n_wins)} wins, {count(rates.n_wins_base)} losses, {count(rates.n_draws)} draws."]
+    if failed:
+        notes.append(f"{count(failed)} judgments failed and are in no figure.")
     if figures.controlled.value is None:
         notes.append(f"The length-controlled win rate {figures.controlled.why}.")
     else:
@@ -85,16 +87,16 @@ def figures_table(figures: AlpacaEvalFigures) -> Table:
             f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}."
         )
     if figures.position.value is not None:
-        rows.append(_row("gain by standing first, points", figures.position, failed))
+        rows.append(_row("gain by standing first, points", figures.position))
         if (favoured := favoured_position(figures.position)) in ("first", "second"):
             notes.append(f"Position bias: the annotator favours the output shown {favoured}.")
-    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n", "Failed")
+    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
     return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
 
 
-def _row(name: str, found: Estimate, failed: int) -> tuple[str, ...]:
+def _row(name: str, found: Estimate) -> tuple[str, ...]:
     interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
-    return (name, number(found.value), number(found.stderr), interval, count(found.n), count(failed))
+    return (name, number(found.value), number(found.stderr), interval, count(found.n))
 
 
 def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:

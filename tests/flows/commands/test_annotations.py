@@ -91,6 +91,14 @@ def test_a_table_for_a_reader(tmp_path: Path, tables: list[str]) -> None:
     assert "The length-controlled win rate needs the difficulty table and the anchors." in alone
 
 
+def test_every_figure_counts_what_it_rests_on_and_what_failed(tmp_path: Path, tables: list[str]) -> None:
+    shown = evaluate("--annotations", write_annotations(tmp_path / "annotations.json", failed=3), *tables)
+    flat = " ".join(shown.stdout.split())
+    for name in ("win rate", "discrete win rate", "length-controlled win rate"):
+        assert re.search(rf"(^|[n0-9] ){name}, % [0-9. ]+ to [0-9.]+ 97 ", flat), flat
+    assert "3 judgments failed and are in no figure." in flat
+
+
 def test_a_few_failures_are_said_beside_the_figures(tmp_path: Path) -> None:
     path = write_annotations(tmp_path / "annotations.json", failed=3)
     done = evaluate("--annotations", path, "--json")
