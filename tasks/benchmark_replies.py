@@ -80,14 +80,16 @@ def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
 def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
     assert at.benchmark is not None
     runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
+    voice = runtime.benchmark_judge(at.benchmark).voice
+    prompts = {name: runtime.prompt(name) for name in settings.prompts}
     return [
         make_request(
             run,
             "benchmark",
-            runtime.benchmark_judge(at.benchmark).voice,
+            voice,
             chat(game.text or ""),
             settings.sampling,
-            prompt=runtime.prompt(game.prompt),
+            prompt=prompts[game.prompt],
             top_logprobs=settings.logprobs_asked,
         )
         for game in asked
