@@ -20,7 +20,7 @@ _Column = tuple[str, Callable[[Figures], str]]
 def arms_table(compared: ComparedArms) -> Table:
     """Scores and costs of each arm in one table."""
     note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
-    return _table("Arms", compared, [*_TEST, *_AGAINST, *_TRAINING, *_CALLS], note)
+    return _table("Arms", compared, [*_TEST, *_AGAINST, *_PAIRED, *_TRAINING, *_CALLS], note)
 
 
 def brief_table(compared: ComparedArms) -> Table:
@@ -134,9 +134,10 @@ _AGAINST: list[_Column] = [
     ("90 % interval", lambda row: _interval(row.to_random, level=90)),
     ("95 % interval", lambda row: _interval(row.to_random, level=95)),
     ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
-    ("of items", lambda row: count(row.to_random.items if row.to_random else None)),
-    ("run seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
+    ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
+
+_PAIRED: list[_Column] = [("of items", lambda row: count(row.to_random.items if row.to_random else None))]
 
 _DEV: list[_Column] = [
     ("Run seeds", _seeds),
