@@ -146,8 +146,9 @@ def test_too_much_missing_stops_the_stage_and_the_next_start_asks_only_for_it(
 def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: RunFolder) -> None:
     make_pool(run.ref)
     teach(run.ref)
-    found = {task.name: set(task.tags) for task in tasks_of_last_flow_run()}
     shard_names = {f"teach {index:04d}/0004" for index in range(4)}
+    wait_until(lambda: "seal teach" in names_of_last_flow_run())
+    found = {task.name: set(task.tags) for task in tasks_of_last_flow_run()}
     assert set(found) == {"pool", *shard_names, "seal teach"}
     assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
     assert "stage-teach" in found["seal teach"]
