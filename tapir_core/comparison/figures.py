@@ -11,13 +11,12 @@ from statistics import fmean
 
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
+from tapir_core.comparison.shares import share_of, shares_by_task_type, too_many
 from tapir_core.evaluation.bootstrap import Resampled, Values, paired_values, resample
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.judging.estimates import estimate_share
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.formats import student_name
-from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["BASIC", "RANDOM", "ComparedArms", "Costs", "Figures", "Point", "compare_arms", "difference"]
 
@@ -141,7 +140,7 @@ def difference(comparison: str, first: _Students, second: _Students, *scope: str
     paired = paired_values(_values(first, "test"), _values(second, "test"))
     for seed, items in paired.items():
         asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
-        if _too_many(len(asked) - len(items), len(asked)):
+        if too_many(len(asked) - len(items), len(asked)):
             return None
     return resample(paired, rng=derive_rng(0, comparison, "difference", *scope))
 
@@ -194,7 +193,7 @@ def _row(
         dev=_score(comparison, name, students, "dev"),
         to_random=None if name == RANDOM else difference(comparison, students, random, name, RANDOM),
         curve=curve,
-        task_types=_by_task_type(comparison, name, students),
+        task_types=shares_by_task_type(comparison, name, {seed: splits["test"] for seed, splits in students.items()}),
     )
 
 
@@ -202,22 +201,7 @@ def _score(comparison: str, name: str, students: _Students, split: str) -> Resam
     """A share, so its intervals end at 0 and 1; nothing where too many answers of the split are missing."""
     if _too_many_missing(students, split):
         return None
-    return _share(_values(students, split), comparison, "score", name, split)
-
-
-def _share(values: Values, *scope: str) -> Resampled | None:
-    """The mean of marks; where all are equal, with Wilson's interval of one run seed, for draws would not differ."""
-    found = resample(values, rng=derive_rng(0, *scope))
-    if found is None:
-        return None
-    ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
-    if found.value in (0.0, 1.0):
-        n = min(len(items) for items in values.values() if items)
-        wilson = estimate_share(round(found.value * n), n)
-        assert wilson.low is not None
-        assert wilson.high is not None
-        ends = dict.fromkeys(("low90", "low95"), wilson.low) | dict.fromkeys(("high90", "high95"), wilson.high)
-    return replace(found, **ends)
+    return share_of(_values(students, split), comparison, "score", name, split)
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -229,29 +213,6 @@ def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tu
         if test is not None:
             points.append(Point(fmean(each.tokens_to(number) for each in outcomes.values()), test))
     return tuple(points)
-
-
-def _by_task_type(comparison: str, name: str, students: _Students) -> dict[str, Resampled]:
-    """A task type of which too many answers are missing with a run seed is left out."""
-    values: dict[str, dict[int, dict[str, float]]] = {}
-    missing: dict[str, dict[int, int]] = {}
-    for seed, splits in students.items():
-        test = splits["test"]
-        for item, task_type in test.task_types.items():
-            of_seed = values.setdefault(task_type, {}).setdefault(seed, {})
-            if item in test.correct:
-                of_seed[item] = test.correct[item]
-            else:
-                lacking = missing.setdefault(task_type, {})
-                lacking[seed] = lacking.get(seed, 0) + 1
-    found: dict[str, Resampled] = {}
-    for task_type in TASK_TYPES:
-        of_type, lacking = values.get(task_type, {}), missing.get(task_type, {})
-        if any(_too_many(n, len(of_type[seed]) + n) for seed, n in lacking.items()):
-            continue
-        if share := _share(of_type, comparison, "task type", name, task_type):
-            found[task_type] = share
-    return found
 
 
 def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
@@ -295,11 +256,7 @@ def _too_many_missing(students: _Students, split: str = "test") -> str:
     """Why there is no figure of the split; nothing where enough is there with every run seed."""
     for seed, splits in students.items():
         missing, n = splits[split].missing, len(splits[split].task_types)
-        if _too_many(missing, n):
+        if too_many(missing, n):
             most = f"more than {MAX_FAILED_SHARE:.0%}"
             return f"with run seed {seed}, {missing} of {n} {split} answers are missing, {most}"
     return ""
-
-
-def _too_many(missing: int, n: int) -> bool:
-    return missing > MAX_FAILED_SHARE * n

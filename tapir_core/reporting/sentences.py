@@ -121,7 +121,7 @@ def _reading(paired: PairedDifference) -> str:
         return "; the interval holds 0, so no gain is shown"
     side = "above" if found.low > 0 else "below"
     if paired.p_value > _SHOWN_BELOW:
-        return f"; the interval lies {side} 0, but so few answers changed that p does not, so no gain is shown"
+        return f"; the interval lies {side} 0, but p is above {_SHOWN_BELOW}, so no gain is shown"
     return f"; the interval lies {side} 0"
 
 

@@ -1,36 +1,28 @@
 """A comparison runs what is not finished, each arm matched to the reference, and goes on where it was stopped."""
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from flows.arm_run import drive_run, find_finished
-from flows.cli import app
-from flows.compare import Failed, read_asked, read_comparison, run_comparison
+from flows.compare import Failed, read_comparison, run_comparison
 from flows.driver import Say
 from flows.until import find_stage
 from tapir_core.comparison.matching import TOLERANCE, steps_of
 from tapir_core.comparison.outcome import Training, read_training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.config import RunConfig
-from tapir_core.errors import BudgetReached, EngineError, RunChanged, TapirError
-from tapir_core.paths import comparison_file, training_file
-from tapir_core.reporting.arms_report import arms_card
+from tapir_core.errors import EngineError, RunChanged, TapirError
+from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.ingredients import gather_ingredients
-from tests.conftest import StandingServer
-from tests.harness.processes import tapir
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
-from tests.tasks.test_artifacts import find_artifacts
 
 CURRICULUM = """
 run = { name = "q", root = ROOT, rounds = 2 }
@@ -288,19 +280,6 @@ def test_an_arm_waits_for_a_reference_that_was_taken_up_again_while_the_comparis
     assert "c-hard_only-s1" not in {name for name, _ in again.driven}
 
 
-def test_arms_and_run_seeds_may_be_listed_with_spaces(spec: Path) -> None:
-    asked = read_asked(spec, [], only="random, hard_only", run_seeds="1, 2", results=None)
-    assert [each.ref.name for each in asked.chosen if each.run_seed == 1] == ["c-random-s1", "c-hard_only-s1"]
-
-
-def test_a_comparison_that_was_changed_is_refused_under_its_old_name(spec: Path) -> None:
-    run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
-    spec.write_text(spec.read_text() + 'overrides = ["basic_tuning.examples=32"]\n')
-    failed = run_all(spec, engines := BuiltRuns(), only=["random"], seeds=[1])
-    assert "another configuration" in failed[0].message
-    assert engines.driven == []
-
-
 def test_more_rounds_go_on_in_every_arm_and_fewer_end_every_arm_sooner(spec: Path, tmp_path: Path) -> None:
     config = tmp_path / "q.toml"
     two = config.read_text()
@@ -311,70 +290,3 @@ def test_more_rounds_go_on_in_every_arm_and_fewer_end_every_arm_sooner(spec: Pat
         assert [each.ref.name for each in find_finished(plan)] == ["c-multi_round-s1", "c-random-s1"]
         assert {folder(plan, arm).config.run.rounds for arm in ("multi_round", "random")} == {rounds}
         assert [row.name for row in read_comparison(plan).rows][2:] == ["multi_round", "random"]
-
-
-def test_a_spending_cap_that_stops_a_run_has_its_own_exit_code(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engines = BuiltRuns(failing=["c-multi_round-s1"])
-    engines.failure = BudgetReached("the cap of 1 USD is reached")
-    monkeypatch.setattr("flows.commands.compare._Engines", lambda *_: engines)
-    done = CliRunner().invoke(app, ["compare", str(spec), "--only", "random", "--run-seeds", "1"])
-    assert isinstance(done.exception, BudgetReached)
-    assert "the cap of 1 USD" in str(done.exception)
-    assert "c-random-s1: it is matched to c-multi_round-s1" in str(done.exception)
-
-
-def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path: Path) -> None:
-    config = tmp_path / "q.toml"
-    config.write_text(config.read_text().replace("rows = 400", "rows = 70"))
-    [failed] = run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
-    assert "cannot be matched" in failed.message
-    assert "are not there" in failed.message
-
-
-def command(spec: Path, *words: str, api: str) -> "subprocess.CompletedProcess[str]":
-    """`tapir compare` with a server that stands."""
-    environment = {**os.environ, "PREFECT_API_URL": api}
-    return subprocess.run(
-        tapir("compare", str(spec), *words), cwd=spec.parent, env=environment, capture_output=True, text=True
-    )
-
-
-def test_the_command_prints_tables_verdicts_and_the_page_and_markdown_alone(
-    finished: Path, standing_prefect: StandingServer
-) -> None:
-    done = command(finished, api=standing_prefect.api)
-    assert done.returncode == 0, done.stderr
-    assert "8 runs, 8 finished, 0 to do now" in done.stderr
-    assert "no_refinement *" in done.stdout
-    assert "…" not in done.stdout, "every cell is whole on a narrow terminal"
-    assert "90 % interval" in done.stdout
-    page = (finished.parent / "runs" / comparison_file("c", "html")).read_text()
-    assert page.count("<svg") == 3
-    assert "<script" not in page
-    table = json.loads((finished.parent / "runs" / comparison_file("c", "json")).read_text())
-    assert {row["name"] for row in table["rows"]} >= {"S_0", "random", "multi_round", "equal_usd"}
-    printed = command(finished, "--markdown", api=standing_prefect.api)
-    assert printed.stdout.startswith("| Arm |")
-    assert table["conditions"]["Run seeds"] == "1, 2 (exploratory arms 1)"
-    for name, words in table["conditions"].items():
-        assert words in page
-        assert f"{name}: {words}." in printed.stdout
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_a_comparison_of_which_nothing_is_left_to_run_is_shown_in_the_ui_too(
-    finished: Path, tmp_path: Path, standing_prefect: StandingServer
-) -> None:
-    again = tmp_path / "again.toml"
-    again.write_text(finished.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
-    done = command(again, api=standing_prefect.api)
-    assert "0 to do now" in done.stderr
-    card = arms_card(read_comparison(open_comparison(again)))
-    assert card in [each.data for each in find_artifacts("c-comparison")]
-
-
-@pytest.mark.parametrize(("option", "value"), [("--only", "rndom"), ("--run-seeds", "7"), ("--run-seeds", "a")])
-def test_an_arm_or_a_run_seed_that_is_not_there_is_refused(spec: Path, option: str, value: str) -> None:
-    done = CliRunner().invoke(app, ["compare", str(spec), option, value])
-    assert value in str(done.exception)
-    assert getattr(done.exception, "exit_code", None) == 2

@@ -14,7 +14,8 @@ from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import ConfigError
 from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
-from tests.flows.test_compare import BuiltRuns, command, lay_spec
+from tests.flows.test_compare import BuiltRuns, lay_spec
+from tests.flows.test_compare_command import command
 
 
 @pytest.fixture(scope="module")
