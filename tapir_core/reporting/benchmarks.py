@@ -165,10 +165,10 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
         raise NoFigure(
             f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
             f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
-            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). A student's "
-            "own failed answers: forget them with `tapir store prune --role answer --status KIND --yes`, remove those "
-            "folders and give the same command again. A baseline without answers needs a file that has them. Or raise "
-            "max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
+            "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
+            "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "
+            "remove those folders and give the same command again. A baseline without answers needs a file that has "
+            "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
         )
 
 
