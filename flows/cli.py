@@ -95,7 +95,7 @@ def run(
     from flows.commands.terminal import print_summary
     from flows.driver import hold_run, is_done, read_config
     from tapir_core.estimate.run import save_estimate
-    from tapir_core.reporting.benchmarks import require_figures
+    from tapir_core.reporting.benchmarks import require_round_figures
     from tapir_core.reporting.summary import summarise
 
     settings = read_config(config, overrides or [], name, until=until)
@@ -114,7 +114,7 @@ def run(
                 distil_shown(opened, console, until)
         summary = summarise(opened)
         print_summary(console, summary)
-        require_figures(summary, [each.number for each in summary.rounds], settings.evaluation.each_round)
+        require_round_figures(summary, settings.evaluation.each_round)
 
 
 @app.command()

@@ -33,7 +33,7 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
     at, ref, before = StageAt("judge", number), run.ref, asdict(count_gaps(run, number))
     if run.holds(at) is not None:
         check_stored(run, at)
-    if also_terminal and before["unscored"]:
+    if also_terminal:
         forget_unscored(run, at)
     rows = round_pool(run, number).height
     answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)

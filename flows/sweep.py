@@ -13,6 +13,7 @@ from tapir_core.config.backbones import BackboneEntry, load_backbones, settings_
 from tapir_core.config.load import load_config
 from tapir_core.errors import TapirError
 from tapir_core.estimate.run import save_estimate
+from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import gain_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
@@ -54,7 +55,9 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFol
             if not is_done(opened, None):
                 save_estimate(opened)
                 distil(opened)
-            return Swept(entry.name, run, "finished", gain_sentence(summarise(opened)))
+            summary = summarise(opened)
+            require_round_figures(summary, config.evaluation.each_round)
+            return Swept(entry.name, run, "finished", gain_sentence(summary))
     except TapirError as error:
         return Swept(entry.name, run, "failed", str(error))
     except Exception:  # told with its traceback, and the sweep ends as failed; the other backbones do not wait for it

@@ -7,21 +7,23 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Answer, Failure, Message, Outcome, Parsed, Request, Role
+from tapir_core.calls import Answer, Failure, Message, OnOutcome, Outcome, Parsed, Request, Role
 from tapir_core.config import Sampling
+from tapir_core.curriculum import unusable_reason
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.voices import Voice
+from tasks.limits import check_failing
 from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
 __all__ = [
     "answer_rows",
-    "as_outcome",
     "chat",
     "count_paid",
     "counts_of",
+    "demand_whole",
     "ending_of",
     "make_request",
     "missing_by_kind",
@@ -69,14 +71,40 @@ def make_request(
     )
 
 
-def report_rows(run: RunFolder, at: StageAt) -> Callable[[int, Outcome], None]:
-    """A callback that moves the progress of ``at`` by one row an outcome."""
-    count = current(run).progress.row_counter(at)
+def report_rows(
+    run: RunFolder,
+    at: StageAt,
+    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    *,
+    stops: bool = True,
+) -> OnOutcome:
+    """A callback that moves the progress of ``at`` by one row an outcome, and ends a stage that fails throughout.
+
+    ``settle`` makes a failure of an answer that is of no use. Unless told otherwise by ``stops``, the callback raises
+    `ConfigError` where more fails for good than accepted (`tasks.limits`), which leaves the rest unasked.
+    """
+    progress = current(run).progress
+    count = progress.row_counter(at)
 
     def on_outcome(_: int, outcome: Outcome) -> None:
-        count(isinstance(outcome, Failure) and outcome.retryable)
+        settled = settle(outcome)
+        if not isinstance(settled, Failure) or settled.retryable:
+            count(isinstance(settled, Failure))
+            return
+        count(False, settled.kind)
+        if stops:
+            check_failing(at, *progress.failed(at), _shorten(settled.message, LONGEST_SAID), run.config)
 
     return on_outcome
+
+
+def demand_whole(outcome: Outcome) -> Outcome:
+    """A teacher's outcome; of an answer that is cut off, empty or refused in words of its own the failure `bad_reply`.
+
+    Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
+    """
+    reason = unusable_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, Answer) else None
+    return Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 
 def missing_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -101,13 +129,6 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome
             by_kind.setdefault(outcome.kind, []).append(sample)
     in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
     return tuple(islice((each for each in in_turn if each is not None), MOST_SAMPLES))
-
-
-def as_outcome(parsed: Parsed[Any]) -> Outcome:
-    """The last outcome; of a reply that never became parsable the failure `bad_reply`, with the reply."""
-    if isinstance(parsed.outcome, Failure) or parsed.value is not None:
-        return parsed.outcome
-    return Failure("bad_reply", f"{parsed.reason}: {parsed.raw}", attempts=len(parsed.outcomes))
 
 
 def counts_of(parsed: Sequence[Parsed[Any]]) -> dict[str, float]:
@@ -139,10 +160,13 @@ def text_of(outcome: Outcome) -> str | None:
     return outcome.text if isinstance(outcome, Answer) else None
 
 
-def answer_rows(asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
+def answer_rows(
+    asked: pl.DataFrame, outcomes: Sequence[Outcome], settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
+) -> Worked:
     """Answers to ``asked`` as the tables `teacher`, `answers` and `heldout_answers` hold them, without missing rows.
 
-    A terminal failure keeps its row: no response, and the kind of failure as finish reason.
+    A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``settle`` says which
+    answers are of no use, and count as failed.
     """
     rows: list[tuple[object, ...]] = []
     for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True):
@@ -166,7 +190,7 @@ def answer_rows(asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
     }
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     failed = Counter(f"failed_{each.kind}" for each in outcomes if isinstance(each, Failure) and not each.retryable)
-    return worked(frame, {**count_paid(outcomes), **failed}, asked, outcomes)
+    return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))
 
 
 def _shorten(text: str, longest: int) -> str:

@@ -12,8 +12,8 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
 from tasks.inputs import round_pool
+from tasks.limits import FEWEST_ASKED
 from tasks.outcomes import Worked
-from tasks.seal import FEWEST_ASKED
 
 __all__ = ["check_scored", "difficulty"]
 

@@ -45,7 +45,8 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     prompt = runtime.prompt(PROMPTS[settings.mode])
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
     texts = render_texts(settings, prompt, answered.to_dicts())
-    replies = _ask_all(runtime, prompt, texts, report_rows(run, at))
+    # One judge of a panel may fail throughout, and be the faster one: only the seal knows what share of all that is.
+    replies = _ask_all(runtime, prompt, texts, report_rows(run, at, stops=not settings.panel))
     verdicts = _silent_verdicts(silent, settings, replies)
     for name, each in replies.items():
         verdicts += [judged.verdict for judged in read_verdicts(each, name) if not judged.retryable]
@@ -56,15 +57,16 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     shown = pl.DataFrame(asked, schema=["instruction_id", "instruction"], orient="row")
     parsed = [reply for each in replies.values() for reply in each.values()]
     counts = {**counts_of(parsed), **reasons}
-    return worked(verdict_rows(verdicts), counts, shown, [reply.outcome for reply in parsed])
+    return worked(verdict_rows(verdicts), counts, shown, [reply.settled for reply in parsed])
 
 
 def forget_unscored(run: RunFolder, at: StageAt) -> int:
     """Delete the stored replies of every verdict that is unscored, so that its judge is asked anew; gives how many.
 
-    What has scores stays: the other order of the same instruction, and what an earlier start asked anew.
+    What has scores stays: the other order of the same instruction, and what an earlier start asked anew. Where judging
+    was stopped before its seal, no verdict is known, and every stored reply is looked at.
     """
-    unscored = run.rows(at).filter(status="unscored")
+    unscored = None if run.holds(at) is None else run.rows(at).filter(status="unscored")
     prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
     return sum(forget_judge(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, unscored))
 
@@ -86,15 +88,20 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
         )
 
 
-def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
-    """Each judge with what it was asked for these verdicts of its own."""
+def asked_for(
+    run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None
+) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
+    """Each judge with what it was asked for these verdicts of its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
     prompt, answers = runtime.prompt(PROMPTS[settings.mode]), run.rows(StageAt("answer", at.number))
+    rows = _with_both_answers(run, at, answers).filter(pl.col("student").is_not_null())
     for name, role in runtime.judges.items():
+        if verdicts is None:
+            yield runtime, role, render_texts(settings, prompt, rows.to_dicts())
+            continue
         places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
         ids = [instruction_id for instruction_id, _ in places]
-        rows = _with_both_answers(run, at, answers.filter(pl.col("instruction_id").is_in(ids)))
-        texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
+        texts = render_texts(settings, prompt, rows.filter(pl.col("instruction_id").is_in(ids)).to_dicts())
         pairs = settings.mode == "pairwise"
         yield runtime, role, {place: text for place, text in texts.items() if not pairs or place in places}
 

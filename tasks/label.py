@@ -9,7 +9,7 @@ from tapir_core.curriculum import parse_label, render_label
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import as_outcome, chat, counts_of, make_request, report_rows, worked
+from tasks.asking import chat, counts_of, make_request, report_rows, worked
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -31,7 +31,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
     frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
     reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
-    return worked(frame, {**counts_of(parsed), **reasons}, rows, [as_outcome(each) for each in parsed])
+    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
 
 
 def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:

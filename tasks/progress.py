@@ -2,10 +2,11 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tapir_core.stages import StageAt
 
@@ -35,14 +36,24 @@ class StageProgress:
         return (self.ended or time.monotonic()) - self.started
 
 
+@dataclass(slots=True)
+class Tally:
+    """Rows of one shard, as its last attempt counted them."""
+
+    done: int = 0
+    missing: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    """Kind of terminal failure → rows, which are done."""
+
+
 class Progress:
     """Stages in the order in which they began."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageAt, StageProgress] = {}
-        self._counted: dict[tuple[StageAt, int | None], tuple[int, int]] = {}
-        """Rows done and missing of each shard's last attempt."""
+        self._counted: dict[tuple[StageAt, int | None], Tally] = {}
+        """What each shard's last attempt counted."""
 
     @contextmanager
     def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
@@ -67,25 +78,37 @@ class Progress:
     def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
         """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
         with self._lock:
-            done, missing = self._counted.pop((at, shard), (0, 0))
-            self._add(at, -done, -missing)
+            before = self._counted.pop((at, shard), Tally())
+            self._add(at, -before.done, -before.missing)
         token = _SHARD.set(shard)
         try:
             yield
         finally:
             _SHARD.reset(token)
 
-    def row_counter(self, at: StageAt) -> Callable[[bool], None]:
-        """A function, for any thread, that counts one row as done, or as missing for now, in this thread's shard."""
+    def row_counter(self, at: StageAt) -> Callable[..., None]:
+        """A function, for any thread, that counts one row of this thread's shard: ``count(missing, failed="")``.
+
+        The row is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``.
+        """
         key = at, _SHARD.get()
 
-        def count(missing: bool) -> None:
+        def count(missing: bool, failed: str = "") -> None:
             with self._lock:
-                done, lacking = self._counted.get(key, (0, 0))
-                self._counted[key] = done + (not missing), lacking + missing
+                tally = self._counted.setdefault(key, Tally())
+                tally.done += not missing
+                tally.missing += missing
+                if failed:
+                    tally.failed[failed] += 1
                 self._add(at, int(not missing), int(missing))
 
         return count
+
+    def failed(self, at: StageAt) -> tuple[Counter[str], int]:
+        """How many rows of a stage failed for good in this process, by kind, and how many were done."""
+        with self._lock:
+            tallies = [tally for (stage, _), tally in self._counted.items() if stage == at]
+            return sum((tally.failed for tally in tallies), Counter()), sum(tally.done for tally in tallies)
 
     def shard_done(self, at: StageAt) -> None:
         """One more shard of the stage is whole."""

@@ -18,7 +18,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import chat, count_paid, ending_of, make_request, report_rows, text_of, worked
+from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, report_rows, text_of, worked
 from tasks.inputs import mixture_shares, read_once, round_pool, used_before
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -59,7 +59,7 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
         voice, sampling = runtime.teacher.voice, run.config.teacher.refining
         requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
-    outcomes = runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at))
+    outcomes = runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at, demand_whole))
     table: list[tuple[object, ...]] = []
     reasons: Counter[str] = Counter()
     for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):
@@ -71,4 +71,4 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         plain = row["response"]
         table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
-    return worked(frame, {**count_paid(outcomes), **reasons}, rows, outcomes)
+    return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))

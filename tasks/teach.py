@@ -6,7 +6,7 @@ from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import answer_rows, chat, make_request, report_rows
+from tasks.asking import answer_rows, chat, demand_whole, make_request, report_rows
 from tasks.label import pool_rows
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -17,7 +17,7 @@ __all__ = ["ask_teacher", "teach_shard"]
 @shard_task("teach", plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Plain answers to some instructions; a refused or failed one keeps its row and is unusable later."""
-    return answer_rows(rows, ask_teacher(run, at, rows))
+    return answer_rows(rows, ask_teacher(run, at, rows), demand_whole)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
@@ -27,4 +27,4 @@ def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome
         make_request(run, "teach", runtime.teacher.voice, chat(instruction, system), run.config.teacher.answering)
         for instruction, system in rows.select("instruction", "system").iter_rows()
     ]
-    return runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at))
+    return runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at, demand_whole))

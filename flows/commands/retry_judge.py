@@ -10,6 +10,8 @@ from flows.commands.server import connect_prefect
 from flows.driver import is_done
 from flows.retry_sentences import changes_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
+from tapir_core.reporting.benchmarks import require_round_figures
+from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 
 __all__ = ["ask_again"]
@@ -28,6 +30,7 @@ def ask_again(
 
     Raises:
         ConfigError: round ``number`` is not judged.
+        NoFigure: the run went on, and too many judgments of a benchmark failed.
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
     if not rounds and not changed_stages(run) and not (go_on and not is_done(run, None)):
@@ -47,7 +50,9 @@ def ask_again(
             say("going on with the run")
             distill(run.ref)
         console.print(changes_sentence(stale, redone=go_on), highlight=False)
-        if stale and not go_on:
+        if go_on:
+            require_round_figures(summarise(run), run.config.evaluation.each_round)
+        elif stale:
             console.print(
                 f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
             )

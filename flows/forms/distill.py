@@ -16,7 +16,7 @@ from flows.forms.form import MAX_ROUNDS, Overrides, RunName, deployed_flow, show
 from flows.forms.machine import machine_to_distil
 from flows.forms.presets import preset_file, run_presets
 from tapir_core.estimate.run import save_estimate
-from tapir_core.reporting.benchmarks import require_figures
+from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import gain_sentence, report_path, state_sentence
 from tapir_core.reporting.summary import summarise
 
@@ -63,6 +63,6 @@ def distill_from_form(
             with machine_to_distil(config):
                 distill.fn(opened.ref, last)
         summary = summarise(opened)
-        require_figures(summary, [each.number for each in summary.rounds], config.evaluation.each_round)
+        require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
     return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))

@@ -12,6 +12,7 @@ from flows.forms.machine import machine_to_distil
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
+from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunRef
@@ -43,7 +44,10 @@ def retry_judge_from_form(
             log.info("going on with the run")
             with machine_to_distil(opened.config):
                 distill.fn(opened.ref)
-        reached = state_sentence(summarise(opened))
+        summary = summarise(opened)
+        if go_on:
+            require_round_figures(summary, opened.config.evaluation.each_round)
+    reached = state_sentence(summary)
     if not again and not stale:
         return f"{nothing_sentence(also_terminal=also_terminal)} {reached}"
     return " ".join([*map(counts_sentence, counts), changes_sentence(stale, redone=go_on), reached])

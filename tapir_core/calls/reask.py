@@ -5,7 +5,7 @@ for nothing. A re-ask is the same request under another sample index, and so ano
 temperature 0 is not asked for again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -39,6 +39,13 @@ class Parsed(Generic[T]):
         return self.outcomes[-1]
 
     @property
+    def settled(self) -> Outcome:
+        """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
+        if isinstance(self.outcome, Failure) or not self.reason:
+            return self.outcome
+        return Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
+
+    @property
     def raw(self) -> str:
         """Text of the last reply; empty when it failed."""
         return self.outcome.text if isinstance(self.outcome, Answer) else ""
@@ -61,7 +68,7 @@ def ask_parsed(
     """Outcomes of ``requests`` with their parsed values, in their order.
 
     A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
-    each row once, when nothing more will be asked for it.
+    each row once, when nothing more will be asked for it: what has `settled`.
     """
     return ask_read(engine, requests, source, lambda _, answer: parse(answer.text), reasks, on_outcome=on_outcome)
 
@@ -86,15 +93,11 @@ def ask_read(
         outcomes = engine.ask(
             [_reasked(requests[row], reask) for row in rows],
             endpoint,
-            on_outcome=_report_settled(requests, rows, read, on_outcome, last=reask == reasks),
+            on_outcome=_report_settled(requests, rows, parsed, read, on_outcome, last=reask == reasks),
         )
         for row, outcome in zip(rows, outcomes, strict=True):
-            before = parsed[row].outcomes if row in parsed else ()
-            value, reason = _read(row, outcome, read)
-            parsed[row] = Parsed(value, reason, (*before, outcome))
-        rows = [
-            row for row in rows if _is_unparsed(parsed[row]) and not _is_cut_off(requests[row], parsed[row].outcome)
-        ]
+            parsed[row] = _read_next(row, outcome, parsed, read)
+        rows = [row for row in rows if _may_improve(requests[row], parsed[row])]
     return [parsed[row] for row in range(len(requests))]
 
 
@@ -119,6 +122,7 @@ def forget_unread(
 def _report_settled(
     requests: Sequence[Request],
     rows: list[int],
+    before: Mapping[int, Parsed[T]],
     read: Callable[[int, Answer], T | Unparsed],
     on_outcome: OnOutcome | None,
     *,
@@ -130,11 +134,19 @@ def _report_settled(
 
     def report(place: int, outcome: Outcome) -> None:
         row = rows[place]
-        settled = last or isinstance(outcome, Failure) or _is_cut_off(requests[row], outcome)
-        if settled or not _read(row, outcome, read)[1]:
-            on_outcome(row, outcome)
+        parsed = _read_next(row, outcome, before, read)
+        if last or not _may_improve(requests[row], parsed):
+            on_outcome(row, parsed.settled)
 
     return report
+
+
+def _read_next(
+    row: int, outcome: Outcome, before: Mapping[int, Parsed[T]], read: Callable[[int, Answer], T | Unparsed]
+) -> Parsed[T]:
+    """What came of a row, with the outcomes of the passes ``before``."""
+    earlier = before[row].outcomes if row in before else ()
+    return Parsed(*_read(row, outcome, read), (*earlier, outcome))
 
 
 def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:
@@ -144,14 +156,12 @@ def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed
     return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
 
 
-def _is_unparsed(parsed: Parsed[T]) -> bool:
-    return isinstance(parsed.outcome, Answer) and parsed.value is None
-
-
-def _is_cut_off(request: Request, outcome: Outcome) -> bool:
-    """Whether asking again would be in vain: what spends its tokens at temperature 0 spends them again."""
-    cut = isinstance(outcome, Answer) and outcome.finish_reason == "length"
-    return cut and request.sampling.temperature == 0
+def _may_improve(request: Request, parsed: Parsed[T]) -> bool:
+    """Whether to ask again: not for what spends its tokens at temperature 0, which it would spend again."""
+    outcome = parsed.outcome
+    if isinstance(outcome, Failure) or not parsed.reason:
+        return False
+    return outcome.finish_reason != "length" or request.sampling.temperature != 0
 
 
 def _reasked(request: Request, reask: int) -> Request:

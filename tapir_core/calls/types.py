@@ -20,7 +20,7 @@ FailureKind = Literal[
     "refused",  # terminal: the provider's typed refusal or content filter
     "too_long",  # terminal: the prompt does not fit the model's context
     "bad_request",  # terminal: the provider calls the request itself wrong (400, 404, 422)
-    "bad_reply",  # terminal: no parsable reply after every re-ask
+    "bad_reply",  # terminal, never stored: no parsable reply after every re-ask, or cut off where it must be whole
     "unauthorized",  # retryable: the key is wrong or lacks rights (401, 403)
     "rate_limited",  # retryable: 429 until the attempts ran out
     "server",  # retryable: 5xx, or a body that is no chat completion

@@ -62,7 +62,7 @@ class CallsConfig(Section):
     """Share of a stage's rows that may still be missing when the run goes on without them."""
 
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of a stage's requests that may be refused or fail for good otherwise; refusals in waves do not count."""
+    """Share of a stage's requests that may fail for good or get a reply of no use; refusals in waves do not count."""
 
     store_url: StoreUrl | None = None
     """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""

@@ -28,6 +28,7 @@ __all__ = [
     "headlines_in_words",
     "metric_label",
     "require_figures",
+    "require_round_figures",
 ]
 
 METRICS = {
@@ -170,6 +171,15 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
             "remove those folders and give the same command again. A baseline without answers needs a file that has "
             "them. Or raise max_failed_share of [evaluation.benchmarks] and run the configuration with --amend"
         )
+
+
+def require_round_figures(summary: RunSummary, each_round: Sequence[str]) -> None:
+    """The same for the benchmarks that are asked after ``each_round``, of every student there is.
+
+    Raises:
+        NoFigure: a student has no headline on one of them.
+    """
+    require_figures(summary, [each.number for each in summary.rounds], each_round)
 
 
 def _rows(summary: RunSummary, who: Compared, names: Sequence[str]) -> pl.DataFrame:

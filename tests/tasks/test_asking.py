@@ -2,9 +2,10 @@ import json
 from dataclasses import asdict
 
 import polars as pl
+import pytest
 
-from tapir_core.calls import Answer, Failure, Outcome, Parsed
-from tasks.asking import LONGEST_BEGINNING, LONGEST_SAID, MOST_SAMPLES, as_outcome, sample_failures, worked
+from tapir_core.calls import Answer, Failure, Outcome
+from tasks.asking import LONGEST_BEGINNING, LONGEST_SAID, MOST_SAMPLES, demand_whole, sample_failures, worked
 
 ANSWER = Answer("four", "stop", 10, 1)
 
@@ -43,10 +44,20 @@ def test_samples_are_short_and_plain_json() -> None:
     assert json.loads(json.dumps(asdict(sample))) == asdict(sample)
 
 
-def test_a_reply_that_never_became_parsable_is_a_failure_that_holds_the_reply() -> None:
-    assert as_outcome(Parsed("Math", "", (ANSWER,))) is ANSWER
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (Answer("I weigh", "length", 10, 2), "cut_off: I weigh"),
+        (Answer(" ", "stop", 10, 0), "empty:  "),
+        (ANSWER, None),
+    ],
+    ids=["cut off", "empty", "whole"],
+)
+def test_an_answer_that_nobody_can_learn_from_counts_as_failed_for_good(answer: Answer, told: str | None) -> None:
+    expected = answer if told is None else Failure("bad_reply", told)
+    assert demand_whole(answer) == expected
+
+
+def test_a_failure_stays_what_it_is_where_answers_must_be_whole() -> None:
     refusal = Failure("refused", "no")
-    assert as_outcome(Parsed(None, "refused", (refusal,))) is refusal
-    assert as_outcome(Parsed(None, "no task type", (ANSWER, ANSWER))) == Failure(
-        "bad_reply", "no task type: four", attempts=2
-    )
+    assert demand_whole(refusal) is refusal

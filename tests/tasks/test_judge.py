@@ -22,7 +22,7 @@ from tests.run_builder import build_run
 from tests.run_config import make_config
 
 ANSWER, JUDGE, DIFFICULTY = StageAt("answer", 1), StageAt("judge", 1), StageAt("difficulty", 1)
-PROVIDER_CALLS = {"max_attempts": 1, "max_missing_share": 0.5}
+PROVIDER_CALLS = {"max_attempts": 1, "max_missing_share": 0.5, "concurrency": 4}
 
 
 @pytest.fixture(autouse=True)
@@ -126,6 +126,24 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
         assert forget_unscored(run, JUDGE) == run.rows(ANSWER).height * 2
         judge(run)
     assert set(judges.asked) == {"silent"}
+    assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
+
+
+def test_a_judge_without_verdicts_is_not_asked_to_the_end_and_once_mended_for_the_rest(tmp_path: Path) -> None:
+    judges = Judges()
+    with FakeProvider(judges) as provider:
+        run = answered_run(tmp_path, endpoint(provider.base_url, "silent"))
+        with pytest.raises(
+            ConfigError, match=r"20 of 20 .*no more is asked.*'no .*Well …'.*retry-judge example --also"
+        ):
+            judge(run)
+        paid, pairs = len(judges.asked), run.rows(ANSWER).height * 2
+        assert 20 <= paid < pairs
+        judges.mended = True
+        assert forget_unscored(run, JUDGE) == paid
+        judges.asked.clear()
+        judge(run)
+        assert len(judges.asked) == pairs
     assert run.rows(JUDGE)["status"].unique().to_list() == ["scored"]
 
 

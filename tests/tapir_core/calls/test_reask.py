@@ -96,7 +96,8 @@ def test_each_row_is_reported_once_when_it_is_settled(engine: CallEngine):
         )
     assert [each.value for each in parsed] == [3, 2, None, None]
     assert sorted(row for row, _ in reported) == [0, 1, 2, 3]
-    assert all(outcome == parsed[row].outcome for row, outcome in reported)
+    assert all(outcome == parsed[row].settled for row, outcome in reported)
+    assert parsed[2].settled == Failure("bad_reply", "no number: x", attempts=3)
     assert isinstance(parsed[3].outcome, Failure)
 
 

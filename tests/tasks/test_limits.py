@@ -1,0 +1,124 @@
+import pickle
+from collections import Counter
+
+import pytest
+
+from tapir_core.config import RunConfig
+from tapir_core.data.dataset import Part
+from tapir_core.errors import ConfigError, TooMuchMissing
+from tapir_core.stages import StageAt
+from tasks.limits import check_failed, check_failing, check_missing
+from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
+from tests.run_config import make_config
+
+TEACH = StageAt("teach")
+
+
+def shard(asked: int, **failed: int) -> ShardOutcome:
+    samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in failed)
+    return ShardOutcome(0, Part("part", asked, "0"), failed=failed, asked=asked, samples=samples)
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    return make_config(tmp_path)
+
+
+def test_a_stage_goes_on_within_its_accepted_share():
+    check_missing(StageAt("judge", 1), Counter({"timeout": 2}), rows=98, accepted_share=0.02)
+    check_missing(StageAt("judge", 1), Counter(), rows=0, accepted_share=0.0)
+
+
+def test_more_is_refused_with_counts_by_kind_and_the_ways_on():
+    with pytest.raises(
+        TooMuchMissing, match=r"judge \(round 1\): 3 of 100 rows.*2 timeout, 1 server.*same command"
+    ) as error:
+        check_missing(StageAt("judge", 1), Counter({"timeout": 2, "server": 1}), rows=97, accepted_share=0.02)
+    assert error.value.exit_code == 4
+
+
+def test_an_incomplete_shard_travels_with_what_it_wrote():
+    row = Sample("a", "timeout", 3, "no reply", "Say something.")
+    sent = ShardIncomplete(
+        StageAt("judge", 1), ShardOutcome(3, Part("part", 7, "0"), missing={"timeout": 2}, samples=(row,))
+    )
+    received = pickle.loads(pickle.dumps(sent))
+    assert str(received) == str(sent)
+    assert received.outcome == sent.outcome
+
+
+@pytest.mark.parametrize(
+    "outcomes",
+    [
+        [shard(200, refused=70)],
+        [shard(10, refused=10), shard(30, bad_request=10)],
+        [shard(19, bad_request=19)],
+        [],
+    ],
+    ids=["much is refused", "half of all", "too few to say", "nothing asked"],
+)
+def test_a_stage_goes_on_with_what_failed_for_good_within_the_accepted_share(outcomes, config):
+    check_failed(TEACH, outcomes, config)
+
+
+def test_a_stage_that_failed_for_good_says_kinds_a_sample_and_the_ways_on(config):
+    with pytest.raises(
+        ConfigError,
+        match=r"teach: 21 of 40 requests failed for good \(52\.5%; 19 bad_request, 2 refused\), more than "
+        r"calls\.max_failed_share = 0\.5.*id-of-bad_request came 'bad_request was said'.*\[teacher\].*--amend"
+        rf".*`tapir store prune --root {config.run.root} --role teach --status bad_request --status refused --yes`",
+    ):
+        check_failed(TEACH, [shard(20, refused=2), shard(20, bad_request=19)], config)
+
+
+def test_a_wave_goes_on_when_the_teacher_declines_the_scarce_types_but_not_when_it_fails(config):
+    wave = StageAt("wave_candidates", 1, 2)
+    check_failed(wave, [shard(40, refused=40)], config)
+    with pytest.raises(ConfigError, match="30 of 40 requests"):
+        check_failed(wave, [shard(40, refused=10, bad_request=30)], config)
+
+
+def test_replies_that_cannot_be_parsed_are_not_asked_again_in_the_same_way(config):
+    with pytest.raises(ConfigError, match=r"label: 30 of 40 requests.*30 bad_reply.*--amend") as error:
+        check_failed(StageAt("label"), [shard(40, bad_reply=30)], config)
+    assert "prune" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        (StageAt("wave_candidates", 1, 1), "[teacher] --role expand"),
+        (StageAt("answer", 1), "[student] --role answer"),
+        (StageAt("judge", 1), "[judge] `tapir retry-judge --also terminal`"),
+    ],
+)
+def test_a_stage_names_the_section_and_the_role_of_its_calls(stage, words, config):
+    with pytest.raises(ConfigError) as error:
+        check_failed(stage, [shard(40, too_long=40)], config)
+    assert all(word in str(error.value) for word in words.split())
+
+
+@pytest.mark.parametrize(
+    ("failed", "asked"), [(20, 20), (29, 30), (60, 80), (640, 1000)], ids=["all", "nearly all", "many", "more of many"]
+)
+def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: RunConfig):
+    told = rf"teach: {failed} of {asked} requests failed.*max_failed_share = 0\.5 .*no more is asked. One came to 'no'"
+    with pytest.raises(ConfigError, match=told):
+        check_failing(TEACH, {"bad_request": failed}, asked, "no", config)
+
+
+@pytest.mark.parametrize(
+    ("at", "kind", "failed", "asked"),
+    [
+        (TEACH, "bad_request", 19, 19),
+        (TEACH, "bad_request", 15, 20),
+        (TEACH, "bad_request", 550, 1000),
+        (StageAt("wave_candidates", 1, 2), "bad_reply", 100, 100),
+        (StageAt("benchmark_replies", 1, None, "alpaca_eval"), "bad_reply", 100, 100),
+    ],
+    ids=["too few to say", "perhaps by chance", "seal decides", "declined in a wave", "a benchmark has its own limit"],
+)
+def test_a_stage_that_may_yet_hold_is_asked_to_its_end(
+    at: StageAt, kind: str, failed: int, asked: int, config: RunConfig
+):
+    check_failing(at, {kind: failed}, asked, "no", config)
