@@ -26,17 +26,17 @@ def read_benchmark(ref: RunRef, name: str, models: Sequence[str] = ()) -> None:
         run_shards(ref, answers_at, benchmark_answers_shard, _questions(RunFolder(ref), name))
 
 
-def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_failed: bool = False) -> None:
+def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_terminal: bool = False) -> None:
     """Ask a student a benchmark that is read, or judge a model's outputs; what holds is not done again.
 
-    With ``also_failed`` the judge is asked anew where it failed for good; the old seal stays until the next one.
+    With ``also_terminal`` the judge is asked anew where it failed for good; the old seal stays until the next one.
     """
     run = RunFolder(ref)
     answers_at, replies_at, scores_at = benchmark_stages(name, who)
     rows = _questions(run, name)
     answers = submit_shards(ref, answers_at, benchmark_answers_shard, rows)
     if name in run.config.evaluation.judged:
-        again = also_failed and bool(failed_judgments(run, replies_at))
+        again = also_terminal and bool(failed_judgments(run, replies_at))
         if again:
             forget_failed(run, replies_at)
         replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, rows, also_done=again)

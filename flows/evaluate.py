@@ -25,10 +25,10 @@ from tasks.pool import heldout
 __all__ = ["evaluate_student", "evaluate_students"]
 
 
-def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str], *, also_failed: bool = False) -> None:
+def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str], *, also_terminal: bool = False) -> None:
     """Score the student after round ``number`` on the held-out set, if the run has one, and on ``benchmarks``.
 
-    With ``also_failed`` judges of benchmarks are asked anew where they failed for good.
+    With ``also_terminal`` judges of benchmarks are asked anew where they failed for good.
     """
     run = RunFolder(ref)
     if run.config.data.heldout is not None:
@@ -36,16 +36,16 @@ def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str], *, als
         run_shards(ref, at, answer_heldout_shard, heldout_rows(run, at).height)
         run_stage(ref, evaluate, number)
     for name in benchmarks:
-        ask_benchmark(ref, number, name, also_failed=also_failed)
+        ask_benchmark(ref, number, name, also_terminal=also_terminal)
 
 
 @project_flow("evaluate", run_name="{ref.name}")
 def evaluate_students(
-    ref: RunRef, compared: Sequence[Compared], benchmarks: Sequence[str] = (), also_failed: bool = False
+    ref: RunRef, compared: Sequence[Compared], benchmarks: Sequence[str] = (), also_terminal: bool = False
 ) -> None:
     """Score these students and models where their scores do not stand; show all scores, in report and run card too.
 
-    With ``also_failed`` judges of benchmarks are asked anew where they failed for good.
+    With ``also_terminal`` judges of benchmarks are asked anew where they failed for good.
     """
     run = RunFolder(ref)
     numbers = [each for each in compared if isinstance(each, int)]
@@ -57,10 +57,10 @@ def evaluate_students(
             read_benchmark(ref, name, given)
         for number in numbers:
             with tags(f"round-{number}" if number >= 0 else student_name(number)):
-                evaluate_student(ref, number, benchmarks, also_failed=also_failed)
+                evaluate_student(ref, number, benchmarks, also_terminal=also_terminal)
         for name, given in models.items():
             for model in given:
                 with tags(model):
-                    ask_benchmark(ref, model, name, also_failed=also_failed)
+                    ask_benchmark(ref, model, name, also_terminal=also_terminal)
     publish_scores(ref, numbers)
     publish_run(ref)

@@ -10,6 +10,7 @@ import polars as pl
 from tapir_core.calls import Answer, Failure, Message, OnOutcome, Outcome, Parsed, Request, Role
 from tapir_core.config import Sampling
 from tapir_core.curriculum import unusable_reason
+from tapir_core.errors import ConfigError
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -21,6 +22,7 @@ from tasks.runtime import current
 __all__ = [
     "answer_rows",
     "chat",
+    "check_lacking",
     "count_paid",
     "counts_of",
     "demand_whole",
@@ -105,6 +107,22 @@ def demand_whole(outcome: Outcome) -> Outcome:
     """
     reason = unusable_reason(outcome.text, outcome.finish_reason) if isinstance(outcome, Answer) else None
     return Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
+
+
+def check_lacking(run: RunFolder, at: StageAt, lacking: int, otherwise: str) -> None:
+    """Refuse to read replies again of which the store lacks some: they would be paid for again.
+
+    ``otherwise`` is the command that asks for all of them.
+
+    Raises:
+        ConfigError: with the ways on.
+    """
+    if lacking:
+        raise ConfigError(
+            f"{at}: the store lacks {lacking} replies that have scores, so that they would be paid for again. Bring "
+            "them with `tapir store export` and `tapir store import` from the store that has them; or remove "
+            f"{run.ref.root}/{run.ref.name}/{at.folder}, and {otherwise} asks for all of them anew"
+        )
 
 
 def missing_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:

@@ -7,13 +7,12 @@ from dataclasses import replace
 import polars as pl
 
 from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, Request, ask_read, forget_unread
-from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmarks import REPLIES, Game, Reading, exchanges_of, judged_one
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import chat, counts_of, make_request, worked
+from tasks.asking import chat, check_lacking, counts_of, make_request, worked
 from tasks.benchmarks import items_of
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -48,12 +47,7 @@ def forget_failed(run: RunFolder, at: StageAt) -> int:
     assert at.benchmark is not None
     scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
     lacking = len(scored) - current(run).calls.count_stored(_requests(run, at, scored))
-    if lacking:
-        raise ConfigError(
-            f"{at}: the store lacks {lacking} replies of judgments that are scored, so that they would be paid for "
-            "again. Bring them with `tapir store export` and `tapir store import` from the store that has them; or "
-            f"remove {run.ref.root}/{run.ref.name}/{at.folder}, and `tapir evaluate` asks for all judgments anew"
-        )
+    check_lacking(run, at, lacking, "`tapir evaluate`")
     reasks = run.config.evaluation.judged[at.benchmark].reasks
     return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
 

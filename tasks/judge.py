@@ -10,13 +10,12 @@ import polars as pl
 
 from tapir_core.calls import OnOutcome, Parsed
 from tapir_core.config import JudgeConfig
-from tapir_core.errors import ConfigError
 from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import counts_of, report_rows, worked
+from tasks.asking import check_lacking, counts_of, report_rows, worked
 from tasks.asking_judges import (
     PROMPTS,
     Place,
@@ -80,12 +79,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
     scored = run.rows(at).filter(status="scored")
     prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
     lacking = sum(count_lacking(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, scored))
-    if lacking:
-        raise ConfigError(
-            f"{at}: the store lacks {lacking} replies of verdicts that are scored, so that they would be paid for "
-            "again. Bring them with `tapir store export` and `tapir store import` from the store that has them; or "
-            f"remove {run.ref.root}/{run.ref.name}/{at.folder}, and the run's own command asks for all verdicts anew"
-        )
+    check_lacking(run, at, lacking, "the run's own command")
 
 
 def asked_for(

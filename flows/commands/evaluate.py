@@ -67,7 +67,7 @@ def evaluate(
             raise ConfigError(f"--also {also}: only `terminal` is known")
         if also and not benchmark:
             raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
-        _evaluate_run(name, which, root, benchmark or "", also_failed=also is not None)
+        _evaluate_run(name, which, root, benchmark or "", also_terminal=also is not None)
         return
     if name is not None:
         raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
@@ -91,7 +91,7 @@ def evaluate(
     )
 
 
-def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_failed: bool) -> None:
+def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
     from flows.commands.distil import shown_live
     from flows.commands.server import connect_prefect
     from flows.commands.terminal import print_table
@@ -108,12 +108,12 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_fail
     with hold_known_run(run_ref(name, root), say=_say) as run:
         benchmarks = find_benchmarks(run, benchmark)
         compared = find_students(run, which, benchmarks)
-        if unscored_students(run, compared, benchmarks, also_failed=also_failed):
+        if unscored_students(run, compared, benchmarks, also_terminal=also_terminal):
             _say("connecting to Prefect")
             with connect_prefect(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
-                evaluate_students(run.ref, compared, benchmarks, also_failed)
+                evaluate_students(run.ref, compared, benchmarks, also_terminal)
         else:
             write_report(run)
         summary = summarise(run)

@@ -40,7 +40,7 @@ def evaluate_from_form(
         asked = find_benchmarks(opened, benchmarks)
         compared = find_students(opened, students, asked)
         numbers = [who for who in compared if isinstance(who, int)]
-        unscored = unscored_students(opened, compared, asked, also_failed=also_terminal)
+        unscored = unscored_students(opened, compared, asked, also_terminal=also_terminal)
         with machine_to_evaluate(opened.config) if unscored else nullcontext():
             evaluate_students.fn(opened.ref, compared, asked, also_terminal)
         summary = summarise(opened)

@@ -110,13 +110,13 @@ def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Seq
 
 
 def unscored_students(
-    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_failed: bool = False
+    run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
 ) -> list[Compared]:
-    """Those of ``compared`` whose scores do not stand; with ``also_failed`` those too of which judgments failed."""
+    """Those of ``compared`` whose scores do not stand; with ``also_terminal`` those too of which judgments failed."""
     last = ("evaluate", "benchmark_scores")
 
     def is_unscored(at: StageAt) -> bool:
-        if at.name == "benchmark_replies" and also_failed and at.benchmark in run.config.evaluation.judged:
+        if at.name == "benchmark_replies" and also_terminal and at.benchmark in run.config.evaluation.judged:
             return failed_judgments(run, at) > 0
         return at.name in last and run.holds(at) is None
 

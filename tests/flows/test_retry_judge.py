@@ -114,7 +114,7 @@ def test_where_the_store_lacks_what_is_scored_nothing_is_asked(run: RunFolder, p
     for file in Path(run.ref.root).glob(".tapir/store.sqlite*"):
         file.unlink()
     before, missing = run.rows(JUDGE), counts(run)
-    with pytest.raises(ConfigError, match=r"the store lacks \d+ replies of verdicts that are scored"):
+    with pytest.raises(ConfigError, match=r"the store lacks \d+ replies that have scores"):
         retry_judge(run.ref, [1])
     assert provider.calls == []
     assert (run.rows(JUDGE).equals(before), counts(run)) == (True, missing)

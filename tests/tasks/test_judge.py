@@ -180,7 +180,7 @@ def test_scored_verdicts_that_the_store_lacks_are_not_paid_for_again_without_a_w
         close_all()
         for file in Path(run.ref.root).glob("**/*.sqlite*"):
             file.unlink()
-        with pytest.raises(ConfigError, match=rf"lacks {run.rows(JUDGE).height} replies of verdicts that are scored"):
+        with pytest.raises(ConfigError, match=rf"lacks {run.rows(JUDGE).height} replies that have scores"):
             check_stored(run, JUDGE)
 
 
