@@ -72,7 +72,7 @@ def size_fields(config: RunConfig, number: int) -> Json:
 
 def tuning_fields(config: RunConfig, number: int) -> Json:
     """How a round's mixture (0: S_0's) is trained on."""
-    memory = {"micro_batch_size", "processes", "gradient_checkpointing"}
+    memory = {"zero_stage", "micro_batch_size", "processes", "gradient_checkpointing"}
     without_effect = {"runs_on", "save_minutes", "grace_seconds", *memory}
     settings = config.round(number) if number else config.basic_tuning
     shared = config.training.model_dump(exclude=without_effect) | {"batch_size": config.batch_size(number)}

@@ -3,14 +3,15 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from tapir_core.stages import StageAt
 
-__all__ = ["Progress", "StageProgress"]
+__all__ = ["CountRow", "Progress", "StageProgress"]
 
 _SHARD: ContextVar[int | None] = ContextVar("shard", default=None)
 """Index of the shard that this thread works on."""
@@ -36,8 +37,15 @@ class StageProgress:
         return (self.ended or time.monotonic()) - self.started
 
 
+class CountRow(Protocol):
+    """Counts one row."""
+
+    def __call__(self, missing: bool, failed: str = "") -> None:
+        """It is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``."""
+
+
 @dataclass(slots=True)
-class Tally:
+class _Tally:
     """Rows of one shard, as its last attempt counted them."""
 
     done: int = 0
@@ -52,7 +60,7 @@ class Progress:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stages: dict[StageAt, StageProgress] = {}
-        self._counted: dict[tuple[StageAt, int | None], Tally] = {}
+        self._counted: dict[tuple[StageAt, int | None], _Tally] = {}
         """What each shard's last attempt counted."""
 
     @contextmanager
@@ -78,7 +86,7 @@ class Progress:
     def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
         """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
         with self._lock:
-            before = self._counted.pop((at, shard), Tally())
+            before = self._counted.pop((at, shard), _Tally())
             self._add(at, -before.done, -before.missing)
         token = _SHARD.set(shard)
         try:
@@ -86,16 +94,13 @@ class Progress:
         finally:
             _SHARD.reset(token)
 
-    def row_counter(self, at: StageAt) -> Callable[..., None]:
-        """A function, for any thread, that counts one row of this thread's shard: ``count(missing, failed="")``.
-
-        The row is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``.
-        """
+    def row_counter(self, at: StageAt) -> CountRow:
+        """A function, for any thread, that counts one row of this thread's shard."""
         key = at, _SHARD.get()
 
         def count(missing: bool, failed: str = "") -> None:
             with self._lock:
-                tally = self._counted.setdefault(key, Tally())
+                tally = self._counted.setdefault(key, _Tally())
                 tally.done += not missing
                 tally.missing += missing
                 if failed:

@@ -151,6 +151,7 @@ def test_parts_of_an_earlier_making_leave_the_folder(finished):
         {"student__engine": {"type": "vllm", "concurrency": 3, "enforce_eager": True}},
         {"student__engine": {"type": "replicas", "replicas": 2}},
         {"training__micro_batch_size": 1},
+        {"training__zero_stage": 3},
         {"teacher__terms": "CC BY 4.0"},
         {"training__save_minutes": 1.0},
         {"training__runs_on": "worker"},
