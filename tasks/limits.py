@@ -32,6 +32,10 @@ _DECLINED = ("refused", "bad_reply")
 """Waves ask for the task types that are short: what a teacher declines of them stays short, and is reported as that."""
 
 
+_UNCHECKED = "wave_examined"
+"""Asks in several roles; what it does not get its gates reject and report."""
+
+
 def role_of(at: StageAt) -> str:
     """The role of a stage's calls, as the store and the budget name it."""
     return _OTHER_ROLES.get(at.name, at.name)
@@ -61,7 +65,7 @@ def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -
     """
     failed = _counted(at, sum((Counter(outcome.failed) for outcome in outcomes), Counter[str]()))
     asked, accepted = sum(outcome.asked for outcome in outcomes), config.calls.max_failed_share
-    if at.benchmark is not None or asked < FEWEST_ASKED or failed.total() <= accepted * asked:
+    if not _is_checked(at, asked) or failed.total() <= accepted * asked:
         return
     [(most, _)] = failed.most_common(1)
     sample = next(each for outcome in outcomes for each in outcome.samples if each.kind == most)
@@ -76,13 +80,16 @@ def check_failing(at: StageAt, so_far: Mapping[str, int], asked: int, said: str,
         ConfigError: the rest is not asked for.
     """
     failed, accepted = _counted(at, Counter(so_far)), config.calls.max_failed_share
-    if at.benchmark is not None or asked < FEWEST_ASKED:
-        return
-    if failed.total() / asked - accepted > math.sqrt(_LOG_ODDS / (2 * asked)):
+    if _is_checked(at, asked) and failed.total() / asked - accepted > math.sqrt(_LOG_ODDS / (2 * asked)):
         raise ConfigError(
             f"{at}: {_told(failed, asked, accepted)}, so that no more is asked. One came to {said!r}. "
             f"{_ways_on(at, failed, config)}"
         )
+
+
+def _is_checked(at: StageAt, asked: int) -> bool:
+    """A benchmark has a limit of its own."""
+    return at.benchmark is None and at.name != _UNCHECKED and asked >= FEWEST_ASKED
 
 
 def _counted(at: StageAt, failed: Counter[str]) -> Counter[str]:

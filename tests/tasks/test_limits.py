@@ -114,9 +114,17 @@ def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: 
         (TEACH, "bad_request", 15, 20),
         (TEACH, "bad_request", 550, 1000),
         (StageAt("wave_candidates", 1, 2), "bad_reply", 100, 100),
+        (StageAt("wave_examined", 1, 2), "bad_request", 100, 100),
         (StageAt("benchmark_replies", 1, None, "alpaca_eval"), "bad_reply", 100, 100),
     ],
-    ids=["too few to say", "perhaps by chance", "seal decides", "declined in a wave", "a benchmark has its own limit"],
+    ids=[
+        "too few to say",
+        "perhaps by chance",
+        "seal decides",
+        "declined in a wave",
+        "gates reject it",
+        "a benchmark has its own limit",
+    ],
 )
 def test_a_stage_that_may_yet_hold_is_asked_to_its_end(
     at: StageAt, kind: str, failed: int, asked: int, config: RunConfig
