@@ -6,12 +6,14 @@ is noted and the next one starts. What two runs both need (labels, plain answers
 
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flows.driver import Say, hold_run, is_done, read_config
+from tapir_core.config import RunConfig
 from tapir_core.config.backbones import BackboneEntry, load_backbones, settings_of
 from tapir_core.config.load import load_config
-from tapir_core.errors import TapirError
+from tapir_core.errors import NoFigure, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import gain_sentence
@@ -50,15 +52,23 @@ def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFol
     try:
         config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
         if not lacks_run(config, gather_files(config)):
-            return Swept(entry.name, run, "finished before")
+            return _told(Swept(entry.name, run, "finished before"), config)
         with hold_run(config, say=say) as opened:
             if not is_done(opened, None):
                 save_estimate(opened)
                 distil(opened)
-            summary = summarise(opened)
-            require_round_figures(summary, config.evaluation.each_round)
-            return Swept(entry.name, run, "finished", gain_sentence(summary))
+            return _told(Swept(entry.name, run, "finished"), config)
     except TapirError as error:
         return Swept(entry.name, run, "failed", str(error))
     except Exception:  # told with its traceback, and the sweep ends as failed; the other backbones do not wait for it
         return Swept(entry.name, run, "failed", traceback.format_exc())
+
+
+def _told(swept: Swept, config: RunConfig) -> Swept:
+    """A finished run with what it came to, or with what it has no figure of."""
+    summary = summarise(RunFolder(swept.run))
+    try:
+        require_round_figures(summary, config.evaluation.each_round)
+    except NoFigure as error:
+        return replace(swept, outcome="without a figure", message=str(error))
+    return replace(swept, message=gain_sentence(summary))

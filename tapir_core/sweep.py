@@ -17,8 +17,8 @@ from tapir_core.stages import used_files
 
 __all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
 
-Outcome = Literal["finished before", "finished", "failed"]
-_OUTCOMES: tuple[Outcome, ...] = ("finished before", "finished", "failed")
+Outcome = Literal["finished before", "finished", "without a figure", "failed"]
+_OUTCOMES: tuple[Outcome, ...] = ("finished before", "finished", "without a figure", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,12 @@ class Swept:
     run: RunRef
     outcome: Outcome
     message: str = ""
-    """Why it failed, or what its run came to."""
+    """What is wrong with it, or what its run came to."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is to be mended: its run is finished, with every figure."""
+        return self.outcome in ("finished before", "finished")
 
 
 def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
@@ -70,10 +75,10 @@ def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
 
 
 def sweep_sentence(swept: Sequence[Swept]) -> str:
-    """How many backbones did what, and what failed why."""
+    """How many backbones did what, and what is wrong with which."""
     counts = []
     for outcome in _OUTCOMES:
         names = [each.name for each in swept if each.outcome == outcome]
         counts += [f"{len(names)} {outcome} ({', '.join(names)})"] if names else []
-    failures = [f"{each.name}: {each.message}" for each in swept if each.outcome == "failed"]
+    failures = [f"{each.name}: {each.message}" for each in swept if not each.is_well]
     return "\n".join([f"Backbones: {'; '.join(counts)}.", *failures])

@@ -18,10 +18,11 @@ from prefect import task as prefect_task
 from prefect.states import Cancelled
 
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
-from tapir_core.errors import Stopped
+from tapir_core.errors import ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt
 from tasks.late_tags import tag_task_run
+from tasks.limits import asked_of
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
 from tasks.runtime import current
 
@@ -122,6 +123,8 @@ def shard_task(
                 piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
             )
             if "stopped" in outcome.missing:
+                if why := current(run).progress.given_up.get(asked_of(at)):
+                    raise ConfigError(why)
                 raise Stopped(f"{worked.rows.height} rows are done and stored; the next start asks for the rest")
             if outcome.missing:
                 raise ShardIncomplete(at, outcome)

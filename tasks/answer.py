@@ -6,7 +6,7 @@ from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import answer_rows, chat, make_request, report_rows
+from tasks.asking import Watch, answer_rows, chat, make_request
 from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -41,10 +41,10 @@ def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Wor
 
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
-    runtime = current(run)
+    runtime, watch = current(run), Watch(run, at)
     student = runtime.student(checkpoint)
     requests = [
         make_request(run, "answer", student.voice, chat(instruction, system), run.config.student.sampling)
         for instruction, system in rows.select("instruction", "system").iter_rows()
     ]
-    return runtime.calls.ask(requests, student.source, on_outcome=report_rows(run, at))
+    return runtime.calls.ask(requests, student.source, on_outcome=watch.on_outcome, is_stopped=watch.is_stopped)

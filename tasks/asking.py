@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Answer, Failure, Message, OnOutcome, Outcome, Parsed, Request, Role
+from tapir_core.calls import Answer, Failure, Message, Outcome, Parsed, Request, Role
 from tapir_core.config import Sampling
 from tapir_core.curriculum import unusable_reason
 from tapir_core.errors import ConfigError
@@ -15,11 +15,12 @@ from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.voices import Voice
-from tasks.limits import check_failing
+from tasks.limits import FEWEST_ASKED, asked_of, why_lost
 from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
 __all__ = [
+    "Watch",
     "answer_rows",
     "chat",
     "check_lacking",
@@ -29,7 +30,6 @@ __all__ = [
     "ending_of",
     "make_request",
     "missing_by_kind",
-    "report_rows",
     "sample_failures",
     "text_of",
     "worked",
@@ -73,31 +73,39 @@ def make_request(
     )
 
 
-def report_rows(
-    run: RunFolder,
-    at: StageAt,
-    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
-    *,
-    stops: bool = True,
-) -> OnOutcome:
-    """A callback that moves the progress of ``at`` by one row an outcome, and ends a stage that fails throughout.
+class Watch:
+    """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
 
-    ``settle`` makes a failure of an answer that is of no use. Unless told otherwise by ``stops``, the callback raises
-    `ConfigError` where more fails for good than accepted (`tasks.limits`), which leaves the rest unasked.
+    ``settle`` makes a failure of an answer that is of no use.
     """
-    progress = current(run).progress
-    count = progress.row_counter(at)
 
-    def on_outcome(_: int, outcome: Outcome) -> None:
-        settled = settle(outcome)
+    def __init__(
+        self, run: RunFolder, at: StageAt, settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
+    ) -> None:
+        self._config, self._at, self._settle = run.config, at, settle
+        self._progress = current(run).progress
+        self._count = self._progress.row_counter(at)
+
+    def on_outcome(self, place: int, outcome: Outcome) -> None:
+        """Count the row; where it failed for good, look whether the stage is lost (`tasks.limits`)."""
+        settled = self._settle(outcome)
         if not isinstance(settled, Failure) or settled.retryable:
-            count(isinstance(settled, Failure))
+            self._count(isinstance(settled, Failure), place=place)
             return
-        count(False, settled.kind)
-        if stops:
-            check_failing(at, *progress.failed(at), _shorten(settled.message, LONGEST_SAID), run.config)
+        self._count(False, place=place, failed=settled.kind)
+        said = _shorten(settled.message, LONGEST_SAID)
+        if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
+            self._progress.given_up.setdefault(asked_of(self._at), why)
 
-    return on_outcome
+    def is_stopped(self) -> bool:
+        """Whether who is asked here is asked no more."""
+        return asked_of(self._at) in self._progress.given_up
+
+    @property
+    def first(self) -> int:
+        """How many rows to bring to their end before the rest: enough to know a stage that is lost, while it is new."""
+        enough = 2 * FEWEST_ASKED
+        return enough if self._progress.failed(self._at)[1] < enough else 0
 
 
 def demand_whole(outcome: Outcome) -> Outcome:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar, cast
 
-from tapir_core.calls import Answer, OnOutcome, Parsed, Request, ask_read, forget_unread
+from tapir_core.calls import Answer, IsStopped, OnOutcome, Parsed, Request, ask_read, forget_unread, never_stopped
 from tapir_core.config import JudgeConfig, Order
 from tapir_core.judging import (
     Verdict,
@@ -77,11 +77,27 @@ def judge_requests(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[
 
 
 def ask_judge(
-    runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
+    runtime: Runtime,
+    role: Role,
+    prompt: Prompt,
+    texts: Mapping[Place, str],
+    *,
+    on_outcome: OnOutcome,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
 ) -> dict[Place, Parsed[Any]]:
     """What one judge replies to ``texts``, with the scores in it."""
     requests, read, reasks = judge_requests(runtime, role, prompt, texts), _reader(runtime), runtime.config.judge.reasks
-    asked = ask_read(runtime.calls, requests, role.source, read, reasks, on_outcome=on_outcome)
+    asked = ask_read(
+        runtime.calls,
+        requests,
+        role.source,
+        read,
+        reasks,
+        on_outcome=on_outcome,
+        is_stopped=is_stopped,
+        first=first,
+    )
     return dict(zip(texts, asked, strict=True))
 
 

@@ -39,13 +39,13 @@ from tapir_core.stages import StageAt
 from tasks._task import shard_task, stage_task
 from tasks.answer import ask_student
 from tasks.asking import (
+    Watch,
     chat,
     count_paid,
     counts_of,
     ending_of,
     make_request,
     missing_by_kind,
-    report_rows,
     sample_failures,
     text_of,
     worked,
@@ -91,7 +91,7 @@ def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
 def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
-    runtime, teacher = current(run), run.config.teacher
+    runtime, teacher, watch = current(run), run.config.teacher, Watch(run, at)
     prompt, voice = runtime.prompt("expand"), runtime.teacher.voice
     texts = round_pool(run, at.number).select("instruction_id", "instruction")
     seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
@@ -114,7 +114,8 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         runtime.teacher.source,
         parse_expansion,
         teacher.reasks,
-        on_outcome=report_rows(run, at),
+        on_outcome=watch.on_outcome,
+        is_stopped=watch.is_stopped,
     )
     candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])

@@ -8,14 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import OnOutcome, Parsed
+from tapir_core.calls import Parsed
 from tapir_core.config import JudgeConfig
 from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import check_lacking, counts_of, report_rows, worked
+from tasks.asking import Watch, check_lacking, counts_of, worked
 from tasks.asking_judges import (
     PROMPTS,
     Place,
@@ -44,8 +44,7 @@ def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     prompt = runtime.prompt(PROMPTS[settings.mode])
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
     texts = render_texts(settings, prompt, answered.to_dicts())
-    # One judge of a panel may fail throughout, and be the faster one: only the seal knows what share of all that is.
-    replies = _ask_all(runtime, prompt, texts, report_rows(run, at, stops=not settings.panel))
+    replies = _ask_all(runtime, prompt, texts, Watch(run, at))
     verdicts = _silent_verdicts(silent, settings, replies)
     for name, each in replies.items():
         verdicts += [judged.verdict for judged in read_verdicts(each, name) if not judged.retryable]
@@ -101,14 +100,26 @@ def asked_for(
 
 
 def _ask_all(
-    runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], on_outcome: OnOutcome
+    runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], watch: Watch
 ) -> dict[str, dict[Place, Parsed[Any]]]:
     """What every judge replies, by its name; they are asked at the same time, the first one in this thread."""
     judges = runtime.judges
     first, *others = judges.values()
+
+    def ask(role: Role) -> dict[Place, Parsed[Any]]:
+        return ask_judge(
+            runtime,
+            role,
+            prompt,
+            texts,
+            on_outcome=watch.on_outcome,
+            is_stopped=watch.is_stopped,
+            first=watch.first,
+        )
+
     with ThreadPoolExecutor(max(1, len(others))) as threads:
-        asked = threads.map(lambda role: ask_judge(runtime, role, prompt, texts, on_outcome), others)
-        replies = [ask_judge(runtime, first, prompt, texts, on_outcome), *asked]
+        asked = threads.map(ask, others)
+        replies = [ask(first), *asked]
     return dict(zip(judges, replies, strict=True))
 
 

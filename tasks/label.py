@@ -9,7 +9,7 @@ from tapir_core.curriculum import parse_label, render_label
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import chat, counts_of, make_request, report_rows, worked
+from tasks.asking import Watch, chat, counts_of, make_request, worked
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -36,7 +36,7 @@ def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each instruction."""
-    runtime, teacher = current(run), run.config.teacher
+    runtime, teacher, watch = current(run), run.config.teacher, Watch(run, at)
     prompt = runtime.prompt("label")
     requests = [
         make_request(
@@ -55,5 +55,7 @@ def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Par
         runtime.teacher.source,
         parse_label,
         teacher.reasks,
-        on_outcome=report_rows(run, at),
+        on_outcome=watch.on_outcome,
+        is_stopped=watch.is_stopped,
+        first=watch.first,
     )

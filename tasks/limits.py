@@ -1,25 +1,27 @@
 """What a stage may go on without: rows that are missing for now, requests that failed for good.
 
-A stage that is lost stops while it is asked for, so that the rest is not paid in vain. What failed once fails again
-from the store, so that each message says what to change.
+A stage that is lost is given up while it is asked for, so that the rest is not paid in vain: what is in flight comes in
+and is stored, and nothing more is asked of who failed. What failed once fails again from the store, so that each
+message says what to change.
 """
 
 import math
 from collections import Counter
 from collections.abc import Mapping
+from typing import Literal
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
 from tasks.outcomes import ShardOutcome
 
-__all__ = ["FEWEST_ASKED", "check_failed", "check_failing", "check_missing", "role_of"]
+__all__ = ["FEWEST_ASKED", "asked_of", "check_failed", "check_missing", "role_of", "why_lost"]
 
 FEWEST_ASKED = 20
 """With fewer requests, a share that failed says nothing about the rest."""
 
-_LOG_ODDS = math.log(1e4)
-"""Of Hoeffding's bound: a stage whose share of failures is accepted is stopped before its end once in 10,000 looks."""
+_LOG_RARITY = math.log(1e4)
+"""Of Hoeffding's bound: so many failures come once in 10,000 looks at rows of a stage that has the accepted share."""
 
 _OTHER_ROLES = {
     **dict.fromkeys(("answer_heldout", "benchmark_answers"), "answer"),
@@ -39,6 +41,12 @@ _UNCHECKED = "wave_examined"
 def role_of(at: StageAt) -> str:
     """The role of a stage's calls, as the store and the budget name it."""
     return _OTHER_ROLES.get(at.name, at.name)
+
+
+def asked_of(at: StageAt) -> Literal["student", "judge", "teacher"]:
+    """Who is asked in a stage."""
+    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge"}
+    return asked.get(role_of(at), "teacher")
 
 
 def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
@@ -73,18 +81,30 @@ def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -
     raise ConfigError(f"{at}: {_told(failed, asked, accepted)}. {said} {_ways_on(at, failed, config)}")
 
 
-def check_failing(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, config: RunConfig) -> None:
-    """The same while a stage is asked for, when it is all but sure that it will fail so; ``said`` is one failure.
+def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, config: RunConfig) -> str:
+    """Why nothing more of a stage is to be asked; empty unless it is all but sure that its seal will be refused.
 
-    Raises:
-        ConfigError: the rest is not asked for.
+    Batches of a Batch API are paid whole. One judge of a panel may fail throughout, and be the faster one. Of both only
+    the seal knows what share failed.
+
+    Args:
+        at: a stage under way.
+        so_far: kind of terminal failure → rows.
+        asked: of so many.
+        said: what came in place of one.
+        config: of its run.
     """
     failed, accepted = _counted(at, Counter(so_far)), config.calls.max_failed_share
-    if _is_checked(at, asked) and failed.total() / asked - accepted > math.sqrt(_LOG_ODDS / (2 * asked)):
-        raise ConfigError(
-            f"{at}: {_told(failed, asked, accepted)}, so that no more is asked. One came to {said!r}. "
-            f"{_ways_on(at, failed, config)}"
-        )
+    endpoints = {"teacher": [config.teacher.endpoint], "judge": list(config.judge.endpoints.values()), "student": []}
+    of = endpoints[asked_of(at)]
+    if len(of) > 1 or any(each.mode == "batch" for each in of) or not _is_checked(at, asked):
+        return ""
+    if failed.total() / asked - accepted <= math.sqrt(_LOG_RARITY / (2 * asked)):
+        return ""
+    return (
+        f"{at}: {_told(failed, asked, accepted)}, so that no more is asked. One came to {said!r}. "
+        f"{_ways_on(at, failed, config)}"
+    )
 
 
 def _is_checked(at: StageAt, asked: int) -> bool:
@@ -110,24 +130,29 @@ def _by_kind(counts: Counter[str]) -> str:
 
 def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
     """What a user can do about terminal failures: they are stored, so the same question gets the same outcome."""
-    role = role_of(at)
-    asked = {"answer": "student", "judge": "judge"}.get(role, "teacher")
+    asked, root = asked_of(at), f"--root {config.run.root}"
     ways = [
         f"If the model, its sampling or the prompt is at fault, change it ([{asked}] of the configuration) and run the "
         "same command with --amend: what is asked in another way is asked anew."
     ]
-    kinds = sorted(set(failed) - {"bad_reply"})
-    if role == "judge":
+    if asked == "judge":
         ways.append(
-            f"If the judge itself was at fault and is mended, `tapir retry-judge {config.run.name} --also terminal` "
-            "asks it again for what it failed."
+            f"If the judge itself was at fault and is mended, `tapir retry-judge {config.run.name} {root} --also "
+            "terminal` asks it again for what it failed."
         )
-    elif kinds:
-        store = f"--store {config.calls.store_url}" if config.calls.store_url else f"--root {config.run.root}"
-        statuses = " ".join(f"--status {kind}" for kind in kinds)
+    elif chosen := _prunable(at, failed):
+        store = f"--store {config.calls.store_url}" if config.calls.store_url else root
         ways.append(
             f"If the server was at fault and is mended, forget its failures with `tapir store prune {store} --role "
-            f"{role} {statuses} --yes` and run the same command: it asks for these again."
+            f"{role_of(at)} {chosen} --yes` and run the same command: it asks for these again."
         )
     ways.append("If so much is to be expected, raise calls.max_failed_share.")
     return " ".join(ways)
+
+
+def _prunable(at: StageAt, failed: Counter[str]) -> str:
+    """What selects the failures in the store; a reply that was of no use is an answer there."""
+    kinds = sorted(set(failed) - {"bad_reply"})
+    if kinds:
+        return " ".join(f"--status {kind}" for kind in kinds)
+    return "--finish-reason length" if role_of(at) in ("teach", "refine") else ""

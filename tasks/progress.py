@@ -40,8 +40,11 @@ class StageProgress:
 class CountRow(Protocol):
     """Counts one row."""
 
-    def __call__(self, missing: bool, failed: str = "") -> None:
-        """It is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``."""
+    def __call__(self, missing: bool, *, place: int = -1, failed: str = "") -> None:
+        """It is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``.
+
+        ``place`` is where it stands in the list that its shard asks.
+        """
 
 
 @dataclass(slots=True)
@@ -52,6 +55,8 @@ class _Tally:
     missing: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     """Kind of terminal failure → rows, which are done."""
+    reached: int = 0
+    """Rows up to the last one that is done."""
 
 
 class Progress:
@@ -62,6 +67,8 @@ class Progress:
         self._stages: dict[StageAt, StageProgress] = {}
         self._counted: dict[tuple[StageAt, int | None], _Tally] = {}
         """What each shard's last attempt counted."""
+        self.given_up: dict[str, str] = {}
+        """Who is asked no more in this process → why: see `tasks.limits`."""
 
     @contextmanager
     def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
@@ -98,11 +105,12 @@ class Progress:
         """A function, for any thread, that counts one row of this thread's shard."""
         key = at, _SHARD.get()
 
-        def count(missing: bool, failed: str = "") -> None:
+        def count(missing: bool, *, place: int = -1, failed: str = "") -> None:
             with self._lock:
                 tally = self._counted.setdefault(key, _Tally())
                 tally.done += not missing
                 tally.missing += missing
+                tally.reached = max(tally.reached, place + 1)
                 if failed:
                     tally.failed[failed] += 1
                 self._add(at, int(not missing), int(missing))
@@ -110,10 +118,14 @@ class Progress:
         return count
 
     def failed(self, at: StageAt) -> tuple[Counter[str], int]:
-        """How many rows of a stage failed for good in this process, by kind, and how many were done."""
+        """Of the rows that the shards of a stage have reached in this process: how many failed for good, of how many.
+
+        Rows are asked in order, and one that fails is done sooner than one that is answered: those that are in flight
+        count as not failed.
+        """
         with self._lock:
             tallies = [tally for (stage, _), tally in self._counted.items() if stage == at]
-            return sum((tally.failed for tally in tallies), Counter()), sum(tally.done for tally in tallies)
+            return sum((tally.failed for tally in tallies), Counter()), sum(tally.reached for tally in tallies)
 
     def shard_done(self, at: StageAt) -> None:
         """One more shard of the stage is whole."""

@@ -18,7 +18,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import chat, count_paid, demand_whole, ending_of, make_request, report_rows, text_of, worked
+from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
 from tasks.inputs import mixture_shares, read_once, round_pool, used_before
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -51,7 +51,7 @@ def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
 @shard_task("refine", plan=hard_rows)
 def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
-    runtime = current(run)
+    runtime, watch = current(run), Watch(run, at, demand_whole)
     prompts = {name: runtime.prompt(name) for name in map(refinement_prompt_name, rows["task_type"].unique())}
     requests = []
     for row in rows.iter_rows(named=True):
@@ -59,7 +59,9 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
         voice, sampling = runtime.teacher.voice, run.config.teacher.refining
         requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
-    outcomes = runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at, demand_whole))
+    outcomes = runtime.calls.ask(
+        requests, runtime.teacher.source, on_outcome=watch.on_outcome, is_stopped=watch.is_stopped
+    )
     table: list[tuple[object, ...]] = []
     reasons: Counter[str] = Counter()
     for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):

@@ -6,7 +6,7 @@ from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import answer_rows, chat, demand_whole, make_request, report_rows
+from tasks.asking import Watch, answer_rows, chat, demand_whole, make_request
 from tasks.label import pool_rows
 from tasks.outcomes import Worked
 from tasks.runtime import current
@@ -22,9 +22,9 @@ def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the teacher for a plain answer to each row (columns instruction, system)."""
-    runtime = current(run)
+    runtime, watch = current(run), Watch(run, at, demand_whole)
     requests = [
         make_request(run, "teach", runtime.teacher.voice, chat(instruction, system), run.config.teacher.answering)
         for instruction, system in rows.select("instruction", "system").iter_rows()
     ]
-    return runtime.calls.ask(requests, runtime.teacher.source, on_outcome=report_rows(run, at, demand_whole))
+    return runtime.calls.ask(requests, runtime.teacher.source, on_outcome=watch.on_outcome, is_stopped=watch.is_stopped)

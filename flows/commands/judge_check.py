@@ -74,7 +74,7 @@ def _check(
     say(f"asking {name} about {len(pairs)} pairs")
     prompt = load_prompt(PROMPTS[settings.mode], runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
-    replies = ask_judge(runtime, role, prompt, texts, _saying(say, len(texts)))
+    replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
     asked = list(replies.values())
     _refuse_gaps(runtime.config, asked)
     verdicts: dict[str, list[Verdict]] = {}

@@ -33,9 +33,23 @@ def ask_again(
         NoFigure: the run went on, and too many judgments of a benchmark failed.
     """
     rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
-    if not rounds and not changed_stages(run) and not (go_on and not is_done(run, None)):
+    if rounds or changed_stages(run) or (go_on and not is_done(run, None)):
+        _ask_rounds(run, rounds, console, say=say, also_terminal=also_terminal, go_on=go_on)
+    else:
         console.print(nothing_sentence(also_terminal=also_terminal))
-        return
+    if go_on:
+        require_round_figures(summarise(run), run.config.evaluation.each_round)
+
+
+def _ask_rounds(
+    run: RunFolder,
+    rounds: list[int],
+    console: Console,
+    *,
+    say: Callable[[str], None],
+    also_terminal: bool,
+    go_on: bool,
+) -> None:
     say("connecting to Prefect")
     with connect_prefect(run.ref), shown_live(run, console):
         if rounds:
@@ -50,9 +64,7 @@ def ask_again(
             say("going on with the run")
             distill(run.ref)
         console.print(changes_sentence(stale, redone=go_on), highlight=False)
-        if go_on:
-            require_round_figures(summarise(run), run.config.evaluation.each_round)
-        elif stale:
+        if stale and not go_on:
             console.print(
                 f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
             )

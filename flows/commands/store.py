@@ -33,6 +33,10 @@ Statuses = Annotated[
     list[str] | None,
     typer.Option("--status", help="Only this outcome: answer, or a failure's kind (refused, …); repeatable."),
 ]
+Endings = Annotated[
+    list[str] | None,
+    typer.Option("--finish-reason", help="Only answers that ended so: stop, length (cut off); repeatable."),
+]
 Runs = Annotated[list[str] | None, typer.Option("--run", help="Only what this run asked first; repeatable.")]
 Place = Annotated[str, typer.Argument(metavar="URL", help="Folder, or any fsspec URL: s3://…", show_default=False)]
 
@@ -105,12 +109,13 @@ def prune(
     identities: Identities = None,
     roles: Roles = None,
     statuses: Statuses = None,
+    endings: Endings = None,
     yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it nothing is changed.")] = False,
     keep_room: Annotated[
         bool, typer.Option("--keep-room", help="Leave the file as it is: new answers fill it.")
     ] = False,
 ) -> None:
-    """Remove answers by age, model, identity, role or status. Without --yes it only says what would go and its cost."""
+    """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
     from flows.commands.store_tables import print_compacted, print_doomed
     from tapir_core.calls.upkeep import (
         RowFilter,
@@ -128,6 +133,7 @@ def prune(
         tuple(models or ()),
         tuple(identities or ()),
         statuses=tuple(statuses or ()),
+        finish_reasons=tuple(endings or ()),
         before=before,
     )
     with _opened(store, root) as engine:

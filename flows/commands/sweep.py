@@ -52,7 +52,7 @@ def sweep(
     if (written := write_sweep_report(planned.curriculum, swept)) is not None:
         print_side_by_side(console, *written)
     said = sweep_sentence(swept)
-    if any(each.outcome == "failed" for each in swept):
+    if not all(each.is_well for each in swept):
         raise TapirError(said)
     console.print(said, markup=False, highlight=False, soft_wrap=True)
 

@@ -52,7 +52,7 @@ def sweep_from_form(
         return Failed(message=str(error))
     if written is not None:
         publish_sweep(sweep.curriculum.name, *written)
-    failed = any(each.outcome == "failed" for each in swept)
+    failed = not all(each.is_well for each in swept)
     return (Failed if failed else Completed)(message=sweep_sentence(swept))
 
 

@@ -1,6 +1,6 @@
 """Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
 
-from tapir_core.calls.asking import OnOutcome
+from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.reask import Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.spend import LiveSpend, Spend
@@ -28,6 +28,7 @@ __all__ = [
     "EndpointSource",
     "Failure",
     "FailureKind",
+    "IsStopped",
     "LiveSpend",
     "Message",
     "OnOutcome",
@@ -40,4 +41,5 @@ __all__ = [
     "ask_parsed",
     "ask_read",
     "forget_unread",
+    "never_stopped",
 ]

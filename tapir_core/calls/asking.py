@@ -5,10 +5,19 @@ from dataclasses import replace
 
 from tapir_core.calls.types import Endpoint, EndpointSource, Failure, Outcome, Request
 
-__all__ = ["Asking", "OnOutcome", "Once"]
+__all__ = ["Asking", "IsStopped", "OnOutcome", "Once", "never_stopped"]
 
 OnOutcome = Callable[[int, Outcome], None]
 """Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
+
+
+IsStopped = Callable[[], bool]
+"""Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+
+
+def never_stopped() -> bool:
+    """The list is asked to its end."""
+    return False
 
 
 class Once:

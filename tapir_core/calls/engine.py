@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tapir_core.calls.asking import Asking, Once, OnOutcome
+from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
 from tapir_core.calls.claiming import Books, Tell
@@ -56,13 +56,19 @@ class CallEngine:
         self._loop = BackgroundLoop("tapir-calls")
 
     def ask(
-        self, requests: Sequence[Request], source: EndpointSource, *, on_outcome: OnOutcome | None = None
+        self,
+        requests: Sequence[Request],
+        source: EndpointSource,
+        *,
+        on_outcome: OnOutcome | None = None,
+        is_stopped: IsStopped = never_stopped,
     ) -> list[Outcome]:
         """Outcomes of ``requests``, in their order.
 
         ``source`` is called at most once, in this thread, and only when the store lacks something. An outcome that cost
-        nothing now (stored, or shared with an equal request) is marked ``stored``. When this thread is interrupted,
-        what was received stays in the store and what is in flight is cancelled.
+        nothing now (stored, or shared with an equal request) is marked ``stored``. From when ``is_stopped`` says so
+        nothing more of this list is sent, as after `stop_sending`. When this thread is interrupted, what was received
+        stays in the store and what is in flight is cancelled.
 
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
@@ -70,7 +76,7 @@ class CallEngine:
         asking, endpoint = Asking(requests, on_outcome), Once(source)
         while asking.waiting:
             with self._flights.claim(asking.waiting) as claim:
-                self._answer_own(claim, asking, endpoint)
+                self._answer_own(claim, asking, endpoint, is_stopped)
                 for key, flight in claim.joined.items():
                     outcome = flight.result()
                     # Nothing means that the other asker was interrupted: the next turn claims the key.
@@ -124,7 +130,7 @@ class CallEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
+    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once, is_stopped: IsStopped) -> None:
         found = self._books.store.lookup(list(claim.own))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
@@ -132,18 +138,25 @@ class CallEngine:
             claim.resolve(key, outcome)
             self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
-        if self._stopping.is_set():
+        if self._stopping.is_set() or is_stopped():
             for key in missing:
                 claim.resolve(key, STOPPED)
                 asking.deliver(key, STOPPED, shared=False)
         elif missing:
             role = next(iter(missing.values())).role
             with self._books.clock.working(role):
-                self._call_missing(missing, endpoint(), claim, asking)
+                self._call_missing(missing, endpoint(), claim, asking, is_stopped)
 
-    def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
+    def _call_missing(
+        self,
+        missing: Mapping[str, Request],
+        endpoint: Endpoint,
+        claim: Claim,
+        asking: Asking,
+        is_stopped: IsStopped,
+    ) -> None:
         inbox: Inbox = queue.SimpleQueue()
-        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told))
+        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told), is_stopped)
         job = self._loop.start(_go(ways), on_end=lambda: inbox.put(None))
         ended = False
         try:
@@ -160,7 +173,7 @@ class CallEngine:
                 while (received := inbox.get()) is not None:
                     claim.resolve(received[0], received[1])
 
-    def _ways(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> list[Way]:
+    def _ways(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell, is_stopped: IsStopped) -> list[Way]:
         """Batches where the endpoint says so, and for what is in one already; call by call for the rest."""
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
         ways: list[Way] = []
@@ -171,11 +184,16 @@ class CallEngine:
             ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
         if len(batched) < len(missing):
             rest = {key: missing[key] for key in missing if key not in batched}
-            ways.append(partial(self._send_live, rest, endpoint, tell))
+            ways.append(partial(self._send_live, rest, endpoint, tell, is_stopped))
         return ways
 
-    async def _send_live(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell) -> None:
-        sending = Sending(self._books, endpoint, tell, line=self._line(endpoint), stopping=self._stopping)
+    async def _send_live(
+        self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell, is_stopped: IsStopped
+    ) -> None:
+        def stopped() -> bool:
+            return self._stopping.is_set() or is_stopped()
+
+        sending = Sending(self._books, endpoint, tell, line=self._line(endpoint), is_stopped=stopped)
         await sending.send_all(missing)
 
     def _line(self, endpoint: Endpoint) -> "Line":

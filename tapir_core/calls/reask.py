@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from tapir_core.calls.asking import Once, OnOutcome
+from tapir_core.calls.asking import IsStopped, Once, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.replies import Unparsed
@@ -64,13 +64,25 @@ def ask_parsed(
     reasks: int,
     *,
     on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
 ) -> list[Parsed[T]]:
     """Outcomes of ``requests`` with their parsed values, in their order.
 
     A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
-    each row once, when nothing more will be asked for it: what has `settled`.
+    each row once, when nothing more will be asked for it: what has `settled`. The ``first`` rows are brought so far
+    before another one is asked: so that it is known early, and stopped, when no reply can be parsed.
     """
-    return ask_read(engine, requests, source, lambda _, answer: parse(answer.text), reasks, on_outcome=on_outcome)
+    return ask_read(
+        engine,
+        requests,
+        source,
+        lambda _, answer: parse(answer.text),
+        reasks,
+        on_outcome=on_outcome,
+        is_stopped=is_stopped,
+        first=first,
+    )
 
 
 def ask_read(
@@ -81,6 +93,8 @@ def ask_read(
     reasks: int,
     *,
     on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
 ) -> list[Parsed[T]]:
     """The same where a reply is more than its text, or rows are read in different ways.
 
@@ -88,16 +102,18 @@ def ask_read(
     """
     endpoint = Once(source)
     parsed: dict[int, Parsed[T]] = {}
-    rows = list(range(len(requests)))
-    for reask in range(reasks + 1):
-        outcomes = engine.ask(
-            [_reasked(requests[row], reask) for row in rows],
-            endpoint,
-            on_outcome=_report_settled(requests, rows, parsed, read, on_outcome, last=reask == reasks),
-        )
-        for row, outcome in zip(rows, outcomes, strict=True):
-            parsed[row] = _read_next(row, outcome, parsed, read)
-        rows = [row for row in rows if _may_improve(requests[row], parsed[row])]
+    for part in (range(min(first, len(requests))), range(first, len(requests))):
+        rows = list(part)
+        for reask in range(reasks + 1):
+            outcomes = engine.ask(
+                [_reasked(requests[row], reask) for row in rows],
+                endpoint,
+                on_outcome=_report_settled(requests, rows, parsed, read, on_outcome, last=reask == reasks),
+                is_stopped=is_stopped,
+            )
+            for row, outcome in zip(rows, outcomes, strict=True):
+                parsed[row] = _read_next(row, outcome, parsed, read)
+            rows = [row for row in rows if _may_improve(requests[row], parsed[row])]
     return [parsed[row] for row in range(len(requests))]
 
 

@@ -5,11 +5,11 @@ under a cap for now, is looked at again until it is answered or settled.
 """
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tapir_core.calls.asking import IsStopped
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
 from tapir_core.calls.endpoints.limiter import Slot
 from tapir_core.calls.types import Endpoint, Failure, Request
@@ -30,20 +30,18 @@ GROUPS_OUT = 2
 class Sending:
     """The requests of one ask that were not in the store."""
 
-    def __init__(
-        self, books: Books, endpoint: Endpoint, tell: Tell, *, line: "Line", stopping: threading.Event
-    ) -> None:
+    def __init__(self, books: Books, endpoint: Endpoint, tell: Tell, *, line: "Line", is_stopped: IsStopped) -> None:
         self._books = books
         self._endpoint = endpoint
         self._tell = tell
         self._line = line
-        self._stopping = stopping
+        self._is_stopped = is_stopped
         self._claiming = Claiming(books, endpoint, tell)
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
         """Bring every request to its outcome; when this is cancelled, what was claimed and not answered is given up.
 
-        What is not sent when ``stopping`` is set comes to `STOPPED`.
+        What is not sent when ``is_stopped`` says so comes to `STOPPED`.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -63,7 +61,7 @@ class Sending:
         """Send what is ours to send; gives back the keys that have to be looked at again."""
         waiting = []
         for some in in_groups(keys, GROUPS_OUT * self._endpoint.concurrency):
-            if self._stopping.is_set():
+            if self._is_stopped():
                 self._tell_stopped(some)
                 continue
             claimed = await self._claiming.claim(missing, some)
@@ -75,7 +73,7 @@ class Sending:
     async def _begin(self, group: asyncio.TaskGroup, key: str, request: Request) -> None:
         # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
         slot = await self._line.limiter.acquire()
-        if self._stopping.is_set():
+        if self._is_stopped():
             slot.release()
             self._tell_stopped([key])
             return

@@ -15,7 +15,7 @@ class Gaps:
     """Verdicts that a judged round does without."""
 
     missing: int
-    """The round was sealed without them; all of them where its judging stopped before a seal."""
+    """The round was sealed without them; all of them where its judging has no seal, or one of other settings."""
     unscored: int
     """Received, but without scores."""
 
@@ -24,7 +24,7 @@ def count_gaps(run: RunFolder, number: int) -> Gaps:
     """The gaps of round ``number``, which has answers; unscored are those that lie sealed."""
     at = StageAt("judge", number)
     manifest = run.manifest(at)
-    if manifest is None:
+    if manifest is None or run.holds(at) is None:
         answers = run.manifest(StageAt("answer", number))
         assert answers is not None
         return Gaps(answers.rows * verdicts_per_instruction(run.config.judge), 0)
@@ -34,7 +34,7 @@ def count_gaps(run: RunFolder, number: int) -> Gaps:
 def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[int]:
     """The judged rounds in which something can be asked again: all of them, or ``number`` alone.
 
-    A round whose judging stopped before it had a seal is one of them.
+    A round whose answers stand and whose judging stopped before it had a seal is one of them.
 
     Raises:
         ConfigError: round ``number`` is not judged.
@@ -50,9 +50,7 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
 
 
 def _is_judged(run: RunFolder, number: int) -> bool:
-    at = StageAt("judge", number)
-    never_sealed = run.manifest(at) is None
-    return run.holds(StageAt("answer", number) if never_sealed else at) is not None
+    return any(run.holds(StageAt(name, number)) is not None for name in ("judge", "answer"))
 
 
 def changed_stages(run: RunFolder) -> list[StageAt]:

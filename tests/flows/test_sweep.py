@@ -15,10 +15,11 @@ from flows.distill import distill
 from flows.forms.sweep_backbones import distil_child, sweep_from_form
 from flows.round import round_flow
 from flows.sweep import open_sweep, run_sweep
-from tapir_core.errors import ConfigError, EngineError
+from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
+from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.sweep import Swept
+from tapir_core.sweep import Swept, finished_runs, sweep_sentence
 from tests.run_builder import build_run
 from tests.students import make_checkpoint
 
@@ -80,6 +81,23 @@ def test_a_failing_backbone_does_not_stop_the_others_and_is_tried_again(listed: 
     assert outcomes(swept) == {"a": "finished", "b": "failed", "c": "finished"}
     assert str(error.args[0]) in swept[1].message
     assert outcomes(sweep(listed, finish)) == {"a": "finished before", "b": "finished", "c": "finished before"}
+
+
+def test_a_backbone_without_a_figure_is_no_success_at_any_start_and_is_still_compared(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def require(summary: RunSummary, _: object) -> None:
+        if summary.name == "q-b":
+            raise NoFigure("9 of 40 failed")
+
+    monkeypatch.setattr("flows.sweep.require_round_figures", require)
+    for well in ("finished", "finished before"):
+        swept = sweep(listed, finish)
+        assert outcomes(swept) == {"a": well, "b": "without a figure", "c": well}
+        assert sweep_sentence(swept).endswith("1 without a figure (b).\nb: 9 of 40 failed")
+        assert len(finished_runs(swept)) == 3
+    done = CliRunner().invoke(app, ["sweep", "--backbones", str(listed)])
+    assert done.exit_code == 1
 
 
 def test_a_backbone_that_is_gone_fails_alone_with_its_remedy(listed: Path, tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from tapir_core.calls import Answer, Failure, Outcome
-from tasks.asking import LONGEST_BEGINNING, LONGEST_SAID, MOST_SAMPLES, demand_whole, sample_failures, worked
+from tapir_core.run_folder import open_run
+from tapir_core.stages import StageAt
+from tasks.asking import LONGEST_BEGINNING, LONGEST_SAID, MOST_SAMPLES, Watch, demand_whole, sample_failures, worked
+from tasks.runtime import close_all
+from tests.run_config import make_config
 
+TEACH = StageAt("teach")
 ANSWER = Answer("four", "stop", 10, 1)
 
 
@@ -61,3 +67,25 @@ def test_an_answer_that_nobody_can_learn_from_counts_as_failed_for_good(answer: 
 def test_a_failure_stays_what_it_is_where_answers_must_be_whole() -> None:
     refusal = Failure("refused", "no")
     assert demand_whole(refusal) is refusal
+
+
+def test_failures_that_come_before_slower_answers_give_nothing_up(tmp_path: Path) -> None:
+    """A refusal takes a moment, an answer its time: the first outcomes of a list are no sample of it."""
+    run = open_run(make_config(tmp_path), {})
+    watch = Watch(run, TEACH)
+    for place in range(0, 90, 3):
+        watch.on_outcome(place, Failure("refused", "no"))
+    assert not watch.is_stopped(), "30 of the first 90 were refused, and 60 are in flight"
+    for place in range(90, 260):
+        watch.on_outcome(place, Failure("refused", "no"))
+    assert watch.is_stopped()
+    close_all()
+
+
+def test_a_stage_that_is_new_is_begun_with_a_few_rows(tmp_path: Path) -> None:
+    run = open_run(make_config(tmp_path), {})
+    assert Watch(run, TEACH).first == 40
+    watch = Watch(run, TEACH)
+    watch.on_outcome(39, ANSWER)
+    assert watch.first == Watch(run, TEACH).first == 0
+    close_all()

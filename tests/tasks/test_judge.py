@@ -132,15 +132,14 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
 def test_a_judge_without_verdicts_is_not_asked_to_the_end_and_once_mended_for_the_rest(tmp_path: Path) -> None:
     judges = Judges()
     with FakeProvider(judges) as provider:
-        run = answered_run(tmp_path, endpoint(provider.base_url, "silent"))
-        with pytest.raises(
-            ConfigError, match=r"20 of 20 .*no more is asked.*'no .*Well …'.*retry-judge example --also"
-        ):
+        run = answered_run(tmp_path, endpoint(provider.base_url, "silent"), reasks=2)
+        with pytest.raises(ConfigError, match=r"no more is asked.*'no .*Well …'.*retry-judge example --root .* --also"):
             judge(run)
         paid, pairs = len(judges.asked), run.rows(ANSWER).height * 2
-        assert 20 <= paid < pairs
+        assert paid <= 40 * 3 < pairs * 3, "its first replies are asked for again before the rest is asked at all"
         judges.mended = True
-        assert forget_unscored(run, JUDGE) == paid
+        assert forget_unscored(run, JUDGE) == paid, "what was in flight came in and is stored"
+        close_all()
         judges.asked.clear()
         judge(run)
         assert len(judges.asked) == pairs

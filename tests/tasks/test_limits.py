@@ -1,4 +1,5 @@
 import pickle
+import re
 from collections import Counter
 
 import pytest
@@ -7,7 +8,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
-from tasks.limits import check_failed, check_failing, check_missing
+from tasks.limits import check_failed, check_missing, why_lost
 from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
 from tests.run_config import make_config
 
@@ -103,8 +104,7 @@ def test_a_stage_names_the_section_and_the_role_of_its_calls(stage, words, confi
 )
 def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: RunConfig):
     told = rf"teach: {failed} of {asked} requests failed.*max_failed_share = 0\.5 .*no more is asked. One came to 'no'"
-    with pytest.raises(ConfigError, match=told):
-        check_failing(TEACH, {"bad_request": failed}, asked, "no", config)
+    assert re.match(told, why_lost(TEACH, {"bad_request": failed}, asked, "no", config))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: 
     ids=[
         "too few to say",
         "perhaps by chance",
-        "seal decides",
+        "the seal decides",
         "declined in a wave",
         "gates reject it",
         "a benchmark has its own limit",
@@ -129,4 +129,22 @@ def test_a_stage_that_is_lost_is_asked_no_more(failed: int, asked: int, config: 
 def test_a_stage_that_may_yet_hold_is_asked_to_its_end(
     at: StageAt, kind: str, failed: int, asked: int, config: RunConfig
 ):
-    check_failing(at, {kind: failed}, asked, "no", config)
+    assert why_lost(at, {kind: failed}, asked, "no", config) == ""
+
+
+def test_batches_and_panels_are_left_to_the_seal(tmp_path):
+    paid_whole = make_config(tmp_path, teacher={"endpoint": {"type": "standin", "mode": "batch"}})
+    panel = make_config(
+        tmp_path, judge={"endpoint": {"type": "standin"}, "panel": [{"type": "standin", "position_bias": 0.3}]}
+    )
+    for config, at in ((paid_whole, TEACH), (panel, StageAt("judge", 1))):
+        assert why_lost(at, {"bad_reply": 100}, 100, "no", config) == ""
+        with pytest.raises(ConfigError):
+            check_failed(at, [shard(100, bad_reply=100)], config)
+
+
+def test_replies_that_were_cut_off_can_be_forgotten_in_the_store_those_of_a_judge_by_asking_it_again(config):
+    cut = why_lost(TEACH, {"bad_reply": 40}, 40, "cut_off: I", config)
+    assert f"`tapir store prune --root {config.run.root} --role teach --finish-reason length --yes`" in cut
+    silent = why_lost(StageAt("judge", 1), {"bad_reply": 40}, 40, "no scores", config)
+    assert f"`tapir retry-judge example --root {config.run.root} --also terminal`" in silent

@@ -25,6 +25,8 @@ class RowFilter:
     """Runs that asked first."""
     statuses: tuple[str, ...] = ()
     """`answer`, or kinds of terminal failures."""
+    finish_reasons: tuple[str, ...] = ()
+    """Why answers ended: `stop`, or `length` where they were cut off."""
     since: datetime | None = None
     """UTC; rows of this moment or later."""
     before: datetime | None = None
@@ -44,6 +46,7 @@ class RowFilter:
             columns.identity: self.identities,
             columns.run: self.runs,
             columns.status: self.statuses,
+            columns.finish_reason: self.finish_reasons,
         }
         found: list[ColumnElement[bool]] = [column.in_(values) for column, values in listed.items() if values]
         if self.since is not None:
@@ -60,6 +63,7 @@ class RowFilter:
             "identities": self.identities,
             "runs": self.runs,
             "statuses": self.statuses,
+            "finish_reasons": self.finish_reasons,
         }
         times = {"since": self.since, "before": self.before}
         return {

@@ -156,3 +156,24 @@ def test_a_greedy_reply_that_was_cut_off_is_not_asked_for_again(engine: CallEngi
 
 def test_no_requests_give_no_results(engine: CallEngine):
     assert ask_parsed(engine, [], never, parse_number, 2) == []
+
+
+def test_the_first_rows_are_asked_again_before_the_rest_is_asked_at_all(engine: CallEngine):
+    settled: list[int] = []
+    requests = [make_request(f"row {row}") for row in range(30)]
+    with FakeProvider(lambda _: Text("x")) as provider:
+        parsed = ask_parsed(
+            engine,
+            requests,
+            provider.endpoint,
+            parse_number,
+            2,
+            on_outcome=lambda row, _: settled.append(row),
+            is_stopped=lambda: len(settled) >= 5,
+            first=5,
+        )
+        assert sorted(set(provider.prompts())) == sorted(f"row {row}" for row in range(5))
+        assert len(provider.calls) == 5 * 3
+    assert [each.settled.kind for each in parsed if isinstance(each.settled, Failure)] == ["bad_reply"] * 5 + [
+        "stopped"
+    ] * 25

@@ -8,7 +8,7 @@ import pytest
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import ConfigError
 from tapir_core.judging.gaps import Gaps, changed_stages, count_gaps, rounds_to_retry
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 
@@ -49,6 +49,14 @@ def test_a_round_whose_judging_stopped_is_retried_for_all_its_verdicts(tmp_path:
     run = build_run(tmp_path, until=StageAt("answer", 1))
     assert rounds_to_retry(run, None, also_terminal=True) == [1]
     assert count_gaps(run, 1) == Gaps(2 * run.rows(StageAt("answer", 1)).height, 0)
+
+
+def test_a_round_that_was_judged_under_other_settings_is_retried_for_all_its_verdicts(run: RunFolder) -> None:
+    settings = run.config.judge.model_copy(update={"orders": ("teacher_first",)})
+    changed = open_run(run.config.model_copy(update={"judge": settings}), run.record.ingredients, amend=True)
+    assert changed.manifest(JUDGE) is not None
+    assert rounds_to_retry(changed, None, also_terminal=True) == [1]
+    assert count_gaps(changed, 1) == Gaps(changed.rows(StageAt("answer", 1)).height, 0)
 
 
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:

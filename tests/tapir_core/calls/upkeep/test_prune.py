@@ -1,10 +1,12 @@
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from tapir_core.calls import Answer
 from tapir_core.calls.upkeep import (
     RowFilter,
     compact,
@@ -52,6 +54,14 @@ def test_rows_go_by_age_role_model_and_identity_together(store_url: str):
     assert prune_answers(engine, chosen) == 1
     assert keys(store_url) == {new.key, other.key}
     assert prune_answers(engine, RowFilter(identities=("fake-2",))) == 0
+
+
+def test_answers_go_by_how_they_ended(store_url: str):
+    cut_off = replace(reply_of(), outcome=Answer("I wei", "length", 10, 5))
+    fill(store_url, ["cut"], make_reply=lambda _: cut_off)
+    (whole,) = fill(store_url, ["whole"])
+    assert prune_answers(open_existing(store_url), RowFilter(finish_reasons=("length",))) == 1
+    assert keys(store_url) == {whole.key}
 
 
 def test_many_rows_go_in_several_transactions(store_url: str, monkeypatch: pytest.MonkeyPatch):
