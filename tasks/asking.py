@@ -15,7 +15,7 @@ from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.voices import Voice
-from tasks.limits import FEWEST_ASKED, asked_of, why_lost
+from tasks.limits import FEWEST_ASKED, asked_of, can_be_given_up, why_lost
 from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
@@ -104,8 +104,8 @@ class Watch:
     @property
     def first(self) -> int:
         """How many rows to bring to their end before the rest: enough to know a stage that is lost, while it is new."""
-        enough = 2 * FEWEST_ASKED
-        return enough if self._progress.failed(self._at)[1] < enough else 0
+        enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
+        return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
 
 
 def demand_whole(outcome: Outcome) -> Outcome:

@@ -15,7 +15,7 @@ from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
 from tasks.outcomes import ShardOutcome
 
-__all__ = ["FEWEST_ASKED", "asked_of", "check_failed", "check_missing", "role_of", "why_lost"]
+__all__ = ["FEWEST_ASKED", "asked_of", "can_be_given_up", "check_failed", "check_missing", "role_of", "why_lost"]
 
 FEWEST_ASKED = 20
 """With fewer requests, a share that failed says nothing about the rest."""
@@ -81,11 +81,18 @@ def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -
     raise ConfigError(f"{at}: {_told(failed, asked, accepted)}. {said} {_ways_on(at, failed, config)}")
 
 
+def can_be_given_up(at: StageAt, config: RunConfig) -> bool:
+    """Whether the first rows of a stage say what becomes of it; of the others only the seal knows what share failed.
+
+    Batches of a Batch API are paid whole. One judge of a panel may fail throughout, and be the faster one.
+    """
+    endpoints = {"teacher": [config.teacher.endpoint], "judge": list(config.judge.endpoints.values()), "student": []}
+    of = endpoints[asked_of(at)]
+    return len(of) <= 1 and all(each.mode == "live" for each in of)
+
+
 def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, config: RunConfig) -> str:
     """Why nothing more of a stage is to be asked; empty unless it is all but sure that its seal will be refused.
-
-    Batches of a Batch API are paid whole. One judge of a panel may fail throughout, and be the faster one. Of both only
-    the seal knows what share failed.
 
     Args:
         at: a stage under way.
@@ -95,9 +102,7 @@ def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, conf
         config: of its run.
     """
     failed, accepted = _counted(at, Counter(so_far)), config.calls.max_failed_share
-    endpoints = {"teacher": [config.teacher.endpoint], "judge": list(config.judge.endpoints.values()), "student": []}
-    of = endpoints[asked_of(at)]
-    if len(of) > 1 or any(each.mode == "batch" for each in of) or not _is_checked(at, asked):
+    if not (_is_checked(at, asked) and can_be_given_up(at, config)):
         return ""
     if failed.total() / asked - accepted <= math.sqrt(_LOG_RARITY / (2 * asked)):
         return ""
