@@ -106,12 +106,14 @@ def shard_task(
 
         @project_task(name, run_name=named, tags=("shard",))
         def run_shard(
-            ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | None = None
+            ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | ConfigError | None = None
         ) -> ShardOutcome:
             run = RunFolder(ref)
             with current(run).progress.attempt(at, piece.index):
                 if reads is not None:
                     assert after is not None
+                    if isinstance(after, ConfigError):
+                        raise after
                     part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
                     rows = read_part(run.storage, replace(at, name=reads).folder, part)
                 else:

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -27,8 +28,10 @@ class Teacher:
     def __init__(self) -> None:
         self.mended = False
         self.says = Text("an answer")
+        self.pause = 0.0
 
     def __call__(self, call: RecordedCall) -> FakeReply:
+        time.sleep(self.pause)
         wrong = not self.mended and sum(call.prompt.encode()) % 4
         return Status(400, {"error": {"message": "no such template"}}) if wrong else self.says
 
@@ -89,7 +92,7 @@ def test_a_teacher_that_names_no_task_types_stops_the_run_at_its_labels(run: Run
 def test_a_teacher_whose_answers_are_cut_off_is_not_asked_to_the_end_of_the_pool(
     run: RunFolder, teacher: Teacher, provider: FakeProvider
 ) -> None:
-    teacher.mended, teacher.says = True, Text("I weigh …", finish_reason="length")
+    teacher.mended, teacher.says, teacher.pause = True, Text("I weigh …", finish_reason="length"), 0.02
     with pytest.raises(ConfigError, match=r"teach: \d+ of \d+ .* bad_reply.*no more is asked.*'cut_off: I weigh …'"):
         teach_shard.fn(run.ref, TEACH, Piece(0, 1, 0, 80))
     paid = len(provider.calls)
