@@ -37,7 +37,10 @@ class Once:
 class Asking:
     """Requests by key. Equal requests of one list are one key with several positions."""
 
-    def __init__(self, requests: Sequence[Request], on_outcome: OnOutcome | None) -> None:
+    def __init__(
+        self, requests: Sequence[Request], on_outcome: OnOutcome | None, is_stopped: IsStopped = never_stopped
+    ) -> None:
+        self.is_stopped = is_stopped
         self.waiting: dict[str, Request] = {}
         """What has no outcome yet, by key."""
         self._positions: dict[str, list[int]] = {}

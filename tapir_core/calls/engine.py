@@ -73,10 +73,10 @@ class CallEngine:
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
         """
-        asking, endpoint = Asking(requests, on_outcome), Once(source)
+        asking, endpoint = Asking(requests, on_outcome, is_stopped), Once(source)
         while asking.waiting:
             with self._flights.claim(asking.waiting) as claim:
-                self._answer_own(claim, asking, endpoint, is_stopped)
+                self._answer_own(claim, asking, endpoint)
                 for key, flight in claim.joined.items():
                     outcome = flight.result()
                     # Nothing means that the other asker was interrupted: the next turn claims the key.
@@ -130,7 +130,7 @@ class CallEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once, is_stopped: IsStopped) -> None:
+    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
         found = self._books.store.lookup(list(claim.own))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
@@ -138,25 +138,18 @@ class CallEngine:
             claim.resolve(key, outcome)
             self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
         missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
-        if self._stopping.is_set() or is_stopped():
+        if self._stopping.is_set() or asking.is_stopped():
             for key in missing:
                 claim.resolve(key, STOPPED)
                 asking.deliver(key, STOPPED, shared=False)
         elif missing:
             role = next(iter(missing.values())).role
             with self._books.clock.working(role):
-                self._call_missing(missing, endpoint(), claim, asking, is_stopped)
+                self._call_missing(missing, endpoint(), claim, asking)
 
-    def _call_missing(
-        self,
-        missing: Mapping[str, Request],
-        endpoint: Endpoint,
-        claim: Claim,
-        asking: Asking,
-        is_stopped: IsStopped,
-    ) -> None:
+    def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
         inbox: Inbox = queue.SimpleQueue()
-        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told), is_stopped)
+        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told), asking.is_stopped)
         job = self._loop.start(_go(ways), on_end=lambda: inbox.put(None))
         ended = False
         try:
