@@ -109,7 +109,7 @@ class Watch:
 
 
 def demand_whole(outcome: Outcome) -> Outcome:
-    """A teacher's outcome; of an answer that is cut off, empty or refused in words of its own the failure `bad_reply`.
+    """A teacher's outcome; of an answer that is cut off, empty or ended by a filter the failure `bad_reply`.
 
     Only what counts as failed changes by it: the answer keeps its row, and leaves the pool later.
     """

@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.calls import Answer, CallEngine, Endpoint, Failure, Outcome, ask_parsed, forget_unread
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text, echo, in_turn, make_request
-from tapir_core.calls.reask import REASK_STRIDE
+from tapir_core.calls.reask import REASK_STRIDE, Parsed
 from tapir_core.config import Sampling
 from tapir_core.replies import Unparsed
 
@@ -99,6 +99,7 @@ def test_each_row_is_reported_once_when_it_is_settled(engine: CallEngine):
     assert all(outcome == parsed[row].settled for row, outcome in reported)
     assert parsed[2].settled == Failure("bad_reply", "no number: x", attempts=3)
     assert isinstance(parsed[3].outcome, Failure)
+    assert all(outcome == parsed[row].outcome for row, outcome in reported if row != 2)
 
 
 def test_the_endpoint_is_asked_for_once_over_all_re_asks(engine: CallEngine):
@@ -177,3 +178,11 @@ def test_the_first_rows_are_asked_again_before_the_rest_is_asked_at_all(engine: 
     assert [each.settled.kind for each in parsed if isinstance(each.settled, Failure)] == ["bad_reply"] * 5 + [
         "stopped"
     ] * 25
+
+
+def test_a_reply_that_never_became_parsable_settles_as_a_failure_that_holds_it():
+    answer, refusal = Answer("four", "stop", 10, 1), Failure("refused", "no")
+    assert Parsed(4, "", (answer,)).settled is answer
+    assert Parsed(None, "refused", (refusal,)).settled is refusal
+    unread = Parsed(None, "no number", (answer, answer))
+    assert unread.settled == Failure("bad_reply", "no number: four", attempts=2)
