@@ -75,7 +75,8 @@ def draw_balanced(
 ) -> BalancedDraw:
     """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
 
-    Of each task type, instructions in ``used`` are drawn when all others are.
+    Of each task type, instructions in ``used`` are drawn when all others are. From the same generator, a draw that wants
+    more of some task types and less of none holds the smaller draw.
     """
     candidates = in_order(candidates)
     ids = candidates["instruction_id"].to_list()
@@ -93,11 +94,14 @@ def draw_balanced(
 
 
 def draw_rows(rows: Sequence[int], count: int, rng: random.Random, last: Sequence[int] = ()) -> list[int]:
-    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn."""
+    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn.
+
+    All are put in order and the first ``count`` taken: from the same generator a larger count draws the same rows and
+    more, and leaves the generator as a smaller one does. What was paid for a mixture serves the next size of it.
+    """
     late = set(last)
     first = [row for row in rows if row not in late]
-    drawn = rng.sample(first, min(count, len(first)))
-    return drawn + rng.sample(last, min(count - len(drawn), len(last)))
+    return [*rng.sample(first, len(first)), *rng.sample(last, len(last))][:count]
 
 
 def supply_of(rows: pl.DataFrame) -> dict[str, int]:

@@ -82,6 +82,18 @@ def test_what_was_used_is_drawn_when_nothing_else_of_its_task_type_is_left(
         assert not drawn & of_type & used or of_type - used <= drawn
 
 
+@given(SUPPLY, SUPPLY, SUPPLY, st.integers(0, 150), st.integers(0, 99))
+def test_a_draw_of_more_holds_the_draw_of_less(
+    supply: dict[str, int], wanted: dict[str, int], more: dict[str, int], known: int, seed: int
+) -> None:
+    candidates = make_seeds(numbered([name for name in NAMES for _ in range(supply[name])]))
+    used = set(candidates["instruction_id"].to_list()[:known])
+    larger = {name: wanted[name] + more[name] for name in NAMES}
+    draws = [draw_balanced(candidates, counts, derive_rng(seed), used) for counts in (wanted, larger)]
+    less, all_of_it = (set(draw.rows["instruction_id"]) for draw in draws)
+    assert less <= all_of_it
+
+
 def test_another_seed_draws_other_rows() -> None:
     candidates = make_seeds(numbered(["Math"] * 50))
     draws = {
