@@ -75,8 +75,8 @@ def draw_balanced(
 ) -> BalancedDraw:
     """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
 
-    Of each task type, instructions in ``used`` are drawn when all others are. From the same generator, a draw that wants
-    more of some task types and less of none holds the smaller draw.
+    Of each task type, instructions in ``used`` are drawn when all others are. From the same generator, a draw that
+    wants more of some task types and less of none holds the smaller draw.
     """
     candidates = in_order(candidates)
     ids = candidates["instruction_id"].to_list()

@@ -94,22 +94,27 @@ class BatchSending:
             await asyncio.shield(client.close())
 
     async def _look(self, group: asyncio.TaskGroup, client: BatchClient) -> None:
-        """Make batches of what is ours to send, take over what nobody leads."""
-        ours: dict[str, Request] = {}
-        waiting: list[str] = []
-        for some in in_groups([key for key in self._missing if key not in self._away], KEYS_PER_CLAIM):
-            claimed = await self._claiming.claim(self._missing, some)
-            ours.update((key, self._missing[key]) for key in claimed.ours)
-            waiting += claimed.waiting
-        for batch in await self._write(AdoptBatches(tuple(waiting))) if waiting else []:
+        """Take over the batches of what is missing that nobody leads, and make batches of what is ours to send.
+
+        In this order: a batch that is followed may give back some of its reservation, and a claim waits for it.
+        """
+        here = tuple(self._here())
+        for batch in await self._write(AdoptBatches(here)) if here else []:
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
             await self._begin(group, client, batch)
+        ours: dict[str, Request] = {}
+        for some in in_groups(self._here(), KEYS_PER_CLAIM):
+            claimed = await self._claiming.claim(self._missing, some)
+            ours.update((key, self._missing[key]) for key in claimed.ours)
         for file in split_files(ours, self._limits, tokens_field=client.tokens_field):
             batch = OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
             self._led[batch.tag] = batch
             for key in file.rows:
                 self._claiming.hand_on(key)
             await self._begin(group, client, await self._write(PlanBatch(batch)), file.content)
+
+    def _here(self) -> list[str]:
+        return [key for key in self._missing if key not in self._away]
 
     async def _begin(
         self, group: asyncio.TaskGroup, client: BatchClient, batch: OpenBatch, content: bytes | None = None
@@ -216,7 +221,7 @@ class BatchSending:
 
     async def _wait(self, pause: float) -> None:
         """Until a batch has ended, or until it is time to see what others bring."""
-        others = any(key not in self._away for key in self._missing)
+        others = bool(self._here())
         with suppress(TimeoutError):
             await asyncio.wait_for(self._news.wait(), pause if others else None)
 

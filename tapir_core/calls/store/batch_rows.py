@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from tapir_core.calls.store.claim_rows import call_the_roll
 from tapir_core.calls.store.tables import batch_rows, batches, claims, holders
 from tapir_core.calls.types import Request
 from tapir_core.config import Sampling
@@ -107,6 +108,7 @@ class AdoptBatches:
 
     def apply(self, connection: Connection, holder: str) -> list[OpenBatch]:
         """The batches that ``holder`` leads from now on."""
+        call_the_roll(connection, holder)
         tags: set[str] = set()
         for some in _groups(self.keys):
             tags.update(connection.execute(select(batch_rows.c.batch).where(batch_rows.c.key.in_(some))).scalars())

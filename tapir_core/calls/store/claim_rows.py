@@ -17,11 +17,30 @@ from tapir_core.calls.budget import Reservation, cap_reached
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.store.lease import LAPSE_SECONDS, Holder
 from tapir_core.calls.store.lease_rows import database_time
-from tapir_core.calls.store.tables import answers, claims, holders, insert_or_add, insert_or_ignore, spending
+from tapir_core.calls.store.tables import (
+    answers,
+    batches,
+    claims,
+    holders,
+    insert_or_add,
+    insert_or_ignore,
+    spending,
+)
 from tapir_core.calls.types import Role
 from tapir_core.config.budget import BudgetConfig
 
-__all__ = ["Grant", "State", "Wanted", "add_spend", "beat", "claim", "drop_holder", "read_spend", "release"]
+__all__ = [
+    "Grant",
+    "State",
+    "Wanted",
+    "add_spend",
+    "beat",
+    "call_the_roll",
+    "claim",
+    "drop_holder",
+    "read_spend",
+    "release",
+]
 
 _LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last request, or both take one key."""
@@ -54,16 +73,14 @@ class Grant:
     reason: str = ""
     """Which cap would be passed."""
     final: bool = True
-    """False when a claim that is out now may still give back some of what it reserved."""
+    """False when a claim that somebody sees to may still give back some of what it reserved."""
 
 
 def claim(connection: Connection, holder: str, wanted: Sequence[Wanted], budget: BudgetConfig) -> list[Grant]:
     """Claim what nobody has answered or claimed, in the order given, as long as the caps have room."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-    # Who was silent so long that it was taken for dead is known again: without its row nobody could end its claims.
-    beat(connection, holder, Holder.this_process())
-    _free_claims_of_the_dead(connection)
+    call_the_roll(connection, holder)
     keys = [each.key for each in wanted]
     # In this order: a claim ends when its answer is there, and PostgreSQL shows each statement what is there by then.
     rows_taken = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(keys))).all()
@@ -77,7 +94,7 @@ def claim(connection: Connection, holder: str, wanted: Sequence[Wanted], budget:
         elif taken.get(each.key, holder) != holder:
             grants.append(Grant(State.ELSEWHERE))
         elif (reason := ledger.reserve(each)) is not None:
-            grants.append(Grant(State.OVER, reason, final=not ledger.is_anything_out(each.run)))
+            grants.append(Grant(State.OVER, reason, final=not ledger.may_make_room(each.run)))
         else:
             grants.append(Grant(State.OURS))
             row = {"key": each.key, "holder": holder, "run": each.run, "role": each.role}
@@ -112,6 +129,20 @@ def beat(connection: Connection, holder: str, process: Holder) -> None:
     connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
 
 
+def call_the_roll(connection: Connection, holder: str) -> None:
+    """``holder``, this process, is among the living, and what the dead have claimed is free.
+
+    Who was silent so long that it was taken for dead is known again: without its row nobody could end its claims.
+    """
+    beat(connection, holder, Holder.this_process())
+    now = database_time(connection)
+    for row in connection.execute(select(holders)).mappings().all():
+        process = Holder(row["host"], row["boot_id"], row["pid"], row["process_started"])
+        silent = now - row["heartbeat"] >= timedelta(seconds=LAPSE_SECONDS)
+        if process.is_gone() or (silent and not process.is_here()):
+            drop_holder(connection, row["id"])
+
+
 def drop_holder(connection: Connection, holder: str) -> None:
     """Give up everything that ``holder`` claims."""
     connection.execute(delete(claims).where(claims.c.holder == holder))
@@ -126,7 +157,8 @@ class _Ledger:
         self._budget = budget
         self._has_caps = budget != BudgetConfig()
         self._spent: dict[str, dict[str, Spend]] = {}
-        self._out: dict[str, int] = {}
+        self._followed: dict[str, int] = {}
+        self._left: dict[str, int] = {}
 
     def reserve(self, wanted: Wanted) -> str | None:
         """Add ``wanted``, or say which cap has no room for it."""
@@ -136,12 +168,14 @@ class _Ledger:
         reason = cap_reached(self._budget, spent, wanted.role, wanted.reservation)
         if reason is None:
             spent[wanted.role] = spent.get(wanted.role, Spend()) + _reserved(1, wanted.reservation)
-            self._out[wanted.run] += 1
+            self._followed[wanted.run] += 1
+        elif left := self._left[wanted.run]:
+            reason += f"; {left:,} requests are reserved for batches that nobody asks for now"
         return reason
 
-    def is_anything_out(self, run: str) -> bool:
-        """Whether a request of the run is claimed now."""
-        return self._out[run] > 0
+    def may_make_room(self, run: str) -> bool:
+        """Whether somebody sees to a claim of the run; of a batch that nobody follows nothing comes back."""
+        return self._followed[run] > 0
 
     def _of(self, run: str) -> dict[str, Spend]:
         if run not in self._spent:
@@ -152,17 +186,16 @@ class _Ledger:
             for role, count, tokens, usd in out:
                 reserved = _reserved(int(count), Reservation(int(tokens), float(usd)))
                 spent[role] = spent.get(role, Spend()) + reserved
-            self._spent[run], self._out[run] = spent, sum(int(row[1]) for row in out)
+            self._spent[run], self._followed[run] = spent, self._count_followed(run)
+            self._left[run] = sum(int(row[1]) for row in out) - self._followed[run]
         return self._spent[run]
 
-
-def _free_claims_of_the_dead(connection: Connection) -> None:
-    now = database_time(connection)
-    for row in connection.execute(select(holders)).mappings().all():
-        process = Holder(row["host"], row["boot_id"], row["pid"], row["process_started"])
-        silent = now - row["heartbeat"] >= timedelta(seconds=LAPSE_SECONDS)
-        if process.is_gone() or (silent and not process.is_here()):
-            drop_holder(connection, row["id"])
+    def _count_followed(self, run: str) -> int:
+        """Claims of living processes and of batches that one of them leads."""
+        living = select(holders.c.id)
+        led = select(batches.c.tag).where(batches.c.driver.in_(living))
+        followed = select(func.count()).where(claims.c.run == run, claims.c.holder.in_(living.union(led)))
+        return self._connection.execute(followed).scalar_one()
 
 
 def _reserved(requests: int, amount: Reservation) -> Spend:

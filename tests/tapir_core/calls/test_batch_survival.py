@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tapir_core.calls import AnswerStore, Failure, Outcome, Request
+from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.batch.file import split_files
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.store.batch_rows import NoteBatch, OpenBatch, PlanBatch
@@ -22,6 +23,7 @@ from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
 from tests import waiting
 from tests.tapir_core.calls.batch_helpers import (
+    QUICK,
     batch_endpoint,
     batch_states,
     expected,
@@ -51,11 +53,12 @@ def provider(server: StandinServer) -> openai.OpenAI:
     return openai.OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
 
 
-def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file_id: str = "") -> str:
+def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file_id: str = "", tokens: int = 0) -> str:
     """A batch in the store as a process leaves it that dies after planning it, or after its upload; gives its tag."""
     rows = {request.key: request for request in requests}
+    wanted = [Wanted(key, "a-run", "teach", Reservation(tokens)) for key in rows]
     with AnswerStore(store_url) as store:
-        store.claim([Wanted(key, "a-run", "teach", Reservation()) for key in rows], BudgetConfig()).result(timeout=30)
+        store.claim(wanted, BudgetConfig()).result(timeout=30)
         store.lead(PlanBatch(OpenBatch("a-tag", base_url, rows))).result(timeout=30)
         if file_id:
             store.lead(NoteBatch("a-tag", input_file_id=file_id)).result(timeout=30)
@@ -165,6 +168,28 @@ def test_live_calls_wait_for_what_is_in_a_batch_and_make_the_rest(store_url: str
             live = replace(batch_endpoint(server), batch=None)
             assert texts(engine.ask(sums(15), lambda: live)) == expected(15)
     assert sorted(line["batch"] is None for line in logged(log_path)) == [False] * 10 + [True] * 5
+
+
+@pytest.mark.parametrize("mode", ["batch", "live"])
+def test_what_a_batch_reserved_that_nobody_asks_for_leaves_no_asker_waiting_for_room(store_url: str, mode: str):
+    leave_behind(store_url, sums(10), base_url="http://127.0.0.1:9/v1", file_id="a-file")
+    with StandinServer(batches=FAST) as server:
+        endpoint = batch_endpoint(server) if mode == "batch" else replace(batch_endpoint(server), batch=None)
+        budget = BudgetConfig(requests=12)
+        with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=budget) as engine:
+            outcomes = engine.ask(sums(14)[10:], lambda: endpoint)
+            assert Counter(texts(outcomes))["budget"] == 2
+            assert engine.cap_reached.endswith("10 requests are reserved for batches that nobody asks for now")
+
+
+def test_a_batch_that_is_taken_over_may_make_room_for_other_requests(store_url: str):
+    with StandinServer(batches=FAST) as server, provider(server) as client:
+        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), tokens_field="max_tokens")
+        file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+        leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id, tokens=500)
+        budget = BudgetConfig(tokens=5_000)
+        with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=budget) as engine:
+            assert texts(engine.ask(sums(12), lambda: batch_endpoint(server))) == expected(12)
 
 
 def test_what_a_cancelled_batch_answered_is_kept_and_the_rest_is_asked_by_the_next_command(
