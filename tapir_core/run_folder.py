@@ -18,7 +18,8 @@ from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, r
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
-from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, own_digest, plan, stage_key
+from tapir_core.stage_keys import own_digest, stage_key
+from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]

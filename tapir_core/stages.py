@@ -1,11 +1,9 @@
-"""The stages of a run: what each writes, what goes into it, and so when it holds or must be redone.
+"""The stages of a run: what each writes and what goes into it. One table instead of knowledge spread over tasks.
 
-One table instead of knowledge spread over tasks. A stage's key covers: run id, stage, stage version, the config
-fields that can change its output, its ingredients (prompt files, input files, the backbone) and its inputs' digests.
-Concurrency, retries, base URLs, batch sizes of engines and shard sizes are no part of any key.
+What follows of it, when a stage holds or must be redone, is in `tapir_core.stage_keys`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +33,6 @@ from tapir_core.stage_inputs import (
     select_inputs,
     wave_inputs,
 )
-from tapir_core.text import digest
 
 __all__ = [
     "STAGES",
@@ -45,10 +42,7 @@ __all__ = [
     "asked_apart",
     "benchmark_stages",
     "is_planned",
-    "own_digest",
     "plan",
-    "stage_key",
-    "used_files",
 ]
 
 Json = Any
@@ -120,24 +114,6 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 def is_planned(config: RunConfig, at: StageAt) -> bool:
     """Whether a run of this configuration may do the stage: a round that judges nothing has none that measure."""
     return at.name not in _MEASURING or config.judges(at.number)
-
-
-def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
-    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
-    used = {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
-    return {name: files[name] for name in files if name in used}
-
-
-def own_digest(at: StageAt, config: RunConfig, ingredients: dict[str, str]) -> str:
-    """Digest of what goes into a stage beside its inputs' rows."""
-    stage = STAGES[at.name]
-    used = {name: ingredients.get(name, "") for name in stage.ingredients(config, at)}
-    return digest([stage.name, stage.version, stage.fields(config, at), used])
-
-
-def stage_key(at: StageAt, config: RunConfig, ingredients: dict[str, str], run_id: str, inputs: list[str]) -> str:
-    """The key that a stage's manifest must have to be served; `inputs` are its inputs' digests in their order."""
-    return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients), inputs])
 
 
 def _evaluation(config: RunConfig, number: int) -> Iterator[StageAt]:

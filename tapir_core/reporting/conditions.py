@@ -13,7 +13,8 @@ from tapir_core.config.comparison import ComparisonConfig
 from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name
 from tapir_core.reporting.tables import Table
-from tapir_core.stages import own_digest, plan, used_files
+from tapir_core.stage_keys import settings_of, used_files
+from tapir_core.stages import plan
 from tapir_core.text import digest
 from tapir_core.voices import voice_of
 
@@ -121,8 +122,8 @@ def _run_seeds(comparison: ComparisonConfig) -> str:
 
 
 def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
-    """Of everything that can change a row of a stage; where a run lies, and how fast it may ask, is no part of it."""
-    stages = [own_digest(at, config, dict(files)) for at in plan(config)]
+    """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
+    stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
     return digest([backbone_name(config.student), *stages])[:_DIGITS]
 
 
