@@ -38,7 +38,7 @@ test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harn
 test-operations: test-env student-env ## run the tests of a whole system: workers, replicas, browser, faults
 	.venv/bin/python -m pytest -m operations
 
-compare: setup ## does the curriculum pay? four arms with three run seeds, eight with one, on the embedded student; hours on 2 cores
+compare: setup ## does the curriculum pay? four arms with three run seeds, then the exploratory ones, on the embedded student; hours on 2 cores
 	.venv/bin/tapir compare configs/compare_quickstart.toml $(RUN_OPTIONS)
 
 compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes

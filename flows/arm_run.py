@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flows.driver import Say, check_settings, hold_run, is_done
-from tapir_core.comparison.equal_usd import buy_more, check_pool, with_more
+from tapir_core.comparison.equal_usd import MorePlain, buy_more, check_pool, trained_examples, with_more
 from tapir_core.comparison.figures import RANDOM
 from tapir_core.comparison.matching import (
     MOST_TRIES,
@@ -88,6 +88,7 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, sa
     targets = _targets(plan, planned)
     sizes = _sizes(plan, planned, config, targets)
     if planned.arm.match == "usd":
+        _tell_bought(drive)
         _look_at_pool(drive, sizes)
     for number, target in targets.items():
         sizes = _match_round(drive, number, target, sizes)
@@ -156,6 +157,17 @@ def _check_made(run: RunFolder, at: StageAt) -> None:
         raise TapirError(f"run {run.ref.name!r} has no {at}: {why}; arms are compared over equally many rounds")
 
 
+def _tell_bought(drive: _Drive) -> None:
+    """How large equal USD makes the arm, before anything is asked for it."""
+    more, rounds = _bought(drive.plan, drive.planned)
+    trained = sum(rounds.values())
+    enough = f" of the {more.affordable:,} that equal USD buys" if more.instructions < more.affordable else ""
+    drive.say(
+        f"{drive.planned.ref.name}: {more.instructions:,} more instructions{enough}, for {more.usd:.4f} USD; it trains "
+        f"on {trained + more.instructions:,} examples, random on {trained:,}"
+    )
+
+
 def _look_at_pool(drive: _Drive, sizes: dict[int, Size]) -> None:
     """Refuse a pool that lacks what is bought, before a call is made for it."""
     with drive.open(sizes) as run:
@@ -169,14 +181,17 @@ def _look_at_pool(drive: _Drive, sizes: dict[int, Size]) -> None:
 def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
     """The run's configuration before its rounds are sized."""
     config = plan.config(planned)
-    if planned.arm.match != "usd":
-        return config
-    reference, random = (RunFolder(plan.run(arm, planned.run_seed).ref) for arm in (plan.reference, RANDOM))
-    pool = random.manifest(StageAt("pool"))
+    return with_more(config, *_bought(plan, planned)) if planned.arm.match == "usd" else config
+
+
+def _bought(plan: ComparisonPlan, planned: PlannedRun) -> tuple[MorePlain, dict[int, int]]:
+    """What equal USD buys, and round → examples that random trained on."""
+    random, most = RunFolder(plan.run(RANDOM, planned.run_seed).ref), plan.comparison.equal_usd_at_most
+    rounds, pool = trained_examples(_trainings(random)), random.manifest(StageAt("pool"))
     assert pool is not None
+    enough = None if most is None else round((most - 1) * sum(rounds.values()))
     prices = plan.comparison.prices
-    more = buy_more(reference, random, pool=pool.rows, prices=prices)
-    return with_more(config, more, _trainings(random))
+    return buy_more(_reference(plan, planned), random, pool=pool.rows, prices=prices, enough=enough), rounds
 
 
 def _sizes(

@@ -25,6 +25,7 @@ from tapir_core.reporting.conditions import conditions_of
 from tapir_core.reporting.formats import duration
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
+from tapir_core.stages import STAGES
 from tasks.ingredients import gather_files
 
 __all__ = ["Asked", "Failed", "not_finished", "read_asked", "read_comparison", "run_comparison"]
@@ -144,7 +145,8 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
     """What the finished runs come to, and those of which ``results`` holds what they came to.
 
     Raises:
-        ConfigError: a result there is of another configuration, or was matched to another run of the reference.
+        ConfigError: a result there is of another configuration, was matched to another run of the reference, or other
+            versions of the stages made it.
     """
     outcomes = [_read(plan, each) for each in find_finished(plan)]
     here = {each.run for each in outcomes}
@@ -154,6 +156,7 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
         brought = [each for each in results.read() if each.run not in here]
         outcomes += brought
         _check_matched(plan, brought, outcomes, results)
+        _check_versions(outcomes, results)
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
     primary = [each for each in missing if not each.arm.exploratory]
@@ -166,7 +169,9 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
         concludes=plan.comparison.verdict and not primary,
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
-    return replace(compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison))
+    earlier = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
+    conditions = conditions_of(reference, gather_files(reference), plan.comparison, earlier=earlier)
+    return replace(compared, conditions=conditions)
 
 
 def _check_matched(
@@ -181,6 +186,24 @@ def _check_matched(
                 f"{results.path / each.run}.json: its tokens or steps are not those of {plan.reference} with run seed "
                 f"{each.run_seed}, so it was matched to another run of it; remove the file to run it again"
             )
+
+
+def _check_versions(outcomes: Sequence[ArmOutcome], results: ResultsFolder) -> None:
+    """Refuse to set runs against each other that another code made: stages whose rows changed between them."""
+    runs: dict[tuple[str, int], str] = {}
+    for each in outcomes:
+        for stage, version in each.stages.items():
+            runs.setdefault((stage, version), each.run)
+    for (stage, version), run in runs.items():
+        if other := next((name for (same, found), name in runs.items() if same == stage and found > version), None):
+            raise ConfigError(
+                f"{results.path / run}.json: version {version} of stage {stage} made it, and a later one {other}; "
+                "remove the file to run it again, or compare them with the version of tapir that made it"
+            )
+
+
+def _now(stage: str) -> int | None:
+    return STAGES[stage].version if stage in STAGES else None
 
 
 def _listed(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from tapir_core.config import RunConfig
 from tapir_core.stages import STAGES, StageAt, plan
 from tapir_core.text import digest
 
-__all__ = ["own_digest", "settings_of", "stage_key", "used_files"]
+__all__ = ["own_digest", "settings_of", "stage_key", "stage_versions", "used_files"]
 
 
 def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:
@@ -35,3 +35,8 @@ def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
     """Of ``files`` (name → digest) those that go into a stage which the run plans."""
     used = {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
     return {name: files[name] for name in files if name in used}
+
+
+def stage_versions(config: RunConfig) -> dict[str, int]:
+    """Stage → version of its code, of all that the run plans."""
+    return {at.name: STAGES[at.name].version for at in plan(config)}

@@ -59,7 +59,7 @@ def arms_of(comparison: ComparisonConfig) -> list[Arm]:
     for name in comparison.names:
         ready, entry = READY[_like(comparison, name)], comparison.arms.get(name, ArmEntry())
         match: Match = "reference" if name == comparison.reference else ready.match
-        label = entry.label or (ready.label if name in READY else name.replace("_", " "))
+        label = entry.label or (_label(comparison, name) if name in READY else name.replace("_", " "))
         arms.append(Arm(name, label, match, name in comparison.exploratory))
     return arms
 
@@ -78,8 +78,7 @@ def arm_config(comparison: ComparisonConfig, arm: Arm, run_seed: int, overrides:
     """
     entry = comparison.arms.get(arm.name, ArmEntry())
     own = [*comparison.overrides, *overrides, *entry.overrides, f"run.seed={run_seed}"]
-    name = f"{comparison.name}-{arm.name}-s{run_seed}"
-    config = _spell_out_rounds(load_config(comparison.config, own, name))
+    config = _spell_out_rounds(load_config(comparison.config, own, comparison.run_name(arm.name, run_seed)))
     made = replace_values(config, READY[_like(comparison, arm.name)].settings(config), source=f"arm {arm.name}")
     if made == config and arm.match != "reference" and not entry.overrides:
         raise ConfigError(
@@ -93,6 +92,13 @@ def _like(comparison: ComparisonConfig, name: str) -> str:
     """The ready arm that an arm begins with."""
     entry = comparison.arms.get(name, ArmEntry())
     return entry.like or (name if name in READY else "multi_round")
+
+
+def _label(comparison: ComparisonConfig, ready: str) -> str:
+    """What a ready arm is called; one that may not spend all of it is not called equal."""
+    most = comparison.equal_usd_at_most
+    limited = READY[ready].match == "usd" and most is not None
+    return f"Random, {most:g} × its examples, for at most equal USD" if limited else READY[ready].label
 
 
 def _problems(comparison: ComparisonConfig, name: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Random at equal USD: how many more plain teacher answers the curriculum's calls would have bought, and where they go.
 
 What the reference cost more than random, at the price of one more plain answer to random's pool, makes that many more
-instructions; random's rounds grow in proportion, so that it trains on as many more.
+instructions; random's rounds grow in proportion, so that it trains on as many more. Where plain answers are far cheaper
+than the curriculum's calls that is more than can be trained on, and a comparison may say how much is enough.
 
 Limits: another pool is another sample for S_0, so that this arm has a basic student of its own. A file must have the
 instructions: what it lacks is told after it is read.
@@ -19,22 +20,26 @@ from tapir_core.errors import TapirError
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 
-__all__ = ["MorePlain", "buy_more", "check_pool", "with_more"]
+__all__ = ["MorePlain", "buy_more", "check_pool", "trained_examples", "with_more"]
 
 
 @dataclass(frozen=True, slots=True)
 class MorePlain:
-    """What equal USD buys."""
+    """What equal USD buys, or as much of it as is enough."""
 
     instructions: int
     """More than random's pool has."""
     pool: int
     """Random's pool as it was read."""
     usd: float
-    """What the reference cost more."""
+    """What they cost."""
+    affordable: int
+    """As many as equal USD buys."""
 
 
-def buy_more(reference: RunFolder, random: RunFolder, *, pool: int, prices: RolePrices | None) -> MorePlain:
+def buy_more(
+    reference: RunFolder, random: RunFolder, *, pool: int, prices: RolePrices | None, enough: int | None = None
+) -> MorePlain:
     """How many more instructions the difference in price pays for.
 
     Args:
@@ -42,6 +47,7 @@ def buy_more(reference: RunFolder, random: RunFolder, *, pool: int, prices: Role
         random: finished random of the same run seed.
         pool: instructions of random's pool.
         prices: what tokens count at; as they were paid when there are none.
+        enough: instructions that are taken at most.
 
     Raises:
         TapirError: nothing has a price, or the reference cost no more.
@@ -54,20 +60,26 @@ def buy_more(reference: RunFolder, random: RunFolder, *, pool: int, prices: Role
             f"equal USD cannot be computed from run {reference.ref.name!r}: {why}; set [prices.teacher] and "
             "[prices.judge] in the comparison, or leave equal_usd out"
         )
-    return MorePlain(round(more / each), pool, more)
+    affordable = round(more / each)
+    taken = affordable if enough is None else min(affordable, enough)
+    return MorePlain(taken, pool, taken * each, affordable)
 
 
-def with_more(config: RunConfig, more: MorePlain, random: Mapping[int, Training]) -> RunConfig:
+def trained_examples(random: Mapping[int, Training]) -> dict[int, int]:
+    """Round → examples that random trained on; ``random`` has S_0 too."""
+    return {number: each.examples for number, each in random.items() if number}
+
+
+def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, int]) -> RunConfig:
     """Random's configuration with the larger pool, and rounds that grow by what it has more.
 
     Args:
         config: the arm's.
         more: what is bought.
-        random: trainings of random by round, S_0 included.
+        rounds: round → examples that random trained on.
     """
     field = "rows" if isinstance(config.data.pool, StandinPool) else "limit"
     larger = replace_values(config, [f"data.pool.{field}={more.pool + more.instructions}"])
-    rounds = {number: each.examples for number, each in random.items() if number}
     growth = 1 + more.instructions / sum(rounds.values())
     sizes = {number: Size(round(examples * growth), config.batch_size(number)) for number, examples in rounds.items()}
     return with_sizes(larger, sizes)

@@ -18,7 +18,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.formats import student_name
 
-__all__ = ["BASIC", "RANDOM", "ComparedArms", "Costs", "Figures", "Point", "compare_arms", "difference"]
+__all__ = ["BASIC", "RANDOM", "ArmRow", "ComparedArms", "Costs", "Point", "compare_arms", "difference"]
 
 RANDOM = "random"
 """The arm that all others are set against."""
@@ -61,7 +61,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ArmRow:
     """One row: an arm, or what arms start from."""
 
     name: str
@@ -88,7 +88,7 @@ class ComparedArms:
     """What a comparison came to, as far as it has come."""
 
     name: str
-    rows: tuple[Figures, ...]
+    rows: tuple[ArmRow, ...]
     """Backbone, S_0, then the arms in their order; those without a finished run are left out."""
     reference: str
     unfinished: tuple[str, ...]
@@ -102,7 +102,7 @@ class ComparedArms:
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Under which the figures were made: what → in words."""
 
-    def row(self, name: str) -> Figures | None:
+    def row(self, name: str) -> ArmRow | None:
         """The row of that name."""
         return next((each for each in self.rows if each.name == name), None)
 
@@ -156,7 +156,7 @@ def _differences(comparison: str, students: Mapping[str, _Students]) -> dict[tup
     return {pair: each for pair, each in found.items() if each is not None}
 
 
-def _start_row(comparison: str, number: int, students: _Students, random: _Students) -> Figures:
+def _start_row(comparison: str, number: int, students: _Students, random: _Students) -> ArmRow:
     name = student_name(number)
     label = "Backbone, untouched" if number == BACKBONE else f"{BASIC}, after basic fine-tuning"
     return _row(comparison, name, label, False, students, random)
@@ -168,7 +168,7 @@ def _arm_row(
     outcomes: Mapping[int, ArmOutcome],
     reference: Mapping[int, ArmOutcome],
     random: _Students,
-) -> Figures:
+) -> ArmRow:
     curve = _curve(comparison, arm.name, outcomes)
     row = _row(comparison, arm.name, arm.label, arm.exploratory, _last(outcomes), random, curve)
     return replace(row, costs=_costs(outcomes, reference))
@@ -182,9 +182,9 @@ def _row(
     students: _Students,
     random: _Students,
     curve: tuple[Point, ...] = (),
-) -> Figures:
+) -> ArmRow:
     missing = sum(splits["test"].missing for splits in students.values())
-    row = Figures(name, label, exploratory, tuple(sorted(students)), missing, why=_too_many_missing(students))
+    row = ArmRow(name, label, exploratory, tuple(sorted(students)), missing, why=_too_many_missing(students))
     if row.why:
         return row
     return replace(

@@ -21,6 +21,7 @@ from tapir_core.paths import BACKBONE, training_file
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
+from tapir_core.stage_keys import stage_versions
 from tapir_core.stages import StageAt
 
 __all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
@@ -98,6 +99,8 @@ class ArmOutcome:
     paid_usd: float
     seconds: float
     """At work, without what was taken over."""
+    stages: Mapping[str, int]
+    """Stage → version of the code that made its rows."""
 
     @property
     def last(self) -> int:
@@ -140,8 +143,9 @@ def read_outcome(
         usd=sum(usd_of(usage, role, prices) for role, usage in spent.items()),
         stored=sum(usage.stored for usage in spent.values()),
         paid_requests=sum(each.requests for role, each in paid.items() if role not in _UNPAID),
-        paid_usd=sum(usd_of(each, _payer(role), prices) for role, each in paid.items() if role not in _UNPAID),
+        paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
+        stages=stage_versions(run.config),
     )
 
 
@@ -175,10 +179,6 @@ def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
 def _goes_by_task_type(config: RunConfig) -> bool:
     balanced = config.curriculum.target_shares != "natural"
     return balanced or any(config.round(number).alpha for number in range(1, config.run.rounds + 1))
-
-
-def _payer(role: str) -> str:
-    return _JUDGE if role == _JUDGE else "teacher"
 
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:

@@ -61,14 +61,14 @@ class ComparisonPlan:
 
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Every run, a run seed at a time: the reference, random, then the other arms."""
-        seeds = self.comparison.run_seeds
-        return tuple(
-            PlannedRun(arm, seed, RunRef(self.root, f"{self.comparison.name}-{arm.name}-s{seed}"))
-            for seed in seeds
+        """Every run: of primary arms, a run seed at a time, reference and random first; then of exploratory arms."""
+        runs = [
+            PlannedRun(arm, seed, RunRef(self.root, self.comparison.run_name(arm.name, seed)))
+            for seed in self.comparison.run_seeds
             for arm in sorted(self.arms, key=self._rank)
             if seed in self.comparison.seeds_of(arm.name)
-        )
+        ]
+        return tuple(sorted(runs, key=lambda each: each.arm.exploratory))
 
     def run(self, arm: str, run_seed: int) -> PlannedRun:
         """The run of an arm with a run seed."""

@@ -15,22 +15,22 @@ from typing import Any
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig
+from tapir_core.config import RunConfig, StandinPool
 from tapir_core.config.load import load_resolved
 from tapir_core.errors import ConfigError
 from tapir_core.stage_keys import settings_of, used_files
 from tapir_core.stages import STAGES, plan
-from tapir_core.standin import STANDIN_VERSION
+from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
 
-_FORMAT = 3
-"""1 had held-out answers that failed among the wrong ones, 2 not the task types of all of them."""
+_FORMAT = 4
+"""Raised when the fields of a file change; files of another format are refused."""
 _SHOWN = 3
 _MARKS = {"1": 1.0, "0": 0.0}
 _NO_MARK = "-"
 _OF_STAGES = ("config", "files")
-_FIGURES: Sequence[str] = ("usd", "stored", "paid_requests", "paid_usd", "seconds")
+_FIGURES: Sequence[str] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class ResultsFolder:
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
             "standin": STANDIN_VERSION if asks_standin else None,
+            "standin_pool": POOL_VERSION if isinstance(config.data.pool, StandinPool) else None,
         }
 
 

@@ -6,7 +6,7 @@ anything else is not shown. The intervals are not corrected for how many differe
 
 from collections.abc import Iterator, Sequence
 
-from tapir_core.comparison.figures import BASIC, RANDOM, ComparedArms, Figures
+from tapir_core.comparison.figures import BASIC, RANDOM, ArmRow, ComparedArms
 from tapir_core.evaluation.bootstrap import Resampled
 
 __all__ = ["covers_sentence", "in_words", "verdicts"]
@@ -30,7 +30,7 @@ def verdicts(compared: ComparedArms) -> list[str]:
     return said + [f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory]
 
 
-def in_words(one: Figures, other: Figures, found: Resampled) -> str:
+def in_words(one: ArmRow, other: ArmRow, found: Resampled) -> str:
     """What the difference of two rows shows."""
     figures = (
         f"{100 * found.value:+.1f} points (90 % interval {100 * found.low90:+.1f} to {100 * found.high90:+.1f}, "
@@ -59,7 +59,7 @@ def covers_sentence(compared: ComparedArms) -> str:
     )
 
 
-def _pairs(compared: ComparedArms, arms: Sequence[Figures]) -> Iterator[tuple[Figures, Figures]]:
+def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[ArmRow, ArmRow]]:
     """Each arm against random; the reference against every other one; each arm against S_0."""
     random, basic = compared.row(RANDOM), compared.row(BASIC)
     reference = compared.row(compared.reference)

@@ -80,6 +80,9 @@ class ComparisonConfig(Section):
     exploratory: Names = ()
     """Arms with the first run seed only, without a verdict."""
 
+    equal_usd_at_most: Annotated[float, Field(gt=1)] | None = None
+    """How many times random's examples `equal_usd` trains on at most; nothing: as many as equal USD buys."""
+
     verdict: bool = True
     """Say in words what the intervals show; `false` where runs are too small to carry a conclusion."""
 
@@ -102,6 +105,10 @@ class ComparisonConfig(Section):
         """Every arm, the reference first."""
         others = [name for name in (*self.primary, *self.exploratory) if name != self.reference]
         return (self.reference, *others)
+
+    def run_name(self, arm: str, run_seed: int) -> str:
+        """Name of an arm's run with a run seed: its folder below the root, and its result file."""
+        return f"{self.name}-{arm}-s{run_seed}"
 
     def seeds_of(self, arm: str) -> tuple[int, ...]:
         """The run seeds of an arm."""

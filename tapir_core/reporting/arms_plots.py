@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tapir_core.comparison.figures import Figures
+from tapir_core.comparison.figures import ArmRow
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
 from tapir_core.task_types import TASK_TYPES
 
@@ -16,7 +16,7 @@ __all__ = ["plot_curves", "plot_differences", "plot_task_types"]
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 
 
-def plot_differences(rows: Sequence[Figures]) -> str:
+def plot_differences(rows: Sequence[ArmRow]) -> str:
     """Difference to random of each row that has one: 90 % interval thick, 95 % thin; exploratory arms hollow."""
     shown = [(row, row.to_random) for row in rows if row.to_random is not None]
 
@@ -36,7 +36,7 @@ def plot_differences(rows: Sequence[Figures]) -> str:
     return draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill)
 
 
-def plot_curves(rows: Sequence[Figures]) -> str:
+def plot_curves(rows: Sequence[ArmRow]) -> str:
     """Test accuracy after each round by the tokens trained on, with 90 % intervals."""
     shown = [row for row in rows if len(row.curve) > 1]
 
@@ -65,7 +65,7 @@ def plot_curves(rows: Sequence[Figures]) -> str:
     return draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill)
 
 
-def plot_task_types(rows: Sequence[Figures]) -> str:
+def plot_task_types(rows: Sequence[ArmRow]) -> str:
     """Test accuracy of each row on each task type, as bars."""
     names = [name for name in TASK_TYPES if any(name in row.task_types for row in rows)]
     arms = [row.name for row in rows if row.costs]

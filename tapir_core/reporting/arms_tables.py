@@ -5,7 +5,7 @@ Scores are in per cent, differences in percentage points.
 
 from collections.abc import Callable, Sequence
 
-from tapir_core.comparison.figures import ComparedArms, Figures
+from tapir_core.comparison.figures import ArmRow, ComparedArms
 from tapir_core.evaluation.bootstrap import Resampled
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.reporting.formats import NOTHING, count, duration, number, percent
@@ -14,7 +14,7 @@ from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["arms_table", "arms_tables", "brief_table", "narrow_tables"]
 
-_Column = tuple[str, Callable[[Figures], str]]
+_Column = tuple[str, Callable[[ArmRow], str]]
 
 
 def arms_table(compared: ComparedArms) -> Table:
@@ -54,7 +54,7 @@ def _table(
     columns: Sequence[_Column],
     note: str,
     *,
-    name: Callable[[Figures], str] | None = None,
+    name: Callable[[ArmRow], str] | None = None,
 ) -> Table:
     rows = tuple(((name or _name)(row), *(cell(row) for _, cell in columns)) for row in compared.rows)
     return Table(title, ("Arm", *(column for column, _ in columns)), rows, note=note)
@@ -78,19 +78,19 @@ def _of_type(compared: ComparedArms, name: str) -> list[Resampled | None]:
     return [row.task_types.get(name) for row in compared.rows]
 
 
-def _name(row: Figures) -> str:
+def _name(row: ArmRow) -> str:
     return f"{row.label} (exploratory)" if row.exploratory else row.label
 
 
-def _short_name(row: Figures) -> str:
+def _short_name(row: ArmRow) -> str:
     return f"{row.name} *" if row.exploratory else row.name
 
 
-def _seeds(row: Figures) -> str:
+def _seeds(row: ArmRow) -> str:
     return str(len(row.run_seeds))
 
 
-def _missing(row: Figures) -> str:
+def _missing(row: ArmRow) -> str:
     return count(row.missing)
 
 

@@ -27,13 +27,16 @@ _LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), (
 """What stands together on a line."""
 
 
-def conditions_of(config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig) -> dict[str, str]:
+def conditions_of(
+    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, earlier: Mapping[str, int]
+) -> dict[str, str]:
     """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
 
     Args:
         config: of the reference with the first run seed.
         files: name → digest of the prompt and input files that go into it.
         comparison: what is compared.
+        earlier: stage → version of its code that made the figures, where it is not today's.
     """
     return {
         "Student": _student(config, files),
@@ -44,7 +47,7 @@ def conditions_of(config: RunConfig, files: Mapping[str, str], comparison: Compa
         "Prompts": ", ".join(_prompts(config, files)),
         "Sizes": _sizes(config, files),
         "Run seeds": _run_seeds(comparison),
-        "Settings": f"digest {_settings_digest(config, files)}",
+        "Settings": f"digest {_settings_digest(config, files)}{_made_by(earlier)}",
     }
 
 
@@ -125,6 +128,11 @@ def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
     """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
     stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
     return digest([backbone_name(config.student), *stages])[:_DIGITS]
+
+
+def _made_by(earlier: Mapping[str, int]) -> str:
+    stages = ", ".join(f"{stage} {version}" for stage, version in earlier.items())
+    return f", with earlier versions of stages: {stages}" if earlier else ""
 
 
 def _of_parts(basic: str, rounds: list[str]) -> str:

@@ -4,6 +4,6 @@ Limits: it knows its own families and refuses everything else. The server starts
 held-out set are made in ``tapir_core.standin.pool``.
 """
 
-from tapir_core.standin.version import STANDIN_VERSION
+from tapir_core.standin.version import POOL_VERSION, STANDIN_VERSION
 
-__all__ = ["STANDIN_VERSION"]
+__all__ = ["POOL_VERSION", "STANDIN_VERSION"]

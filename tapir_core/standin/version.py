@@ -1,13 +1,14 @@
-"""The stand-in's version: part of the identity under which its answers are stored and re-used."""
+"""The stand-in's versions: that of its answers, under which they are stored and re-used, and that of its pools."""
 
 import random
 from dataclasses import astuple
 
 from tapir_core.standin.families import FAMILIES, LEVELS
 from tapir_core.standin.judge import SCALE
+from tapir_core.standin.sampling import NATURAL_SHARES
 from tapir_core.text import digest
 
-__all__ = ["STANDIN_VERSION"]
+__all__ = ["POOL_VERSION", "STANDIN_VERSION"]
 
 _RULES = 1
 """Raised by hand when replies change in a way that the sample below does not show."""
@@ -25,3 +26,6 @@ def _version() -> str:
 
 STANDIN_VERSION = _version()
 """12 hex digits."""
+
+POOL_VERSION = digest([STANDIN_VERSION, NATURAL_SHARES])[:12]
+"""Of the pools that are drawn from its families by their natural shares, 12 hex digits."""

@@ -1,106 +1,22 @@
 """A comparison runs what is not finished, each arm matched to the reference, and goes on where it was stopped."""
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from flows.arm_run import drive_run, find_finished
-from flows.compare import Failed, read_comparison, run_comparison
+from flows.arm_run import find_finished
+from flows.compare import read_comparison, run_comparison
 from flows.driver import Say
-from flows.until import find_stage
-from tapir_core.comparison.matching import TOLERANCE, steps_of
+from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
+from tapir_core.comparison.plan import PlannedRun, open_comparison
 from tapir_core.config import RunConfig
-from tapir_core.errors import EngineError, RunChanged, TapirError
-from tapir_core.paths import training_file
+from tapir_core.errors import RunChanged
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.ingredients import gather_ingredients
-from tests.run_builder import build_run
-from tests.students import make_checkpoint
-
-CURRICULUM = """
-run = { name = "q", root = ROOT, rounds = 2 }
-data.pool = { type = "standin", rows = 400 }
-data.heldout = { type = "standin", dev = 20, test = 40 }
-teacher.endpoint.type = "standin"
-judge.endpoint.type = "standin"
-curriculum.target_shares = { Math = 0.4, Reasoning = 0.3, Others = 0.3 }
-curriculum.alpha_start = 0.5
-curriculum.stop.min_seeds = 0
-basic_tuning.examples = 64
-rounds.default = { examples = 64, epochs = 1.0, selection = { type = "hard_share", share = 0.3 } }
-training = { batch_size = 8 }
-student.backbone = BACKBONE
-student.engine = { type = "endpoint", base_url = "http://127.0.0.1:9/v1" }
-"""
-
-COMPARISON = """
-name = "c"
-config = CONFIG
-run_seeds = [1, 2]
-primary = ["multi_round", "random", "hard_only"]
-exploratory = ["equal_usd", "no_refinement"]
-prices.teacher = { usd_per_million_prompt_tokens = 1.0, usd_per_million_completion_tokens = 1.0 }
-prices.judge = { usd_per_million_prompt_tokens = 0.05, usd_per_million_completion_tokens = 0.05 }
-"""
-
-
-class BuiltRuns:
-    """Engines that build what real ones would make, and count a token a character of each example."""
-
-    failure: TapirError = EngineError("the trainer ended with 1")
-
-    def __init__(self, *, failing: Sequence[str] = (), stopping_at: str = "never") -> None:
-        self.failing, self.stopping_at = failing, stopping_at
-        self.driven: list[tuple[str, str | None]] = []
-
-    def drive(self, plan: ComparisonPlan) -> Callable[[PlannedRun], None]:
-        """Drives a run of a comparison with these engines."""
-        return partial(drive_run, plan, engines=self, say=lambda _: None)
-
-    def distil(self, run: RunFolder, until: str | None) -> None:
-        self.driven.append((run.ref.name, until))
-        if run.ref.name in self.failing:
-            raise self.failure
-        if (until or "end") == self.stopping_at and run.ref.name == "c-random-s1":
-            raise KeyboardInterrupt
-        at = find_stage(run.config, until) if until else None
-        build_run("", until=at, config=run.config, **run.record.ingredients)
-        for number in range(run.config.run.rounds + 1):
-            if run.holds(StageAt("train", number)) is not None:
-                counted = self.count(run, number)
-                told = {
-                    "examples": counted.examples,
-                    "total_tokens": counted.tokens,
-                    "trained_tokens": counted.loss_tokens,
-                    "steps": counted.steps,
-                    "epochs": counted.epochs,
-                }
-                file = training_file(StageAt("train", number).folder)
-                run.storage.write_bytes(file, json.dumps(told).encode())
-
-    def count(self, run: RunFolder, number: int) -> Training:
-        messages = run.rows(StageAt("mix", number))["messages"].to_list()
-        texts = [[len(message["content"]) for message in each] for each in messages]
-        epochs = run.config.round(number).epochs if number else 1.0
-        steps = steps_of(len(texts), epochs, run.config.batch_size(number))
-        tokens, with_loss = sum(map(sum, texts)), sum(each[-1] for each in texts)
-        return Training(len(texts), round(epochs * tokens), round(epochs * with_loss), steps, epochs)
-
-
-def lay_spec(folder: Path) -> Path:
-    """A comparison below ``folder``, with a backbone that nothing loads."""
-    backbone = make_checkpoint(folder / "backbone")
-    root, config = json.dumps(str(folder / "runs")), folder / "q.toml"
-    config.write_text(CURRICULUM.replace("ROOT", root).replace("BACKBONE", json.dumps(str(backbone))))
-    (folder / "c.toml").write_text(COMPARISON.replace("CONFIG", json.dumps(str(config))))
-    return folder / "c.toml"
+from tests.flows.built_comparison import BuiltRuns, folder, lay_spec, run_all, trained
 
 
 @pytest.fixture
@@ -114,20 +30,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = lay_spec(tmp_path_factory.mktemp("finished"))
     assert run_all(spec, BuiltRuns()) == []
     return spec
-
-
-def run_all(spec: Path, engines: BuiltRuns, *, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Failed]:
-    plan = open_comparison(spec)
-    return run_comparison(plan, plan.choose(only, seeds), engines.drive(plan), say=lambda _: None)
-
-
-def folder(plan: ComparisonPlan, arm: str, run_seed: int = 1) -> RunFolder:
-    return RunFolder(plan.run(arm, run_seed).ref)
-
-
-def trained(run: RunFolder) -> Training:
-    rounds = range(1, run.config.run.rounds + 1)
-    return sum((read_training(run, number) for number in rounds), Training(0, 0, 0, 0, 0.0))
 
 
 def test_every_arm_is_run_and_matched_and_the_same_command_again_does_nothing(finished: Path) -> None:
@@ -188,6 +90,19 @@ def test_random_at_equal_usd_trains_on_as_many_more_instructions_as_the_differen
     compared = read_comparison(plan)
     usd = {name: compared.row(name).costs.usd for name in ("multi_round", "equal_usd")}  # type: ignore[union-attr]  # a row without costs fails the test too
     assert usd["equal_usd"] == pytest.approx(usd["multi_round"], rel=0.05)
+
+
+def test_random_at_equal_usd_trains_on_no_more_than_is_enough_and_is_not_called_equal(spec: Path) -> None:
+    spec.write_text("equal_usd_at_most = 1.5\n" + spec.read_text())
+    told: list[str] = []
+    assert run_all(spec, BuiltRuns(), only=["equal_usd"], say=told.append) == []
+    plan = open_comparison(spec)
+    examples = {name: trained(folder(plan, name)).examples for name in ("random", "equal_usd")}
+    assert examples["equal_usd"] == pytest.approx(1.5 * examples["random"], rel=0.1)
+    row = read_comparison(plan).row("equal_usd")
+    assert row is not None
+    assert row.label == "Random, 1.5 × its examples, for at most equal USD"
+    assert any("more instructions of the" in each and "that equal USD buys" in each for each in told)
 
 
 class ShortRuns(BuiltRuns):
@@ -251,13 +166,13 @@ def test_a_run_that_fails_is_told_and_those_that_need_it_wait(spec: Path) -> Non
     failed = run_all(spec, BuiltRuns(failing=["c-multi_round-s2", "c-random-s1"]))
     assert [each.run for each in failed] == [
         "c-random-s1",
-        "c-equal_usd-s1",
         "c-multi_round-s2",
         "c-random-s2",
         "c-hard_only-s2",
+        "c-equal_usd-s1",
     ]
     assert "the trainer ended" in failed[0].message
-    assert "c-random-s1, which is not finished" in failed[1].message
+    assert "c-random-s1, which is not finished" in failed[-1].message
     compared = read_comparison(open_comparison(spec))
     assert not compared.concludes
     assert [row.name for row in compared.rows] == ["backbone", "S_0", "multi_round", "hard_only", "no_refinement"]

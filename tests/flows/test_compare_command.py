@@ -15,7 +15,8 @@ from tapir_core.errors import BudgetReached
 from tapir_core.paths import comparison_file
 from tapir_core.reporting.arms_report import arms_card
 from tests.conftest import StandingServer
-from tests.flows.test_compare import BuiltRuns, finished, run_all, spec
+from tests.flows.built_comparison import BuiltRuns, run_all
+from tests.flows.test_compare import finished, spec
 from tests.harness.processes import tapir
 from tests.tasks.test_artifacts import find_artifacts
 

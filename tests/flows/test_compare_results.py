@@ -14,7 +14,7 @@ from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import ConfigError
 from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
-from tests.flows.test_compare import BuiltRuns, lay_spec
+from tests.flows.built_comparison import BuiltRuns, lay_spec
 from tests.flows.test_compare_command import command
 
 
@@ -142,6 +142,29 @@ def test_a_result_that_was_matched_to_another_run_of_the_reference_is_refused(el
     file.write_text(json.dumps(told))
     with pytest.raises(ConfigError, match=r"c-random-s1\.json: its tokens or steps are not those of multi_round with"):
         read_comparison(plan, results)
+
+
+def made_by_version(file: Path, stage: str, version: int) -> None:
+    told = json.loads(file.read_text())
+    told["stages"][stage] = version
+    file.write_text(json.dumps(told))
+
+
+def test_runs_that_another_code_made_are_not_set_against_each_other(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    made_by_version(results.path / "c-random-s1.json", "mix", 1)
+    with pytest.raises(ConfigError, match=r"c-random-s1\.json: version 1 of stage mix made it, and a later one c-"):
+        read_comparison(plan, results)
+
+
+def test_figures_of_an_earlier_code_say_so(elsewhere: Path) -> None:
+    plan = open_comparison(elsewhere)
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    assert "earlier" not in read_comparison(plan, results).conditions["Settings"]
+    for file in results.path.iterdir():
+        made_by_version(file, "mix", 1)
+    assert read_comparison(plan, results).conditions["Settings"].endswith(", with earlier versions of stages: mix 1")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])

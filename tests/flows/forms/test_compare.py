@@ -15,7 +15,7 @@ from flows.commands.prefect_process import TAG
 from flows.forms.compare import compare_from_form
 from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file
-from tests.flows.test_compare import BuiltRuns, lay_spec
+from tests.flows.built_comparison import BuiltRuns, lay_spec
 from tests.tasks.test_artifacts import find_artifacts
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

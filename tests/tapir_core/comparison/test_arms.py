@@ -92,12 +92,15 @@ def test_an_arm_of_ones_own_begins_with_the_curriculum_or_a_ready_one(tmp_path: 
     assert [arm.label for arm in arms_of(load_comparison(tmp_path / "c.toml"))][2:] == ["Slow", "half"]
 
 
-def test_runs_go_by_run_seed_the_reference_and_random_first_and_exploratory_arms_have_one(tmp_path: Path) -> None:
+def test_runs_go_by_run_seed_the_reference_and_random_first_and_exploratory_ones_come_last(
+    tmp_path: Path,
+) -> None:
     text = spec(primary=["hard_only", "random", "multi_round"], exploratory=["no_mfd"])
     plan = open_comparison(lay(tmp_path, text))
     assert [each.ref.name for each in plan.runs] == [
-        *("c-multi_round-s1", "c-random-s1", "c-hard_only-s1", "c-no_mfd-s1"),
+        *("c-multi_round-s1", "c-random-s1", "c-hard_only-s1"),
         *("c-multi_round-s2", "c-random-s2", "c-hard_only-s2"),
+        "c-no_mfd-s1",
     ]
 
 
