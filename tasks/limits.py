@@ -45,7 +45,7 @@ def role_of(at: StageAt) -> str:
 
 def asked_of(at: StageAt) -> Literal["student", "judge", "teacher"]:
     """Who is asked in a stage."""
-    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge"}
+    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge", "benchmark": "judge"}
     return asked.get(role_of(at), "teacher")
 
 
