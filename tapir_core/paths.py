@@ -120,13 +120,13 @@ def sweep_report_file(curriculum: str) -> str:
 
 
 def comparison_file(name: str, ending: str) -> str:
-    """What a comparison of arms came to, below the run root: `html`, `json` or `md`."""
+    """What a comparison of arms came to, below the run root: `html` or `json`."""
     return f"{name}-comparison.{ending}"
 
 
 def training_file(folder: str) -> str:
     """What a training came to, in the folder of its checkpoint."""
-    return f"{folder}/training.json"
+    return f"{folder}/{TRAINING_SUMMARY}"
 
 
 def wave_folder(wave: int, step: str) -> str:
