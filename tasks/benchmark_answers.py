@@ -45,8 +45,7 @@ class _Asked(NamedTuple):
 @read_once
 def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """One row a question: question_id, category, turns (list of texts), so that a shard has all turns of its own."""
-    assert at.benchmark is not None
-    by_question = items_of(run, at.benchmark).group_by("question_id", "category", maintain_order=True)
+    by_question = items_of(run, at.benchmark_name).group_by("question_id", "category", maintain_order=True)
     return by_question.agg(turns=pl.col("question"))
 
 
@@ -75,11 +74,10 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
 @read_once
 def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """What a model's file has to all questions."""
-    assert at.benchmark is not None
     assert at.model is not None
-    check_benchmark_files(run, at.benchmark, [f"outputs.{at.model}"])
-    settings = run.kept_config.evaluation.judged[at.benchmark]
-    return given_answers(at.benchmark, at.model, settings, items_of(run, at.benchmark))
+    name = at.benchmark_name
+    check_benchmark_files(run, name, [f"outputs.{at.model}"])
+    return given_answers(name, at.model, run.kept_config.evaluation.judged[name], items_of(run, name))
 
 
 def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
@@ -94,8 +92,7 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 def _ask(
     run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[Message, ...]]
 ) -> list[Outcome]:
-    assert at.benchmark is not None
-    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark)
+    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     requests = [
         make_request(run, "answer", student.voice, messages, benchmark.answering(category, own))
