@@ -90,9 +90,9 @@ class Watch:
         """Count the row; where it failed for good, look whether the stage is lost (`tasks.limits`)."""
         settled = self._settle(outcome)
         if not isinstance(settled, Failure) or settled.retryable:
-            self._count(isinstance(settled, Failure), place=place)
+            self._count(missing=isinstance(settled, Failure), place=place)
             return
-        self._count(False, place=place, failed=settled.kind)
+        self._count(place=place, failed=settled.kind)
         said = _shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(asked_of(self._at), why)

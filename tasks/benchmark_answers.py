@@ -67,7 +67,7 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
                 said[name] = (*messages, Message("assistant", outcome.text))
                 continue
             del said[name]
-            count(isinstance(outcome, Failure) and outcome.retryable)
+            count(missing=isinstance(outcome, Failure) and outcome.retryable)
     return _worked(asked)
 
 
@@ -84,7 +84,7 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     count = current(run).progress.row_counter(at)
     given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
     for _ in range(rows.height):
-        count(False)
+        count()
     made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
 

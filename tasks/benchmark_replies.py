@@ -100,7 +100,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
     asked = [game.question_id for game in games if game.text is not None]
     left, lacking = Counter(asked), set[str]()
     for _ in {game.question_id for game in games} - left.keys():
-        count(False)
+        count()
 
     def on_outcome(place: int, outcome: Outcome) -> None:
         question = asked[place]
@@ -108,7 +108,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
         if isinstance(outcome, Failure) and outcome.retryable:
             lacking.add(question)
         if not left[question]:
-            count(question in lacking)
+            count(missing=question in lacking)
 
     return on_outcome
 

@@ -40,7 +40,7 @@ class StageProgress:
 class CountRow(Protocol):
     """Counts one row."""
 
-    def __call__(self, missing: bool, *, place: int = -1, failed: str = "") -> None:
+    def __call__(self, *, missing: bool = False, place: int = -1, failed: str = "") -> None:
         """It is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``.
 
         ``place`` is where it stands in the list that its shard asks.
@@ -105,7 +105,7 @@ class Progress:
         """A function, for any thread, that counts one row of this thread's shard."""
         key = at, _SHARD.get()
 
-        def count(missing: bool, *, place: int = -1, failed: str = "") -> None:
+        def count(*, missing: bool = False, place: int = -1, failed: str = "") -> None:
             with self._lock:
                 tally = self._counted.setdefault(key, _Tally())
                 tally.done += not missing
