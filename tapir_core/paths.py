@@ -90,7 +90,7 @@ SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
 
 COMPARE_PLACE = ".tapir/compare"
-"""The same of a comparison."""
+"""In a run's place, where a comparison in one process keeps Prefect's log and results."""
 
 STORE = ".tapir/store.sqlite"
 FLEET_SECRET = ".tapir/fleet-secret"

@@ -84,7 +84,7 @@ class RunFolder:
 
     @cached_property
     def kept_config(self) -> RunConfig:
-        """The same, with the kept file in place of each address of a benchmark: what stages read files by."""
+        """`config`, with the kept file in place of each address of a benchmark: what stages read files by."""
         return with_kept_files(self.config, self.record.ingredients)
 
     def key(

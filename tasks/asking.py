@@ -76,7 +76,7 @@ def make_request(
 class Watch:
     """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
 
-    ``settle`` makes a failure of an answer that is of no use.
+    ``settle`` turns an answer that is of no use into the failure it counts as.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Watch:
 
     @property
     def first(self) -> int:
-        """How many rows to bring to their end before the rest: enough to know a stage that is lost, while it is new."""
+        """How many rows to finish first, so that a lost stage is known early; 0 once that many were reached."""
         enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
         return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
 

@@ -51,6 +51,6 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
 
 
 def _digest(run: RunFolder, at: StageAt) -> str:
-    """First digits of what a model's file holds."""
+    """First 12 hex digits of the SHA-256 of a model's file."""
     [file] = outputs_file(run.config, at)
     return run.record.ingredients[file][:_DIGITS]

@@ -1,4 +1,7 @@
-"""What a run is doing now, for the terminal: stages, shards, rows, spend, missing. Thread-safe, knows no display."""
+"""What a run is doing now: stages, shards, rows, missing, and who is asked no more. Thread-safe, knows no display.
+
+The terminal shows it; by it `tasks.asking` gives a lost stage up.
+"""
 
 import threading
 import time
@@ -139,7 +142,7 @@ class Progress:
         self._change(at, note=text)
 
     def note_current(self, text: str) -> None:
-        """The same, of the stage that began last and still works: what an engine reports that serves no stage alone."""
+        """Note on the stage that began last and still works, for an engine that serves no one stage."""
         with self._lock:
             working = [stage for stage in self._stages.values() if stage.ended is None]
             if working:

@@ -55,7 +55,7 @@ def conditions_table(conditions: Mapping[str, str]) -> Table:
 
 
 def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
-    """The same on three lines."""
+    """The conditions on three lines of text."""
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
 
 

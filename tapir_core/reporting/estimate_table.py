@@ -25,7 +25,7 @@ def stage_table(estimate: Estimate) -> Table:
 
 
 def role_table(estimate: Estimate) -> Table:
-    """The same by what calls are for: an expansion is labelled and answered, too."""
+    """What the calls of each role will take, with a total: an expansion is labelled and answered, too."""
     rows = [_row(each)[:-1] for each in (*estimate.roles, estimate.charged, estimate.total)]
     return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
 
