@@ -23,7 +23,7 @@ def summarise_decontamination(look: Look) -> Decontamination | None:
     pool = look.rows(StageAt("contaminated"))
     if pool is None:
         return None
-    rounds = range(1, look.run.config.run.rounds + 1)
+    rounds = look.run.config.round_numbers
     found = {number: rows for number in rounds if (rows := look.rows(StageAt("contaminated", number))) is not None}
     expansion = Counter(name for rows in found.values() for name in rows["benchmark"])
     in_pool = Counter(pool["benchmark"])

@@ -111,8 +111,7 @@ def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
 
 
 def _stages(summary: RunSummary, name: str) -> Iterable[StageSummary]:
-    everything = (*summary.stages, *(stage for each in summary.rounds for stage in each.stages))
-    return (stage for stage in everything if stage.name == name)
+    return (stage for stage in summary.all_stages if stage.name == name)
 
 
 def _added(one: Span, other: Span) -> Span:
