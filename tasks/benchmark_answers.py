@@ -14,7 +14,7 @@ from tapir_core.evaluation.benchmarks import benchmark_of, given_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import count_paid, ending_of, make_request, worked
+from tasks.asking import ANSWER_COLUMNS, answer_cells, count_paid, make_request, worked
 from tasks.benchmarks import items_of
 from tasks.ingredients import check_benchmark_files
 from tasks.inputs import read_once
@@ -22,15 +22,6 @@ from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["asked_questions", "benchmark_answers_shard"]
-
-_ANSWERS = {
-    "question_id": pl.String,
-    "turn": pl.Int64,
-    "response": pl.String,
-    "finish_reason": pl.String,
-    "prompt_tokens": pl.Int64,
-    "completion_tokens": pl.Int64,
-}
 
 
 class _Asked(NamedTuple):
@@ -104,21 +95,15 @@ def _ask(
 def _worked(asked: Sequence[_Asked]) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
-        (each.question_id, each.turn, *_cells(each.outcome))
+        (each.question_id, each.turn, *answer_cells(each.outcome))
         for each in asked
         if isinstance(each.outcome, Answer) or not each.outcome.retryable
     ]
     outcomes = [each.outcome for each in asked]
     shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
     return worked(
-        pl.DataFrame(rows, schema=_ANSWERS, orient="row"),
+        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **ANSWER_COLUMNS}, orient="row"),
         count_paid(outcomes),
         pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
         outcomes,
     )
-
-
-def _cells(outcome: Outcome) -> tuple[object, ...]:
-    if isinstance(outcome, Answer):
-        return outcome.text, outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens
-    return None, ending_of(outcome), 0, 0
