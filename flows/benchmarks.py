@@ -20,7 +20,7 @@ __all__ = ["ask_benchmark", "read_benchmark"]
 
 def read_benchmark(ref: RunRef, name: str, models: Sequence[str] = ()) -> None:
     """Read a benchmark's files, and those of ``models``: what is wrong with them is known before anybody is asked."""
-    run_stage(ref, benchmark_items, None, None, name)
+    run_stage(ref, benchmark_items, benchmark=name)
     for model in models:
         answers_at, *_ = benchmark_stages(name, model)
         run_shards(ref, answers_at, benchmark_answers_shard, _questions(RunFolder(ref), name))
@@ -44,8 +44,8 @@ def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_terminal: bool 
         seal_stage(ref, replies)
     else:
         seal_stage(ref, answers)
-        run_stage(ref, benchmark_marks, scores_at.round, None, name)
-    run_stage(ref, benchmark_scores, scores_at.round, None, name, scores_at.model)
+        run_stage(ref, benchmark_marks, scores_at.round, benchmark=name)
+    run_stage(ref, benchmark_scores, scores_at.round, benchmark=name, model=scores_at.model)
 
 
 def _questions(run: RunFolder, name: str) -> int:

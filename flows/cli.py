@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
 from flows.commands.evaluate import evaluate
 from flows.commands.export import export
+from flows.commands.lines import console, errors, print_line, say
 from flows.commands.run_names import run_ref
 from flows.commands.side_by_side import side_by_side
 from flows.commands.standin import standin_app
@@ -45,9 +45,6 @@ app.command()(compare)
 app.command("side-by-side")(side_by_side)
 app.command()(evaluate)
 app.command()(export)
-
-console = Console()
-errors = Console(stderr=True)
 
 ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
@@ -99,18 +96,18 @@ def run(
     from tapir_core.reporting.summary import summarise
 
     settings = read_config(config, overrides or [], name, until=until)
-    with hold_run(settings, say=_say, amend=amend) as opened:
+    with hold_run(settings, say=say, amend=amend) as opened:
         if is_done(opened, until):
-            _say(f"run {opened.ref.name} has nothing left to do")
+            say(f"run {opened.ref.name} has nothing left to do")
             if not opened.storage.exists(REPORT):
                 report(opened.ref.name, opened.ref.root)
         else:
             save_estimate(opened)
-            _say("connecting to Prefect")
+            say("connecting to Prefect")
             with connect_prefect(opened.ref) as address:
                 from flows.commands.distil import distil_shown
 
-                _say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
+                say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
                 distil_shown(opened, console, until)
         summary = summarise(opened)
         print_summary(console, summary)
@@ -149,7 +146,7 @@ def judge_check(
     from flows.commands.judge_check_report import print_check
     from tapir_core.config.load import load_config
 
-    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=_say)
+    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=say)
     if as_json:
         typer.echo(found.to_json())
     else:
@@ -175,8 +172,8 @@ def retry_judge_again(
 
     if also not in (None, "terminal"):
         raise ConfigError(f"--also {also}: only `terminal` is known")
-    with hold_known_run(run_ref(name, root), say=_say) as opened:
-        ask_again(opened, round_number, console, say=_say, also_terminal=also == "terminal", go_on=go_on)
+    with hold_known_run(run_ref(name, root), say=say) as opened:
+        ask_again(opened, round_number, console, say=say, also_terminal=also == "terminal", go_on=go_on)
 
 
 @app.command()
@@ -203,7 +200,7 @@ def ask(
     """Let the trained student answer."""
     from flows.commands.ask import ask_student_once
 
-    console.print(ask_student_once(run_ref(name, root), text, round_number, say=_say), markup=False, highlight=False)
+    console.print(ask_student_once(run_ref(name, root), text, round_number, say=say), markup=False, highlight=False)
 
 
 @app.command()
@@ -213,7 +210,7 @@ def report(name: RunName, root: Root = "runs") -> None:
 
     folder = RunFolder(run_ref(name, root))
     _ = folder.record
-    console.print(f"report: {write_report(folder)}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"report: {write_report(folder)}")
 
 
 @app.command()
@@ -226,7 +223,7 @@ def move(
     """Copy a run to another root, local or on S3, and verify every file; given again, it goes on."""
     from flows.commands.move import move_run
 
-    move_run(run_ref(name, root), to, console, say=_say, remove=remove)
+    move_run(run_ref(name, root), to, console, say=say, remove=remove)
 
 
 @app.command()
@@ -252,7 +249,7 @@ def up(
     if gpu_workers not in (None, server.gpu_workers):
         raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
     for made in deploy(server.api, root, again=stood is None):
-        _say(f"applied {made}")
+        say(f"applied {made}")
     wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
     console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
     console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
@@ -280,10 +277,6 @@ def deploy(root: Root = "runs") -> None:
     console.print(
         f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
     )
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

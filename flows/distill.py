@@ -65,7 +65,7 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
             run_stage(ref, train, 0)
             evaluate_student(ref, 0, each_round)
             publish_round(ref, 0)
-        for number in range(1, run.config.run.rounds + 1):
+        for number in run.config.round_numbers:
             with tags(f"round-{number}"):
                 rounds.append(round_flow(ref, number))
             if rounds[-1]["stopped"]:

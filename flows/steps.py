@@ -39,15 +39,21 @@ class Shards:
     done: DatasetRef | None = None
 
 
-def run_stage(ref: RunRef, stage: Any, *place: Any) -> DatasetRef:
-    """Do a stage that is one task, or nothing when it holds; ``place`` is its round, wave and benchmark.
+def run_stage(ref: RunRef, stage: Any, number: int | None = None, **place: Any) -> DatasetRef:
+    """Do a stage that is one task, or nothing when it holds.
+
+    Args:
+        ref: The run.
+        stage: The stage's task.
+        number: Its round; nothing for the stages that run once.
+        place: Its wave, benchmark and model, as far as it has them: fields of `StageAt`.
 
     Raises:
         Reached: the user wants no more than this stage.
     """
-    run, at = RunFolder(ref), StageAt(stage.name, *place)
+    run, at = RunFolder(ref), StageAt(stage.name, number, **place)
     with late_tags():
-        made: DatasetRef = run.holds(at) or stage(ref, *place)
+        made: DatasetRef = run.holds(at) or stage(ref, number, **place)
     end_if_reached(run, at)
     return made
 

@@ -17,8 +17,7 @@ Json = Any
 
 def asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
     """The benchmark that a stage belongs to."""
-    assert at.benchmark is not None, f"{at.name} is a stage of a benchmark"
-    return config.evaluation.asked[at.benchmark]
+    return config.evaluation.asked[at.benchmark_name]
 
 
 def items(config: RunConfig, at: StageAt) -> Json:

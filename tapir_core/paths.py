@@ -90,7 +90,7 @@ SWEEP_PLACE = ".tapir/sweep"
 """In a run's place, where a sweep in one process keeps Prefect's log and results."""
 
 COMPARE_PLACE = ".tapir/compare"
-"""The same of a comparison."""
+"""In a run's place, where a comparison in one process keeps Prefect's log and results."""
 
 STORE = ".tapir/store.sqlite"
 FLEET_SECRET = ".tapir/fleet-secret"
@@ -120,13 +120,13 @@ def sweep_report_file(curriculum: str) -> str:
 
 
 def comparison_file(name: str, ending: str) -> str:
-    """What a comparison of arms came to, below the run root: `html`, `json` or `md`."""
+    """What a comparison of arms came to, below the run root: `html` or `json`."""
     return f"{name}-comparison.{ending}"
 
 
 def training_file(folder: str) -> str:
     """What a training came to, in the folder of its checkpoint."""
-    return f"{folder}/training.json"
+    return f"{folder}/{TRAINING_SUMMARY}"
 
 
 def wave_folder(wave: int, step: str) -> str:

@@ -84,8 +84,13 @@ class RunFolder:
 
     @cached_property
     def kept_config(self) -> RunConfig:
-        """The same, with the kept file in place of each address of a benchmark: what stages read files by."""
+        """`config`, with the kept file in place of each address of a benchmark: what stages read files by."""
         return with_kept_files(self.config, self.record.ingredients)
+
+    @property
+    def trained_rounds(self) -> list[int]:
+        """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
+        return [number for number in range(self.config.run.rounds + 1) if self.holds(StageAt("train", number))]
 
     def key(
         self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None, *, made_by: str | None = None

@@ -38,6 +38,12 @@ class StageAt:
         return self.round
 
     @property
+    def benchmark_name(self) -> str:
+        """The benchmark, of a stage that belongs to one."""
+        assert self.benchmark is not None, f"{self.name} is no stage of a benchmark"
+        return self.benchmark
+
+    @property
     def folder(self) -> str:
         """Where its rows lie in the run folder."""
         place = PLACES[self.name]

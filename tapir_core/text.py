@@ -1,11 +1,11 @@
-"""Text as identity: normal form, ids and digests. Every id in a run folder is made here."""
+"""Text as identity: normal form, ids and digests; and one line of it to show. Every id in a run folder is made here."""
 
 import hashlib
 import json
 import unicodedata
 from typing import Any
 
-__all__ = ["canonical_json", "digest", "instruction_id", "normalise"]
+__all__ = ["canonical_json", "digest", "instruction_id", "normalise", "shorten"]
 
 
 def normalise(text: str) -> str:
@@ -32,3 +32,9 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """sha256 (hex) of ``canonical_json(value)``."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def shorten(text: str, characters: int) -> str:
+    """The text on one line; of a longer one so many characters, and "…"."""
+    line = " ".join(text.split())
+    return line if len(line) <= characters else f"{line[:characters]}…"

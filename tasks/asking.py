@@ -20,7 +20,9 @@ from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
 __all__ = [
+    "ANSWER_COLUMNS",
     "Watch",
+    "answer_cells",
     "answer_rows",
     "chat",
     "check_lacking",
@@ -34,6 +36,14 @@ __all__ = [
     "text_of",
     "worked",
 ]
+
+ANSWER_COLUMNS = {
+    "response": pl.String,
+    "finish_reason": pl.String,
+    "prompt_tokens": pl.Int64,
+    "completion_tokens": pl.Int64,
+}
+"""Columns of every table of answers; one row an answer or a terminal failure."""
 
 MOST_SAMPLES = 10
 """Failed rows that a shard shows."""
@@ -76,7 +86,7 @@ def make_request(
 class Watch:
     """Follows what one shard asks: moves the progress of its stage a row an outcome, and gives a lost stage up.
 
-    ``settle`` makes a failure of an answer that is of no use.
+    ``settle`` turns an answer that is of no use into the failure it counts as.
     """
 
     def __init__(
@@ -90,9 +100,9 @@ class Watch:
         """Count the row; where it failed for good, look whether the stage is lost (`tasks.limits`)."""
         settled = self._settle(outcome)
         if not isinstance(settled, Failure) or settled.retryable:
-            self._count(isinstance(settled, Failure), place=place)
+            self._count(missing=isinstance(settled, Failure), place=place)
             return
-        self._count(False, place=place, failed=settled.kind)
+        self._count(place=place, failed=settled.kind)
         said = _shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(asked_of(self._at), why)
@@ -103,7 +113,7 @@ class Watch:
 
     @property
     def first(self) -> int:
-        """How many rows to bring to their end before the rest: enough to know a stage that is lost, while it is new."""
+        """How many rows to finish first, so that a lost stage is known early; 0 once that many were reached."""
         enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
         return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
 
@@ -186,6 +196,12 @@ def text_of(outcome: Outcome) -> str | None:
     return outcome.text if isinstance(outcome, Answer) else None
 
 
+def answer_cells(outcome: Outcome) -> tuple[object, ...]:
+    """The cells of an outcome under `ANSWER_COLUMNS`; a failure has no response and no tokens."""
+    tokens = (outcome.prompt_tokens, outcome.completion_tokens) if isinstance(outcome, Answer) else (0, 0)
+    return (text_of(outcome), ending_of(outcome), *tokens)
+
+
 def answer_rows(
     asked: pl.DataFrame, outcomes: Sequence[Outcome], settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
 ) -> Worked:
@@ -194,26 +210,12 @@ def answer_rows(
     A terminal failure keeps its row: no response, and the kind of failure as finish reason. ``settle`` says which
     answers are of no use, and count as failed.
     """
-    rows: list[tuple[object, ...]] = []
-    for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True):
-        if isinstance(outcome, Answer):
-            row = (
-                instruction_id,
-                outcome.text,
-                outcome.finish_reason,
-                outcome.prompt_tokens,
-                outcome.completion_tokens,
-            )
-            rows.append(row)
-        elif not outcome.retryable:
-            rows.append((instruction_id, None, ending_of(outcome), 0, 0))
-    schema = {
-        "instruction_id": pl.String,
-        "response": pl.String,
-        "finish_reason": pl.String,
-        "prompt_tokens": pl.Int64,
-        "completion_tokens": pl.Int64,
-    }
+    rows = [
+        (instruction_id, *answer_cells(outcome))
+        for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True)
+        if isinstance(outcome, Answer) or not outcome.retryable
+    ]
+    schema = {"instruction_id": pl.String, **ANSWER_COLUMNS}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     failed = Counter(f"failed_{each.kind}" for each in outcomes if isinstance(each, Failure) and not each.retryable)
     return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))

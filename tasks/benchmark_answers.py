@@ -14,7 +14,7 @@ from tapir_core.evaluation.benchmarks import benchmark_of, given_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
-from tasks.asking import count_paid, ending_of, make_request, worked
+from tasks.asking import ANSWER_COLUMNS, answer_cells, count_paid, make_request, worked
 from tasks.benchmarks import items_of
 from tasks.ingredients import check_benchmark_files
 from tasks.inputs import read_once
@@ -22,15 +22,6 @@ from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["asked_questions", "benchmark_answers_shard"]
-
-_ANSWERS = {
-    "question_id": pl.String,
-    "turn": pl.Int64,
-    "response": pl.String,
-    "finish_reason": pl.String,
-    "prompt_tokens": pl.Int64,
-    "completion_tokens": pl.Int64,
-}
 
 
 class _Asked(NamedTuple):
@@ -45,8 +36,7 @@ class _Asked(NamedTuple):
 @read_once
 def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """One row a question: question_id, category, turns (list of texts), so that a shard has all turns of its own."""
-    assert at.benchmark is not None
-    by_question = items_of(run, at.benchmark).group_by("question_id", "category", maintain_order=True)
+    by_question = items_of(run, at.benchmark_name).group_by("question_id", "category", maintain_order=True)
     return by_question.agg(turns=pl.col("question"))
 
 
@@ -68,25 +58,24 @@ def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
                 said[name] = (*messages, Message("assistant", outcome.text))
                 continue
             del said[name]
-            count(isinstance(outcome, Failure) and outcome.retryable)
+            count(missing=isinstance(outcome, Failure) and outcome.retryable)
     return _worked(asked)
 
 
 @read_once
 def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """What a model's file has to all questions."""
-    assert at.benchmark is not None
     assert at.model is not None
-    check_benchmark_files(run, at.benchmark, [f"outputs.{at.model}"])
-    settings = run.kept_config.evaluation.judged[at.benchmark]
-    return given_answers(at.benchmark, at.model, settings, items_of(run, at.benchmark))
+    name = at.benchmark_name
+    check_benchmark_files(run, name, [f"outputs.{at.model}"])
+    return given_answers(name, at.model, run.kept_config.evaluation.judged[name], items_of(run, name))
 
 
 def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     count = current(run).progress.row_counter(at)
     given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
     for _ in range(rows.height):
-        count(False)
+        count()
     made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
     return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
 
@@ -94,8 +83,7 @@ def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 def _ask(
     run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[Message, ...]]
 ) -> list[Outcome]:
-    assert at.benchmark is not None
-    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark)
+    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     requests = [
         make_request(run, "answer", student.voice, messages, benchmark.answering(category, own))
@@ -107,21 +95,15 @@ def _ask(
 def _worked(asked: Sequence[_Asked]) -> Worked:
     """A terminal failure keeps its row without a response; what another try may bring has none."""
     rows = [
-        (each.question_id, each.turn, *_cells(each.outcome))
+        (each.question_id, each.turn, *answer_cells(each.outcome))
         for each in asked
         if isinstance(each.outcome, Answer) or not each.outcome.retryable
     ]
     outcomes = [each.outcome for each in asked]
     shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
     return worked(
-        pl.DataFrame(rows, schema=_ANSWERS, orient="row"),
+        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **ANSWER_COLUMNS}, orient="row"),
         count_paid(outcomes),
         pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
         outcomes,
     )
-
-
-def _cells(outcome: Outcome) -> tuple[object, ...]:
-    if isinstance(outcome, Answer):
-        return outcome.text, outcome.finish_reason, outcome.prompt_tokens, outcome.completion_tokens
-    return None, ending_of(outcome), 0, 0

@@ -37,9 +37,8 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
 
 
 def _harness(run: RunFolder, at: StageAt) -> Harness:
-    assert at.benchmark is not None
-    settings = run.kept_config.evaluation.asked[at.benchmark]
+    settings = run.kept_config.evaluation.asked[at.benchmark_name]
     assert isinstance(settings, LmEvalBenchmark)
     runtime = current(run)
     log = run.workplace.local(log_file("lm-eval"))
-    return Harness(at.benchmark, settings, log, lambda: runtime.check_stop(at))
+    return Harness(at.benchmark_name, settings, log, lambda: runtime.check_stop(at))

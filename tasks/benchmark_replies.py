@@ -23,10 +23,9 @@ __all__ = ["benchmark_replies_shard", "forget_failed"]
 @shard_task("benchmark_replies", reads="benchmark_answers")
 def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
-    assert at.benchmark is not None
     runtime, games = current(run), _games(run, at, rows)
     asked = [game for game in games if game.text is not None]
-    judge, reasks = runtime.benchmark_judge(at.benchmark), run.config.evaluation.judged[at.benchmark].reasks
+    judge, reasks = runtime.benchmark_judge(at.benchmark_name), run.config.evaluation.judged[at.benchmark_name].reasks
     requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
     parsed = ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
@@ -44,11 +43,10 @@ def forget_failed(run: RunFolder, at: StageAt) -> int:
     Raises:
         ConfigError: the store lacks replies of judgments that are scored, which would be paid for again.
     """
-    assert at.benchmark is not None
     scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
     lacking = len(scored) - current(run).calls.count_stored(_requests(run, at, scored))
     check_lacking(run, at, lacking, "`tapir evaluate`")
-    reasks = run.config.evaluation.judged[at.benchmark].reasks
+    reasks = run.config.evaluation.judged[at.benchmark_name].reasks
     return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
 
 
@@ -63,18 +61,16 @@ def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
 
 def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
     """All judgments to be made on these answers."""
-    assert at.benchmark is not None
-    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
-    prompts = {name: runtime.prompt(name) for name in settings.prompts}
-    items = items_of(run, at.benchmark).filter(pl.col("question_id").is_in(answers["question_id"].unique().implode()))
-    benchmark = judged_one(run.config, at.benchmark)
+    runtime, benchmark = current(run), judged_one(run.config, at.benchmark_name)
+    prompts = {name: runtime.prompt(name) for name in run.config.evaluation.judged[at.benchmark_name].prompts}
+    questions = answers["question_id"].unique().implode()
+    items = items_of(run, at.benchmark_name).filter(pl.col("question_id").is_in(questions))
     return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
 
 
 def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
-    assert at.benchmark is not None
-    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark]
-    voice = runtime.benchmark_judge(at.benchmark).voice
+    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark_name]
+    voice = runtime.benchmark_judge(at.benchmark_name).voice
     prompts = {name: runtime.prompt(name) for name in settings.prompts}
     return [
         make_request(
@@ -91,8 +87,7 @@ def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Reques
 
 
 def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Reading | Unparsed]:
-    assert at.benchmark is not None
-    benchmark = judged_one(run.config, at.benchmark)
+    benchmark = judged_one(run.config, at.benchmark_name)
     return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
 
 
@@ -105,7 +100,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
     asked = [game.question_id for game in games if game.text is not None]
     left, lacking = Counter(asked), set[str]()
     for _ in {game.question_id for game in games} - left.keys():
-        count(False)
+        count()
 
     def on_outcome(place: int, outcome: Outcome) -> None:
         question = asked[place]
@@ -113,7 +108,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
         if isinstance(outcome, Failure) and outcome.retryable:
             lacking.add(question)
         if not left[question]:
-            count(question in lacking)
+            count(missing=question in lacking)
 
     return on_outcome
 

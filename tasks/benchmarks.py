@@ -24,7 +24,7 @@ _DIGITS = 12
 @stage_task("benchmark_items")
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark; lm-evaluation-harness reads its own."""
-    name = _name(at)
+    name = at.benchmark_name
     check_benchmark_files(run, name)
     judged = name in run.config.evaluation.judged
     return Worked(judged_one(run.kept_config, name).items() if judged else harness_questions(run, at))
@@ -39,7 +39,7 @@ def items_of(run: RunFolder, name: str) -> pl.DataFrame:
 @stage_task("benchmark_scores")
 def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     """Figures of one student, with what stands beside them."""
-    name = _name(at)
+    name = at.benchmark_name
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
     exchanges = exchanges_of(items_of(run, name), answers)
@@ -51,11 +51,6 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
 
 
 def _digest(run: RunFolder, at: StageAt) -> str:
-    """First digits of what a model's file holds."""
+    """First 12 hex digits of the SHA-256 of a model's file."""
     [file] = outputs_file(run.config, at)
     return run.record.ingredients[file][:_DIGITS]
-
-
-def _name(at: StageAt) -> str:
-    assert at.benchmark is not None
-    return at.benchmark

@@ -65,8 +65,9 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
     was stopped before its seal, no verdict is known, and every stored reply is looked at.
     """
     unscored = None if run.holds(at) is None else run.rows(at).filter(status="unscored")
-    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
-    return sum(forget_judge(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, unscored))
+    runtime = current(run)
+    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
+    return sum(forget_judge(runtime, role, prompt, texts) for role, texts in asked_for(run, at, unscored))
 
 
 def check_stored(run: RunFolder, at: StageAt) -> None:
@@ -76,27 +77,26 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
         ConfigError: some would be paid for again.
     """
     scored = run.rows(at).filter(status="scored")
-    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
-    lacking = sum(count_lacking(runtime, role, prompt, texts) for runtime, role, texts in asked_for(run, at, scored))
+    runtime = current(run)
+    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
+    lacking = sum(count_lacking(runtime, role, prompt, texts) for role, texts in asked_for(run, at, scored))
     check_lacking(run, at, lacking, "the run's own command")
 
 
-def asked_for(
-    run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None
-) -> Iterator[tuple[Runtime, Role, dict[Place, str]]]:
+def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> Iterator[tuple[Role, dict[Place, str]]]:
     """Each judge with what it was asked for these verdicts of its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
     prompt, answers = runtime.prompt(PROMPTS[settings.mode]), run.rows(StageAt("answer", at.number))
     rows = _with_both_answers(run, at, answers).filter(pl.col("student").is_not_null())
     for name, role in runtime.judges.items():
         if verdicts is None:
-            yield runtime, role, render_texts(settings, prompt, rows.to_dicts())
+            yield role, render_texts(settings, prompt, rows.to_dicts())
             continue
         places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
         ids = [instruction_id for instruction_id, _ in places]
         texts = render_texts(settings, prompt, rows.filter(pl.col("instruction_id").is_in(ids)).to_dicts())
         pairs = settings.mode == "pairwise"
-        yield runtime, role, {place: text for place, text in texts.items() if not pairs or place in places}
+        yield role, {place: text for place, text in texts.items() if not pairs or place in places}
 
 
 def _ask_all(

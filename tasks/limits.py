@@ -31,11 +31,10 @@ _OTHER_ROLES = {
 """Role of a stage's calls, where the stage is not named as the role."""
 
 _DECLINED = ("refused", "bad_reply")
-"""Waves ask for the task types that are short: what a teacher declines of them stays short, and is reported as that."""
-
+"""Do not count in a wave: the task type stays short, and the shortfall is reported."""
 
 _UNCHECKED = "wave_examined"
-"""Asks in several roles; what it does not get its gates reject and report."""
+"""This stage asks in several roles; its gates reject and report what it did not get."""
 
 
 def role_of(at: StageAt) -> str:
@@ -45,7 +44,7 @@ def role_of(at: StageAt) -> str:
 
 def asked_of(at: StageAt) -> Literal["student", "judge", "teacher"]:
     """Who is asked in a stage."""
-    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge"}
+    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge", "benchmark": "judge"}
     return asked.get(role_of(at), "teacher")
 
 
@@ -97,7 +96,7 @@ def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, conf
     Args:
         at: a stage under way.
         so_far: kind of terminal failure → rows.
-        asked: of so many.
+        asked: requests that these rows are a part of.
         said: what came in place of one.
         config: of its run.
     """

@@ -1,4 +1,7 @@
-"""What a run is doing now, for the terminal: stages, shards, rows, spend, missing. Thread-safe, knows no display."""
+"""What a run is doing now: stages, shards, rows, missing, and who is asked no more. Thread-safe, knows no display.
+
+The terminal shows it; by it `tasks.asking` gives a lost stage up.
+"""
 
 import threading
 import time
@@ -40,7 +43,7 @@ class StageProgress:
 class CountRow(Protocol):
     """Counts one row."""
 
-    def __call__(self, missing: bool, *, place: int = -1, failed: str = "") -> None:
+    def __call__(self, *, missing: bool = False, place: int = -1, failed: str = "") -> None:
         """It is done, or ``missing`` for now; one that is done may have failed for good, as the kind ``failed``.
 
         ``place`` is where it stands in the list that its shard asks.
@@ -105,7 +108,7 @@ class Progress:
         """A function, for any thread, that counts one row of this thread's shard."""
         key = at, _SHARD.get()
 
-        def count(missing: bool, *, place: int = -1, failed: str = "") -> None:
+        def count(*, missing: bool = False, place: int = -1, failed: str = "") -> None:
             with self._lock:
                 tally = self._counted.setdefault(key, _Tally())
                 tally.done += not missing
@@ -139,7 +142,7 @@ class Progress:
         self._change(at, note=text)
 
     def note_current(self, text: str) -> None:
-        """The same, of the stage that began last and still works: what an engine reports that serves no stage alone."""
+        """Note on the stage that began last and still works, for an engine that serves no one stage."""
         with self._lock:
             working = [stage for stage in self._stages.values() if stage.ended is None]
             if working:

@@ -40,9 +40,10 @@ def make_run_with_gaps(
 
 def store_verdicts(run: RunFolder, at: StageAt) -> None:
     """Put replies to all verdicts of a built run into the store, where a run that was really judged has them."""
-    prompt = current(run).prompt(PROMPTS[run.config.judge.mode])
+    runtime = current(run)
+    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
     with AnswerStore(store_url(run.config)) as store:
-        for runtime, role, texts in asked_for(run, at, run.rows(at)):
+        for role, texts in asked_for(run, at, run.rows(at)):
             for request in judge_requests(runtime, role, prompt, texts):
                 store.put(request.key, request, Reply(Answer("Scores: [[4, 7]]", "stop", 10, 5))).result()
     close_all()

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from tapir_core.calls import Failure
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
 from tasks.asking import chat, make_request
 from tasks.runtime import close_all, current
 
@@ -20,7 +19,7 @@ def ask_student_once(ref: RunRef, text: str, number: int | None, *, say: Callabl
         EngineError: the student did not answer.
     """
     run = RunFolder(ref)
-    trained = [each for each in range(run.config.run.rounds + 1) if run.holds(StageAt("train", each))]
+    trained = run.trained_rounds
     if not trained or (number is not None and number not in trained):
         wanted = "no round" if number is None else f"round {number}"
         raise ConfigError(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from flows.commands.lines import console, errors
 from tapir_core.config.backbones import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import BACKBONES
@@ -18,9 +18,6 @@ REGISTERED = "tapir.backbone.registered"
 """The event on which deployments/prefect.yaml starts a sweep."""
 
 backbone_app = typer.Typer(help="The list of backbones that a curriculum is run for.", no_args_is_help=True)
-
-console = Console()
-errors = Console(stderr=True)
 
 
 @backbone_app.callback()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.lines import console, errors, print_line, say
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import COMPARE_PLACE
 from tapir_core.run_folder import RunFolder, RunRef
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from tapir_core.comparison.outcome import Training
 
 __all__ = ["compare"]
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def compare(
@@ -56,13 +54,13 @@ def compare(
 
         @cache
         def connect() -> None:
-            _say("connecting to Prefect")
+            say("connecting to Prefect")
             server = connect_prefect(RunRef(asked.plan.root, COMPARE_PLACE))
-            _say(f"Prefect UI {servers.enter_context(server)} while it runs")
+            say(f"Prefect UI {servers.enter_context(server)} while it runs")
 
         engines = _Engines(connect, errors if markdown else console)
-        drive = partial(drive_run, asked.plan, engines=engines, say=_say)
-        failed = run_comparison(asked.plan, asked.chosen, drive, say=_say, results=asked.results)
+        drive = partial(drive_run, asked.plan, engines=engines, say=say)
+        failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
         compared = read_comparison(asked.plan, asked.results)
         if compared.rows:
             page, card = write_arms(compared, asked.plan.root), arms_card(compared)
@@ -89,7 +87,7 @@ def _stands(root: str) -> bool:
     try:
         return server_stands(root)
     except MissingPrerequisite as error:
-        _say(f"not shown in Prefect's UI: {error}")
+        say(f"not shown in Prefect's UI: {error}")
         return False
 
 
@@ -125,8 +123,4 @@ def _print(compared: "ComparedArms", page: str) -> None:
     for table in narrow_tables(compared):
         print_table(console, table, wrap=True)
     for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, sentence)

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from flows.commands.lines import print_line
 from flows.commands.terminal import print_table
 from tapir_core.estimate.types import Estimate
 from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
@@ -18,4 +19,4 @@ def print_estimate(console: Console, estimate: Estimate) -> None:
         console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print("Assumptions", style="bold")
     for sentence in estimate.assumptions:
-        console.print(f"- {sentence}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"- {sentence}")

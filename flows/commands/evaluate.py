@@ -6,15 +6,12 @@ With `--annotations` it computes a benchmark's figures from judgments that are t
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from flows.commands.lines import console, say
 from flows.commands.run_names import run_ref
 from tapir_core.errors import ConfigError
 
 __all__ = ["evaluate"]
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def evaluate(
@@ -87,7 +84,7 @@ def evaluate(
         max_failed_share=MAX_FAILED_SHARE if max_failed_share is None else max_failed_share,
         as_json=as_json,
         console=console,
-        say=_say,
+        say=say,
     )
 
 
@@ -105,11 +102,11 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
 
-    with hold_known_run(run_ref(name, root), say=_say) as run:
+    with hold_known_run(run_ref(name, root), say=say) as run:
         benchmarks = find_benchmarks(run, benchmark)
         compared = find_students(run, which, benchmarks)
         if unscored_students(run, compared, benchmarks, also_terminal=also_terminal):
-            _say("connecting to Prefect")
+            say("connecting to Prefect")
             with connect_prefect(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
@@ -124,9 +121,5 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
         for table in tables:
             if table.rows:
                 print_table(console, table, wrap=True)
-        _say(f"report: {report_path(summary)}")
+        say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)

@@ -4,14 +4,11 @@ from importlib.resources import files
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from flows.commands.lines import console, say
 from flows.commands.run_names import run_ref
 
 __all__ = ["export"]
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def export(
@@ -38,15 +35,11 @@ def export(
     run = RunFolder(run_ref(name, root))
     number = find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
-    record = export_student(run, number, folder, model_card(run, number, use), on_file=_say)
-    _say(f"{len(record.files)} files, all verified")
+    record = export_student(run, number, folder, model_card(run, number, use), on_file=say)
+    say(f"{len(record.files)} files, all verified")
     console.print(
         f"{student_name(number)} of run {run.ref.name} is in {folder.url}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)

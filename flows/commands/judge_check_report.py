@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.commands.lines import print_line
 from tapir_core.judging.check import Group, JudgeCheck, PairResult
 from tapir_core.judging.check_trust import Trust
 from tapir_core.judging.estimates import Estimate
@@ -87,7 +88,7 @@ def _print_judge(console: Console, found: CheckedJudge) -> None:
         *(f"  - {reason}" for reason in found.trust.reasons),
     ]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _table(title: str, groups: Sequence[Group]) -> Table:

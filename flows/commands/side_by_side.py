@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from flows.commands.lines import console, print_line
 from tapir_core.paths import SIDE_BY_SIDE
 
 if TYPE_CHECKING:
     from tapir_core.reporting.side_by_side import SideBySide
 
 __all__ = ["print_side_by_side", "side_by_side"]
-
-console = Console()
 
 
 def side_by_side(
@@ -36,4 +35,4 @@ def print_side_by_side(console: Console, shown: "SideBySide", report: str) -> No
     for table in (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired):
         if table.rows:
             print_table(console, table, wrap=True)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+    print_line(console, f"report: {report}")

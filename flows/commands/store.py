@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from flows.commands.lines import console, print_line, say
 from tapir_core.errors import TapirError
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["store_app"]
 
 store_app = typer.Typer(help="The store of all paid answers: look, move, shrink, check.", no_args_is_help=True)
-
-console = Console()
-errors = Console(stderr=True)
 
 StoreUrl = Annotated[
     str | None,
@@ -76,10 +73,10 @@ def export_answers(
     moment = read_moment(since, now=datetime.now(UTC)) if since else None
     chosen = RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
     with _opened(store, root) as engine:
-        done = export(engine, Archive(place), chosen, on_part=lambda rows: _say(f"{rows:,} rows written"))
-    _print(f"exported {done.rows:,} rows in {done.parts:,} parts to {place}")
+        done = export(engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written"))
+    print_line(console, f"exported {done.rows:,} rows in {done.parts:,} parts to {place}")
     if done.damaged:
-        _print(f"left out: {done.damaged:,} damaged rows, which `tapir store verify` lists")
+        print_line(console, f"left out: {done.damaged:,} damaged rows, which `tapir store verify` lists")
 
 
 @store_app.command("import")
@@ -140,9 +137,9 @@ def prune(
         doomed = plan_prune(engine, chosen)
         print_doomed(console, doomed, runs_at_stake(root, doomed), store_size(engine))
         if not yes or not doomed:
-            _print("nothing is changed" + ("; --yes removes these rows" if doomed else ""))
+            print_line(console, "nothing is changed" + ("; --yes removes these rows" if doomed else ""))
             return
-        _print(f"removed {prune_answers(engine, chosen):,} rows")
+        print_line(console, f"removed {prune_answers(engine, chosen):,} rows")
         if not keep_room:
             print_compacted(console, compact(engine))
 
@@ -163,7 +160,7 @@ def verify(
         found = verify_store(engine)
         print_verified(console, found)
         if remove and found.places:
-            _print(f"removed {delete_rows(engine, found.places):,} rows; who needs them asks again")
+            print_line(console, f"removed {delete_rows(engine, found.places):,} rows; who needs them asks again")
     if found.file_faults:
         raise TapirError(
             "the database itself is damaged, which removing rows does not mend. Move it away, import the last export "
@@ -186,11 +183,3 @@ def _opened(store: str | None, root: str) -> "Iterator[Engine]":
         yield engine
     finally:
         engine.dispose()
-
-
-def _print(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.commands.lines import print_line
 from tapir_core.calls.upkeep import (
     AnswerGroup,
     Compacted,
@@ -18,6 +19,7 @@ from tapir_core.calls.upkeep import (
     Verified,
 )
 from tapir_core.reporting.formats import NOTHING, count, duration, percent
+from tapir_core.text import shorten
 
 __all__ = ["print_compacted", "print_doomed", "print_imported", "print_stats", "print_verified"]
 
@@ -32,17 +34,17 @@ IDENTITY_CHARACTERS = 24
 def print_stats(console: Console, stats: StoreStats) -> None:
     """What a store holds, what it cost, and what of it was used again."""
     free = f", {_room(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
-    _line(console, f"{stats.store}: {count(stats.rows)} rows in {_room(stats.size.bytes)}{free}")
+    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {_room(stats.size.bytes)}{free}")
     if stats.groups:
         first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
         statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
-        _line(console, f"{statuses}; stored from {_minute(first)} to {_minute(last)} UTC")
+        print_line(console, f"{statuses}; stored from {_minute(first)} to {_minute(last)} UTC")
         console.print(_groups(stats.groups))
 
 
 def print_imported(console: Console, done: Imported) -> None:
     """What came of an import, and the first rows that differ."""
-    _line(
+    print_line(
         console,
         f"{count(done.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
         f"{count(done.different)} different, {count(done.damaged)} damaged",
@@ -50,7 +52,8 @@ def print_imported(console: Console, done: Imported) -> None:
     if done.different:
         table = _table("key", "role", "model", "the store has, and keeps", "the export has")
         for each in done.listed:
-            _add(table, _clip(each.key, KEY_CHARACTERS), each.role, each.model, _clip(each.stored), _clip(each.offered))
+            texts = (shorten(text, TEXT_CHARACTERS) for text in (each.stored, each.offered))
+            _add(table, shorten(each.key, KEY_CHARACTERS), each.role, each.model, *texts)
         console.print(table)
 
 
@@ -59,21 +62,21 @@ def print_doomed(console: Console, doomed: Sequence[DoomedRows], runs: Sequence[
     table = _table("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD", numbers=4)
     for each in doomed:
         numbers = (count(each.rows), _room(each.bytes), count(each.tokens), _usd(each.usd))
-        _add(table, each.role, each.model, _clip(each.identity, IDENTITY_CHARACTERS), each.run, *numbers)
+        _add(table, each.role, each.model, shorten(each.identity, IDENTITY_CHARACTERS), each.run, *numbers)
     if doomed:
         console.print(table)
     rows, room = sum(each.rows for each in doomed), sum(each.bytes for each in doomed)
     tokens, usd = sum(each.tokens for each in doomed), sum(each.usd for each in doomed)
-    _line(
+    print_line(
         console,
         f"{count(rows)} rows, {_room(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
         f"{_usd(usd)} USD at the prices that were paid",
     )
     for run in runs:
-        _line(console, f"run {run.run}: {_stake(run)}")
+        print_line(console, f"run {run.run}: {_stake(run)}")
     if doomed and size.free_bytes is not None:
         left = max(size.bytes - room, 0)
-        _line(
+        print_line(
             console,
             f"giving the room back rewrites about {_room(left)}, roughly {duration(left / COPIED_BYTES_PER_SECOND)}; "
             "whoever writes to the store waits meanwhile (--keep-room leaves it in the file)",
@@ -83,9 +86,11 @@ def print_doomed(console: Console, doomed: Sequence[DoomedRows], runs: Sequence[
 def print_compacted(console: Console, done: Compacted) -> None:
     """What giving back room brought."""
     if done.obstacle:
-        _line(console, f"the file keeps its {_room(done.bytes_before)}: {done.obstacle}. New answers fill the room.")
+        print_line(
+            console, f"the file keeps its {_room(done.bytes_before)}: {done.obstacle}. New answers fill the room."
+        )
         return
-    _line(
+    print_line(
         console,
         f"the file went from {_room(done.bytes_before)} to {_room(done.bytes_after)} in {duration(done.seconds)}",
     )
@@ -93,11 +98,11 @@ def print_compacted(console: Console, done: Compacted) -> None:
 
 def print_verified(console: Console, found: Verified) -> None:
     """What is wrong with a store, with the first rows that it is wrong of."""
-    _line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
+    print_line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
     if found.without_reply:
-        _line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
+        print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
     for fault in found.file_faults:
-        _line(console, f"the database says: {fault}")
+        print_line(console, f"the database says: {fault}")
     if found.places:
         table = _table("fault", "rows", numbers=1)
         for fault, rows in found.faults.most_common():
@@ -105,8 +110,8 @@ def print_verified(console: Console, found: Verified) -> None:
         console.print(table)
         table = _table("key", "role", "model", "run", "faults")
         for row in found.damaged:
-            names = (_clip(row.role), _clip(row.model), _clip(row.run))
-            _add(table, _clip(row.key, KEY_CHARACTERS), *names, ", ".join(row.faults))
+            names = (shorten(name, TEXT_CHARACTERS) for name in (row.role, row.model, row.run))
+            _add(table, shorten(row.key, KEY_CHARACTERS), *names, ", ".join(row.faults))
         console.print(table)
 
 
@@ -119,7 +124,7 @@ def _groups(groups: Sequence[AnswerGroup]) -> Table:
             table,
             group.role,
             group.model,
-            _clip(group.identity, IDENTITY_CHARACTERS),
+            shorten(group.identity, IDENTITY_CHARACTERS),
             group.prompt_version or NOTHING,
             count(group.rows),
             count(group.rows - group.statuses.get("answer", 0)),
@@ -157,15 +162,6 @@ def _table(*columns: str, numbers: int = 0) -> Table:
 
 def _add(table: Table, *cells: str) -> None:
     table.add_row(*map(Text, cells))
-
-
-def _line(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _clip(text: str, characters: int = TEXT_CHARACTERS) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= characters else f"{flat[:characters]}…"
 
 
 def _room(size: float) -> str:

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from flows.commands.lines import console, print_line, say
 from tapir_core.errors import TapirError
 from tapir_core.paths import BACKBONES, SWEEP_PLACE
 
 __all__ = ["sweep"]
-
-console = Console()
-errors = Console(stderr=True)
 
 
 def sweep(
@@ -40,22 +37,18 @@ def sweep(
 
         @cache
         def connect() -> None:
-            _say("connecting to Prefect")
+            say("connecting to Prefect")
             server = connect_prefect(RunRef(planned.curriculum.root, SWEEP_PLACE))
-            _say(f"Prefect UI {servers.enter_context(server)} while it runs")
+            say(f"Prefect UI {servers.enter_context(server)} while it runs")
 
         def distil(run: RunFolder) -> None:
             connect()
             distil_shown(run, console)
 
-        swept = run_sweep(planned, distil, say=_say)
+        swept = run_sweep(planned, distil, say=say)
     if (written := write_sweep_report(planned.curriculum, swept)) is not None:
         print_side_by_side(console, *written)
     said = sweep_sentence(swept)
     if not all(each.is_well for each in swept):
         raise TapirError(said)
-    console.print(said, markup=False, highlight=False, soft_wrap=True)
-
-
-def _say(line: str) -> None:
-    errors.print(line, style="dim", markup=False, highlight=False)
+    print_line(console, said)

@@ -50,7 +50,7 @@ def tell_gaps(ref: RunRef) -> Iterator[None]:
         if following is not None and following.name == "judge":
             _tell(ref, "stopped")
         raise
-    judged = (at for each in range(1, run.config.run.rounds + 1) if run.holds(at := StageAt("judge", each)))
+    judged = (at for each in run.config.round_numbers if run.holds(at := StageAt("judge", each)))
     if any(count_gaps(run, at.number).missing for at in judged):
         _tell(ref, "went on")
 

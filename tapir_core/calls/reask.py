@@ -96,7 +96,7 @@ def ask_read(
     is_stopped: IsStopped = never_stopped,
     first: int = 0,
 ) -> list[Parsed[T]]:
-    """The same where a reply is more than its text, or rows are read in different ways.
+    """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
 
     ``read`` is given the place of a row and the answer to it.
     """

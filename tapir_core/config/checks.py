@@ -193,7 +193,7 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, "
             "so that no instruction passes; lower it"
         )
-    barren = [str(number) for number in range(1, config.run.rounds + 1) if _has_no_seeds(config.round(number))]
+    barren = [str(number) for number in config.round_numbers if _has_no_seeds(config.round(number))]
     if barren:
         yield (
             f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "

@@ -80,6 +80,11 @@ class RunConfig(Section):
         # An entry written with all its defaults would hide [rounds.default] when it is read again.
         return {name: entry.model_dump(mode="json", include=entry.model_fields_set) for name, entry in rounds.items()}
 
+    @property
+    def round_numbers(self) -> range:
+        """The rounds that are planned: 1 to R."""
+        return range(1, self.run.rounds + 1)
+
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""
         fields: dict[str, Any] = {}

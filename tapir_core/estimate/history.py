@@ -51,7 +51,7 @@ def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[
 def judgment_lengths(
     url: str, config: RunConfig, judges: Mapping[str, Voice], prompts: Mapping[str, Prompt]
 ) -> dict[str, KnownLength]:
-    """The same of each benchmark's judge (``judges``), in its replies to the benchmark's own prompts."""
+    """Mean completion tokens of each benchmark's judge (``judges``), in its replies to the benchmark's own prompts."""
     found = {}
     with _reading(url) as connection:
         for name, voice in judges.items():

@@ -69,21 +69,17 @@ def _lengths(evidence: Evidence, priors: Priors, chargers: Sequence[Charger]) ->
 
 
 def _hard(config: RunConfig, priors: Priors) -> str:
-    rules = [config.round(number).selection for number in _rounds(config)]
+    rules = [config.round(number).selection for number in config.round_numbers]
     if not any(isinstance(each, Threshold) for each in rules):
         return "The share of seeds is the configured one."
     return f"{_percent(priors.hard_share)} of the scored instructions lie above δ; fewer mean more expansions."
 
 
 def _unjudged(config: RunConfig) -> str:
-    quiet = [str(number) for number in _rounds(config) if not config.judges(number)]
+    quiet = [str(number) for number in config.round_numbers if not config.judges(number)]
     if not quiet:
         return ""
     return f"No student is asked about the pool and nothing is judged in the rounds {', '.join(quiet)}."
-
-
-def _rounds(config: RunConfig) -> range:
-    return range(1, config.run.rounds + 1)
 
 
 def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
@@ -102,7 +98,7 @@ def _expansion(config: RunConfig, pool: Pool, priors: Priors) -> str:
 
 
 def _repeats(config: RunConfig, priors: Priors) -> list[str]:
-    if config.student.sampling.temperature or not any(map(config.judges, _rounds(config))):
+    if config.student.sampling.temperature or not any(map(config.judges, config.round_numbers)):
         return []
     half = priors.repeat_half_tokens.likely
     return [

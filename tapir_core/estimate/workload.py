@@ -99,7 +99,7 @@ def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: 
     yield _evaluation(pool, 0)
     wanted = expected_shares(config, pool.natural_shares, scenario.skew)
     growing = _Growing(usable, wanted, _natural(config, pool, scenario, wanted), usable, fresh=usable)
-    for number in range(1, config.run.rounds + 1):
+    for number in config.round_numbers:
         yield from _round(config, scenario, number, growing, student_tokens)
         yield _evaluation(pool, number)
 

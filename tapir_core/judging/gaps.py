@@ -39,7 +39,7 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     Raises:
         ConfigError: round ``number`` is not judged.
     """
-    judged = [each for each in range(1, run.config.run.rounds + 1) if _is_judged(run, each)]
+    judged = [each for each in run.config.round_numbers if _is_judged(run, each)]
     if number is not None and number not in judged:
         raise ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tapir_core.reporting.formats import accuracy, count, interval, most, score, student_name
+from tapir_core.reporting.formats import accuracy, count, first_two_and_last, interval, most, score, student_name
 from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RoundSummary, RunSummary, Score
@@ -12,13 +12,10 @@ __all__ = ["accuracy_table", "scores_table", "students_table"]
 
 _COLUMNS = ("Accuracy, %", "95 % interval", "n", "Failed")
 
-_LISTED = 3
-"""Students that the table by task type compares: the first two and the last."""
-
 
 def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
     """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = _first_and_last(summary.students)
+    students = first_two_and_last(summary.students)
     names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
     rows = []
     for name in names:
@@ -56,7 +53,3 @@ def _score_cells(found: Score | None) -> tuple[str, ...]:
     """The cells of an accuracy under ``_COLUMNS``."""
     counts = (None, None) if found is None else (found.n, found.n_failed)
     return (accuracy(found), interval(found), *map(count, counts))
-
-
-def _first_and_last(students: tuple[RoundSummary, ...]) -> tuple[RoundSummary, ...]:
-    return students if len(students) <= _LISTED else (*students[: _LISTED - 1], students[-1])

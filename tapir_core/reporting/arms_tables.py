@@ -31,7 +31,7 @@ def brief_table(compared: ComparedArms) -> Table:
 
 
 def narrow_tables(compared: ComparedArms) -> list[Table]:
-    """The same in parts that fit a terminal, with the arms' short names."""
+    """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
     parts = [
         ("Scores on the test split", _TEST, _TEST_NOTE),
         ("Against random", _AGAINST, _AGAINST_NOTE),

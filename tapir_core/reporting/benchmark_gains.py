@@ -86,7 +86,7 @@ def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
 
 
 def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
-    """The same of two students that are not compared; ``differs`` says why."""
+    """The cells under ``PAIRED_COLUMNS``, from the figure on, of two students not compared; ``differs`` says why."""
     return (NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
 
 

@@ -12,12 +12,11 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.figure import COLOURS, GREY, draw
-from tapir_core.reporting.formats import student_name
+from tapir_core.reporting.formats import first_two_and_last, student_name
 
 __all__ = ["Spokes", "choose_spokes", "plot_benchmark_categories", "plot_benchmarks"]
 
 _FEWEST_SPOKES = 3
-_COMPARED = 3
 
 
 def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> str:
@@ -71,8 +70,7 @@ def choose_spokes(rows: pl.DataFrame) -> Spokes:
 
     ``rows`` are those of one headline under one judge: number, category, value, note.
     """
-    numbers = rows["number"].unique(maintain_order=True).to_list()
-    shown = numbers if len(numbers) <= _COMPARED else [*numbers[: _COMPARED - 1], numbers[-1]]
+    shown = first_two_and_last(rows["number"].unique(maintain_order=True).to_list())
     found = {row[:2]: row[2:] for row in rows.select("number", "category", "value", "note").rows()}
     values: dict[str, tuple[float, ...]] = {}
     left_out: dict[str, list[str]] = {}

@@ -58,7 +58,7 @@ def conditions_table(conditions: Mapping[str, str]) -> Table:
 
 
 def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
-    """The same on three lines."""
+    """The conditions on three lines of text."""
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
 
 
@@ -75,7 +75,7 @@ def _answers(config: RunConfig) -> str:
 
 def _training(config: RunConfig) -> str:
     training, basic = config.training, config.basic_tuning
-    rounds = [config.round(number) for number in _rounds(config)]
+    rounds = [config.round(number) for number in config.round_numbers]
     epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
     rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
     sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
@@ -113,7 +113,7 @@ def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
         if isinstance(heldout, StandinHeldout)
         else f"held-out file {files['file:heldout'][:_DIGITS]}"
     )
-    examples = _each([count(config.round(number).examples) for number in _rounds(config)])
+    examples = _each([count(config.round(number).examples) for number in config.round_numbers])
     rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
     basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
     return f"{pool_words}, {heldout_words} instructions; {basic}, {rounds} of {examples}"
@@ -143,7 +143,3 @@ def _of_parts(basic: str, rounds: list[str]) -> str:
 def _each(values: list[str]) -> str:
     """The value of all rounds, or of each."""
     return values[0] if len(set(values)) == 1 else ", ".join(values)
-
-
-def _rounds(config: RunConfig) -> range:
-    return range(1, config.run.rounds + 1)

@@ -11,6 +11,7 @@ from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import BenchmarkHits, Decontamination
 from tapir_core.stages import StageAt
+from tapir_core.text import shorten
 
 __all__ = ["contaminated_table", "decontamination_table", "summarise_decontamination"]
 
@@ -23,7 +24,7 @@ def summarise_decontamination(look: Look) -> Decontamination | None:
     pool = look.rows(StageAt("contaminated"))
     if pool is None:
         return None
-    rounds = range(1, look.run.config.run.rounds + 1)
+    rounds = look.run.config.round_numbers
     found = {number: rows for number in rounds if (rows := look.rows(StageAt("contaminated", number))) is not None}
     expansion = Counter(name for rows in found.values() for name in rows["benchmark"])
     in_pool = Counter(pool["benchmark"])
@@ -56,8 +57,8 @@ def contaminated_table(found: Decontamination | None) -> Table:
             row["place"],
             f"{row['benchmark']} {row['question_id']}",
             row["rule"].replace("_", " "),
-            _shortened(row["instruction"]),
-            _shortened(row["question"]),
+            shorten(row["instruction"], _SHOWN_CHARACTERS),
+            shorten(row["question"], _SHOWN_CHARACTERS),
             number(row["similarity"]),
         )
         for row in listed.iter_rows(named=True)
@@ -77,11 +78,6 @@ def _questions(look: Look) -> dict[str, int]:
     if questions is not None:
         found |= dict(sorted(Counter(questions["benchmark"]).items()))
     return found
-
-
-def _shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN_CHARACTERS else f"{line[:_SHOWN_CHARACTERS]} …"
 
 
 _RULES = (

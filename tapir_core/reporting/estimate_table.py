@@ -25,7 +25,7 @@ def stage_table(estimate: Estimate) -> Table:
 
 
 def role_table(estimate: Estimate) -> Table:
-    """The same by what calls are for: an expansion is labelled and answered, too."""
+    """What the calls of each role will take, with a total: an expansion is labelled and answered, too."""
     rows = [_row(each)[:-1] for each in (*estimate.roles, estimate.charged, estimate.total)]
     return Table("By role", ("Role", *_COLUMNS[:-1]), tuple(rows), text_columns=2)
 
@@ -111,8 +111,7 @@ def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
 
 
 def _stages(summary: RunSummary, name: str) -> Iterable[StageSummary]:
-    everything = (*summary.stages, *(stage for each in summary.rounds for stage in each.stages))
-    return (stage for stage in everything if stage.name == name)
+    return (stage for stage in summary.all_stages if stage.name == name)
 
 
 def _added(one: Span, other: Span) -> Span:

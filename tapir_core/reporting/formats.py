@@ -1,7 +1,8 @@
 """Figures as a reader wants them: one spelling for the terminal, the report and the artifacts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.types import Gain, Score
@@ -12,6 +13,7 @@ __all__ = [
     "accuracy",
     "count",
     "duration",
+    "first_two_and_last",
     "gain",
     "interval",
     "moment",
@@ -23,6 +25,8 @@ __all__ = [
     "score_in_words",
     "student_name",
 ]
+
+_Item = TypeVar("_Item")
 
 NOTHING = "–"
 """What is not known, or not done yet."""
@@ -103,6 +107,11 @@ def duration(seconds: float | None) -> str:
 def moment(iso: str) -> str:
     """2026-01-31 17:05 UTC."""
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if iso else NOTHING
+
+
+def first_two_and_last(items: Sequence[_Item]) -> list[_Item]:
+    """What a table or plot compares: backbone, S_0 and the last student, where all are there."""
+    return [*items] if len(items) < 3 else [*items[:2], items[-1]]
 
 
 def round_name(number: int) -> str:

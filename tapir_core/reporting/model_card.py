@@ -11,7 +11,7 @@ from typing import Any
 
 from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig, StudentConfig
 from tapir_core.data.decontamination import FEWEST_WORDS
-from tapir_core.paths import RESOLVED_CONFIG, TRAINING_SUMMARY
+from tapir_core.paths import RESOLVED_CONFIG, training_file
 from tapir_core.reporting.benchmarks import figures_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
@@ -205,9 +205,7 @@ def _provenance(run: RunFolder, round_number: int, training: dict[str, Any]) -> 
 def _training(run: RunFolder, round_number: int) -> dict[str, Any]:
     """What the trainer wrote of the last fine-tune; it may have been removed, since no stage needs it."""
     try:
-        found: dict[str, Any] = json.loads(
-            run.storage.read_bytes(f"{StageAt('train', round_number).folder}/{TRAINING_SUMMARY}")
-        )
+        found: dict[str, Any] = json.loads(run.storage.read_bytes(training_file(StageAt("train", round_number).folder)))
     except FileNotFoundError:
         return {}
     return found

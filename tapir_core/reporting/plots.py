@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
-from tapir_core.reporting.formats import round_name, student_name
+from tapir_core.reporting.formats import first_two_and_last, round_name, student_name
 from tapir_core.reporting.look import ONCE, ROUND
 from tapir_core.reporting.types import RoundSummary, Score, StageSummary
 from tapir_core.task_types import TASK_TYPES
@@ -127,7 +127,7 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> str:
 
 def plot_accuracy_by_task_type(students: Sequence[RoundSummary], split: str = "test") -> str:
     """Accuracy on each task type: backbone, S_0 and the last student, as bars with 95 % intervals."""
-    shown = _compared(students)
+    shown = first_two_and_last(students)
     names = [name for name in TASK_TYPES if any(each.score(split, name) for each in shown)]
     thickness = 0.8 / len(shown)
 
@@ -249,11 +249,6 @@ def _percents(shares: pl.Series) -> list[float]:
 
 def _few(rounds: list[RoundSummary]) -> list[RoundSummary]:
     return rounds if len(rounds) <= len(_MARKERS) else [rounds[0], *rounds[-2:]]
-
-
-def _compared(students: Sequence[RoundSummary]) -> list[RoundSummary]:
-    """Backbone, S_0 and the last student, as far as they are there."""
-    return [*[each for each in students[:-1] if each.number < 1], *students[-1:]]
 
 
 def _unit(longest_seconds: float) -> tuple[str, float]:

@@ -25,6 +25,7 @@ from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.formats import (
     count,
     duration,
+    first_two_and_last,
     moment,
     number,
     percent,
@@ -56,8 +57,7 @@ _EXAMPLES = 10
 def write_report(run: RunFolder) -> str:
     """Write `report.html` into the run folder and say where it is."""
     summary = summarise(run)
-    students = [each.number for each in summary.students]
-    shown = students if len(students) < 3 else [*students[:2], students[-1]]
+    shown = first_two_and_last([each.number for each in summary.students])
     rng = derive_rng(run.config.run.seed, "report", "examples")
     examples = choose_examples(Look(run), shown, _EXAMPLES, rng) if shown else None
     asked = [each.number for each in summary.rounds if each.benchmarks is not None]
@@ -122,10 +122,9 @@ def render_report(
 def _facts(summary: RunSummary) -> list[tuple[str, str]]:
     """The few figures at the top of the page: label, value."""
     scores = [(f"Test accuracy, {student_name(each.number)}", each.score("test")) for each in summary.students]
-    ends = scores if len(scores) < 3 else [*scores[:2], scores[-1]]
     usage = summary.usage
     return [
-        *((label, score_in_words(value)) for label, value in ends if value is not None),
+        *((label, score_in_words(value)) for label, value in first_two_and_last(scores) if value is not None),
         ("Time at work", duration(summary.busy_seconds)),
         ("Answers of teacher and judge", count(usage.calls + usage.stored)),
         ("Price of these answers", f"{number(usage.usd)} USD"),

@@ -1,15 +1,15 @@
-"""The run card and the round card: a run in Markdown, for an artifact or a terminal that shows plain text.
+"""The run card: a run in Markdown, for an artifact or a terminal that shows plain text.
 
 Its plots are a card of their own, which a terminal cannot show.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table
+from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.figure import image_address
-from tapir_core.reporting.formats import moment, round_name
+from tapir_core.reporting.formats import moment
 from tapir_core.reporting.page import Plot
 from tapir_core.reporting.sentences import (
     gain_sentence,
@@ -21,16 +21,13 @@ from tapir_core.reporting.sentences import (
 from tapir_core.reporting.tables import (
     Table,
     left_out_table,
-    mfd_table,
     rounds_table,
     seconds_table,
-    shares_table,
     spend_table,
-    stages_table,
 )
 from tapir_core.reporting.types import RunSummary
 
-__all__ = ["markdown_table", "plots_card", "round_card", "run_card"]
+__all__ = ["markdown_table", "plots_card", "run_card"]
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -52,20 +49,6 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
     parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *filter(None, links)]
     return "\n\n".join(parts) + "\n"
-
-
-def round_card(summary: RunSummary, number: int) -> str:
-    """One round: stages with counts and spend, MFD histogram, task shares, scores.
-
-    Raises:
-        ValueError: nothing of the round is done.
-    """
-    found = summary.round(number)
-    if found is None:
-        raise ValueError(f"nothing of {round_name(number)} is done in run {summary.name!r}")
-    tables = [make(found) for make in (stages_table, mfd_table, shares_table, scores_table)]
-    sections = [_section(table) for table in tables if table.rows]
-    return "\n\n".join([f"# {summary.name}, {round_name(number)}", *sections]) + "\n"
 
 
 def plots_card(plots: Iterable[Plot]) -> str:

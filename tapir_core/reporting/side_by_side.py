@@ -107,8 +107,7 @@ def _answers_table(runs: Sequence[RunSummary]) -> Table:
 
 def _usage(summary: RunSummary, name: str) -> Usage:
     """What a stage, or a role in all its stages, was asked in the whole run."""
-    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
-    asked = [stage for stage in stages if stage.asks in _ROLES and name in (stage.name, stage.asks)]
+    asked = [stage for stage in summary.all_stages if stage.asks in _ROLES and name in (stage.name, stage.asks)]
     return sum((stage.usage for stage in asked), Usage())
 
 

@@ -49,7 +49,7 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
             f"run {run.ref.name!r} has no held-out set; set data.heldout and run it with --amend, or under a new name"
         )
     if which == "all":
-        return [BACKBONE, *_trained(run), *models]
+        return [BACKBONE, *run.trained_rounds, *models]
     if which == student_name(BACKBONE):
         return [BACKBONE]
     return [find_student(run, which, others=(student_name(BACKBONE), *([OUTPUTS] if models else [])))]
@@ -66,7 +66,7 @@ def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> i
     Raises:
         ConfigError: the run has no such student.
     """
-    students = {str(number): number for number in _trained(run)}
+    students = {str(number): number for number in run.trained_rounds}
     best = summarise(run).best if which == "best" else None
     if which not in students and best not in students.values():
         why = (
@@ -134,7 +134,3 @@ def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iter
     for name in benchmarks:
         if isinstance(who, int) or who in models_of(run, name):
             yield from benchmark_stages(name, who)
-
-
-def _trained(run: RunFolder) -> list[int]:
-    return [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]

@@ -75,10 +75,9 @@ def seconds_table(summary: RunSummary) -> Table:
 
 def spend_table(summary: RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
-    stages = [*summary.stages, *(stage for each in summary.rounds for stage in each.stages)]
     rows = []
     for name in (*ONCE, *ROUND):
-        asked = [stage for stage in stages if stage.name == name and stage.asks in ("teacher", "judge")]
+        asked = [stage for stage in summary.all_stages if stage.name == name and stage.asks in ("teacher", "judge")]
         if asked:
             merged = sum((stage.usage for stage in asked[1:]), asked[0].usage)
             rows.append((name, asked[0].asks, *_usage_cells(merged)))

@@ -263,6 +263,11 @@ class RunSummary:
         once = (stage.usage for stage in self.stages if stage.asks != "student")
         return sum((each.usage for each in self.rounds), sum(once, Usage()))
 
+    @property
+    def all_stages(self) -> list[StageSummary]:
+        """Those that run once, then those of each round."""
+        return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
+
     def round(self, number: int) -> RoundSummary | None:
         """The round, if something of it is done."""
         return next((each for each in self.rounds if each.number == number), None)

@@ -38,7 +38,7 @@ class RowFilter:
         return self == RowFilter()
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """The same in SQL."""
+        """The conditions of the filter in SQL."""
         columns = answers.c
         listed = {
             columns.role: self.roles,

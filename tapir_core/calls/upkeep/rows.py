@@ -35,7 +35,7 @@ def stream_rows(
 def read_rows(
     connection: Connection, conditions: Sequence[ColumnElement[bool]] = (), *, by_key: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The same on a connection that is there."""
+    """`stream_rows` on a connection that is there."""
     created = type_coerce(answers.c.created, Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
     query = select(place_column(connection).label("place"), *columns).where(*conditions)

@@ -73,7 +73,7 @@ class StoreStats:
         return dict(counts.most_common())
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain JSON, totals included."""
+        """The groups as plain JSON, with totals."""
         groups = [
             {
                 **asdict(group),

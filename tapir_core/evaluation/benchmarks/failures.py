@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tapir_core.evaluation.benchmarks.types import NO_ANSWER, NO_BASELINE, Judged, Place
+from tapir_core.text import shorten
 
 __all__ = ["Failures"]
 
@@ -43,13 +44,8 @@ class Failures:
             listed = f"{of} ({', '.join(list(questions)[:_LISTED])}{more})"
             whose = f"the baseline, {self.baseline}, has no answer" if reason == NO_BASELINE else reason
             return f"{whose} to {listed}"
-        said = next((_shorten(each) for each in questions.values() if each), "")
+        said = next((shorten(each, _LONGEST_SAID) for each in questions.values() if each), "")
         remedy = ""
         if self.logprobs_asked and any(_OF_LOGPROBS.search(each) for each in questions.values()):
             remedy = f" (an endpoint that gives no log-probabilities: set {self.field}.top_logprobs = 0)"
         return f"{of}: {reason}" + (f", {said!r}" if said else "") + remedy
-
-
-def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_SAID else f"{line[:_LONGEST_SAID]}…"

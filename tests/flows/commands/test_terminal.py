@@ -116,8 +116,8 @@ def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None
     with LiveDisplay(lambda: Snapshot(progress.stages(), LiveSpend(sent=5)), console):
         progress.begin(ANSWER, shards=1, rows=2)
         count = progress.row_counter(ANSWER)
-        count(False)
-        count(False)
+        count()
+        count()
         progress.end(ANSWER)
     shown = text_of(console)
     assert shown.count("round 1 · answer: 2 rows in") == 1

@@ -90,7 +90,7 @@ def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(
         progress = current(run).progress
         progress.begin(LABEL, shards=1, rows=2)
         wait_until(lambda: [each.data for each in artifacts(key)] == [0])
-        progress.row_counter(LABEL)(False)
+        progress.row_counter(LABEL)()
         wait_until(lambda: [each.data for each in artifacts(key)] == [25])
 
     shown(run.ref, work)

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
+from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
@@ -78,6 +79,16 @@ def test_many_rounds_are_shown_by_the_first_and_the_last_two(summary: RunSummary
     many = [replace(summary.rounds[2], number=number) for number in range(1, 8)]
     svg = plots.plot_shares(many)
     assert [number for number in range(1, 8) if f"got in round {number}" in svg] == [1, 6, 7]
+
+
+def test_table_and_plot_by_task_type_compare_the_same_students_where_no_backbone_was_scored(
+    summary: RunSummary,
+) -> None:
+    without = replace(summary, rounds=(*summary.rounds[1:], replace(summary.rounds[-1], number=3)))
+    said = plots.plot_accuracy_by_task_type(without.students)
+    students = accuracy_table(without).columns[1:-1]
+    assert students == ("S_0", "S_1", "S_3")
+    assert [name for name in ("backbone", "S_0", "S_1", "S_2", "S_3") if name in said] == [*students]
 
 
 def test_a_histogram_of_equal_values_can_be_drawn() -> None:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from tapir_core.reporting.figure import draw
 from tapir_core.reporting.page import Plot
 from tapir_core.reporting.report import score_plots
-from tapir_core.reporting.run_card import markdown_table, plots_card, round_card, run_card
+from tapir_core.reporting.run_card import markdown_table, plots_card, run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RunSummary
@@ -48,16 +48,6 @@ def test_a_run_that_has_hardly_begun_has_a_card(tmp_path) -> None:
     card = run_card(summarise(build_run(tmp_path, until=StageAt("pool"))))
     assert "Next stage: label." in card
     assert "Rounds" not in card
-
-
-def test_a_round_card_has_stages_histogram_shares_and_scores(summary: RunSummary) -> None:
-    titles = re.findall(r"^## (.*)$", round_card(summary, 1), re.M)
-    assert titles == ["Stages of round 1", "MFD of round 1", "Task shares of round 1", "Held-out accuracy of S_1"]
-
-
-def test_a_round_that_has_not_begun_has_no_card(summary: RunSummary) -> None:
-    with pytest.raises(ValueError, match="nothing of round 9 is done"):
-        round_card(summary, 9)
 
 
 def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) -> None:
