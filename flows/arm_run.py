@@ -234,5 +234,4 @@ def _sources(plan: ComparisonPlan, planned: PlannedRun) -> Iterator[RunRef]:
 
 
 def _trainings(run: RunFolder) -> dict[int, Training]:
-    rounds = range(run.config.run.rounds + 1)
-    return {number: read_training(run, number) for number in rounds if run.holds(StageAt("train", number))}
+    return {number: read_training(run, number) for number in run.trained_rounds}

@@ -115,16 +115,12 @@ def _problems(comparison: ComparisonConfig, name: str) -> list[str]:
 
 def _spell_out_rounds(config: RunConfig) -> RunConfig:
     """The same with an entry for each round, so that one can be changed without touching those after it."""
-    entries = {str(number): config.round(number).model_dump(mode="json") for number in _rounds(config)}
+    entries = {str(number): config.round(number).model_dump(mode="json") for number in config.round_numbers}
     return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": entries})
 
 
-def _rounds(config: RunConfig) -> range:
-    return range(1, config.run.rounds + 1)
-
-
 def _each_round(config: RunConfig, *settings: str) -> list[str]:
-    return [f"rounds.{number}.{setting}" for number in _rounds(config) for setting in settings]
+    return [f"rounds.{number}.{setting}" for number in config.round_numbers for setting in settings]
 
 
 def _random(config: RunConfig) -> list[str]:
@@ -132,7 +128,7 @@ def _random(config: RunConfig) -> list[str]:
 
 
 def _no_mfd(config: RunConfig) -> list[str]:
-    rules = {number: config.round(number).selection for number in _rounds(config)}
+    rules = {number: config.round(number).selection for number in config.round_numbers}
     settings = []
     for number, rule in rules.items():
         if not isinstance(rule, HardShare):
@@ -145,7 +141,7 @@ def _no_mfd(config: RunConfig) -> list[str]:
 
 
 def _constant_alpha(config: RunConfig) -> list[str]:
-    alphas = [config.round(number).alpha or 0.0 for number in _rounds(config)]
+    alphas = [config.round(number).alpha or 0.0 for number in config.round_numbers]
     return _each_round(config, f"alpha={round(sum(alphas) / len(alphas), 9)}")
 
 

@@ -131,7 +131,7 @@ def read_outcome(
     """
     summary = summarise(run)
     recipe = recipe_stages(summary, run.config)
-    trained = [number for number in range(run.config.run.rounds + 1) if run.holds(StageAt("train", number))]
+    trained = run.trained_rounds
     spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
     return ArmOutcome(
         arm=arm,
@@ -160,8 +160,7 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
-    of_rounds = (stage for each in summary.rounds for stage in each.stages)
-    stages = [stage for stage in (*summary.stages, *of_rounds) if not stage.name.startswith(_MEASURING)]
+    stages = [stage for stage in summary.all_stages if not stage.name.startswith(_MEASURING)]
     return [stage for stage in stages if stage.name != _LABEL or _goes_by_task_type(config)]
 
 
@@ -178,7 +177,7 @@ def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
 
 def _goes_by_task_type(config: RunConfig) -> bool:
     balanced = config.curriculum.target_shares != "natural"
-    return balanced or any(config.round(number).alpha for number in range(1, config.run.rounds + 1))
+    return balanced or any(config.round(number).alpha for number in config.round_numbers)
 
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:

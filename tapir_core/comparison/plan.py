@@ -157,5 +157,5 @@ def kept_sizes(ref: RunRef) -> dict[int, Size]:
     run = RunFolder(ref)
     if not run.storage.exists(RUN_RECORD):
         return {}
-    rounds = range(1, run.config.run.rounds + 1)
-    return {number: Size(run.config.round(number).examples, run.config.batch_size(number)) for number in rounds}
+    config = run.config
+    return {number: Size(config.round(number).examples, config.batch_size(number)) for number in config.round_numbers}
