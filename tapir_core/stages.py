@@ -219,7 +219,7 @@ STAGES: dict[str, Stage] = {
             benchmark.scores,
             benchmark.score_files,
             lambda c, at: benchmark_inputs(at, "benchmark_answers", "benchmark_replies"),
-            version=2,
+            version=3,
         ),
         Stage(
             "answer",

@@ -24,10 +24,7 @@ from tasks.asking import counts_of, missing_by_kind
 from tasks.asking_judges import PROMPTS, ask_judge, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
-__all__ = ["DEFAULT_PAIRS", "check_judge"]
-
-DEFAULT_PAIRS = 20
-"""Pairs of each kind; the hostile kind has one for each case."""
+__all__ = ["check_judge"]
 
 _NAME = "judge-check"
 _SEED = 1

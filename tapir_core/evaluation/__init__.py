@@ -1,1 +1,8 @@
-"""Scores of a student: verifiable answers, benchmarks from given judgments, and the statistics of both."""
+"""Scores of a student, and their statistics; makes no call.
+
+- `mt_bench`, `pairwise`, `vicuna`, `alpaca_eval`: the published rules of benchmarks on plain values; they know no
+  configuration. `questions` and `rows` read their files.
+- `benchmarks`: the same names, asked of a run's student, with settings, prompts and tables.
+- `heldout`, `verifiable`: the run's own held-out set, which nobody judges.
+- `statistics`, `bootstrap`: intervals and p-values of all of them.
+"""

@@ -51,12 +51,11 @@ def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str)
     """
     graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(UNTYPED))
     beside = (_RULE, "", settings)
-    rows = []
-    for (split,), of_split in sorted(graded.group_by("split")):
-        for each in withhold_categories(_scores(of_split)):
-            found = each.estimate
-            figure = (found.value, found.stderr, found.n, found.low, found.high, each.n_failed, each.note)
-            rows.append(("heldout", split, each.category, each.metric, *figure, *beside))
+    rows = [
+        each.row("heldout", str(split), *beside)
+        for (split,), of_split in sorted(graded.group_by("split"))
+        for each in withhold_categories(_scores(of_split))
+    ]
     return pl.DataFrame(rows, schema=SCORES, orient="row")
 
 

@@ -14,7 +14,6 @@ from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figu
 from tapir_core.replies import Unparsed
 
 __all__ = [
-    "CATEGORIES",
     "Rating",
     "RatingFigures",
     "measure_ratings",
@@ -23,9 +22,8 @@ __all__ = [
     "temperature_of",
 ]
 
-CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
-"""Ten questions of two turns each."""
-
+_SCALE = (1.0, 10.0)
+"""What the judge is asked for; not checked."""
 _WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
 _TEMPERATURE = 0.7
@@ -76,7 +74,7 @@ def measure_ratings(ratings: Sequence[Rating], *, max_failed_share: float = MAX_
 
     def mean(of: Sequence[Rating]) -> Figure:
         values, questions = [each.rating for each in of], [each.question for each in of]
-        return mean_figure(values, clusters=questions, max_failed_share=max_failed_share)
+        return mean_figure(values, clusters=questions, scale=_SCALE, max_failed_share=max_failed_share)
 
     first, second = ([each for each in ratings if each.turn == turn] for turn in (1, 2))
     return RatingFigures(mean(first), mean(second), mean(ratings))

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, mean_figure
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.replies import Unparsed
 
@@ -129,7 +129,7 @@ def measure_pairs(pairs: Sequence[Pair], *, max_failed_share: float = MAX_FAILED
     gaps = [pair.order_gap for pair in pairs]
     return PairFigures(
         measure_outcomes([pair.winner for pair in pairs], questions, max_failed_share=max_failed_share),
-        mean_figure(gaps, clusters=questions, max_failed_share=max_failed_share),
+        mean_figure(gaps, clusters=questions, scale=(-1.0, 1.0), max_failed_share=max_failed_share),
     )
 
 
@@ -140,7 +140,7 @@ def measure_outcomes(
 
     def rate(values: dict[Winner, float]) -> Figure:
         marks = [None if winner is None else values[winner] for winner in winners]
-        return mean_figure(marks, clusters=questions, max_failed_share=max_failed_share)
+        return mean_figure(marks, clusters=questions, scale=SHARE, max_failed_share=max_failed_share)
 
     return Outcomes(
         wins=winners.count("model"),

@@ -29,7 +29,11 @@ def read_rows(path: str, read_one: Callable[[Mapping[str, Any]], _Row], what: st
 
 
 def parse_rows(text: str, path: str, read_one: Callable[[Mapping[str, Any]], _Row], what: str) -> list[_Row]:
-    """The same of a file's text."""
+    """What ``read_one`` makes of every object in ``text``; ``path`` and ``what`` are named in messages.
+
+    Raises:
+        ConfigError: ``text`` is damaged or holds nothing, or ``read_one`` raised `BadRowError`.
+    """
     rows, problems = [], []
     for number, fields in _objects(text, path):
         try:

@@ -1,9 +1,12 @@
 """Figures of a benchmark: never without n, the number that failed and an interval, or the reason why there is none.
 
 Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t, Wilson's for shares); here is
-what benchmarks and the held-out set need beside them. None among values marks one that failed: it is left out and
-counted, never averaged in as a number. Where more than a stated share failed there is no figure at all, since failures
-are no random sample.
+what benchmarks and the held-out set need beside them. Where the ends of a scale are known, an interval stays between
+them. It is Wilson's where every item lies at one of the ends: such a mean is a share, and its interval has a width also
+where all items lie at the same end, where Student's t has none.
+
+None among values marks one that failed: it is left out and counted, never averaged in as a number. Where more than a
+stated share failed there is no figure at all, since failures are no random sample.
 
 Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
 taken as independent.
@@ -18,13 +21,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share, student_t
+from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share, share_interval, student_t
 
 __all__ = [
     "ALL",
     "MAX_FAILED_SHARE",
+    "PERCENT",
+    "SHARE",
     "Figure",
     "PairedDifference",
+    "Scale",
     "by_category",
     "compare_paired",
     "estimate_difference",
@@ -39,6 +45,11 @@ MAX_FAILED_SHARE = 0.05
 
 ALL = "all"
 """Category of the whole, as in ``scores/``."""
+
+Scale = tuple[float, float]
+"""The lowest and the highest value that an item can have."""
+
+SHARE, PERCENT = (0.0, 1.0), (0.0, 100.0)
 
 _JUDGMENTS = "judgments"
 """What is counted, where the caller does not say."""
@@ -87,6 +98,7 @@ def mean_figure(
     values: Sequence[float | None],
     *,
     clusters: Sequence[Hashable] | None = None,
+    scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
     unit: str = _JUDGMENTS,
 ) -> Figure:
@@ -96,6 +108,7 @@ def mean_figure(
         values: one an item, None where it failed.
         clusters: what each value belongs to where several are of one item (both turns of a question): the mean stays
             that of all values, the interval takes clusters as independent and not values.
+        scale: where given, the interval stays on it; value and standard error do not change.
         max_failed_share: above this share of None (0-1) there is no figure.
         unit: what is counted, where it says how many failed.
     """
@@ -104,13 +117,14 @@ def mean_figure(
     if why := _too_many(failed, len(values), max_failed_share, unit):
         return Figure(Estimate(None, len(kept), why=why), failed)
     if clusters is None:
-        return Figure(estimate_mean(kept), failed)
+        return Figure(_on_scale(estimate_mean(kept), [(value, 1) for value in kept], scale), failed)
     groups: dict[Hashable, list[float]] = {}
     for cluster, value in zip(clusters, values, strict=True):
         if value is not None:
             groups.setdefault(cluster, []).append(value)
-    means = estimate_ratio([math.fsum(group) for group in groups.values()], [len(group) for group in groups.values()])
-    return Figure(replace(means, n=len(kept)), failed)
+    sums = [(math.fsum(group), len(group)) for group in groups.values()]
+    means = estimate_ratio([top for top, _ in sums], [bottom for _, bottom in sums])
+    return Figure(replace(_on_scale(means, sums, scale), n=len(kept)), failed)
 
 
 def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
@@ -125,15 +139,20 @@ def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_
 def ratio_figure(
     pairs: Sequence[tuple[float, float] | None],
     *,
+    scale: Scale | None = None,
     max_failed_share: float = MAX_FAILED_SHARE,
     unit: str = _JUDGMENTS,
 ) -> Figure:
-    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail; ``unit`` names the pairs."""
+    """Sum of the first of each pair ÷ sum of the second, over the pairs that did not fail.
+
+    ``unit`` names the pairs; ``scale`` is that of the ratio of a pair, as `mean_figure` takes it.
+    """
     kept = [pair for pair in pairs if pair is not None]
     failed = len(pairs) - len(kept)
     if why := _too_many(failed, len(pairs), max_failed_share, unit):
         return Figure(Estimate(None, len(kept), why=why), failed)
-    return Figure(estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept]), failed)
+    found = estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept])
+    return Figure(_on_scale(found, kept, scale), failed)
 
 
 def estimate_ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
@@ -194,6 +213,22 @@ def compare_paired(
         return PairedDifference(found.estimate, None, found.n_failed)
     kept = np.array([each for each in differences if each is not None])
     return PairedDifference(found.estimate, _sign_flip_p(kept, rng), found.n_failed)
+
+
+def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scale | None) -> Estimate:
+    """With an interval between the ends of the scale; ``items`` are the sum and the weight of each."""
+    if scale is None or found.value is None or found.low is None or found.high is None:
+        return found
+    lowest, highest = scale
+    if all(top in (lowest * weight, highest * weight) for top, weight in items):
+        # Of unequal weights there are as many items as would say as much with equal ones (Kish).
+        n = math.fsum(weight for _, weight in items) ** 2 / math.fsum(weight**2 for _, weight in items)
+        span = highest - lowest
+        low, high = (lowest + span * end for end in share_interval((found.value - lowest) / span, n))
+    else:
+        low, high = max(lowest, found.low), min(highest, found.high)
+    # Ratings may leave a scale that is not checked, and the interval holds its value nevertheless.
+    return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
 def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:

@@ -37,8 +37,8 @@ class Review:
     category: str
     model_first: bool
     """Whether the model's answer stood first."""
-    scores: PairScores | None
-    """In the order shown; None when it failed."""
+    scores: tuple[float, float] | None
+    """The model's and the baseline's; None when the review failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +103,8 @@ def measure_reviews(reviews: Sequence[Review], *, max_failed_share: float = MAX_
 
 def _mean_scores(reviews: Sequence[Review]) -> tuple[float, float] | None:
     """Model and baseline, over the orders of one question; None when one of them failed."""
-    sides = [_sides(review) for review in reviews]
-    kept = [side for side in sides if side is not None]
-    if len(kept) < len(sides):
+    kept = [review.scores for review in reviews if review.scores is not None]
+    if len(kept) < len(reviews):
         return None
     model, baseline = (math.fsum(scores) / len(kept) for scores in zip(*kept, strict=True))
     return round(model, _DIGITS), round(baseline, _DIGITS)
@@ -115,19 +114,11 @@ def _order_gap(reviews: Sequence[Review]) -> float | None:
     """The model's lead where it stands first minus its lead where it stands second."""
     leads: dict[bool, float] = {}
     for review in reviews:
-        sides = _sides(review)
-        if sides is None:
+        if review.scores is None:
             return None
-        leads[review.model_first] = sides[0] - sides[1]
+        model, baseline = review.scores
+        leads[review.model_first] = model - baseline
     return leads[True] - leads[False]
-
-
-def _sides(review: Review) -> tuple[float, float] | None:
-    """The model's score and the baseline's."""
-    if review.scores is None:
-        return None
-    shown = (review.scores.answer_1, review.scores.answer_2)
-    return shown if review.model_first else (shown[1], shown[0])
 
 
 def _winner(scores: tuple[float, float] | None) -> Winner | None:

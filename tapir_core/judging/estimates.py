@@ -20,6 +20,7 @@ __all__ = [
     "estimate_mean",
     "estimate_share",
     "estimate_spearman",
+    "share_interval",
     "student_t",
 ]
 
@@ -62,13 +63,17 @@ def estimate_share(hits: int, n: int) -> Estimate:
     """``hits`` of ``n`` as a share (0-1)."""
     if not n:
         return Estimate(None, 0, why=_NOTHING)
-    share, spread = hits / n, _Z**2 / n
+    share = hits / n
+    return Estimate(share, n, *share_interval(share, n), math.sqrt(share * (1 - share) / n))
+
+
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
+    spread = _Z**2 / n
     centre = (share + spread / 2) / (1 + spread)
     margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    stderr = math.sqrt(share * (1 - share) / n)
     # At 0 and 1 an end is the share itself but for rounding.
-    low, high = min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
-    return Estimate(share, n, low, high, stderr)
+    return min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
 
 
 def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estimate:

@@ -1,7 +1,7 @@
 """Figures of benchmarks as tables and sentences: who is compared side by side, with judge, prompt and settings.
 
 Figures of different judges, prompts or settings never stand in one table, since they are on different scales; how a
-file's outputs were drawn is not known, so they stand beside students that were judged alike.
+file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
 from collections.abc import Iterable, Sequence
@@ -81,11 +81,11 @@ def benchmark_tables(summary: RunSummary, compared: Sequence[Compared], names: S
 
 
 def _with_scale(rows: pl.DataFrame) -> pl.DataFrame:
-    """With `scale`: the settings; of a file's outputs those of students that were judged alike, if there are any."""
+    """With `scale`: the settings; of a file's outputs those of students that were judged alike, else how they were."""
     of_file = pl.col("settings").str.contains(_OF_FILE)
     judged = pl.col("settings").str.replace(r"; (student|outputs): [^;]*", "")
     students = pl.col("settings").filter(~of_file).first().over("benchmark", "judge", "prompt_version", judged)
-    return rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, "settings")).otherwise("settings"))
+    return rows.with_columns(scale=pl.when(of_file).then(pl.coalesce(students, judged)).otherwise("settings"))
 
 
 def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:

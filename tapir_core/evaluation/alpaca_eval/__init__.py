@@ -1,13 +1,22 @@
 """AlpacaEval 2.0: order of the outputs, preferences, win rates, length control. Makes no call."""
 
-from tapir_core.evaluation.alpaca_eval.annotations import read_anchors, read_annotations, read_difficulty, read_outputs
-from tapir_core.evaluation.alpaca_eval.figures import AlpacaEvalFigures, LengthTables, measure_annotations
+from tapir_core.evaluation.alpaca_eval.annotations import (
+    AnnotationFile,
+    read_anchors,
+    read_annotations,
+    read_difficulty,
+    read_length_tables,
+    read_outputs,
+)
+from tapir_core.evaluation.alpaca_eval.figures import AlpacaEvalFigures, measure_annotations
 from tapir_core.evaluation.alpaca_eval.length_control import (
     Anchors,
     LengthModel,
+    LengthTables,
     choose_strength,
     control_length,
     fit_length_model,
+    length_alone,
     predict_win_rate,
 )
 from tapir_core.evaluation.alpaca_eval.preference import (
@@ -23,6 +32,7 @@ __all__ = [
     "AlpacaEvalFigures",
     "Anchors",
     "Annotation",
+    "AnnotationFile",
     "Comparison",
     "LengthModel",
     "LengthTables",
@@ -31,6 +41,7 @@ __all__ = [
     "control_length",
     "fit_length_model",
     "is_switched",
+    "length_alone",
     "measure_annotations",
     "measure_position",
     "measure_win_rates",
@@ -40,5 +51,6 @@ __all__ = [
     "read_anchors",
     "read_annotations",
     "read_difficulty",
+    "read_length_tables",
     "read_outputs",
 ]

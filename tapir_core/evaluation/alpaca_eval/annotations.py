@@ -2,46 +2,73 @@
 
 Annotations are a JSON list or JSON lines, one object a judgment: ``preference`` with ``output_1`` (the baseline's) and
 ``output_2`` (the model's), as in the original's ``annotations.json``; or with ``len_baseline`` and ``len_model`` in
-their place. ``switched`` (whether the model's output was shown first) may be there; other fields are passed over.
+their place. ``switched`` (whether the model's output was shown first) may be there, and who they are of: ``annotator``,
+``generator_1`` (the baseline), ``model`` or ``generator_2``; other fields are passed over.
 Difficulty and anchors are CSV files of the original's data set (``instruction_difficulty.csv``, ``df_gamed.csv``);
-anchors may be annotations too, of one or several models that ``model`` or ``generator_2`` names.
+anchors may be annotations too, of one or several models.
 """
 
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.alpaca_eval.length_control import Anchors, join_anchors, make_anchors
+from tapir_core.evaluation.alpaca_eval.length_control import Anchors, LengthTables, join_anchors, make_anchors
 from tapir_core.evaluation.alpaca_eval.preference import Annotation, kept_preference
 from tapir_core.evaluation.rows import BadRowError, answer_of, parse_rows, read_rows, read_text, text_of
 
-__all__ = ["read_anchors", "read_annotations", "read_difficulty", "read_outputs"]
+__all__ = [
+    "AnnotationFile",
+    "read_anchors",
+    "read_annotations",
+    "read_difficulty",
+    "read_length_tables",
+    "read_outputs",
+]
 
 _LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _DIFFICULTY = ("difficulty", "instruction_difficulty")
 _LISTED = 5
+_NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "baseline": ("generator_1",)}
+"""Who judgments are of, and the fields that name them, the first one that is there."""
 _ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
 
 
-def read_annotations(path: str) -> list[Annotation]:
-    """The judgments of one model, in the order of the file.
+@dataclass(frozen=True, slots=True)
+class AnnotationFile:
+    """The judgments of one model, by one annotator, against one baseline."""
+
+    judged: list[Annotation]
+    """In the order of the file."""
+    names: dict[str, str]
+    """``model``, ``annotator`` and ``baseline``, those that rows name."""
+
+    @property
+    def in_words(self) -> str:
+        """Whose judgments they are; empty where no row says so."""
+        return "; ".join(f"{who}: {name}" for who, name in self.names.items())
+
+
+def read_annotations(path: str) -> AnnotationFile:
+    """Judgments, and whose they are.
 
     Raises:
-        ConfigError: the file cannot be read, holds no judgment or those of several models, or has a row that is none.
+        ConfigError: the file cannot be read, holds no judgment or those of several models, annotators or baselines, or
+            has a row that is none.
     """
-    judged = read_rows(path, _named_annotation, "annotation")
-    models = dict.fromkeys(model for model, _ in judged if model is not None)
-    if len(models) > 1:
+    rows = read_rows(path, lambda row: (_annotation(row), {who: _name(row, who) for who in _NAMES}), "annotation")
+    found = {who: list(dict.fromkeys(name for _, names in rows if (name := names[who]) is not None)) for who in _NAMES}
+    if several := [f"{len(names)} {who}s ({_some(names)})" for who, names in found.items() if len(names) > 1]:
         raise ConfigError(
-            f"{path!r} holds judgments of {len(models)} models ({', '.join(list(models)[:_LISTED])}"
-            f"{', …' if len(models) > _LISTED else ''}); give those of one, since figures are of one model"
+            f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
+            "by one annotator, against one baseline"
         )
-    return [annotation for _, annotation in judged]
+    return AnnotationFile([each for each, _ in rows], {who: name for who, names in found.items() for name in names})
 
 
 def read_outputs(path: str) -> dict[str, str | None]:
@@ -99,12 +126,22 @@ def read_anchors(path: str, difficulty: list[float]) -> Anchors:
     if text.lstrip()[:1] not in ("[", "{"):
         return _read_standardised(text, path)
     models: dict[str | None, list[Annotation]] = {}
-    for model, annotation in parse_rows(text, path, _named_annotation, "annotation"):
+    for model, annotation in parse_rows(text, path, lambda row: (_name(row, "model"), _annotation(row)), "annotation"):
         models.setdefault(model, []).append(annotation)
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
     return join_anchors([make_anchors(judged, difficulty) for judged in models.values()])
+
+
+def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
+    """What length control needs, from the files of `read_difficulty` and `read_anchors`.
+
+    Raises:
+        ConfigError: as these do.
+    """
+    table = read_difficulty(difficulty)
+    return LengthTables(table, read_anchors(anchors, table))
 
 
 def _output(fields: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -135,9 +172,13 @@ def _read_standardised(text: str, path: str) -> Anchors:
     return Anchors(np.tanh(lengths), difficulty, wins)
 
 
-def _named_annotation(fields: Mapping[str, Any]) -> tuple[str | None, Annotation]:
-    model = fields.get("model", fields.get("generator_2"))
-    return None if model is None else str(model), _annotation(fields)
+def _name(fields: Mapping[str, Any], who: str) -> str | None:
+    found = next((fields[field] for field in _NAMES[who] if field in fields), None)
+    return None if found is None else str(found)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _annotation(fields: Mapping[str, Any]) -> Annotation:

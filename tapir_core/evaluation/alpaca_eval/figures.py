@@ -1,12 +1,12 @@
 """All of AlpacaEval's figures for one model, from its judgments. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.alpaca_eval.length_control import (
-    Anchors,
     ControlledRate,
+    LengthTables,
     control_length,
     is_far_from,
 )
@@ -15,18 +15,9 @@ from tapir_core.evaluation.alpaca_eval.win_rate import WinRates, measure_positio
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.estimates import Estimate
 
-__all__ = ["AlpacaEvalFigures", "LengthTables", "measure_annotations"]
+__all__ = ["AlpacaEvalFigures", "measure_annotations"]
 
 _NO_TABLES = "needs the difficulty table and the anchors"
-
-
-@dataclass(frozen=True, slots=True)
-class LengthTables:
-    """What length control needs beside the judgments."""
-
-    difficulty: Sequence[float]
-    """How beatable the baseline is on each instruction, in the order of the annotations."""
-    anchors: Anchors
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +26,7 @@ class AlpacaEvalFigures:
 
     rates: WinRates
     controlled: Estimate
-    """Length-controlled win rate, with its sampling error."""
+    """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
     controlled_spread: float | None
     """The spread of its predictions over the instructions, which the original calls ``lc_standard_error``."""
     position: Estimate
@@ -79,8 +70,9 @@ def measure_annotations(
     rates = measure_win_rates(judged, max_failed_share=max_failed_share)
     raw = rates.win_rate.estimate
     if raw.value is None or tables is None:
-        none = Estimate(None, len(judged), why=raw.why if raw.value is None else _NO_TABLES)
-        controlled = ControlledRate(none, spread=None)
+        controlled = ControlledRate(Estimate(None, 0, why=raw.why if raw.value is None else _NO_TABLES), spread=None)
     else:
-        controlled = control_length(judged, tables.difficulty, tables.anchors)
-    return AlpacaEvalFigures(rates, controlled.rate, controlled.spread, measure_position(judged))
+        controlled = control_length(judged, tables)
+    # A prediction for all instructions, with the count of the judgments.
+    rate = replace(controlled.rate, n=raw.n)
+    return AlpacaEvalFigures(rates, rate, controlled.spread, measure_position(judged))

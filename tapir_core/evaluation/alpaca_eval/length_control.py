@@ -17,7 +17,7 @@ build of numpy that sorts equal numbers (up to 0.15 points). And judgments that 
 log-probabilities, enter the fit as 99.8, 0.2 and 50 %: where lengths alone part wins from losses, psi could else be
 anything.
 
-Without anchors and difficulty this is the original's ``length_controlled_minimal``: never beside a published rate.
+Without tables (`length_alone`) this is the original's ``length_controlled_minimal``: never beside a published rate.
 """
 
 import math
@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tapir_core.evaluation.alpaca_eval.logistic import (
     Floats,
@@ -43,11 +42,13 @@ __all__ = [
     "Anchors",
     "ControlledRate",
     "LengthModel",
+    "LengthTables",
     "choose_strength",
     "control_length",
     "fit_length_model",
     "is_far_from",
     "join_anchors",
+    "length_alone",
     "make_anchors",
     "predict_win_rate",
 ]
@@ -94,6 +95,16 @@ class Anchors:
 
 
 @dataclass(frozen=True, slots=True)
+class LengthTables:
+    """What length control needs beside the judgments."""
+
+    difficulty: Sequence[float]
+    """d: how beatable the baseline is on each instruction, in the order of the judgments; at least as many."""
+    anchors: Anchors
+    """Judgments of the anchor models."""
+
+
+@dataclass(frozen=True, slots=True)
 class ControlledRate:
     """The length-controlled win rate, with two errors that answer different questions."""
 
@@ -122,38 +133,40 @@ def join_anchors(parts: Sequence[Anchors]) -> Anchors:
     )
 
 
-def control_length(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors) -> ControlledRate:
+def length_alone(n: int) -> LengthTables:
+    """For ``n`` instructions that have no tables (``length_controlled_minimal``): all equally hard, no anchors."""
+    return LengthTables([0.0] * n, join_anchors([]))
+
+
+def control_length(judged: Sequence[Annotation], tables: LengthTables) -> ControlledRate:
     """The length-controlled win rate, with the strength chosen by cross-validation.
 
     Args:
         judged: the model's judgments, in the order of the file.
-        difficulty: the table, at least as long.
-        anchors: judgments of the anchor models.
+        tables: difficulty of at least as many instructions, and the anchors.
     """
     if _is_baseline(judged):
-        found = predict_win_rate(_OF_BASELINE, difficulty[: len(judged)])
+        found = predict_win_rate(_OF_BASELINE, tables.difficulty[: len(judged)])
         return replace(found, rate=replace(found.rate, why="the baseline against itself"))
-    model = fit_length_model(judged, difficulty, anchors, choose_strength(judged, difficulty, anchors))
-    free = fit_length_model(judged, difficulty, anchors, STRENGTHS[-1])
-    found, freely = (_with_error(judged, difficulty, anchors, each) for each in (model, free))
+    model = fit_length_model(judged, tables, choose_strength(judged, tables))
+    free = fit_length_model(judged, tables, STRENGTHS[-1])
+    found, freely = (_with_error(judged, tables, each) for each in (model, free))
     if found.rate.low is None or found.rate.high is None or freely.rate.low is None or freely.rate.high is None:
         return found
     low, high = min(found.rate.low, freely.rate.low), max(found.rate.high, freely.rate.high)
     return replace(found, rate=replace(found.rate, low=low, high=high))
 
 
-def fit_length_model(
-    judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors, strength: float
-) -> LengthModel:
+def fit_length_model(judged: Sequence[Annotation], tables: LengthTables, strength: float) -> LengthModel:
     """The coefficients at C = ``strength``; all 0 for the baseline against itself."""
     if _is_baseline(judged):
         return _OF_BASELINE
-    return LengthModel(*map(float, fit_logistic(_rows(judged, difficulty, anchors), strength)))
+    return LengthModel(*map(float, fit_logistic(_rows(judged, tables), strength)))
 
 
-def choose_strength(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors) -> float:
+def choose_strength(judged: Sequence[Annotation], tables: LengthTables) -> float:
     """The C with the lowest loss over five folds; the first of equals."""
-    rows = _rows(judged, difficulty, anchors)
+    rows = _rows(judged, tables)
     n = rows.labels.size
     fold_of = np.arange(n)[::-1] % _FOLDS
     losses = np.zeros(len(STRENGTHS))
@@ -176,11 +189,11 @@ def is_far_from(controlled: float, raw: float) -> bool:
     return controlled < min(raw - raw / 4, raw - 10) or controlled > max(raw + (100 - raw) / 4, raw + 10)
 
 
-def _rows(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors) -> SoftRows:
+def _rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
     """Anchors first. Failed judgments count for the spread of lengths, then leave."""
-    own = make_anchors(judged, difficulty)
-    both = join_anchors([anchors, own])
-    of_model = np.repeat([0.0, 1.0], [anchors.wins.size, own.wins.size])
+    own = make_anchors(judged, tables.difficulty)
+    both = join_anchors([tables.anchors, own])
+    of_model = np.repeat([0.0, 1.0], [tables.anchors.wins.size, own.wins.size])
     return SoftRows(
         np.column_stack([both.lengths, both.difficulty, of_model]),
         both.wins,
@@ -188,30 +201,28 @@ def _rows(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: An
     )
 
 
-def _moves(judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors, model: LengthModel) -> Floats:
+def _moves(judged: Sequence[Annotation], tables: LengthTables, model: LengthModel) -> Floats:
     """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
-    table, n = np.array(difficulty[: len(judged)]), len(judged)
+    table, n = np.array(tables.difficulty[: len(judged)]), len(judged)
     beta = np.array([model.theta, model.phi, model.psi])
     predicted = sigmoid(model.phi * table + model.psi)
     slopes = predicted * (1 - predicted)
     of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
     kept = np.array([each.preference is not None for each in judged])
     moves: Floats = (predicted - predicted.mean()) / n
-    moves[kept] += move_of_rows(_rows(judged, difficulty, anchors), beta)[anchors.wins.size :] @ of_beta
+    moves[kept] += move_of_rows(_rows(judged, tables), beta)[tables.anchors.wins.size :] @ of_beta
     return moves
 
 
-def _with_error(
-    judged: Sequence[Annotation], difficulty: Sequence[float], anchors: Anchors, model: LengthModel
-) -> ControlledRate:
+def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: LengthModel) -> ControlledRate:
     """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
-    found, n = predict_win_rate(model, difficulty[: len(judged)]), len(judged)
+    found, n = predict_win_rate(model, tables.difficulty[: len(judged)]), len(judged)
     rate = found.rate
     if rate.value is None or n < FEWEST_ROWS:
         return replace(found, rate=replace(rate, why=f"{n} judgments only"))
-    if _leaves_nothing(_rows(judged, difficulty, anchors).take(_of_model(judged, anchors)), model):
+    if _leaves_nothing(_rows(judged, tables), model):
         return replace(found, rate=replace(rate, why=_NOTHING_LEFT))
-    moves = _moves(judged, difficulty, anchors, model)
+    moves = _moves(judged, tables, model)
     stderr = math.sqrt(n / (n - 1) * float(np.sum((moves - moves.mean()) ** 2)))
     share = min(max(rate.value / 100, _ROUNDING), 1 - _ROUNDING)
     margin = student_t(n - 1) * stderr / (share * (1 - share))
@@ -219,14 +230,9 @@ def _with_error(
     return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
 
 
-def _of_model(judged: Sequence[Annotation], anchors: Anchors) -> NDArray[np.bool_]:
-    """Which of `_rows` are the model's own."""
-    own = sum(each.preference is not None for each in judged)
-    return np.repeat([False, True], [anchors.wins.size, own])
-
-
-def _leaves_nothing(own: SoftRows, model: LengthModel) -> bool:
-    """Whether every judgment is predicted as it is: all of one side, or parted by their lengths."""
+def _leaves_nothing(rows: SoftRows, model: LengthModel) -> bool:
+    """Whether every judgment of the model is predicted as it is: all of one side, or parted by their lengths."""
+    own = rows.take(rows.features[:, -1] > 0)
     predicted = sigmoid(own.features @ np.array([model.theta, model.phi, model.psi]))
     return bool(np.abs(own.labels - predicted).max() < _LEFT)
 

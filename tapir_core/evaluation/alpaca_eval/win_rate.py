@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW, Annotation
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, estimate_difference, mean_figure
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, estimate_difference, mean_figure
 from tapir_core.judging.estimates import Estimate
 
 __all__ = ["WinRates", "measure_position", "measure_win_rates"]
@@ -29,8 +29,8 @@ def measure_win_rates(judged: Sequence[Annotation], *, max_failed_share: float =
     shares = [None if each.preference is None else 100 * (each.preference - BASELINE) for each in judged]
     outcomes = [None if each.preference is None else _outcome(each.preference) for each in judged]
     return WinRates(
-        mean_figure(shares, max_failed_share=max_failed_share),
-        mean_figure(outcomes, max_failed_share=max_failed_share),
+        mean_figure(shares, scale=PERCENT, max_failed_share=max_failed_share),
+        mean_figure(outcomes, scale=PERCENT, max_failed_share=max_failed_share),
         n_wins=outcomes.count(100.0),
         n_wins_base=outcomes.count(0.0),
         n_draws=outcomes.count(50.0),

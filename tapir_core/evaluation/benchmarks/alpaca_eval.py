@@ -5,7 +5,7 @@ The prompt is our own, so that figures are near published ones and not equal to 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -15,16 +15,14 @@ from tapir_core.evaluation.alpaca_eval import (
     Annotation,
     Comparison,
     LengthTables,
-    control_length,
+    length_alone,
     measure_annotations,
     measure_win_rates,
     preference_from_choice,
     preference_from_logprobs,
-    read_anchors,
-    read_difficulty,
+    read_length_tables,
     read_outputs,
 )
-from tapir_core.evaluation.alpaca_eval.length_control import join_anchors
 from tapir_core.evaluation.alpaca_eval.preference import BASELINE, DRAW
 from tapir_core.evaluation.benchmarks.baseline import BaselineStudent, check_baseline
 from tapir_core.evaluation.benchmarks.failures import Failures
@@ -50,7 +48,6 @@ from tapir_core.evaluation.questions import check_category
 from tapir_core.evaluation.rows import encodable, read_rows, text_of
 from tapir_core.evaluation.statistics import Figure
 from tapir_core.judging.agreement import favoured_position
-from tapir_core.judging.estimates import Estimate
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
@@ -131,7 +128,7 @@ class AlpacaEval:
         by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
         rows = [_annotation(each, by_question) for each in exchanges]
         limit, tables = self.settings.max_failed_share, self._tables()
-        figures = measure_annotations(rows, tables, max_failed_share=limit)
+        figures = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
         rates, whole = figures.rates, figures.rates.win_rate
         note = f"by {_sources(judged)}"
         told = Failures(f"evaluation.benchmarks.{self.name}", self._whose, self.settings.logprobs_asked)
@@ -140,11 +137,12 @@ class AlpacaEval:
             score("win_rate", whole, note=note, failures=failures),
             score("discrete_win_rate", rates.discrete, note=note),
         ]
+        controlled = Figure(figures.controlled, whole.n_failed)
         if tables is not None:
             doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
-            scores.append(score("length_controlled_win_rate", _like(whole, figures.controlled), note=doubt))
+            scores.append(score("length_controlled_win_rate", controlled, note=doubt))
         else:
-            scores.append(score("length_controlled_minimal", _like(whole, _minimal(rows, whole)), note=_MINIMAL))
+            scores.append(score("length_controlled_minimal", controlled, note=_MINIMAL))
         if whole.estimate.value is not None:
             bias = position_note(favoured_position(figures.position))
             scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
@@ -179,20 +177,7 @@ class AlpacaEval:
     def _tables(self) -> LengthTables | None:
         if self.settings.difficulty is None or self.settings.anchors is None:
             return None
-        table = read_difficulty(self.settings.difficulty)
-        return LengthTables(table, read_anchors(self.settings.anchors, table))
-
-
-def _like(whole: Figure, found: Estimate) -> Figure:
-    """A prediction for all instructions, with the counts of the judgments that it rests on."""
-    return Figure(replace(found, n=whole.estimate.n), whole.n_failed)
-
-
-def _minimal(rows: Sequence[Annotation], whole: Figure) -> Estimate:
-    """Length control without tables."""
-    if whole.estimate.value is None:
-        return Estimate(None, 0, why=whole.estimate.why)
-    return control_length(rows, [0.0] * len(rows), join_anchors([])).rate
+        return read_length_tables(self.settings.difficulty, self.settings.anchors)
 
 
 def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judged, Order]]) -> Annotation:

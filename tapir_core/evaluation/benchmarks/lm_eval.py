@@ -8,7 +8,7 @@ take the marks of one question as independent where it has any for such a metric
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -26,7 +26,7 @@ from tapir_core.evaluation.benchmarks.types import (
     mean_value,
     score,
 )
-from tapir_core.evaluation.statistics import ALL, ratio_figure, share_figure
+from tapir_core.evaluation.statistics import ALL, SHARE, ratio_figure
 
 __all__ = ["UNKNOWN", "HarnessTask", "LmEval", "lm_eval_items", "lm_eval_replies"]
 
@@ -76,12 +76,7 @@ class LmEval:
         found: list[Score] = []
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
-            mean = ratio_figure(sums, max_failed_share=limit, unit="questions")
-            if all(each in (None, (0, 1), (1, 1)) for each in sums):
-                # The harness's own standard error, and an interval that stays within 0 and 100.
-                share = share_figure([None if each is None else each[0] > 0 for each in sums], max_failed_share=limit)
-                ends = replace(mean.estimate, low=share.estimate.low, high=share.estimate.high)
-                mean = replace(mean, estimate=ends)
+            mean = ratio_figure(sums, scale=SHARE, max_failed_share=limit, unit="questions")
             several = (
                 f"mean of {sum(len(values) for values in marks.values() if _sum(values))} marks; n counts questions"
             )

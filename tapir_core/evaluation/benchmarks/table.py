@@ -30,14 +30,10 @@ def score_rows(
 ) -> pl.DataFrame:
     """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
 
-    Of a model of a file ``outputs`` is its name and the file's SHA-256.
+    ``outputs`` names the model and its file's SHA-256 where answers come from a file; empty for a student.
     """
     beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name, outputs))
-    rows = []
-    for each in scores:
-        found = each.estimate
-        figure = (found.value, found.stderr, found.n, found.low, found.high, each.n_failed, each.note)
-        rows.append((name, SPLIT, each.category, each.metric, *figure, *beside))
+    rows = [each.row(name, SPLIT, *beside) for each in scores]
     return pl.DataFrame(rows, schema=SCORES, orient="row")
 
 

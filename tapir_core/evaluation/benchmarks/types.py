@@ -176,6 +176,13 @@ class Score:
     note: str = ""
     """A bias that was found, what the figure rests on, or why there is no figure or no interval."""
 
+    def row(self, benchmark: str, split: str, judge: str, prompt_version: str, settings: str) -> tuple[object, ...]:
+        """As a row of ``SCORES``, with what stands beside it."""
+        found = self.estimate
+        figure = (found.value, found.stderr, found.n, found.low, found.high)
+        beside = (self.n_failed, self.note, judge, prompt_version, settings)
+        return (benchmark, split, self.category, self.metric, *figure, *beside)
+
 
 class Benchmark(Protocol):
     """One benchmark, as its part of the configuration says."""

@@ -36,7 +36,6 @@ from tapir_core.evaluation.questions import read_questions
 from tapir_core.evaluation.statistics import ALL, by_category
 from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_review, request_kind
 from tapir_core.judging.prompt import neutralise
-from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
 
@@ -139,8 +138,5 @@ def _lead(found: Judged) -> float | None:
 
 
 def _review(exchange: Exchange, order: Order, found: Judged) -> Review:
-    scores = None
-    if found.value is not None and found.baseline_value is not None:
-        sides = (found.value, found.baseline_value)
-        scores = PairScores(*(sides if order == "model_first" else sides[::-1]))
+    scores = None if found.value is None or found.baseline_value is None else (found.value, found.baseline_value)
     return Review(exchange.question_id, exchange.category, order == "model_first", scores)

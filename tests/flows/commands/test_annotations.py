@@ -75,7 +75,7 @@ def test_a_table_for_a_reader(tmp_path: Path, tables: list[str]) -> None:
     shown = evaluate("--annotations", path, *tables)
     assert shown.exit_code == 0, shown.output
     flat = " ".join(shown.stdout.split())
-    assert "win rate, % 50.00 5.03 40.03 to 59.97 100" in flat
+    assert "win rate, % 50.00 5.03 40.38 to 59.62 100" in flat
     assert "50 wins, 50 losses, 0 draws." in flat
     assert "gain by standing first, points 100.00" in flat
     published = json.loads(evaluate("--annotations", path, *tables, "--json").stdout)["lc_standard_error"]
@@ -134,6 +134,57 @@ def test_the_command_ends_with_4_and_asks_prefect_for_nothing(tmp_path: Path) ->
         done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_whose_judgments_they_are_stands_beside_the_figures(tmp_path: Path) -> None:
+    path = Path(write_annotations(tmp_path / "annotations.json"))
+    unnamed = evaluate("--annotations", str(path))
+    assert "annotator:" not in unnamed.output
+    named = {"generator_1": "gpt4", "generator_2": "ours", "annotator": "anna"}
+    path.write_text(json.dumps([row | named for row in json.loads(path.read_text())]))
+    shown = evaluate("--annotations", str(path))
+    assert "Model: ours; annotator: anna; baseline: gpt4. 79 wins" in " ".join(shown.stdout.split())
+    as_json = evaluate("--annotations", str(path), "--json")
+    assert "model: ours; annotator: anna; baseline: gpt4" in " ".join(as_json.stderr.split())
+    assert list(json.loads(as_json.stdout)) == KEYS
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+def test_a_position_bias_is_said_beside_the_figures(tmp_path: Path, form: list[str]) -> None:
+    for first in (True, False):
+        path = write_annotations(tmp_path / "annotations.json", first=first)
+        said = " ".join(evaluate("--annotations", path, *form).stderr.split())
+        assert ("position bias: the annotator favours the output shown first" in said) == first
+
+
+@pytest.mark.parametrize(
+    ("rows", "reasons"),
+    [
+        (
+            [(2.0, 900)] * 80,
+            ["The length-controlled win rate has no interval: the fit predicts every judgment as it is"],
+        ),
+        (
+            [(1.0, 900), (2.0, 900), (2.0, 700)],
+            [
+                "The win rate has no interval: 3 rows only.",
+                "The discrete win rate has no interval: 3 rows only.",
+                "The length-controlled win rate has no interval: 3 judgments only.",
+            ],
+        ),
+        ([(1.5, 600)] * 80, ["The length-controlled win rate has no interval: the baseline against itself."]),
+    ],
+    ids=["all won", "three only", "the baseline itself"],
+)
+def test_an_interval_that_is_missing_is_missing_for_a_reason(
+    tmp_path: Path, tables: list[str], rows: list[tuple[float, int]], reasons: list[str]
+) -> None:
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps([{"preference": p, "len_model": chars, "len_baseline": 600} for p, chars in rows]))
+    flat = " ".join(evaluate("--annotations", str(path), *tables).stdout.split())
+    for reason in reasons:
+        assert reason in flat
+    assert flat.count("has no interval") == len(reasons)
 
 
 def test_annotations_behind_a_gap_are_said_to_take_a_neighbours_difficulty(tmp_path: Path, tables: list[str]) -> None:

@@ -1,7 +1,6 @@
 import pytest
 
 from tapir_core.evaluation.mt_bench import (
-    CATEGORIES,
     Rating,
     measure_ratings,
     needs_reference,
@@ -37,9 +36,9 @@ def test_anything_else_is_no_rating(reply: str | None) -> None:
 
 
 def test_temperatures_and_references_go_by_category() -> None:
-    assert [temperature_of(each) for each in CATEGORIES] == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1]
-    assert temperature_of("fermi") == 0.7
-    assert [each for each in CATEGORIES if needs_reference(each)] == ["reasoning", "math", "coding"]
+    everywhere = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities", "fermi")
+    assert [temperature_of(each) for each in everywhere] == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.7]
+    assert [each for each in everywhere if needs_reference(each)] == ["reasoning", "math", "coding"]
 
 
 def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
@@ -50,6 +49,13 @@ def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
     assert found.turn_2.estimate.value == 5.0
     assert found.average.estimate.value == 90 / 19
     assert (found.turn_1.n_failed, found.turn_2.n_failed, found.average.n_failed) == (0, 1, 1)
+
+
+def test_the_interval_of_a_mean_rating_ends_at_10() -> None:
+    for lowest in (9.0, 10.0):
+        ratings = [Rating(str(number), "math", 1, lowest if number == 0 else 10.0) for number in range(10)]
+        found = measure_ratings(ratings).average.estimate
+        assert found.low < found.value <= found.high == 10
 
 
 def test_each_figure_stands_or_falls_by_its_own_failures() -> None:

@@ -82,6 +82,21 @@ def test_a_judge_that_always_prefers_the_first_answer_yields_a_half_and_is_found
     assert found.favoured == "first"
 
 
+def test_where_all_is_won_the_interval_ends_at_1_and_has_a_width() -> None:
+    found = measure_pairs([pair(question, "model", "model", turn) for question in range(20) for turn in (1, 2)])
+    for figure, end in (
+        (found.outcomes.win_rate, 1.0),
+        (found.outcomes.loss_rate, 0.0),
+        (found.outcomes.win_rate_adjusted, 1.0),
+    ):
+        rate = figure.estimate
+        assert rate.value == end
+        assert (rate.low, rate.high) == pytest.approx((0.8389, 1.0) if end else (0.0, 0.1611), abs=1e-4)
+    gaps = measure_pairs([pair(question, "model", "baseline") for question in range(20)]).order_gap.estimate
+    assert gaps.high == 1.0
+    assert gaps.low == pytest.approx(0.6777, abs=1e-4)
+
+
 def test_a_judge_that_prefers_the_last_answer_now_and_then_is_found_out_too() -> None:
     pairs = [pair(n, "model", "model") for n in range(30)] + [pair(n, "baseline", "model") for n in range(30, 50)]
     assert measure_pairs(pairs).favoured == "second"

@@ -76,7 +76,7 @@ def test_published_pairs() -> None:
 def test_sums_and_outcomes_of_the_published_reviews() -> None:
     reviews = defaultdict(list)
     for row in csv_rows("mt_bench/vicuna_reviews_2023.csv"):
-        scores = PairScores(float(row["score_1"]), float(row["score_2"]))
+        scores = float(row["score_1"]), float(row["score_2"])
         reviews[row["pair"]].append(Review(row["question_id"], row["category"], True, scores))
     expected = csv_rows("mt_bench/vicuna_reviews_2023_sums.csv")
     for row in expected:

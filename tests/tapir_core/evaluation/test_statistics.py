@@ -8,6 +8,9 @@ from hypothesis import strategies as st
 
 from tapir_core.evaluation.mt_bench import Rating
 from tapir_core.evaluation.statistics import (
+    PERCENT,
+    SHARE,
+    Scale,
     by_category,
     compare_paired,
     estimate_difference,
@@ -15,6 +18,7 @@ from tapir_core.evaluation.statistics import (
     mean_figure,
     ratio_figure,
 )
+from tapir_core.judging.estimates import estimate_share
 
 HALVES = st.integers(-18, 18).map(lambda half: half / 2)
 
@@ -73,6 +77,54 @@ def test_copies_of_each_value_leave_the_error_as_it_is() -> None:
 def test_a_value_that_failed_takes_only_itself_from_its_cluster() -> None:
     found = mean_figure([1.0, None, 5.0, 3.0], clusters=["a", "a", "b", "b"], max_failed_share=0.5)
     assert found.estimate.value == 3.0
+
+
+@pytest.mark.parametrize("wins", [0, 1, 10, 19, 20])
+@pytest.mark.parametrize("scale", [SHARE, PERCENT, (-1.0, 1.0), (1.0, 10.0)])
+def test_a_mean_of_marks_at_the_ends_of_the_scale_has_wilsons_interval(wins: int, scale: Scale) -> None:
+    """As a share of the held-out set has; Student's t would leave the scale, and have no width where all are won."""
+    lowest, highest = scale
+    values = [highest] * wins + [lowest] * (20 - wins)
+    found, plain = mean_figure(values, scale=scale).estimate, mean_figure(values).estimate
+    assert (found.value, found.stderr) == (plain.value, plain.stderr), "value and error are the benchmark's own"
+    wilson, span = estimate_share(wins, 20), highest - lowest
+    assert wilson.low is not None
+    assert wilson.high is not None
+    assert found.low == pytest.approx(lowest + span * wilson.low)
+    assert found.high == pytest.approx(lowest + span * wilson.high)
+    again = mean_figure(values * 2, clusters=list(range(20)) * 2, scale=scale).estimate
+    assert (again.low, again.high) == (found.low, found.high), "both turns of a question are one item"
+
+
+@given(st.lists(st.integers(0, 20).map(lambda each: each / 2), min_size=4, max_size=30), st.integers(1, 3))
+def test_an_interval_stays_on_its_scale_around_its_value(values: list[float], turns: int) -> None:
+    clusters = [place // turns for place in range(len(values))]
+    for found in (
+        mean_figure(values, scale=(0.0, 10.0)).estimate,
+        mean_figure(values, clusters=clusters, scale=(0.0, 10.0)).estimate,
+        ratio_figure([(value, 1.0) for value in values], scale=(0.0, 10.0)).estimate,
+    ):
+        assert found.value is not None
+        assert (found.low is None) == bool(found.why)
+        if found.low is not None and found.high is not None:
+            assert 0 <= found.low <= found.value <= found.high <= 10
+            assert found.low < found.high or 0 < found.value < 10
+
+
+def test_ratings_beyond_a_scale_that_is_not_checked_stay_in_their_interval() -> None:
+    found = mean_figure([11.0, 11.0, 11.0, 10.0], scale=(1.0, 10.0)).estimate
+    assert found.high == found.value == 10.75
+
+
+def test_items_of_unequal_weight_count_as_fewer() -> None:
+    """Thirty marks of one question and one of each other are hardly more than one question."""
+    even = ratio_figure([(1.0, 1.0)] * 10 + [(0.0, 1.0)] * 10, scale=SHARE).estimate
+    uneven = ratio_figure([(30.0, 30.0), *[(1.0, 1.0)] * 9, *[(0.0, 1.0)] * 10], scale=SHARE).estimate
+    assert even.low is not None
+    assert even.high is not None
+    assert uneven.low is not None
+    assert uneven.high is not None
+    assert uneven.high - uneven.low > 1.3 * (even.high - even.low)
 
 
 def test_a_ratio_is_that_of_sums() -> None:

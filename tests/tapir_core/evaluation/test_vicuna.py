@@ -6,8 +6,9 @@ from tapir_core.replies import Unparsed
 
 
 def reviews(*scores: tuple[float, float] | None, model_first: bool = True, category: str = "fermi") -> list[Review]:
+    """Of scores in the order shown."""
     return [
-        Review(str(number), category, model_first, None if pair is None else PairScores(*pair))
+        Review(str(number), category, model_first, pair if pair is None or model_first else (pair[1], pair[0]))
         for number, pair in enumerate(scores)
     ]
 

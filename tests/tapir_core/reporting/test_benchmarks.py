@@ -18,12 +18,14 @@ from tapir_core.reporting.benchmarks import (
     headline_panels,
     require_figures,
 )
+from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import render_report, score_plots, write_report
 from tapir_core.reporting.run_card import plots_card, run_card
 from tapir_core.reporting.summary import summarise
+from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import Compared, StageAt, plan
 from tasks.schedule import history, stop_reason
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
@@ -116,6 +118,26 @@ def test_the_card_puts_students_side_by_side_with_the_judge(run: RunFolder) -> N
     card = run_card(summarise(run))
     assert "| Figure | Category | backbone | S_0 | S_1 | S_2 | n |" in card
     assert "prompt mt_bench_single " in card
+
+
+@pytest.mark.parametrize("who", [["one", "other"], [2, "one", "other"]], ids=["files alone", "beside a student"])
+def test_models_of_files_that_were_judged_alike_stand_side_by_side(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch, who: list[Compared]
+) -> None:
+    figures = summarise(run).benchmarks(2)
+    assert figures is not None
+
+    def of(each: Compared) -> pl.DataFrame:
+        file = f"; outputs: {each}, from a file (SHA-256 of {each})"
+        drawn = pl.col("settings").str.replace("; student: [^;]*", file)
+        return figures if isinstance(each, int) else figures.with_columns(settings=drawn)
+
+    monkeypatch.setattr(RunSummary, "benchmarks", lambda _, each: of(each))
+    tables = benchmark_tables(summarise(run), who, ["ae", "mt"])
+    assert [table.title for table in tables] == ["ae", "mt"]
+    assert [table.columns[2:-1] for table in tables] == [tuple(student_name(each) for each in who)] * 2
+    assert "outputs: one, from a file" in tables[0].note
+    assert "outputs: other, from a file" in tables[0].note
 
 
 def test_a_students_figures_by_two_judges_stand_in_two_tables(run: RunFolder) -> None:

@@ -40,8 +40,9 @@ def test_the_originals_annotations_and_ours_are_read_alike(tmp_path: Path) -> No
     ours = [{"preference": row["preference"], "len_baseline": 4, "len_model": 5} for row in rows]
     as_list = read_annotations(write(tmp_path / "annotations.json", json.dumps(rows)))
     as_lines = read_annotations(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, ours)) + "\n\n"))
-    assert as_list == as_lines
-    assert as_list == [Annotation(preference, 5, 4) for preference in (1.75, None, None, 1.5, None)]
+    assert as_list.judged == as_lines.judged
+    assert (as_list.in_words, as_lines.in_words) == ("model: model; annotator: anna; baseline: baseline", "")
+    assert as_list.judged == [Annotation(preference, 5, 4) for preference in (1.75, None, None, 1.5, None)]
 
 
 def test_judgments_of_several_models_are_no_figures_of_one(tmp_path: Path) -> None:
@@ -54,10 +55,25 @@ def test_judgments_of_several_models_are_no_figures_of_one(tmp_path: Path) -> No
         read_annotations(write(tmp_path / "a.json", json.dumps(many)))
 
 
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [("annotator", r"2 annotators \(anna, bea\)"), ("generator_1", r"2 baselines \(baseline, bea\)")],
+)
+def test_judgments_of_several_annotators_or_against_several_baselines_are_on_no_one_scale(
+    tmp_path: Path, field: str, words: str
+) -> None:
+    rows = [original(), original(**{field: "bea"}), original(**{field: None})]
+    with pytest.raises(ConfigError, match=f"holds judgments of {words}; give those of one"):
+        read_annotations(write(tmp_path / "a.json", json.dumps(rows)))
+    both = [original(), original(generator_2="theirs", **{field: "bea"})]
+    with pytest.raises(ConfigError, match=rf"2 models \(model, theirs\) and {words}"):
+        read_annotations(write(tmp_path / "a.json", json.dumps(both)))
+
+
 def test_a_written_order_is_read(tmp_path: Path) -> None:
     rows = [original(switched=True), original(switched=False), original(switched=None)]
     found = read_annotations(write(tmp_path / "a.json", json.dumps(rows)))
-    assert [each.switched for each in found] == [True, False, None]
+    assert [each.switched for each in found.judged] == [True, False, None]
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from functools import cache
 
 import pytest
 
-from tapir_core.evaluation.alpaca_eval.annotations import read_anchors, read_annotations, read_difficulty
+from tapir_core.evaluation.alpaca_eval.annotations import read_annotations, read_length_tables
 from tapir_core.evaluation.alpaca_eval.length_control import (
-    Anchors,
     LengthModel,
+    LengthTables,
     control_length,
     fit_length_model,
     predict_win_rate,
@@ -30,17 +30,14 @@ def leaderboard() -> dict[str, dict[str, str]]:
 
 @cache
 def judged() -> dict[str, list[Annotation]]:
-    return {path.stem: read_annotations(str(path)) for path in sorted(evalref(f"{FOLDER}/models").glob("*.jsonl"))}
+    return {
+        path.stem: read_annotations(str(path)).judged for path in sorted(evalref(f"{FOLDER}/models").glob("*.jsonl"))
+    }
 
 
 @cache
-def difficulty() -> list[float]:
-    return read_difficulty(str(evalref(f"{FOLDER}/difficulty.csv")))
-
-
-@cache
-def anchors() -> Anchors:
-    return read_anchors(str(evalref(f"{FOLDER}/anchor_pseudo.jsonl")), difficulty())
+def tables() -> LengthTables:
+    return read_length_tables(*(str(evalref(f"{FOLDER}/{file}")) for file in ("difficulty.csv", "anchor_pseudo.jsonl")))
 
 
 def test_win_rates_standard_errors_and_counts_of_all_models() -> None:
@@ -65,7 +62,7 @@ def test_length_controlled_rates_from_the_published_coefficients() -> None:
             continue
         rows = SHORT_FILES.get(name) or len(judged().get(name, ())) or lengths.get(name, 805)
         model = LengthModel(*(float(published[key]) for key in ("w_len", "w_difficulty", "w_model")))
-        found = predict_win_rate(model, difficulty()[:rows])
+        found = predict_win_rate(model, tables().difficulty[:rows])
         assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
         if published["lc_standard_error"]:
             assert found.spread == pytest.approx(float(published["lc_standard_error"]), abs=1e-6), name
@@ -78,8 +75,8 @@ def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
     for name, annotations in judged().items():
         published = leaderboard()[name]
         if published["C"]:
-            model = fit_length_model(annotations, difficulty(), anchors(), float(published["C"]))
-            found = predict_win_rate(model, difficulty()[: len(annotations)])
+            model = fit_length_model(annotations, tables(), float(published["C"]))
+            found = predict_win_rate(model, tables().difficulty[: len(annotations)])
             assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
             checked += 1
     assert checked == 56
@@ -87,7 +84,7 @@ def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
 
 def test_length_controlled_rates_with_own_folds() -> None:
     for name, annotations in judged().items():
-        found = control_length(annotations, difficulty(), anchors()).rate
+        found = control_length(annotations, tables()).rate
         published = float(leaderboard()[name]["length_controlled_winrate"])
         assert found.value == pytest.approx(published, abs=0.2), name
         assert found.value is not None
@@ -97,7 +94,7 @@ def test_length_controlled_rates_with_own_folds() -> None:
 def test_the_published_error_of_the_length_controlled_rate_is_no_sampling_error() -> None:
     """Ours is larger for every model; the baseline, which stands against itself, has none."""
     for name, annotations in judged().items():
-        found = control_length(annotations, difficulty(), anchors())
+        found = control_length(annotations, tables())
         if name == "gpt4_1106_preview":
             assert (found.rate.low, found.spread) == (None, 0.0)
             continue

@@ -39,6 +39,17 @@ def test_above_the_allowed_share_of_failures_there_is_no_figure() -> None:
     assert measure_win_rates(judged(preferences), max_failed_share=0.1).win_rate.estimate.value == 25.0
 
 
+@pytest.mark.parametrize("lost", [0, 1, 20])
+def test_the_interval_of_a_rate_near_an_end_stays_within_0_and_100_and_has_a_width(lost: int) -> None:
+    found = measure_win_rates(judged([1.0] * lost + [2.0] * (20 - lost)))
+    for rate in (found.win_rate.estimate, found.discrete.estimate):
+        assert rate.value == 100 - 5 * lost
+        assert 0 <= rate.low <= rate.value <= rate.high <= 100
+        assert rate.high - rate.low > 10
+    soft = measure_win_rates(judged([1.2] + [1.99] * 19)).win_rate.estimate
+    assert soft.low < soft.value < soft.high <= 100
+
+
 def test_an_annotator_that_prefers_the_first_output_yields_a_half_and_is_found_out() -> None:
     orders = [is_switched(f"Write about {number}.") for number in range(400)]
     found = [Annotation(2.0 if switched else 1.0, 100, 100, switched) for switched in orders]
