@@ -6,7 +6,7 @@ from dataclasses import replace
 from tapir_core.comparison.outcome import Graded
 from tapir_core.evaluation.bootstrap import Resampled, Values, resample
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.judging.estimates import estimate_share
+from tapir_core.judging.estimates import share_interval
 from tapir_core.randomness import derive_rng
 from tapir_core.task_types import TASK_TYPES
 
@@ -21,10 +21,8 @@ def share_of(values: Values, *scope: str) -> Resampled | None:
     ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
     if found.value in (0.0, 1.0):
         n = min(len(items) for items in values.values() if items)
-        wilson = estimate_share(round(found.value * n), n)
-        assert wilson.low is not None
-        assert wilson.high is not None
-        ends = dict.fromkeys(("low90", "low95"), wilson.low) | dict.fromkeys(("high90", "high95"), wilson.high)
+        low, high = share_interval(found.value, n)
+        ends = dict.fromkeys(("low90", "low95"), low) | dict.fromkeys(("high90", "high95"), high)
     return replace(found, **ends)
 
 
