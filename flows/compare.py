@@ -169,8 +169,8 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) 
         concludes=plan.comparison.verdict and not primary,
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
-    earlier = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
-    conditions = conditions_of(reference, gather_files(reference), plan.comparison, earlier=earlier)
+    others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
+    conditions = conditions_of(reference, gather_files(reference), plan.comparison, others=others)
     return replace(compared, conditions=conditions)
 
 

@@ -28,7 +28,7 @@ _LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), (
 
 
 def conditions_of(
-    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, earlier: Mapping[str, int]
+    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, others: Mapping[str, int]
 ) -> dict[str, str]:
     """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
 
@@ -36,7 +36,7 @@ def conditions_of(
         config: of the reference with the first run seed.
         files: name → digest of the prompt and input files that go into it.
         comparison: what is compared.
-        earlier: stage → version of its code that made the figures, where it is not today's.
+        others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
     return {
         "Student": _student(config, files),
@@ -47,7 +47,7 @@ def conditions_of(
         "Prompts": ", ".join(_prompts(config, files)),
         "Sizes": _sizes(config, files),
         "Run seeds": _run_seeds(comparison),
-        "Settings": f"digest {_settings_digest(config, files)}{_made_by(earlier)}",
+        "Settings": f"digest {_settings_digest(config, files)}{_made_by(others)}",
     }
 
 
@@ -130,9 +130,9 @@ def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
     return digest([backbone_name(config.student), *stages])[:_DIGITS]
 
 
-def _made_by(earlier: Mapping[str, int]) -> str:
-    stages = ", ".join(f"{stage} {version}" for stage, version in earlier.items())
-    return f", with earlier versions of stages: {stages}" if earlier else ""
+def _made_by(others: Mapping[str, int]) -> str:
+    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    return f", made by other versions of stages: {stages}" if others else ""
 
 
 def _of_parts(basic: str, rounds: list[str]) -> str:

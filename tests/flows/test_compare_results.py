@@ -158,13 +158,13 @@ def test_runs_that_another_code_made_are_not_set_against_each_other(elsewhere: P
         read_comparison(plan, results)
 
 
-def test_figures_of_an_earlier_code_say_so(elsewhere: Path) -> None:
+def test_figures_that_another_code_made_say_so(elsewhere: Path) -> None:
     plan = open_comparison(elsewhere)
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
-    assert "earlier" not in read_comparison(plan, results).conditions["Settings"]
+    assert "made by" not in read_comparison(plan, results).conditions["Settings"]
     for file in results.path.iterdir():
         made_by_version(file, "mix", 1)
-    assert read_comparison(plan, results).conditions["Settings"].endswith(", with earlier versions of stages: mix 1")
+    assert read_comparison(plan, results).conditions["Settings"].endswith(", made by other versions of stages: mix 1")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 99}', '{"format": 1}'])

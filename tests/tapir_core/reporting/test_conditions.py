@@ -21,7 +21,7 @@ COMPARISON = ComparisonConfig(
 
 
 def found(root: Path, files: dict[str, str] = FILES, **sections: object) -> dict[str, str]:
-    return conditions_of(make_config(root, **sections), files, COMPARISON, earlier={})
+    return conditions_of(make_config(root, **sections), files, COMPARISON, others={})
 
 
 def test_student_teacher_judge_prompts_sizes_and_run_seeds_are_named(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_digest_of_the_settings_changes_with_what_can_change_a_row(
     fields = config.model_dump(mode="json")
     for section, values in changed.items():
         fields[section] |= values
-    other = conditions_of(RunConfig.model_validate(fields), FILES, COMPARISON, earlier={})
+    other = conditions_of(RunConfig.model_validate(fields), FILES, COMPARISON, others={})
     assert (other["Settings"] == found(tmp_path)["Settings"]) is same
 
 
