@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.lines import console, say
+from flows.commands.lines import console, print_line, say
 from flows.commands.run_names import run_ref
 
 __all__ = ["export"]
@@ -37,9 +37,4 @@ def export(
     folder = Storage(to or export_folder(run.ref.name, number))
     record = export_student(run, number, folder, model_card(run, number, use), on_file=say)
     say(f"{len(record.files)} files, all verified")
-    console.print(
-        f"{student_name(number)} of run {run.ref.name} is in {folder.url}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")
