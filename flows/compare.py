@@ -53,7 +53,13 @@ class Failed:
 
 
 def read_asked(
-    spec: str | Path, overrides: Sequence[str], *, only: str, run_seeds: str, results: str | Path | None
+    spec: str | Path,
+    overrides: Sequence[str],
+    *,
+    only: str,
+    run_seeds: str,
+    results: str | Path | None,
+    show: bool = False,
 ) -> Asked:
     """Read what is compared, and find everything that is wrong with it before the first arm starts.
 
@@ -63,16 +69,19 @@ def read_asked(
         only: arms that are wanted, with commas between; all of them if empty.
         run_seeds: run seeds that are wanted, with commas between; all of them if empty.
         results: folder for what finished runs came to.
+        show: no run is wanted, so that nothing has to be there but what finished ones left.
 
     Raises:
-        ConfigError: the comparison, the configuration of an arm, an arm or a run seed is wrong.
+        ConfigError: the comparison, the configuration of an arm, an arm or a run seed is wrong, or runs are chosen
+            where none is wanted.
         MissingPrerequisite: a key, an engine environment or a package is not there.
     """
+    if show and (only or run_seeds):
+        raise ConfigError("--show runs nothing, so --only and --run-seeds choose nothing: leave them out")
     plan = open_comparison(spec, overrides)
-    chosen = plan.choose(_listed(only), _numbers(run_seeds))
-    first = plan.comparison.run_seeds[0]
-    for arm in plan.arms:
-        check_settings(plan.config(plan.run(arm.name, first)), source=f"arm {arm.name}")
+    chosen = () if show else plan.choose(_listed(only), _numbers(run_seeds))
+    for arm in () if show else plan.arms:
+        check_settings(plan.config(plan.run(arm.name, plan.comparison.run_seeds[0])), source=f"arm {arm.name}")
     return Asked(plan, chosen, ResultsFolder(Path(results), plan, gather_files) if results else None)
 
 

@@ -70,6 +70,9 @@ class BenchmarkStages(StageWriter):
         benchmark, rows = judged_one(self.run.config, at.benchmark), []
         prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
         for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
+            if game.reason:
+                rows.append((*game.place, None, None, "", "failed", game.reason, "", "standin-judge"))
+                continue
             found = game.reading or benchmark.read(game, *_reply_of_standin(game.text))
             rows.append((*game.place, found.value, found.baseline_value, found.how, "scored", "", "", "standin-judge"))
         schema = {**dict.fromkeys(STAGES[at.name].columns, pl.String), "turn": pl.Int64}

@@ -39,9 +39,8 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print the table in Markdown, and nothing else.")
-    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Run nothing: set side by side what is finished.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown alone.")] = False,
 ) -> None:
     """Run the arms of a comparison that are not finished, each matched to the reference; then set them side by side."""
     from flows.arm_run import drive_run
@@ -49,7 +48,7 @@ def compare(
     from flows.compare import not_finished, read_asked, read_comparison, run_comparison
     from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
 
-    asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results)
+    asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
     with ExitStack() as servers:
 
         @cache

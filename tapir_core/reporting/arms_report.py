@@ -73,11 +73,11 @@ def render_arms(compared: ComparedArms) -> str:
 def _plots(compared: ComparedArms) -> dict[str, Plot]:
     """The plots for which there is something to show."""
     found, rows = {}, compared.rows
-    if any(row.to_random for row in rows):
-        caption = "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; hollow: exploratory."
+    if any(row.to_random for row in rows if row.costs):
+        caption = "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory."
         found["differences"] = Plot("Difference to random", Markup(plots.plot_differences(rows)), caption)
-    if any(len(row.curve) > 1 for row in rows):
-        caption = "Means over run seeds with 90 % intervals, from S_0 on. Dashed: exploratory."
+    if any(len(row.curve) > 1 for row in rows if not row.exploratory):
+        caption = "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen."
         found["curves"] = Plot("By training tokens", Markup(plots.plot_curves(rows)), caption)
     bars = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
     if bars:

@@ -156,15 +156,15 @@ def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Se
     Raises:
         NoFigure: a student or model has no headline on one of the benchmarks.
     """
-    lacking = [
-        f"{student_name(who)}, {row['benchmark']}: {row['note']}"
-        for who in compared
-        for row in _headlines(_rows(summary, who, names))
-        if row["value"] is None
-    ]
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for who in compared:
+        for row in _headlines(_rows(summary, who, names)):
+            if row["value"] is None:
+                lacking.setdefault((row["benchmark"], row["note"]), []).append(student_name(who))
     if lacking:
+        told = "; ".join(f"{', '.join(dict.fromkeys(who))} on {name}: {note}" for (name, note), who in lacking.items())
         raise NoFigure(
-            f"no figure, since failures are no random sample: {'; '.join(lacking)}. The run's benchmarks/ folders hold "
+            f"no figure, since failures are no random sample: {told}. The run's benchmarks/ folders hold "
             f"the replies. Once the judge is mended, `tapir evaluate {summary.name} --benchmark {','.join(names)} "
             "--also terminal` asks it again where it failed (in the UI: evaluate, Ask failed judgments too). Answers "
             "that the student failed to give: forget them with `tapir store prune --role answer --status KIND --yes`, "

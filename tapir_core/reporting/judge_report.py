@@ -18,7 +18,7 @@ from tapir_core.reporting.judge_sentences import (
     unscored_sentence,
 )
 from tapir_core.reporting.judge_tables import judge_tables
-from tapir_core.reporting.page import Plot, render_page
+from tapir_core.reporting.page import Fact, Plot, render_page
 from tapir_core.run_folder import RunFolder
 
 __all__ = ["render_judge_report", "write_judge_report"]
@@ -45,23 +45,25 @@ def render_judge_report(found: JudgeRound) -> str:
     )
 
 
-def _facts(found: JudgeRound) -> list[tuple[str, str]]:
-    """The few figures at the top of the page: label, value."""
+def _facts(found: JudgeRound) -> list[Fact]:
+    """The few figures at the top of the page."""
     facts = [
-        ("Verdicts", count(found.verdicts)),
-        ("Instructions scored in every order", f"{count(found.whole.scores.height)} of {count(found.instructions)}"),
+        Fact("Verdicts", count(found.verdicts)),
+        Fact(
+            "Instructions scored in every order", f"{count(found.whole.scores.height)} of {count(found.instructions)}"
+        ),
     ]
     if found.whole.agreement is not None:
         gap, kappa = found.whole.agreement.gap.value, found.whole.agreement.kappa.value
         facts += [
-            ("Order gap, points", "not defined" if gap is None else points(gap)),
-            ("Agreement of the orders, κ", "not defined" if kappa is None else correlation(kappa)),
+            Fact("Order gap, points", "not defined" if gap is None else points(gap)),
+            Fact("Agreement of the orders, κ", "not defined" if kappa is None else correlation(kappa)),
         ]
     effect, share = found.whole.length.difference.value, found.whole.unscored.share.value
     return [
         *facts,
-        ("MFD and length difference, ρ", "not defined" if effect is None else correlation(effect)),
-        ("Unscored", "not defined" if share is None else percent(share)),
+        Fact("MFD and length difference, ρ", "not defined" if effect is None else correlation(effect)),
+        Fact("Unscored", "not defined" if share is None else percent(share)),
     ]
 
 

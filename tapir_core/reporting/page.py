@@ -1,7 +1,7 @@
 """What every HTML page of ours is made with: one template environment, one look, no script and no network.
 
-Pages extend ``page.html.jinja2`` and take tables and plots from ``parts.html.jinja2``. All text is escaped; only a
-plot's SVG, which `tapir_core.reporting.figure` made, enters as it is.
+Pages extend ``page.html.jinja2`` and take facts, tables and plots from ``parts.html.jinja2``. All text is escaped; only
+a plot's SVG, which `tapir_core.reporting.figure` made, enters as it is.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,17 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-__all__ = ["Plot", "render_page"]
+__all__ = ["Fact", "Plot", "render_page"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A figure at the top of a page."""
+
+    label: str
+    value: str
+    note: str = ""
+    """Its interval and n, in small print."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,16 +26,17 @@ from tapir_core.reporting.formats import (
     count,
     duration,
     first_two_and_last,
+    interval,
+    items_in_words,
     moment,
     number,
     percent,
     round_name,
-    score_in_words,
     student_name,
 )
 from tapir_core.reporting.grading import Examples, choose_examples
 from tapir_core.reporting.look import Look
-from tapir_core.reporting.page import Plot, render_page
+from tapir_core.reporting.page import Fact, Plot, render_page
 from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
@@ -46,7 +47,7 @@ from tapir_core.reporting.tables import (
     shares_table,
     spend_table,
 )
-from tapir_core.reporting.types import RunSummary
+from tapir_core.reporting.types import RunSummary, Score
 from tapir_core.run_folder import RunFolder
 
 __all__ = ["render_report", "score_plots", "write_report"]
@@ -119,16 +120,22 @@ def render_report(
     )
 
 
-def _facts(summary: RunSummary) -> list[tuple[str, str]]:
-    """The few figures at the top of the page: label, value."""
+def _facts(summary: RunSummary) -> list[Fact]:
+    """The few figures at the top of the page."""
     scores = [(f"Test accuracy, {student_name(each.number)}", each.score("test")) for each in summary.students]
     usage = summary.usage
     return [
-        *((label, score_in_words(value)) for label, value in first_two_and_last(scores) if value is not None),
-        ("Time at work", duration(summary.busy_seconds)),
-        ("Answers of teacher and judge", count(usage.calls + usage.stored)),
-        ("Price of these answers", f"{number(usage.usd)} USD"),
+        *(_accuracy(label, score) for label, score in first_two_and_last(scores) if score is not None),
+        Fact("Time at work", duration(summary.busy_seconds)),
+        Fact("Answers of teacher and judge", count(usage.calls + usage.stored)),
+        Fact("Price of these answers", f"{number(usage.usd)} USD"),
     ]
+
+
+def _accuracy(label: str, score: Score) -> Fact:
+    if score.value is None:
+        return Fact(label, "no figure", score.note)
+    return Fact(label, percent(score.value), f"{interval(score)}, {items_in_words(score)}")
 
 
 def score_plots(summary: RunSummary) -> dict[str, Plot]:

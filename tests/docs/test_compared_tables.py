@@ -1,7 +1,7 @@
 """A table of a comparison on a page is what `tapir compare` prints of the results that stand beside it.
 
-On a page it stands between a line `<!-- tapir compare SPEC --results FOLDER --markdown -->` and a line `<!-- end -->`;
-places are seen from the root of the repository.
+On a page it stands between the lines `<!-- tapir compare SPEC --results FOLDER --show --markdown -->` and
+`<!-- end -->`; places are seen from the root of the repository.
 """
 
 import json
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPENED = re.compile(r"^<!-- tapir compare\b.*$", re.MULTILINE)
 BLOCK = re.compile(
-    r"^<!-- tapir compare (?P<spec>\S+) --results (?P<results>\S+) --markdown -->\n(?P<shown>.*?)^<!-- end -->$",
+    r"^<!-- tapir compare (?P<spec>\S+) --results (?P<results>\S+) --show --markdown -->\n(?P<shown>.*?)^<!-- end -->$",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -52,7 +52,7 @@ def test_the_tables_of_a_page_are_what_the_results_give(
 class TestChecker:
     """Of a page beside results of a comparison, two run seeds of two arms."""
 
-    OPENING = "<!-- tapir compare c.toml --results results --markdown -->"
+    OPENING = "<!-- tapir compare c.toml --results results --show --markdown -->"
 
     @pytest.fixture
     def table(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -97,7 +97,8 @@ class TestChecker:
             {"end": ""},
             {"end": "<!-- End -->"},
             {"opening": "<!-- tapir compare c.toml --results results -->"},
-            {"opening": "<!-- tapir compare c.toml --markdown --results results -->"},
+            {"opening": "<!-- tapir compare c.toml --results results --markdown -->"},
+            {"opening": "<!-- tapir compare c.toml --show --markdown --results results -->"},
         ],
         ids=str,
     )

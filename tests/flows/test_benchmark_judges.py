@@ -229,5 +229,5 @@ def test_a_run_whose_benchmark_has_no_figure_goes_to_its_end_and_says_so_with_th
         )
         done = CliRunner().invoke(app, ["run", str(config)])
     assert done.exception.exit_code == 4, done.output  # type: ignore[union-attr]  # every error of ours has one
-    assert "no figure, since failures are no random sample: backbone, ae: " in str(done.exception)
+    assert "no figure, since failures are no random sample: backbone, S_0, S_1, S_2 on ae: " in str(done.exception)
     assert "Report: " in done.stdout

@@ -131,7 +131,7 @@ def test_questions_that_a_file_lacks_and_judgments_that_fail_count_as_failed(
     assert (given.counts["given"], given.counts["not given"]) == (QUESTIONS - 3, 3)
     asked = evaluate(run, "--round", "outputs", "--benchmark", "strict")
     assert asked.exception.exit_code == 4
-    assert "gpt, strict: " in str(asked.exception)
+    assert "no random sample: gpt on strict: " in str(asked.exception)
     assert "no figure" in asked.stdout
     fine = evaluate(run, "--round", "outputs", "--benchmark", "lenient")
     assert fine.exit_code == 0, fine.output

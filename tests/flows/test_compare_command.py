@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.compare import read_asked, read_comparison
 from tapir_core.comparison.plan import open_comparison
-from tapir_core.errors import BudgetReached
+from tapir_core.errors import BudgetReached, ConfigError, MissingPrerequisite
 from tapir_core.paths import comparison_file
 from tapir_core.reporting.arms_report import arms_card
 from tests.conftest import StandingServer
@@ -52,6 +52,27 @@ def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path:
     [failed] = run_all(spec, BuiltRuns(), only=["random"], seeds=[1])
     assert "cannot be matched" in failed.message
     assert "are not there" in failed.message
+
+
+def test_to_show_runs_nothing_and_shows_what_is_finished(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = BuiltRuns()
+    monkeypatch.setattr("flows.commands.compare._Engines", lambda *_: engines)
+    empty = CliRunner().invoke(app, ["compare", str(spec), "--show"])
+    assert "nothing is finished yet" in empty.stdout
+    run_all(spec, BuiltRuns(), only=["multi_round"], seeds=[1])
+    shown = CliRunner().invoke(app, ["compare", str(spec), "--show", "--markdown"])
+    assert "8 runs, 1 finished, 0 to do now" in shown.stderr
+    assert shown.stdout.startswith("| Arm |")
+    assert engines.driven == []
+    refused = CliRunner().invoke(app, ["compare", str(spec), "--show", "--only", "random"])
+    assert isinstance(refused.exception, ConfigError)
+
+
+def test_to_show_needs_nothing_that_runs_would_need(spec: Path) -> None:
+    away = ["student.engine.api_key_env=TAPIR_NO_SUCH_KEY"]
+    with pytest.raises(MissingPrerequisite, match="TAPIR_NO_SUCH_KEY"):
+        read_asked(spec, away, only="", run_seeds="", results=None)
+    assert read_asked(spec, away, only="", run_seeds="", results=None, show=True).chosen == ()
 
 
 def command(spec: Path, *words: str, api: str) -> "subprocess.CompletedProcess[str]":

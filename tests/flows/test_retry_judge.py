@@ -1,5 +1,6 @@
 """Verdicts that a run went on without are asked for again, and only those; what they change is named, not redone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,16 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from flows.commands.retry_judge import ask_again
 from flows.retry_judge import retry_judge
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
+from tests.benchmark_runs import ALPACA
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -161,6 +165,21 @@ def test_a_round_that_stopped_in_judging_is_judged_to_its_end(
 def test_a_round_that_is_not_judged_is_refused(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match=r"--round 2: .*judged: \[1\]"):
         rounds_to_retry(run, 2, also_terminal=False)
+
+
+def test_going_on_to_the_end_fails_as_the_run_does_where_a_benchmark_has_no_figure(tmp_path: Path) -> None:
+    baseline = json.loads(Path(ALPACA["baseline"]).read_text())
+    half = tmp_path / "half.json"
+    half.write_text(json.dumps(baseline[::2]))
+    asked = {"benchmarks": {"ae": {**ALPACA, "baseline": str(half)}}, "each_round": ["ae"]}
+    run = build_run(
+        tmp_path, config=make_config(tmp_path, evaluation={**asked, "decontamination": {"max_rouge_l": 1.0}})
+    )
+    told: list[str] = []
+    with pytest.raises(NoFigure, match=r": backbone, S_0, S_1, S_2 on ae: 10 of 20 judgments failed"):
+        ask_again(run, None, Console(), say=told.append, also_terminal=False, go_on=True)
+    assert told == [], "nothing was left to ask"
+    ask_again(run, None, Console(), say=told.append, also_terminal=False, go_on=False)
 
 
 def test_the_command_brings_its_own_prefect_and_leaves_nothing_in_the_home(

@@ -215,7 +215,7 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
     object.__setattr__(found, "benchmarks", found.benchmarks.with_columns(value=lost, note=note))
     require_figures(summary, [0, 1], ["ae", "mt"])
     require_figures(summary, [2], ["ae"])
-    with pytest.raises(NoFigure, match="S_2, mt: 9 of 40 failed"):
+    with pytest.raises(NoFigure, match="S_2 on mt: 9 of 40 failed"):
         require_figures(summary, [0, 2], ["ae", "mt"])
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
