@@ -30,6 +30,8 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Instructions that multiply in bf16. Without them torch widens each number: 9 times slower than fp32 (docs/LOG.md)."""
+_SLOW_BF16 = "GenuineIntel"
+"""Whose processors need AMX for it: with `avx512_bf16` alone training takes 1.6 times as long (docs/LOG.md)."""
 
 _MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
 _TIMEOUT_SECONDS = 120.0
@@ -59,4 +61,5 @@ def computes_in_bf16(*, broken_amx: bool, cpuinfo: Path = _CPUINFO) -> bool:
     """
     if broken_amx or not cpuinfo.exists():
         return False
-    return not _BF16.isdisjoint(cpuinfo.read_text().split())
+    said = set(cpuinfo.read_text().split())
+    return "amx_bf16" in said or (_SLOW_BF16 not in said and not _BF16.isdisjoint(said))

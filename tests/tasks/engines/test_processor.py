@@ -60,3 +60,11 @@ def test_bf16_is_used_where_the_processor_multiplies_in_it(tmp_path: Path, amx: 
     assert not computes_in_bf16(broken_amx=True, cpuinfo=amx)
     assert not computes_in_bf16(broken_amx=False, cpuinfo=widens)
     assert not computes_in_bf16(broken_amx=False, cpuinfo=tmp_path / "no-such-file")
+
+
+def test_on_an_intel_without_amx_fp32_is_faster(tmp_path: Path, amx: Path, without_amx: Path) -> None:
+    for says in (amx, without_amx):
+        says.write_text(f"vendor_id : GenuineIntel\n{says.read_text()}")
+    assert computes_in_bf16(broken_amx=False, cpuinfo=amx)
+    assert not computes_in_bf16(broken_amx=True, cpuinfo=amx)
+    assert not computes_in_bf16(broken_amx=False, cpuinfo=without_amx)
