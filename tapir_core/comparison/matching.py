@@ -101,13 +101,14 @@ def next_examples(target: Target, made: Counted, asked: int) -> int:
         return 2 * asked
     mean = made.tokens / made.examples
     centre = target.tokens / mean
-    reach = max(1, math.floor(TOLERANCE * centre))
+    fewest, most = math.ceil(centre * (1 - TOLERANCE)), math.floor(centre * (1 + TOLERANCE))
 
     def cost(examples: int) -> tuple[int, float]:
         off = abs(_best_steps(target, examples, made.epochs) - target.steps)
         return off, abs(examples * mean - target.tokens)
 
-    best = min(range(max(1, round(centre) - reach), round(centre) + reach + 1), key=cost)
+    # None of them would be too many or too few tokens, so that no number is asked for again that was.
+    best = min(range(fewest, most + 1), key=cost, default=max(1, round(centre)))
     # A mixture that came out short will again.
     return max(1, round(best * max(1.0, asked / made.examples)))
 

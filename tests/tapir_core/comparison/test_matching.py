@@ -38,6 +38,17 @@ def test_trying_again_ends_at_the_references_tokens_and_steps(mean: float, epoch
     assert abs(steps - target.steps) <= 1
 
 
+@pytest.mark.parametrize("mean", [43.717, *(40 + each / 7 for each in range(40))])
+def test_mixtures_that_come_out_the_same_each_time_are_matched_too(mean: float) -> None:
+    target, asked = Target(45_941, 64), 1024
+    for tries in range(1, MOST_TRIES + 1):
+        found = Counted(asked, round(asked * mean), 1.0)
+        if is_match(target, found, tries=tries):
+            break
+        asked = next_examples(target, found, asked)
+    check_match("round 3", target, found, asked)
+
+
 def test_a_mixture_that_lacks_examples_is_asked_for_more() -> None:
     assert next_examples(Target(40_000, 25), Counted(300, 30_000, 1.0), 400) > 500
     assert next_examples(Target(40_000, 25), Counted(0, 0, 1.0), 400) == 800
