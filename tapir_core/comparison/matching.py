@@ -107,7 +107,7 @@ def next_examples(target: Target, made: Counted, asked: int) -> int:
         off = abs(_best_steps(target, examples, made.epochs) - target.steps)
         return off, abs(examples * mean - target.tokens)
 
-    # None of them would be too many or too few tokens, so that no number is asked for again that was.
+    # Only what should fit: a number whose tokens came out too many or too few is not asked for again at once.
     best = min(range(fewest, most + 1), key=cost, default=max(1, round(centre)))
     # A mixture that came out short will again.
     return max(1, round(best * max(1.0, asked / made.examples)))
