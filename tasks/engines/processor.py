@@ -31,7 +31,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Instructions that multiply in bf16. Without them torch widens each number: 9 times slower than fp32 (docs/LOG.md)."""
 _SLOW_BF16 = "GenuineIntel"
-"""Whose processors need AMX for it: with `avx512_bf16` alone training takes 1.6 times as long (docs/LOG.md)."""
+"""Whose processors need AMX for it: with `avx512_bf16` alone training takes 1.3 to 1.6 times as long (docs/LOG.md)."""
 
 _MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
 _TIMEOUT_SECONDS = 120.0
