@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flows.driver import Say, check_settings, hold_run, is_done
-from tapir_core.comparison.equal_usd import MorePlain, buy_more, check_pool, trained_examples, with_more
+from tapir_core.comparison.equal_usd import MorePlain, buy_more, check_pool, trained_sizes, with_more
 from tapir_core.comparison.figures import RANDOM
 from tapir_core.comparison.matching import (
     MOST_TRIES,
@@ -160,7 +160,7 @@ def _check_made(run: RunFolder, at: StageAt) -> None:
 def _tell_bought(drive: _Drive) -> None:
     """How large equal USD makes the arm, before anything is asked for it."""
     more, rounds = _bought(drive.plan, drive.planned)
-    trained = sum(rounds.values())
+    trained = sum(each.examples for each in rounds.values())
     enough = f" of the {more.affordable:,} that equal USD buys" if more.instructions < more.affordable else ""
     drive.say(
         f"{drive.planned.ref.name}: {more.instructions:,} more instructions{enough}, for {more.usd:.4f} USD; it trains "
@@ -184,12 +184,12 @@ def _config(plan: ComparisonPlan, planned: PlannedRun) -> RunConfig:
     return with_more(config, *_bought(plan, planned)) if planned.arm.match == "usd" else config
 
 
-def _bought(plan: ComparisonPlan, planned: PlannedRun) -> tuple[MorePlain, dict[int, int]]:
-    """What equal USD buys, and round → examples that random trained on."""
+def _bought(plan: ComparisonPlan, planned: PlannedRun) -> tuple[MorePlain, dict[int, Size]]:
+    """What equal USD buys, and what random trained on in each round."""
     random, most = RunFolder(plan.run(RANDOM, planned.run_seed).ref), plan.comparison.equal_usd_at_most
-    rounds, pool = trained_examples(_trainings(random)), random.manifest(StageAt("pool"))
+    rounds, pool = trained_sizes(random.config, _trainings(random)), random.manifest(StageAt("pool"))
     assert pool is not None
-    enough = None if most is None else round((most - 1) * sum(rounds.values()))
+    enough = None if most is None else round((most - 1) * sum(each.examples for each in rounds.values()))
     prices = plan.comparison.prices
     return buy_more(_reference(plan, planned), random, pool=pool.rows, prices=prices, enough=enough), rounds
 

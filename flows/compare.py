@@ -103,12 +103,16 @@ def run_comparison(
         results: of runs made anywhere; what stands there is not run again, and what is finished is put there.
 
     Raises:
-        ConfigError: a result there is of another configuration.
+        ConfigError: a result there is of another configuration, or runs are left to do and other versions of the stages
+            made it.
     """
     finished = find_finished(plan)
-    brought = [plan.run(each.arm.name, each.run_seed) for each in results.read()] if results else []
+    outcomes = results.read() if results else []
+    brought = [plan.run(each.arm.name, each.run_seed) for each in outcomes]
     wanted = [each for each in chosen if each not in brought]
     left = [each for each in _with_needed(plan, wanted) if each not in finished]
+    if results and left:
+        _check_goes_on(outcomes, results)
     took = _took(finished)
     failed: list[Failed] = []
     ended = len({each.ref.name for each in (*finished, *brought)})
@@ -120,7 +124,8 @@ def run_comparison(
         if why := _try(plan, planned, drive):
             failed.append(why)
         else:
-            if results:
+            # What was only made for others to be matched to replaces nothing before all are known to fit.
+            if results and planned not in brought:
                 results.write(_read(plan, planned))
             took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
         say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
@@ -150,22 +155,28 @@ def not_finished(failed: Sequence[Failed]) -> TapirError:
     return (BudgetReached if capped else TapirError)("\n".join([f"{len(failed)} runs are not finished:", *told]))
 
 
-def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None) -> ComparedArms:
-    """What the finished runs come to, and those of which ``results`` holds what they came to.
+def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, *, keep: bool = False) -> ComparedArms:
+    """What the runs finished here come to, and others of which ``results`` holds what they came to.
+
+    Args:
+        plan: what is compared.
+        results: of runs made anywhere; a run that is finished here too counts as it is here.
+        keep: put what runs finished here came to into that folder, once all are known to fit.
 
     Raises:
         ConfigError: a result there is of another configuration, was matched to another run of the reference, or other
-            versions of the stages made it.
+            versions of the stages made it; the folder is as it was.
     """
-    outcomes = [_read(plan, each) for each in find_finished(plan)]
-    here = {each.run for each in outcomes}
+    made = [_read(plan, each) for each in find_finished(plan)]
+    outcomes = list(made)
     if results:
-        for each in outcomes:
-            results.write(each)
+        here = {each.run for each in made}
         brought = [each for each in results.read() if each.run not in here]
         outcomes += brought
         _check_matched(plan, brought, outcomes, results)
         _check_versions(outcomes, results)
+        for each in made if keep else ():
+            results.write(each)
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
     primary = [each for each in missing if not each.arm.exploratory]
@@ -195,6 +206,18 @@ def _check_matched(
                 f"{results.path / each.run}.json: its tokens or steps are not those of {plan.reference} with run seed "
                 f"{each.run_seed}, so it was matched to another run of it; remove the file to run it again"
             )
+
+
+def _check_goes_on(brought: Sequence[ArmOutcome], results: ResultsFolder) -> None:
+    """Refuse to add runs to those of another code before the first starts: at the end they could not be compared."""
+    for each in brought:
+        for stage, version in each.stages.items():
+            if version != (now := _now(stage)):
+                raise ConfigError(
+                    f"{results.path / each.run}.json: version {version} of stage {stage} made it, and what is run now "
+                    f"would be of version {now}; remove the file to run it again, give another folder, or go on with "
+                    "the version of tapir that made it"
+                )
 
 
 def _check_versions(outcomes: Sequence[ArmOutcome], results: ResultsFolder) -> None:

@@ -166,6 +166,7 @@ STAGES: dict[str, Stage] = {
             lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else pool_fields(c))],
             lambda c, at: [] if at.round else ["file:pool"],
             lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+            version=2,
         ),
         Stage(
             "pool",
@@ -212,6 +213,7 @@ STAGES: dict[str, Stage] = {
             benchmark.replies,
             benchmark.prompts,
             lambda c, at: benchmark_inputs(at, "benchmark_answers"),
+            version=2,
             calls_per_row=1,
         ),
         Stage(
@@ -219,7 +221,7 @@ STAGES: dict[str, Stage] = {
             benchmark.scores,
             benchmark.score_files,
             lambda c, at: benchmark_inputs(at, "benchmark_answers", "benchmark_replies"),
-            version=3,
+            version=4,
         ),
         Stage(
             "answer",

@@ -5,7 +5,15 @@ from dataclasses import replace
 import polars as pl
 
 from tapir_core.benchmark_fields import outputs as outputs_file
-from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
+from tapir_core.data.fetched import file_ingredient
+from tapir_core.evaluation.benchmarks import (
+    DIGITS,
+    benchmark_of,
+    exchanges_of,
+    judged_one,
+    judged_places,
+    score_rows,
+)
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
@@ -16,9 +24,6 @@ from tasks.outcomes import Worked
 from tasks.runtime import current
 
 __all__ = ["benchmark_items", "benchmark_scores", "items_of"]
-
-_DIGITS = 12
-"""Of a file's digest, in a figure's record."""
 
 
 @stage_task("benchmark_items")
@@ -46,11 +51,21 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     scores = benchmark_of(run.kept_config, name).scores(exchanges, judged_places(replies))
     judged = run.config.evaluation.judged.get(name)
     prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
-    outputs = "" if at.model is None else f"{at.model}, from a file (SHA-256 {_digest(run, at)})"
-    return Worked(score_rows(run.config, name, scores, prompts, replies, outputs=outputs))
+    return Worked(
+        score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, name))
+    )
 
 
-def _digest(run: RunFolder, at: StageAt) -> str:
-    """First 12 hex digits of the SHA-256 of a model's file."""
+def _outputs(run: RunFolder, at: StageAt) -> str:
+    """The model whose outputs are a file, and the file's digest; nothing for a student."""
+    if at.model is None:
+        return ""
     [file] = outputs_file(run.config, at)
-    return run.record.ingredients[file][:_DIGITS]
+    return f"{at.model}, from a file (SHA-256 {run.record.ingredients[file][:DIGITS]})"
+
+
+def _files(run: RunFolder, name: str) -> dict[str, str]:
+    """Field → SHA-256 of every file and folder that a benchmark reads."""
+    asked = run.config.evaluation.asked[name]
+    fields = ["questions", *(field for field, path in {**asked.files, **asked.folders}.items() if path)]
+    return {field: run.record.ingredients[file_ingredient(name, field)] for field in fields}

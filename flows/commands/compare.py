@@ -60,7 +60,7 @@ def compare(
         engines = _Engines(connect, errors if markdown else console)
         drive = partial(drive_run, asked.plan, engines=engines, say=say)
         failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
-        compared = read_comparison(asked.plan, asked.results)
+        compared = read_comparison(asked.plan, asked.results, keep=not show)
         if compared.rows:
             page, card = write_arms(compared, asked.plan.root), arms_card(compared)
             if markdown:

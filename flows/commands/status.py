@@ -7,7 +7,7 @@ from flows.commands.terminal import print_table
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE, RUN_RECORD
-from tapir_core.reporting.benchmark_states import benchmark_states_table
+from tapir_core.reporting.benchmark_states import benchmark_states_tables
 from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
@@ -61,9 +61,10 @@ def print_status(console: Console, ref: RunRef) -> None:
         place = here
     console.print(f"run {ref.name} in {ref.root}, created {run.record.created[:19]}", highlight=False)
     console.print(table)
-    if (benchmarks := benchmark_states_table(Look(run))).rows:
+    if benchmarks := benchmark_states_tables(Look(run)):
         console.print()
-        print_table(console, benchmarks, wrap=True)
+    for benchmark in benchmarks:
+        print_table(console, benchmark, wrap=True)
 
 
 def _stages(run: RunFolder) -> list[tuple[StageAt, int | None]]:

@@ -63,7 +63,7 @@ def compare_from_form(
         with heed_suspension(lambda: "Runs that are finished stay finished."):
             drive = _apart(asked.plan, _Engines())
             failed = run_comparison(asked.plan, asked.chosen, drive, say=log.info, results=asked.results)
-        compared = read_comparison(asked.plan, asked.results)
+        compared = read_comparison(asked.plan, asked.results, keep=True)
         page = ""
         if compared.rows:
             page = write_arms(compared, asked.plan.root)

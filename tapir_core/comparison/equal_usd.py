@@ -1,8 +1,9 @@
 """Random at equal USD: how many more plain teacher answers the curriculum's calls would have bought, and where they go.
 
 What the reference cost more than random, at the price of one more plain answer to random's pool, makes that many more
-instructions; random's rounds grow in proportion, so that it trains on as many more. Where plain answers are far cheaper
-than the curriculum's calls that is more than can be trained on, and a comparison may say how much is enough.
+instructions; random's rounds grow in proportion, in batches of the size that random was matched with, so that it trains
+on as many more in as many more steps. Where plain answers are far cheaper than the curriculum's calls that is more than
+can be trained on, and a comparison may say how much is enough.
 
 Limits: another pool is another sample for S_0, so that this arm has a basic student of its own. A file must have the
 instructions: what it lacks is told after it is read.
@@ -20,7 +21,7 @@ from tapir_core.errors import TapirError
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 
-__all__ = ["MorePlain", "buy_more", "check_pool", "trained_examples", "with_more"]
+__all__ = ["MorePlain", "buy_more", "check_pool", "trained_sizes", "with_more"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +66,23 @@ def buy_more(
     return MorePlain(taken, pool, taken * each, affordable)
 
 
-def trained_examples(random: Mapping[int, Training]) -> dict[int, int]:
-    """Round → examples that random trained on; ``random`` has S_0 too."""
-    return {number: each.examples for number, each in random.items() if number}
+def trained_sizes(random: RunConfig, trainings: Mapping[int, Training]) -> dict[int, Size]:
+    """Round → examples that random trained on, and its batch size; ``trainings`` have S_0 too."""
+    return {number: Size(each.examples, random.batch_size(number)) for number, each in trainings.items() if number}
 
 
-def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, int]) -> RunConfig:
-    """Random's configuration with the larger pool, and rounds that grow by what it has more.
+def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, Size]) -> RunConfig:
+    """Random's configuration with the larger pool, and rounds that grow by what it has more, in batches as large.
 
     Args:
         config: the arm's.
         more: what is bought.
-        rounds: round → examples that random trained on.
+        rounds: what random trained on in each round.
     """
     field = "rows" if isinstance(config.data.pool, StandinPool) else "limit"
     larger = replace_values(config, [f"data.pool.{field}={more.pool + more.instructions}"])
-    growth = 1 + more.instructions / sum(rounds.values())
-    sizes = {number: Size(round(examples * growth), config.batch_size(number)) for number, examples in rounds.items()}
+    growth = 1 + more.instructions / sum(each.examples for each in rounds.values())
+    sizes = {number: Size(round(each.examples * growth), each.batch_size) for number, each in rounds.items()}
     return with_sizes(larger, sizes)
 
 

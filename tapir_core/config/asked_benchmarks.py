@@ -120,6 +120,12 @@ class JudgedBenchmark(AskedBenchmark):
         return 0
 
     @property
+    def judging_in_words(self) -> str:
+        """How its judge is asked."""
+        asked = f", {self.logprobs_asked} log-probabilities" if self.logprobs_asked else ""
+        return f"{self.sampling.in_words}{asked}"
+
+    @property
     def baseline_run(self) -> RunBaseline | None:
         """The student of another run that is its baseline, if one is."""
         baseline = getattr(self, "baseline", None)

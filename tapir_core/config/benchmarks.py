@@ -161,6 +161,11 @@ class VicunaBenchmark(FastChatBenchmark):
     """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
 
     @property
+    def judging_in_words(self) -> str:
+        """How its referee is asked, and in which orders."""
+        return f"{super().judging_in_words}, {'both orders' if self.orders == 'both' else 'baseline first'}"
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
         return ("vicuna",)

@@ -72,16 +72,18 @@ class EvaluationQuestions:
         self._rare_pairs = self._index_rarest_pairs()
 
     def find(self, instructions: pl.DataFrame) -> pl.DataFrame:
-        """What ``instructions`` (instruction_id, instruction) hold of the questions: ``CONTAMINATED``.
+        """What ``instructions`` hold of the questions: ``CONTAMINATED``.
 
-        Sorted by instruction id and benchmark.
+        They have the columns instruction_id and instruction, and may have system: that text is searched as well, for it
+        is trained on with the instruction. Sorted by instruction id and benchmark.
         """
+        searched = _searched(instructions)
         hits: list[Hit] = []
-        for first, batch in _batches(instructions["instruction"]):
+        for first, batch in _batches(searched["text"]):
             hits += ((first + place, question, rule, alike) for place, question, rule, alike in self._find(batch))
         columns = {"place": pl.Int64, "question_place": pl.Int64, "rule_number": pl.Int64, "similarity": pl.Float64}
         found = pl.DataFrame(hits, schema=columns, orient="row")
-        texts = instructions.select("instruction_id", "instruction")[found["place"]]
+        texts = searched.select("instruction_id", "instruction")[found["place"]]
         named = pl.concat([found, texts, self._names[found["question_place"]]], how="horizontal")
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule_number", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
@@ -164,6 +166,15 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
     common = np.floor(limit * (words + lengths) / 2 - ROUNDING) + 1
     shared = int((3 * common - 1 - words - lengths).min(initial=words))
     return words - max(1, shared)
+
+
+def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
+    """instruction_id, instruction, text; a row for each instruction, and one for each that has a system text."""
+    named = instructions.select("instruction_id", "instruction", text="instruction")
+    if "system" not in instructions.columns:
+        return named
+    of_system = instructions.filter(pl.col("system").is_not_null())
+    return pl.concat([named, of_system.select("instruction_id", "instruction", text=pl.col("system").cast(pl.String))])
 
 
 def _batches(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

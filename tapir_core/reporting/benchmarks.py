@@ -22,6 +22,7 @@ __all__ = [
     "benchmark_names",
     "benchmark_tables",
     "benchmarks_sentence",
+    "beside_in_words",
     "figures_side_by_side",
     "figures_tables",
     "headline_panels",
@@ -127,18 +128,19 @@ def _figures_table(title: str, figures: pl.DataFrame) -> Table:
         for row in figures.iter_rows(named=True)
     )
     columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
-    return Table(title, columns, cells, text_columns=4, note=_beside(figures))
+    return Table(title, columns, cells, text_columns=4, note=beside_in_words(figures))
 
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
-    """The headlines of these students and models, on a line; empty without benchmarks."""
+    """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
+    found = [(student_name(who), _rows(summary, who, names)) for who in compared]
     told = [
-        f"{student_name(who)} {name} {said}"
-        for who in compared
-        for name, rows in _by_benchmark(_rows(summary, who, names))
+        f"{who} {name} {said}"
+        for who, of_all in found
+        for name, rows in _by_benchmark(of_all)
         for said in headlines_in_words(rows)
     ]
-    return f"{'; '.join(told)}." if told else ""
+    return f"{'; '.join(told)}. {beside_in_words(pl.concat([rows for _, rows in found]))}" if told else ""
 
 
 def headlines_in_words(rows: pl.DataFrame) -> list[str]:
@@ -214,7 +216,7 @@ def figures_side_by_side(rows: pl.DataFrame) -> Table:
         for (metric, category), of in found.items()
     )
     columns = ("Figure", "Category", *students, "n")
-    note = f"In brackets the 95 % interval; n counts what failed, too. {_beside(rows)} {_notes(rows)}".strip()
+    note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}".strip()
     return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
 
 
@@ -232,7 +234,7 @@ def _most(rows: Iterable[dict[str, Any]]) -> str:
     return count(max(row["n"] + row["n_failed"] for row in rows))
 
 
-def _beside(rows: pl.DataFrame) -> str:
+def beside_in_words(rows: pl.DataFrame) -> str:
     """Who judged, how it was asked and how both were drawn, of each benchmark."""
     several = rows["benchmark"].n_unique() > 1
     return " ".join(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.config import VicunaBenchmark
+from tapir_core.evaluation.benchmarks import without_files
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmark_gains import (
@@ -32,7 +32,6 @@ __all__ = ["benchmarks_of_runs", "paired_runs_table"]
 _DIFFERS = {
     **DIFFERS,
     "items": "other questions or another baseline",
-    "orders": "other orders",
     "lengths": "other tables for length control",
 }
 """``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
@@ -132,11 +131,10 @@ def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
     """Questions, references and a baseline's answers count by what they say, wherever they come from."""
     items = digest([*map(list, look.run.rows(StageAt("benchmark_items", benchmark=name)).iter_rows())])
     run = look.run
-    judged, ingredients = run.config.evaluation.judged.get(name), run.record.ingredients
-    lengths = [ingredients.get(f"file:{field}:{name}", "") for field in ("difficulty", "anchors")]
-    orders = judged.orders if isinstance(judged, VicunaBenchmark) else ""
-    beside = {"items": items, "orders": orders, "lengths": " ".join(lengths)}
-    return beside | {part: scores[part][0] for part in DIFFERS}
+    lengths = [run.record.ingredients.get(f"file:{field}:{name}", "") for field in ("difficulty", "anchors")]
+    said = {part: scores[part][0] for part in DIFFERS}
+    said["settings"] = without_files(said["settings"])
+    return {"items": items, "lengths": " ".join(lengths)} | said
 
 
 def _sampling(look: Look, number: int) -> str:

@@ -17,6 +17,7 @@ from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_c
 from tapir_core.reporting.benchmarks import (
     benchmark_names,
     benchmark_tables,
+    beside_in_words,
     figures_tables,
     headline_panels,
 )
@@ -159,12 +160,13 @@ def score_plots(summary: RunSummary) -> dict[str, Plot]:
         wholes = [(label, rows.filter(category=ALL)) for label, rows in panels]
         undrawn = [(label, spokes.in_words) for label, spokes in radars if spokes.left_out and not spokes.drawn]
         said = " ".join(f"{label}, is not drawn by category. {why}" for label, why in undrawn)
-        caption = f"Lines are 95 % intervals over questions. No decision reads these figures. {said}"
-        add("benchmarks", "Benchmarks", plot_benchmarks(wholes), caption.strip())
-    for place, (label, spokes) in enumerate(radars):
+        beside = beside_in_words(pl.concat([rows for _, rows in panels]))
+        told = ("Lines are 95 % intervals over questions. No decision reads these figures.", said, beside)
+        add("benchmarks", "Benchmarks", plot_benchmarks(wholes), " ".join(filter(None, told)))
+    for place, ((label, spokes), (_, rows)) in enumerate(zip(radars, panels, strict=True)):
         if radar := plot_benchmark_categories(label, spokes):
-            caption = f"{label}, by category; the further out, the better. {spokes.in_words}"
-            add(f"radar_{place}", label, radar, caption.strip())
+            told = (f"{label}, by category; the further out, the better.", spokes.in_words, beside_in_words(rows))
+            add(f"radar_{place}", label, radar, " ".join(filter(None, told)))
     return found
 
 

@@ -13,7 +13,7 @@ from flows.forms.evaluate import evaluate_from_form
 from tapir_core.calls.fakes import FakeProvider
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
-from tapir_core.reporting.benchmark_states import benchmark_states_table
+from tapir_core.reporting.benchmark_states import benchmark_states_tables
 from tapir_core.reporting.benchmarks import benchmark_tables
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import write_report
@@ -104,8 +104,9 @@ def test_outputs_are_judged_without_a_student_once_and_stand_in_status_and_repor
         assert server.stats()["requests"] == paid, "the store has every judgment"
     assert figures(run, "ae", "gpt") == found
     assert student.calls == []
-    rows = benchmark_states_table(Look(run)).rows
-    assert [row[:4] for row in rows] == [("ae", "gpt", "later", "done")]
+    [states] = benchmark_states_tables(Look(run))
+    assert states.title == "Benchmark ae"
+    assert [row[:3] for row in states.rows] == [("gpt", "later", "done")]
     assert {stage.name: stage.rows for stage in summarise(run).stages}["benchmark_replies"] == QUESTIONS
     write_report(run)
     assert "Benchmarks of gpt, with intervals" in run.storage.read_bytes(REPORT).decode()

@@ -35,7 +35,10 @@ def test_alpaca_eval_is_asked_end_to_end_and_once(tmp_path: Path, backbone: Path
         assert found["length_controlled_minimal"]["value"] is not None
         assert {row["judge"] for row in found.values()} == {"standin-judge (i)"}
         assert {row["prompt_version"].split()[0] for row in found.values()} == {"alpaca_eval"}
-        assert "5 log-probabilities" in found["win_rate"]["settings"]
+        settings = found["win_rate"]["settings"]
+        assert "5 log-probabilities" in settings
+        files = {name: run.record.ingredients[f"file:{name}:ae"][:12] for name in ("questions", "baseline")}
+        assert settings.endswith(f"; files (SHA-256): questions {files['questions']}, baseline {files['baseline']}")
         categories = run.rows(StageAt("benchmark_scores", 0, benchmark="ae"))["category"].unique().sort().to_list()
         assert categories == ["all", "facts", "reckoning", "words"]
 
@@ -68,6 +71,8 @@ def test_the_form_asks_benchmarks_and_says_their_headlines(
     state = evaluate_from_form("asked", "0", "ae", return_state=True)
     assert state.is_completed(), state.message
     assert "S_0 ae win rate, % " in state.message
+    assert "Judged by standin-judge (" in state.message, "no figure without its judge"
+    assert "; prompt alpaca_eval " in state.message
 
 
 def test_mt_bench_is_asked_in_two_turns_at_its_temperatures_with_the_students_own_first_answer(
@@ -121,6 +126,7 @@ def test_vicuna_is_reviewed_by_category_mathematics_included(
     assert found["relative_quality"]["n"] == QUESTIONS
     assert found["relative_quality"]["n_failed"] == 0
     assert found["relative_quality"]["value"] > 100
+    assert ", both orders; student: " in found["relative_quality"]["settings"]
     categories = run.rows(StageAt("benchmark_scores", 0, benchmark="vi"))["category"].unique().to_list()
     assert {"all", "math", "coding", "generic"} <= set(categories)
 

@@ -158,6 +158,35 @@ def test_runs_that_another_code_made_are_not_set_against_each_other(elsewhere: P
         read_comparison(plan, results)
 
 
+def test_no_run_is_added_to_those_that_another_code_made(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    for file in results.path.iterdir():
+        made_by_version(file, "mix", 1)
+    with pytest.raises(
+        ConfigError, match=r"c-multi_round-s1\.json: version 1 of stage mix made it, and what is run now"
+    ):
+        run_comparison(plan, plan.runs, engines.drive(plan), say=lambda _: None, results=results)
+    assert engines.driven == []
+    assert run_comparison(plan, (), engines.drive(plan), say=lambda _: None, results=results) == [], "shown they can be"
+
+
+def test_what_does_not_fit_the_runs_made_here_leaves_the_folder_as_it_was(laid: Path, tmp_path: Path) -> None:
+    plan = open_comparison(laid)
+    shutil.copytree(laid.parent / "results", tmp_path / "results")
+    results = ResultsFolder(tmp_path / "results", plan, gather_files)
+    for file in results.path.iterdir():
+        made_by_version(file, "mix", 1)
+    (results.path / "c-random-s1.json").rename(results.path / "c-random-s2.json")
+    told = json.loads((results.path / "c-random-s2.json").read_text()) | {"run": "c-random-s2", "run_seed": 2}
+    told["of"]["config"]["run"] |= {"name": "c-random-s2", "seed": 2}
+    (results.path / "c-random-s2.json").write_text(json.dumps(told))
+    before = {file.name: file.read_bytes() for file in results.path.iterdir()}
+    with pytest.raises(ConfigError, match=r"c-random-s2\.json: version 1 of stage mix made it, and a later one c-"):
+        read_comparison(plan, results, keep=True)
+    assert {file.name: file.read_bytes() for file in results.path.iterdir()} == before
+
+
 def test_figures_that_another_code_made_say_so(elsewhere: Path) -> None:
     plan = open_comparison(elsewhere)
     results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
@@ -181,6 +210,9 @@ def test_the_command_puts_what_is_finished_into_the_folder(
 ) -> None:
     spec = tmp_path / "one.toml"
     spec.write_text(laid.read_text().replace("run_seeds = [1, 2]", "run_seeds = [1]\nverdict = false"))
+    shown = command(spec, "--results", str(tmp_path / "kept"), "--show", api=standing_prefect.api)
+    assert shown.returncode == 0, shown.stderr
+    assert not (tmp_path / "kept").exists(), "to show is to read"
     done = command(spec, "--results", str(tmp_path / "kept"), api=standing_prefect.api)
     assert done.returncode == 0, done.stderr
     assert "3 runs, 3 finished, 0 to do now" in done.stderr

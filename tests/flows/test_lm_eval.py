@@ -111,7 +111,9 @@ def test_the_harness_marks_what_the_student_answers_and_nothing_is_asked_twice(
     assert {row["judge"] for row in found.values()} == {"lm-evaluation-harness 0.0-fake"}
     # The task would draw answers in another way than the configuration says, and a reader is told.
     assert found["exact"]["prompt_version"] == "numbers 1.0 (its own sampling: temperature 0, 64 tokens)"
-    assert found["exact"]["settings"] == "student: temperature 0, top_p 1, 1280 tokens"
+    questions = run.record.ingredients["file:questions:ex"][:12]
+    said = f"student: temperature 0, top_p 1, 1280 tokens; files (SHA-256): questions {questions}"
+    assert found["exact"]["settings"] == said
     manifest = run.manifest(StageAt("benchmark_replies", 0, benchmark="ex"))
     assert manifest is not None
     assert manifest.counts["left out: bleu"] == 1

@@ -4,6 +4,7 @@ Of a task of lm-evaluation-harness the judge is the harness, and the prompt's ve
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import polars as pl
 
@@ -13,10 +14,15 @@ from tapir_core.evaluation.benchmarks.types import SCORES, Judged, Place, Score
 from tapir_core.prompts import Prompt
 from tapir_core.voices import benchmark_judge, voice_of
 
-__all__ = ["judged_places", "score_rows"]
+__all__ = ["DIGITS", "judged_places", "score_rows", "without_files"]
 
 SPLIT = "test"
 """Figures of benchmarks are reported and read by no decision."""
+
+DIGITS = 12
+"""Of a file's digest, in a figure's record."""
+
+_FILES = "files (SHA-256): "
 
 
 def score_rows(
@@ -27,14 +33,21 @@ def score_rows(
     replies: pl.DataFrame,
     *,
     outputs: str = "",
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> pl.DataFrame:
     """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
 
-    ``outputs`` names the model and its file's SHA-256 where answers come from a file; empty for a student.
+    ``outputs`` names the model and its file where answers come from a file, empty for a student; ``files`` are the
+    benchmark's own, field → SHA-256.
     """
-    beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name, outputs))
+    beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name, outputs, files))
     rows = [each.row(name, SPLIT, *beside) for each in scores]
     return pl.DataFrame(rows, schema=SCORES, orient="row")
+
+
+def without_files(settings: str) -> str:
+    """A figure's settings without the digests of files: other bytes may say the same."""
+    return "; ".join(each for each in settings.split("; ") if not each.startswith(_FILES))
 
 
 def judged_places(replies: pl.DataFrame) -> dict[Place, Judged]:
@@ -59,15 +72,14 @@ def _judge_and_prompts(
     )
 
 
-def _settings(config: RunConfig, name: str, outputs: str) -> str:
-    """How both sides' replies were drawn, in words; of a baseline that is a student, which one it is."""
+def _settings(config: RunConfig, name: str, outputs: str, files: Mapping[str, str]) -> str:
+    """How both sides' replies were drawn, what they were set against, and what was read, in words."""
     student = f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"
-    if outputs:
-        student = f"outputs: {outputs}"
-    judged = config.evaluation.judged.get(name)
-    if judged is None:
-        return student
-    asked = f", {judged.logprobs_asked} log-probabilities" if judged.logprobs_asked else ""
-    against = baseline_student(config, name)
-    baseline = "" if against is None else f"; baseline: {against.in_words}"
-    return f"judge: {judged.sampling.in_words}{asked}; {student}{baseline}"
+    told = [f"outputs: {outputs}" if outputs else student]
+    if (judged := config.evaluation.judged.get(name)) is not None:
+        told = [f"judge: {judged.judging_in_words}", *told]
+    if (against := baseline_student(config, name)) is not None:
+        told.append(f"baseline: {against.in_words}")
+    if files:
+        told.append(_FILES + ", ".join(f"{field} {digest[:DIGITS]}" for field, digest in files.items()))
+    return "; ".join(told)

@@ -104,8 +104,9 @@ class Turn:
     question: str
     reference: str | None
     baseline: str | None
+    """The baseline's answer without blanks around it; nothing where it gave none."""
     response: str | None
-    """The student's answer without blanks around it; nothing where it gave none."""
+    """The student's, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +227,18 @@ def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
 
 
 def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
-    """Questions (``ITEMS``) with a student's answers (question_id, turn, response), in the order of ``items``."""
+    """Questions (``ITEMS``) with a student's answers (question_id, turn, response), in the order of ``items``.
+
+    Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
+    """
     given = {
         (question, turn): text for question, turn, text in answers.select("question_id", "turn", "response").rows()
     }
     found: dict[str, list[Turn]] = {}
     for row in items.iter_rows(named=True):
-        response = given.get((row["question_id"], row["turn"]))
-        turn = Turn(row["question"], row["reference"], row["baseline"], None if response is None else response.strip())
-        found.setdefault(row["question_id"], []).append(turn)
+        replies = (row["baseline"], given.get((row["question_id"], row["turn"])))
+        baseline, response = (None if text is None else text.strip() for text in replies)
+        found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
     categories = dict(items.select("question_id", "category").rows())
     return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
 

@@ -1,6 +1,7 @@
 import math
 import random
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,15 @@ def test_a_held_out_instruction_has_no_near_duplicates_since_its_like_is_what_is
         rules("Add the numbers 17, 12 and 25 for me.", "Add the numbers 18, 12 and 25 for me.", benchmark=HELDOUT) == []
     )
     assert rules(BAKER, BAKER, benchmark=HELDOUT) == ["equal"]
+
+
+def test_a_question_in_the_system_text_is_found_for_it_is_trained_on_too() -> None:
+    pool = pl.concat([make_pool("Answer it.", system=f"The user asks: {BAKER}"), make_pool("Answer it.", "Be brief.")])
+    [row] = make_questions(BAKER).find(pool).rows(named=True)
+    assert (row["instruction_id"], row["instruction"]) == (pool["instruction_id"][0], "Answer it.")
+    assert row["rule"] == "shared_words"
+    both = make_pool(BAKER, system=BAKER)
+    assert make_questions(BAKER).find(both).height == 1, "a row for each instruction and benchmark"
 
 
 def test_the_list_names_instruction_question_and_how_alike_they_are() -> None:

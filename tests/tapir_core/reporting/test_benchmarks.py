@@ -166,12 +166,12 @@ def test_a_category_that_a_student_lacks_is_named_below_the_radar_with_the_reaso
     )
     object.__setattr__(found, "benchmarks", without)
     page = unescape(render_report(summary, None, ""))
-    caption = page.split("mt: rating, 1–10, by category; ")[1].split("</figcaption>")[0]
+    caption = page.split("mt: rating, 1–10, by category; ")[1].split(" Judged by ")[0]
     assert caption == (
         "the further out, the better. Left out, for want of a figure of every student: "
         f"{categories[1]} (S_2: 3 of 4 failed); {categories[2]} (S_2: not asked)."
     )
-    assert "ae: win rate, %, by category; the further out, the better.</figcaption>" in page, "it lacks none"
+    assert "ae: win rate, %, by category; the further out, the better. Judged by " in page, "it lacks none"
 
 
 def test_a_run_without_benchmarks_says_nothing_of_them(tmp_path: Path) -> None:
@@ -227,7 +227,9 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
 
 
 def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
-    said = read_plots(plots_card(score_plots(summarise(run)).values()))
+    card = plots_card(score_plots(summarise(run)).values())
+    assert card.count("Judged by standin-judge (") >= 2, "of the curves and of each radar"
+    said = read_plots(card)
     assert "ae: win rate, %" in said["Benchmarks"]
     assert "S_2" in said["Benchmarks"]
     radar = said["mt: rating, 1–10"]

@@ -33,12 +33,13 @@ def built(root: Path, name: str, *, rounds: int = 1, **benchmarks: dict[str, Any
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
-    """Alike but for one round more, another judge of `vi`, and another baseline of `mt`."""
+    """Alike but for one round more, another judge of `vi`, another baseline of `mt`, and the orders of `order`."""
     root = tmp_path_factory.mktemp("runs")
     pairs = {**MT_BENCH, "modes": ["pairwise"]}
     single = {**MT_BENCH, "modes": ["single"], "baseline": None}
-    first = built(root, "one", ae=ALPACA, vi=VICUNA, mt=pairs, only=single)
-    return [first, built(root, "two", rounds=2, ae=ALPACA, vi=VICUNA | NOISY, mt=single)]
+    first = built(root, "one", ae=ALPACA, vi=VICUNA, mt=pairs, order=VICUNA, only=single)
+    alone = VICUNA | {"orders": "baseline_first"}
+    return [first, built(root, "two", rounds=2, ae=ALPACA, vi=VICUNA | NOISY, mt=single, order=alone)]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,12 @@ def test_figures_of_different_judges_or_settings_are_neither_paired_nor_in_one_c
     tables = [table for table in shown.benchmarks if table.title == "vi"]
     assert [table.columns[2:3] for table in tables] == [("one S_1",), ("two S_2",)]
     assert len({table.note for table in tables}) == 2
+
+
+def test_judgments_in_both_orders_and_in_one_are_not_compared(shown: SideBySide) -> None:
+    assert paired(shown)["order", "–"]["Note"] == "not compared: other settings"
+    one, both = (table.note for table in shown.benchmarks if table.title == "order")
+    assert {", both orders" in one, ", both orders" in both} == {True, False}
 
 
 def test_other_questions_or_another_baseline_are_not_compared(shown: SideBySide) -> None:

@@ -86,6 +86,16 @@ def test_a_baselines_answer_that_failed_is_no_text_to_be_judged(
         assert {(game.turn, game.mode) for game in unasked} == {(2, "pairwise")}, "a rating needs no baseline"
 
 
+def test_an_output_that_differs_from_the_baselines_in_blanks_around_it_is_a_draw(tmp_path: Path) -> None:
+    benchmark = benchmark_of(configured(tmp_path, **ALPACA), "mine")
+    items = benchmark.items().with_columns(pl.format(" {}\n", "baseline").alias("baseline"))
+    answers = items.select("question_id", "turn", response=pl.format("{} ", pl.col("baseline").str.strip_chars()))
+    prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
+    games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
+    assert len(games) == items.height
+    assert {game.text for game in games} == {None}, "nobody is asked"
+
+
 @pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
 def test_an_answer_opens_and_closes_no_section_of_the_judges_prompt(tmp_path: Path, settings: dict[str, Any]) -> None:
     benchmark = benchmark_of(configured(tmp_path, **settings), "mine")
