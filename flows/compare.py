@@ -112,7 +112,7 @@ def run_comparison(
     wanted = [each for each in chosen if each not in brought]
     left = [each for each in _with_needed(plan, wanted) if each not in finished]
     if results and left:
-        _check_goes_on(outcomes, results)
+        _check_goes_on([each for each, run in zip(outcomes, brought, strict=True) if run not in finished], results)
     took = _took(finished)
     failed: list[Failed] = []
     ended = len({each.ref.name for each in (*finished, *brought)})
@@ -124,9 +124,9 @@ def run_comparison(
         if why := _try(plan, planned, drive):
             failed.append(why)
         else:
-            # What was only made for others to be matched to replaces nothing before all are known to fit.
-            if results and planned not in brought:
-                results.write(_read(plan, planned))
+            # What does not fit, or was only made for others to be matched to, is for the end to refuse or to replace.
+            if results and planned not in brought and _fits(plan, made := _read(plan, planned), outcomes):
+                results.write(made)
             took.setdefault(planned.arm.name, []).append(time.monotonic() - began)
         say(f"{name}: {'failed' if why else 'finished'} after {duration(time.monotonic() - began)}")
     return failed
@@ -198,14 +198,18 @@ def _check_matched(
     plan: ComparisonPlan, brought: Sequence[ArmOutcome], outcomes: Sequence[ArmOutcome], results: ResultsFolder
 ) -> None:
     """Refuse what another run of the reference was the measure of: that one was made anew since, or somewhere else."""
-    references = {each.run_seed: each for each in outcomes if each.arm.name == plan.reference}
     for each in brought:
-        reference = references.get(each.run_seed)
-        if reference and not is_matched(each.arm, each.trainings, reference.trainings):
+        if not _fits(plan, each, outcomes):
             raise ConfigError(
                 f"{results.path / each.run}.json: its tokens or steps are not those of {plan.reference} with run seed "
                 f"{each.run_seed}, so it was matched to another run of it; remove the file to run it again"
             )
+
+
+def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Sequence[ArmOutcome]) -> bool:
+    """Whether a run is matched to the reference of its run seed, where that is among ``outcomes``."""
+    references = [each for each in outcomes if (each.arm.name, each.run_seed) == (plan.reference, made.run_seed)]
+    return all(is_matched(made.arm, made.trainings, each.trainings) for each in references)
 
 
 def _check_goes_on(brought: Sequence[ArmOutcome], results: ResultsFolder) -> None:

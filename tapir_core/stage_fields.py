@@ -5,7 +5,7 @@ A field that is left out can be changed at any time and runs nothing again.
 
 from typing import Any
 
-from tapir_core.config import RunConfig, VllmEngine
+from tapir_core.config import FilePool, RunConfig, VllmEngine
 from tapir_core.voices import judge_voices, voice_of
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "judge_prompts",
     "pool_fields",
     "score_fields",
+    "searched_fields",
     "size_fields",
     "student_fields",
     "teacher_fields",
@@ -26,6 +27,11 @@ Json = Any
 def pool_fields(config: RunConfig) -> Json:
     """Which instructions are read or generated; the place of their file is no part of it."""
     return [config.run.seed, config.data.pool.model_dump(exclude={"path"}), config.data.on_bad_row]
+
+
+def searched_fields(config: RunConfig) -> Json:
+    """What of the pool is looked through for evaluation questions: system texts too, which only a file's rows have."""
+    return [*pool_fields(config), *(["system"] if isinstance(config.data.pool, FilePool) else [])]
 
 
 def teacher_fields(config: RunConfig) -> Json:

@@ -17,6 +17,7 @@ from tapir_core.stage_fields import (
     judge_prompts,
     pool_fields,
     score_fields,
+    searched_fields,
     size_fields,
     student_fields,
     teacher_fields,
@@ -163,10 +164,9 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "contaminated",
-            lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else pool_fields(c))],
+            lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else searched_fields(c))],
             lambda c, at: [] if at.round else ["file:pool"],
             lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
-            version=2,
         ),
         Stage(
             "pool",

@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import polars as pl
 
@@ -15,6 +16,7 @@ from tapir_core.standin.annotator import annotate
 from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.families import recognise
 from tapir_core.standin.sections import Weighted, read_ask
+from tapir_core.storage import file_sha256
 
 __all__ = ["SKILL", "BenchmarkStages", "StageWriter"]
 
@@ -81,9 +83,12 @@ class BenchmarkStages(StageWriter):
 
     def _benchmark_scores(self, at: StageAt) -> None:
         config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
+        judged = config.evaluation.judged[at.benchmark]
         scores = judged_one(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
-        prompts = {name: load_prompt(name) for name in config.evaluation.judged[at.benchmark].prompts}
-        self._save(at, score_rows(config, at.benchmark, scores, prompts, replies))
+        prompts = {name: load_prompt(name) for name in judged.prompts}
+        paths = {"questions": judged.questions, **judged.files}
+        files = {field: file_sha256(Path(path)) for field, path in paths.items() if path}
+        self._save(at, score_rows(config, at.benchmark, scores, prompts, replies, files=files))
 
     def _exchanges(self, at: StageAt) -> list[Exchange]:
         items = self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark))

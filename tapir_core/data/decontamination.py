@@ -37,7 +37,8 @@ CONTAMINATED = pl.Schema(
         "similarity": pl.Float64(),
     }
 )
-"""One row per instruction and benchmark that it holds a question of: the most similar one. `rule` is the first of
+"""One row per instruction and benchmark that it holds a question of: the most similar one. `instruction` is the text
+that holds it, which may be the system text. `rule` is the first of
 `RULES` that finds it, `similarity` the ROUGE-L F1 of the two."""
 
 RULES = ("equal", "shared_words", "near_duplicate")
@@ -79,12 +80,11 @@ class EvaluationQuestions:
         """
         searched = _searched(instructions)
         hits: list[Hit] = []
-        for first, batch in _batches(searched["text"]):
+        for first, batch in _batches(searched["instruction"]):
             hits += ((first + place, question, rule, alike) for place, question, rule, alike in self._find(batch))
         columns = {"place": pl.Int64, "question_place": pl.Int64, "rule_number": pl.Int64, "similarity": pl.Float64}
         found = pl.DataFrame(hits, schema=columns, orient="row")
-        texts = searched.select("instruction_id", "instruction")[found["place"]]
-        named = pl.concat([found, texts, self._names[found["question_place"]]], how="horizontal")
+        named = pl.concat([found, searched[found["place"]], self._names[found["question_place"]]], how="horizontal")
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule_number", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
         rule = pl.col("rule_number").replace_strict(dict(enumerate(RULES)), return_dtype=pl.String)
@@ -169,12 +169,12 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
 
 
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
-    """instruction_id, instruction, text; a row for each instruction, and one for each that has a system text."""
-    named = instructions.select("instruction_id", "instruction", text="instruction")
+    """instruction_id, instruction: a row for each instruction, and one with the system text of each that has one."""
+    texts = instructions.select("instruction_id", "instruction")
     if "system" not in instructions.columns:
-        return named
-    of_system = instructions.filter(pl.col("system").is_not_null())
-    return pl.concat([named, of_system.select("instruction_id", "instruction", text=pl.col("system").cast(pl.String))])
+        return texts
+    systems = instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String))
+    return pl.concat([texts, systems.drop_nulls()])
 
 
 def _batches(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

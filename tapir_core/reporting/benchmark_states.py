@@ -18,7 +18,8 @@ _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchm
 
 _OUT_OF_DATE = "out of date"
 _WHY_OUT_OF_DATE = (
-    "Out of date: made with another configuration, file or checkpoint; the command that made it makes it again."
+    "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the command "
+    "that made it, makes it again."
 )
 
 _COLUMNS = ("Student", "Asked", "State", "Figure")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from tapir_core.data.fetched import file_ingredient
 from tapir_core.evaluation.benchmarks import without_files
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
@@ -32,7 +33,7 @@ __all__ = ["benchmarks_of_runs", "paired_runs_table"]
 _DIFFERS = {
     **DIFFERS,
     "items": "other questions or another baseline",
-    "lengths": "other tables for length control",
+    "files": "other tables for length control, or another folder of tasks",
 }
 """``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
 
@@ -131,10 +132,11 @@ def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
     """Questions, references and a baseline's answers count by what they say, wherever they come from."""
     items = digest([*map(list, look.run.rows(StageAt("benchmark_items", benchmark=name)).iter_rows())])
     run = look.run
-    lengths = [run.record.ingredients.get(f"file:{field}:{name}", "") for field in ("difficulty", "anchors")]
+    fields = ("difficulty", "anchors", "include_path")
+    files = [run.record.ingredients.get(file_ingredient(name, field), "") for field in fields]
     said = {part: scores[part][0] for part in DIFFERS}
     said["settings"] = without_files(said["settings"])
-    return {"items": items, "lengths": " ".join(lengths)} | said
+    return {"items": items, "files": " ".join(files)} | said
 
 
 def _sampling(look: Look, number: int) -> str:

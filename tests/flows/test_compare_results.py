@@ -144,6 +144,26 @@ def test_a_result_that_was_matched_to_another_run_of_the_reference_is_refused(el
         read_comparison(plan, results)
 
 
+def test_a_run_that_was_matched_to_a_reference_made_anew_is_not_put_beside_the_recorded_one(elsewhere: Path) -> None:
+    plan, engines = open_comparison(elsewhere), BuiltRuns()
+    results = ResultsFolder(elsewhere.parent / "results", plan, gather_files)
+    (results.path / "c-random-s1.json").unlink()
+    for file in results.path.iterdir():
+        told = json.loads(file.read_text())
+        for training in told["trainings"].values():
+            training["tokens"] *= 3
+        file.write_text(json.dumps(told))
+    before = {file.name: file.read_bytes() for file in results.path.iterdir()}
+    chosen = plan.choose(["random"], [1])
+    assert run_comparison(plan, chosen, engines.drive(plan), say=lambda _: None, results=results) == []
+    assert {name for name, _ in engines.driven} == {"c-multi_round-s1", "c-random-s1"}
+    with pytest.raises(
+        ConfigError, match=r"c-hard_only-s1\.json: its tokens or steps are not those of multi_round with"
+    ):
+        read_comparison(plan, results, keep=True)
+    assert {file.name: file.read_bytes() for file in results.path.iterdir()} == before
+
+
 def made_by_version(file: Path, stage: str, version: int) -> None:
     told = json.loads(file.read_text())
     told["stages"][stage] = version

@@ -63,10 +63,11 @@ def test_a_held_out_instruction_has_no_near_duplicates_since_its_like_is_what_is
 
 
 def test_a_question_in_the_system_text_is_found_for_it_is_trained_on_too() -> None:
-    pool = pl.concat([make_pool("Answer it.", system=f"The user asks: {BAKER}"), make_pool("Answer it.", "Be brief.")])
+    system = f"The user asks: {BAKER}"
+    pool = pl.concat([make_pool("Answer it.", system=system), make_pool("Answer it.", "Be brief.")])
     [row] = make_questions(BAKER).find(pool).rows(named=True)
-    assert (row["instruction_id"], row["instruction"]) == (pool["instruction_id"][0], "Answer it.")
-    assert row["rule"] == "shared_words"
+    assert (row["instruction_id"], row["rule"]) == (pool["instruction_id"][0], "shared_words")
+    assert row["instruction"] == system, "the text that holds it, for a reader to compare"
     both = make_pool(BAKER, system=BAKER)
     assert make_questions(BAKER).find(both).height == 1, "a row for each instruction and benchmark"
 

@@ -1,5 +1,6 @@
 """Students of different runs on the same items: what is compared, what is not, and with which figures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,18 @@ def built(root: Path, name: str, *, rounds: int = 1, **benchmarks: dict[str, Any
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[RunFolder]:
-    """Alike but for one round more, another judge of `vi`, another baseline of `mt`, and the orders of `order`."""
+    """Alike but for one round more, another judge of `vi`, another baseline of `mt`, and the orders of `order`.
+
+    The baseline of `ae` says the same in other bytes.
+    """
     root = tmp_path_factory.mktemp("runs")
     pairs = {**MT_BENCH, "modes": ["pairwise"]}
     single = {**MT_BENCH, "modes": ["single"], "baseline": None}
     first = built(root, "one", ae=ALPACA, vi=VICUNA, mt=pairs, order=VICUNA, only=single)
     alone = VICUNA | {"orders": "baseline_first"}
-    return [first, built(root, "two", rounds=2, ae=ALPACA, vi=VICUNA | NOISY, mt=single, order=alone)]
+    (root / "other-bytes.json").write_text(json.dumps(json.loads(Path(ALPACA["baseline"]).read_text())))
+    alike = ALPACA | {"baseline": str(root / "other-bytes.json")}
+    return [first, built(root, "two", rounds=2, ae=alike, vi=VICUNA | NOISY, mt=single, order=alone)]
 
 
 @pytest.fixture(scope="module")
