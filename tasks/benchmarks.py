@@ -4,16 +4,9 @@ from dataclasses import replace
 
 import polars as pl
 
+from tapir_core.benchmark_fields import item_files
 from tapir_core.benchmark_fields import outputs as outputs_file
-from tapir_core.data.fetched import file_ingredient
-from tapir_core.evaluation.benchmarks import (
-    DIGITS,
-    benchmark_of,
-    exchanges_of,
-    judged_one,
-    judged_places,
-    score_rows,
-)
+from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task
@@ -52,20 +45,19 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     judged = run.config.evaluation.judged.get(name)
     prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
     return Worked(
-        score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, name))
+        score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, at))
     )
 
 
-def _outputs(run: RunFolder, at: StageAt) -> str:
-    """The model whose outputs are a file, and the file's digest; nothing for a student."""
+def _outputs(run: RunFolder, at: StageAt) -> tuple[str, str] | None:
+    """The model whose outputs are a file, and the file's SHA-256; nothing for a student."""
     if at.model is None:
-        return ""
+        return None
     [file] = outputs_file(run.config, at)
-    return f"{at.model}, from a file (SHA-256 {run.record.ingredients[file][:DIGITS]})"
+    return at.model, run.record.ingredients[file]
 
 
-def _files(run: RunFolder, name: str) -> dict[str, str]:
+def _files(run: RunFolder, at: StageAt) -> dict[str, str]:
     """Field → SHA-256 of every file and folder that a benchmark reads."""
-    asked = run.config.evaluation.asked[name]
-    fields = ["questions", *(field for field, path in {**asked.files, **asked.folders}.items() if path)]
-    return {field: run.record.ingredients[file_ingredient(name, field)] for field in fields}
+    named = {each: each.split(":", 2) for each in item_files(run.config, at)}
+    return {field: run.record.ingredients[each] for each, (kind, field, _) in named.items() if kind == "file"}

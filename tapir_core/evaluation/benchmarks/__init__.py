@@ -6,7 +6,7 @@ from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.lm_eval import HarnessTask, LmEval, lm_eval_items, lm_eval_replies
 from tapir_core.evaluation.benchmarks.mt_bench import MTBench
 from tapir_core.evaluation.benchmarks.outputs import given_answers
-from tapir_core.evaluation.benchmarks.table import DIGITS, judged_places, score_rows, without_files
+from tapir_core.evaluation.benchmarks.table import judged_places, score_rows, without_files
 from tapir_core.evaluation.benchmarks.types import (
     REPLIES,
     SCORES,
@@ -23,7 +23,6 @@ from tapir_core.evaluation.benchmarks.types import (
 from tapir_core.evaluation.benchmarks.vicuna import Vicuna
 
 __all__ = [
-    "DIGITS",
     "REPLIES",
     "SCORES",
     "Benchmark",

@@ -14,12 +14,12 @@ from tapir_core.evaluation.benchmarks.types import SCORES, Judged, Place, Score
 from tapir_core.prompts import Prompt
 from tapir_core.voices import benchmark_judge, voice_of
 
-__all__ = ["DIGITS", "judged_places", "score_rows", "without_files"]
+__all__ = ["judged_places", "score_rows", "without_files"]
 
 SPLIT = "test"
 """Figures of benchmarks are reported and read by no decision."""
 
-DIGITS = 12
+_DIGITS = 12
 """Of a file's digest, in a figure's record."""
 
 _FILES = "files (SHA-256): "
@@ -32,13 +32,13 @@ def score_rows(
     prompts: Mapping[str, Prompt],
     replies: pl.DataFrame,
     *,
-    outputs: str = "",
+    outputs: tuple[str, str] | None = None,
     files: Mapping[str, str] = MappingProxyType({}),
 ) -> pl.DataFrame:
     """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
 
-    ``outputs`` names the model and its file where answers come from a file, empty for a student; ``files`` are the
-    benchmark's own, field → SHA-256.
+    ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student; ``files``
+    are the benchmark's own, field → SHA-256.
     """
     beside = (*_judge_and_prompts(config, name, prompts, replies), _settings(config, name, outputs, files))
     rows = [each.row(name, SPLIT, *beside) for each in scores]
@@ -72,14 +72,16 @@ def _judge_and_prompts(
     )
 
 
-def _settings(config: RunConfig, name: str, outputs: str, files: Mapping[str, str]) -> str:
+def _settings(config: RunConfig, name: str, outputs: tuple[str, str] | None, files: Mapping[str, str]) -> str:
     """How both sides' replies were drawn, what they were set against, and what was read, in words."""
-    student = f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"
-    told = [f"outputs: {outputs}" if outputs else student]
+    told = [f"student: {config.evaluation.asked[name].answering_in_words(config.student.sampling)}"]
+    if outputs is not None:
+        model, file = outputs
+        told = [f"outputs: {model}, from a file (SHA-256 {file[:_DIGITS]})"]
     if (judged := config.evaluation.judged.get(name)) is not None:
         told = [f"judge: {judged.judging_in_words}", *told]
     if (against := baseline_student(config, name)) is not None:
         told.append(f"baseline: {against.in_words}")
     if files:
-        told.append(_FILES + ", ".join(f"{field} {digest[:DIGITS]}" for field, digest in files.items()))
+        told.append(_FILES + ", ".join(f"{field} {digest[:_DIGITS]}" for field, digest in files.items()))
     return "; ".join(told)

@@ -80,7 +80,8 @@ def test_figures_say_which_student_of_which_configuration_they_are_against(root:
     for name in FILES:
         settings = run.rows(StageAt("benchmark_scores", 0, benchmark=name))["settings"].unique().to_list()
         [said] = settings
-        assert f"; baseline: S_0 of run first (benchmark {name}, configuration {configuration})" in said
+        told = f"; baseline: S_0 of run first (benchmark {name}, configuration {configuration})"
+        assert f"{told}; files (SHA-256): questions " in said
 
 
 def test_other_answers_of_that_student_redo_the_benchmark_and_nothing_else(root: Path, tmp_path: Path) -> None:
