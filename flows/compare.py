@@ -14,8 +14,6 @@ from statistics import fmean
 
 from flows.arm_run import find_finished, is_finished, needed_by
 from flows.driver import Say, check_settings
-from tapir_core.calls import AnswerStore
-from tapir_core.calls.store.address import store_url
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, is_matched, open_comparison
@@ -27,6 +25,7 @@ from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES
 from tasks.ingredients import gather_files
+from tasks.runtime import open_store
 
 __all__ = ["Asked", "Failed", "not_finished", "read_asked", "read_comparison", "run_comparison"]
 
@@ -255,8 +254,8 @@ def _numbers(listed: str) -> list[int]:
 
 def _read(plan: ComparisonPlan, planned: PlannedRun) -> ArmOutcome:
     run = RunFolder(planned.ref)
-    with AnswerStore(store_url(run.config)) as store:
-        paid = store.spend_by_role(run.ref.name)
+    with open_store(run) as store:
+        paid = store.spend_by_role(run.record.id)
     return read_outcome(run, planned.arm, planned.run_seed, paid=paid, prices=plan.comparison.prices)
 
 

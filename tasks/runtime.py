@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +37,7 @@ from tasks.engines.standin_server import StandinServers
 from tasks.engines.student_server import StudentEngineHost, student_model_name
 from tasks.progress import Progress
 
-__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "stop_all"]
+__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "open_store", "stop_all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ class Runtime:
         """The paid-call engine, on the store that all runs of the root share."""
         with self._making:
             if self._calls is None:
-                store = AnswerStore(store_url(self.config))
-                self._calls = CallEngine(store, self.config.calls, run=self.run.ref.name, budget=self.config.budget)
+                store, config = open_store(self.run), self.config
+                self._calls = CallEngine(store, config.calls, run=self.run.record.id, budget=config.budget)
                 if self._stopping.is_set():
                     self._calls.stop_sending()
             return self._calls
@@ -258,6 +259,13 @@ class Runtime:
     def _standin(self, settings: StandinEndpoint) -> Endpoint:
         endpoint = self.standins.endpoint(settings, self.config.calls.concurrency)
         return replace(endpoint, batch=settings.batch if settings.mode == "batch" else None)
+
+
+def open_store(run: RunFolder) -> AnswerStore:
+    """The store of a run's answers; what an earlier version booked by the run's name is the run's own from now on."""
+    store, made = AnswerStore(store_url(run.config)), datetime.fromisoformat(run.record.created)
+    store.adopt_spending(run.ref.name, run.record.id, since=made.astimezone(UTC).replace(tzinfo=None))
+    return store
 
 
 _runtimes: dict[RunRef, Runtime] = {}

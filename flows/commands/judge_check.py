@@ -5,11 +5,13 @@ or written. Both orders are asked whatever `judge.orders` says, because a check 
 """
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
 from flows.commands.judge_check_report import CheckedJudge, CheckedPanel
 from tapir_core.calls import OnOutcome, Outcome, Parsed
+from tapir_core.calls.store.address import run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict
@@ -19,7 +21,9 @@ from tapir_core.judging.check_trust import weigh_check
 from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder, RunRecord, RunRef
+from tapir_core.stage_fields import judge_fields
+from tapir_core.text import digest
 from tasks.asking import counts_of, missing_by_kind
 from tasks.asking_judges import PROMPTS, ask_judge, read_verdicts, render_texts
 from tasks.runtime import Runtime
@@ -32,11 +36,16 @@ _ORDERS: tuple[Order, Order] = ("teacher_first", "student_first")
 
 
 class _NoRun(RunFolder):
-    """In the place of a run's folder: the configuration as it was read, and room for logs beside the store."""
+    """In the place of a run's folder: the configuration as it was read, and room for logs beside the store.
+
+    What checks for one run name of a root spend with the same judges adds up, so that a cap holds over kills.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(RunRef(f"{config.run.root}/{PurePosixPath(STORE).parent}", _NAME))
         self.config = config
+        known_by = digest([run_key(config), _NAME, judge_fields(config)])[:32]
+        self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
 
 
 def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -> CheckedPanel:

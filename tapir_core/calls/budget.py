@@ -1,8 +1,8 @@
-"""Caps on what a run spends: pure arithmetic on what is spent, what is reserved and what is wanted.
+"""Caps on what a run spends: pure arithmetic on what is spent or reserved and what is wanted.
 
-A request reserves its highest price before it is sent and settles with its true one after, both in the store's
-transactions (claim_rows.py): processes that share a run share its caps, and a restart goes on from what was spent.
-The student's own answers count against no cap.
+Every attempt reserves the most that it can cost before it is sent, and settles with its true cost after, both in the
+store's transactions (store/attempt_rows.py): processes that share a run share its caps, and a restart goes on from what
+was spent. The student's own answers count against no cap.
 """
 
 from collections.abc import Mapping
@@ -31,8 +31,14 @@ UNPAID: Literal["answer"] = "answer"
 class Reservation:
     """The most that one attempt can cost."""
 
-    tokens: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     usd: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Of prompt and completion."""
+        return self.prompt_tokens + self.completion_tokens
 
 
 def reserve(request: Request, endpoint: Endpoint) -> Reservation:
@@ -41,7 +47,7 @@ def reserve(request: Request, endpoint: Endpoint) -> Reservation:
     prompt = text // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    return Reservation(prompt + completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+    return Reservation(prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
 
 
 def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Reservation) -> str | None:

@@ -4,21 +4,20 @@ Belongs to one event loop. What is claimed and neither handed on nor answered is
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tapir_core.calls.budget import reserve
+from tapir_core.calls.attempts import Attempts
 from tapir_core.calls.spend import SpendMeter, WorkClock
 from tapir_core.calls.store.answer_store import AnswerStore
-from tapir_core.calls.types import Endpoint, Failure, Outcome, Request
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.calls.types import Outcome
 
 if TYPE_CHECKING:
-    from tapir_core.calls.store.writes import Grant
+    from tapir_core.calls.store.claim_rows import Claimed
 
-__all__ = ["Books", "Claimed", "Claiming", "Tell", "in_groups"]
+__all__ = ["Books", "Claiming", "Tell", "Turn", "in_groups"]
 
 CLOCK_SECONDS = 5.0
 """How far the hours that a cap sees may lag behind."""
@@ -28,13 +27,13 @@ Tell = Callable[[str, Outcome, bool], None]
 
 
 @dataclass(slots=True)
-class Claimed:
+class Turn:
     """What became of some keys; the others are told already."""
 
     ours: list[str] = field(default_factory=list)
     """To be sent by this process."""
     waiting: list[str] = field(default_factory=list)
-    """To be looked at again: another process or a batch brings them, or a cap has no room for now."""
+    """To be looked at again: another process or a batch brings them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Books:
     """What one engine answers from, pays from and counts in: the same for all of its asks."""
 
     store: AnswerStore
-    budget: BudgetConfig
+    attempts: Attempts
     meter: SpendMeter
     clock: WorkClock
 
@@ -50,66 +49,58 @@ class Books:
 class Claiming:
     """Claims of one ask."""
 
-    def __init__(self, books: Books, endpoint: Endpoint, tell: Tell) -> None:
+    def __init__(self, books: Books, tell: Tell) -> None:
         self._books = books
-        self._endpoint = endpoint
         self._tell = tell
-        self._held: dict[str, Request] = {}
+        self._held: set[str] = set()
 
-    async def claim(self, missing: Mapping[str, Request], keys: Sequence[str]) -> Claimed:
-        """Claim ``keys``; what was answered meanwhile and what no cap will ever have room for is told."""
-        claimed, answered = Claimed(), []
-        for key, grant in zip(keys, await self._ask_for_grants(missing, keys), strict=True):
-            state = grant.state
-            if state == state.OURS:
-                claimed.ours.append(key)
-            elif state == state.ANSWERED:
+    async def claim(self, keys: Sequence[str]) -> Turn:
+        """Claim ``keys``; what was answered meanwhile is told."""
+        turn, answered = Turn(), []
+        for key, claimed in zip(keys, await self._claim(keys), strict=True):
+            if claimed is claimed.OURS:
+                turn.ours.append(key)
+            elif claimed is claimed.ANSWERED:
                 answered.append(key)
-            elif state == state.OVER and grant.final:
-                self._books.meter.count_over_budget(grant.reason)
-                self._tell(key, Failure("budget", grant.reason), False)
             else:
-                claimed.waiting.append(key)
+                turn.waiting.append(key)
         found = await asyncio.to_thread(self._books.store.lookup, answered) if answered else {}
         for key, outcome in found.items():
             self._tell(key, outcome, True)
-        claimed.waiting += [key for key in answered if key not in found]
-        return claimed
+        turn.waiting += [key for key in answered if key not in found]
+        return turn
 
     def hand_on(self, key: str) -> None:
         """From now on somebody else sees to the end of this claim."""
-        del self._held[key]
+        self._held.remove(key)
 
     def give_up(self) -> None:
         """End what is still held."""
-        for key, request in self._held.items():
-            self._books.store.release(key, request, None)
+        for key in self._held:
+            self._books.store.release(key)
 
-    async def _ask_for_grants(self, missing: Mapping[str, Request], keys: Sequence[str]) -> "list[Grant]":
-        from tapir_core.calls.store.writes import Wanted
-
-        wanted = [
-            Wanted(key, missing[key].run, missing[key].role, reserve(missing[key], self._endpoint)) for key in keys
-        ]
+    async def _claim(self, keys: Sequence[str]) -> "list[Claimed]":
         self._books.clock.tell_all(older_than_seconds=CLOCK_SECONDS)
-        future = self._books.store.claim(wanted, self._books.budget)
+        future = self._books.store.claim(keys)
 
-        def give_up(claimed: "Future[list[Grant]]") -> None:
-            for key, grant in zip(keys, claimed.result(), strict=True):
-                if grant.state == grant.state.OURS:
-                    self._books.store.release(key, missing[key], None)
+        def give_up(done: "Future[list[Claimed]]") -> None:
+            for key in _ours(keys, done.result()):
+                self._books.store.release(key)
 
         try:
-            grants = await asyncio.shield(asyncio.wrap_future(future))
+            claimed = await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
             future.add_done_callback(give_up)
             raise
-        ours = (key for key, grant in zip(keys, grants, strict=True) if grant.state == grant.state.OURS)
-        self._held.update((key, missing[key]) for key in ours)
-        return grants
+        self._held.update(_ours(keys, claimed))
+        return claimed
 
 
 def in_groups(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     """``keys`` in their order, ``size`` at a time."""
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
+
+
+def _ours(keys: Sequence[str], claimed: "Sequence[Claimed]") -> list[str]:
+    return [key for key, each in zip(keys, claimed, strict=True) if each is each.OURS]

@@ -1,7 +1,7 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
-For each request: store look-up → single flight → claim and reservation → limiter → call with retries → raw reply stored
-and committed → outcome (sending.py from the claim on; batch/ where a Batch API is used). One background event
+For each request: store look-up → single flight → claim → limiter → each attempt booked, sent and settled → raw reply
+stored and committed → outcome (sending.py from the claim on; batch/ where a Batch API is used). One background event
 loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
+from tapir_core.calls.attempts import Attempts
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
 from tapir_core.calls.claiming import Books, Tell
@@ -43,11 +44,13 @@ class CallEngine:
     def __init__(
         self, store: AnswerStore, config: CallsConfig, *, run: str, budget: BudgetConfig | None = None
     ) -> None:
+        """Answer for the run with the id ``run``, within ``budget``."""
         clock = WorkClock(lambda role, seconds: store.add_seconds(run, role, seconds))
         clock.begin(DRIVING)
         self._run = run
         self._config = config
-        self._books = Books(store, budget or BudgetConfig(), SpendMeter(), clock)
+        meter = SpendMeter()
+        self._books = Books(store, Attempts(store, budget or BudgetConfig(), run, meter), meter, clock)
         self._flights = Flights()
         self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
@@ -195,7 +198,7 @@ class CallEngine:
 
         line = self._lines.get(endpoint.base_urls)
         if line is None:
-            line = Line(endpoint, self._config, rng=self._rng, on_send=self._books.meter.count_sent)
+            line = Line(endpoint, self._config, rng=self._rng, attempts=self._books.attempts)
             self._lines[endpoint.base_urls] = line
         line.admit(endpoint)
         return line

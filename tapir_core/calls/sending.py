@@ -1,13 +1,14 @@
 """Sends what the store lacks: claim, slot, call, commit. One `Sending` serves one ask, on the engine's event loop.
 
-Claims are taken in groups, so that a commit's time delays few. What another process is sending, or what has no room
-under a cap for now, is looked at again until it is answered or settled.
+Claims are taken in groups, so that a commit's time delays few. What another process is sending is looked at again until
+it is answered or free.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.asking import IsStopped
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
@@ -36,7 +37,7 @@ class Sending:
         self._tell = tell
         self._line = line
         self._is_stopped = is_stopped
-        self._claiming = Claiming(books, endpoint, tell)
+        self._claiming = Claiming(books, tell)
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
         """Bring every request to its outcome; when this is cancelled, what was claimed and not answered is given up.
@@ -64,10 +65,10 @@ class Sending:
             if self._is_stopped():
                 self._tell_stopped(some)
                 continue
-            claimed = await self._claiming.claim(missing, some)
-            for key in claimed.ours:
+            turn = await self._claiming.claim(some)
+            for key in turn.ours:
                 await self._begin(group, key, missing[key])
-            waiting += claimed.waiting
+            waiting += turn.waiting
         return waiting
 
     async def _begin(self, group: asyncio.TaskGroup, key: str, request: Request) -> None:
@@ -78,7 +79,7 @@ class Sending:
             self._tell_stopped([key])
             return
         task = group.create_task(self._send_one(key, request, slot))
-        # Held until the reply is committed; a task that is cancelled before its first step releases nothing itself.
+        # A task that is cancelled before its first step releases nothing itself.
         task.add_done_callback(lambda _: slot.release())
 
     def _tell_stopped(self, keys: Sequence[str]) -> None:
@@ -88,11 +89,13 @@ class Sending:
     async def _send_one(self, key: str, request: Request, slot: Slot) -> None:
         reply = await self._line.answer(request, self._endpoint, slot)
         self._claiming.hand_on(key)
+        store, outcome = self._books.store, reply.outcome
+        failed = isinstance(outcome, Failure) and outcome.retryable
+        written: Future[Any] = store.release(key) if failed else store.put(key, request, reply)
+        # The next attempt is booked behind this write, so it is sent after it: a kill loses no more than is in flight.
+        slot.release()
         # Shielded: an interrupt must not take back what is on its way into the store.
-        if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
-            await asyncio.shield(asyncio.wrap_future(self._books.store.release(key, request, reply)))
-        else:
-            committed = asyncio.wrap_future(self._books.store.put(key, request, reply))
-            reply = replace(reply, outcome=await asyncio.shield(committed))
+        stored = await asyncio.shield(asyncio.wrap_future(written))
+        reply = reply if failed else replace(reply, outcome=stored)
         self._books.meter.count_reply(reply)
         self._tell(key, reply.outcome, False)

@@ -36,7 +36,7 @@ class LiveSpend:
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """What was spent, over all starts and processes."""
+    """What was spent, over all starts and processes: what is booked for attempts without a known cost included."""
 
     requests: int = 0
     """Attempts that went out."""
@@ -53,6 +53,15 @@ class Spend:
             self.completion_tokens + other.completion_tokens,
             self.usd + other.usd,
             self.seconds + other.seconds,
+        )
+
+    def __sub__(self, other: "Spend") -> "Spend":
+        return Spend(
+            self.requests - other.requests,
+            self.prompt_tokens - other.prompt_tokens,
+            self.completion_tokens - other.completion_tokens,
+            self.usd - other.usd,
+            self.seconds - other.seconds,
         )
 
 
@@ -82,17 +91,13 @@ class SpendMeter:
         with self._lock:
             if isinstance(reply.outcome, Failure):
                 self._failures[reply.outcome.kind] += 1
+                if reply.outcome.kind == "budget":
+                    self.cap_reached = reply.outcome.message
             else:
                 self._counts["answers"] += 1
             self._counts["prompt_tokens"] += reply.prompt_tokens
             self._counts["completion_tokens"] += reply.completion_tokens
             self._usd += reply.usd
-
-    def count_over_budget(self, cap: str) -> None:
-        """A request was not sent because of ``cap``."""
-        with self._lock:
-            self._failures["budget"] += 1
-            self.cap_reached = cap
 
     def snapshot(self) -> LiveSpend:
         """The counters now."""

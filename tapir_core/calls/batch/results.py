@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import islice
 from tempfile import SpooledTemporaryFile
 
+from tapir_core.calls.attempts import settlement
 from tapir_core.calls.batch.client import BatchClient, BatchStatus
 from tapir_core.calls.batch.file import read_line
 from tapir_core.calls.batch.trouble import why_unreached
@@ -44,6 +45,7 @@ class BatchResults:
         self._unreached = why_unreached(batch, status, endpoint)
         self._bring = bring
         self._owed = dict(batch.rows)
+        self._attempts = batch.attempts
         self._failed: dict[str, Reply] = {}
 
     async def take_apart(self, client: BatchClient) -> dict[str, Reply]:
@@ -68,6 +70,7 @@ class BatchResults:
                 self._fail(key, self._unreached if stopped else reply)
             else:
                 request = self._owed.pop(key)
+                self._store.settle(settlement(self._attempts[key], reply))
                 committing.append((key, reply, asyncio.wrap_future(self._store.put(key, request, reply))))
         for key, reply, committed in committing:
             # Shielded: an interrupt must not take back what is on its way into the store.
@@ -75,5 +78,7 @@ class BatchResults:
 
     def _fail(self, key: str, reply: Reply) -> None:
         """Settle what the row has cost, so that its next batch reserves anew."""
-        self._store.release(key, self._owed.pop(key), reply)
+        del self._owed[key]
+        self._store.settle(settlement(self._attempts[key], reply))
+        self._store.release(key)
         self._failed[key] = reply

@@ -15,15 +15,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from tapir_core.calls.attempts import make_attempt
 from tapir_core.calls.batch import trouble
 from tapir_core.calls.batch.client import BatchClient, BatchStatus, ProviderError
-from tapir_core.calls.batch.file import split_files
+from tapir_core.calls.batch.file import BatchFile, split_files
 from tapir_core.calls.batch.results import BatchResults
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
 from tapir_core.calls.endpoints.retry import RetryPolicy, pause_before_retry
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.prices import MODE_FACTORS
 from tapir_core.calls.store.batch_rows import (
+    LOST,
     AdoptBatches,
     BatchWrite,
     EndBatch,
@@ -31,6 +33,7 @@ from tapir_core.calls.store.batch_rows import (
     NoteBatch,
     OpenBatch,
     PlanBatch,
+    Planned,
 )
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.config import BatchConfig, CallsConfig
@@ -63,7 +66,7 @@ class BatchSending:
         self._policy = RetryPolicy.of(config)
         self._rng = rng
         self._tell = tell
-        self._claiming = Claiming(books, self._endpoint, self._bring)
+        self._claiming = Claiming(books, self._bring)
         self._missing: dict[str, Request] = {}
         """Without outcome so far."""
         self._led: dict[str, OpenBatch] = {}
@@ -104,14 +107,38 @@ class BatchSending:
             await self._begin(group, client, batch)
         ours: dict[str, Request] = {}
         for some in in_groups(self._here(), KEYS_PER_CLAIM):
-            claimed = await self._claiming.claim(self._missing, some)
-            ours.update((key, self._missing[key]) for key in claimed.ours)
+            turn = await self._claiming.claim(some)
+            ours.update((key, self._missing[key]) for key in turn.ours)
         for file in split_files(ours, self._limits, tokens_field=client.tokens_field):
-            batch = OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
-            self._led[batch.tag] = batch
-            for key in file.rows:
-                self._claiming.hand_on(key)
-            await self._begin(group, client, await self._write(PlanBatch(batch)), file.content)
+            planned = await self._plan(file)
+            if rows := planned.batch.rows:
+                # Of what the caps have room for: fewer rows, so still one file.
+                booked = (
+                    split_files(rows, self._limits, tokens_field=client.tokens_field) if planned.refused else [file]
+                )
+                await self._begin(group, client, planned.batch, next(iter(booked)).content)
+            elif not self._books.attempts.may_make_room:
+                self._refuse(planned.refused)
+
+    async def _plan(self, file: BatchFile) -> Planned:
+        """Book the rows of a file; what has no room for now stays claimed and is looked at again."""
+        attempts, batch = self._books.attempts, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
+        wanted = {key: make_attempt(attempts.run, each, self._endpoint, key=key) for key, each in file.rows.items()}
+        try:
+            planned: Planned = await self._write(PlanBatch(batch, wanted, attempts.budget))
+        except BaseException:
+            # It may be in the store all the same: whoever asks next takes it over.
+            self._books.store.lead(LeaveBatch(batch.tag))
+            raise
+        for key in planned.batch.rows:
+            self._claiming.hand_on(key)
+        return planned
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        for key, cap in refused.items():
+            self._claiming.hand_on(key)
+            self._books.store.release(key)
+            self._count_and_bring(key, Reply(Failure("budget", cap), attempts=0))
 
     def _here(self) -> list[str]:
         return [key for key in self._missing if key not in self._away]
@@ -121,6 +148,7 @@ class BatchSending:
     ) -> None:
         """Bring a batch to the provider, unless it is there, and follow it."""
         self._led[batch.tag] = batch
+        self._books.attempts.opened(len(batch.rows))
         self._away.update(batch.rows)
         try:
             made = await self._make(client, batch, content)
@@ -164,7 +192,7 @@ class BatchSending:
             lost = trouble.is_lost(error, batch, self._endpoint, self._limits)
             failure = trouble.while_away(error, batch, self._endpoint, self._limits)
             await self._give_up(
-                batch, Reply(failure, attempts=0, endpoint_at_fault=not lost), ended="lost" if lost else ""
+                batch, Reply(failure, attempts=0, endpoint_at_fault=not lost), ended=LOST if lost else ""
             )
             return
         least = self._limits.poll_seconds if status.status == "failed" else 0.0
@@ -184,7 +212,7 @@ class BatchSending:
             await self._end(batch, ended, owed)
         else:
             await self._write(LeaveBatch(batch.tag))
-            del self._led[batch.tag]
+            self._lead_no_more(batch)
             await self._ask_again(batch, owed, least_pause_seconds=0)
 
     async def _end(
@@ -196,8 +224,12 @@ class BatchSending:
         least_pause_seconds: float = 0.0,
     ) -> None:
         await self._write(EndBatch(batch.tag, state))
-        del self._led[batch.tag]
+        self._lead_no_more(batch)
         await self._ask_again(batch, again or {}, least_pause_seconds=least_pause_seconds)
+
+    def _lead_no_more(self, batch: OpenBatch) -> None:
+        del self._led[batch.tag]
+        self._books.attempts.closed(len(batch.rows))
 
     async def _ask_again(self, batch: OpenBatch, failed: Mapping[str, Reply], *, least_pause_seconds: float) -> None:
         """Let failed requests be asked in another batch, all together, or tell that they have failed too often."""
@@ -235,8 +267,9 @@ class BatchSending:
         self._bring(key, reply.outcome, False)
 
     def _leave_all(self) -> None:
-        for batch in self._led.values():
+        for batch in list(self._led.values()):
             self._books.store.lead(LeaveBatch(batch.tag))
+            self._lead_no_more(batch)
             if batch.provider_id:
                 logger.warning(
                     "batch %s with %d requests goes on at %s; the same command takes its answers",

@@ -101,16 +101,18 @@ class Breaker:
     def __init__(self) -> None:
         self.failure: Failure | None = None
         """What everybody gets while the endpoint is given up."""
+        self.refuses = False
+        """Whether it was given up because it refuses everybody: what was in flight there cost nothing."""
         self._waiting: set[asyncio.Timeout] = set()
 
     def rearm(self) -> None:
         """Let a new asker try."""
         self.failure = None
 
-    def trip(self, failure: Failure) -> None:
+    def trip(self, failure: Failure, *, refuses: bool = False) -> None:
         """Give the endpoint up; everybody who works on it ends with ``failure`` at once."""
         if self.failure is None:
-            self.failure = failure
+            self.failure, self.refuses = failure, refuses
             now = asyncio.get_running_loop().time()
             for scope in self._waiting:
                 scope.reschedule(now)

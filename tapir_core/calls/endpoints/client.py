@@ -122,8 +122,9 @@ def read_foreign_error(error: Exception, *, where: str, key: str | None, timeout
         return Reply(Failure("connection", f"{where} is no address: {said}"), endpoint_at_fault=True)
     # A connection that never came about cost nothing, unlike a reply that was not waited for.
     if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"))
-    return Reply(Failure("connection", f"no connection to {where}: {said}"))
+        return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
+    never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+    return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
 
 
 def hide_key(text: str, key: str | None) -> str:

@@ -6,11 +6,12 @@ One event loop owns a line; every ask that goes to the same addresses shares it.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
+from tapir_core.calls.attempts import Attempts, Booked, OverBudgetError
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.endpoints.breaker import Breaker, EndpointGivenUpError
+from tapir_core.calls.endpoints.client import Client
 from tapir_core.calls.endpoints.limiter import Slot
 from tapir_core.calls.endpoints.live_pool import LivePool
 from tapir_core.calls.endpoints.pool import Address, Pool
@@ -26,16 +27,14 @@ __all__ = ["Line"]
 class Line:
     """Limits, breaker and connections of one endpoint, over all its addresses."""
 
-    def __init__(
-        self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, on_send: Callable[[], None]
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, attempts: Attempts) -> None:
         self.breaker = Breaker()
         pool = Pool if endpoint.live is None else LivePool
         self._pool = pool(endpoint, config, self.breaker)
         self.limiter = self._pool.limiter
         self._policy = RetryPolicy.of(config)
         self._rng = rng
-        self._on_send = on_send
+        self._attempts = attempts
 
     def admit(self, endpoint: Endpoint) -> None:
         """Be ready for a new asker, who tries once more what was given up."""
@@ -45,8 +44,7 @@ class Line:
     async def answer(self, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
         """The reply to ``request`` after as many attempts as its failures allow.
 
-        ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it once
-        the reply is safe, so that what a kill would have asked again is never more than what may be in flight.
+        ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it.
         """
         attempts, failed, before = 0, Counter[FailureKind](), Spend()
         try:
@@ -64,6 +62,9 @@ class Line:
                     slot.release()
                     await asyncio.sleep(pause)
                     await slot.take_again()
+        except OverBudgetError as over:
+            failure = Failure("budget", str(over))
+            return _with_attempts(_of_all(Reply(failure), attempts - 1, before), failure, attempts - 1)
         except EndpointGivenUpError as given_up:
             return _with_attempts(_of_all(Reply(given_up.failure), attempts, before), given_up.failure, attempts)
 
@@ -74,9 +75,14 @@ class Line:
     async def _attempt(self, request: Request, endpoint: Endpoint, address: Address) -> Reply:
         loop, rates = asyncio.get_running_loop(), address.rates(endpoint, request.model)
         permit = await rates.acquire(reserve(request, endpoint).tokens)
-        began = loop.time()
-        self._on_send()
-        reply = await address.client(endpoint).send(request)
+        try:
+            # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
+            async with self._attempts.booked(request, endpoint) as booked:
+                began = loop.time()
+                reply = await self._send(request, address.client(endpoint), booked)
+        except OverBudgetError:
+            rates.settle(permit, used_tokens=0, limits=(), now=loop.time())
+            raise
         rates.settle(permit, used_tokens=_used_tokens(reply, permit.tokens), limits=reply.rate_limits, now=loop.time())
         pause = reply.retry_after_seconds
         if reply.shows_spent_account and pause is not None and pause <= LONGEST_HONOURED_SECONDS:
@@ -84,6 +90,16 @@ class Line:
         self._pool.observe(address, reply, began=began, endpoint=endpoint)
         if self.breaker.failure is not None and isinstance(reply.outcome, Failure) and reply.outcome.retryable:
             return Reply(self.breaker.failure)
+        return reply
+
+    async def _send(self, request: Request, client: Client, booked: Booked) -> Reply:
+        try:
+            reply = await client.send(request)
+        except asyncio.CancelledError:
+            if self.breaker.failure is not None and self.breaker.refuses:
+                booked.settle(Reply(self.breaker.failure))
+            raise
+        booked.settle(reply)
         return reply
 
     def _pause_after(

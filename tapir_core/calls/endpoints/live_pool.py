@@ -56,8 +56,8 @@ class LivePool(Pool):
     def _may_go(self, address: Address) -> bool:
         return True
 
-    def _give_up(self, failure: Failure) -> None:
-        super()._give_up(failure)
+    def _give_up(self, failure: Failure, *, refuses: bool = False) -> None:
+        super()._give_up(failure, refuses=refuses)
         self._nowhere.limit = sys.maxsize
         self.limiter.wake()
 

@@ -123,7 +123,7 @@ class Pool:
         else:
             _adapt(address.limit, reply, began=began, now=now)
         if given_up is not None and not self._another_than(address):
-            self._give_up(self._whole_failure(address, given_up))
+            self._give_up(self._whole_failure(address, given_up), refuses=reply.endpoint_at_fault)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -138,8 +138,8 @@ class Pool:
         """Whether an address may be out of service: as long as another one is in service."""
         return self._another_than(address)
 
-    def _give_up(self, failure: Failure) -> None:
-        self._breaker.trip(failure)
+    def _give_up(self, failure: Failure, *, refuses: bool = False) -> None:
+        self._breaker.trip(failure, refuses=refuses)
 
     def _another_than(self, address: Address) -> bool:
         return any(other is not address and not other.out_seconds for other in self._addresses)

@@ -46,6 +46,9 @@ UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
 INTERRUPTED = ("abort", "error", "insufficient_system_resource")
 """Finish reasons of replies that broke off in the server: what stands there is no answer; another try brings one."""
 
+CUT_OFF_STATUSES = frozenset({408, 504, 524})
+"""What a server or gateway says that gave up waiting: the model may have answered, and the provider charges for it."""
+
 LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
 
@@ -60,6 +63,8 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
+    cost_unknown: bool = False
+    """True when the provider may charge more than the reply says: it did not come whole, or does not say."""
     raw: str | None = None
     """The body as it came."""
     retry_after_seconds: float | None = None
@@ -98,16 +103,23 @@ def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_
     try:
         body = json.loads(raw)
     except ValueError:
-        return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), raw=raw)
+        return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
-        return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), raw=raw)
+        return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if body.get("error"):
         return read_error(_integer(_mapping(body["error"]).get("code")) or 500, body, raw=raw)
     usage = _mapping(body.get("usage"))
     prompt_tokens, completion_tokens = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
     usd = (prompt_tokens * usd_per_million_prompt + completion_tokens * usd_per_million_completion) / 1e6
     outcome = _read_choice(body, prompt_tokens, completion_tokens, usd)
-    return Reply(outcome, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd, raw=raw)
+    return Reply(
+        outcome,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        usd=usd,
+        cost_unknown=not prompt_tokens + completion_tokens,
+        raw=raw,
+    )
 
 
 def read_logprobs(raw: str | None) -> tuple[tuple[str, float], ...]:
@@ -129,7 +141,13 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     at_fault = kind in {"unauthorized", "connection"}
     message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
     retry_after = read_retry_after(headers or {}, now=datetime.now(UTC))
-    return Reply(Failure(kind, message), raw=raw, retry_after_seconds=retry_after, endpoint_at_fault=at_fault)
+    return Reply(
+        Failure(kind, message),
+        cost_unknown=status in CUT_OFF_STATUSES,
+        raw=raw,
+        retry_after_seconds=retry_after,
+        endpoint_at_fault=at_fault,
+    )
 
 
 def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:

@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.endpoints.wire import Reply
@@ -18,8 +19,10 @@ from tapir_core.calls.types import Failure, Outcome, Request
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
+    from tapir_core.calls.store.attempt_rows import Attempt, Settlement
     from tapir_core.calls.store.batch_rows import BatchWrite
-    from tapir_core.calls.store.writes import Grant, Wanted, Write
+    from tapir_core.calls.store.claim_rows import Claimed
+    from tapir_core.calls.store.writes import Write
 
 __all__ = ["AnswerStore"]
 
@@ -36,9 +39,9 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls.store import answer_rows, batch_rows, claim_rows, reuse_rows, tables, writes
+        from tapir_core.calls.store import answer_rows, attempt_rows, batch_rows, reuse_rows, tables, writes
 
-        self._answers, self._claims, self._writes = answer_rows, claim_rows, writes
+        self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
         self._reuse, self._batches = reuse_rows, batch_rows
         self._engine = tables.open_engine(url)
         self._holder = secrets.token_hex(16)
@@ -58,13 +61,24 @@ class AnswerStore:
         with self._engine.connect() as connection:
             return self._answers.read_known(connection, keys)
 
-    def claim(self, wanted: Sequence["Wanted"], budget: BudgetConfig) -> "Future[list[Grant]]":
-        """Claim requests before they are sent, and reserve their price; the grants come in the order of ``wanted``.
+    def claim(self, keys: Sequence[str]) -> "Future[list[Claimed]]":
+        """Claim requests before they are sent; what became of each comes in the order of ``keys``.
 
         A claim ends with `put` or `release`, or with this process.
         """
         self._show_life()
-        return self._writer.submit(self._writes.Claim(tuple(wanted), budget))
+        return self._writer.submit(self._writes.Claim(tuple(keys)))
+
+    def book(self, attempt: "Attempt", budget: BudgetConfig) -> Future[str]:
+        """Write an attempt down before it is sent; gives the cap that has no room for it, or an empty text.
+
+        What is booked is spent until `settle` says otherwise, also when this process is killed.
+        """
+        return self._writer.submit(self._writes.Book(attempt, budget))
+
+    def settle(self, settlement: "Settlement") -> Future[None]:
+        """Write down what came of an attempt; nobody needs to wait for it."""
+        return self._writer.submit(self._writes.Settle(settlement))
 
     def lead(self, write: "BatchWrite") -> Future[Any]:
         """Note something of a batch at a provider, or take it over; the future holds what the write gives.
@@ -80,7 +94,7 @@ class AnswerStore:
             return self._batches.read_batched(connection, keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
-        """Store the reply to ``request``, settle what it cost and end its claim.
+        """Store the reply to ``request`` and end its claim.
 
         Returns:
             Done after the commit. It holds the reply's outcome, or the one that another process stored first.
@@ -89,10 +103,9 @@ class AnswerStore:
         assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
         return self._writer.submit(self._writes.Put(self._answers.make_row(key, request, reply), outcome))
 
-    def release(self, key: str, request: Request, reply: Reply | None) -> Future[None]:
-        """End the claim of a request without an outcome to store; ``reply`` says what its attempts cost, if any."""
-        spent = Spend(reply.attempts, reply.prompt_tokens, reply.completion_tokens, reply.usd) if reply else Spend()
-        return self._writer.submit(self._writes.Release(key, request.run, request.role, spent))
+    def release(self, key: str) -> Future[None]:
+        """End the claim of a request without an outcome to store."""
+        return self._writer.submit(self._writes.Release(key))
 
     def forget(self, keys: Sequence[str]) -> Future[int]:
         """Delete outcomes, so that they are asked for again; the future holds how many there were."""
@@ -104,12 +117,16 @@ class AnswerStore:
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""
-        return self._writer.submit(self._writes.Release(None, run, role, Spend(seconds=seconds)))
+        return self._writer.submit(self._writes.AddSeconds(run, role, seconds))
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
-        """What ``run`` has spent, by what the calls were for, over all its starts and processes."""
+        """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
         with self._engine.connect() as connection:
-            return self._claims.read_spend(connection, run)
+            return self._attempts.read_spend(connection, run)
+
+    def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
+        """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
+        self._writer.submit(self._writes.Adopt(name, run, since)).result()
 
     def close(self) -> None:
         """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""

@@ -5,18 +5,22 @@ The tag of a batch holds the claims of its requests: they end with an outcome or
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.store.attempt_rows import Attempt, Settlement, book, settle
 from tapir_core.calls.store.claim_rows import call_the_roll
 from tapir_core.calls.store.tables import batch_rows, batches, claims, holders
 from tapir_core.calls.types import Request
 from tapir_core.config import Sampling
+from tapir_core.config.budget import BudgetConfig
 
 __all__ = [
+    "LOST",
     "AdoptBatches",
     "BatchWrite",
     "EndBatch",
@@ -24,10 +28,13 @@ __all__ = [
     "NoteBatch",
     "OpenBatch",
     "PlanBatch",
+    "Planned",
     "read_batched",
 ]
 
 KEYS_PER_QUERY = 5000
+LOST = "lost"
+"""State of a batch that its provider knows no more: what it has cost stays unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,8 @@ class OpenBatch:
     address: str
     rows: Mapping[str, Request]
     """By key, what it still owes. Those of an adopted batch have no messages: these are at the provider."""
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    """By key, the attempt that is booked for it."""
     input_file_id: str = ""
     provider_id: str = ""
     created: datetime = datetime.min
@@ -49,39 +58,34 @@ class OpenBatch:
         return next(iter(self.rows.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class PlanBatch:
-    """Requests that are claimed become those of a batch, before anything of it leaves this process."""
+class Planned(NamedTuple):
+    """What became of a planned batch."""
 
     batch: OpenBatch
+    """With the rows that the caps have room for, led by the holder; it is nowhere when it has none."""
+    refused: Mapping[str, str]
+    """Key of each other row → the cap, in words."""
 
-    def apply(self, connection: Connection, holder: str) -> OpenBatch:
-        """The batch, led by ``holder``, with its moment of creation."""
-        batch, first = replace(self.batch, created=_now()), self.batch.any_row
-        row = {
-            "tag": batch.tag,
-            "driver": holder,
-            "state": "planned",
-            "address": batch.address,
-            "rows": len(batch.rows),
-        }
-        asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
-        files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-        connection.execute(insert(batches).values(row | asked | files))
-        for some in _groups(list(batch.rows)):
-            connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
-            connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))
-        rows = [
-            {
-                "key": key,
-                "batch": batch.tag,
-                "prompt_version": request.prompt_version,
-                "sample_index": request.sample_index,
-            }
-            for key, request in batch.rows.items()
-        ]
-        connection.execute(insert(batch_rows), rows)
-        return batch
+
+@dataclass(frozen=True, slots=True)
+class PlanBatch:
+    """Requests that are claimed become those of a batch, booked before anything of it leaves this process."""
+
+    batch: OpenBatch
+    attempts: Mapping[str, Attempt]
+    """By key, one for each of its rows."""
+    budget: BudgetConfig
+
+    def apply(self, connection: Connection, holder: str) -> Planned:
+        """Book each row that the caps have room for, and write down a batch of them."""
+        refusals = book(connection, [(self.attempts[key], self.budget) for key in self.batch.rows])
+        refused = {key: refusal for key, refusal in zip(self.batch.rows, refusals, strict=True) if refusal}
+        rows = {key: request for key, request in self.batch.rows.items() if key not in refused}
+        booked = {key: self.attempts[key].id for key in rows}
+        batch = replace(self.batch, rows=rows, attempts=booked, created=_now())
+        if rows:
+            _insert(connection, holder, batch)
+        return Planned(batch, refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ class LeaveBatch:
 
 @dataclass(frozen=True, slots=True)
 class EndBatch:
-    """A batch has nothing more to give: the claims of what it still owes end."""
+    """A batch has nothing more to give: the claims of what it still owes end, and what was booked for it."""
 
     tag: str
     state: str
@@ -142,6 +146,9 @@ class EndBatch:
 
     def apply(self, connection: Connection, _: str) -> None:
         """The row of `batches` stays as a record."""
+        if self.state != LOST:
+            owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == self.tag)).scalars()
+            settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
         connection.execute(delete(claims).where(claims.c.holder == self.tag))
         connection.execute(delete(batch_rows).where(batch_rows.c.batch == self.tag))
         values = {"state": self.state, "driver": "", "ended": _now()}
@@ -165,6 +172,7 @@ def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
         .join(claims, claims.c.key == batch_rows.c.key)
         .where(batch_rows.c.batch == row["tag"], claims.c.holder == row["tag"])
     )
+    found = connection.execute(owed).all()
     rows = {
         each.key: Request(
             role=row["role"],
@@ -176,9 +184,33 @@ def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
             prompt_version=each.prompt_version,
             run=row["run"],
         )
-        for each in connection.execute(owed)
+        for each in found
     }
-    return OpenBatch(row["tag"], row["address"], rows, row["input_file_id"], row["provider_id"], row["created"])
+    attempts = {each.key: each.attempt for each in found}
+    files = row["input_file_id"], row["provider_id"]
+    return OpenBatch(row["tag"], row["address"], rows, attempts, *files, row["created"])
+
+
+def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
+    first = batch.any_row
+    row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(batch.rows)}
+    asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
+    files = {"input_file_id": "", "provider_id": "", "created": batch.created}
+    connection.execute(insert(batches).values(row | asked | files))
+    for some in _groups(list(batch.rows)):
+        connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
+        connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))
+    rows = [
+        {
+            "key": key,
+            "batch": batch.tag,
+            "prompt_version": request.prompt_version,
+            "sample_index": request.sample_index,
+            "attempt": batch.attempts[key],
+        }
+        for key, request in batch.rows.items()
+    ]
+    connection.execute(insert(batch_rows), rows)
 
 
 def _now() -> datetime:

@@ -18,7 +18,7 @@ import psutil
 
 from tapir_core.errors import RunBusy
 
-__all__ = ["LAPSE_SECONDS", "Holder", "Holding", "RunLease"]
+__all__ = ["LAPSE_SECONDS", "Holder", "Holding", "RunLease", "check_undriven"]
 
 HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
@@ -136,6 +136,19 @@ class RunLease:
             except self._rows.DatabaseError as error:
                 # The lease lapses by itself when this lasts; `holds` then says so before anything is promoted.
                 logger.warning("no heartbeat for run %s: %s", self.run_key, error)
+
+
+def check_undriven(connection: Any) -> None:
+    """See that no run of the store that ``connection`` goes to is driven now.
+
+    Raises:
+        RunBusy: one is, by whom it says.
+    """
+    from tapir_core.calls.store import lease_rows
+
+    for row in lease_rows.read_all(connection):
+        if not _may_take(row):
+            raise RunBusy(_busy_text(row["run_key"], row), flow_run=row["flow_run"])
 
 
 def _may_take(row: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError as DatabaseError
 
 from tapir_core.calls.store.tables import insert_or_ignore, leases, writing
 
-__all__ = ["DatabaseError", "beat", "database_time", "drop", "is_held", "read", "take"]
+__all__ = ["DatabaseError", "beat", "database_time", "drop", "is_held", "read", "read_all", "take"]
 
 
 def take(
@@ -51,6 +51,12 @@ def read(engine: Engine, run_key: str) -> dict[str, Any] | None:
     with engine.connect() as connection:
         row = connection.execute(select(leases).where(leases.c.run_key == run_key)).mappings().one_or_none()
         return None if row is None else {**row, "silent": database_time(connection) - row["heartbeat"]}
+
+
+def read_all(connection: Connection) -> list[dict[str, Any]]:
+    """The row of every run that is driven, with `silent`, the time since its last heartbeat."""
+    now = database_time(connection)
+    return [{**row, "silent": now - row["heartbeat"]} for row in connection.execute(select(leases)).mappings()]
 
 
 def drop(engine: Engine, run_key: str, token: str) -> None:

@@ -37,6 +37,7 @@ from tapir_core.errors import ConfigError, MissingPrerequisite
 
 __all__ = [
     "answers",
+    "attempts",
     "batch_rows",
     "batches",
     "claims",
@@ -135,14 +136,29 @@ claims = Table(
     metadata,
     Column("key", String(64), primary_key=True),
     Column("holder", String(32), nullable=False),
-    Column("run", Text, nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("tokens", BigInteger, nullable=False),
-    Column("usd", Float, nullable=False),
     Index("claims_by_holder", "holder"),
-    Index("claims_by_run", "run"),
 )
-"""One row per request that a process is about to send or has sent; `tokens` and `usd` are reserved for it."""
+"""One row per request that a process is about to send or has sent: no other process sends it meanwhile."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    # SQLite has 64 bits in every INTEGER, and keeps rows by it only under that name.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("run", String(512), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("unknown", Boolean, nullable=False),
+    Column("sent", DateTime, nullable=False),
+    Index("attempts_by_run", "run", "unknown"),
+)
+"""One row per attempt, written before it is sent. `run` is the run's id; `outcome` is empty until a reply came, then
+`answer` or the kind of failure. While `unknown`, tokens and USD are the most that it can cost: no reply has come, or
+one that does not say. `sent` is UTC."""
 
 spending = Table(
     "spending",
@@ -155,7 +171,7 @@ spending = Table(
     Column("usd", Float, nullable=False),
     Column("seconds", Float, nullable=False),
 )
-"""What each run has spent by role, over all its starts and processes: every attempt, stored or not."""
+"""What each run, by its id, has spent by role, over all its starts and processes: sums of its `attempts`, and time."""
 
 reuse = Table(
     "reuse",
@@ -198,6 +214,7 @@ batch_rows = Table(
     Column("batch", String(32), nullable=False),
     Column("prompt_version", String(64), nullable=False),
     Column("sample_index", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
     Index("batch_rows_by_batch", "batch"),
 )
 """One row per request of a batch that has not ended. What is still owed has a claim that the batch's tag holds."""

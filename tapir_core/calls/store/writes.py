@@ -1,16 +1,19 @@
-"""What the store's writer writes, in one transaction: answers, claims and what was spent agree at each commit."""
+"""What the store's writer is given to write, and the one transaction that writes it.
 
-from collections import defaultdict
+Claims, answers and what was booked for them change together, so that they agree at each commit.
+"""
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, func, select
 
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.store import answer_rows, claim_rows, reuse_rows
+from tapir_core.calls.store import answer_rows, attempt_rows, claim_rows, reuse_rows
+from tapir_core.calls.store.attempt_rows import Attempt, Settlement
 from tapir_core.calls.store.batch_rows import BatchWrite
-from tapir_core.calls.store.claim_rows import Grant, Wanted
 from tapir_core.calls.store.lease import Holder
 from tapir_core.calls.store.reuse_rows import Asked
 from tapir_core.calls.store.tables import writing
@@ -18,24 +21,29 @@ from tapir_core.calls.types import Outcome
 from tapir_core.config.budget import BudgetConfig
 
 __all__ = [
+    "AddSeconds",
+    "Adopt",
     "Beat",
+    "Book",
     "Claim",
     "Forget",
-    "Grant",
     "Leave",
     "Put",
     "Release",
     "Reuse",
-    "Wanted",
+    "Settle",
     "Write",
     "commit",
     "rows_of",
 ]
 
+_LOCK = 0x7A918
+"""PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """An outcome that came: it is stored, paid, and its claim ends."""
+    """An outcome that came: it is stored, and its claim ends."""
 
     row: dict[str, Any]
     outcome: Outcome
@@ -43,20 +51,49 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Something was spent without an outcome to store, and the claim of ``key`` ends if there is one."""
+    """The claim of a request ends without an outcome to store."""
 
-    key: str | None
-    run: str
-    role: str
-    spent: Spend
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Requests that are about to be sent."""
 
-    wanted: tuple[Wanted, ...]
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """An attempt that is about to be sent."""
+
+    attempt: Attempt
     budget: BudgetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """What came of an attempt."""
+
+    settlement: Settlement
+
+
+@dataclass(frozen=True, slots=True)
+class AddSeconds:
+    """Working time of a run for a role."""
+
+    run: str
+    role: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """A run whose spending may stand under its name."""
+
+    name: str
+    run: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,57 +120,58 @@ class Reuse:
     requests: Mapping[Asked, int]
 
 
-Write = Put | Release | Claim | Beat | Leave | Forget | Reuse | BatchWrite
+Write = Put | Release | Claim | Book | Settle | AddSeconds | Adopt | Beat | Leave | Forget | Reuse | BatchWrite
 
 
 def rows_of(write: Write) -> int:
     """How many rows a write touches, about."""
-    return len(write.wanted) if isinstance(write, Claim) else 1
+    return len(write.keys) if isinstance(write, Claim) else 1
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
-    """Write all in one transaction; gives each write's result: of a `Put` its outcome, of a `Claim` its grants.
+    """Write all in one transaction; gives each write's result.
 
-    What came is stored first and claims are looked at last, so that a claim sees all that was settled before it.
+    Of a `Put` its outcome, of a `Claim` what became of each key, of a `Book` the cap that has no room for it. What came
+    is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
     """
     results: list[Any] = [None] * len(writes)
     with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
         puts = {place: write for place, write in enumerate(writes) if isinstance(write, Put)}
         before = answer_rows.insert_rows(connection, [put.row for put in puts.values()])
         for place, put in puts.items():
             results[place] = before.get(put.row["key"], put.outcome)
-        _settle(connection, [write for write in writes if isinstance(write, Put | Release)])
+        given_up = [write.key for write in writes if isinstance(write, Release)]
+        claim_rows.release(connection, holder, [*(put.row["key"] for put in puts.values()), *given_up])
+        attempt_rows.settle(connection, [write.settlement for write in writes if isinstance(write, Settle)])
         for place, write in enumerate(writes):
-            if isinstance(write, Claim):
-                results[place] = claim_rows.claim(connection, holder, write.wanted, write.budget)
-            elif isinstance(write, Beat):
-                claim_rows.beat(connection, holder, Holder.this_process())
-            elif isinstance(write, Forget):
-                results[place] = answer_rows.delete_rows(connection, write.keys)
-            elif isinstance(write, Reuse):
-                reuse_rows.add_reuse(connection, write.requests)
-            elif isinstance(write, Leave):
-                claim_rows.drop_holder(connection, holder)
-            elif isinstance(write, BatchWrite):
-                results[place] = write.apply(connection, holder)
+            results[place] = _write(connection, holder, write) if place not in puts else results[place]
+        booked = {place: write for place, write in enumerate(writes) if isinstance(write, Book)}
+        refusals = attempt_rows.book(connection, [(each.attempt, each.budget) for each in booked.values()])
+        for place, refusal in zip(booked, refusals, strict=True):
+            results[place] = refusal
     return results
 
 
-def _settle(connection: Any, writes: Sequence[Put | Release]) -> None:
-    keys: list[str] = []
-    spent: dict[tuple[str, str], Spend] = defaultdict(Spend)
-    for write in writes:
-        if isinstance(write, Put):
-            row = write.row
-            keys.append(row["key"])
-            spent[row["run"], row["role"]] += Spend(
-                row["attempts"], row["prompt_tokens"], row["completion_tokens"], row["usd"]
-            )
-        else:
-            keys += [write.key] if write.key else []
-            spent[write.run, write.role] += write.spent
-    claim_rows.release(connection, keys)
-    # In one order everywhere: two processes that lock the same rows crosswise would wait for each other.
-    for (run, role), more in sorted(spent.items(), key=lambda each: each[0]):
-        if more != Spend():
-            claim_rows.add_spend(connection, run, role, more)
+def _write(connection: Connection, holder: str, write: Write) -> Any:
+    """One of those writes that are not made together with others of their kind."""
+    match write:
+        case Claim():
+            return claim_rows.claim(connection, holder, write.keys)
+        case Forget():
+            return answer_rows.delete_rows(connection, write.keys)
+        case AddSeconds():
+            return attempt_rows.add_spend(connection, write.run, write.role, Spend(seconds=write.seconds))
+        case Adopt():
+            return attempt_rows.adopt(connection, write.name, write.run, since=write.since)
+        case Beat():
+            return claim_rows.beat(connection, holder, Holder.this_process())
+        case Reuse():
+            return reuse_rows.add_reuse(connection, write.requests)
+        case Leave():
+            return claim_rows.drop_holder(connection, holder)
+        case Put() | Release() | Settle() | Book():
+            return None
+        case _:
+            return write.apply(connection, holder)

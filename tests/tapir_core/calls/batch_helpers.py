@@ -2,15 +2,19 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
+from tapir_core.calls.budget import Reservation
 from tapir_core.calls.fakes import make_request
+from tapir_core.calls.store.attempt_rows import Attempt
+from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
 from tapir_core.calls.store.tables import batch_rows, batches, claims, open_engine
-from tapir_core.config import BatchConfig, CallsConfig
+from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tapir_core.standin.running import StandinServer
 
 QUICK = CallsConfig(backoff_seconds=0.01, max_backoff_seconds=0.05, timeout_seconds=5, dead_after_seconds=2)
@@ -40,6 +44,17 @@ def batch_endpoint(
 
 def open_batch_engine(store_url: str, config: CallsConfig = QUICK) -> CallEngine:
     return CallEngine(AnswerStore(store_url), config, run="a-run")
+
+
+def plan_batch(
+    tag: str, base_url: str, rows: Mapping[str, Request], *, tokens: int = 0, budget: BudgetConfig | None = None
+) -> PlanBatch:
+    """The write that plans a batch, with an attempt of ``tokens`` for each row."""
+    attempts = {
+        key: Attempt(place, "a-run", row.role, key, Reservation(tokens))
+        for place, (key, row) in enumerate(rows.items())
+    }
+    return PlanBatch(OpenBatch(tag, base_url, rows), attempts, budget or BudgetConfig())
 
 
 def logged(log_path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,11 @@
 """What the tests of the call engine share."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
+
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
+from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import Status, make_request
 from tapir_core.config import CallsConfig
 
@@ -21,3 +26,17 @@ def never() -> Endpoint:
 
 def open_engine(store_url: str, config: CallsConfig) -> CallEngine:
     return CallEngine(AnswerStore(store_url), config, run="a-run")
+
+
+class UnbookedAttempts:
+    """Attempts of a line that has no store behind it."""
+
+    def __init__(self) -> None:
+        self.settled: list[Reply] = []
+
+    @asynccontextmanager
+    async def booked(self, request: Request, endpoint: Endpoint) -> AsyncIterator[Self]:
+        yield self
+
+    def settle(self, reply: Reply) -> None:
+        self.settled.append(reply)

@@ -15,9 +15,7 @@ import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.batch.file import split_files
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.store.batch_rows import NoteBatch, OpenBatch, PlanBatch
-from tapir_core.calls.store.claim_rows import Wanted
+from tapir_core.calls.store.batch_rows import NoteBatch
 from tapir_core.config import BatchConfig, BudgetConfig
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
@@ -30,6 +28,7 @@ from tests.tapir_core.calls.batch_helpers import (
     logged,
     open_batch_engine,
     paid_twice,
+    plan_batch,
     sums,
 )
 from tests.tapir_core.calls.engine_helpers import never, texts
@@ -56,10 +55,9 @@ def provider(server: StandinServer) -> openai.OpenAI:
 def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file_id: str = "", tokens: int = 0) -> str:
     """A batch in the store as a process leaves it that dies after planning it, or after its upload; gives its tag."""
     rows = {request.key: request for request in requests}
-    wanted = [Wanted(key, "a-run", "teach", Reservation(tokens)) for key in rows]
     with AnswerStore(store_url) as store:
-        store.claim(wanted, BudgetConfig()).result(timeout=30)
-        store.lead(PlanBatch(OpenBatch("a-tag", base_url, rows))).result(timeout=30)
+        store.claim(list(rows)).result(timeout=30)
+        store.lead(plan_batch("a-tag", base_url, rows, tokens=tokens)).result(timeout=30)
         if file_id:
             store.lead(NoteBatch("a-tag", input_file_id=file_id)).result(timeout=30)
     return "a-tag"
@@ -179,7 +177,7 @@ def test_what_a_batch_reserved_that_nobody_asks_for_leaves_no_asker_waiting_for_
         with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=budget) as engine:
             outcomes = engine.ask(sums(14)[10:], lambda: endpoint)
             assert Counter(texts(outcomes))["budget"] == 2
-            assert engine.cap_reached.endswith("10 requests are reserved for batches that nobody asks for now")
+            assert engine.cap_reached.endswith("Of 10 requests (0 USD) no reply has told the cost")
 
 
 def test_a_batch_that_is_taken_over_may_make_room_for_other_requests(store_url: str):

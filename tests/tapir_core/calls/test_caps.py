@@ -21,7 +21,7 @@ def reached(
 def test_a_request_reserves_its_prompt_with_its_frame_and_its_longest_answer():
     request = make_request("ü" * 30, sampling=Sampling(max_tokens=100))
     # 60 bytes are 20 tokens, and a message's frame is 16.
-    assert reserve(request, PRICED) == Reservation(136, pytest.approx((36 * 3 + 100 * 5) / 1e6, rel=1e-9))
+    assert reserve(request, PRICED) == Reservation(36, 100, pytest.approx((36 * 3 + 100 * 5) / 1e6, rel=1e-9))
 
 
 def test_every_message_is_reserved_and_the_rest_of_a_token_is_left_out():
@@ -43,14 +43,14 @@ def test_a_text_that_no_encoding_takes_is_reserved_all_the_same():
         ({"tokens": 100}, Spend(0, 50, 20), Reservation(31), True),
         ({"tokens": 109}, Spend(0, 90, 20), Reservation(), True),
         ({"tokens": 110}, Spend(0, 90, 20), Reservation(), False),
-        ({"usd": 2.0}, Spend(usd=1.5), Reservation(0, 0.5), False),
-        ({"usd": 2.0}, Spend(usd=1.5), Reservation(0, 0.625), True),
+        ({"usd": 2.0}, Spend(usd=1.5), Reservation(usd=0.5), False),
+        ({"usd": 2.0}, Spend(usd=1.5), Reservation(usd=0.625), True),
         ({"usd": 2.0}, Spend(usd=2.0), Reservation(1000), False),
         ({"usd": 2.0}, Spend(usd=2.5), Reservation(1000), True),
         ({"hours": 2}, Spend(seconds=7199), Reservation(), False),
         ({"hours": 2}, Spend(seconds=7200), Reservation(), True),
         ({"hours": 2}, Spend(seconds=9000), Reservation(), True),
-        ({}, Spend(1000, 1000, 1000, 1000.0, 1e6), Reservation(1000, 1000.0), False),
+        ({}, Spend(1000, 1000, 1000, 1000.0, 1e6), Reservation(500, 500, 1000.0), False),
     ],
 )
 def test_a_cap_may_be_used_up_but_not_passed(caps: dict[str, float], spent: Spend, wanted: Reservation, over: bool):
@@ -78,10 +78,10 @@ def test_the_hours_of_a_run_are_those_it_was_driven_and_a_stages_its_own():
 
 def test_the_words_name_cap_sum_and_need():
     spent = {"teach": Spend(1, 800, 434, 0.75)}
-    assert reached(spent, wanted=Reservation(99), tokens=1300) == (
+    assert reached(spent, wanted=Reservation(9, 90), tokens=1300) == (
         "budget.tokens = 1300 is reached: 1,234 is spent or reserved, and the next request may take 99"
     )
-    assert reached(spent, wanted=Reservation(9, 0.5), stages={"teach": {"usd": 1.0}}) == (
+    assert reached(spent, wanted=Reservation(9, 0, 0.5), stages={"teach": {"usd": 1.0}}) == (
         "budget.stages.teach.usd = 1 is reached: 0.75 is spent or reserved, and the next request may take 0.5"
     )
     assert reached({"run": Spend(seconds=5400)}, hours=1.5) == "budget.hours = 1.5 is reached: 1.5 is spent or reserved"

@@ -4,20 +4,13 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
-from tapir_core.calls import AnswerStore, Endpoint, Outcome
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls import AnswerStore, Outcome
+from tapir_core.calls.attempts import Attempts
 from tapir_core.calls.claiming import Books, Claiming
 from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store.claim_rows import State, Wanted
+from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.config import BudgetConfig
 from tests.tapir_core.calls.engine_helpers import prompts
-
-CAPLESS = BudgetConfig()
-
-
-def states(store: AnswerStore, keys: list[str]) -> list[State]:
-    wanted = [Wanted(key, "a-run", "teach", Reservation()) for key in keys]
-    return [grant.state for grant in store.claim(wanted, CAPLESS).result(timeout=30)]
 
 
 def test_what_is_granted_to_an_asker_that_is_gone_is_given_up_and_nobody_elses_claim(store_url: str, tmp_path: Path):
@@ -26,22 +19,22 @@ def test_what_is_granted_to_an_asker_that_is_gone_is_given_up_and_nobody_elses_c
 
     async def be_interrupted(store: AnswerStore, database: sqlite3.Connection) -> None:
         clock = WorkClock(lambda role, seconds: None)
-        claiming = Claiming(Books(store, CAPLESS, SpendMeter(), clock), Endpoint("", 1), tell)
+        meter = SpendMeter()
+        claiming = Claiming(Books(store, Attempts(store, BudgetConfig(), "a-run", meter), meter, clock), tell)
         database.execute("BEGIN IMMEDIATE")
-        asker = asyncio.create_task(claiming.claim({each.key: each for each in requests}, keys))
+        asker = asyncio.create_task(claiming.claim(keys))
         await asyncio.sleep(0)
         asker.cancel()
         await asyncio.wait([asker])
         database.execute("ROLLBACK")
         assert asker.cancelled()
 
-    requests = prompts(3)
-    keys = [each.key for each in requests]
+    keys = [each.key for each in prompts(3)]
     with AnswerStore(store_url) as holder, AnswerStore(store_url) as store, AnswerStore(store_url) as other:
-        assert states(holder, keys[:1]) == [State.OURS]
+        assert holder.claim(keys[:1]).result(timeout=30) == [Claimed.OURS]
         database = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
         asyncio.run(be_interrupted(store, database))
         database.close()
         store.add_seconds("a-run", "teach", 0.0).result(timeout=30)
         store.add_seconds("a-run", "teach", 0.0).result(timeout=30)
-        assert states(other, keys) == [State.ELSEWHERE, State.OURS, State.OURS]
+        assert other.claim(keys).result(timeout=30) == [Claimed.ELSEWHERE, Claimed.OURS, Claimed.OURS]

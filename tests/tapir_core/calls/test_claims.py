@@ -12,55 +12,43 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.fakes import FakeProvider, make_request
-from tapir_core.calls.store.claim_rows import State, Wanted
+from tapir_core.calls.fakes import FakeProvider
+from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.lease import Holder
 from tapir_core.calls.store.lease_rows import database_time
 from tapir_core.calls.store.tables import claims, holders, open_engine, writing
-from tapir_core.config import BudgetConfig, CallsConfig
+from tapir_core.config import CallsConfig
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
 from tests.tapir_core.calls.upkeep.store_rows import sql
 
-NO_CAPS = BudgetConfig()
-
 CLAIM_AND_HANG = """
 import sys, time
 from tapir_core.calls import AnswerStore
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.store.claim_rows import Wanted
-from tapir_core.config import BudgetConfig
 
 store = AnswerStore(sys.argv[1])
-grants = store.claim([Wanted(key, "a-run", "teach", Reservation(1, 1.0)) for key in sys.argv[2:]], BudgetConfig())
-print(*(grant.state.name for grant in grants.result(timeout=30)), flush=True)
+print(*(each.name for each in store.claim(sys.argv[2:]).result(timeout=30)), flush=True)
 time.sleep(600)
 """
 
 
-def wanted(*keys: str) -> list[Wanted]:
-    return [Wanted(key, "a-run", "teach", Reservation()) for key in keys]
-
-
-def states(store: AnswerStore, *keys: str) -> list[State]:
-    return [grant.state for grant in store.claim(wanted(*keys), NO_CAPS).result(timeout=30)]
+def states(store: AnswerStore, *keys: str) -> list[Claimed]:
+    return store.claim(keys).result(timeout=30)
 
 
 def test_who_claims_first_sends_and_the_other_waits_until_the_claim_ends(store_url: str):
-    request = make_request("a")
     with AnswerStore(store_url) as one, AnswerStore(store_url) as other:
-        assert states(one, "a", "b") == [State.OURS, State.OURS]
-        assert states(other, "b", "c") == [State.ELSEWHERE, State.OURS]
-        one.release("b", request, None).result(timeout=30)
-        assert states(other, "b") == [State.OURS]
+        assert states(one, "a", "b") == [Claimed.OURS, Claimed.OURS]
+        assert states(other, "b", "c") == [Claimed.ELSEWHERE, Claimed.OURS]
+        one.release("b").result(timeout=30)
+        assert states(other, "b") == [Claimed.OURS]
 
 
 def test_closing_gives_every_claim_up(store_url: str):
     with AnswerStore(store_url) as one:
         states(one, "a")
     with AnswerStore(store_url) as other:
-        assert states(other, "a") == [State.OURS]
+        assert states(other, "a") == [Claimed.OURS]
 
 
 def test_two_engines_that_ask_the_same_at_once_pay_once(store_url: str, quick: CallsConfig):
@@ -90,22 +78,23 @@ def test_the_claims_of_a_killed_process_free_themselves_at_once(store_url: str):
     assert process.stdout is not None
     assert process.stdout.readline().split() == ["OURS", "OURS"]
     with AnswerStore(store_url) as store:
-        assert states(store, "a") == [State.ELSEWHERE]
+        assert states(store, "a") == [Claimed.ELSEWHERE]
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-        assert states(store, "a", "b") == [State.OURS, State.OURS]
+        assert states(store, "a", "b") == [Claimed.OURS, Claimed.OURS]
 
 
-@pytest.mark.parametrize(("silent_seconds", "state"), [(5, State.ELSEWHERE), (61, State.OURS)])
-def test_a_claim_of_another_machine_lapses_after_a_minute_of_silence(store_url: str, silent_seconds: int, state: State):
+@pytest.mark.parametrize(("silent_seconds", "state"), [(5, Claimed.ELSEWHERE), (61, Claimed.OURS)])
+def test_a_claim_of_another_machine_lapses_after_a_minute_of_silence(
+    store_url: str, silent_seconds: int, state: Claimed
+):
     engine = open_engine(store_url)
     elsewhere = replace(Holder.this_process(), host="elsewhere")
     with writing(engine) as connection:
         heartbeat = database_time(connection) - timedelta(seconds=silent_seconds)
         connection.execute(insert(holders).values(id="other", heartbeat=heartbeat, **asdict(elsewhere)))
-        row = {"key": "a", "holder": "other", "run": "a-run", "role": "teach", "tokens": 0, "usd": 0.0}
-        connection.execute(insert(claims).values(row))
+        connection.execute(insert(claims).values(key="a", holder="other"))
     engine.dispose()
     with AnswerStore(store_url) as store:
         assert states(store, "a") == [state]
@@ -122,18 +111,18 @@ def test_an_interrupted_asker_gives_up_what_it_had_claimed(store_url: str, quick
         with AnswerStore(store_url) as other:
             # They are free with the interrupted engine's next commit; what was on its way may be answered by then.
             deadline = time.monotonic() + 10
-            while State.ELSEWHERE in (found := states(other, *keys)):
+            while Claimed.ELSEWHERE in (found := states(other, *keys)):
                 assert time.monotonic() < deadline, "claims were kept by an asker that is gone"
             answered = other.known(keys)
             assert len(answered) < len(keys)
-            assert found == [State.ANSWERED if key in answered else State.OURS for key in keys]
+            assert found == [Claimed.ANSWERED if key in answered else Claimed.OURS for key in keys]
 
 
 def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEngine):
     with FakeProvider() as provider:
         engine.ask(prompts(1), provider.endpoint)
     with AnswerStore(store_url) as other:
-        assert states(other, prompts(1)[0].key) == [State.ANSWERED]
+        assert states(other, prompts(1)[0].key) == [Claimed.ANSWERED]
 
 
 def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch):
@@ -155,4 +144,4 @@ def test_a_living_process_that_is_slow_keeps_its_claims(store_url: str):
             connection.execute(update(holders).values(heartbeat=long_ago))
             assert connection.execute(select(claims.c.key)).scalars().all() == ["a"]
         engine.dispose()
-        assert states(other, "a") == [State.ELSEWHERE]
+        assert states(other, "a") == [Claimed.ELSEWHERE]

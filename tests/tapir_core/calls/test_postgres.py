@@ -5,22 +5,30 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import FakeProvider, make_request
-from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
-from tapir_core.calls.store.claim_rows import _LOCK, Grant, State, Wanted, add_spend, claim, release
+from tapir_core.calls.store.attempt_rows import Attempt, Settlement
+from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.calls.store.tables import open_engine
+from tapir_core.calls.store.writes import _LOCK
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
 from tests.postgres_server import needs_postgres, run_postgres
-from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, expected, open_batch_engine, sums
+from tests.tapir_core.calls.batch_helpers import (
+    batch_endpoint,
+    batch_states,
+    expected,
+    open_batch_engine,
+    plan_batch,
+    sums,
+)
 from tests.tapir_core.calls.engine_helpers import texts
 
 pytestmark = needs_postgres
@@ -47,7 +55,11 @@ def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
         found = other.lookup([*(request.key for request in requests), refused.key])
         assert len(found) == 601
         assert found[refused.key] == Failure("refused", "no", 1, stored=True)
-        assert other.spend_by_role("pg") == {"teach": Spend(602, 1200, 600, 300.0)}
+        wanted = [Attempt(number, "pg", "teach", "key", Reservation(20, 10, 1.0)) for number in range(3)]
+        assert [store.book(each, BudgetConfig(usd=2.0)).result(timeout=30) for each in wanted[:2]] == ["", ""]
+        assert "budget.usd = 2 is reached" in store.book(wanted[2], BudgetConfig(usd=2.0)).result(timeout=30)
+        store.settle(Settlement(0, "answer", Spend(1, 2, 1, 0.5))).result(timeout=30)
+        assert other.spend_by_role("pg") == {"teach": Spend(2, 22, 11, 1.5)}
 
 
 def test_the_engine_asks_nothing_twice_on_postgresql(postgres_url: str):
@@ -82,11 +94,11 @@ def test_two_processes_never_look_for_room_at_the_same_time(postgres_url: str):
     engine = open_engine(postgres_url)
     with AnswerStore(postgres_url) as store, engine.connect() as other, engine.connect() as observer:
         other.execute(select(func.pg_advisory_xact_lock(_LOCK)))
-        claimed = store.claim([Wanted("a", "locked", "teach", Reservation())], BudgetConfig())
+        claimed = store.claim(["a"])
         while observer.execute(waiting).scalar() != 1:
             assert not claimed.done()
         other.commit()
-        assert claimed.result(timeout=30) == [Grant(State.OURS)]
+        assert claimed.result(timeout=30) == [Claimed.OURS]
     engine.dispose()
 
 
@@ -94,9 +106,8 @@ def test_a_batch_left_on_postgresql_is_taken_over_and_its_failed_rows_go_into_ot
     requests = {request.key: request for request in sums(30, run="batched")}
     with StandinServer(batches=BatchRules(seconds=0.05, fail_share=0.3)) as server:
         with AnswerStore(postgres_url) as store:
-            wanted = [Wanted(key, "batched", "teach", Reservation()) for key in requests]
-            store.claim(wanted, BudgetConfig()).result(timeout=30)
-            store.lead(PlanBatch(OpenBatch("a-tag", server.base_url, requests))).result(timeout=30)
+            store.claim(list(requests)).result(timeout=30)
+            store.lead(plan_batch("a-tag", server.base_url, requests)).result(timeout=30)
         with open_batch_engine(postgres_url) as engine:
             outcomes = engine.ask(list(requests.values()), lambda: batch_endpoint(server))
     assert texts(outcomes) == expected(30)
@@ -129,30 +140,6 @@ def test_eight_processes_share_one_cap(postgres_url: str):
     assert 78 <= sum(answered) <= 80
     with AnswerStore(postgres_url) as store:
         assert store.spend_by_role("shared")["teach"].usd <= 1.2 + 1e-9
-
-
-def test_what_another_process_settles_while_the_ledger_is_read_is_not_missed(postgres_url: str):
-    with AnswerStore(postgres_url):
-        engine, other = open_engine(postgres_url), open_engine(postgres_url)
-    cap, wanted = BudgetConfig(usd=1.0), [Wanted(key, "settled", "teach", Reservation(0, 0.6)) for key in ("1", "2")]
-    with engine.begin() as connection:
-        assert claim(connection, "a", wanted[:1], cap) == [Grant(State.OURS)]
-    settled = []
-
-    def settle(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if not settled and ("FROM spending" in statement or "sum(claims" in statement):
-            settled.append(statement)
-            with other.begin() as connection:
-                release(connection, ["1"])
-                add_spend(connection, "settled", "teach", Spend(1, 0, 0, 0.6))
-
-    event.listen(engine, "after_cursor_execute", settle)
-    with engine.begin() as connection:
-        [grant] = claim(connection, "b", wanted[1:], cap)
-    assert settled
-    assert grant.state == State.OVER
-    for each in (engine, other):
-        each.dispose()
 
 
 def test_one_driver_a_run_on_postgresql(postgres_url: str):

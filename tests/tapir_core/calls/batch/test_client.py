@@ -33,7 +33,9 @@ async def use_client(base_url: str, use: Callable[[BatchClient], Awaitable[T]]) 
 
 
 def open_batch(rows: int = 0) -> OpenBatch:
-    return OpenBatch("a-tag", "", {each.key: each for each in sums(rows)}, "file-1", "batch_1")
+    return OpenBatch(
+        "a-tag", "", {each.key: each for each in sums(rows)}, {each.key: 1 for each in sums(rows)}, "file-1", "batch_1"
+    )
 
 
 @pytest.mark.parametrize("body", ["[]", '"yes"', '{"id": "batch_'])

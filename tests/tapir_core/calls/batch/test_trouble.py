@@ -19,7 +19,7 @@ NOW = datetime.now(UTC).replace(tzinfo=None)
 
 def batch(age: timedelta = timedelta()) -> OpenBatch:
     request = make_request()
-    return OpenBatch("tag", REMOTE.base_url, {request.key: request}, "file-1", "batch_1", NOW - age)
+    return OpenBatch("tag", REMOTE.base_url, {request.key: request}, {request.key: 1}, "file-1", "batch_1", NOW - age)
 
 
 def error(status: int) -> ProviderError:

@@ -24,6 +24,7 @@ from tapir_core.calls.fakes import (
 )
 from tapir_core.config import CallsConfig
 from tapir_core.config.calls import RetriesConfig
+from tests.tapir_core.calls.engine_helpers import UnbookedAttempts
 
 QUICK = {"backoff_seconds": 0.005, "max_backoff_seconds": 0.02, "timeout_seconds": 5.0}
 DENIED = Status(401, {"error": {"message": "wrong key"}})
@@ -33,7 +34,7 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
     """The outcomes of so many requests; with a pause between their starts, when time has to pass."""
 
     async def run() -> list[Outcome]:
-        line = Line(endpoint, CallsConfig(**{**QUICK, **config}), rng=random.Random(1), on_send=lambda: None)
+        line = Line(endpoint, CallsConfig(**{**QUICK, **config}), rng=random.Random(1), attempts=UnbookedAttempts())
 
         async def one(number: int) -> Outcome:
             slot = await line.limiter.acquire()
@@ -182,7 +183,7 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
         return Status(200, {"choices": [choice]}, headers if call.body["model"] == "scarce" else {})
 
     async def run(endpoint: Endpoint) -> list[Outcome]:
-        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), on_send=lambda: None)
+        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
         outcomes = []
         try:
             for model in ("scarce", "plenty", "plenty"):
@@ -203,7 +204,7 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
 
 def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
     async def run(endpoint: Endpoint) -> Reply:
-        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), on_send=lambda: None)
+        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
         try:
             with await line.limiter.acquire() as slot:
                 return await line.answer(make_request(), endpoint, slot)

@@ -102,7 +102,7 @@ def test_every_column_says_what_it_should(store_url: str, tmp_path: Path):
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM answers").fetchone())
         created = row.pop("created")
-        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "3"
+        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "4"
         assert database.execute("SELECT julianday('now') - julianday(?)", [created]).fetchone()[0] < 0.01
     assert row == {
         "key": request.key,
@@ -124,23 +124,12 @@ def test_every_column_says_what_it_should(store_url: str, tmp_path: Path):
     }
 
 
-def test_spend_is_summed_by_run_and_role(store_url: str):
+def test_an_answer_costs_nothing_beside_its_attempts(store_url: str):
     with AnswerStore(store_url) as store:
-        put(store, make_request("a", role="teach", run="r1"), answer(usd=0.5))
-        put(store, make_request("b", role="judge", run="r1"), answer(usd=0.25))
-        put(store, make_request("c", role="judge", run="r1"), answer(usd=0.25))
-        put(store, make_request("d", role="judge", run="r2"), answer(usd=8.0))
-        assert store.spend_by_role("r1") == {"judge": Spend(2, 20, 10, 0.5), "teach": Spend(1, 10, 5, 0.5)}
-        assert store.spend_by_role("unknown") == {}
-
-
-def test_what_failed_without_an_outcome_is_spent_too(store_url: str):
-    request = make_request("a", run="r1")
-    with AnswerStore(store_url) as store:
-        store.release(request.key, request, Reply(Failure("timeout", "slow"), attempts=3)).result(timeout=30)
-        put(store, request, answer(usd=0.5))
+        put(store, make_request("a", run="r1"), answer(usd=0.5))
         store.add_seconds("r1", "teach", 2.5).result(timeout=30)
-        assert store.spend_by_role("r1") == {"teach": Spend(4, 10, 5, 0.5, 2.5)}
+        assert store.spend_by_role("r1") == {"teach": Spend(seconds=2.5)}
+        assert store.spend_by_role("unknown") == {}
 
 
 def test_a_closed_store_says_so(store_url: str):

@@ -1,4 +1,4 @@
-"""One commit of many kinds of writes: what came is settled before claims are looked at, and nothing counts twice."""
+"""One commit of many kinds of writes: what came is stored and settled first, and nothing counts twice."""
 
 from collections.abc import Iterator
 
@@ -10,10 +10,23 @@ from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.answer_rows import make_row, read_known
-from tapir_core.calls.store.claim_rows import State, read_spend
+from tapir_core.calls.store.attempt_rows import Attempt, Settlement, read_spend
+from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.reuse_rows import count_asked, read_reuse
 from tapir_core.calls.store.tables import claims, holders, open_engine
-from tapir_core.calls.store.writes import Beat, Claim, Forget, Leave, Put, Release, Reuse, Wanted, commit
+from tapir_core.calls.store.writes import (
+    AddSeconds,
+    Beat,
+    Book,
+    Claim,
+    Forget,
+    Leave,
+    Put,
+    Release,
+    Reuse,
+    Settle,
+    commit,
+)
 from tapir_core.config import BudgetConfig
 
 
@@ -30,17 +43,17 @@ def put(key: str, text: str = "fine", *, role: str = "teach") -> Put:
     return Put(make_row(key, make_request(role=role), reply), answer)
 
 
-def release(key: str | None, spent: Spend, *, role: str = "teach") -> Release:
-    return Release(key, "a-run", role, spent)
+def claim(*keys: str) -> Claim:
+    return Claim(keys)
 
 
-def claim(*keys: str, **caps: float) -> Claim:
-    wanted = tuple(Wanted(key, "a-run", "teach", Reservation(10)) for key in keys)
-    return Claim(wanted, BudgetConfig.model_validate(caps))
+def book(attempt: int, **caps: float) -> Book:
+    wanted = Attempt(attempt, "a-run", "teach", f"key {attempt}", Reservation(10, 5, 0.5))
+    return Book(wanted, BudgetConfig.model_validate(caps))
 
 
-def states(grants: list) -> list[State]:
-    return [grant.state for grant in grants]
+def settle(attempt: int, spent: Spend | None) -> Settle:
+    return Settle(Settlement(attempt, "answer", spent))
 
 
 def claimed(engine: Engine) -> dict[str, str]:
@@ -54,32 +67,41 @@ def spent(engine: Engine) -> dict[str, Spend]:
 
 
 def test_each_write_has_its_own_result_in_its_own_place(engine: Engine):
-    commit(engine, "me", [put("a", "early")])
-    writes = [claim("c"), put("b"), Beat(), put("a", "late"), release("c", Spend()), put("d"), Forget(("a", "x"))]
-    grants, b, beat, a, released, d, forgotten = commit(engine, "me", writes)
-    assert states(grants) == [State.OURS]
+    commit(engine, "me", [put("a", "early"), book(1)])
+    writes = [
+        claim("c"),
+        put("b"),
+        book(2, requests=2),
+        Beat(),
+        put("a", "late"),
+        Release("c"),
+        book(3, requests=2),
+        put("d"),
+        settle(1, Spend(1)),
+        Forget(("a", "x")),
+    ]
+    claimed, b, second, beat, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
+    assert claimed == [Claimed.OURS]
     assert [b, d] == [put("b").outcome, put("d").outcome]
     assert (a.text, a.stored) == ("early", True)
-    assert (beat, released, forgotten) == (None, None, 1)
+    assert second == ""
+    assert "budget.requests = 2 is reached" in third
+    assert (beat, released, settled, forgotten) == (None, None, None, 1)
 
 
-def test_a_claim_sees_what_its_own_commit_settles(engine: Engine):
-    commit(engine, "me", [claim("a", "b")])
-    grants, *_ = commit(engine, "you", [claim("a", "b", requests=3), put("a"), release("b", Spend(1))])
-    assert states(grants) == [State.ANSWERED, State.OVER]
-    assert claimed(engine) == {}
+def test_a_claim_and_a_booking_see_what_their_own_commit_brings(engine: Engine):
+    commit(engine, "me", [claim("a", "b"), book(1)])
+    writes = [claim("a", "b"), book(2, usd=0.5), put("a"), Release("b"), settle(1, Spend(1, usd=0.0))]
+    claimed, refusal, *_ = commit(engine, "me", writes)
+    assert claimed == [Claimed.ANSWERED, Claimed.OURS]
+    assert refusal == ""
 
 
-def test_a_commit_spends_by_role_what_each_of_its_writes_cost(engine: Engine):
-    cost = Spend(2, 10, 5, 0.25)
-    commit(
-        engine,
-        "me",
-        [put("a"), put("b"), put("c", role="judge"), release("d", Spend(3, seconds=1.5)), release(None, Spend())],
-    )
-    assert spent(engine) == {"judge": cost, "teach": cost + cost + Spend(3, seconds=1.5)}
-    commit(engine, "me", [release("x", Spend(), role="label")])
-    assert list(spent(engine)) == ["judge", "teach"], "what costs nothing leaves no row"
+def test_a_commit_spends_what_its_attempts_cost_and_the_time_that_was_worked(engine: Engine):
+    commit(engine, "me", [book(1), book(2), AddSeconds("a-run", "teach", 1.5), AddSeconds("a-run", "judge", 0.5)])
+    assert spent(engine) == {"judge": Spend(seconds=0.5), "teach": Spend(2, 20, 10, 1.0, 1.5)}
+    commit(engine, "me", [settle(1, Spend(1, 7, 3, 0.25)), settle(2, None), put("a")])
+    assert spent(engine)["teach"] == Spend(2, 17, 8, 0.75, 1.5), "an answer costs what its attempt costs, and no more"
 
 
 def test_requests_that_the_store_answered_are_added_up(engine: Engine):
@@ -88,12 +110,6 @@ def test_requests_that_the_store_answered_are_added_up(engine: Engine):
     with engine.connect() as connection:
         found = read_reuse(connection)
     assert {role: requests for (role, *_), requests in found.items()} == {"judge": 1, "teach": 4}
-
-
-def test_what_ends_without_a_key_ends_no_claim(engine: Engine):
-    commit(engine, "me", [claim("a", "b")])
-    commit(engine, "me", [release(None, Spend(seconds=1.0)), release("b", Spend())])
-    assert claimed(engine) == {"a": "me"}
 
 
 def test_who_leaves_takes_its_own_claims_along(engine: Engine):
@@ -108,7 +124,7 @@ def test_who_leaves_takes_its_own_claims_along(engine: Engine):
 def test_a_commit_that_fails_leaves_nothing_of_itself(engine: Engine):
     broken = Put({"key": "b"}, put("b").outcome)
     with pytest.raises(Exception, match="b"):
-        commit(engine, "me", [put("a"), release(None, Spend(7)), broken])
+        commit(engine, "me", [put("a"), book(1), broken])
     with engine.connect() as connection:
         assert read_known(connection, ["a", "b"]) == set()
     assert spent(engine) == {}
