@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness.processes import free_port
 
-__all__ = ["needs_postgres", "run_postgres"]
+__all__ = ["PostgresServer", "needs_postgres", "run_postgres"]
 
 
 def _find_programs() -> Path | None:
@@ -35,24 +35,46 @@ needs_postgres = pytest.mark.skipif(
 )
 
 
+class PostgresServer:
+    """One server with a folder and a port of its own; it may be stopped and started again."""
+
+    def __init__(self) -> None:
+        self._programs, user = _find_programs(), _server_user()
+        assert self._programs is not None
+        assert user is not None
+        # Not pytest's folder: that one is closed to the server's user.
+        self._folder = Path(tempfile.mkdtemp(prefix="tapir-postgres-"))
+        shutil.chown(self._folder, user)
+        self._as_user = {"user": user} if os.getuid() == 0 else {}
+        port = free_port()
+        self.url = f"postgresql://tapir@127.0.0.1:{port}/postgres"
+        self._options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
+        self._run("initdb", "-A", "trust", "-U", "tapir", "--no-sync")
+        self.start()
+
+    def start(self) -> None:
+        self._run("pg_ctl", "-w", "-l", self._folder / "log", "-o", self._options, "start")
+
+    def stop(self) -> None:
+        """Ends at once, with every connection."""
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder)
+
+    def _run(self, program: str, *words: object) -> None:
+        assert self._programs is not None
+        command = [str(each) for each in (self._programs / program, "-D", self._folder / "data", *words)]
+        # A server that is started keeps what it is given to write to: a pipe would never end.
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self._folder, **self._as_user)
+
+
 @contextmanager
 def run_postgres() -> Iterator[str]:
     """The URL of the database `postgres` of a new server, which ends with the block."""
-    programs, user = _find_programs(), _server_user()
-    assert programs is not None
-    assert user is not None
-    # Not pytest's folder: that one is closed to the server's user.
-    folder = Path(tempfile.mkdtemp(prefix="tapir-postgres-"))
-    shutil.chown(folder, user)
-    as_user = {"user": user} if os.getuid() == 0 else {}
-    initdb = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tapir", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **as_user)
-    port = free_port()
-    options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories='' -c fsync=off"
-    control = [programs / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options]
-    subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL, cwd=folder, **as_user)
+    server = PostgresServer()
     try:
-        yield f"postgresql://tapir@127.0.0.1:{port}/postgres"
+        yield server.url
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=folder, **as_user)
-        shutil.rmtree(folder)
+        server.stop()
+        server.remove()

@@ -1,16 +1,17 @@
 """The call store: every received answer and every terminal failure, by content, shared by all runs.
 
-An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. Retryable
-failures are never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its
-request, the others wait for its answer.
+An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
+database is away answers wait in memory, and whoever wants to read waits too (patience.py). Retryable failures are never
+stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its request, the
+others wait for its answer.
 """
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.spend import Spend
@@ -19,6 +20,8 @@ from tapir_core.calls.types import Failure, Outcome, Request
 from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from tapir_core.calls.store.attempt_rows import Attempt, Settlement
     from tapir_core.calls.store.batch_rows import BatchWrite
     from tapir_core.calls.store.claim_rows import Claimed
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["AnswerStore"]
 
 HEARTBEAT_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 class AnswerStore:
@@ -40,26 +45,24 @@ class AnswerStore:
             MissingPrerequisite: the database cannot be reached or written.
         """
         from tapir_core.calls.store import answer_rows, attempt_rows, batch_rows, reuse_rows, tables, writes
+        from tapir_core.calls.store.patience import Patience
 
         self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
         self._reuse, self._batches = reuse_rows, batch_rows
         self._engine = tables.open_engine(url)
+        self._patience = Patience("the call store")
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
-        self._writer: GroupWriter[Write] = GroupWriter(
-            "tapir-store-writer", lambda queued: writes.commit(self._engine, self._holder, queued), writes.rows_of
-        )
+        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit, writes.rows_of)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
-        with self._engine.connect() as connection:
-            return self._answers.read_outcomes(connection, keys)
+        return self._read(lambda connection: self._answers.read_outcomes(connection, keys))
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        with self._engine.connect() as connection:
-            return self._answers.read_known(connection, keys)
+        return self._read(lambda connection: self._answers.read_known(connection, keys))
 
     def claim(self, keys: Sequence[str]) -> "Future[list[Claimed]]":
         """Claim requests before they are sent; what became of each comes in the order of ``keys``.
@@ -90,8 +93,7 @@ class AnswerStore:
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        with self._engine.connect() as connection:
-            return self._batches.read_batched(connection, keys)
+        return self._read(lambda connection: self._batches.read_batched(connection, keys))
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request`` and end its claim.
@@ -121,8 +123,7 @@ class AnswerStore:
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
-        with self._engine.connect() as connection:
-            return self._attempts.read_spend(connection, run)
+        return self._read(lambda connection: self._attempts.read_spend(connection, run))
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
@@ -135,6 +136,7 @@ class AnswerStore:
             if self._heart is not None:
                 self._heart.join()
                 self._writer.submit(self._writes.Leave())
+            self._patience.close()
             self._writer.close()
             self._engine.dispose()
 
@@ -143,6 +145,16 @@ class AnswerStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _commit(self, queued: "Sequence[Write]") -> list[Any]:
+        return self._patience.try_until_back(lambda: self._writes.commit(self._engine, self._holder, queued))
+
+    def _read(self, read: "Callable[[Connection], T]") -> T:
+        def once() -> T:
+            with self._engine.connect() as connection:
+                return read(connection)
+
+        return self._patience.try_until_back(once)
 
     def _show_life(self) -> None:
         if self._heart is None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.store.attempt_rows import Attempt, Settlement, book, settle
 from tapir_core.calls.store.claim_rows import call_the_roll
-from tapir_core.calls.store.tables import batch_rows, batches, claims, holders
+from tapir_core.calls.store.tables import batch_rows, batches, claims, holders, insert_or_ignore
 from tapir_core.calls.types import Request
 from tapir_core.config import Sampling
 from tapir_core.config.budget import BudgetConfig
@@ -196,7 +196,7 @@ def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
     row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(batch.rows)}
     asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
     files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-    connection.execute(insert(batches).values(row | asked | files))
+    connection.execute(insert_or_ignore(connection.engine, batches).values(row | asked | files))
     for some in _groups(list(batch.rows)):
         connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
         connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))

@@ -81,12 +81,14 @@ class RunLease:
             flow_run: The UI's address of the flow run that drives, if one does.
         """
         from tapir_core.calls.store import lease_rows, tables
+        from tapir_core.calls.store.patience import Patience
 
         self.run_key = run_key
         self.token = token or secrets.token_hex(16)
         self._flow_run = flow_run
         self._rows = lease_rows
         self._engine = tables.open_engine(store_url)
+        self._patience = Patience(f"the lease of run {run_key}")
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
 
@@ -106,7 +108,8 @@ class RunLease:
 
     def holds(self) -> bool:
         """Whether the lease is still ours; asked before anything of the run is promoted."""
-        return bool(self._rows.is_held(self._engine, self.run_key, self.token))
+        held = self._patience.try_until_back(lambda: self._rows.is_held(self._engine, self.run_key, self.token))
+        return bool(held)
 
     def holding(self) -> Holding | None:
         """Who has the lease now, this process or another; nothing when it is free."""
@@ -119,7 +122,8 @@ class RunLease:
         if self._heart is not None:
             self._heart.join()
             self._heart = None
-            self._rows.drop(self._engine, self.run_key, self.token)
+            self._patience.close()
+            self._patience.try_until_back(lambda: self._rows.drop(self._engine, self.run_key, self.token))
         self._engine.dispose()
 
     def __enter__(self) -> "RunLease":

@@ -243,7 +243,7 @@ def open_engine(url: str) -> Engine:
             f"calls.store_url = {shown!r} is not supported. Use sqlite:///path/store.sqlite or postgresql://host/database"
         )
     try:
-        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else create_engine(parsed)
+        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else create_engine(parsed, pool_pre_ping=True)
         with writing(engine) as connection:
             migrate(connection, shown)
     except (SQLAlchemyError, OSError) as error:
