@@ -8,7 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from tapir_core.calls.budget import reserve
@@ -20,6 +20,8 @@ from tapir_core.config.budget import BudgetConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.store.attempt_rows import Attempt, Settlement
+
+Wanted = tuple["Attempt", "asyncio.Future[str]"]
 
 __all__ = ["Attempts", "Booked", "OverBudgetError", "make_attempt", "settlement"]
 
@@ -36,6 +38,7 @@ class Attempts:
         self.budget = budget
         self._store = store
         self._meter = meter
+        self._wanted: list[Wanted] = []
         self._open = 0
         """Attempts that are booked or being booked, and may still give back some of what they reserved."""
         self._changed = asyncio.Event()
@@ -56,13 +59,14 @@ class Attempts:
         self._changed = asyncio.Event()
 
     @asynccontextmanager
-    async def booked(self, request: Request, endpoint: Endpoint) -> AsyncIterator["Booked"]:
-        """An attempt that may be sent. While others are open it waits for the room that they may leave.
+    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator["Booked"]:
+        """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
 
         Raises:
             OverBudgetError: a cap has no room for it.
         """
-        while refusal := await self._try(attempt := make_attempt(self.run, request, endpoint)):
+        attempt = make_attempt(self.run, key, request, endpoint)
+        while refusal := await self._try(attempt):
             if not self.may_make_room:
                 raise OverBudgetError(refusal)
             await self._changed.wait()
@@ -73,23 +77,42 @@ class Attempts:
             self.closed()
 
     async def _try(self, attempt: "Attempt") -> str:
+        """Book an attempt, together with all that want to in this turn of the loop: one wake-up of it for all."""
+        loop = asyncio.get_running_loop()
+        if not self._wanted:
+            loop.call_soon(self._book_wanted, loop)
+        answer: asyncio.Future[str] = loop.create_future()
+        self._wanted.append((attempt, answer))
         self._open += 1
-        booking = self._store.book(attempt, self.budget)
-
-        def never_sent(done: Future[str]) -> None:
-            if done.exception() is None and not done.result():
-                self._store.settle(settlement(attempt.id, None))
-
         try:
-            refusal = await asyncio.shield(asyncio.wrap_future(booking))
+            refusal = await answer
         except BaseException:
-            # An interrupt cannot take back what is on its way into the store.
-            booking.add_done_callback(never_sent)
             self.closed()
             raise
         if refusal:
             self.closed()
         return refusal
+
+    def _book_wanted(self, loop: asyncio.AbstractEventLoop) -> None:
+        wanted, self._wanted = self._wanted, []
+        booking = self._store.book([attempt for attempt, _ in wanted], self.budget)
+
+        def pass_on(done: Future[list[str]]) -> None:
+            # A loop that has ended has nobody left who waits; what was booked last stays booked then.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._answer, wanted, done)
+
+        booking.add_done_callback(pass_on)
+
+    def _answer(self, wanted: "list[Wanted]", booking: Future[list[str]]) -> None:
+        error = booking.exception()
+        refusals = [""] * len(wanted) if error else booking.result()
+        for (attempt, answer), refusal in zip(wanted, refusals, strict=True):
+            if not answer.done():
+                answer.set_exception(error) if error else answer.set_result(refusal)
+            elif not error and not refusal:
+                # Its asker was interrupted meanwhile.
+                self._store.settle(settlement(attempt.id, None))
 
 
 class Booked:
@@ -104,11 +127,11 @@ class Booked:
         self._store.settle(settlement(self._attempt.id, reply))
 
 
-def make_attempt(run: str, request: Request, endpoint: Endpoint, *, key: str = "") -> "Attempt":
-    """An attempt at ``request`` by the run with the id ``run``; ``key`` saves the time of computing it."""
+def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> "Attempt":
+    """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
     from tapir_core.calls.store.attempt_rows import Attempt
 
-    return Attempt(secrets.randbits(63), run, request.role, key or request.key, reserve(request, endpoint))
+    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint))
 
 
 def settlement(attempt: int, reply: Reply | None) -> "Settlement":

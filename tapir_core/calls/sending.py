@@ -87,7 +87,7 @@ class Sending:
             self._tell(key, STOPPED, False)
 
     async def _send_one(self, key: str, request: Request, slot: Slot) -> None:
-        reply = await self._line.answer(request, self._endpoint, slot)
+        reply = await self._line.answer(key, request, self._endpoint, slot)
         self._claiming.hand_on(key)
         store, outcome = self._books.store, reply.outcome
         failed = isinstance(outcome, Failure) and outcome.retryable

@@ -123,7 +123,7 @@ class BatchSending:
     async def _plan(self, file: BatchFile) -> Planned:
         """Book the rows of a file; what has no room for now stays claimed and is looked at again."""
         attempts, batch = self._books.attempts, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
-        wanted = {key: make_attempt(attempts.run, each, self._endpoint, key=key) for key, each in file.rows.items()}
+        wanted = {key: make_attempt(attempts.run, key, each, self._endpoint) for key, each in file.rows.items()}
         try:
             planned: Planned = await self._write(PlanBatch(batch, wanted, attempts.budget))
         except BaseException:

@@ -41,8 +41,8 @@ class Line:
         self.breaker.rearm()
         self._pool.admit(endpoint)
 
-    async def answer(self, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
-        """The reply to ``request`` after as many attempts as its failures allow.
+    async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
+        """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.
 
         ``slot`` is given back while a next attempt is waited for, and held with the reply: the caller releases it.
         """
@@ -51,7 +51,7 @@ class Line:
             async with self.breaker.guard():
                 while True:
                     attempts, address = attempts + 1, self._pool.at(slot.place)
-                    reply = await self._attempt(request, endpoint, address)
+                    reply = await self._attempt(key, request, endpoint, address)
                     if not isinstance(reply.outcome, Failure):
                         return _of_all(reply, attempts, before)
                     failed[reply.outcome.kind] += 1
@@ -72,12 +72,12 @@ class Line:
         """Close every connection."""
         await self._pool.close()
 
-    async def _attempt(self, request: Request, endpoint: Endpoint, address: Address) -> Reply:
+    async def _attempt(self, key: str, request: Request, endpoint: Endpoint, address: Address) -> Reply:
         loop, rates = asyncio.get_running_loop(), address.rates(endpoint, request.model)
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
-            async with self._attempts.booked(request, endpoint) as booked:
+            async with self._attempts.booked(key, request, endpoint) as booked:
                 began = loop.time()
                 reply = await self._send(request, address.client(endpoint), booked)
         except OverBudgetError:

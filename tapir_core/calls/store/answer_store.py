@@ -72,12 +72,12 @@ class AnswerStore:
         self._show_life()
         return self._writer.submit(self._writes.Claim(tuple(keys)))
 
-    def book(self, attempt: "Attempt", budget: BudgetConfig) -> Future[str]:
-        """Write an attempt down before it is sent; gives the cap that has no room for it, or an empty text.
+    def book(self, attempts: "Sequence[Attempt]", budget: BudgetConfig) -> Future[list[str]]:
+        """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
 
         What is booked is spent until `settle` says otherwise, also when this process is killed.
         """
-        return self._writer.submit(self._writes.Book(attempt, budget))
+        return self._writer.submit(self._writes.Book(tuple(attempts), budget))
 
     def settle(self, settlement: "Settlement") -> Future[None]:
         """Write down what came of an attempt; nobody needs to wait for it."""

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from tapir_core.calls.budget import Reservation, cap_reached
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.store.tables import answers, attempts, insert_or_add, insert_or_ignore, spending
+from tapir_core.calls.store.tables import answers, attempts, insert_or_add, spending
 from tapir_core.calls.types import Role
 from tapir_core.config.budget import BudgetConfig
 
@@ -56,10 +56,12 @@ def book(connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]])
     ledger = _Ledger(connection)
     refusals = [ledger.reserve(attempt, budget) for attempt, budget in wanted]
     booked = {each.id: each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal}
+    for some in _groups(sorted(booked)):
+        for known in connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars():
+            del booked[known]
     if booked:
-        rows = [_row(each) for each in booked.values()]
-        inserted = connection.execute(insert_or_ignore(connection.engine, attempts).returning(attempts.c.id), rows)
-        _add(connection, (_sum_of(booked[each]) for each in inserted.scalars()))
+        connection.execute(insert(attempts), [_row(each) for each in booked.values()])
+        _add(connection, map(_sum_of, booked.values()))
     return refusals
 
 

@@ -65,9 +65,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """An attempt that is about to be sent."""
+    """Attempts that are about to be sent."""
 
-    attempt: Attempt
+    attempts: tuple[Attempt, ...]
     budget: BudgetConfig
 
 
@@ -125,14 +125,20 @@ Write = Put | Release | Claim | Book | Settle | AddSeconds | Adopt | Beat | Leav
 
 def rows_of(write: Write) -> int:
     """How many rows a write touches, about."""
-    return len(write.keys) if isinstance(write, Claim) else 1
+    match write:
+        case Claim():
+            return len(write.keys)
+        case Book():
+            return len(write.attempts)
+        case _:
+            return 1
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
-    Of a `Put` its outcome, of a `Claim` what became of each key, of a `Book` the cap that has no room for it. What came
-    is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
+    Of a `Put` its outcome, of a `Claim` what became of each key, of a `Book` the cap that has no room for each. What
+    came is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
     """
     results: list[Any] = [None] * len(writes)
     with writing(engine) as connection:
@@ -147,10 +153,15 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
         attempt_rows.settle(connection, [write.settlement for write in writes if isinstance(write, Settle)])
         for place, write in enumerate(writes):
             results[place] = _write(connection, holder, write) if place not in puts else results[place]
-        booked = {place: write for place, write in enumerate(writes) if isinstance(write, Book)}
-        refusals = attempt_rows.book(connection, [(each.attempt, each.budget) for each in booked.values()])
-        for place, refusal in zip(booked, refusals, strict=True):
-            results[place] = refusal
+        booked = [
+            (place, write, attempt)
+            for place, write in enumerate(writes)
+            if isinstance(write, Book)
+            for attempt in write.attempts
+        ]
+        refusals = attempt_rows.book(connection, [(attempt, write.budget) for _, write, attempt in booked])
+        for (place, *_), refusal in zip(booked, refusals, strict=True):
+            results[place] = [*(results[place] or []), refusal]
     return results
 
 

@@ -35,7 +35,7 @@ class UnbookedAttempts:
         self.settled: list[Reply] = []
 
     @asynccontextmanager
-    async def booked(self, request: Request, endpoint: Endpoint) -> AsyncIterator[Self]:
+    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Self]:
         yield self
 
     def settle(self, reply: Reply) -> None:

@@ -39,7 +39,7 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
         async def one(number: int) -> Outcome:
             slot = await line.limiter.acquire()
             with slot:
-                return (await line.answer(make_request(f"question {number}"), endpoint, slot)).outcome
+                return (await line.answer("key", make_request(f"question {number}"), endpoint, slot)).outcome
 
         try:
             tasks = []
@@ -188,10 +188,12 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
         try:
             for model in ("scarce", "plenty", "plenty"):
                 with await line.limiter.acquire() as slot:
-                    reply = await asyncio.wait_for(line.answer(make_request(model=model), endpoint, slot), timeout=5)
+                    reply = await asyncio.wait_for(
+                        line.answer("key", make_request(model=model), endpoint, slot), timeout=5
+                    )
                 outcomes.append(reply.outcome)
             with await line.limiter.acquire() as slot, pytest.raises(TimeoutError):
-                await asyncio.wait_for(line.answer(make_request(model="scarce"), endpoint, slot), timeout=0.1)
+                await asyncio.wait_for(line.answer("key", make_request(model="scarce"), endpoint, slot), timeout=0.1)
             assert line.limiter.in_flight == 0
             return outcomes
         finally:
@@ -207,7 +209,7 @@ def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
         line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
         try:
             with await line.limiter.acquire() as slot:
-                return await line.answer(make_request(), endpoint, slot)
+                return await line.answer("key", make_request(), endpoint, slot)
         finally:
             await line.close()
 

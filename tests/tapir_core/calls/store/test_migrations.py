@@ -64,7 +64,7 @@ def test_spending_by_name_is_no_other_runs(store_url: str):
     with AnswerStore(store_url) as store:
         wanted = Attempt(1, "a-new-id", "judge", "key", Reservation(10))
         store.adopt_spending("quickstart", "a-new-id", since=datetime(2026, 11, 22))
-        assert store.book(wanted, BudgetConfig(requests=1)).result(timeout=30) == ""
+        assert store.book([wanted], BudgetConfig(requests=1)).result(timeout=30) == [""]
 
 
 def test_a_store_that_an_earlier_version_works_on_is_left_alone(store_url: str):
