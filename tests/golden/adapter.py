@@ -1,0 +1,245 @@
+"""All that the recorded keys and rows need to know of TAPIR's inside: a rebuilding points this module at the new parts.
+
+Its doors: `keys_of` a configuration (and `stages_in_none`), `drive` a run to its end on fakes, `rows_of` the run. What
+comes out of them is recorded and must stay. A new stage that asks a model is added to `ASKING`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+import tasks.train
+from flows.distill import distill
+from flows.driver import hold_run
+from flows.evaluate import evaluate_students
+from tapir_core.calls import Answer, Outcome, Request
+from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part
+from tapir_core.paths import MANIFEST, RUN_RECORD
+from tapir_core.prompts import PROMPT_NAMES, load_prompt
+from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.stage_keys import stage_key
+from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan
+from tapir_core.storage import file_sha256
+from tapir_core.text import digest
+from tasks.answer import answer_heldout_shard, answer_shard
+from tasks.benchmark_answers import benchmark_answers_shard
+from tasks.benchmark_replies import benchmark_replies_shard
+from tasks.expand import examine_shard, expand_shard
+from tasks.judge import judge_shard
+from tasks.label import label_shard
+from tasks.outcomes import Piece, ShardOutcome
+from tasks.refine import refine_shard
+from tasks.runtime import close_all, current
+from tasks.teach import teach_shard
+from tests.golden.fakes import train
+from tests.students import make_checkpoint
+
+__all__ = ["drive", "keys_of", "rows_of", "stages_in_none"]
+
+RUN_ID = "5eed" * 8
+EXAMPLES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "examples.json").read_text())
+"""Stage → its rows in the run whose requests are recorded."""
+ASKING = (
+    *(label_shard, teach_shard, answer_heldout_shard, answer_shard, judge_shard),
+    *(expand_shard, examine_shard, refine_shard, benchmark_answers_shard, benchmark_replies_shard),
+)
+"""The work that asks a model."""
+READS = {"judge": "answer", "benchmark_replies": "benchmark_answers"}
+"""Asking stage → the stage whose parts its shards read, where they do not read a plan of rows."""
+WAVE = ("wave_requests", "wave_candidates", "wave_screened", "wave_examined", "wave_gated")
+
+
+def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
+    """Key, inputs and ingredients of every stage of a configuration, and the keys of what its examples ask.
+
+    A key here covers the folders of a stage's inputs in place of their digests: what changes in one stage stays in it.
+    """
+    found, prompts = {}, {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
+    for at in _stages(config):
+        inputs = [each.folder for each in STAGES[at.name].inputs(config, at)]
+        made_of = STAGES[at.name].ingredients(config, at)
+        ingredients = {name: digest(name) for name in made_of if name not in _unset(config)} | prompts
+        found[f"key of {at.folder}"] = stage_key(at, config, ingredients, RUN_ID, inputs)[:16]
+        found[f"inputs of {at.folder}"] = ", ".join(inputs) or "none"
+        found[f"ingredients of {at.folder}"] = ", ".join(made_of) or "none"
+    run = _example_run(config, folder, prompts)
+    return found | {f"requests of {at.folder}": ", ".join(keys) or "none" for at, keys in _requests(run)}
+
+
+def stages_in_none(configs: Iterable[RunConfig]) -> set[str]:
+    """Names of the stages whose keys none of the configurations has."""
+    return STAGES.keys() - {at.name for config in configs for at in _stages(config)}
+
+
+def _unset(config: RunConfig) -> set[str]:
+    """Ingredients that stages name and a run of this configuration does not have."""
+    has = {
+        "file:pool": isinstance(config.data.pool, FilePool),
+        "file:heldout": isinstance(config.data.heldout, FileHeldout),
+        "file:chat_template": config.student.chat_template is not None,
+    }
+    return {name for name, there in has.items() if not there}
+
+
+def drive(
+    config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    compared: Sequence[Compared] = (),
+    benchmarks: Sequence[str] = (),
+) -> RunFolder:
+    """A run from its beginning to its end, with a fixed id and a fake trainer; then ``benchmarks`` of ``compared``."""
+    monkeypatch.setattr(tasks.train, "train_student", train)
+    with hold_run(config, say=lambda _: None) as run:
+        record = json.loads(run.storage.read_bytes(RUN_RECORD))
+        run.storage.write_bytes(RUN_RECORD, json.dumps({**record, "id": RUN_ID}).encode())
+    with hold_run(config, say=lambda _: None) as run:
+        distill(run.ref)
+    if compared:
+        with hold_run(config, say=lambda _: None) as run:
+            evaluate_students(run.ref, list(compared), list(benchmarks))
+    return run
+
+
+def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
+    """Folder of every dataset of a run, what its manifest says, and its rows in their order.
+
+    A checkpoint's one row is its weights: what the trainer was told. Left out are the seconds that a stage took.
+    """
+    for path in run.storage.files():
+        folder, _, name = path.rpartition("/")
+        if name != MANIFEST:
+            continue
+        manifest = read_manifest(run.storage, folder)
+        assert manifest is not None
+        counts = {name: count for name, count in manifest.counts.items() if name != "seconds"}
+        told = {"dataset": folder, "key": manifest.key, "counts": counts, "missing": manifest.accepted_missing}
+        if manifest.columns:
+            rows = [_line(row) for row in read_rows(run.storage, folder).iter_rows(named=True)]
+        else:
+            rows = [run.storage.read_bytes(f"{folder}/model.safetensors").decode()]
+        yield folder, json.dumps(told, ensure_ascii=False, sort_keys=True), rows
+
+
+def _line(row: dict[str, Any]) -> str:
+    # Nine digits: the last ones of a sum go by the processor.
+    return json.dumps({name: round(v, 9) if isinstance(v, float) else v for name, v in row.items()}, ensure_ascii=False)
+
+
+def _stages(config: RunConfig) -> Iterator[StageAt]:
+    """Every stage that a run of this configuration may do, with two waves a round; inputs come first."""
+    for at in plan(config):
+        if at.name == "expand":
+            waves = range(1, min(config.curriculum.expansion.max_waves, 2) + 1)
+            yield from (StageAt(step, at.round, wave) for wave in waves for step in WAVE)
+            yield StageAt("expansion_rejected", at.round)
+            if StageAt("contaminated") in plan(config):
+                yield StageAt("contaminated", at.round)
+        yield at
+    yield from asked_apart(config)
+
+
+def _example_run(config: RunConfig, folder: Path, prompts: dict[str, str]) -> RunFolder:
+    backbone = make_checkpoint(folder / "backbone")
+    placed = {"run": {"root": str(folder)}, "student": {"backbone": str(backbone)}}
+    changed = {name: getattr(config, name).model_copy(update=fields) for name, fields in placed.items()}
+    return open_run(config.model_copy(update=changed), prompts)
+
+
+def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
+    """The requests of each asking stage, where it is done first: role, sample index above 0, store key.
+
+    What a stage reads are the rows of `EXAMPLES`, and every checkpoint has the same files.
+    """
+    stages, config = list(_stages(run.config)), run.config
+    todo = {task.name: task for task in ASKING if any(task.name == at.name and _asks(config, at) for at in stages)}
+    # What is found of inputs stays true: they are complete before what reads them.
+    seen: dict[StageAt, DatasetRef | None] = {}
+    try:
+        current(run)._calls = recorder = _Recorder()  # type: ignore[assignment]
+        for at in stages:
+            if at.name in todo and _asks(config, at):
+                _work(todo.pop(at.name), run, at)
+                yield at, sorted(_named(each, run.ref.root) for each in recorder.take())
+            if not todo:
+                break
+            run.seal(at, _checkpoint(run, at) if at.name == "train" else [_rows(run, at)], seen=seen)
+    finally:
+        close_all()
+
+
+def _asks(config: RunConfig, at: StageAt) -> bool:
+    """Whether a model is asked: a model's file holds answers, and lm-evaluation-harness marks them itself."""
+    return at.model is None and (at.name != "benchmark_replies" or at.benchmark in config.evaluation.judged)
+
+
+def _work(task: Any, run: RunFolder, at: StageAt) -> None:
+    """All rows of a stage, outside of any flow."""
+    if at.name not in READS:
+        task.fn(run.ref, at, Piece(0, 1, 0, 99))
+        return
+    manifest = run.manifest(replace(at, name=READS[at.name]))
+    assert manifest is not None
+    task.fn(run.ref, at, Piece(0, 1), ShardOutcome(0, manifest.parts[0]))
+
+
+def _named(request: Request, root: str) -> str:
+    """An endpoint's model name may hold the place of its checkpoint, which is another one in each test."""
+    key = replace(request, model=request.model.replace(root, "ROOT")).key[:16]
+    return f"{request.role} {key}" if request.sample_index == 0 else f"{request.role}#{request.sample_index} {key}"
+
+
+def _rows(run: RunFolder, at: StageAt) -> Part:
+    rows = pl.DataFrame(EXAMPLES[at.name])
+    if at.benchmark and run.config.evaluation.asked[at.benchmark].type != "mt_bench":
+        rows = rows.filter(turn=1) if "turn" in rows.columns else rows
+    empty = [
+        pl.col(name).cast(pl.Float64 if name == "mfd" else pl.String)
+        for name in rows.columns
+        if rows[name].dtype == pl.Null
+    ]
+    return write_part(run.storage, at.folder, rows.with_columns(empty))
+
+
+def _checkpoint(run: RunFolder, at: StageAt) -> list[Part]:
+    files = sorted(make_checkpoint(run.storage.local(at.folder)).iterdir())
+    return [Part(file.name, 0, file_sha256(file)) for file in files]
+
+
+class _Recorder:
+    """In the place of the call engine: keeps what is asked, and gives every request one answer.
+
+    It is a task type and no score, so that labels are read at once, and all else is asked again.
+    """
+
+    def __init__(self) -> None:
+        self._asked: list[Request] = []
+
+    def ask(
+        self,
+        requests: Sequence[Request],
+        _source: object,
+        *,
+        on_outcome: Callable[[int, Outcome], None] | None = None,
+        is_stopped: object = None,
+    ) -> list[Outcome]:
+        self._asked += requests
+        outcomes: list[Outcome] = [Answer("Math", "stop", 1, 1) for _ in requests]
+        for place, outcome in enumerate(outcomes):
+            if on_outcome is not None:
+                on_outcome(place, outcome)
+        return outcomes
+
+    def take(self) -> list[Request]:
+        """What was asked since the last time."""
+        taken, self._asked = self._asked, []
+        return taken
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,70 @@
+"""Teacher, judge, student and trainer of the golden runs: what they say and leave goes by what they are given alone."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from tapir_core.calls.fakes import FakeReply, RecordedCall, Status, Text
+from tapir_core.paths import TRAINING_SUMMARY
+from tapir_core.standin.behaviour import Behaviour
+from tapir_core.standin.chat import reply_to
+from tapir_core.standin.families import recognise
+from tapir_core.storage import file_sha256
+from tapir_core.text import canonical_json, digest
+from tasks.engines.training.job import TrainingJob, TrainingSummary
+from tests.students import make_checkpoint
+
+__all__ = ["reply", "train"]
+
+SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
+"""Share of right answers, by a word of the folder that a student lies in."""
+
+
+def reply(call: RecordedCall) -> FakeReply:
+    """Of the model that is named: a student by the folder of its checkpoint, or else the stand-in on a bad day."""
+    model = str(call.body["model"])
+    return _student(model, call.prompt) if "/" in model else _teacher_or_judge(model, call)
+
+
+def train(job: TrainingJob, **_: Any) -> TrainingSummary:
+    """A checkpoint whose weights are what the trainer was told."""
+    told = job.to_json()
+    messages = [each for file in job.mixture for each in pl.read_parquet(file)["messages"].to_list()]
+    weights = {name: told[name] for name in ("training", "epochs", "learning_rate", "seed")}
+    weights |= {
+        "base": file_sha256(job.base / "model.safetensors"),
+        "messages": digest(messages),
+        "examples": len(messages),
+    }
+    folder = make_checkpoint(job.output / "checkpoint", model__safetensors=canonical_json(weights))
+    summary = TrainingSummary(4, 8, 1.0, 32, 0, 900, 2000, 0.1, 8.0, 250.0, 1.5, [], 1, "cpu", "fp32", 2, [], {})
+    (folder / TRAINING_SUMMARY).write_text(json.dumps(asdict(summary)))
+    return summary
+
+
+def _teacher_or_judge(model: str, call: RecordedCall) -> FakeReply:
+    chance = _chance(model, call.prompt, call.body.get("seed"))
+    if chance < 0.04:
+        return Text(None, refusal="I would rather not.")
+    if chance < 0.08:
+        return Text("To begin with", finish_reason="length")
+    if chance < 0.12:
+        return Text("That is a good question.")
+    said = reply_to(json.dumps({**call.body, "model": "standin-teacher"}).encode(), Behaviour())
+    return Status(said.status, said.body)
+
+
+def _student(folder: str, prompt: str) -> FakeReply:
+    [student] = [each for each in SKILL if each in folder]
+    problem, chance = recognise(prompt), _chance(student, prompt)
+    assert problem is not None, prompt
+    if chance > 0.95:
+        return Text(None, refusal="I cannot say.")
+    return Text(problem.plain if chance < SKILL[student] else "Answer: unknown")
+
+
+def _chance(*words: object) -> float:
+    """From 0 to 1, the same of the same words."""
+    return int(digest(list(words))[:8], 16) / 2**32

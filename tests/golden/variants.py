@@ -1,0 +1,178 @@
+"""The configurations whose keys are recorded: `keys.toml`, and what each of these sets in it as `--set` does.
+
+A name before the last `: ` is another variant that this one adds to; only what it changes in that one is recorded.
+"""
+
+__all__ = ["PLAIN", "VARIANTS", "overrides", "parent"]
+
+PLAIN = "plain"
+NO_KEY = "tests/golden/no_key.txt"
+
+_OPENAI = 'type = "openai", model = "m", identity = "i", api_key_env = ""'
+_ALL_OF_OPENAI = (
+    f'{_OPENAI}, base_url = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"], api_key_file = "{NO_KEY}", '
+    "requests_per_minute = 9.0, tokens_per_minute = 9.0, usd_per_million_prompt_tokens = 1.0, "
+    "usd_per_million_completion_tokens = 1.0"
+)
+_BATCH = 'mode = "batch", batch = { completion_window = "48h", poll_seconds = 9.0, max_rows = 9, max_bytes = 9 }'
+_FILES = 'questions = "q.jsonl", baseline = "b.jsonl"'
+
+
+def _benchmark(fields: str) -> list[str]:
+    return [f"evaluation.benchmarks.mine={{ {fields} }}", 'evaluation.each_round=["mine"]']
+
+
+VARIANTS: dict[str, list[str]] = {
+    PLAIN: [],
+    "own prompts": ["run.prompts=tests/golden/own_prompts"],
+    # data
+    "pool of a file": ['data.pool={ type = "file", path = "pool.jsonl" }'],
+    "pool of a file: limit": ["data.pool.limit=9"],
+    "held-out set of a file": ['data.heldout={ type = "file", path = "heldout.jsonl" }'],
+    "no held-out set": ["data.heldout="],
+    "bad rows are skipped": ["data.on_bad_row=skip"],
+    # student
+    **{f"vllm {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
+    "vllm, what changes no answer": [
+        "student.engine.python=python",
+        "student.engine.concurrency=9",
+        "student.engine.enforce_eager=true",
+        "student.engine.gpu_memory_utilization=0.5",
+        "student.engine.cpu_kv_cache_gib=9",
+        "student.engine.tensor_parallel=2",
+        "student.engine.start_timeout_seconds=9.0",
+    ],
+    "replicas": ['student.engine={ type = "replicas", replicas = 2, wait_seconds = 9.0 }'],
+    **{f"replicas: {each}": [f"student.engine.dtype={each}"] for each in ("bfloat16", "float16", "float32")},
+    "replicas: eager": ["student.engine.enforce_eager=true"],
+    "student at an endpoint": ['student.engine={ type = "endpoint", base_url = "http://127.0.0.1:1/v1" }'],
+    "student at an endpoint: name": ["student.engine.model=tiny"],
+    "student at an endpoint: key and concurrency": [
+        "student.engine.api_key_env=STUDENT_KEY",
+        "student.engine.concurrency=9",
+    ],
+    "chat template": ["student.chat_template=configs/chat_templates/chatml.jinja"],
+    "revision of the backbone": ["student.revision=r"],
+    # teacher
+    "teacher openai": [f"teacher.endpoint={{ {_OPENAI} }}"],
+    "teacher openai: all its fields": [f"teacher.endpoint={{ {_ALL_OF_OPENAI} }}"],
+    "teacher openai: key of a variable": ["teacher.endpoint.api_key_env=TEACHER_KEY"],
+    "teacher openai: batch": [f"teacher.endpoint={{ {_OPENAI}, {_BATCH} }}"],
+    "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
+    "terms of the teacher": ["teacher.terms=MIT"],
+    # judge
+    "judge openai": [f"judge.endpoint={{ {_OPENAI} }}"],
+    "judge openai: all its fields": [f"judge.endpoint={{ {_ALL_OF_OPENAI} }}"],
+    "judge openai: batch": [f"judge.endpoint={{ {_OPENAI}, {_BATCH} }}"],
+    "judge stand-in, batch": [f'judge.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
+    "judge stand-in, other rules": ['judge.endpoint={ type = "standin", position_bias = 2.0, noise = 0.0 }'],
+    "judge stand-in, first": ["judge.endpoint.prefers=first"],
+    "judge stand-in, longer": ["judge.endpoint.prefers=longer"],
+    "judge stand-in, no log-probabilities": ["judge.endpoint.logprobs=false"],
+    "pointwise": ["judge.mode=pointwise"],
+    "teacher first only": ['judge.orders=["teacher_first"]'],
+    "student first only": ['judge.orders=["student_first"]'],
+    "panel": [f'judge.panel=[{{ type = "standin", noise = 2.0 }}, {{ {_OPENAI}, {_BATCH} }}]'],
+    "panel: pointwise": ["judge.mode=pointwise"],
+    "panel: majority": ["judge.panel_rule=majority"],
+    # curriculum
+    "natural shares": ["curriculum.target_shares=natural"],
+    "own shares": ["curriculum.target_shares={ Math = 0.5, Reasoning = 0.5 }"],
+    "judged once": ["curriculum.rejudge=false"],
+    "nothing refined": ["curriculum.refine=false"],
+    "no expansion": ["curriculum.expansion.max_waves=0"],
+    "new instructions are checked": ["curriculum.expansion.check_difficulty=true"],
+    "stop rule": ["curriculum.stop.patience=1", "curriculum.stop.min_gain=0.5", "curriculum.stop.min_seeds=9"],
+    # rounds
+    "hard share": ['rounds.default.selection={ type = "hard_share" }'],
+    "random share": ['rounds.default.selection={ type = "random", share = 0.2 }'],
+    "random share: first round only": ["rounds.2.selection={}"],
+    "new instructions are checked: by hard share": ['rounds.default.selection={ type = "hard_share" }'],
+    "alpha of a round": ["rounds.2.alpha=0.9"],
+    "batch size of a round": ["rounds.2.batch_size=64"],
+    # training
+    "zero stage 0": ["training.zero_stage=0"],
+    "zero stage 1": ["training.zero_stage=1"],
+    "zero stage 3": ["training.zero_stage=3"],
+    "trained in bf16": ["training.precision=bf16"],
+    "trained in fp32": ["training.precision=fp32"],
+    "packing": ["training.packing=true"],
+    "linear": ["training.scheduler=linear"],
+    "constant": ["training.scheduler=constant"],
+    "lora": ["training.lora={}"],
+    "trained elsewhere, with other memory": [
+        "training.runs_on=worker",
+        "training.processes=2",
+        "training.micro_batch_size=1",
+        "training.gradient_checkpointing=true",
+        "training.save_minutes=1.0",
+        "training.grace_seconds=1.0",
+    ],
+    # evaluation
+    "questions": ['evaluation.benchmarks.mine={ questions = "q.jsonl" }'],
+    "questions: no held-out set": ["data.heldout="],
+    "alpaca_eval": _benchmark(f'type = "alpaca_eval", {_FILES}'),
+    "alpaca_eval: asked apart": ["evaluation.each_round=[]"],
+    "alpaca_eval: length control": [
+        "evaluation.benchmarks.mine.difficulty=d.csv",
+        "evaluation.benchmarks.mine.anchors=a.csv",
+    ],
+    "alpaca_eval: own answering": ["evaluation.benchmarks.mine.answering={ max_tokens = 9 }"],
+    "alpaca_eval: no log-probabilities": ["evaluation.benchmarks.mine.top_logprobs=0"],
+    "alpaca_eval: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_ALL_OF_OPENAI}, {_BATCH} }}"],
+    "alpaca_eval: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
+    "alpaca_eval: baseline of a run": ['evaluation.benchmarks.mine.baseline={ run = "other", round = 1 }'],
+    "alpaca_eval: baseline of a run: under another name": ["evaluation.benchmarks.mine.baseline.benchmark=theirs"],
+    "alpaca_eval: outputs": ['evaluation.benchmarks.mine.outputs={ gpt = "gpt.json" }'],
+    "alpaca_eval: panel": ['judge.panel=[{ type = "standin", noise = 2.0 }]'],
+    "mt_bench": _benchmark('type = "mt_bench", questions = "q.jsonl"'),
+    "mt_bench: references": ["evaluation.benchmarks.mine.references=r.jsonl"],
+    "mt_bench: pairwise": [
+        'evaluation.benchmarks.mine.modes=["pairwise"]',
+        "evaluation.benchmarks.mine.baseline=b.jsonl",
+    ],
+    "mt_bench: baseline of a run": [
+        'evaluation.benchmarks.mine.modes=["single", "pairwise"]',
+        'evaluation.benchmarks.mine.baseline={ run = "other", round = -1 }',
+    ],
+    "mt_bench: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
+    "mt_bench: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
+    "vicuna": _benchmark(f'type = "vicuna", {_FILES}'),
+    "vicuna: baseline first": ["evaluation.benchmarks.mine.orders=baseline_first"],
+    "vicuna: baseline of a run": ['evaluation.benchmarks.mine.baseline={ run = "other", round = 0 }'],
+    "vicuna: judge openai": [f"evaluation.benchmarks.mine.judge={{ {_OPENAI} }}"],
+    "vicuna: judge stand-in": ['evaluation.benchmarks.mine.judge={ type = "standin", noise = 0.0 }'],
+    "lm_eval": _benchmark('type = "lm_eval", task = "ifeval", questions = "q.jsonl"'),
+    "lm_eval: examples": ["evaluation.benchmarks.mine.examples=e.jsonl"],
+    "lm_eval: own tasks": ["evaluation.benchmarks.mine.include_path=tasks"],
+    # what changes no row
+    "calls": [
+        "calls.concurrency=9",
+        "calls.timeout_seconds=9.0",
+        "calls.max_attempts=9",
+        "calls.retries.timeout=9",
+        "calls.rows_per_shard=9",
+        "calls.max_missing_share=0.5",
+        "calls.max_failed_share=0.9",
+        "calls.store_url=sqlite:///elsewhere.sqlite",
+    ],
+    "budget": [
+        "budget.usd=1.0",
+        "budget.requests=9",
+        "budget.tokens=9",
+        "budget.hours=1.0",
+        *(f"budget.stages.{name}.requests=9" for name in ("label", "teach", "judge", "expand", "refine")),
+        "budget.stages.benchmark={ usd = 1.0, tokens = 9, hours = 1.0 }",
+    ],
+}
+
+
+def parent(name: str) -> str | None:
+    """The variant that this one adds to; None of the plain one."""
+    return None if name == PLAIN else name.rpartition(": ")[0] or PLAIN
+
+
+def overrides(name: str) -> list[str]:
+    """All that a variant sets, what it adds to included."""
+    before = parent(name)
+    return [*(overrides(before) if before else []), *VARIANTS[name]]
