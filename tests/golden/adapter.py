@@ -110,7 +110,7 @@ def drive(
 def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
     """Folder of every dataset of a run, what its manifest says, and its rows in their order.
 
-    A checkpoint's one row is its weights: what the trainer was told. Left out are the seconds that a stage took.
+    A checkpoint's one row is its weights, which hold the training job. The seconds that a stage took are left out.
     """
     for path in run.storage.files():
         folder, _, name = path.rpartition("/")
@@ -119,12 +119,12 @@ def rows_of(run: RunFolder) -> Iterator[tuple[str, str, list[str]]]:
         manifest = read_manifest(run.storage, folder)
         assert manifest is not None
         counts = {name: count for name, count in manifest.counts.items() if name != "seconds"}
-        told = {"dataset": folder, "key": manifest.key, "counts": counts, "missing": manifest.accepted_missing}
+        facts = {"dataset": folder, "key": manifest.key, "counts": counts, "missing": manifest.accepted_missing}
         if manifest.columns:
             rows = [_line(row) for row in read_rows(run.storage, folder).iter_rows(named=True)]
         else:
             rows = [run.storage.read_bytes(f"{folder}/model.safetensors").decode()]
-        yield folder, json.dumps(told, ensure_ascii=False, sort_keys=True), rows
+        yield folder, json.dumps(facts, ensure_ascii=False, sort_keys=True), rows
 
 
 def _line(row: dict[str, Any]) -> str:

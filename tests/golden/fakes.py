@@ -1,4 +1,4 @@
-"""Teacher, judge, student and trainer of the golden runs: what they say and leave goes by what they are given alone."""
+"""Teacher, judge, student and trainer of the golden runs: what they give depends on nothing but what they get."""
 
 import json
 from dataclasses import asdict
@@ -23,16 +23,16 @@ SKILL = {"backbone": 0.1, "round_00": 0.3, "round_01": 0.5, "round_02": 0.7}
 
 
 def reply(call: RecordedCall) -> FakeReply:
-    """Of the model that is named: a student by the folder of its checkpoint, or else the stand-in on a bad day."""
+    """Of a student, whose model name is the folder of its checkpoint; or of the stand-in, which sometimes refuses."""
     model = str(call.body["model"])
     return _student(model, call.prompt) if "/" in model else _teacher_or_judge(model, call)
 
 
 def train(job: TrainingJob, **_: Any) -> TrainingSummary:
-    """A checkpoint whose weights are what the trainer was told."""
-    told = job.to_json()
+    """A checkpoint whose weights are the training job: settings, seed, digests of base and messages."""
+    given = job.to_json()
     messages = [each for file in job.mixture for each in pl.read_parquet(file)["messages"].to_list()]
-    weights = {name: told[name] for name in ("training", "epochs", "learning_rate", "seed")}
+    weights = {name: given[name] for name in ("training", "epochs", "learning_rate", "seed")}
     weights |= {
         "base": file_sha256(job.base / "model.safetensors"),
         "messages": digest(messages),

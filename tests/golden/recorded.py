@@ -38,11 +38,11 @@ def check_keys(found: Keys) -> None:
         KEYS.write_text("\n".join(_differences(found)) + "\n")
     recorded = _read_keys()
     changed: dict[str, list[str]] = {}
-    for variant in found.keys() | recorded.keys():
+    for variant in {**recorded, **found}:
         before, now = recorded.get(variant, {}), found.get(variant, {})
-        for what in (what for what in before.keys() | now.keys() if before.get(what) != now.get(what)):
+        for what in (what for what in {**before, **now} if before.get(what) != now.get(what)):
             changed.setdefault(what, []).append(variant)
-    lines = [_changed_key(what, variants, recorded, found) for what, variants in sorted(changed.items())]
+    lines = [_changed_key(what, variants, recorded, found) for what, variants in changed.items()]
     if lines:
         said = f"{len(lines)} keys, inputs, ingredients or requests are not as recorded in {KEYS.name}:"
         pytest.fail("\n".join([said, *lines, REMEDY]), pytrace=False)
@@ -75,10 +75,9 @@ def compare_rows(name: str, found: Rows, recorded: Rows) -> None:
         pytest.fail("\n".join([said, *shown, *more, REMEDY]), pytrace=False)
 
 
-def _when(dataset: str) -> tuple[str, str]:
-    """What is done first is shown first, as far as folders tell; keys follow from rows."""
-    place = dataset.partition("/")[0]
-    return ("z" if dataset == MANIFESTS else place if place.startswith("round") else "a", dataset)
+def _when(dataset: str) -> tuple[bool, bool, str]:
+    """What is done first is shown first, as far as folders tell; the keys of manifests follow from rows."""
+    return (dataset == MANIFESTS, "/" in dataset, dataset)
 
 
 def _differences(found: Keys) -> list[str]:
@@ -106,10 +105,16 @@ def _read_keys() -> Keys:
 
 
 def _changed_key(what: str, variants: Sequence[str], recorded: Keys, found: Keys) -> str:
-    first, *others = [each for each in VARIANTS if each in variants] or variants
+    changed, same = ([each for each in VARIANTS if (each in variants) == wanted] for wanted in (True, False))
+    first, *others = changed or variants
     before, now = (keys.get(first, {}).get(what, "none") for keys in (recorded, found))
-    more = f", and in {len(others)} more of {len(found)} ({', '.join(others[:SHOWN])} …)" if others else ""
-    return f"  {what}: of {first!r} was {before}, is {now}{more}"
+    more = f"all others{f' but {_some(same)}' if same else ''}" if len(others) > len(same) else _some(others)
+    return f"  {what}: of {first!r} was {before}, is {now}" + (f", and in {more}" if others else "")
+
+
+def _some(names: Sequence[str]) -> str:
+    quoted = [repr(each) for each in names[:SHOWN]]
+    return ", ".join([*quoted, *([f"{len(names) - SHOWN} more"] if names[SHOWN:] else [])])
 
 
 def _changed_rows(dataset: str, before: Sequence[str] | None, now: Sequence[str] | None) -> str:

@@ -1,7 +1,7 @@
 """The rows of three small runs are those that were recorded: what a rebuilding must not change.
 
-Flows, tasks, calls and store are the real ones. Teacher, judge and student are servers that go by fixed rules, and the
-trainer leaves what it was told in place of weights.
+Flows, tasks, calls and store are the real ones. Teacher, judge and student are servers that follow fixed rules, and the
+trainer writes its job down in place of weights.
 """
 
 from collections.abc import Iterator
@@ -50,8 +50,8 @@ def common_settings(folder: Path) -> list[str]:
 
 
 def found_in(run: RunFolder) -> Rows:
-    told, rows = zip(*((manifest, (folder, rows)) for folder, manifest, rows in rows_of(run)), strict=True)
-    return {MANIFESTS: list(told), **dict(rows)}
+    manifests, rows = zip(*((manifest, (folder, rows)) for folder, manifest, rows in rows_of(run)), strict=True)
+    return {MANIFESTS: list(manifests), **dict(rows)}
 
 
 def test_a_plain_run(tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> None:
