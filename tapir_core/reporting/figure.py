@@ -6,11 +6,16 @@ which colour-blind readers can tell apart; what matters is told by shape or labe
 
 import base64
 import io
+import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
+from markupsafe import escape
+
 __all__ = ["COLOURS", "GREY", "INK", "draw", "image_address"]
+
+logger = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 GREY = "#8a8f98"
@@ -22,6 +27,8 @@ _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 9,
+    # Names and categories are data: a dollar sign in one is a dollar sign and begins no formula.
+    "text.parse_math": False,
     "axes.labelsize": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -45,13 +52,32 @@ _STYLE = {
 _WIDTH_INCHES = 5.2
 _PAPER = "color: #1f2328; background: #fff"
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML document may hold, not even escaped."""
 
 
 def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> str:
     """An SVG element of a figure that ``fill`` draws into; ``title`` is what a screen reader says.
 
-    The same data give the same text.
+    The same data give the same text. A plot that cannot be drawn says so in its place and in the log: a report and the
+    end of a run must not fail for a picture of what its tables hold.
     """
+    try:
+        svg = _figure_svg(height_inches, fill)
+    except Exception as error:
+        reason = type(error).__name__
+        logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
+        svg = _NOT_DRAWN.format(reason=reason)
+    return _inline(svg, title)
+
+
+def image_address(svg: str) -> str:
+    """A `data:` address of what `draw` made, dark on white: an image takes no colour from the page that shows it."""
+    image = svg.replace("<svg ", f'<svg style="{_PAPER}" ', 1)
+    return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
+
+
+def _figure_svg(height_inches: float, fill: Callable[[Any], None]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -62,19 +88,18 @@ def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> str:
         fill(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
-    return _inline(buffer.getvalue(), title)
-
-
-def image_address(svg: str) -> str:
-    """A `data:` address of what `draw` made, dark on white: an image takes no colour from the page that shows it."""
-    image = svg.replace("<svg ", f'<svg style="{_PAPER}" ', 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
+    return buffer.getvalue()
 
 
 def _inline(svg: str, title: str) -> str:
     """The element alone: sized by the page, labelled, and in the page's text colour."""
     element = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return re.sub(
-        r'^<svg (.*?)width="[^"]*" ?', f'<svg role="img" aria-label="{label}" \\1', element, count=1, flags=re.S
-    )
+    labelled = f'<svg role="img" aria-label="{escape(title)}" '
+    sized = re.sub(r'^<svg (.*?)width="[^"]*" ?', lambda found: labelled + found[1], element, count=1, flags=re.S)
+    return _NO_XML.sub("\ufffd", sized)
+
+
+_NOT_DRAWN = (
+    '<svg width="400" viewBox="0 0 400 40" xmlns="http://www.w3.org/2000/svg"><text x="4" y="24" font-size="11" '
+    f'font-family="sans-serif" fill="{INK}">This plot could not be drawn ({{reason}}); the log says why.</text></svg>'
+)

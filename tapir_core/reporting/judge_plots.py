@@ -107,7 +107,7 @@ def plot_unscored(reasons: Mapping[str, int]) -> str:
     def fill(figure: Any) -> None:
         axes = figure.subplots()
         axes.barh(places, [count for _, count in bars], 0.6, color=_BLUE)
-        axes.set_yticks(list(places), [reason for reason, _ in bars], parse_math=False)
+        axes.set_yticks(list(places), [reason for reason, _ in bars])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("unscored verdicts")

@@ -1,15 +1,20 @@
 import math
+import re
 import subprocess
 import sys
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
 from tapir_core.reporting.accuracy_tables import accuracy_table
+from tapir_core.reporting.benchmark_plots import Spokes, plot_benchmark_categories, plot_benchmarks
+from tapir_core.reporting.figure import draw
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
@@ -60,14 +65,39 @@ def test_text_takes_the_colour_of_the_page(summary: RunSummary) -> None:
     assert "#010203" not in svg
 
 
+@pytest.mark.parametrize("text", ["C$^^$", r"\$5 and $6$", "$x$", "<b>&amp;", r"\d{2}", 'a "b" | c', "a\x00b\x1b"])
+def test_names_and_categories_are_drawn_as_they_are_written(text: str) -> None:
+    names = [text, f"{text} 2", f"{text} 3"]
+    rows = pl.DataFrame({"number": [-1, 0], "value": [2.0, 3.0], "low": [1.0, 2.0], "high": [3.0, 4.0]})
+    title, spokes = f"{text} by category", Spokes((-1, 0), {name: (1.0, 2.0) for name in names}, {})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        radar, curves = plot_benchmark_categories(text, spokes), plot_benchmarks([(text, rows)])
+    readable = re.sub(r"[\x00\x1b]", "\ufffd", text)
+    for svg in (radar, curves):
+        assert readable in "".join(ElementTree.fromstring(svg).itertext())
+    assert ElementTree.fromstring(radar).get("aria-label") == re.sub(r"[\x00\x1b]", "\ufffd", title)
+    assert all(readable + end in "".join(ElementTree.fromstring(radar).itertext()) for end in (" 2", " 3"))
+
+
+def test_a_plot_that_cannot_be_drawn_says_so_in_its_place_and_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def fill(_: Any) -> None:
+        raise ValueError("Expected: symbol, found '^'")
+
+    root = ElementTree.fromstring(draw("Hostile plot", 2.0, fill))
+    assert root.get("aria-label") == "Hostile plot"
+    assert "".join(root.itertext()) == "This plot could not be drawn (ValueError); the log says why."
+    assert "the plot 'Hostile plot' could not be drawn: ValueError: Expected: symbol, found '^'" in caplog.text
+
+
 def test_what_has_no_figure_is_not_drawn_and_the_rest_is(summary: RunSummary) -> None:
     *others, last = summary.students
     assert last.scores is not None
     nothing = pl.lit(None, pl.Float64)
     without = replace(last, scores=last.scores.with_columns(value=nothing, low=nothing, high=nothing))
-    for draw in (plots.plot_accuracy, plots.plot_accuracy_by_task_type):
-        assert ElementTree.fromstring(draw([*others, without])).get("aria-label")
-        assert draw([*others, without]) != draw([*others, last])
+    for plot in (plots.plot_accuracy, plots.plot_accuracy_by_task_type):
+        assert ElementTree.fromstring(plot([*others, without])).get("aria-label")
+        assert plot([*others, without]) != plot([*others, last])
 
 
 def test_a_bar_without_a_figure_is_no_bar_of_0() -> None:
