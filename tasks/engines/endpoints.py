@@ -12,8 +12,14 @@ from tapir_core.errors import MissingPrerequisite
 
 __all__ = ["api_key", "hide_keys", "keyless_environment", "look_for"]
 
-_SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS|AUTH_STRING)$")
-"""Names of variables that hold secrets."""
+_SECRET = re.compile(
+    r"""(?:^|_)                                # a whole word of the name, with a number or none
+        (?:(?:API)?KEYS?|TOKEN(?!_THRESHOLD)|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASS|PAT|(?<=_)PWD|CREDENTIALS?
+        |CREDS|AUTH|AUTHORIZATION|COOKIES?)\d*(?:_|$)
+        |(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$  # PGPASSWORD, OPENAI_APIKEY""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Names of variables that hold secrets. TOKEN_THRESHOLD is vLLM's, and PWD alone is the working folder."""
 _UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
 """Families of variables of which an engine needs none."""
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")

@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.standin.running import StandinServer
-from tasks.engines.endpoints import api_key, keyless_environment, look_for
+from tasks.engines.endpoints import api_key, hide_keys, keyless_environment, look_for
 
 
 def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):
@@ -37,6 +37,30 @@ def test_no_child_gets_a_secret(monkeypatch, name, value):
     if name == "oddly_named":
         api_key(name, "judge.endpoint")
     assert name not in keyless_environment()
+
+
+SECRETS = """OPENAI_API_KEY_2 OPENAI_API_KEY2 openai_api_key OpenAI_ApiKey API_KEYS OPENAI_KEY_OLD DB_PASSWD DB_PASS
+    DB_PWD PGPASSWORD SMTP_PASSWORD_1 SSH_PASSPHRASE GH_PAT PAT GITHUB_TOKEN github_token_ci HF_TOKEN
+    HUGGING_FACE_HUB_TOKEN WANDB_API_KEY CLIENT_SECRET_ID CLIENT_SECRETS GOOGLE_APPLICATION_CREDENTIALS GCP_CREDENTIAL
+    DB_CREDS BASIC_AUTH AUTH_HEADER HTTP_AUTHORIZATION SESSION_COOKIE SSH_AUTH_SOCK"""
+HARMLESS = """PATH PYTHONPATH LD_LIBRARY_PATH HOME PWD OLDPWD TMPDIR LANG KEYBOARD KEYBOARD_LAYOUT XKB_KEYMAP TOKENIZERS_PARALLELISM
+    HF_HOME HF_HUB_OFFLINE HF_ENDPOINT CUDA_VISIBLE_DEVICES OMP_NUM_THREADS NCCL_DEBUG VLLM_MAX_TOKENS_PER_EXPERT_FP4_MOE
+    VLLM_SHARED_EXPERTS_STREAM_TOKEN_THRESHOLD VLLM_USE_V1 TORCH_COMPILE_DEBUG TRITON_CACHE_DIR NLTK_DATA SSL_CERT_FILE
+    PATTERN COMPASS_HOME BYPASS_CACHE AUTHOR SECRETARY no_proxy"""
+
+
+@pytest.mark.parametrize("name", SECRETS.split())
+def test_a_name_that_holds_a_word_for_a_secret_stays_with_us(monkeypatch, name):
+    monkeypatch.setenv(name, "sesame-open")
+    assert name not in keyless_environment()
+    assert hide_keys("it said sesame-open") == "it said [key]"
+
+
+@pytest.mark.parametrize("name", HARMLESS.split())
+def test_a_name_that_only_looks_like_a_secret_reaches_the_child(monkeypatch, name):
+    monkeypatch.setenv(name, "some-value")
+    assert keyless_environment()[name] == "some-value"
+    assert hide_keys("it said some-value") == "it said some-value"
 
 
 def test_a_child_gets_all_that_is_no_secret(monkeypatch):
