@@ -87,6 +87,15 @@ def test_an_image_has_a_version_and_what_is_built_has_a_stage(name):
         assert service["image"].endswith(f":{version[1]}")
 
 
+@pytest.mark.parametrize("cpu_worker", ["orchestrator", "student"])
+def test_no_two_images_are_built_under_one_tag(cpu_worker):
+    services = yaml.safe_load(TEXT.replace("${CPU_WORKER:-orchestrator}", cpu_worker))["services"]
+    builds = {}
+    for name in BUILT:
+        builds.setdefault(services[name]["image"], []).append(services[name]["build"])
+    assert {tag: found for tag, found in builds.items() if any(each != found[0] for each in found)} == {}
+
+
 def test_the_gpu_worker_has_gpus_shared_memory_and_pinned_pages():
     worker = SERVICES["gpu-worker"]
     (device,) = worker["deploy"]["resources"]["reservations"]["devices"]

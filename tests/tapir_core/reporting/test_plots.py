@@ -69,7 +69,7 @@ def test_text_takes_the_colour_of_the_page(summary: RunSummary) -> None:
 def test_names_and_categories_are_drawn_as_they_are_written(text: str) -> None:
     names = [text, f"{text} 2", f"{text} 3"]
     rows = pl.DataFrame({"number": [-1, 0], "value": [2.0, 3.0], "low": [1.0, 2.0], "high": [3.0, 4.0]})
-    title, spokes = f"{text} by category", Spokes((-1, 0), {name: (1.0, 2.0) for name in names}, {})
+    title, spokes = f"{text} by category", Spokes((-1, 0), dict.fromkeys(names, (1.0, 2.0)), {})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         radar, curves = plot_benchmark_categories(text, spokes), plot_benchmarks([(text, rows)])
