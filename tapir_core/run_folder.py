@@ -16,7 +16,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.data.fetched import kept_files, with_kept_files
-from tapir_core.errors import ConfigError, RunChanged
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
 from tapir_core.stage_keys import own_digest, stage_key
 from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
@@ -144,9 +144,12 @@ class RunFolder:
         """All rows of a stage that holds.
 
         Raises:
-            FileNotFoundError: it is not complete.
+            MissingPrerequisite: it is not done, or a file of it is gone.
         """
-        return read_rows(self.storage, at.folder)
+        try:
+            return read_rows(self.storage, at.folder)
+        except FileNotFoundError as exc:
+            raise MissingPrerequisite(f"{_not_done(self.ref, at)} ({exc} is not there)") from exc
 
     def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
@@ -221,6 +224,21 @@ def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, 
             if manifest is not None:
                 redo.append(Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row))
     return redo
+
+
+def _not_done(ref: RunRef, at: StageAt) -> str:
+    """Which stage of which run is not done, which stage of the plan makes it, and which command."""
+    maker = "expand" if at.wave is not None or at.name == "expansion_rejected" else at.name
+    place = f"{ref.name} --root {ref.root}"
+    command = "`tapir run` with the configuration of this run"
+    if at.benchmark is not None:
+        command = f"`tapir evaluate {place} --benchmark {at.benchmark}`"
+    elif at.name in ("answer_heldout", "evaluate"):
+        command = f"`tapir evaluate {place}`"
+    return (
+        f"{at} of run {ref.name!r} in {ref.root!r} is not done. Its stage {maker!r} makes it: give {command} again, "
+        f"which goes on from there; `tapir status {place}` says how far the run is"
+    )
 
 
 def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> None:

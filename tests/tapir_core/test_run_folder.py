@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import write_part
-from tapir_core.errors import RunChanged
+from tapir_core.errors import MissingPrerequisite, RunChanged
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run, stages_to_redo
 from tapir_core.stages import STAGES, StageAt, asked_apart, plan
@@ -50,6 +50,28 @@ def names(redo):
 
 def test_every_stage_of_a_finished_run_holds(finished):
     assert all(finished.holds(at) for at in plan(finished.config))
+
+
+@pytest.mark.parametrize(
+    ("at", "maker", "command"),
+    [
+        (StageAt("judge", 2), "judge", "`tapir run`"),
+        (StageAt("wave_gated", 1, 3), "expand", "`tapir run`"),
+        (StageAt("evaluate", 0), "evaluate", "`tapir evaluate r --root {root}`"),
+        (StageAt("benchmark_scores", 1, benchmark="ifeval"), "benchmark_scores", "--root {root} --benchmark ifeval`"),
+    ],
+    ids=str,
+)
+def test_rows_of_a_stage_that_is_not_done_name_stage_run_maker_and_command(tmp_path, at, maker, command):
+    run = open_run(make_config(tmp_path), INGREDIENTS)
+    with pytest.raises(MissingPrerequisite) as raised:
+        run.rows(at)
+    said = str(raised.value)
+    assert said.startswith(f"{at} of run 'r' in '{tmp_path}' is not done.")
+    assert f"stage {maker!r} makes it" in said
+    assert command.format(root=tmp_path) in said
+    assert f"`tapir status r --root {tmp_path}`" in said
+    assert at.folder in said
 
 
 def test_nothing_holds_before_its_inputs(tmp_path):
