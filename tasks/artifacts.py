@@ -25,7 +25,7 @@ from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.report import score_plots, write_report
-from tapir_core.reporting.run_card import plots_card, run_card
+from tapir_core.reporting.run_card import markdown_text, plots_card, run_card
 from tapir_core.reporting.side_by_side import SideBySide
 from tapir_core.reporting.side_by_side_report import side_by_side_card
 from tapir_core.reporting.summary import summarise
@@ -214,7 +214,7 @@ def _key_of_round(ref: RunRef, number: int, name: str) -> str:
 
 def _show(key: str, table: Table) -> None:
     if table.rows:
-        description = " ".join(filter(None, (f"{table.title}.", table.note)))
+        description = markdown_text(" ".join(filter(None, (f"{table.title}.", table.note))))
         make_artifact(create_table_artifact, _records(table), key, description)
 
 

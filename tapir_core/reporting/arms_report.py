@@ -12,7 +12,7 @@ from tapir_core.reporting import arms_plots as plots
 from tapir_core.reporting.arms_tables import arms_tables, brief_table
 from tapir_core.reporting.conditions import conditions_lines, conditions_table
 from tapir_core.reporting.page import Plot, render_page
-from tapir_core.reporting.run_card import markdown_table, plots_card
+from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card
 from tapir_core.storage import Storage
 
 __all__ = ["arms_card", "arms_json", "arms_plots_card", "render_arms", "write_arms"]
@@ -28,9 +28,11 @@ def write_arms(compared: ComparedArms, root: str) -> str:
 
 def arms_card(compared: ComparedArms) -> str:
     """Table, conditions, verdicts and what the intervals cover, in Markdown."""
-    table, conditions = brief_table(compared), "\n".join(conditions_lines(compared.conditions))
-    said = "\n".join(f"- {sentence}" for sentence in verdicts(compared))
-    parts = [markdown_table(table), conditions, said, table.note, covers_sentence(compared)]
+    table = brief_table(compared)
+    conditions = "\n".join(map(markdown_text, conditions_lines(compared.conditions)))
+    said = "\n".join(f"- {markdown_text(sentence)}" for sentence in verdicts(compared))
+    notes = map(markdown_text, (table.note, covers_sentence(compared)))
+    parts = [markdown_table(table), conditions, said, *notes]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

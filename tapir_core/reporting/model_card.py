@@ -15,7 +15,7 @@ from tapir_core.paths import RESOLVED_CONFIG, training_file
 from tapir_core.reporting.benchmarks import figures_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
-from tapir_core.reporting.run_card import markdown_table
+from tapir_core.reporting.run_card import markdown_table, markdown_text
 from tapir_core.reporting.sentences import standin_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
@@ -59,10 +59,10 @@ def _what_it_is(summary: RunSummary, config: RunConfig, round_number: int) -> st
     judged = any(map(config.judges, range(1, round_number + 1)))
     kind = "of curriculum" if judged else "in which nothing was judged"
     rounds = f" and {round_number} {'round' if round_number == 1 else 'rounds'} {kind}" if round_number else ""
-    by = f", judged by {summary.judge}" if judged else ""
+    by = f", judged by {markdown_text(summary.judge)}" if judged else ""
     said = [
-        f"{backbone_name(config.student)} after basic fine-tuning{rounds} with TAPIR "
-        f"([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught by {summary.teacher}{by}.",
+        f"{markdown_text(backbone_name(config.student))} after basic fine-tuning{rounds} with TAPIR "
+        f"([arXiv 2405.13448](https://arxiv.org/abs/2405.13448)): taught by {markdown_text(summary.teacher)}{by}.",
         standin_sentence(summary),
     ]
     return "\n\n".join(filter(None, said))
@@ -121,10 +121,11 @@ def _scores(run: RunFolder, summary: RunSummary, round_number: int) -> Iterator[
         if summary.best is not None
         else ""
     )
+    judged = f"Judged by {found['judge'][0]}; {found['settings'][0]}."
     yield (
         f"{best}The dev split decides which round is best and when a run stops, so its figures may flatter; figures of "
         "test splits are read by no decision. Intervals are 95 %, Wilson's; n counts answers, and what failed is in no "
-        f"figure. Judged by {found['judge'][0]}; {found['settings'][0]}."
+        f"figure. {markdown_text(judged)}"
     )
 
 
@@ -138,8 +139,8 @@ def _benchmarks(summary: RunSummary, config: RunConfig, round_number: int) -> It
         yield f"This student was asked none of the run's benchmarks ({', '.join(config.evaluation.asked)})."
         return
     for table in tables:
-        yield f"### {table.title}" if len(tables) > 1 else ""
-        yield f"{markdown_table(table)}\n\n{table.note}"
+        yield f"### {markdown_text(table.title)}" if len(tables) > 1 else ""
+        yield f"{markdown_table(table)}\n\n{markdown_text(table.note)}"
     yield (
         "n is the number of judgments in a figure, failed those that are in none. Figures are comparable where judge, "
         "prompts and settings are equal. No decision reads them."
@@ -170,7 +171,7 @@ def _decontamination(summary: RunSummary, config: RunConfig) -> Iterator[str]:
 
 
 def _terms(summary: RunSummary, config: RunConfig) -> str:
-    licence = f"This model is made from {backbone_name(config.student)}, whose licence holds for it."
+    licence = f"This model is made from {markdown_text(backbone_name(config.student))}, whose licence holds for it."
     if config.teacher.terms is not None:
         return f"{licence} Terms of the teacher's answers that it learnt from: {config.teacher.terms}"
     if "teacher" in summary.standins:

@@ -1,8 +1,10 @@
 """The run card: a run in Markdown, for an artifact or a terminal that shows plain text.
 
-Its plots are a card of their own, which a terminal cannot show.
+Its plots are a card of their own, which a terminal cannot show. Text that may hold data (names of models, categories,
+judges) goes through `markdown_text`, so that it is shown as it is written.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tapir_core.reporting.accuracy_tables import accuracy_table
@@ -27,7 +29,17 @@ from tapir_core.reporting.tables import (
 )
 from tapir_core.reporting.types import RunSummary
 
-__all__ = ["markdown_table", "plots_card", "run_card"]
+__all__ = ["markdown_table", "markdown_text", "plots_card", "run_card", "table_section"]
+
+_SPECIAL = re.compile(
+    r"""[\\`*<>\[\]|~$]
+        |(?<![^\W_])_|_(?![^\W_])          # not within a word: S_0 begins nothing
+        |&(?=\#?\w+;)                      # an entity
+        |(?:(?<=\s)|^)\#                   # a heading, or the end of one
+        |^[-+](?=[-+\s]|$)                 # a list or a rule""",
+    re.VERBOSE,
+)
+_NUMBERED = re.compile(r"^(\d+)(?=[.)](?:\s|$))")
 
 
 def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -47,21 +59,38 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
     shown = [table for table in made if table.rows]
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
-    parts = [f"# {summary.name}", *filter(None, said), *map(_section, shown), *filter(None, links)]
+    parts = [
+        f"# {summary.name}",
+        *map(markdown_text, filter(None, said)),
+        *map(table_section, shown),
+        *filter(None, links),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def plots_card(plots: Iterable[Plot]) -> str:
     """Plots with their captions, each an image within the Markdown; nothing where there is no plot."""
     # As text: what is put into markup would be escaped.
-    images = ((plot, image_address(str(plot.svg))) for plot in plots)
-    return "\n".join(f"## {plot.title}\n\n![{plot.title}]({image})\n\n{plot.caption}\n" for plot, image in images)
+    images = ((markdown_text(plot.title), image_address(str(plot.svg)), markdown_text(plot.caption)) for plot in plots)
+    return "\n".join(f"## {title}\n\n![{title}]({image})\n\n{caption}\n" for title, image, caption in images)
 
 
 def markdown_table(table: Table) -> str:
     """A table in Markdown; figures line up at the right."""
+    head, *rows = ([*map(markdown_text, row)] for row in (table.columns, *table.rows))
     rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
-    return "\n".join(_line(row) for row in (table.columns, rules, *table.rows))
+    return "\n".join(map(_line, (head, rules, *rows)))
+
+
+def table_section(table: Table) -> str:
+    """A table in Markdown below its title and above its note."""
+    note = f"\n\n{markdown_text(table.note)}" if table.note else ""
+    return f"## {markdown_text(table.title)}\n\n{markdown_table(table)}{note}"
+
+
+def markdown_text(text: str) -> str:
+    """The text on one line as Markdown that shows it as it is written."""
+    return _NUMBERED.sub(r"\1\\", _SPECIAL.sub(r"\\\g<0>", " ".join(text.split())))
 
 
 def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
@@ -72,10 +101,5 @@ def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def _section(table: Table) -> str:
-    note = f"\n\n{table.note}" if table.note else ""
-    return f"## {table.title}\n\n{markdown_table(table)}{note}"
-
-
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(cells) + " |"

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from tapir_core.paths import sweep_report_file
 from tapir_core.reporting import side_by_side_plots as plots
 from tapir_core.reporting.page import Plot, render_page
-from tapir_core.reporting.run_card import markdown_table
+from tapir_core.reporting.run_card import table_section
 from tapir_core.reporting.sentences import standin_sentence
 from tapir_core.reporting.side_by_side import SideBySide, last_student, put_side_by_side, side_by_side_tables
 from tapir_core.run_folder import RunRef
@@ -35,7 +35,7 @@ def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[Side
 def side_by_side_card(shown: SideBySide, report: str) -> str:
     """The tables in Markdown, for an artifact."""
     tables = [*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired]
-    parts = [f"## {table.title}\n\n{markdown_table(table)}\n\n{table.note}" for table in tables if table.rows]
+    parts = [table_section(table) for table in tables if table.rows]
     return "\n\n".join(["# Backbones side by side", *parts, f"Page with plots: `{report}`"]) + "\n"
 
 

@@ -1,14 +1,16 @@
 import base64
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import pytest
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tapir_core.reporting.figure import draw
 from tapir_core.reporting.page import Plot
 from tapir_core.reporting.report import score_plots
-from tapir_core.reporting.run_card import markdown_table, plots_card, run_card
+from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card, run_card, table_section
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RunSummary
@@ -72,6 +74,51 @@ def test_where_nobody_was_evaluated_there_are_no_plots(tmp_path) -> None:
     assert plots_card(score_plots(early).values()) == ""
 
 
-def test_a_bar_in_a_cell_does_not_break_the_table() -> None:
-    lines = markdown_table(Table("t", ("a|b", "n"), (("x|y", "1"),))).splitlines()
-    assert lines == ["| a\\|b | n |", "| :-- | --: |", "| x\\|y | 1 |"]
+HOSTILE = (
+    "a|b",
+    "a\\|b\\",
+    "`rm` ``x``",
+    "*bold* **x**",
+    "_under_ __x__ snake_case S_0",
+    "<script>alert(1)</script>",
+    "[click](javascript:x) ![i](y)",
+    "# heading #",
+    "- item",
+    "+ item",
+    "12. item",
+    "---",
+    "~~gone~~",
+    "&lt; & $x$",
+    "> said",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_from_data_is_shown_as_it_is_written(summary: RunSummary, text: str) -> None:
+    table = Table(text, (text, "n"), ((text, "1"),), note=text)
+    shown = read_markdown(table_section(table))
+    assert shown == [("h2", text), ("th", text), ("th", "n"), ("td", text), ("td", "1"), ("p", text)]
+    card = run_card(replace(summary, backbone=text, teacher=text, judge=text))
+    [said] = [said for _, said in read_markdown(card) if "taught by" in said]
+    assert said.startswith(f"{text} taught by {text}, judged by {text}; created ")
+    image = plots_card([Plot(text, Markup(draw("t", 1, lambda _: None)), text)])
+    assert read_markdown(image) == [("h2", text), ("p", ""), ("p", text)]
+
+
+def test_text_of_several_lines_stays_in_its_cell() -> None:
+    table = Table("t", ("a", "n"), (("one\ntwo\r\n\n| three", "1"),))
+    assert read_markdown(markdown_table(table))[2:] == [("td", "one two | three"), ("td", "1")]
+
+
+def test_what_markdown_takes_as_it_is_stays_readable() -> None:
+    text = "S_0 of alpaca_eval: +5.4 (+1.2 to +9.6), p = 0.0130; 100 % & 3.5"
+    assert markdown_text(text) == text
+
+
+def read_markdown(text: str) -> list[tuple[str, str]]:
+    """Tag and text of every heading, cell and paragraph, as a browser shows what Prefect and GitHub make of it."""
+    markdown = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    markdown.validateLink = lambda _: True  # type: ignore[method-assign]  # images are `data:` addresses
+    page = markdown.render(text)
+    root = ElementTree.fromstring(f"<page>{page}</page>")
+    return [(each.tag, "".join(each.itertext())) for each in root.iter() if each.tag in ("h1", "h2", "th", "td", "p")]
