@@ -38,7 +38,7 @@ def score_annotations(
         ConfigError: a file is wrong, or only one of difficulty and anchors is given.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    from flows.commands.terminal import print_table
+    from flows.commands.tables import print_table
 
     tables = _read_tables(difficulty, anchors)
     found = read_annotations(path)

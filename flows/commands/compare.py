@@ -115,11 +115,11 @@ class _Engines:
 
 
 def _print(compared: "ComparedArms", page: str) -> None:
-    from flows.commands.terminal import print_table
+    from flows.commands.tables import print_table
     from tapir_core.comparison.verdict import covers_sentence, verdicts
     from tapir_core.reporting.arms_tables import narrow_tables
 
     for table in narrow_tables(compared):
-        print_table(console, table, wrap=True)
+        print_table(console, table)
     for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
         print_line(console, sentence)

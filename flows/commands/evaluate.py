@@ -91,7 +91,7 @@ def evaluate(
 def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
     from flows.commands.distil import shown_live
     from flows.commands.server import connect_prefect
-    from flows.commands.terminal import print_table
+    from flows.commands.tables import print_table
     from flows.driver import hold_known_run
     from tapir_core.reporting.accuracy_tables import students_table
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
@@ -120,6 +120,6 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
             tables.append(benchmark_gains_table(Look(run), numbers, summary.best))
         for table in tables:
             if table.rows:
-                print_table(console, table, wrap=True)
+                print_table(console, table)
         say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)

@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from flows.commands.lines import print_line
+from flows.commands.tables import print_table
 from tapir_core.judging.check import Group, JudgeCheck, PairResult
 from tapir_core.judging.check_trust import Trust
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.formats import NOTHING, count
+from tapir_core.reporting.tables import Table
 
 __all__ = ["CheckedJudge", "CheckedPanel", "print_check"]
 
@@ -74,8 +75,8 @@ def print_check(console: Console, found: CheckedPanel) -> None:
 
 def _print_judge(console: Console, found: CheckedJudge) -> None:
     check, cost = found.check, found.cost
-    console.print(_table("By kind of pair", check.kinds))
-    console.print(_table("By task type (pairs with a better answer)", check.task_types))
+    print_table(console, _table("By kind of pair", check.kinds))
+    print_table(console, _table("By task type (pairs with a better answer)", check.task_types))
     lines = [
         _order_line(check),
         f"hostile texts that moved it: {', '.join(check.moved) or 'none'}",
@@ -92,17 +93,14 @@ def _print_judge(console: Console, found: CheckedJudge) -> None:
 
 
 def _table(title: str, groups: Sequence[Group]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
-    for name in ("pairs", "right", "95 % interval", "ties", "unscored"):
-        table.add_column(name, justify="right", header_style="dim")
-    for group in groups:
-        right = group.right
-        share = NOTHING if right.value is None else f"{right.value:.0%}"
-        interval = NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
-        scored = count(right.n + group.unscored)
-        table.add_row(group.name, scored, share, interval, count(group.ties), count(group.unscored))
-    return table
+    return Table(title, ("", "pairs", "right", "95 % interval", "ties", "unscored"), tuple(map(_row, groups)))
+
+
+def _row(group: Group) -> tuple[str, ...]:
+    right = group.right
+    share = NOTHING if right.value is None else f"{right.value:.0%}"
+    interval = NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
+    return group.name, count(right.n + group.unscored), share, interval, count(group.ties), count(group.unscored)
 
 
 def _order_line(check: JudgeCheck) -> str:

@@ -29,10 +29,10 @@ def side_by_side(
 
 def print_side_by_side(console: Console, shown: "SideBySide", report: str) -> None:
     """The tables, and where the page is."""
-    from flows.commands.terminal import print_table
+    from flows.commands.tables import print_table
     from tapir_core.reporting.side_by_side import side_by_side_tables
 
     for table in (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired):
         if table.rows:
-            print_table(console, table, wrap=True)
+            print_table(console, table)
     print_line(console, f"report: {report}")

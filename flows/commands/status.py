@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from flows.commands.terminal import print_table
+from flows.commands.tables import print_table
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE, RUN_RECORD
@@ -64,7 +64,7 @@ def print_status(console: Console, ref: RunRef) -> None:
     if benchmarks := benchmark_states_tables(Look(run)):
         console.print()
     for benchmark in benchmarks:
-        print_table(console, benchmark, wrap=True)
+        print_table(console, benchmark)
 
 
 def _stages(run: RunFolder) -> list[tuple[StageAt, int | None]]:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from flows.commands.lines import print_line
+from flows.commands.tables import print_table
 from tapir_core.calls.upkeep import (
     AnswerGroup,
     Compacted,
@@ -19,6 +18,7 @@ from tapir_core.calls.upkeep import (
     Verified,
 )
 from tapir_core.reporting.formats import NOTHING, count, duration, percent
+from tapir_core.reporting.tables import Table
 from tapir_core.text import shorten
 
 __all__ = ["print_compacted", "print_doomed", "print_imported", "print_stats", "print_verified"]
@@ -39,7 +39,7 @@ def print_stats(console: Console, stats: StoreStats) -> None:
         first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
         statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
         print_line(console, f"{statuses}; stored from {_minute(first)} to {_minute(last)} UTC")
-        console.print(_groups(stats.groups))
+        print_table(console, _groups(stats.groups))
 
 
 def print_imported(console: Console, done: Imported) -> None:
@@ -50,26 +50,28 @@ def print_imported(console: Console, done: Imported) -> None:
         f"{count(done.different)} different, {count(done.damaged)} damaged",
     )
     if done.different:
-        table = _table("key", "role", "model", "the store has, and keeps", "the export has")
-        for each in done.listed:
-            texts = (shorten(text, TEXT_CHARACTERS) for text in (each.stored, each.offered))
-            _add(table, shorten(each.key, KEY_CHARACTERS), each.role, each.model, *texts)
-        console.print(table)
+        columns = ("key", "role", "model", "the store has, and keeps", "the export has")
+        rows = [
+            (shorten(each.key, KEY_CHARACTERS), each.role, each.model, *map(_short, (each.stored, each.offered)))
+            for each in done.listed
+        ]
+        print_table(console, Table("", columns, tuple(rows), text_columns=len(columns)))
 
 
 def print_doomed(console: Console, doomed: Sequence[DoomedRows], runs: Sequence[RunAtStake], size: StoreSize) -> None:
     """What would be removed, what asking again would cost, and which runs would."""
-    table = _table("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD", numbers=4)
+    rows = []
     for each in doomed:
-        numbers = (count(each.rows), _room(each.bytes), count(each.tokens), _usd(each.usd))
-        _add(table, each.role, each.model, shorten(each.identity, IDENTITY_CHARACTERS), each.run, *numbers)
+        figures = (count(each.rows), _room(each.bytes), count(each.tokens), _usd(each.usd))
+        rows.append((each.role, each.model, shorten(each.identity, IDENTITY_CHARACTERS), each.run, *figures))
     if doomed:
-        console.print(table)
-    rows, room = sum(each.rows for each in doomed), sum(each.bytes for each in doomed)
+        columns = ("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD")
+        print_table(console, Table("", columns, tuple(rows), text_columns=4))
+    total, room = sum(each.rows for each in doomed), sum(each.bytes for each in doomed)
     tokens, usd = sum(each.tokens for each in doomed), sum(each.usd for each in doomed)
     print_line(
         console,
-        f"{count(rows)} rows, {_room(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
+        f"{count(total)} rows, {_room(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
         f"{_usd(usd)} USD at the prices that were paid",
     )
     for run in runs:
@@ -104,24 +106,19 @@ def print_verified(console: Console, found: Verified) -> None:
     for fault in found.file_faults:
         print_line(console, f"the database says: {fault}")
     if found.places:
-        table = _table("fault", "rows", numbers=1)
-        for fault, rows in found.faults.most_common():
-            _add(table, fault, count(rows))
-        console.print(table)
-        table = _table("key", "role", "model", "run", "faults")
-        for row in found.damaged:
-            names = (shorten(name, TEXT_CHARACTERS) for name in (row.role, row.model, row.run))
-            _add(table, shorten(row.key, KEY_CHARACTERS), *names, ", ".join(row.faults))
-        console.print(table)
+        faults = tuple((fault, count(rows)) for fault, rows in found.faults.most_common())
+        print_table(console, Table("", ("fault", "rows"), faults))
+        damaged = tuple(
+            (shorten(row.key, KEY_CHARACTERS), *map(_short, (row.role, row.model, row.run)), ", ".join(row.faults))
+            for row in found.damaged
+        )
+        print_table(console, Table("", ("key", "role", "model", "run", "faults"), damaged, text_columns=5))
 
 
 def _groups(groups: Sequence[AnswerGroup]) -> Table:
-    table = _table(
-        "role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share", numbers=7
-    )
-    for group in groups:
-        _add(
-            table,
+    columns = ("role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share")
+    rows = tuple(
+        (
             group.role,
             group.model,
             shorten(group.identity, IDENTITY_CHARACTERS),
@@ -134,7 +131,9 @@ def _groups(groups: Sequence[AnswerGroup]) -> Table:
             count(group.reused),
             percent(group.reuse_share),
         )
-    return table
+        for group in groups
+    )
+    return Table("", columns, rows, text_columns=4)
 
 
 def _stake(run: RunAtStake) -> str:
@@ -146,22 +145,8 @@ def _stake(run: RunAtStake) -> str:
     return f"{asked}; whole, it asks again only for a stage that is redone"
 
 
-def _table(*columns: str, numbers: int = 0) -> Table:
-    """A table without lines whose last ``numbers`` columns are figures."""
-    table = Table(box=None, header_style="bold")
-    for place, name in enumerate(columns):
-        is_number = place >= len(columns) - numbers
-        table.add_column(
-            name,
-            justify="right" if is_number else "left",
-            overflow="fold",
-            no_wrap=is_number or name in {"role", "prompt", "key"},
-        )
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))
+def _short(text: str) -> str:
+    return shorten(text, TEXT_CHARACTERS)
 
 
 def _room(size: float) -> str:

@@ -14,9 +14,10 @@ from types import TracebackType
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table as RichTable
+from rich.table import Table
 from rich.text import Text
 
+from flows.commands.tables import print_table
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.accuracy_tables import accuracy_table
@@ -28,7 +29,7 @@ from tapir_core.reporting.sentences import (
     state_sentence,
     ui_sentence,
 )
-from tapir_core.reporting.tables import Table, rounds_table, seconds_table
+from tapir_core.reporting.tables import rounds_table, seconds_table
 from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
 from tasks.progress import StageProgress
@@ -38,7 +39,6 @@ __all__ = [
     "PlainLines",
     "Snapshot",
     "print_summary",
-    "print_table",
     "render_snapshot",
     "spend_line",
     "stage_line",
@@ -148,9 +148,9 @@ class LiveDisplay:
 
 def render_snapshot(snapshot: Snapshot) -> RenderableType:
     """The live part: a row for each stage at work, and the spend."""
-    table = RichTable(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name, place in _LIVE_COLUMNS:
-        table.add_column(name, justify=place, no_wrap=True)
+        table.add_column(name, justify=place, no_wrap=place == "right")
     at_work = [stage for stage in snapshot.stages if stage.ended is None]
     for stage in at_work:
         table.add_row(
@@ -189,24 +189,10 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
         if table.rows:
-            print_table(console, table, wrap=True)
+            print_table(console, table)
     said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
-
-
-def print_table(console: Console, table: Table, *, wrap: bool = False) -> None:
-    """A table of the report on a terminal; ``wrap`` breaks long cells instead of cutting them off."""
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    for place, name in enumerate(table.columns):
-        left = place < table.text_columns
-        shown.add_column(Text(name), justify="left" if left else "right", no_wrap=not wrap, header_style="dim")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
-    if table.note:
-        console.print(table.note, style="dim", highlight=False, markup=False)
-    console.print()
 
 
 def _lines_at_work(stage: StageProgress, told: _Told, spend: LiveSpend) -> list[str]:

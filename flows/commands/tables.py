@@ -1,0 +1,92 @@
+"""A table of the report on a terminal, however narrow: text is broken, a figure never is.
+
+What does not fit by words stands closer, then spans break after their dash; where even that is too wide, each row is a
+list of its cells.
+"""
+
+import re
+from typing import NamedTuple
+
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tapir_core.reporting.tables import Table
+
+__all__ = ["print_table"]
+
+_TEXT_CELLS = 12
+"""How narrow a column of text may become, in cells of the terminal."""
+_WORD = re.compile(r"\S+\s*")
+_END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
+"""An end of a span with its dash: `600 (590–`, `610)`."""
+
+
+class _Layout(NamedTuple):
+    gap: int
+    """Blanks between columns."""
+    widths: list[int]
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Title, table and note; columns of figures line up at the right."""
+    layout = _lay_out(table, console.width)
+    if layout is None:
+        _print_lists(console, table)
+    else:
+        _print_columns(console, table, layout)
+    if table.note:
+        console.print(table.note, style="dim", highlight=False, markup=False)
+    console.print()
+
+
+def _lay_out(table: Table, room: int) -> _Layout | None:
+    columns = [*zip(table.columns, *table.rows, strict=True)]
+    natural = [max(map(cell_len, cells)) for cells in columns]
+    for gap, pieces in ((2, _WORD), (1, _WORD), (1, _END)):
+        widths = [
+            min(natural[place], _TEXT_CELLS)
+            if place < table.text_columns
+            else max((cell_len(piece.strip()) for cell in cells for piece in pieces.findall(cell)), default=0)
+            for place, cells in enumerate(columns)
+        ]
+        spare = room - sum(widths) - gap * (len(widths) - 1)
+        if spare >= 0:
+            # Who lacks least is whole first, so that as few columns as can be are broken.
+            for place in sorted(range(len(widths)), key=lambda place: natural[place] - widths[place]):
+                more = min(spare, natural[place] - widths[place])
+                widths[place], spare = widths[place] + more, spare - more
+            return _Layout(gap, widths)
+    return None
+
+
+def _print_columns(console: Console, table: Table, layout: _Layout) -> None:
+    shown = RichTable(
+        title=Text(table.title) if table.title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, layout.gap, 0, 0),
+    )
+    for place, (name, width) in enumerate(zip(table.columns, layout.widths, strict=True)):
+        side: JustifyMethod = "left" if place < table.text_columns else "right"
+        shown.add_column(Text(name), justify=side, width=width, overflow="fold", header_style="dim")
+    for row in table.rows:
+        shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, layout.widths, strict=True)))
+    console.print(shown)
+
+
+def _broken(cell: str, width: int) -> str:
+    return " ".join(word if cell_len(word) <= width else word.replace("–", "–\n") for word in cell.split(" "))
+
+
+def _print_lists(console: Console, table: Table) -> None:
+    if table.title:
+        console.print(Text(table.title, style="bold"))
+    names = max(map(cell_len, table.columns))
+    for row in table.rows:
+        console.print(Text(row[0]), soft_wrap=True)
+        for name, cell in zip(table.columns[1:], row[1:], strict=True):
+            console.print(Text(f"  {name}{' ' * (names - cell_len(name))}  {cell}"), soft_wrap=True)
