@@ -4,8 +4,10 @@ A run folder belongs to one resolved configuration and its ingredients (prompt f
 The same again is a resume. What would change results is refused under the same name unless it is amended.
 """
 
+import difflib
 import json
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +24,10 @@ from tapir_core.stage_keys import own_digest, stage_key
 from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
 from tapir_core.storage import Storage, on_this_machine
 
-__all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "stages_to_redo"]
+__all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "runs_of", "stages_to_redo"]
+
+_LISTED = 10
+"""Runs of a root that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ class RunFolder:
         try:
             return self.storage.read_bytes(name)
         except (FileNotFoundError, NotADirectoryError) as exc:
-            raise ConfigError(f"there is no run {self.ref.name!r} in {self.ref.root!r}; see `tapir status`") from exc
+            raise ConfigError(_no_such_run(self.ref)) from exc
 
     def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
         there = set(self.storage.names(at.folder))
@@ -188,6 +193,14 @@ class RunFolder:
                 self.storage.remove(f"{at.folder}/{name}")
 
 
+def runs_of(root: str) -> Iterator[RunFolder]:
+    """Every run of a root, by name; none where the root is not there."""
+    storage = Storage(root)
+    for name in storage.names(""):
+        if storage.exists(f"{name}/{RUN_RECORD}"):
+            yield RunFolder(RunRef(root, name))
+
+
 def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = False) -> RunFolder:
     """Create the run's folder, or open it if it belongs to this configuration.
 
@@ -224,6 +237,24 @@ def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, 
             if manifest is not None:
                 redo.append(Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row))
     return redo
+
+
+def _no_such_run(ref: RunRef) -> str:
+    """Which run is not there, which ones are, and which of them may be meant."""
+    names = [run.ref.name for run in runs_of(ref.root)]
+    if not names:
+        return (
+            f"there is no run {ref.name!r} in {ref.root!r}, nor any other; name the right root with --root, or start a "
+            "run with `tapir run configs/quickstart.toml`"
+        )
+    near = difflib.get_close_matches(ref.name.lower(), {name.lower(): name for name in names}, n=3)
+    meant = [name for name in names if name.lower() in near]
+    question = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (
+        f"there is no run {ref.name!r} in {ref.root!r}.{question} It holds {', '.join(names[:_LISTED])}{more}; "
+        f"see `tapir status --root {ref.root}`"
+    )
 
 
 def _not_done(ref: RunRef, at: StageAt) -> str:

@@ -1,19 +1,63 @@
-"""`tapir status`: how far runs are, read from their folders alone."""
+"""`tapir status`: how far runs are, read from their folders, and what they paid, from their store."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 from rich.console import Console
-from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
+from flows.commands.lines import print_line
 from flows.commands.tables import print_table
-from tapir_core.data.dataset import DatasetRef
+from tapir_core.calls import AnswerStore
+from tapir_core.calls.store.address import store_url
+from tapir_core.calls.upkeep.opening import is_there
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.paths import BACKBONE, RUN_RECORD
+from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
+from tapir_core.reporting.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tapir_core.reporting.look import Look
-from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage
+from tapir_core.reporting.run_progress import RunProgress, read_progress
+from tapir_core.reporting.tables import Table
+from tapir_core.run_folder import RunFolder, RunRef, runs_of
 
 __all__ = ["print_runs", "print_status"]
+
+_RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
+_STAGES = ("round", "stage", "rows", "missing", "seconds")
+
+
+class _Stores:
+    """The stores of runs, each opened once; what is not there, or cannot be read, says so and ends nothing."""
+
+    def __init__(self) -> None:
+        self._opened: dict[str, AnswerStore | TapirError | None] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "_Stores":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def usd(self, run: RunFolder) -> float | None:
+        """What teacher and judge were paid for the run, over all its starts; nothing where there is no store.
+
+        Raises:
+            TapirError: the store cannot be read.
+        """
+        url = store_url(run.config)
+        if url not in self._opened:
+            try:
+                self._opened[url] = self._stack.enter_context(AnswerStore(url)) if is_there(url) else None
+            except TapirError as error:
+                self._opened[url] = error
+        store = self._opened[url]
+        if isinstance(store, TapirError):
+            raise store
+        try:
+            return None if store is None else sum(each.usd for each in store.spend_by_role(run.ref.name).values())
+        except SQLAlchemyError as error:
+            raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
 
 
 def print_runs(console: Console, root: str) -> None:
@@ -22,52 +66,85 @@ def print_runs(console: Console, root: str) -> None:
     Raises:
         ConfigError: there is none.
     """
-    storage = Storage(root)
-    names = [name for name in storage.names("") if storage.exists(f"{name}/{RUN_RECORD}")]
-    if not names:
+    runs = [*runs_of(root)]
+    if not runs:
         raise ConfigError(f"there is no run in {root!r}; start one with `tapir run configs/quickstart.toml`")
-    table = Table("run", "created", "stages", "next", box=None, header_style="bold")
-    for name in names:
-        run = RunFolder(RunRef(root, name))
-        try:
-            stages = _stages(run)
-        except (TapirError, ValueError, TypeError) as exc:
-            table.add_row(name, "", "", f"cannot be read: {str(exc).splitlines()[0]}")
-            continue
-        waiting = [at for at, rows in stages if rows is None]
-        done = f"{len(stages) - len(waiting)}/{len(stages)}"
-        table.add_row(name, run.record.created[:19], done, str(waiting[0]) if waiting else "done")
-    console.print(table)
+    with _Stores() as stores:
+        rows = tuple(_run_row(run, stores) for run in runs)
+    print_table(console, Table("", _RUNS, rows, text_columns=3, note=_NOTE))
 
 
 def print_status(console: Console, ref: RunRef) -> None:
-    """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds; its benchmarks."""
+    """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds.
+
+    Then its benchmarks, its score, what it paid and how long it may take.
+    """
     run = RunFolder(ref)
-    table = Table("round", "stage", "rows", "missing", "seconds", box=None, header_style="bold")
-    place = None
-    for at, rows in _stages(run):
-        manifest = run.manifest(at) if rows is not None else None
-        missing = sum(manifest.accepted_missing.values()) if manifest else 0
-        seconds = f"{manifest.counts.get('seconds', 0):.1f}" if manifest else ""
-        here = "" if at.round is None else "backbone" if at.round == BACKBONE else str(at.round)
-        table.add_row(
-            "" if here == place else here,
-            f"{at.name} {at.benchmark}" if at.benchmark else at.name,
-            "–" if rows is None else str(rows),
-            str(missing) if missing else "",
-            seconds,
-            style="dim" if rows is None else None,
-        )
-        place = here
-    console.print(f"run {ref.name} in {ref.root}, created {run.record.created[:19]}", highlight=False)
-    console.print(table)
-    if benchmarks := benchmark_states_tables(Look(run)):
-        console.print()
-    for benchmark in benchmarks:
+    print_line(console, f"run {ref.name} in {ref.root}, created {run.record.created[:19]}")
+    look = Look(run)
+    progress = read_progress(look)
+    print_table(console, Table("", _STAGES, tuple(_stage_rows(look, progress)), text_columns=2))
+    for benchmark in benchmark_states_tables(look):
         print_table(console, benchmark)
+    if progress.score is not None and progress.student is not None:
+        told = score_in_words(progress.score)
+        print_line(console, f"{student_name(progress.student)} on the held-out {progress.split} split: {told}")
+    print_line(console, _spent(run))
+    if progress.stopped:
+        print_line(console, f"stopped early: {progress.stopped}")
+    elif progress.next_stage is None:
+        print_line(console, "done")
+    else:
+        print_line(console, f"next: {progress.next_stage}; {_left_in_words(progress)}")
 
 
-def _stages(run: RunFolder) -> list[tuple[StageAt, int | None]]:
-    seen: dict[StageAt, DatasetRef | None] = {}
-    held = [(at, run.holds(at, seen)) for at in plan(run.config)]
-    return [(at, ref.rows if ref else None) for at, ref in held]
+def _stage_rows(look: Look, progress: RunProgress) -> Iterator[tuple[str, ...]]:
+    place = None
+    for at, rows in progress.stages.items():
+        manifest = look.manifest(at)
+        missing = sum(manifest.accepted_missing.values()) if manifest else 0
+        seconds = number(manifest.counts.get("seconds", 0.0), 1) if manifest else ""
+        here = "" if at.round is None else "backbone" if at.round == BACKBONE else str(at.round)
+        name = f"{at.name} {at.benchmark}" if at.benchmark else at.name
+        yield "" if here == place else here, name, count(rows), count(missing) if missing else "", seconds
+        place = here
+
+
+def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
+    try:
+        progress = read_progress(Look(run))
+    except (TapirError, ValueError, TypeError) as exc:
+        return run.ref.name, "", f"cannot be read: {str(exc).splitlines()[0]}", "", "", "", ""
+    try:
+        usd = number(stores.usd(run))
+    except TapirError:
+        usd = NOTHING
+    done = sum(rows is not None for rows in progress.stages.values())
+    scored = "" if progress.student is None else f"{student_name(progress.student)} {score(progress.score)}"
+    left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
+    following = "stopped early" if progress.stopped else str(progress.next_stage or "done")
+    return run.ref.name, run.record.created[:19], following, f"{done}/{len(progress.stages)}", scored, usd, left
+
+
+def _spent(run: RunFolder) -> str:
+    try:
+        with _Stores() as stores:
+            usd = stores.usd(run)
+    except TapirError as error:
+        return f"what it spent is not known: {error}"
+    cap = run.config.budget.usd
+    of = "" if cap is None else f" of at most {number(cap)}"
+    return f"{number(usd or 0.0)} USD spent{of} on teacher and judge, over all starts"
+
+
+def _left_in_words(progress: RunProgress) -> str:
+    if progress.seconds_left is None:
+        return "how long it takes is known once a round is done"
+    return f"about {minutes(progress.seconds_left)} of work left, by what its stages took so far and its estimate"
+
+
+_NOTE = (
+    "Accuracy is that of the last student that was scored, on the held-out test split where there is one, with its "
+    "95 % interval. USD of teacher and judge over all starts. Left is what the stages that are left take; those that "
+    "overlap count in full, and the stop rule may end a run sooner."
+)

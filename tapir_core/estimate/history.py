@@ -13,12 +13,10 @@ from tapir_core.calls import Role
 from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import KnownLength
-from tapir_core.paths import RUN_RECORD
 from tapir_core.prompts import Prompt
 from tapir_core.reporting.look import ONCE, ROUND, Look
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt
-from tapir_core.storage import Storage
 from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 if TYPE_CHECKING:
@@ -103,16 +101,13 @@ def past_seconds(config: RunConfig) -> dict[str, float]:
 
 def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
     """The latest runs of the root with the same teacher, judges and backbone."""
-    storage = Storage(config.run.root)
     runs = []
-    for name in storage.names(""):
-        if storage.exists(f"{name}/{RUN_RECORD}"):
-            run = RunFolder(RunRef(config.run.root, name))
-            try:
-                if _models(run.config) == _models(config):
-                    runs.append((run.record.created, name, run))
-            except (TapirError, ValueError, TypeError):
-                continue  # of another version, or damaged: `tapir status` says which
+    for run in runs_of(config.run.root):
+        try:
+            if _models(run.config) == _models(config):
+                runs.append((run.record.created, run.ref.name, run))
+        except (TapirError, ValueError, TypeError):
+            continue  # of another version, or damaged: `tapir status` says which
     yield from (run for _, _, run in sorted(runs, key=lambda each: each[:2], reverse=True)[:_RUNS])
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "gain",
     "interval",
     "items_in_words",
+    "minutes",
     "moment",
     "most",
     "number",
@@ -108,6 +109,12 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def minutes(seconds: float) -> str:
+    """57 min, 2 h 14 min: of a time that nobody knows to the second."""
+    whole = max(1, round(seconds / 60))
+    return f"{whole} min" if whole < 60 else f"{whole // 60} h {whole % 60:02d} min"
 
 
 def moment(iso: str) -> str:

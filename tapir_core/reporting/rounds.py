@@ -13,7 +13,7 @@ from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 
-__all__ = ["Pool", "benchmark_figures", "summarise_round"]
+__all__ = ["Pool", "benchmark_figures", "heldout_scores", "summarise_round"]
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
 _SHORTFALL = "shortfall: "
@@ -46,7 +46,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         expansion=_expansion(look, number),
         refinement=_refinement(look, number),
         mixture=_mixture(look, number, first),
-        scores=_scores(look, number),
+        scores=heldout_scores(look, number),
         benchmarks=benchmark_figures(look, number),
     )
 
@@ -126,7 +126,8 @@ def _shortfall(counts: Mapping[str, float]) -> dict[str, int]:
     return {name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)}
 
 
-def _scores(look: Look, number: int) -> pl.DataFrame | None:
+def heldout_scores(look: Look, number: int) -> pl.DataFrame | None:
+    """Held-out accuracies of a student by split and task type; nothing where it was not scored."""
     scores = look.rows(StageAt("evaluate", number))
     return None if scores is None else scores.filter(benchmark="heldout", metric="accuracy")
 

@@ -7,16 +7,17 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 import polars as pl
 
 from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
-from tapir_core.curriculum import RoundHistory, best_round, should_stop, split_usable
+from tapir_core.curriculum import RoundHistory, best_round, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.decontamination import summarise_decontamination
 from tapir_core.reporting.grading import measure_gain
 from tapir_core.reporting.look import ONCE, Look
 from tapir_core.reporting.rounds import Pool, benchmark_figures, summarise_round
+from tapir_core.reporting.run_progress import next_stage, stop_reason
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import StageAt
 from tapir_core.voices import judge_names
 
 __all__ = ["summarise"]
@@ -39,7 +40,7 @@ def summarise(run: RunFolder) -> RunSummary:
     history = [
         RoundHistory(each.number, _measured_seeds(each, config), _dev(each)) for each in rounds if each.number >= 0
     ]
-    stopped = _stopped(look, history)
+    stopped = stop_reason(look, history)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     roles = {"teacher": [config.teacher.endpoint], "judge": [*config.judge.endpoints.values()]}
     return RunSummary(
@@ -52,7 +53,7 @@ def summarise(run: RunFolder) -> RunSummary:
         judge=_judges(config.judge),
         standins=tuple(role for role, endpoints in roles.items() if all(map(_is_standin, endpoints))),
         planned_rounds=config.run.rounds,
-        next_stage=None if stopped else _next_stage(look),
+        next_stage=None if stopped else next_stage(look),
         stopped=stopped,
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
         unusable=unusable,
@@ -80,20 +81,6 @@ def _outputs(look: Look) -> dict[str, pl.DataFrame]:
     models = dict.fromkeys(model for each in look.run.config.evaluation.judged.values() for model in each.outputs)
     found = {model: benchmark_figures(look, model) for model in models}
     return {model: rows for model, rows in found.items() if rows is not None}
-
-
-def _next_stage(look: Look) -> StageAt | None:
-    return next((at for at in plan(look.run.config) if look.manifest(at) is None), None)
-
-
-def _stopped(look: Look, history: list[RoundHistory]) -> str | None:
-    """Why the stop rule ends the run in or after its last round; a run that did all its rounds was not stopped."""
-    following = _next_stage(look)
-    # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
-    if not history or following is None or following.benchmark is not None:
-        return None
-    ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
-    return should_stop(history, look.run.config.curriculum.stop) if ends_here else None
 
 
 def _measured_seeds(summary: RoundSummary, config: RunConfig) -> int | None:

@@ -4,7 +4,7 @@ Limits: the store says who asked first, not who used an answer later. A run that
 of its stages is redone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tapir_core.calls.types import Role
@@ -12,10 +12,8 @@ from tapir_core.calls.upkeep.prune import DoomedRows
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import TapirError
-from tapir_core.paths import RUN_RECORD
-from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage
 from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 __all__ = ["RunAtStake", "runs_at_stake"]
@@ -51,7 +49,7 @@ class RunAtStake:
 def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
     """The runs of ``root`` that asked for rows of ``doomed``, or would ask for such rows when they go on."""
     found = []
-    for run in _runs(root):
+    for run in runs_of(root):
         rows = sum(each.rows for each in doomed if each.run == run.ref.name)
         try:
             stages = _waiting(run, doomed)
@@ -61,13 +59,6 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
         if rows or stages:
             found.append(RunAtStake(run.ref.name, rows, tuple(stages)))
     return found
-
-
-def _runs(root: str) -> Iterator[RunFolder]:
-    storage = Storage(root)
-    for name in storage.names(""):
-        if storage.exists(f"{name}/{RUN_RECORD}"):
-            yield RunFolder(RunRef(root, name))
 
 
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:

@@ -1,0 +1,136 @@
+"""How far a run is, from its manifests and scores alone: cheap enough for every run of a root, also while it works."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from statistics import fmean
+
+from tapir_core.curriculum import RoundHistory, should_stop
+from tapir_core.data.dataset import Manifest
+from tapir_core.estimate.types import load_estimate
+from tapir_core.paths import BACKBONE, ESTIMATE
+from tapir_core.reporting.look import ROUND, Look
+from tapir_core.reporting.rounds import heldout_scores
+from tapir_core.reporting.types import RoundSummary, Score
+from tapir_core.stages import StageAt, plan
+
+__all__ = ["RunProgress", "next_stage", "read_progress", "stop_reason"]
+
+_QUICK = (
+    *("heldout", "questions", "contaminated", "pool", "difficulty", "select", "mix", "evaluate"),
+    *("benchmark_items", "benchmark_scores"),
+)
+"""Stages that ask nobody and train nothing: what they will take is not counted before the first of them was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """One look at a run."""
+
+    stages: dict[StageAt, int | None]
+    """Planned stage → rows that it holds; nothing where it is not done."""
+    next_stage: StageAt | None
+    """Nothing of a run that is done or stopped."""
+    stopped: str | None
+    """Why the stop rule ended it."""
+    student: int | None
+    """The last student that was scored."""
+    split: str
+    score: Score | None
+    """Its held-out accuracy, on the test split where there is one."""
+    seconds_left: float | None
+    """About; nothing where nobody can say, 0 of a run that is over."""
+
+
+def read_progress(look: Look) -> RunProgress:
+    """What `tapir status` says of a run."""
+    config = look.run.config
+    manifests = {at: look.manifest(at) for at in plan(config)}
+    history = [
+        RoundHistory(number, _measured_seeds(look, number), _dev(look, number))
+        for number in range(config.run.rounds + 1)
+        if look.summarise_stages(ROUND, number)
+    ]
+    stopped = stop_reason(look, history)
+    student, split, score = _last_score(look)
+    return RunProgress(
+        {at: None if manifest is None else manifest.rows for at, manifest in manifests.items()},
+        next_stage=None if stopped else next_stage(look),
+        stopped=stopped,
+        student=student,
+        split=split,
+        score=score,
+        seconds_left=0.0 if stopped else _seconds_left(look),
+    )
+
+
+def next_stage(look: Look) -> StageAt | None:
+    """The first planned stage that does not hold."""
+    return next((at for at in plan(look.run.config) if look.manifest(at) is None), None)
+
+
+def stop_reason(look: Look, history: list[RoundHistory]) -> str | None:
+    """Why the stop rule ends the run in or after its last round; a run that did all its rounds was not stopped."""
+    following = next_stage(look)
+    # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
+    if not history or following is None or following.benchmark is not None:
+        return None
+    ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
+    return should_stop(history, look.run.config.curriculum.stop) if ends_here else None
+
+
+def _measured_seeds(look: Look, number: int) -> int | None:
+    seeds = look.manifest(StageAt("select", number)) if number > 0 else None
+    return None if seeds is None or look.run.config.verdict_round(number) is None else seeds.rows
+
+
+def _dev(look: Look, number: int) -> float | None:
+    score = _score(look, number, "dev")
+    return None if score is None else score.value
+
+
+def _last_score(look: Look) -> tuple[int | None, str, Score | None]:
+    for number in range(look.run.config.run.rounds, BACKBONE - 1, -1):
+        for split in ("test", "dev"):
+            if (score := _score(look, number, split)) is not None:
+                return number, split, score
+    return None, "", None
+
+
+def _score(look: Look, number: int, split: str) -> Score | None:
+    return RoundSummary(number, scores=heldout_scores(look, number)).score(split)
+
+
+def _seconds_left(look: Look) -> float | None:
+    """What the stages that are left took before in this run, or else what the run's estimate says of them.
+
+    Stages that overlap count in full. Nothing where a stage of some length was never done and never estimated.
+    """
+    took: dict[str, list[float]] = defaultdict(list)
+    planned: dict[str, int] = defaultdict(int)
+    left = []
+    for at in plan(look.run.config):
+        planned[at.name] += 1
+        if (manifest := look.manifest(at)) is None:
+            left.append(at.name)
+        # What was taken over from another run took no time here.
+        elif seconds := _took(look, at, manifest):
+            took[at.name].append(seconds)
+    means = {name: fmean(seconds) for name, seconds in took.items()}
+    expected = dict.fromkeys(_QUICK, 0.0) | _estimated(look, planned) | means
+    return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
+
+
+def _took(look: Look, at: StageAt, manifest: Manifest) -> float:
+    if at.name == "expand":  # most of it lies in the waves
+        return sum(stage.seconds for stage in look.summarise_stages(("expand",), at.number))
+    return manifest.counts.get("seconds", 0.0)
+
+
+def _estimated(look: Look, planned: dict[str, int]) -> dict[str, float]:
+    """Stage → likely seconds of one of it, of what the run's kept estimate knows."""
+    storage = look.run.storage
+    if not storage.exists(ESTIMATE):
+        return {}
+    stages = load_estimate(storage.read_bytes(ESTIMATE)).stages
+    hours = {"answer_heldout" if each.name == "evaluate" else each.name: each.hours for each in stages}
+    return {name: 3600 * span.likely / planned[name] for name, span in hours.items() if span and planned.get(name)}
