@@ -123,7 +123,7 @@ def _run_row(run: RunFolder, stores: _Stores) -> tuple[str, ...]:
     scored = "" if progress.student is None else f"{student_name(progress.student)} {score(progress.score)}"
     left = NOTHING if progress.seconds_left is None else minutes(progress.seconds_left) if progress.next_stage else ""
     following = "stopped early" if progress.stopped else str(progress.next_stage or "done")
-    return run.ref.name, run.record.created[:19], following, f"{done}/{len(progress.stages)}", scored, usd, left
+    return run.ref.name, run.record.created[:10], following, f"{done}/{len(progress.stages)}", scored, usd, left
 
 
 def _spent(run: RunFolder) -> str:

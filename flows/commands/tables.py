@@ -53,8 +53,10 @@ def _lay_out(table: Table, room: int) -> _Layout | None:
         ]
         spare = room - sum(widths) - gap * (len(widths) - 1)
         if spare >= 0:
-            # Who lacks least is whole first, so that as few columns as can be are broken.
-            for place in sorted(range(len(widths)), key=lambda place: natural[place] - widths[place]):
+            # Text first, from the left, for it breaks within words; then the figures that lack least.
+            texts = [*range(table.text_columns)]
+            others = sorted(range(len(texts), len(widths)), key=lambda place: natural[place] - widths[place])
+            for place in (*texts, *others):
                 more = min(spare, natural[place] - widths[place])
                 widths[place], spare = widths[place] + more, spare - more
             return _Layout(gap, widths)
