@@ -181,7 +181,7 @@ def status(
     name: Annotated[str | None, typer.Argument(help="Name of a run; all runs when left out.")] = None,
     root: Root = "runs",
 ) -> None:
-    """Say how far a run is, from its folder; works at any time, also while it runs."""
+    """Say how far a run is, what it scores and what it paid; works at any time, also while it runs."""
     from flows.commands.status import print_runs, print_status
 
     if name is None:

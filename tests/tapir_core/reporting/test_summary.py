@@ -2,6 +2,8 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.look import Look
+from tapir_core.reporting.run_progress import read_progress
 from tapir_core.reporting.sentences import standin_sentence, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
@@ -135,10 +137,12 @@ def test_a_run_that_the_stop_rule_ended_is_done(tmp_path) -> None:
     config = make_config(tmp_path)
     stop = config.curriculum.stop.model_copy(update={"min_seeds": 1000})
     config = config.model_copy(update={"curriculum": config.curriculum.model_copy(update={"stop": stop})})
-    summary = summarise(build_run(tmp_path, until=StageAt("select", 1), config=config))
+    run = build_run(tmp_path, until=StageAt("select", 1), config=config)
+    summary, progress = summarise(run), read_progress(Look(run))
     assert summary.done
     assert summary.stopped is not None
     assert "min_seeds = 1000" in summary.stopped
+    assert (progress.stopped, progress.next_stage, progress.seconds_left) == (summary.stopped, None, 0.0)
     assert state_sentence(summary).startswith("Stopped early, 0 of 2 rounds trained: ")
 
 
