@@ -19,7 +19,7 @@ from tests.tapir_core.comparison.test_arms import lay, spec
 from tests.tapir_core.comparison.test_figures import outcome
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 OPENED = re.compile(r"^<!-- tapir compare\b.*$", re.MULTILINE)
 BLOCK = re.compile(
     r"^<!-- tapir compare (?P<spec>\S+) --results (?P<results>\S+) --show --markdown -->\n(?P<shown>.*?)^<!-- end -->$",

@@ -14,6 +14,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
 
 
+def page_id(page):
+    return str(page.relative_to(ROOT))
+
+
 def commands(group=None, prefix="tapir"):
     click = typer.main.get_command(app) if group is None else group
     for name, command in click.commands.items():
@@ -53,13 +57,28 @@ def test_every_make_target_has_a_word_of_help_and_the_readme_names_the_two_comma
     assert named - set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)) == set()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_link_of_a_page_leads_somewhere(page):
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-def test_every_page_of_the_docs_is_reached_from_the_readme():
-    readme = (ROOT / "README.md").read_text()
-    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+def test_every_page_of_the_docs_stands_in_the_index_that_the_readme_names():
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert [page for page in sorted(pages) if f"]({page})" not in index] == []
+    assert "](docs/README.md)" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_section_that_a_link_names_is_there(page):
+    for target, section in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text()):
+        linked = page.parent / target if target else page
+        headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+        assert section in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_changelog_is_a_list_of_what_the_version_does():
+    lines = (ROOT / "CHANGELOG.md").read_text().splitlines()
+    assert len([line for line in lines if line]) <= 20

@@ -1,0 +1,199 @@
+"""The README is short, its commands work as they stand there, and its figures come from what it names.
+
+Commands are the lines of ``sh`` blocks, and `tapir …` and `make …` in the text. Figures are numbers outside code and
+plots. A comment ``<!-- figures: SOURCE; … -->`` below a paragraph or picture, or above an output, names the commands or
+files of the repository that they come from.
+"""
+
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer
+
+from flows.cli import app
+from tapir_core.standin.families import FAMILIES
+from tapir_core.standin.running import StandinServer
+from tapir_core.standin.sampling import draw_problem
+from tasks.engines.tiny_student import tiny_student
+from tests.conftest import StandingServer
+from tests.harness.processes import REPOSITORY, tapir
+from tests.run_builder import build_run
+from tests.run_config import make_config
+from tests.students import needs_student_env
+
+README = (REPOSITORY / "README.md").read_text()
+MOST_WORDS = 900
+OUTPUT = re.compile(r"^ *```text\n(.*?)```$", re.MULTILINE | re.DOTALL)
+COMMANDS = [
+    line.strip() for block in re.findall(r"^ *```sh\n(.*?)^ *```$", README, re.M | re.S) for line in block.splitlines()
+]
+MENTIONED = re.findall(r"`((?:tapir|make) [^`]+)`", README)
+FIGURES = re.compile(r"<!-- figures: (.*?) -->", re.DOTALL)
+NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?")
+
+TAUGHT_ONLY = ("--until", "teach", "--set", "run.root=taught", "--set", f"student.engine.python={sys.executable}")
+"""Options that end `tapir run` before it needs an engine."""
+
+
+def sources(comment: str) -> list[str]:
+    return [" ".join(source.split()) for source in comment.split(";")]
+
+
+def figures(paragraph: str) -> list[str]:
+    """The numbers that a reader sees in a paragraph, inline code left out."""
+    seen = re.sub(r"<!--.*?-->|\]\([^)]*\)|`[^`]*`|^\d+\. ", " ", paragraph, flags=re.MULTILINE | re.DOTALL)
+    return NUMBER.findall(seen)
+
+
+def check_command(line: str) -> None:
+    """Fails unless a line is a target of the Makefile, or the real command line takes its words and options."""
+    program, *words = shlex.split(line)
+    if program == "make":
+        assert re.search(rf"^{re.escape(words[0])}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE), line
+    elif program == "tapir":
+        command = typer.main.get_command(app)
+        while hasattr(command, "resolve_command"):
+            _, command, words = command.resolve_command(typer.Context(command), words)
+        command.make_context(command.name, words)
+    else:
+        assert line in ("source .venv/bin/activate", "cp configs/local_endpoints.toml my_run.toml")
+
+
+def test_the_readme_has_at_most_900_words() -> None:
+    """All that is not a target of a link or picture counts: code, output, tables, alt texts, comments."""
+    assert len(re.sub(r"\]\([^)]*\)", "]", README).split()) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("line", [*COMMANDS, *MENTIONED])
+def test_a_command_is_one_that_make_or_the_command_line_takes(line: str) -> None:
+    check_command(line)
+
+
+def test_no_command_stands_in_a_block_that_is_not_checked() -> None:
+    assert set(re.findall(r"^ *```(.+)$", README, re.MULTILINE)) == {"sh", "text"}
+    assert re.findall(r"^ {4}\S.*", OUTPUT.sub("", README), re.MULTILINE) == []
+    assert {"make quickstart", "make setup"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("make quickstarts", "quickstarts"),
+        ("tapir exports quickstart", "exports"),
+        ("tapir ask quickstart", "text"),
+        ("tapir doctor --file my_run.toml", "--file"),
+        ("tapir export quickstart --round", "--round"),
+    ],
+)
+def test_a_command_that_is_none_is_noticed(wrong: str, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        check_command(wrong)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands are given in: a clone after the quickstart and after a run on instructions of one's own."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("configs", "benchmarks", ".venv-vllm"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    problems = [
+        draw_problem(family, 2, "pool", random.Random(seed)) for family in FAMILIES.values() for seed in range(5)
+    ]
+    rows = [{"instruction": problem.instruction} for problem in problems]
+    (folder / "my_instructions.json").write_text(json.dumps(rows))
+    student = tiny_student(folder / "tiny")
+    build_run("", config=make_config(folder / "runs", run={"name": "quickstart"}), student=student)
+    no_score = {"pool": {"type": "standin", "rows": 240}, "heldout": None}
+    build_run("", config=make_config(folder / "runs", run={"name": "local"}, data=no_score), student=student)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own_data(folder: Path) -> Iterator[None]:
+    """Step 2 of *Your own data*: the copy is edited as the README says."""
+    text = (REPOSITORY / "configs/local_endpoints.toml").read_text()
+    with StandinServer() as standin:
+        text = text.replace("http://127.0.0.1:8041/v1", standin.base_url)
+        text = text.replace("data/instructions.json", "my_instructions.json").replace(
+            "embedded:smollm2-135m-instruct", "tiny"
+        )
+        (folder / "my_run.toml").write_text(re.sub(r"^\[data\.heldout\]\n(.+\n)+", "", text, flags=re.MULTILINE))
+        yield
+
+
+def run(line: str, folder: Path, *more: str, api: str = "") -> str:
+    """What a command prints, given in ``folder`` as it stands in the README; fails unless it ends with code 0."""
+    done = subprocess.run(
+        [*tapir(*shlex.split(line)[1:]), *more],
+        cwd=folder,
+        env={**os.environ, "PREFECT_API_URL": api},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith(("tapir export", "tapir estimate"))])
+def test_a_command_runs_as_it_stands(line: str, folder: Path, own_data: None) -> None:
+    assert run(line, folder)
+
+
+@needs_student_env
+def test_the_doctor_names_no_fault_for_instructions_of_ones_own(folder: Path, own_data: None) -> None:
+    assert "faults 0" in run("tapir doctor my_run.toml", folder)
+
+
+def test_instructions_of_ones_own_are_labelled_and_taught(
+    folder: Path, own_data: None, standing_prefect: StandingServer
+) -> None:
+    [line] = [line for line in COMMANDS if line.startswith("tapir run")]
+    run(line, folder, *TAUGHT_ONLY, api=standing_prefect.api)
+    assert sorted(path.name for path in (folder / "taught/local").glob("*er*")) == ["teacher"]
+
+
+@cache
+def text_of(source: str, folder: Path) -> str:
+    """What a source says: a file, the output of a quick command, or the README's own output of a slow one."""
+    if source.startswith("tapir "):
+        return run(source, folder)
+    if source.startswith("make "):
+        check_command(source)
+        return "\n".join(OUTPUT.findall(README))
+    return (REPOSITORY / source).read_text()
+
+
+def says(text: str, figure: str) -> bool:
+    """Whether a text has a number that is the figure, or that has more decimals and rounds to it."""
+    numbers = set(re.findall(r"\d+(?:\.\d+)?", text))
+    decimals = len(figure.partition(".")[2])
+    return figure in numbers or (decimals > 0 and figure in {f"{float(number):.{decimals}f}" for number in numbers})
+
+
+@pytest.mark.parametrize(
+    "paragraph", [part for part in OUTPUT.sub("", README).split("\n\n") if figures(part)], ids=lambda part: part[:40]
+)
+def test_every_number_of_a_paragraph_stands_in_what_it_names(paragraph: str, folder: Path) -> None:
+    named = FIGURES.search(paragraph)
+    assert named, f"{figures(paragraph)} have no source"
+    text = "\n".join(text_of(source, folder) for source in sources(named[1]))
+    assert [figure for figure in figures(paragraph) if not says(text, figure)] == []
+
+
+def test_every_output_and_plot_names_the_command_that_makes_it() -> None:
+    outputs = re.findall(r"<!-- figures: (.*?) -->\n```text", README)
+    plots = re.findall(r"\.png\)\n<!-- figures: (.*?) -->", README)
+    assert len(outputs) == len(re.findall("```text", README)) > 0
+    assert len(plots) == len(re.findall(r"\.png\)", README)) > 0
+    for source in [*outputs, *plots]:
+        check_command(source)
