@@ -174,7 +174,7 @@ def text_of(source: str, folder: Path) -> str:
 
 
 def says(text: str, figure: str) -> bool:
-    """Whether a text has a number that is the figure, or that has more decimals and rounds to it, wherever it stands."""
+    """Whether a text has, in any place, a number that is the figure, or one with more decimals that rounds to it."""
     numbers = set(re.findall(r"\d+(?:\.\d+)?", text))
     decimals = len(figure.partition(".")[2])
     return figure in numbers or (decimals > 0 and figure in {f"{float(number):.{decimals}f}" for number in numbers})
