@@ -48,6 +48,11 @@ class RunRecord:
     ingredients: dict[str, str]
     """Name → digest of every file and folder that goes into a stage beside the configuration."""
 
+    @property
+    def made_at(self) -> datetime:
+        """`created` as the call store keeps times: UTC, without zone."""
+        return datetime.fromisoformat(self.created).astimezone(UTC).replace(tzinfo=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Redo:

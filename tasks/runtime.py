@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -263,8 +262,8 @@ class Runtime:
 
 def open_store(run: RunFolder) -> AnswerStore:
     """The store of a run's answers; what an earlier version booked by the run's name is the run's own from now on."""
-    store, made = AnswerStore(store_url(run.config)), datetime.fromisoformat(run.record.created)
-    store.adopt_spending(run.ref.name, run.record.id, since=made.astimezone(UTC).replace(tzinfo=None))
+    store = AnswerStore(store_url(run.config))
+    store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
     return store
 
 

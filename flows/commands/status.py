@@ -54,8 +54,11 @@ class _Stores:
         store = self._opened[url]
         if isinstance(store, TapirError):
             raise store
+        if store is None:
+            return None
         try:
-            return None if store is None else sum(each.usd for each in store.spend_by_role(run.ref.name).values())
+            store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
+            return sum(each.usd for each in store.spend_by_role(run.record.id).values())
         except SQLAlchemyError as error:
             raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
 
