@@ -85,7 +85,9 @@ def run(
         str | None,
         typer.Option(metavar="STAGE", help="Go no further than this stage: judge (of round 1), judge@2, train@0."),
     ] = None,
-    amend: Annotated[bool, typer.Option(help="Redo what a changed file or setting changes; keep the rest.")] = False,
+    amend: Annotated[
+        bool, typer.Option(help="Redo what a changed file, setting or version of tapir changes; keep the rest.")
+    ] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
     from flows.commands.server import connect_prefect

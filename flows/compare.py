@@ -7,7 +7,7 @@ starts.
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -103,15 +103,17 @@ def run_comparison(
 
     Raises:
         ConfigError: a result there is of another configuration, or runs are left to do and other versions of the stages
-            made it.
+            made a result or a finished run.
     """
     finished = find_finished(plan)
     outcomes = results.read() if results else []
     brought = [plan.run(each.arm.name, each.run_seed) for each in outcomes]
     wanted = [each for each in chosen if each not in brought]
     left = [each for each in _with_needed(plan, wanted) if each not in finished]
-    if results and left:
-        _check_goes_on([each for each, run in zip(outcomes, brought, strict=True) if run not in finished], results)
+    if left:
+        elsewhere = [each for each, run in zip(outcomes, brought, strict=True) if run not in finished]
+        here = {f"run {each.ref.name}": RunFolder(each.ref).stage_versions for each in finished}
+        _check_goes_on(_stages_of(results, elsewhere) | here)
     took = _took(finished)
     failed: list[Failed] = []
     ended = len({each.ref.name for each in (*finished, *brought)})
@@ -163,18 +165,21 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
         keep: put what runs finished here came to into that folder, once all are known to fit.
 
     Raises:
-        ConfigError: a result there is of another configuration, was matched to another run of the reference, or other
-            versions of the stages made it; the folder is as it was.
+        ConfigError: a result there is of another configuration or was matched to another run of the reference, or
+            other versions of the stages made one run than another; the folder is as it was.
     """
     made = [_read(plan, each) for each in find_finished(plan)]
     outcomes = list(made)
+    stages = {f"run {each.run}": each.stages for each in made}
     if results:
         here = {each.run for each in made}
         brought = [each for each in results.read() if each.run not in here]
         outcomes += brought
         _check_matched(plan, brought, outcomes, results)
-        _check_versions(outcomes, results)
-        for each in made if keep else ():
+        stages |= _stages_of(results, brought)
+    _check_versions(stages)
+    if results and keep:
+        for each in made:
             results.write(each)
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
@@ -211,30 +216,38 @@ def _fits(plan: ComparisonPlan, made: ArmOutcome, outcomes: Sequence[ArmOutcome]
     return all(is_matched(made.arm, made.trainings, each.trainings) for each in references)
 
 
-def _check_goes_on(brought: Sequence[ArmOutcome], results: ResultsFolder) -> None:
-    """Refuse to add runs to those of another code before the first starts: at the end they could not be compared."""
-    for each in brought:
-        for stage, version in each.stages.items():
+def _check_goes_on(made: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuse to add runs to those of another code before the first starts: at the end they could not be compared.
+
+    ``made`` is run, or file of its result → stage → version.
+    """
+    for name, stages in made.items():
+        for stage, version in stages.items():
             if version != (now := _now(stage)):
                 raise ConfigError(
-                    f"{results.path / each.run}.json: version {version} of stage {stage} made it, and what is run now "
-                    f"would be of version {now}; remove the file to run it again, give another folder, or go on with "
+                    f"{name}: version {version} of stage {stage} made it, and what is run now would be of version "
+                    f"{now}; remove it to run it again, give another folder of results or another root, or go on with "
                     "the version of tapir that made it"
                 )
 
 
-def _check_versions(outcomes: Sequence[ArmOutcome], results: ResultsFolder) -> None:
+def _check_versions(made: Mapping[str, Mapping[str, int]]) -> None:
     """Refuse to set runs against each other that another code made: stages whose rows changed between them."""
     runs: dict[tuple[str, int], str] = {}
-    for each in outcomes:
-        for stage, version in each.stages.items():
-            runs.setdefault((stage, version), each.run)
+    for name, stages in made.items():
+        for each in stages.items():
+            runs.setdefault(each, name)
     for (stage, version), run in runs.items():
         if other := next((name for (same, found), name in runs.items() if same == stage and found > version), None):
             raise ConfigError(
-                f"{results.path / run}.json: version {version} of stage {stage} made it, and a later one {other}; "
-                "remove the file to run it again, or compare them with the version of tapir that made it"
+                f"{run}: version {version} of stage {stage} made it, and a later one {other}; remove it to run it "
+                "again, or compare them with the version of tapir that made it"
             )
+
+
+def _stages_of(results: ResultsFolder | None, brought: Sequence[ArmOutcome]) -> dict[str, Mapping[str, int]]:
+    """File of a result → stage → version of the code that made it."""
+    return {f"{results.path / each.run}.json": each.stages for each in brought} if results else {}
 
 
 def _now(stage: str) -> int | None:

@@ -80,18 +80,20 @@ def check_settings(settings: RunConfig, *, source: str) -> None:
 
 
 @contextmanager
-def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[RunFolder]:
+def hold_run(config: RunConfig, *, say: Say, amend: bool = False, any_version: bool = False) -> Iterator[RunFolder]:
     """Hold the run's lease and open its folder for the block; what the run started in this process ends with it.
+
+    ``amend`` and ``any_version`` are as in `open_run`.
 
     Raises:
         RunBusy: another process drives the run.
-        RunChanged: the folder belongs to another configuration, and `amend` is not set.
+        RunChanged: finished stages would be made otherwise now, and `amend` is not set.
     """
     # A root that cannot be reached is said before a backbone is converted or fetched.
     Storage(config.run.root).exists("")
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
-        run = open_run(config, gather_ingredients(config, say=say), amend=amend)
+        run = open_run(config, gather_ingredients(config, say=say), amend=amend, any_version=any_version)
         try:
             current(run).lease = lease
             yield run
@@ -101,14 +103,15 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False) -> Iterator[Ru
 
 
 @contextmanager
-def hold_known_run(ref: RunRef, *, say: Say) -> Iterator[RunFolder]:
-    """Hold and open a run by its own configuration, wherever its folder lies now.
+def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Iterator[RunFolder]:
+    """Hold and open a run by its own configuration, wherever its folder lies now; ``any_version`` as in `open_run`.
 
     Raises:
         ConfigError: there is no such run.
         RunBusy: another process drives the run.
+        RunChanged: finished stages would be made otherwise now.
     """
-    with hold_run(RunFolder(ref).config, say=say) as run:
+    with hold_run(RunFolder(ref).config, say=say, any_version=any_version) as run:
         yield run
 
 

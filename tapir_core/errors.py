@@ -58,7 +58,7 @@ class ConfigError(TapirError):
 
 
 class RunChanged(ConfigError):
-    """Raised when a run folder belongs to another configuration or other prompt files."""
+    """Raised when a run folder belongs to another configuration, other prompt files or another version of tapir."""
 
 
 class MissingPrerequisite(TapirError):

@@ -1,7 +1,9 @@
 """One run on disk: its record, its configuration, and which of its stages hold.
 
 A run folder belongs to one resolved configuration and its ingredients (prompt files, input files, the backbone).
-The same again is a resume. What would change results is refused under the same name unless it is amended.
+The same again is a resume. What would change results is refused under the same name unless it is amended: another
+configuration, another ingredient, and a version of tapir that makes a finished stage otherwise. What such a version
+finds still holds, as the version that made it stands in its manifest: it can be read, exported and evaluated.
 """
 
 import difflib
@@ -19,8 +21,8 @@ from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
-from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part
-from tapir_core.stage_keys import own_digest, stage_key
+from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
+from tapir_core.stage_keys import settings_of, stage_key
 from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
 from tapir_core.storage import Storage, on_this_machine
 
@@ -56,11 +58,18 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Redo:
-    """A stage that a changed configuration would redo."""
+    """A finished stage that would be done again."""
 
     at: StageAt
     rows: int
     calls: int
+    version: int
+    """Of the stage's code that made it."""
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether this version of tapir makes it otherwise."""
+        return self.version != STAGES[self.at.name].version
 
 
 class RunFolder:
@@ -102,24 +111,47 @@ class RunFolder:
         """Rounds whose student's checkpoint holds, in order; 0 is S_0."""
         return [number for number in range(self.config.run.rounds + 1) if self.holds(StageAt("train", number))]
 
-    def key(
-        self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None, *, made_by: str | None = None
-    ) -> str | None:
-        """The key that the stage's manifest must have; nothing while an input does not hold.
+    @property
+    def stage_versions(self) -> dict[str, int]:
+        """Stage → version of the code that made its rows, the oldest of them; of all that the run plans and has."""
+        found: dict[str, int] = {}
+        for at in plan(self.config):
+            if (manifest := self.manifest(at)) is not None:
+                found[at.name] = min(manifest.version, found.get(at.name, manifest.version))
+        return found
 
-        ``made_by`` is the id of another run: the key that its manifest of the very same stage has.
+    def key(
+        self,
+        at: StageAt,
+        seen: dict[StageAt, DatasetRef | None] | None = None,
+        *,
+        made_by: str | None = None,
+        version: int | None = None,
+    ) -> str | None:
+        """The key that the stage's manifest has if it is made now; nothing while an input does not hold.
+
+        ``made_by`` is the id of another run: the key that its manifest of the very same stage has. ``version`` is
+        another one of the stage's code.
         """
         seen = {} if seen is None else seen
         inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
-        return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests)
+        return stage_key(
+            at,
+            self.config,
+            self.record.ingredients,
+            run_id=made_by or self.record.id,
+            version=version or STAGES[at.name].version,
+            inputs=digests,
+        )
 
     def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
-        What an earlier configuration made and today's does not plan holds nothing.
+        Whichever version of the stage's code made it. What an earlier configuration made and today's does not plan
+        holds nothing.
 
         ``seen`` keeps what was found of other stages during one look at the run, which never outlives the look.
         """
@@ -130,7 +162,8 @@ class RunFolder:
             whole = (
                 manifest is not None
                 and planned
-                and manifest.key == self.key(at, seen)
+                and manifest.key == self.key(at, seen, version=manifest.version)
+                and self._goes_on(at, manifest)
                 and self._parts_exist(at, manifest)
             )
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
@@ -145,6 +178,11 @@ class RunFolder:
             return self.storage.read_bytes(name)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise ConfigError(_no_such_run(self.ref)) from exc
+
+    def _goes_on(self, at: StageAt, manifest: Manifest) -> bool:
+        """Whether an expansion may go on from this step of it: all steps of one expansion are of one version."""
+        current = manifest.version == STAGES[at.name].version
+        return current or at.wave is None or self.manifest(StageAt("expand", at.round)) is not None
 
     def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
         there = set(self.storage.names(at.folder))
@@ -183,6 +221,7 @@ class RunFolder:
             self.storage,
             at.folder,
             stage=at.name,
+            version=STAGES[at.name].version,
             key=key,
             columns=STAGES[at.name].columns,
             parts=parts,
@@ -206,11 +245,19 @@ def runs_of(root: str) -> Iterator[RunFolder]:
             yield RunFolder(RunRef(root, name))
 
 
-def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = False) -> RunFolder:
+def open_run(
+    config: RunConfig, ingredients: dict[str, str], *, amend: bool = False, any_version: bool = False
+) -> RunFolder:
     """Create the run's folder, or open it if it belongs to this configuration.
 
+    Args:
+        config: what the run is to be.
+        ingredients: name → digest of what goes into it beside.
+        amend: redo what is not as it would be made now; keep the rest.
+        any_version: leave finished stages as they are, whichever version of tapir made them.
+
     Raises:
-        RunChanged: it belongs to another one, and `amend` is not set.
+        RunChanged: finished stages would be made otherwise now, and `amend` is not set.
         ConfigError: the folder cannot be written.
     """
     folder = RunFolder(RunRef(config.run.root, config.run.name))
@@ -218,15 +265,25 @@ def open_run(config: RunConfig, ingredients: dict[str, str], *, amend: bool = Fa
         record = RunRecord(uuid.uuid4().hex, config.run.name, datetime.now(UTC).isoformat("T", "seconds"), ingredients)
         _write_record(folder, record, config)
         return RunFolder(folder.ref)
-    redo = stages_to_redo(folder, config, ingredients)
+    redo = stages_to_redo(folder, config, ingredients, any_version=any_version)
     if redo and not amend:
-        raise RunChanged(_refusal(folder, redo, ingredients))
+        same_settings = not stages_to_redo(folder, config, ingredients, any_version=True)
+        raise RunChanged(_refusal(folder, redo, ingredients, same_settings=same_settings))
+    for each in redo:
+        # Its key holds by the version that made it, whatever is asked for now.
+        if each.is_outdated:
+            folder.storage.remove(manifest_file(each.at.folder))
     _write_record(folder, RunRecord(**{**asdict(folder.record), "ingredients": ingredients}), config)
     return RunFolder(folder.ref)
 
 
-def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, str]) -> list[Redo]:
-    """Stages already done that the new configuration would redo: those it changes, and all that read them."""
+def stages_to_redo(
+    folder: RunFolder, config: RunConfig, ingredients: dict[str, str], *, any_version: bool = False
+) -> list[Redo]:
+    """Finished stages that are not as they would be made now, and all that read them.
+
+    Another setting or ingredient goes into them, or, unless ``any_version``, another version of tapir made them.
+    """
     old, old_ingredients = folder.config, folder.record.ingredients
     stale: set[StageAt] = set()
     redo = []
@@ -234,14 +291,19 @@ def stages_to_redo(folder: RunFolder, config: RunConfig, ingredients: dict[str, 
     for at in (*plan(config), *asked_apart(config)):
         if at not in known:
             continue
+        manifest = folder.manifest(at)
+        found = _redo(at, manifest) if manifest else None
         inputs = STAGES[at.name].inputs(config, at)
-        changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
-        if changed or inputs != STAGES[at.name].inputs(old, at) or stale.intersection(inputs):
+        changed = settings_of(at, old, old_ingredients) != settings_of(at, config, ingredients)
+        outdated = found is not None and found.is_outdated and not any_version
+        if changed or outdated or inputs != STAGES[at.name].inputs(old, at) or stale.intersection(inputs):
             stale.add(at)
-            manifest = folder.manifest(at)
-            if manifest is not None:
-                redo.append(Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row))
+            redo += [found] if found else []
     return redo
+
+
+def _redo(at: StageAt, manifest: Manifest) -> Redo:
+    return Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row, manifest.version)
 
 
 def _no_such_run(ref: RunRef) -> str:
@@ -282,19 +344,54 @@ def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> No
     folder.storage.write_bytes(RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
 
 
-def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str]) -> str:
+def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *, same_settings: bool) -> str:
+    """Why a run is not opened, what going on would cost, and the ways out; ``same_settings``: versions differ alone."""
+    why, ways = [], []
+    if outdated := {each.at.name: each.version for each in redo if each.is_outdated}:
+        why.append(_other_versions(folder.ref, outdated))
+        ways.append("go on with the version of tapir that made it")
+    if not same_settings:
+        changed, restore = _other_settings(folder, ingredients)
+        why.append(changed)
+        ways.append(restore)
+    stages = "\n".join(f"    {each.at}: {_cost(each)}" for each in redo)
+    trainings = sum(each.at.name == _TRAINING for each in redo)
+    return (
+        "\n".join(why) + f"\n  Going on would redo:\n{stages}\n"
+        f"  In all up to {sum(each.calls for each in redo)} calls and {trainings} "
+        f"training{'' if trainings == 1 else 's'}.\n"
+        f"  Ways out: {'; '.join(ways)}; or give the run a new name with --name (answers in the store are re-used); or "
+        "add --amend to `tapir run`, which keeps what still holds and redoes the list above."
+    )
+
+
+def _other_versions(ref: RunRef, outdated: dict[str, int]) -> str:
+    now = {name: STAGES[name].version for name in outdated}
+    age = "an older" if all(made < now[name] for name, made in outdated.items()) else "another"
+    stages = ", ".join(f"{name} (version {made}, here {now[name]})" for name, made in outdated.items())
+    return (
+        f"run {ref.name!r} in {ref.root!r} was made by {age} version of tapir; this one makes these stages otherwise: "
+        f"{stages}."
+    )
+
+
+def _other_settings(folder: RunFolder, ingredients: dict[str, str]) -> tuple[str, str]:
+    """What changed, and how to change it back."""
     ref, before = folder.ref, folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
-    changed = f"  Other than before: {', '.join(other)}\n" if other else ""
     of_address = kept_files(folder.config, {name: before[name] for name in other})
     kept = f" (what an address held is kept: {', '.join(f'{ref.root}/{each}' for each in of_address)})"
-    stages = "\n".join(
-        f"    {each.at}: {each.rows} rows" + (f", up to {each.calls} calls" if each.calls else "") for each in redo
-    )
     return (
-        f"run {ref.name!r} in {ref.root!r} was made with another configuration, prompt file or input file.\n"
-        f"{changed}  Going on would redo:\n{stages}\n"
-        f"  Ways out: restore the old files and settings{kept if of_address else ''}; or give the run a new name with "
-        f"--name (answers in the store are re-used); or add --amend, which keeps what still holds and redoes "
-        f"the list above."
+        f"run {ref.name!r} in {ref.root!r} was made with another configuration, prompt file or input file."
+        + (f"\n  Other than before: {', '.join(other)}" if other else ""),
+        f"restore the old files and settings{kept if of_address else ''}",
     )
+
+
+def _cost(redo: Redo) -> str:
+    if redo.at.name == _TRAINING:
+        return "a training"
+    return f"{redo.rows} rows" + (f", up to {redo.calls} calls" if redo.calls else "")
+
+
+_TRAINING = "train"

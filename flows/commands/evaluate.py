@@ -102,7 +102,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
     from tapir_core.reporting.summary import summarise
 
-    with hold_known_run(run_ref(name, root), say=say) as run:
+    with hold_known_run(run_ref(name, root), say=say, any_version=True) as run:
         benchmarks = find_benchmarks(run, benchmark)
         compared = find_students(run, which, benchmarks)
         if unscored_students(run, compared, benchmarks, also_terminal=also_terminal):

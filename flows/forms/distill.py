@@ -48,7 +48,8 @@ def distill_from_form(
         budget_usd: The run stops cleanly at this sum and goes on once it is raised. Every price must be known. 0: the
             preset's, or no cap.
         until: Go no further than this stage: `judge` (of round 1), `judge@2`, `train@0`. Empty: to the end.
-        amend: Redo what a changed file or setting changes, and keep the rest. Off: such a change is refused.
+        amend: Redo what a changed file, setting or version of tapir changes, and keep the rest. Off: such a change is
+            refused.
         overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
             fields above.
     """

@@ -21,7 +21,6 @@ from tapir_core.paths import BACKBONE, training_file
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
-from tapir_core.stage_keys import stage_versions
 from tapir_core.stages import StageAt
 
 __all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
@@ -145,7 +144,7 @@ def read_outcome(
         paid_requests=sum(each.requests for role, each in paid.items() if role not in _UNPAID),
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
-        stages=stage_versions(run.config),
+        stages=run.stage_versions,
     )
 
 

@@ -16,7 +16,7 @@ from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinPool
-from tapir_core.config.load import load_resolved
+from tapir_core.config.load import load_resolved, resolved_table
 from tapir_core.errors import ConfigError
 from tapir_core.stage_keys import settings_of, used_files
 from tapir_core.stages import STAGES, plan
@@ -103,7 +103,7 @@ def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
 
 
 def _fields(config: RunConfig) -> dict[str, Any]:
-    fields = config.model_dump(mode="json")
+    fields = resolved_table(config)
     del fields["run"]["root"]
     return fields
 

@@ -1,13 +1,14 @@
 """From a TOML file and `--set` to a `RunConfig`, and from a `RunConfig` to its resolved JSON and back.
 
-Every problem of a file is reported at once. What needs a look at the disk or the environment is in `checks.py`.
+Every problem of a file is reported at once. What needs a look at the disk or the environment is in `checks.py`. What an
+earlier version of tapir resolved is translated on reading, so that its runs stay readable.
 Include files and variables are not supported: a configuration is one file.
 """
 
 import datetime
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,23 @@ from tapir_core.config.run import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 
-__all__ = ["load_config", "load_resolved", "read_toml", "replace_values", "resolved_json"]
+__all__ = [
+    "TRANSLATIONS",
+    "load_config",
+    "load_resolved",
+    "read_toml",
+    "replace_values",
+    "resolved_json",
+    "resolved_table",
+]
 
 Table = dict[str, Any]
+
+TRANSLATIONS: list[Callable[[Table], None]] = []
+"""Each makes a resolved configuration of version 1, 2, … one of the next version, in place.
+
+Whoever renames or removes a field appends what moves or drops it. It bears tables that lack the field.
+"""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | None = None) -> RunConfig:
@@ -59,22 +74,34 @@ def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str =
 
 def resolved_json(config: RunConfig) -> str:
     """The configuration with every default written out; equal configurations give equal text. Holds no secret."""
-    return json.dumps(config.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(resolved_table(config), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def resolved_table(config: RunConfig) -> Table:
+    """What `resolved_json` writes, with its version."""
+    # Figures name the digest of the text: until a field is renamed there is no version in it, as there was none.
+    return config.model_dump(mode="json") | ({"version": _newest()} if TRANSLATIONS else {})
 
 
 def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> RunConfig:
-    """Read what `resolved_json` wrote.
+    """Read what `resolved_json` wrote, now or in an earlier version of tapir.
 
     Raises:
-        ConfigError: it is no JSON, or another version of the configuration.
+        ConfigError: it is no JSON, or a later version of tapir wrote it.
     """
     try:
         table = json.loads(content)
     except ValueError as exc:
         raise ConfigError(f"{source} is no JSON ({exc}); it was edited or damaged") from exc
+    version = table.pop("version", 1) if isinstance(table, dict) else 1
+    for translate in TRANSLATIONS[version - 1 :]:
+        translate(table)
     config, problems = _validate(table)
-    if config is None:
-        raise ConfigError(problems, source=source)
+    if version > _newest():
+        problems.append(f"version: value {version}: this version of tapir reads up to {_newest()}")
+    if config is None or problems:
+        remedy = "a newer version of tapir wrote it, or it was edited: go on with the version that wrote it"
+        raise ConfigError(problems, source=f"{source} ({remedy})")
     return config
 
 
@@ -94,6 +121,11 @@ def read_toml(path: Path) -> Table:
         raise ConfigError(f"configuration {str(path)!r} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"configuration {str(path)!r} is no TOML: {exc}") from exc
+
+
+def _newest() -> int:
+    """Version of the configurations that are written now."""
+    return 1 + len(TRANSLATIONS)
 
 
 def _validate(table: Table, overridden: Iterable[str] = ()) -> tuple[RunConfig | None, list[str]]:

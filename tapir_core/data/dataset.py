@@ -43,6 +43,8 @@ class Manifest:
     """What `manifest.json` says. Other files than parts (a checkpoint's) may stand in `parts` with 0 rows."""
 
     stage: str
+    version: int
+    """Of the stage's code that made it."""
     key: str
     columns: tuple[str, ...]
     rows: int
@@ -81,6 +83,7 @@ def write_manifest(
     folder: str,
     *,
     stage: str,
+    version: int,
     key: str,
     columns: Sequence[str],
     parts: Iterable[Part],
@@ -91,6 +94,7 @@ def write_manifest(
     listed = tuple(parts)
     manifest = Manifest(
         stage=stage,
+        version=version,
         key=key,
         columns=tuple(columns),
         rows=sum(part.rows for part in listed),
@@ -110,6 +114,7 @@ def read_manifest(storage: Storage, folder: str) -> Manifest | None:
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     parts = tuple(Part(**part) for part in fields.pop("parts"))
+    fields.setdefault("version", _FIRST_VERSIONS.get(fields["stage"], 1))
     return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
 
 
@@ -131,3 +136,16 @@ def read_rows(storage: Storage, folder: str) -> pl.DataFrame:
     if not frames:
         return pl.DataFrame(schema=dict.fromkeys(manifest.columns, pl.String))
     return pl.concat(frames, how="vertical_relaxed")
+
+
+_FIRST_VERSIONS = {
+    "benchmark_items": 2,
+    "benchmark_replies": 2,
+    "benchmark_scores": 4,
+    "evaluate": 2,
+    "judge": 2,
+    "mix": 2,
+    "refine": 2,
+    "select": 2,
+}
+"""Stage → version of its code when manifests began to say it, of all that were not at their first. Never changed."""

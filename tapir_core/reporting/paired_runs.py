@@ -25,7 +25,7 @@ from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.grading import marks_on_test
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.text import digest
 
 __all__ = ["benchmarks_of_runs", "paired_runs_table"]
@@ -34,6 +34,7 @@ _DIFFERS = {
     **DIFFERS,
     "items": "other questions or another baseline",
     "files": "other tables for length control, or another folder of tasks",
+    "versions": "made by another version of tapir",
 }
 """``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
 
@@ -123,7 +124,8 @@ def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:
             for number in range(look.run.config.run.rounds, -1, -1):
                 scores = look.rows(StageAt("benchmark_scores", number, benchmark=name))
                 if scores is not None:
-                    found.setdefault(name, []).append(_Asked(look, number, scores, _scale(look, name, scores)))
+                    scale = _scale(look, name, scores) | {"versions": _versions(look, name, number)}
+                    found.setdefault(name, []).append(_Asked(look, number, scores, scale))
                     break
     return found
 
@@ -137,6 +139,14 @@ def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
     said = {part: scores[part][0] for part in DIFFERS}
     said["settings"] = without_files(said["settings"])
     return {"items": items, "files": " ".join(files)} | said
+
+
+def _versions(look: Look, name: str, number: int) -> str:
+    """By which versions of their stages the figures came about."""
+    manifests = [
+        look.manifest(at) for at in (StageAt("benchmark_items", benchmark=name), *benchmark_stages(name, number))
+    ]
+    return " ".join(str(each.version) for each in manifests if each)
 
 
 def _sampling(look: Look, number: int) -> str:

@@ -1,5 +1,7 @@
 """Which stages of a run hold, and what a change would redo."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 
@@ -279,3 +281,76 @@ def test_every_stage_reads_only_stages_that_come_before_it(tmp_path):
         for at in plan(config):
             assert set(STAGES[at.name].inputs(config, at)) <= seen
             seen.add(at)
+
+
+@pytest.fixture
+def newer(monkeypatch):
+    """A version of tapir whose code makes these stages otherwise."""
+
+    def raise_versions(*stages):
+        for name in stages:
+            monkeypatch.setitem(STAGES, name, replace(STAGES[name], version=STAGES[name].version + 1))
+
+    return raise_versions
+
+
+def test_a_raised_stage_version_redoes_the_stage_and_what_follows_and_nothing_before(finished, newer):
+    newer("select")
+    redo = stages_to_redo(finished, finished.config, INGREDIENTS)
+    assert names(redo) == names(stages_to_redo(finished, with_rule(finished.config), INGREDIENTS))
+    assert redo[0].at == StageAt("select", 1)
+    assert [each.at.number for each in redo if each.is_outdated] == [1, 2]
+
+
+def with_rule(config):
+    """Another setting of the same stage."""
+    rounds = {"default": {"selection": {"type": "hard_share"}}}
+    return RunConfig.model_validate({**config.model_dump(mode="json"), "rounds": rounds})
+
+
+def test_what_any_version_made_holds_and_says_by_which(finished, newer):
+    newer("select", "train")
+    assert all(finished.holds(at) for at in plan(finished.config))
+    assert finished.trained_rounds == [0, 1, 2]
+    assert finished.stage_versions["select"] == STAGES["select"].version - 1
+    assert stages_to_redo(finished, finished.config, INGREDIENTS, any_version=True) == []
+    assert open_run(finished.config, INGREDIENTS, any_version=True).holds(StageAt("select", 1))
+
+
+def test_a_run_of_an_older_version_is_refused_with_its_cost_until_it_is_amended(finished, newer):
+    newer("refine")
+    with pytest.raises(RunChanged) as refused:
+        open_run(finished.config, INGREDIENTS)
+    for words in (
+        "refine (version 2, here 3)",
+        "refine (round 2): 1 rows, up to 1 calls",
+        "and 2 trainings",
+        "--amend",
+    ):
+        assert words in str(refused.value)
+    assert finished.holds(StageAt("refine", 1)) is not None, "it was only refused"
+    amended = open_run(finished.config, INGREDIENTS, amend=True)
+    assert [amended.holds(StageAt(name, 1)) for name in ("refine", "mix", "train")] == [None] * 3
+    assert amended.holds(StageAt("expand", 1)) is not None
+    assert open_run(finished.config, INGREDIENTS).record == finished.record, "what is not there is no obstacle"
+
+
+def test_what_is_made_after_a_version_was_raised_is_of_that_version_beside_the_rest(finished, newer):
+    newer("evaluate")
+    finished.write(StageAt("evaluate", 2), finished.rows(StageAt("evaluate", 2)))
+    assert [finished.manifest(StageAt("evaluate", number)).version for number in (1, 2)] == [2, 3]
+    assert finished.stage_versions["evaluate"] == 2, "the oldest counts"
+    assert all(finished.holds(StageAt("evaluate", number)) for number in (1, 2))
+
+
+def test_an_unfinished_expansion_goes_on_from_no_step_of_another_version(finished, newer):
+    step = StageAt("wave_screened", 1, 1)
+    for name in ("wave_requests", "wave_candidates", "wave_screened"):
+        at = StageAt(name, 1, 1)
+        row = pl.DataFrame({column: ["x"] for column in STAGES[name].columns})
+        finished.seal(at, [write_part(finished.storage, at.folder, row)])
+    newer("wave_screened")
+    assert finished.holds(step) is not None, "the expansion is done, and this is how it came about"
+    finished.storage.remove(StageAt("expand", 1).folder)
+    assert finished.holds(step) is None
+    assert finished.holds(StageAt("wave_candidates", 1, 1)) is not None

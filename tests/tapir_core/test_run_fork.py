@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,11 @@ def test_another_seed_or_another_prompt_shares_what_they_do_not_touch(whole: Run
     edited = {**whole.record.ingredients, "prompt:judge": "edited"}
     target = open_run(make_config(whole.ref.root, run={"name": "edited"}), edited)
     assert taken(whole, target)[-1] == StageAt("answer", 1)
+
+
+def test_what_another_version_made_is_not_taken_over(whole: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STAGES, "judge", replace(STAGES["judge"], version=STAGES["judge"].version + 1))
+    assert taken(whole, open_next(whole.ref.root))[-1] == StageAt("answer", 1)
 
 
 def test_what_rests_on_rows_of_its_own_is_not_taken_over(whole: RunFolder) -> None:

@@ -1,7 +1,7 @@
 """Loading: every problem at once, in a user's words; overrides; the resolved JSON."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tapir_core.config import HardShare, RunConfig, StandinEndpoint, VllmEngine
+from tapir_core.config import load as loading
 from tapir_core.config.load import load_config, load_resolved, resolved_json
 from tapir_core.errors import ConfigError
+from tests.harness.processes import REPOSITORY
 
 SMALLEST = """
 [run]
@@ -250,6 +252,50 @@ def test_a_damaged_or_foreign_resolved_json_is_one_clear_error() -> None:
         load_resolved(b"{")
     with pytest.raises(ConfigError, match="run: missing"):
         load_resolved("{}")
+
+
+def test_a_configuration_that_e8df512_resolved_is_read_whole() -> None:
+    """Whoever renames a field translates it: this file never changes."""
+    config = load_resolved((REPOSITORY / "tests/data/e8df512/whole.resolved.json").read_bytes())
+    assert (config.run.seed, config.round(3).selection.type, config.judge.panel[0].type) == (3, "random", "openai")
+    assert load_resolved(resolved_json(config)) == config
+
+
+def renamed(old: str, new: str) -> Callable[[dict[str, Any]], None]:
+    """Moves a field of `[calls]`."""
+
+    def rename(table: dict[str, Any]) -> None:
+        calls = table.get("calls", {})
+        if old in calls:
+            calls[new] = calls.pop(old)
+
+    return rename
+
+
+def test_each_older_version_is_translated_by_what_came_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(tmp_path, SMALLEST + "[calls]\nconcurrency = 7\n")
+    first = resolved_json(config)
+    assert "version" not in json.loads(first), "figures name the digest of what e8df512 wrote"
+    monkeypatch.setattr(loading, "TRANSLATIONS", [renamed("threads", "parallel"), renamed("parallel", "concurrency")])
+    older = json.loads(first)
+    renamed("concurrency", "threads")(older)
+    assert load_resolved(json.dumps(older)) == config
+    renamed("threads", "parallel")(older)
+    assert load_resolved(json.dumps(older | {"version": 2})) == config
+    assert json.loads(resolved_json(config))["version"] == 3
+    assert load_resolved(resolved_json(config)) == config
+
+
+def test_a_configuration_of_a_newer_tapir_is_refused_with_the_field_and_the_remedy(tmp_path: Path) -> None:
+    table = json.loads(resolved_json(load(tmp_path, SMALLEST)))
+    table["calls"]["cleverness"] = 3
+    with pytest.raises(ConfigError, match=r"a newer version of tapir wrote it(.|\n)*calls\.cleverness: unknown field"):
+        load_resolved(json.dumps(table))
+    del table["calls"]["cleverness"]
+    with pytest.raises(ConfigError, match=r"go on with the version that wrote it(.|\n)*version: value 2: .* up to 1"):
+        load_resolved(json.dumps({**table, "version": 2}))
 
 
 ODD_VALUES = [None, True, 0, -1, 1.5, "", "x", [], [1], {}, {"x": 1}, {"type": "x"}]

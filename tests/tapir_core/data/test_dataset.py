@@ -8,7 +8,7 @@ ROWS = pl.DataFrame({"instruction_id": ["a", "b"], "mfd": [1.0, None]})
 
 
 def write(storage, *parts):
-    return write_manifest(storage, "seeds", stage="select", key="k", columns=ROWS.columns, parts=parts)
+    return write_manifest(storage, "seeds", stage="select", version=2, key="k", columns=ROWS.columns, parts=parts)
 
 
 def test_rows_come_back_in_the_order_of_the_parts(tmp_path):
@@ -47,7 +47,14 @@ def test_the_digest_is_of_the_rows_and_of_nothing_else(tmp_path):
     storage = Storage(tmp_path)
     part = write_part(storage, "seeds", ROWS)
     again = write_manifest(
-        storage, "seeds", stage="select", key="another", columns=ROWS.columns, parts=[part], counts={"seconds": 9.0}
+        storage,
+        "seeds",
+        stage="select",
+        version=3,
+        key="another",
+        columns=ROWS.columns,
+        parts=[part],
+        counts={"seconds": 9.0},
     )
     assert again.digest == write(storage, part).digest
     assert again.digest != write(storage, part, part).digest

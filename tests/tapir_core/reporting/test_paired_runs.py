@@ -1,6 +1,8 @@
 """Students of different runs on the same items: what is compared, what is not, and with which figures."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,8 @@ from tapir_core.reporting.formats import number
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.side_by_side import SideBySide, last_student, put_side_by_side
 from tapir_core.reporting.side_by_side_report import render_side_by_side, side_by_side_card
-from tapir_core.run_folder import RunFolder
-from tapir_core.stages import benchmark_stages
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import STAGES, benchmark_stages
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -138,6 +140,20 @@ def test_students_before_the_last_one_count_where_the_last_one_was_not_asked(run
     row = paired(put_side_by_side([runs[0], run]))["ae", "win rate, %"]
     run.storage.write_bytes(f"{scores.folder}/manifest.json", kept)
     assert row["Student"] == "two S_1"
+
+
+def test_figures_that_another_version_scored_are_not_compared(
+    runs: list[RunFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = [RunFolder(RunRef(str(tmp_path), each.ref.name)) for each in runs]
+    for each in runs:
+        shutil.copytree(each.storage.root, tmp_path / each.ref.name)
+    scoring = STAGES["benchmark_scores"]
+    monkeypatch.setitem(STAGES, "benchmark_scores", replace(scoring, version=scoring.version + 1))
+    at = benchmark_stages("ae", 2)[-1]
+    assert paired(put_side_by_side(copied))["ae", "win rate, %"]
+    copied[1].write(at, copied[1].rows(at))
+    assert paired(put_side_by_side(copied))["ae", "–"]["Note"] == "not compared: made by another version of tapir"
 
 
 def test_page_and_card_show_benchmarks_and_pairs(shown: SideBySide) -> None:
