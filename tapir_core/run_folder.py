@@ -22,7 +22,7 @@ from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, r
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
-from tapir_core.stage_keys import settings_of, stage_key
+from tapir_core.stage_keys import own_digest, stage_key
 from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
 from tapir_core.storage import Storage, on_this_machine
 
@@ -128,24 +128,17 @@ class RunFolder:
         made_by: str | None = None,
         version: int | None = None,
     ) -> str | None:
-        """The key that the stage's manifest has if it is made now; nothing while an input does not hold.
+        """The key that the stage's manifest has if it is made now; None while an input does not hold.
 
-        ``made_by`` is the id of another run: the key that its manifest of the very same stage has. ``version`` is
-        another one of the stage's code.
+        ``made_by`` is the id of another run: the key that its manifest of the very same stage has. ``version`` of the
+        stage's code counts in place of today's.
         """
         seen = {} if seen is None else seen
         inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
-        return stage_key(
-            at,
-            self.config,
-            self.record.ingredients,
-            run_id=made_by or self.record.id,
-            version=version or STAGES[at.name].version,
-            inputs=digests,
-        )
+        return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
     def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
@@ -163,7 +156,7 @@ class RunFolder:
                 manifest is not None
                 and planned
                 and manifest.key == self.key(at, seen, version=manifest.version)
-                and self._goes_on(at, manifest)
+                and self._goes_on(at, manifest, seen)
                 and self._parts_exist(at, manifest)
             )
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
@@ -179,10 +172,12 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise ConfigError(_no_such_run(self.ref)) from exc
 
-    def _goes_on(self, at: StageAt, manifest: Manifest) -> bool:
-        """Whether an expansion may go on from this step of it: all steps of one expansion are of one version."""
-        current = manifest.version == STAGES[at.name].version
-        return current or at.wave is None or self.manifest(StageAt("expand", at.round)) is not None
+    def _goes_on(self, at: StageAt, manifest: Manifest, seen: dict[StageAt, DatasetRef | None]) -> bool:
+        """Whether work may go on from it: no expansion is finished from steps that another version made."""
+        is_step = at.round is not None and (at.wave is not None or at.name in ("expansion_rejected", "contaminated"))
+        if not is_step or manifest.version == STAGES[at.name].version:
+            return True
+        return self.holds(StageAt("expand", at.round), seen) is not None
 
     def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
         there = set(self.storage.names(at.folder))
@@ -294,7 +289,7 @@ def stages_to_redo(
         manifest = folder.manifest(at)
         found = _redo(at, manifest) if manifest else None
         inputs = STAGES[at.name].inputs(config, at)
-        changed = settings_of(at, old, old_ingredients) != settings_of(at, config, ingredients)
+        changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
         if changed or outdated or inputs != STAGES[at.name].inputs(old, at) or stale.intersection(inputs):
             stale.add(at)

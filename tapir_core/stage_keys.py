@@ -12,7 +12,7 @@ from tapir_core.config import RunConfig
 from tapir_core.stages import STAGES, StageAt, plan
 from tapir_core.text import digest
 
-__all__ = ["settings_of", "stage_key", "used_files"]
+__all__ = ["own_digest", "settings_of", "stage_key", "used_files"]
 
 
 def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:
@@ -21,21 +21,27 @@ def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) 
     return [stage.fields(config, at), {name: ingredients.get(name, "") for name in stage.ingredients(config, at)}]
 
 
-def stage_key(
-    at: StageAt, config: RunConfig, ingredients: Mapping[str, str], *, run_id: str, version: int, inputs: list[str]
-) -> str:
-    """The key that a stage's manifest must have to be served.
+def own_digest(at: StageAt, config: RunConfig, ingredients: Mapping[str, str], version: int | None = None) -> str:
+    """Digest of what goes into a stage beside its inputs' rows: what a user puts there, and the version of its code.
 
-    Args:
-        at: the stage.
-        config: of the run.
-        ingredients: name → digest, of the run.
-        run_id: of the run that made it.
-        version: of the stage's code that made it.
-        inputs: digests of the stage's inputs, in their order.
+    That is ``version``, or today's.
     """
-    own = digest([at.name, version, *settings_of(at, config, ingredients)])
-    return digest([run_id, at.round, at.wave, own, inputs])
+    return digest([at.name, version or STAGES[at.name].version, *settings_of(at, config, ingredients)])
+
+
+def stage_key(
+    at: StageAt,
+    config: RunConfig,
+    ingredients: Mapping[str, str],
+    run_id: str,
+    inputs: list[str],
+    version: int | None = None,
+) -> str:
+    """The key that a stage's manifest must have to be served, if ``version`` of its code made it (today's if None).
+
+    ``inputs`` are its inputs' digests in their order.
+    """
+    return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients, version), inputs])
 
 
 def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:

@@ -61,7 +61,7 @@ class Stage:
     inputs: Callable[[RunConfig, StageAt], list[StageAt]]
     """Stages whose rows it reads."""
     version: int = 1
-    """Raised when a change of code changes its rows."""
+    """Raised when a change of code changes its rows; that of `expand` with that of any step of it."""
     calls_per_row: int = 0
     """Paid calls for one row, at most, re-asks aside; what a redo may cost."""
 

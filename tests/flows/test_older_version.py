@@ -164,7 +164,7 @@ def test_another_setting_and_another_version_are_both_named(old: OldRun, raise_v
 
 
 def test_what_a_newer_version_made_is_refused_by_an_older_one(old: OldRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(STAGES, "train", replace(STAGES["train"], version=0))
+    monkeypatch.setitem(STAGES, "mix", replace(STAGES["mix"], version=1))
     assert "was made by another version of tapir" in refused(*RUN)
 
 
