@@ -7,14 +7,16 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tapir_core.calls import AnswerStore
+from tapir_core.calls import AnswerStore, Spend
+from tapir_core.calls.budget import Reservation
 from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store.attempt_rows import Attempt, Settlement
+from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 from tests.benchmark_runs import ALPACA, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config
-from tests.tapir_core.calls.store.test_answer_store import answer, make_request, put
 
 
 def status(root: Path, *words: str, columns: int = 200) -> str:
@@ -26,9 +28,9 @@ def status(root: Path, *words: str, columns: int = 200) -> str:
 def pay(run: RunFolder, usd: float, starts: int = 2) -> None:
     with AnswerStore(store_url(run.config)) as store:
         for start in range(starts):
-            put(
-                store, make_request(f"{run.ref.name} {start}", role="judge", run=run.ref.name), answer(usd=usd / starts)
-            )
+            attempt = Attempt(start, run.record.id, "judge", f"key {start}", Reservation(usd=usd))
+            assert store.book([attempt], BudgetConfig()).result(timeout=30) == [""]
+            store.settle(Settlement(start, "answer", Spend(1, usd=usd / starts))).result(timeout=30)
 
 
 def build(root: Path, name: str, until: StageAt | None, seconds: float = 30.0) -> RunFolder:
