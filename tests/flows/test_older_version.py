@@ -21,13 +21,15 @@ from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, StageAt, plan
-from tasks.runtime import close_all
+from tasks.runtime import close_all, open_store
 from tests.conftest import StandingServer
 from tests.harness.processes import REPOSITORY
 from tests.students import needs_student_env
 
 OLD = REPOSITORY / "tests" / "data" / "e8df512" / "run.tar.gz"
 RUN = ("run", "config.toml")
+OLD_REQUESTS = {"label": 38, "teach": 38, "answer": 108, "judge": 72, "benchmark": 4, "expand": 6, "refine": 8}
+"""What its store says that each role was asked."""
 RAISE = """
 from dataclasses import replace
 from flows.cli import main
@@ -129,6 +131,14 @@ def test_answers_of_the_old_store_are_asked_of_nobody(old: OldRun, standing_pref
     assert made is not None
     assert (made.counts.get("calls", 0), made.counts["stored"]) == (0, rows.height)
     assert not old.engine_was_started()
+
+
+def test_what_the_run_had_spent_by_its_name_is_spent_by_its_id(old: OldRun) -> None:
+    for _ in range(2):
+        with open_store(old) as store:
+            spent = store.spend_by_role(old.record.id)
+            assert {role: each.requests for role, each in spent.items() if each.requests} == OLD_REQUESTS
+            assert store.spend_by_role("old") == {}
 
 
 def test_a_run_with_a_raised_stage_version_is_refused_with_the_list_the_cost_and_the_ways_out(
