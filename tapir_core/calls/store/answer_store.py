@@ -6,6 +6,7 @@ stored. SQLite or PostgreSQL, by URL; several processes may use one store: who c
 others wait for its answer.
 """
 
+import itertools
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +148,13 @@ class AnswerStore:
         self.close()
 
     def _commit(self, queued: "Sequence[Write]") -> list[Any]:
-        return self._patience.try_until_back(lambda: self._writes.commit(self._engine, self._holder, queued))
+        tries = itertools.count()
+
+        def once() -> list[Any]:
+            results: list[Any] = self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0)
+            return results
+
+        return self._patience.try_until_back(once)
 
     def _read(self, read: "Callable[[Connection], T]") -> T:
         def once() -> T:

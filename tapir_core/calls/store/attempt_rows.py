@@ -49,14 +49,19 @@ class Settlement:
     """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
 
 
-def book(connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]]) -> list[str]:
-    """Reserve for each attempt in turn; gives for each the cap that has no room for it, in words, or an empty text."""
+def book(
+    connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool = False
+) -> list[str]:
+    """Reserve for each attempt in turn; gives for each the cap that has no room for it, in words, or an empty text.
+
+    ``repeated`` says that this may have been committed before.
+    """
     if not wanted:
         return []
     ledger = _Ledger(connection)
     refusals = [ledger.reserve(attempt, budget) for attempt, budget in wanted]
     booked = {each.id: each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal}
-    for some in _groups(sorted(booked)):
+    for some in _groups(sorted(booked)) if repeated else ():
         for known in connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars():
             del booked[known]
     if booked:

@@ -15,7 +15,9 @@ __all__ = ["GroupWriter"]
 ROWS_PER_COMMIT = 500
 """A commit takes no further write once it has so many, so that the first claims of a long list hold nobody back."""
 SECONDS_BETWEEN_COMMITS = 0.004
-"""A commit waits so long for others to join it; the first write after a pause waits for nobody."""
+"""A commit waits so long for others to join it."""
+SECONDS_TO_JOIN = 0.002
+"""The first write after a pause waits only for what follows it at once: the next attempt, booked behind an answer."""
 
 W = TypeVar("W")
 
@@ -73,7 +75,7 @@ class GroupWriter(Generic[W]):
 
     def _take_batch(self) -> list[_Queued[W] | None]:
         batch = [self._inbox.get()]
-        time.sleep(max(0.0, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+        time.sleep(max(SECONDS_TO_JOIN, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
         self._last_commit, rows = time.monotonic(), 0
         while (last := batch[-1]) is not None:
             rows += self._rows_of(last.write)

@@ -134,11 +134,12 @@ def rows_of(write: Write) -> int:
             return 1
 
 
-def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
+def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
     Of a `Put` its outcome, of a `Claim` what became of each key, of a `Book` the cap that has no room for each. What
     came is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
+    ``repeated`` says that the same may have been committed before, by a commit whose end nobody knows.
     """
     results: list[Any] = [None] * len(writes)
     with writing(engine) as connection:
@@ -159,7 +160,9 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write]) -> list[Any]:
             if isinstance(write, Book)
             for attempt in write.attempts
         ]
-        refusals = attempt_rows.book(connection, [(attempt, write.budget) for _, write, attempt in booked])
+        refusals = attempt_rows.book(
+            connection, [(attempt, write.budget) for _, write, attempt in booked], repeated=repeated
+        )
         for (place, *_), refusal in zip(booked, refusals, strict=True):
             results[place] = [*(results[place] or []), refusal]
     return results

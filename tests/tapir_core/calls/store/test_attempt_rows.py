@@ -86,8 +86,8 @@ def test_what_is_settled_below_its_reservation_makes_room(connection: Connection
 
 
 def test_booking_and_settling_again_after_a_commit_whose_end_nobody_knows_changes_nothing(connection: Connection):
-    for _ in range(2):
-        fits(connection, want(1, 2))
+    for repeated in (False, True):
+        book(connection, [(each, BudgetConfig()) for each in want(1, 2)], repeated=repeated)
     for _ in range(2):
         settle(connection, [Settlement(1, "answer", Spend(1, 7, 3, 0.25)), Settlement(2, "", Spend())])
     settle(connection, [Settlement(1, "server", Spend(1, 99, 99, 9.0)), Settlement(77, "answer", Spend(1, 1, 1, 1.0))])
