@@ -19,8 +19,6 @@ from tests.harness.standing_root import StandingRoot
 from tests.harness.watches import ArgumentWatch, listening, open_to_others
 from tests.run_with_gaps import MISSING, make_run_with_gaps
 
-pytestmark = pytest.mark.operations
-
 PASSWORD = "admin:pa%s#s word/1"
 KEY = "sk-operations/judge+0123456789abcdef"
 ENTRY = {"PREFECT_API_AUTH_STRING": PASSWORD}
@@ -49,9 +47,10 @@ print(state.type.value, state.message)
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path, lay_prefect_database):
     """Who types its commands has the password."""
     with StandingRoot(tmp_path, exported=ENTRY) as root:
+        lay_prefect_database(tmp_path / "runs")
         yield root
 
 
@@ -81,7 +80,12 @@ def examine(root: StandingRoot, **exported: str) -> dict[str, dict[str, str]]:
     return {row["part"]: row for row in rows if row["part"] in parts}
 
 
-def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches_the_provider_alone(root, tmp_path):
+@pytest.mark.slow
+def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches_the_provider_alone(
+    root, tmp_path, monkeypatch
+):
+    # To build the run's verdicts; what `StandingRoot` starts has none of this process's variables.
+    monkeypatch.setenv("JUDGE_KEY", "of the test alone")
     keys = set()
 
     def judge(call):
@@ -104,9 +108,8 @@ def test_a_guarded_server_serves_who_has_the_password_and_a_secret_block_reaches
         assert workers
         assert not any(GUARD.keys() & each.environ().keys() for each in workers)
 
-        assert "applied deployment" in root.tapir("deploy")
         elsewhere = {**ENTRY, "PREFECT_API_URL": f"{root.address}/api"}
-        root.tapir("deploy", "--root", str(tmp_path / "fresh"), exported=elsewhere)
+        assert "applied deployment" in root.tapir("deploy", "--root", str(tmp_path / "fresh"), exported=elsewhere)
         assert {row["level"] for row in examine(root, **ENTRY).values()} == {"ok"}
         refused = examine(root)["Prefect server"]
         assert (refused["level"], "PREFECT_API_AUTH_STRING" in refused["found"]) == ("fault", True)
