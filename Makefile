@@ -5,7 +5,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 # The student's environment: vllm-cpu, or vllm-cuda on NVIDIA GPUs.
 STUDENT ?= vllm-cpu
-# What `make bench-calls` compares with, each in .venv-bench-NAME, and anything else for benchmarks/calls.py.
+# What `make bench-calls` compares with, each in .venv-bench-NAME, and anything else for the script of a bench-* target.
 BENCH_PEERS = curator distilabel data-designer
 BENCH_OPTIONS ?=
 # What `make mutation` changes: tests/mutation/NAME.toml names the module and its tests.
@@ -111,14 +111,14 @@ docs: main-env ## write docs/configuration.md from the models
 	.venv/bin/python -m tapir_core.config.reference > docs/configuration.md
 
 bench-student: setup ## student inference: our engine against vLLM's offline LLM.chat
-	.venv/bin/python benchmarks/student.py
+	.venv/bin/python benchmarks/student.py $(BENCH_OPTIONS)
 
 bench-calls: main-env ## paid calls: our engine against curator, distilabel and Data Designer, on a mock server
 	@for peer in $(BENCH_PEERS); do $(INSTALL) .venv-bench-$$peer bench-$$peer || echo "$$peer is reported as failed"; done
-	.venv/bin/python benchmarks/calls.py $(BENCH_OPTIONS)
+	.venv/bin/python benchmarks/calls.py --peers $(BENCH_PEERS) $(BENCH_OPTIONS)
 
 bench-orchestration: main-env ## one round with engines that answer at once, against bare Prefect
-	.venv/bin/python benchmarks/orchestration.py
+	.venv/bin/python benchmarks/orchestration.py $(BENCH_OPTIONS)
 
 bench-decontamination: main-env ## 10,000 evaluation questions looked for in 1,000,000 instructions
 	.venv/bin/python benchmarks/decontamination.py $(BENCH_OPTIONS)

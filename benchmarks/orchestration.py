@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.commands.server import connect_prefect
-from tapir_core.calls import Answer, EndpointSource, LiveSpend, Outcome, Request, Spend
+from tapir_core.calls import Answer, EndpointSource, IsStopped, LiveSpend, Outcome, Request, Spend, never_stopped
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -38,6 +38,35 @@ class Took:
 
     seconds: float
     cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Takes the time of a part, which begins when the server has written down what was before."""
+
+    pause_seconds: float
+    """What the server may take until a task run that has begun shows."""
+
+    def __call__(self, work: Callable[[], object]) -> Took:
+        """How long ``work`` takes until this process has sent all about it."""
+        self._settle()
+        began, cpu_began = time.monotonic(), time.process_time()
+        work()
+        send_left()
+        return Took(time.monotonic() - began, time.process_time() - cpu_began)
+
+    def _settle(self) -> None:
+        """Wait until the server has written down every task run that has ended."""
+        from prefect.client.orchestration import get_client
+        from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
+        from prefect.client.schemas.objects import StateType
+
+        at_work = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+        with get_client(sync_client=True) as client:
+            for _ in range(2):  # a task run of which nothing is written yet shows in the second look
+                time.sleep(self.pause_seconds)
+                while client.read_task_runs(task_run_filter=TaskRunFilter(state=at_work), limit=1):
+                    time.sleep(0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +93,7 @@ class InstantCalls:
         _: EndpointSource,
         *,
         on_outcome: Callable[[int, Outcome], None] | None = None,
+        is_stopped: IsStopped = never_stopped,  # it answers at once: nothing is left to stop
     ) -> list[Outcome]:
         outcomes: list[Outcome] = []
         for place, request in enumerate(requests):
@@ -162,7 +192,7 @@ def fake_first_student(run: RunFolder) -> None:
     run.seal(at, [Part(name, 0, f"{place:064d}") for place, name in enumerate(names)])
 
 
-def time_round(run: RunFolder) -> Round:
+def time_round(run: RunFolder, clock: Clock) -> Round:
     """A whole round up to its mixture, and the same again when all of it is done."""
     from prefect import flow, tags
 
@@ -200,15 +230,6 @@ def time_round(run: RunFolder) -> Round:
     return Round(first, again, timed.own_seconds + report.seconds, timed.tasks)
 
 
-def clock(work: Callable[[], object]) -> Took:
-    """How long ``work`` takes until this process has sent all about it; the server has written down what was before."""
-    settle()
-    began, cpu_began = time.monotonic(), time.process_time()
-    work()
-    send_left()
-    return Took(time.monotonic() - began, time.process_time() - cpu_began)
-
-
 def send_left() -> None:
     """Wait until Prefect's threads have sent the states of task runs and the logs: no process ends before that."""
     from prefect.events.worker import EventsWorker
@@ -218,21 +239,7 @@ def send_left() -> None:
     APILogHandler().flush()
 
 
-def settle() -> None:
-    """Wait until the server has written down every task run that has ended."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterState, TaskRunFilterStateType
-    from prefect.client.schemas.objects import StateType
-
-    at_work = TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
-    with get_client(sync_client=True) as client:
-        for _ in range(2):  # a task run of which nothing is written yet shows in the second look
-            time.sleep(2)
-            while client.read_task_runs(task_run_filter=TaskRunFilter(state=at_work), limit=1):
-                time.sleep(0.5)
-
-
-def time_bare(tasks: int) -> Took:
+def time_bare(tasks: int, clock: Clock) -> Took:
     """Prefect maps ``tasks`` tasks that do nothing."""
     from prefect import flow, task
     from prefect.futures import wait
@@ -252,15 +259,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--rows-per-shard", type=int, default=256)
+    parser.add_argument(
+        "--pause-seconds",
+        type=float,
+        default=2.0,
+        help="what the server may take until a task run that has begun shows",
+    )
     options = parser.parse_args()
+    clock = Clock(options.pause_seconds)
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder), "orchestration", options.rows, options.rows_per_shard)
         with connect_prefect(run.ref):
-            time_round(make_run(Path(folder), "small", 64, 16))  # what is imported at first use is not counted
-            time_bare(16)
-            found = time_round(run)
+            time_round(make_run(Path(folder), "small", 64, 16), clock)  # what is imported at first use is not counted
+            time_bare(16, clock)
+            found = time_round(run, clock)
             memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            bare = time_bare(found.tasks)
+            bare = time_bare(found.tasks, clock)
         close_all()
     ours, ours_cpu = (spent - found.own_seconds for spent in (found.first.seconds, found.first.cpu_seconds))
     line = {

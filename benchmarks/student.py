@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--compile", action="store_true", help="let both sides compile the model")
+    parser.add_argument("--backbone", default=StudentConfig().backbone, help="student that answers")
     parser.add_argument("--root", default="runs", help="run root that keeps the converted student")
     options = parser.parse_args()
     engine = VllmEngine(
@@ -131,7 +132,7 @@ def main() -> None:
         max_model_length=512 + options.max_tokens,
         dtype=options.dtype,
     )
-    student = StudentConfig(engine=engine, sampling=Sampling(max_tokens=options.max_tokens))
+    student = StudentConfig(backbone=options.backbone, engine=engine, sampling=Sampling(max_tokens=options.max_tokens))
     checkpoint = prepare_backbone(student, Storage(options.root).local(backbone_cache()).absolute())
     prompts = make_prompts(options.prompts, "Question")
     sides = {"ours": time_ours, "theirs": time_theirs}

@@ -1,0 +1,84 @@
+"""Each benchmark of the Makefile by its own target, at its smallest size and without peers."""
+
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+
+from tapir_core.paths import comparison_file
+from tapir_core.standin.running import StandinServer
+from tests.harness.processes import REPOSITORY, overrides
+from tests.students import make_tiny_students, needs_student_env
+
+RUN_HERE = {"bench-calls", "bench-decontamination", "bench-orchestration", "bench-student", "compare-smoke"}
+
+
+def make(target: str, **variables: str) -> str:
+    """What a target prints, in the environments that are there: the tests build none."""
+    given = [f"{name}={value}" for name, value in variables.items()]
+    command = ["make", "--no-print-directory", "--assume-old=setup", "--assume-old=main-env", target, *given]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def measure(target: str, options: str, **variables: str) -> dict[str, object]:
+    """The figures of a benchmark: its last line."""
+    found: dict[str, object] = json.loads(make(target, BENCH_OPTIONS=options, **variables).splitlines()[-1])
+    return found
+
+
+def test_every_benchmark_of_the_makefile_is_run_here() -> None:
+    targets = re.findall(r"^(bench-[a-z]+|[a-z]+-smoke):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+    assert set(targets) == RUN_HERE
+
+
+@pytest.mark.slow
+def test_paid_calls_are_measured_beside_the_ceiling() -> None:
+    options = "--rows 64 --small-rows 64 --keys 200 --repeats 1"
+    found = measure("bench-calls", options, BENCH_PEERS="")
+    assert (found["name"], found["peers"]) == ("calls", {})
+    assert all(found[side]["requests_per_second"] > 0 for side in ("our_side", "ceiling"))
+    assert found["ask_seconds"] > 0
+
+
+def test_planted_questions_are_found() -> None:
+    found = measure("bench-decontamination", "--rows 2000 --questions 100 --planted 10")
+    assert set(found["recall"].values()) == {1.0}
+
+
+@pytest.mark.slow
+def test_a_round_is_timed_beside_bare_prefect() -> None:
+    found = measure("bench-orchestration", "--rows 64 --rows-per-shard 16 --pause-seconds 0")
+    assert found["tasks"] > 8, "four shards each are answered and judged"
+    assert all(found[figure] > 0 for figure in ("ratio", "round_seconds", "own_seconds", "resume_seconds"))
+
+
+@pytest.mark.operations
+@needs_student_env
+def test_the_student_is_measured_beside_offline_vllm(tmp_path) -> None:
+    [student] = make_tiny_students(tmp_path, 1)
+    options = f"--backbone {student} --root {tmp_path} --prompts 4 --max-tokens 4 --concurrency 4 --repeats 1"
+    found = measure("bench-student", f"{options} --dtype float32")
+    assert found["name"] == "student"
+    assert found["ratio"] > 0
+
+
+@pytest.mark.operations
+def test_arms_are_compared_on_a_tiny_student(tmp_path) -> None:
+    """The teacher answers in the student's place, who is trained all the same: this is not about vLLM."""
+    with StandinServer() as server:
+        engine = f'{{ type = "endpoint", base_url = "{server.base_url}", model = "standin-teacher", api_key_env = "" }}'
+        settings = {
+            "run.root": str(tmp_path),
+            "student.engine": engine,
+            "run.rounds": "1",
+            "rounds.default.examples": "128",
+            "data.pool.rows": "240",
+        }
+        options = shlex.join([*overrides(settings), "--only", "random", "--run-seeds", "1"])
+        make("compare-smoke", RUN_OPTIONS=options)
+    compared = json.loads((tmp_path / comparison_file("compare-smoke", "json")).read_text())
+    assert [row["name"] for row in compared["rows"]] == ["backbone", "S_0", "multi_round", "random"]
