@@ -5,6 +5,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
@@ -12,6 +14,9 @@ from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import REPOSITORY, kill, left_over, tapir
 from tests.harness.stand_ins import RequestLog, endpoint
 from tests.waiting import wait_until
+
+# `tests/flows/test_benchmarks_disturbed.py` kills and fails the same, without vLLM.
+pytestmark = pytest.mark.operations
 
 SAMPLES = "configs/benchmarks"
 BENCHMARKS = {

@@ -1,5 +1,7 @@
 """A run whose root is on S3: killed on one machine while it trains, it goes on on another."""
 
+import pytest
+
 from tapir_core.data.dataset import read_manifest
 from tapir_core.paths import RUN_RECORD, SCRATCH_VARIABLE, attempt_folder, log_file
 from tapir_core.run_folder import RunFolder, RunRef
@@ -11,6 +13,8 @@ from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import kill, left_over
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.operations
 
 TRAINED = StageAt("train", 0)
 
