@@ -31,7 +31,6 @@ pytestmark = pytest.mark.slow
 
 FAULTS = "429=0.1,500=0.1,reset=0.05,hang=0.02,truncated=0.02,empty=0.01,retry_after_seconds=0.2"
 RETRYABLE = {"rate_limited", "server", "timeout", "connection"}
-KILLS = 15
 CONCURRENCY = 16
 
 
@@ -76,12 +75,13 @@ def test_asker_and_provider_killed_midway_lose_and_invent_nothing(tmp_path, ques
         print(f"answered again {standin.log.answered_again()}, at most 32 were in flight")
 
 
-def test_after_15_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_again(tmp_path):
-    rng = random.Random(KILLS)
+@pytest.mark.parametrize("kills", [15, pytest.param(50, marks=pytest.mark.operations)])
+def test_after_kills_every_row_is_scored_and_only_calls_in_flight_were_answered_again(tmp_path, kills):
+    rng = random.Random(kills)
     requests = judge_requests()
     with StandinProcess(tmp_path, latency_ms=150) as standin:
         asker = Asker(tmp_path, "judge", standin.base_url, CONCURRENCY)
-        for _ in range(KILLS):
+        for _ in range(kills):
             with asker.start() as process:
                 assert process.stdout is not None
                 assert process.stdout.readline() == "asking\n"
@@ -95,8 +95,8 @@ def test_after_15_kills_every_row_is_scored_and_only_calls_in_flight_were_answer
             assert row == ("scored", f"{scores.answer_1:g}, {scores.answer_2:g}")
         assert set(standin.log.answered()) == {digest_in_log(request) for request in requests}
         assert 0 < before < ROWS, "the kills came while it worked"
-        assert standin.log.answered_again() <= KILLS * CONCURRENCY
-        print(f"{KILLS} kills, {before} rows by then, answered again {standin.log.answered_again()}")
+        assert standin.log.answered_again() <= kills * CONCURRENCY
+        print(f"{kills} kills, {before} rows by then, answered again {standin.log.answered_again()}")
 
 
 def test_a_hang_holds_back_its_own_row_only(tmp_path):
