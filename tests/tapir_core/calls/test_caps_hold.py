@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from tapir_core.calls.fakes import FakeProvider, FakeReply, Hang, RecordedCall, 
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
-from tests.tapir_core.calls.batch_helpers import batch_endpoint, logged, sums
+from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, logged, paid_twice, sums
 from tests.tapir_core.calls.engine_helpers import texts
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 HURRIED = CallsConfig(backoff_seconds=0.001, max_backoff_seconds=0.002, timeout_seconds=0.2, dead_after_seconds=60)
@@ -112,8 +114,11 @@ def test_an_answer_without_usage_is_booked_at_the_most_that_it_can_cost(store_ur
         assert engine.paid()["teach"].usd == pytest.approx(0.029)
 
 
-@pytest.mark.parametrize("caps", [{"requests": 100}, {"usd": 1.0}, {"tokens": 1000}])
-def test_rows_of_batches_that_fail_at_the_provider_count_too(store_url: str, tmp_path: Path, caps: dict[str, float]):
+IN_STAGE = {"stages": {"teach": {"requests": 100}}}
+
+
+@pytest.mark.parametrize("caps", [{"requests": 100}, {"usd": 1.0}, {"tokens": 1000}, IN_STAGE])
+def test_rows_of_batches_that_fail_at_the_provider_count_too(store_url: str, tmp_path: Path, caps: dict[str, Any]):
     log_path, budget = tmp_path / "log.jsonl", BudgetConfig.model_validate(caps)
     rows = sums(60, sampling=Sampling(max_tokens=8))
     with StandinServer(batches=BatchRules(seconds=0.05, fail_share=0.9), log_path=log_path) as server:
@@ -122,7 +127,7 @@ def test_rows_of_batches_that_fail_at_the_provider_count_too(store_url: str, tmp
                 engine.ask(rows, lambda: batch_endpoint(server, price=1000.0))
                 spent = engine.paid()["teach"]
     sent = len(logged(log_path))
-    assert 60 < sent == spent.requests <= caps.get("requests", sent)
+    assert 60 < sent == spent.requests <= (100 if caps == IN_STAGE else caps.get("requests", sent))
     assert spent.usd <= caps.get("usd", 10.0)
     assert spent.prompt_tokens + spent.completion_tokens <= caps.get("tokens", 10_000)
 
@@ -166,6 +171,34 @@ def test_five_kills_leave_what_was_in_flight_booked_and_the_cap_a_cap(store_url:
         provider.script = lambda _: Text("fine", prompt_tokens=21, completion_tokens=8)
         subprocess.run([sys.executable, "-c", ASK, store_url, provider.base_url, caps], cwd=ROOT, check=True)
         assert len(provider.calls) == 60
+    with AnswerStore(store_url) as store:
+        assert store.spend_by_role("a-run")["teach"].requests == 60
+
+
+ASK_BATCHES = """
+import sys
+from tapir_core.calls import AnswerStore, CallEngine
+from tapir_core.config import BudgetConfig
+from tests.tapir_core.calls.batch_helpers import QUICK, batch_endpoint, sums
+
+with CallEngine(AnswerStore(sys.argv[1]), QUICK, run="a-run", budget=BudgetConfig(requests=60)) as engine:
+    engine.ask(sums(100), lambda: batch_endpoint(sys.argv[2], max_rows=20))
+"""
+
+
+def test_five_kills_during_batches_leave_the_cap_a_cap(store_url: str, tmp_path: Path):
+    log_path = tmp_path / "log.jsonl"
+    AnswerStore(store_url).close()
+    with StandinServer(batches=BatchRules(seconds=15), log_path=log_path) as server:
+        command = [sys.executable, "-c", ASK_BATCHES, store_url, server.base_url]
+        for _ in range(5):
+            process = subprocess.Popen(command, cwd=ROOT)
+            wait_until(lambda: batch_states(store_url)[:3] == [("made", 20)] * 3, seconds=60)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        subprocess.run(command, cwd=ROOT, check=True)
+    assert len(logged(log_path)) == 60
+    assert paid_twice(log_path) == []
     with AnswerStore(store_url) as store:
         assert store.spend_by_role("a-run")["teach"].requests == 60
 
