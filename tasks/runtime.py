@@ -128,6 +128,8 @@ class Runtime:
         """End what others wait for, from any thread; `close` still has to follow."""
         if self._students is not None:
             self._students.abort()
+        if self.lease is not None:
+            self.lease.hurry()
         if self._calls is not None:
             self._calls.close()
 
@@ -263,7 +265,11 @@ class Runtime:
 def open_store(run: RunFolder) -> AnswerStore:
     """The store of a run's answers; what an earlier version booked by the run's name is the run's own from now on."""
     store = AnswerStore(store_url(run.config))
-    store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
+    try:
+        store.adopt_spending(run.ref.name, run.record.id, since=run.record.made_at)
+    except BaseException:
+        store.close()
+        raise
     return store
 
 

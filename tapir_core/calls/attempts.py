@@ -6,12 +6,13 @@ a kill) stays booked at the most that it can cost.
 
 import asyncio
 import secrets
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tapir_core.calls.budget import reserve
+from tapir_core.calls.budget import UNPAID, reserve
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.spend import Spend, SpendMeter
 from tapir_core.calls.store.answer_store import AnswerStore
@@ -21,60 +22,95 @@ from tapir_core.config.budget import BudgetConfig
 if TYPE_CHECKING:
     from tapir_core.calls.store.attempt_rows import Attempt, Settlement
 
-Wanted = tuple["Attempt", "asyncio.Future[str]"]
+Pending = tuple["Attempt", "asyncio.Future[str]"]
 
-__all__ = ["Attempts", "Booked", "OverBudgetError", "make_attempt", "settlement"]
+__all__ = ["STOPPED", "Attempts", "Booked", "UnsentError", "make_attempt", "settlement"]
+
+STOPPED = Failure("stopped", "the run was told to stop before this was sent")
+"""Of a request that was not sent."""
+STOP_CHECK_SECONDS = 0.5
+"""How long who waits for room may take to see that the run was told to stop."""
 
 
-class OverBudgetError(Exception):
-    """Raised where an attempt has no room under a cap, nor will have; never leaves the engine."""
+class UnsentError(Exception):
+    """Raised where an attempt is not sent: no room under a cap, or the run stops. Never leaves the engine."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class Attempts:
     """Books the attempts of one run in this process."""
 
-    def __init__(self, store: AnswerStore, budget: BudgetConfig, run: str, meter: SpendMeter) -> None:
+    def __init__(
+        self, store: AnswerStore, budget: BudgetConfig, run: str, meter: SpendMeter, stopping: threading.Event
+    ) -> None:
+        """Book for the run with the id ``run``; once ``stopping`` is set nothing more may be sent."""
         self.run = run
         self.budget = budget
+        self.closings = 0
+        """How often an attempt that was booked has ended: each time its reply may have left room."""
         self._store = store
         self._meter = meter
-        self._wanted: list[Wanted] = []
+        self._stopping = stopping
+        self._wanted: list[Pending] = []
+        self._pending = 0
         self._open = 0
-        """Attempts that are booked or being booked, and may still give back some of what they reserved."""
         self._changed = asyncio.Event()
 
     @property
     def may_make_room(self) -> bool:
-        """Whether an attempt of this process is still open: its reply may cost less than what is reserved for it."""
+        """Whether a paid attempt of this process is open: its reply may cost less than what is booked for it."""
         return self._open > 0
 
     def opened(self, count: int) -> None:
-        """So many attempts of a batch are at its provider and followed from here."""
+        """So many attempts of a batch are booked and followed from here."""
         self._open += count
 
-    def closed(self, count: int = 1) -> None:
+    def closed(self, count: int) -> None:
         """So many attempts are settled, or followed no more: who waits for room looks again."""
         self._open -= count
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self.closings += 1
+        self._wake()
 
     @asynccontextmanager
     async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator["Booked"]:
         """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
 
         Raises:
-            OverBudgetError: a cap has no room for it.
+            UnsentError: a cap has no room for it, or the run was told to stop.
         """
-        attempt = make_attempt(self.run, key, request, endpoint)
-        while refusal := await self._try(attempt):
-            if not self.may_make_room:
-                raise OverBudgetError(refusal)
-            await self._changed.wait()
+        attempt = await self._book(key, request, endpoint)
         try:
             self._meter.count_sent()
             yield Booked(self._store, attempt)
         finally:
-            self.closed()
+            if attempt.role != UNPAID:
+                self.closed(1)
+
+    async def _book(self, key: str, request: Request, endpoint: Endpoint) -> "Attempt":
+        while not self._stopping.is_set():
+            attempt, seen = make_attempt(self.run, key, request, endpoint), self.closings
+            refusal = await self._try(attempt)
+            if not refusal and not self._stopping.is_set():
+                return attempt
+            if not refusal:
+                self._give_back(attempt)
+                break
+            await self._wait_for_room(seen)
+            if self.closings == seen and not self._stopping.is_set():
+                raise UnsentError(Failure("budget", refusal))
+        raise UnsentError(STOPPED)
+
+    async def _wait_for_room(self, seen: int) -> None:
+        """Until an attempt has ended since ``closings`` was ``seen``, or none is open that could.
+
+        One may have ended while its refusal was on its way: its settlement may have queued behind it.
+        """
+        while self.closings == seen and (self._open or self._pending) and not self._stopping.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), STOP_CHECK_SECONDS)
 
     async def _try(self, attempt: "Attempt") -> str:
         """Book an attempt, together with all that want to in this turn of the loop: one wake-up of it for all."""
@@ -83,36 +119,54 @@ class Attempts:
             loop.call_soon(self._book_wanted, loop)
         answer: asyncio.Future[str] = loop.create_future()
         self._wanted.append((attempt, answer))
-        self._open += 1
+        self._pending += 1
         try:
-            refusal = await answer
-        except BaseException:
-            self.closed()
+            return await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and not answer.exception() and not answer.result():
+                self._give_back(attempt)
             raise
-        if refusal:
-            self.closed()
-        return refusal
 
     def _book_wanted(self, loop: asyncio.AbstractEventLoop) -> None:
-        wanted, self._wanted = self._wanted, []
-        booking = self._store.book([attempt for attempt, _ in wanted], self.budget)
+        pending, self._wanted = self._wanted, []
+        booking = self._store.book([attempt for attempt, _ in pending], self.budget)
 
         def pass_on(done: Future[list[str]]) -> None:
             # A loop that has ended has nobody left who waits; what was booked last stays booked then.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._answer, wanted, done)
+                loop.call_soon_threadsafe(self._answer, pending, done)
 
         booking.add_done_callback(pass_on)
 
-    def _answer(self, wanted: "list[Wanted]", booking: Future[list[str]]) -> None:
+    def _answer(self, pending: list[Pending], booking: Future[list[str]]) -> None:
         error = booking.exception()
-        refusals = [""] * len(wanted) if error else booking.result()
-        for (attempt, answer), refusal in zip(wanted, refusals, strict=True):
-            if not answer.done():
-                answer.set_exception(error) if error else answer.set_result(refusal)
-            elif not error and not refusal:
-                # Its asker was interrupted meanwhile.
-                self._store.settle(settlement(attempt.id, None))
+        refusals = [""] * len(pending) if error else booking.result()
+        self._pending -= len(pending)
+        # All that is booked counts as open before anybody who was refused looks whether something is.
+        if not error:
+            self._open += sum(
+                attempt.role != UNPAID for (attempt, _), each in zip(pending, refusals, strict=True) if not each
+            )
+        for (attempt, answer), refusal in zip(pending, refusals, strict=True):
+            if answer.done():  # its asker was interrupted meanwhile
+                if not error and not refusal:
+                    self._give_back(attempt)
+            elif error:
+                answer.set_exception(error)
+            else:
+                answer.set_result(refusal)
+        if not self._open and not self._pending:
+            self._wake()
+
+    def _give_back(self, attempt: "Attempt") -> None:
+        """What was booked and is not sent costs nothing."""
+        self._store.settle(settlement(attempt.id, None))
+        if attempt.role != UNPAID:
+            self.closed(1)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class Booked:

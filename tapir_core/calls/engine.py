@@ -14,11 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
-from tapir_core.calls.attempts import Attempts
+from tapir_core.calls.attempts import STOPPED, Attempts
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
 from tapir_core.calls.claiming import Books, Tell
-from tapir_core.calls.sending import STOPPED, Sending
+from tapir_core.calls.sending import Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.store.answer_store import AnswerStore
@@ -50,12 +50,13 @@ class CallEngine:
         self._run = run
         self._config = config
         meter = SpendMeter()
-        self._books = Books(store, Attempts(store, budget or BudgetConfig(), run, meter), meter, clock)
+        self._stopping = threading.Event()
+        attempts = Attempts(store, budget or BudgetConfig(), run, meter, self._stopping)
+        self._books = Books(store, attempts, meter, clock)
         self._flights = Flights()
         self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
-        self._stopping = threading.Event()
         self._loop = BackgroundLoop("tapir-calls")
 
     def ask(

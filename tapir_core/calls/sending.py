@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.asking import IsStopped
+from tapir_core.calls.attempts import STOPPED
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
 from tapir_core.calls.endpoints.limiter import Slot
 from tapir_core.calls.types import Endpoint, Failure, Request
@@ -18,10 +19,7 @@ from tapir_core.calls.types import Endpoint, Failure, Request
 if TYPE_CHECKING:
     from tapir_core.calls.endpoints.line import Line
 
-__all__ = ["STOPPED", "Sending"]
-
-STOPPED = Failure("stopped", "the run was told to stop before this was sent")
-"""Of a request that was not sent."""
+__all__ = ["Sending"]
 
 RECLAIM_SECONDS = 0.5
 GROUPS_OUT = 2

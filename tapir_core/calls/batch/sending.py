@@ -74,6 +74,8 @@ class BatchSending:
         self._away: set[str] = set()
         """Keys that are in a batch of ours, or pause after one."""
         self._failed: dict[str, Counter[FailureKind]] = {}
+        self._no_room_at = -1
+        """How many attempts had ended when the caps had no room for all that is left."""
         self._news = asyncio.Event()
 
     async def send_all(self, missing: Mapping[str, Request]) -> None:
@@ -101,6 +103,8 @@ class BatchSending:
 
         In this order: a batch that is followed may give back some of its reservation, and a claim waits for it.
         """
+        if self._no_room_at == self._books.attempts.closings and self._books.attempts.may_make_room:
+            return
         here = tuple(self._here())
         for batch in await self._write(AdoptBatches(here)) if here else []:
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
@@ -110,14 +114,19 @@ class BatchSending:
             turn = await self._claiming.claim(some)
             ours.update((key, self._missing[key]) for key in turn.ours)
         for file in split_files(ours, self._limits, tokens_field=client.tokens_field):
-            planned = await self._plan(file)
+            seen, planned = self._books.attempts.closings, await self._plan(file)
             if rows := planned.batch.rows:
                 # Of what the caps have room for: fewer rows, so still one file.
                 booked = (
                     split_files(rows, self._limits, tokens_field=client.tokens_field) if planned.refused else [file]
                 )
                 await self._begin(group, client, planned.batch, next(iter(booked)).content)
-            elif not self._books.attempts.may_make_room:
+            if not planned.refused:
+                continue
+            if self._books.attempts.may_make_room:
+                self._no_room_at = seen
+                break
+            if not planned.batch.rows and self._books.attempts.closings == seen:
                 self._refuse(planned.refused)
 
     async def _plan(self, file: BatchFile) -> Planned:

@@ -42,7 +42,8 @@ class Health:
         """Why another address should be asked, if there is one."""
         self._where = where
         self._dead_after_seconds = dead_after_seconds
-        self._answered = False
+        self.answered = False
+        """Whether it has ever answered anybody."""
         self._silent_since: float | None = None
         self._silent_failures = 0
         self._refusals = 0
@@ -62,13 +63,13 @@ class Health:
                 return self._count_silence(outcome, began, now)
         else:
             self.failing, self._streak = None, 0
-        self._answered, self._silent_since, self._last_reply = True, None, now
+        self.answered, self._silent_since, self._last_reply = True, None, now
         self._silent_failures = self._refusals = 0
         return None
 
     def _count_refusal(self, failure: Failure, endpoint: Endpoint) -> Failure | None:
         self._refusals += 1
-        if self._answered and self._refusals < MOST_REFUSALS:
+        if self.answered and self._refusals < MOST_REFUSALS:
             return None
         self.failing = self._refused_text(failure, endpoint)
         return Failure(failure.kind, self.failing)
@@ -102,7 +103,7 @@ class Breaker:
         self.failure: Failure | None = None
         """What everybody gets while the endpoint is given up."""
         self.refuses = False
-        """Whether it was given up because it refuses everybody: what was in flight there cost nothing."""
+        """Whether it was given up because it refuses everybody and always has: what was in flight cost nothing."""
         self._waiting: set[asyncio.Timeout] = set()
 
     def rearm(self) -> None:

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-from tapir_core.calls.attempts import Attempts, Booked, OverBudgetError
+from tapir_core.calls.attempts import Attempts, Booked, UnsentError
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.endpoints.breaker import Breaker, EndpointGivenUpError
 from tapir_core.calls.endpoints.client import Client
@@ -62,9 +62,8 @@ class Line:
                     slot.release()
                     await asyncio.sleep(pause)
                     await slot.take_again()
-        except OverBudgetError as over:
-            failure = Failure("budget", str(over))
-            return _with_attempts(_of_all(Reply(failure), attempts - 1, before), failure, attempts - 1)
+        except UnsentError as unsent:
+            return _with_attempts(_of_all(Reply(unsent.failure), attempts - 1, before), unsent.failure, attempts - 1)
         except EndpointGivenUpError as given_up:
             return _with_attempts(_of_all(Reply(given_up.failure), attempts, before), given_up.failure, attempts)
 
@@ -80,7 +79,7 @@ class Line:
             async with self._attempts.booked(key, request, endpoint) as booked:
                 began = loop.time()
                 reply = await self._send(request, address.client(endpoint), booked)
-        except OverBudgetError:
+        except UnsentError:
             rates.settle(permit, used_tokens=0, limits=(), now=loop.time())
             raise
         rates.settle(permit, used_tokens=_used_tokens(reply, permit.tokens), limits=reply.rate_limits, now=loop.time())

@@ -123,7 +123,9 @@ class Pool:
         else:
             _adapt(address.limit, reply, began=began, now=now)
         if given_up is not None and not self._another_than(address):
-            self._give_up(self._whole_failure(address, given_up), refuses=reply.endpoint_at_fault)
+            self._give_up(
+                self._whole_failure(address, given_up), refuses=reply.endpoint_at_fault and not self._ever_answered
+            )
 
     async def close(self) -> None:
         """Close every connection."""
@@ -140,6 +142,11 @@ class Pool:
 
     def _give_up(self, failure: Failure, *, refuses: bool = False) -> None:
         self._breaker.trip(failure, refuses=refuses)
+
+    @property
+    def _ever_answered(self) -> bool:
+        """Of one that answered before, credit may have run out or a model gone: what is in flight may be charged."""
+        return any(address.health.answered for address in self._addresses)
 
     def _another_than(self, address: Address) -> bool:
         return any(other is not address and not other.out_seconds for other in self._addresses)

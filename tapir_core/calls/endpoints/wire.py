@@ -7,7 +7,7 @@ returned: lone surrogates and NUL characters, which databases refuse, become U+F
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -106,11 +106,12 @@ def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_
         return Reply(Failure("server", f"the reply is no JSON: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
-    if body.get("error"):
-        return read_error(_integer(_mapping(body["error"]).get("code")) or 500, body, raw=raw)
     usage = _mapping(body.get("usage"))
     prompt_tokens, completion_tokens = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
     usd = (prompt_tokens * usd_per_million_prompt + completion_tokens * usd_per_million_completion) / 1e6
+    if body.get("error"):
+        error = read_error(_integer(_mapping(body["error"]).get("code")) or 500, body, raw=raw)
+        return replace(error, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
     outcome = _read_choice(body, prompt_tokens, completion_tokens, usd)
     return Reply(
         outcome,

@@ -49,7 +49,7 @@ class AnswerStore:
         from tapir_core.calls.store.patience import Patience
 
         self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
-        self._reuse, self._batches = reuse_rows, batch_rows
+        self._reuse, self._batches, self._tables = reuse_rows, batch_rows, tables
         self._engine = tables.open_engine(url)
         self._patience = Patience("the call store")
         self._holder = secrets.token_hex(16)
@@ -82,7 +82,7 @@ class AnswerStore:
 
     def settle(self, settlement: "Settlement") -> Future[None]:
         """Write down what came of an attempt; nobody needs to wait for it."""
-        return self._writer.submit(self._writes.Settle(settlement))
+        return self._writer.submit(settlement)
 
     def lead(self, write: "BatchWrite") -> Future[Any]:
         """Note something of a batch at a provider, or take it over; the future holds what the write gives.
@@ -128,7 +128,11 @@ class AnswerStore:
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
-        self._writer.submit(self._writes.Adopt(name, run, since)).result()
+        with self._engine.connect() as connection:
+            if not self._attempts.read_spend(connection, name):
+                return
+        with self._tables.writing(self._engine) as connection:
+            self._attempts.adopt(connection, name, run, since=since)
 
     def close(self) -> None:
         """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""

@@ -58,15 +58,13 @@ def book(
     """
     if not wanted:
         return []
+    known = _known(connection, [each.id for each, _ in wanted]) if repeated else set()
     ledger = _Ledger(connection)
-    refusals = [ledger.reserve(attempt, budget) for attempt, budget in wanted]
-    booked = {each.id: each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal}
-    for some in _groups(sorted(booked)) if repeated else ():
-        for known in connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars():
-            del booked[known]
+    refusals = ["" if each.id in known else ledger.reserve(each, budget) for each, budget in wanted]
+    booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
     if booked:
-        connection.execute(insert(attempts), [_row(each) for each in booked.values()])
-        _add(connection, map(_sum_of, booked.values()))
+        connection.execute(insert(attempts), [_row(each) for each in booked])
+        _add(connection, map(_sum_of, booked))
     return refusals
 
 
@@ -76,7 +74,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     booked: list[Any] = []
     for some in _groups(sorted(known)):
         query = select(attempts).where(attempts.c.id.in_(some), attempts.c.outcome == "")
-        booked += connection.execute(query.with_for_update()).all()
+        booked += connection.execute(query).all()
     changed, dropped, more = [], [], []
     for row in booked:
         of = known[row.id]
@@ -120,12 +118,12 @@ def adopt(connection: Connection, name: str, run: str, *, since: datetime) -> No
     Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
     and then nobody can say whose spending it is.
     """
-    if not connection.scalar(select(func.count()).select_from(spending).where(spending.c.run == name)):
-        return
     first = connection.scalar(select(func.min(answers.c.created)).where(answers.c.run == name))
     if first is not None and first >= since:
-        for table in (spending, attempts):
-            connection.execute(update(table).where(table.c.run == name).values(run=run))
+        for role, spent in read_spend(connection, name).items():
+            add_spend(connection, run, role, spent)
+        connection.execute(delete(spending).where(spending.c.run == name))
+        connection.execute(update(attempts).where(attempts.c.run == name).values(run=run))
 
 
 class _Ledger:
@@ -134,10 +132,11 @@ class _Ledger:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._spent: dict[str, dict[str, Spend]] = {}
+        self._unknown: dict[str, Spend] = {}
 
     def reserve(self, wanted: Attempt, budget: BudgetConfig) -> str:
         """Add ``wanted``, or say which cap has no room for it."""
-        if budget == BudgetConfig():
+        if budget == _NO_CAPS:
             return ""
         if wanted.run not in self._spent:
             self._spent[wanted.run] = read_spend(self._connection, wanted.run)
@@ -146,11 +145,15 @@ class _Ledger:
         if reason is None:
             spent[wanted.role] = spent.get(wanted.role, Spend()) + _sum_of(wanted)[2]
             return ""
-        unknown = read_unknown(self._connection, wanted.run)
+        if wanted.run not in self._unknown:
+            self._unknown[wanted.run] = read_unknown(self._connection, wanted.run)
+        unknown = self._unknown[wanted.run]
         if unknown.requests:
             reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
         return reason
 
+
+_NO_CAPS = BudgetConfig()
 
 _SETTLE = (
     update(attempts)
@@ -163,6 +166,14 @@ _SETTLE = (
         usd=bindparam("cost"),
     )
 )
+
+
+def _known(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Which of ``ids`` are written down already."""
+    found: set[int] = set()
+    for some in _groups(ids):
+        found.update(connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars())
+    return found
 
 
 def _row(attempt: Attempt) -> dict[str, Any]:
@@ -180,7 +191,6 @@ def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None
     added: dict[tuple[str, str], Spend] = defaultdict(Spend)
     for run, role, more in sums:
         added[run, role] += more
-    # In one order everywhere: two processes that lock the same rows crosswise would wait for each other.
     for (run, role), more in sorted(added.items(), key=lambda each: each[0]):
         if more != Spend():
             add_spend(connection, run, role, more)

@@ -76,9 +76,9 @@ class PlanBatch:
     """By key, one for each of its rows."""
     budget: BudgetConfig
 
-    def apply(self, connection: Connection, holder: str) -> Planned:
+    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> Planned:
         """Book each row that the caps have room for, and write down a batch of them."""
-        refusals = book(connection, [(self.attempts[key], self.budget) for key in self.batch.rows])
+        refusals = book(connection, [(self.attempts[key], self.budget) for key in self.batch.rows], repeated=repeated)
         refused = {key: refusal for key, refusal in zip(self.batch.rows, refusals, strict=True) if refusal}
         rows = {key: request for key, request in self.batch.rows.items() if key not in refused}
         booked = {key: self.attempts[key].id for key in rows}
@@ -96,7 +96,7 @@ class NoteBatch:
     input_file_id: str = ""
     provider_id: str = ""
 
-    def apply(self, connection: Connection, _: str) -> None:
+    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
         """Write down what is given."""
         given = {"input_file_id": self.input_file_id, "provider_id": self.provider_id}
         values = {name: value for name, value in given.items() if value}
@@ -110,15 +110,17 @@ class AdoptBatches:
 
     keys: tuple[str, ...]
 
-    def apply(self, connection: Connection, holder: str) -> list[OpenBatch]:
+    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> list[OpenBatch]:
         """The batches that ``holder`` leads from now on."""
         call_the_roll(connection, holder)
         tags: set[str] = set()
         for some in _groups(self.keys):
             tags.update(connection.execute(select(batch_rows.c.batch).where(batch_rows.c.key.in_(some))).scalars())
         living = select(holders.c.id)
-        free = select(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(living))
-        found = connection.execute(free.with_for_update()).mappings().all()
+        # A try before this one may have taken them over already.
+        led = living.where(holders.c.id != holder) if repeated else living
+        free = select(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led))
+        found = connection.execute(free).mappings().all()
         adopted = [row["tag"] for row in found]
         connection.execute(update(batches).where(batches.c.tag.in_(adopted)).values(driver=holder))
         return [_read(connection, row) for row in found]
@@ -130,7 +132,7 @@ class LeaveBatch:
 
     tag: str
 
-    def apply(self, connection: Connection, holder: str) -> None:
+    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> None:
         """Nobody leads it, if ``holder`` did."""
         ours = (batches.c.tag == self.tag, batches.c.driver == holder)
         connection.execute(update(batches).where(*ours).values(driver=""))
@@ -144,7 +146,7 @@ class EndBatch:
     state: str
     """The provider's last status, or why the batch was dropped."""
 
-    def apply(self, connection: Connection, _: str) -> None:
+    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
         """The row of `batches` stays as a record."""
         if self.state != LOST:
             owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == self.tag)).scalars()

@@ -70,12 +70,15 @@ def call_the_roll(connection: Connection, holder: str) -> None:
 
     Who was silent so long that it was taken for dead is known again: without its row nobody could end its claims.
     """
-    beat(connection, holder, Holder.this_process())
     now = database_time(connection)
+    last = connection.scalar(select(holders.c.heartbeat).where(holders.c.id == holder))
+    # While the database was away nobody could show that it lives.
+    all_were_silent = last is not None and now - last >= timedelta(seconds=LAPSE_SECONDS)
+    beat(connection, holder, Holder.this_process())
     for row in connection.execute(select(holders)).mappings().all():
         process = Holder(row["host"], row["boot_id"], row["pid"], row["process_started"])
         silent = now - row["heartbeat"] >= timedelta(seconds=LAPSE_SECONDS)
-        if process.is_gone() or (silent and not process.is_here()):
+        if process.is_gone() or (silent and not process.is_here() and not all_were_silent):
             drop_holder(connection, row["id"])
 
 

@@ -116,15 +116,21 @@ class RunLease:
         row = self._rows.read(self._engine, self.run_key)
         return None if row is None else Holding(row["token"], lives=not _may_take(row))
 
+    def hurry(self) -> None:
+        """From now on wait only a little for a database that is away: somebody wants to end."""
+        self._patience.close()
+
     def release(self) -> None:
         """Give the lease back, or stop looking at it. Releasing twice is the same as once."""
         self._released.set()
-        if self._heart is not None:
-            self._heart.join()
-            self._heart = None
-            self._patience.close()
-            self._patience.try_until_back(lambda: self._rows.drop(self._engine, self.run_key, self.token))
-        self._engine.dispose()
+        self.hurry()
+        try:
+            if self._heart is not None:
+                self._heart.join()
+                self._heart = None
+                self._patience.try_until_back(lambda: self._rows.drop(self._engine, self.run_key, self.token))
+        finally:
+            self._engine.dispose()
 
     def __enter__(self) -> "RunLease":
         self.acquire()

@@ -87,7 +87,8 @@ def _book_attempts(connection: Connection) -> None:
     owed = connection.execute(text(_OWED)).all()
     connection.execute(text("DROP TABLE claims"))
     metadata.create_all(connection, [claims])
-    connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
+    if "attempt" not in [column["name"] for column in inspect(connection).get_columns("batch_rows")]:
+        connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
     now = datetime.now(UTC).replace(tzinfo=None)
     for row in owed:
         attempt = secrets.randbits(63)

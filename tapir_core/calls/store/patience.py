@@ -20,6 +20,8 @@ LONGEST_SECONDS = 600.0
 LONGEST_SECONDS_AT_END = 60.0
 """How long it is still waited for by who is closing: an interrupt should end soon, but with what was paid for."""
 LONGEST_PAUSE_SECONDS = 5.0
+LASTING_SQLSTATES = ("53100", "28")
+"""Of PostgreSQL: a full disk, and who is not let in."""
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -33,6 +35,8 @@ def is_away(error: BaseException) -> bool:
         # The low byte is the kind. Waiting helps neither a full disk nor a file that must not be written.
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    if str(getattr(error.orig, "sqlstate", None) or "").startswith(LASTING_SQLSTATES):
+        return False
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 

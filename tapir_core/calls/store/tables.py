@@ -52,8 +52,10 @@ __all__ = [
     "writing",
 ]
 
-BUSY_SECONDS = 60
-"""How long a writer waits for another process's transaction before it fails."""
+BUSY_SECONDS = 20
+"""How long a writer waits for another process's transaction in SQLite before it fails, or tries again (patience.py)."""
+POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+"""A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
 
 metadata = MetaData()
 
@@ -243,7 +245,7 @@ def open_engine(url: str) -> Engine:
             f"calls.store_url = {shown!r} is not supported. Use sqlite:///path/store.sqlite or postgresql://host/database"
         )
     try:
-        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else create_engine(parsed, pool_pre_ping=True)
+        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else _create_postgres(parsed)
         with writing(engine) as connection:
             migrate(connection, shown)
     except (SQLAlchemyError, OSError) as error:
@@ -279,6 +281,11 @@ def _adding(dialect: str, table: Table) -> Any:
 
 def _insert(dialect: str, table: Table) -> Any:
     return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def _create_postgres(url: URL) -> Engine:
+    own = {name: value for name, value in POSTGRES.items() if name not in url.query}
+    return create_engine(url, connect_args=own, pool_pre_ping=True)
 
 
 def _create_sqlite(url: URL) -> Engine:

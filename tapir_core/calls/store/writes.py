@@ -4,8 +4,7 @@ Claims, answers and what was booked for them change together, so that they agree
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
@@ -22,7 +21,6 @@ from tapir_core.config.budget import BudgetConfig
 
 __all__ = [
     "AddSeconds",
-    "Adopt",
     "Beat",
     "Book",
     "Claim",
@@ -31,7 +29,6 @@ __all__ = [
     "Put",
     "Release",
     "Reuse",
-    "Settle",
     "Write",
     "commit",
     "rows_of",
@@ -72,28 +69,12 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """What came of an attempt."""
-
-    settlement: Settlement
-
-
-@dataclass(frozen=True, slots=True)
 class AddSeconds:
     """Working time of a run for a role."""
 
     run: str
     role: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """A run whose spending may stand under its name."""
-
-    name: str
-    run: str
-    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +101,7 @@ class Reuse:
     requests: Mapping[Asked, int]
 
 
-Write = Put | Release | Claim | Book | Settle | AddSeconds | Adopt | Beat | Leave | Forget | Reuse | BatchWrite
+Write = Put | Release | Claim | Book | Settlement | AddSeconds | Beat | Leave | Forget | Reuse | BatchWrite
 
 
 def rows_of(write: Write) -> int:
@@ -148,12 +129,17 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
         puts = {place: write for place, write in enumerate(writes) if isinstance(write, Put)}
         before = answer_rows.insert_rows(connection, [put.row for put in puts.values()])
         for place, put in puts.items():
-            results[place] = before.get(put.row["key"], put.outcome)
+            stored = before.get(put.row["key"], put.outcome)
+            # Committed by the try before this one, and so paid now all the same.
+            ours = repeated and replace(stored, stored=put.outcome.stored) == put.outcome
+            results[place] = put.outcome if ours else stored
         given_up = [write.key for write in writes if isinstance(write, Release)]
         claim_rows.release(connection, holder, [*(put.row["key"] for put in puts.values()), *given_up])
-        attempt_rows.settle(connection, [write.settlement for write in writes if isinstance(write, Settle)])
+        attempt_rows.settle(connection, [write for write in writes if isinstance(write, Settlement)])
         for place, write in enumerate(writes):
-            results[place] = _write(connection, holder, write) if place not in puts else results[place]
+            results[place] = (
+                _write(connection, holder, write, repeated=repeated) if place not in puts else results[place]
+            )
         booked = [
             (place, write, attempt)
             for place, write in enumerate(writes)
@@ -168,7 +154,7 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
     return results
 
 
-def _write(connection: Connection, holder: str, write: Write) -> Any:
+def _write(connection: Connection, holder: str, write: Write, *, repeated: bool) -> Any:
     """One of those writes that are not made together with others of their kind."""
     match write:
         case Claim():
@@ -177,15 +163,13 @@ def _write(connection: Connection, holder: str, write: Write) -> Any:
             return answer_rows.delete_rows(connection, write.keys)
         case AddSeconds():
             return attempt_rows.add_spend(connection, write.run, write.role, Spend(seconds=write.seconds))
-        case Adopt():
-            return attempt_rows.adopt(connection, write.name, write.run, since=write.since)
         case Beat():
             return claim_rows.beat(connection, holder, Holder.this_process())
         case Reuse():
             return reuse_rows.add_reuse(connection, write.requests)
         case Leave():
             return claim_rows.drop_holder(connection, holder)
-        case Put() | Release() | Settle() | Book():
+        case Put() | Release() | Settlement() | Book():
             return None
         case _:
-            return write.apply(connection, holder)
+            return write.apply(connection, holder, repeated=repeated)

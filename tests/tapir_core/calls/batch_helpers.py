@@ -51,7 +51,7 @@ def plan_batch(
 ) -> PlanBatch:
     """The write that plans a batch, with an attempt of ``tokens`` for each row."""
     attempts = {
-        key: Attempt(place, "a-run", row.role, key, Reservation(tokens))
+        key: Attempt(1000 + place, "a-run", row.role, key, Reservation(tokens))
         for place, (key, row) in enumerate(rows.items())
     }
     return PlanBatch(OpenBatch(tag, base_url, rows), attempts, budget or BudgetConfig())

@@ -117,6 +117,36 @@ def test_an_unused_reservation_makes_room_again(store_url: str, quick: CallsConf
         assert kinds(outcomes) == {"answer": 7, "budget": 3}
 
 
+def test_every_row_is_sent_that_has_room_once_those_before_it_are_settled(store_url: str, quick: CallsConfig):
+    """Ten of 15 tokens fit into 194, though each reserves 59: the last one has room when nine are settled."""
+    dear = [make_request(f"question {n}", sampling=Sampling(max_tokens=40)) for n in range(10)]
+    with FakeProvider(lambda _: Text("x")) as provider, open_capped(store_url, quick, tokens=194) as engine:
+        assert kinds(engine.ask(dear, lambda: provider.endpoint(concurrency=8))) == {"answer": 10}
+
+
+def test_who_waits_for_room_asks_the_store_only_when_an_attempt_has_ended(
+    store_url: str, quick: CallsConfig, monkeypatch: pytest.MonkeyPatch
+):
+    bookings: list[int] = []
+    book = AnswerStore.book
+    monkeypatch.setattr(AnswerStore, "book", lambda self, some, caps: (bookings.append(1), book(self, some, caps))[1])
+    with FakeProvider(latency_seconds=1.0) as provider, open_capped(store_url, quick, requests=2) as engine:
+        outcomes = engine.ask(questions(30), lambda: provider.endpoint(concurrency=8))
+    assert kinds(outcomes) == {"answer": 2, "budget": 28}
+    assert len(bookings) <= 30, "a turn of the loop for each row at most, and none while nothing happens"
+
+
+def test_what_waits_for_room_is_not_sent_once_the_run_stops(store_url: str, quick: CallsConfig):
+    with FakeProvider(latency_seconds=0.5) as provider, open_capped(store_url, quick, tokens=60) as engine:
+        thread = threading.Timer(0.2, engine.stop_sending)
+        thread.start()
+        dear = [make_request(f"question {n}", sampling=Sampling(max_tokens=40)) for n in range(6)]
+        outcomes = engine.ask(dear, lambda: provider.endpoint(concurrency=8))
+        thread.join()
+    assert kinds(outcomes) == {"answer": 1, "stopped": 5}
+    assert len(provider.calls) == 1
+
+
 @given(text=st.text(max_size=200), max_tokens=st.integers(1, 4096))
 def test_a_reservation_covers_the_longest_reply(text: str, max_tokens: int):
     request = make_request(text, sampling=Sampling(max_tokens=max_tokens))

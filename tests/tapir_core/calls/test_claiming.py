@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, Outcome
@@ -20,7 +21,9 @@ def test_what_is_granted_to_an_asker_that_is_gone_is_given_up_and_nobody_elses_c
     async def be_interrupted(store: AnswerStore, database: sqlite3.Connection) -> None:
         clock = WorkClock(lambda role, seconds: None)
         meter = SpendMeter()
-        claiming = Claiming(Books(store, Attempts(store, BudgetConfig(), "a-run", meter), meter, clock), tell)
+        claiming = Claiming(
+            Books(store, Attempts(store, BudgetConfig(), "a-run", meter, threading.Event()), meter, clock), tell
+        )
         database.execute("BEGIN IMMEDIATE")
         asker = asyncio.create_task(claiming.claim(keys))
         await asyncio.sleep(0)

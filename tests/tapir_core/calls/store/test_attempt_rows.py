@@ -87,7 +87,8 @@ def test_what_is_settled_below_its_reservation_makes_room(connection: Connection
 
 def test_booking_and_settling_again_after_a_commit_whose_end_nobody_knows_changes_nothing(connection: Connection):
     for repeated in (False, True):
-        book(connection, [(each, BudgetConfig()) for each in want(1, 2)], repeated=repeated)
+        some = [(each, BudgetConfig(requests=2)) for each in want(1, 2)]
+        assert book(connection, some, repeated=repeated) == ["", ""], "at a cap, too"
     for _ in range(2):
         settle(connection, [Settlement(1, "answer", Spend(1, 7, 3, 0.25)), Settlement(2, "", Spend())])
     settle(connection, [Settlement(1, "server", Spend(1, 99, 99, 9.0)), Settlement(77, "answer", Spend(1, 1, 1, 1.0))])
@@ -149,6 +150,14 @@ def test_spending_by_name_goes_to_the_run_only_if_no_older_run_of_that_name_aske
     assert read_spend(connection, "an-id") == ({"teach": Spend(5, usd=1.0)} if taken else {})
     adopt(connection, "quickstart", "another-id", since=datetime(2026, 1, 1))
     assert read_spend(connection, "another-id") == ({} if taken else {"teach": Spend(5, usd=1.0)})
+
+
+def test_spending_by_name_is_added_to_what_the_run_has_spent_since(connection: Connection):
+    add_spend(connection, "quickstart", "run", Spend(seconds=60.0))
+    add_spend(connection, "an-id", "run", Spend(seconds=5.0))
+    answered_at(connection, datetime(2026, 1, 20))
+    adopt(connection, "quickstart", "an-id", since=datetime(2026, 1, 12))
+    assert read_spend(connection, "an-id") == {"run": Spend(seconds=65.0)}
 
 
 def test_spending_of_a_name_that_no_answer_shows_goes_to_nobody(connection: Connection):

@@ -11,6 +11,7 @@ from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.answer_rows import make_row, read_known
 from tapir_core.calls.store.attempt_rows import Attempt, Settlement, read_spend
+from tapir_core.calls.store.batch_rows import AdoptBatches, LeaveBatch
 from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.reuse_rows import count_asked, read_reuse
 from tapir_core.calls.store.tables import claims, holders, open_engine
@@ -24,10 +25,10 @@ from tapir_core.calls.store.writes import (
     Put,
     Release,
     Reuse,
-    Settle,
     commit,
 )
 from tapir_core.config import BudgetConfig
+from tests.tapir_core.calls.batch_helpers import plan_batch
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def book(attempt: int, **caps: float) -> Book:
     return Book((wanted,), BudgetConfig.model_validate(caps))
 
 
-def settle(attempt: int, spent: Spend | None) -> Settle:
-    return Settle(Settlement(attempt, "answer", spent))
+def settle(attempt: int, spent: Spend | None) -> Settlement:
+    return Settlement(attempt, "answer", spent)
 
 
 def claimed(engine: Engine) -> dict[str, str]:
@@ -110,6 +111,29 @@ def test_requests_that_the_store_answered_are_added_up(engine: Engine):
     with engine.connect() as connection:
         found = read_reuse(connection)
     assert {role: requests for (role, *_), requests in found.items()} == {"judge": 1, "teach": 4}
+
+
+def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(engine: Engine):
+    rows = {"in a batch": make_request(role="teach")}
+    writes = [
+        claim("a", "in a batch"),
+        put("b"),
+        book(1, requests=2),
+        plan_batch("a-batch", "http://127.0.0.1:9/v1", rows, budget=BudgetConfig(requests=2)),
+        Release("a"),
+    ]
+    commit(engine, "me", [claim("in a batch")])
+    first = commit(engine, "me", writes)
+    again = commit(engine, "me", writes, repeated=True)
+    assert [again[1], again[2], again[3].refused] == [first[1], first[2], {}]
+    assert list(again[3].batch.rows) == ["in a batch"]
+    assert spent(engine)["teach"].requests == 2
+    (taken,) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=True)
+    assert taken == [], "it is led by somebody else who lives"
+    commit(engine, "me", [LeaveBatch("a-batch")])
+    for repeated in (False, True):
+        ((adopted,),) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=repeated)
+        assert adopted.tag == "a-batch"
 
 
 def test_who_leaves_takes_its_own_claims_along(engine: Engine):
