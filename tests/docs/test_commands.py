@@ -112,7 +112,7 @@ ESTIMATES = {
     command.text: command.words
     for page in PAGES
     for command in commands_of(page.read_text())
-    if command.in_block and command.words[:1] == ["estimate"] and "/my_" not in command.text
+    if command.in_block and command.words[:1] == ["estimate"] and "my_" not in command.text
 }
 
 

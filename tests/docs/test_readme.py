@@ -12,14 +12,20 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import typer
 
 from flows.cli import app
+from tapir_core.calls.prices import missing_prices
+from tapir_core.config import BudgetConfig, RunConfig
+from tapir_core.config.load import load_config
 from tapir_core.standin.families import FAMILIES
 from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
@@ -32,6 +38,8 @@ from tests.students import needs_student_env
 
 README = (REPOSITORY / "README.md").read_text()
 MOST_WORDS = 900
+COPIED = REPOSITORY / "configs/local_endpoints.toml"
+"""What step 2 of *Your own data* copies."""
 OUTPUT = re.compile(r"^ *```text\n(.*?)```$", re.MULTILINE | re.DOTALL)
 COMMANDS = [
     line.strip() for block in re.findall(r"^ *```sh\n(.*?)^ *```$", README, re.M | re.S) for line in block.splitlines()
@@ -120,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def own_data(folder: Path) -> Iterator[None]:
     """Step 2 of *Your own data*: the copy is edited as the README says."""
-    text = (REPOSITORY / "configs/local_endpoints.toml").read_text()
+    text = COPIED.read_text()
     with StandinServer() as standin:
         text = text.replace("http://127.0.0.1:8041/v1", standin.base_url)
         text = text.replace("data/instructions.json", "my_instructions.json").replace(
@@ -160,6 +168,32 @@ def test_instructions_of_ones_own_are_labelled_and_taught(
     [line] = [line for line in COMMANDS if line.startswith("tapir run")]
     run(line, folder, *TAUGHT_ONLY, api=standing_prefect.api)
     assert sorted(path.name for path in (folder / "taught/local").glob("*er*")) == ["teacher"]
+
+
+def settings(line: str) -> list[str]:
+    return [word for option, word in pairwise(shlex.split(line)) if option == "--set"]
+
+
+def test_the_first_run_is_one_round_on_hard_data_as_large_as_all_rounds_of_the_file() -> None:
+    estimated, ran = (
+        settings(line) for word in ("estimate", "run") for line in COMMANDS if line.startswith(f"tapir {word}")
+    )
+    assert ran == [*estimated, "budget.usd=20"]
+    loop, hard = load_config(COPIED), load_config(COPIED, ran)
+    assert (hard.run.rounds, hard.round(1).alpha) == (1, 1.0)
+    assert hard.round(1).examples == sum(loop.round(number).examples for number in loop.round_numbers)
+
+
+def test_the_example_for_an_api_key_loads_in_the_copy_and_its_price_is_known() -> None:
+    page = (REPOSITORY / "docs/own-data.md").read_text()
+    [block] = re.findall(r"^ {4}\[data\.pool\]\n(?:(?: {4}.*)?\n)+", page, re.MULTILINE)
+    table, example = tomllib.loads(COPIED.read_text()), tomllib.loads(dedent(block))
+    del table["data"]["heldout"]
+    for section, tables in example.items():
+        table[section] |= tables
+    config = RunConfig.model_validate(table)
+    assert config.teacher.endpoint == config.judge.endpoint
+    assert missing_prices(config.model_copy(update={"budget": BudgetConfig(usd=20.0)})) == []
 
 
 @cache
