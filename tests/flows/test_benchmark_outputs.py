@@ -60,7 +60,7 @@ def figures(run: RunFolder, name: str, who: int | str) -> dict[str, dict[str, An
 
 
 def evaluate(run: RunFolder, *options: str) -> Any:
-    return CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/asked", *options])
+    return CliRunner().invoke(app, ["evaluate", f"{run.ref.root}/asked", *options], env={"COLUMNS": "200"})
 
 
 @pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
