@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from psycopg.errors import AdminShutdown, DiskFull, InvalidPassword
 from sqlalchemy.exc import OperationalError
 
 from tapir_core.calls import AnswerStore, CallEngine, RunLease
@@ -144,6 +145,8 @@ def test_only_what_may_pass_is_waited_for(tmp_path: Path):
     full.sqlite_errorcode, locked.sqlite_errorcode = sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY  # type: ignore[attr-defined]
     assert [is_away(OperationalError("", {}, each)) for each in (full, locked)] == [False, True]
     assert not is_away(ValueError("no database at all"))
+    disk, password, restart = DiskFull(), InvalidPassword(), AdminShutdown()
+    assert [is_away(OperationalError("", {}, each)) for each in (disk, password, restart)] == [False, False, True]
 
     tries: list[int] = []
 
