@@ -63,7 +63,7 @@ def book(
     refusals = ["" if each.id in known else ledger.reserve(each, budget) for each, budget in wanted]
     booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
     if booked:
-        connection.execute(insert(attempts), [_row(each) for each in booked])
+        connection.execute(_BOOK, [_row(each) for each in booked])
         _add(connection, map(_sum_of, booked))
     return refusals
 
@@ -73,8 +73,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     known = {each.attempt: each for each in settlements}
     booked: list[Any] = []
     for some in _groups(sorted(known)):
-        query = select(attempts).where(attempts.c.id.in_(some), attempts.c.outcome == "")
-        booked += connection.execute(query).all()
+        booked += connection.execute(_UNSETTLED, {"ids": some}).all()
     changed, dropped, more = [], [], []
     for row in booked:
         of = known[row.id]
@@ -100,8 +99,7 @@ def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
 
 def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
     """What a run has spent or reserved, by role."""
-    query = select(spending).where(spending.c.run == run).order_by(spending.c.role)
-    return {row.role: _as_spend(row._mapping) for row in connection.execute(query)}
+    return {row.role: _as_spend(row._mapping) for row in connection.execute(_SPENT, {"of": run})}
 
 
 def read_unknown(connection: Connection, run: str) -> Spend:
@@ -154,6 +152,11 @@ class _Ledger:
 
 
 _NO_CAPS = BudgetConfig()
+
+# Made once: to build a statement costs as much as to run it.
+_SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
+_UNSETTLED = select(attempts).where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
+_BOOK = insert(attempts)
 
 _SETTLE = (
     update(attempts)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from enum import Enum
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, bindparam, delete, or_, select, update
 
 from tapir_core.calls.store.lease import LAPSE_SECONDS, Holder
 from tapir_core.calls.store.lease_rows import database_time
@@ -52,9 +52,7 @@ def release(connection: Connection, holder: str, keys: Sequence[str]) -> None:
     Others' claims stay: who was taken for dead must not free what another process has claimed since.
     """
     if keys:
-        led = select(batches.c.tag).where(batches.c.driver == holder)
-        ours = or_(claims.c.holder == holder, claims.c.holder.in_(led))
-        connection.execute(delete(claims).where(claims.c.key.in_(keys), ours))
+        connection.execute(_RELEASE, {"keys": keys, "by": holder})
 
 
 def beat(connection: Connection, holder: str, process: Holder) -> None:
@@ -86,3 +84,13 @@ def drop_holder(connection: Connection, holder: str) -> None:
     """Give up everything that ``holder`` claims."""
     connection.execute(delete(claims).where(claims.c.holder == holder))
     connection.execute(delete(holders).where(holders.c.id == holder))
+
+
+# Made once: to build a statement costs as much as to run it.
+_RELEASE = delete(claims).where(
+    claims.c.key.in_(bindparam("keys", expanding=True)),
+    or_(
+        claims.c.holder == bindparam("by"),
+        claims.c.holder.in_(select(batches.c.tag).where(batches.c.driver == bindparam("by"))),
+    ),
+)

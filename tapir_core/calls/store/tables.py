@@ -263,12 +263,17 @@ def writing(engine: Engine) -> AbstractContextManager[Connection]:
 
 def insert_or_ignore(engine: Engine, table: Table) -> Any:
     """An INSERT that leaves a row which is already there as it is."""
-    return _insert(engine.dialect.name, table).on_conflict_do_nothing()
+    return _ignoring(engine.dialect.name, table)
 
 
 def insert_or_add(engine: Engine, table: Table) -> Any:
     """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
     return _adding(engine.dialect.name, table)
+
+
+@lru_cache
+def _ignoring(dialect: str, table: Table) -> Any:
+    return _insert(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
