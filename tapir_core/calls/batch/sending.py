@@ -101,7 +101,8 @@ class BatchSending:
     async def _look(self, group: asyncio.TaskGroup, client: BatchClient) -> None:
         """Take over the batches of what is missing that nobody leads, and make batches of what is ours to send.
 
-        In this order: a batch that is followed may give back some of its reservation, and a claim waits for it.
+        In this order: a batch that is followed may give back some of what is booked for it, and others wait for that.
+        While they wait nothing is looked at again before an attempt has ended.
         """
         if self._no_room_at == self._books.attempts.closings and self._books.attempts.may_make_room:
             return

@@ -3,7 +3,7 @@
 An attempt is booked at the most that it can cost and settled at what its reply says. One whose reply never came,
 because of a time-out, a broken connection or a kill, stays booked: its provider may charge for it. Functions on a
 connection whose transaction the store's writer holds, so that attempts, sums and answers agree at every commit; each
-gives the same when it is repeated, for nobody knows of a commit that broke off whether it was made.
+books nothing twice when it is repeated, for nobody knows of a commit that broke off whether it was made.
 """
 
 from collections import defaultdict

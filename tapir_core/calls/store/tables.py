@@ -140,7 +140,7 @@ claims = Table(
     Column("holder", String(32), nullable=False),
     Index("claims_by_holder", "holder"),
 )
-"""One row per request that a process is about to send or has sent: no other process sends it meanwhile."""
+"""One row per request that a process or a batch is about to send or has sent: nobody else sends it meanwhile."""
 
 attempts = Table(
     "attempts",
