@@ -29,8 +29,11 @@ quickstart: ## distil a small real student for two rounds into runs/quickstart: 
 	@$(MAKE) --no-print-directory setup
 	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)
 
+# By file, in the order of their names: what takes long, in tests/end_to_end, begins early.
+IN_TWO = -n 2 --no-loadscope-reorder
+
 test: test-env student-env ## run all tests but those of operations, the end-to-end runs on real engines included
-	.venv/bin/python -m pytest -m "not operations"
+	.venv/bin/python -m pytest $(IN_TWO) -m "not operations"
 
 test-lm-eval: test-env lm-eval-env ## run the tests that need lm-evaluation-harness, which `make test` skips without it
 	.venv/bin/python -m pytest -m lm_eval
@@ -83,7 +86,7 @@ types:
 	.venv/bin/mypy
 
 unit:
-	.venv/bin/python -m pytest -m "not slow and not operations"
+	.venv/bin/python -m pytest $(IN_TWO) -m "not slow and not operations"
 
 coverage: test-env ## lines and branches of calls and judging that their quick tests reach: at least 95 % each
 	@rm -f build/coverage*

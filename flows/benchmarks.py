@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
 from tapir_core.reporting.students import failed_judgments
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import Compared, StageAt, benchmark_stages
-from tasks.benchmark_answers import asked_questions, benchmark_answers_shard
+from tapir_core.stages import Compared, benchmark_stages
+from tasks.benchmark_answers import benchmark_answers_shard
 from tasks.benchmark_marks import benchmark_marks
 from tasks.benchmark_replies import benchmark_replies_shard, forget_failed
 from tasks.benchmarks import benchmark_items, benchmark_scores
@@ -23,7 +23,7 @@ def read_benchmark(ref: RunRef, name: str, models: Sequence[str] = ()) -> None:
     run_stage(ref, benchmark_items, benchmark=name)
     for model in models:
         answers_at, *_ = benchmark_stages(name, model)
-        run_shards(ref, answers_at, benchmark_answers_shard, _questions(RunFolder(ref), name))
+        run_shards(ref, answers_at, benchmark_answers_shard)
 
 
 def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_terminal: bool = False) -> None:
@@ -33,20 +33,15 @@ def ask_benchmark(ref: RunRef, who: Compared, name: str, *, also_terminal: bool 
     """
     run = RunFolder(ref)
     answers_at, replies_at, scores_at = benchmark_stages(name, who)
-    rows = _questions(run, name)
-    answers = submit_shards(ref, answers_at, benchmark_answers_shard, rows)
+    answers = submit_shards(ref, answers_at, benchmark_answers_shard)
     if name in run.config.evaluation.judged:
         again = also_terminal and bool(failed_judgments(run, replies_at))
         if again:
             forget_failed(run, replies_at)
-        replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, rows, also_done=again)
+        replies = follow_shards(ref, replies_at, benchmark_replies_shard, answers, also_done=again)
         seal_stage(ref, answers)
         seal_stage(ref, replies)
     else:
         seal_stage(ref, answers)
         run_stage(ref, benchmark_marks, scores_at.round, benchmark=name)
     run_stage(ref, benchmark_scores, scores_at.round, benchmark=name, model=scores_at.model)
-
-
-def _questions(run: RunFolder, name: str) -> int:
-    return asked_questions(run, StageAt("benchmark_items", benchmark=name)).height

@@ -62,14 +62,14 @@ def main() -> None:
         # typer gives an interrupt back as its exit code; a command gives back nothing.
         code = app(standalone_mode=False)
     except TapirError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except Exception as error:
         if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
             raise
-        errors.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False)
+        errors.print(f"error: {error.format_message()}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
     if code == INTERRUPTED:
         errors.print("interrupted: everything received is stored; the same command goes on", style="yellow")

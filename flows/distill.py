@@ -51,9 +51,9 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
             run_stage(ref, contaminated)
         for name in each_round:
             read_benchmark(ref, name)
-        instructions = run_stage(ref, pool).rows
-        labels = submit_shards(ref, StageAt("label"), label_shard, instructions)
-        taught = submit_shards(ref, StageAt("teach"), teach_shard, instructions)
+        run_stage(ref, pool)
+        labels = submit_shards(ref, StageAt("label"), label_shard)
+        taught = submit_shards(ref, StageAt("teach"), teach_shard)
         seal_stage(ref, labels)
         seal_stage(ref, taught)
         check_pool(run)

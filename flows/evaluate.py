@@ -17,7 +17,7 @@ from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.students import models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared, StageAt
-from tasks.answer import answer_heldout_shard, heldout_rows
+from tasks.answer import answer_heldout_shard
 from tasks.artifacts import publish_run, publish_scores
 from tasks.evaluate import evaluate
 from tasks.pool import heldout
@@ -32,8 +32,7 @@ def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str], *, als
     """
     run = RunFolder(ref)
     if run.config.data.heldout is not None:
-        at = StageAt("answer_heldout", number)
-        run_shards(ref, at, answer_heldout_shard, heldout_rows(run, at).height)
+        run_shards(ref, StageAt("answer_heldout", number), answer_heldout_shard)
         run_stage(ref, evaluate, number)
     for name in benchmarks:
         ask_benchmark(ref, number, name, also_terminal=also_terminal)

@@ -12,7 +12,6 @@ from tasks.expand import (
     gate_wave,
     plan_requests,
     screen_wave,
-    screened_rows,
 )
 from tasks.pool import contaminated
 
@@ -27,13 +26,11 @@ def expand_round(ref: RunRef, number: int) -> None:
         end_if_reached(run, StageAt("expand", number))
         return
     for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
-        requests = run_stage(ref, plan_requests, number, wave=wave).rows
-        if requests == 0:
+        if run_stage(ref, plan_requests, number, wave=wave).rows == 0:
             break
-        run_shards(ref, StageAt("wave_candidates", number, wave), expand_shard, requests)
+        run_shards(ref, StageAt("wave_candidates", number, wave), expand_shard)
         run_stage(ref, screen_wave, number, wave=wave)
-        passed = screened_rows(run, StageAt("wave_screened", number, wave)).height
-        run_shards(ref, StageAt("wave_examined", number, wave), examine_shard, passed)
+        run_shards(ref, StageAt("wave_examined", number, wave), examine_shard)
         run_stage(ref, gate_wave, number, wave=wave)
     run_stage(ref, collect_rejected, number)
     if listed:

@@ -15,7 +15,6 @@ from tapir_core.judging.gaps import count_gaps
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
-from tasks.inputs import round_pool
 from tasks.judge import check_stored, forget_unscored, judge_shard
 
 __all__ = ["retry_judge"]
@@ -35,10 +34,9 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
         check_stored(run, at)
     if also_terminal:
         forget_unscored(run, at)
-    rows = round_pool(run, number).height
-    answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-    verdicts = rows * verdicts_per_instruction(run.config.judge)
-    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, verdicts, also_done=True))
+    answers = submit_shards(ref, StageAt("answer", number), answer_shard)
+    each = verdicts_per_instruction(run.config.judge)
+    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, each=each, also_done=True))
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}

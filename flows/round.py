@@ -13,10 +13,9 @@ from tapir_core.stages import StageAt
 from tasks.answer import answer_shard
 from tasks.artifacts import publish_judge, publish_round
 from tasks.difficulty import difficulty
-from tasks.inputs import round_pool
 from tasks.judge import judge_shard
 from tasks.mix import mix
-from tasks.refine import hard_rows, refine_shard
+from tasks.refine import refine_shard
 from tasks.schedule import stop_reason
 from tasks.select import select
 from tasks.train import train
@@ -34,8 +33,7 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
     if (reason := stop_reason(ref, number)) is not None:
         return {"round": number, "seeds": seeds.rows, "stopped": reason}
     expand_round(ref, number)
-    refine = StageAt("refine", number)
-    run_shards(ref, refine, refine_shard, hard_rows(run, refine).height)
+    run_shards(ref, StageAt("refine", number), refine_shard)
     mixture = run_stage(ref, mix, number)
     run_stage(ref, train, number)
     evaluate_student(ref, number, run.config.evaluation.each_round)
@@ -46,10 +44,9 @@ def round_flow(ref: RunRef, number: int) -> dict[str, object]:
 
 def _measure(run: RunFolder, number: int) -> None:
     """How hard the round's pool is for S_{r−1}."""
-    rows, ref = round_pool(run, number).height, run.ref
-    each = verdicts_per_instruction(run.config.judge)
-    answers = submit_shards(ref, StageAt("answer", number), answer_shard, rows)
-    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, rows * each)
+    ref, each = run.ref, verdicts_per_instruction(run.config.judge)
+    answers = submit_shards(ref, StageAt("answer", number), answer_shard)
+    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, each=each)
     seal_stage(ref, answers)
     seal_stage(ref, verdicts)
     publish_judge(ref, number)

@@ -35,6 +35,7 @@ class Shards:
 
     at: StageAt
     futures: Sequence[Any] = ()
+    rows: int = 0
     started: float = 0.0
     done: DatasetRef | None = None
 
@@ -58,13 +59,13 @@ def run_stage(ref: RunRef, stage: Any, number: int | None = None, **place: Any) 
     return made
 
 
-def run_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> DatasetRef:
-    """Work on ``rows`` planned rows in shards and seal the stage."""
-    return seal_stage(ref, submit_shards(ref, at, shard, rows))
+def run_shards(ref: RunRef, at: StageAt, shard: Any) -> DatasetRef:
+    """Work on a stage's planned rows in shards and seal it."""
+    return seal_stage(ref, submit_shards(ref, at, shard))
 
 
-def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
-    """Submit a stage's shards; none when the stage holds."""
+def submit_shards(ref: RunRef, at: StageAt, shard: Any) -> Shards:
+    """Submit a stage's shards, pieces of its plan; none, and the plan is not read, when the stage holds."""
     run = RunFolder(ref)
     if comes_after(run.config, at, current(run).until):
         return Shards(at)
@@ -72,8 +73,9 @@ def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
     if done is not None:
         manifest = run.manifest(at)
         assert manifest is not None
-        return Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], done=done)
-    size = _rows_per_shard(run.config, at)
+        futures = [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)]
+        return Shards(at, futures, manifest.rows, done=done)
+    rows, size = shard.plan(run, at).height, _rows_per_shard(run.config, at)
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
     patient = _patient(run, shard)
@@ -81,11 +83,12 @@ def submit_shards(ref: RunRef, at: StageAt, shard: Any, rows: int) -> Shards:
 
 
 def follow_shards(
-    ref: RunRef, at: StageAt, shard: Any, before: Shards, rows: int, *, also_done: bool = False
+    ref: RunRef, at: StageAt, shard: Any, before: Shards, *, each: int = 1, also_done: bool = False
 ) -> Shards:
     """Submit one shard for each shard of ``before``; each starts when its own predecessor is done.
 
-    A stage that holds submits nothing, unless ``also_done``; its seal stays until the next one takes its place.
+    Of each row of ``before`` it makes ``each`` rows. A stage that holds submits nothing, unless ``also_done``; its seal
+    stays until the next one takes its place.
     """
     run = RunFolder(ref)
     if comes_after(run.config, at, current(run).until):
@@ -100,7 +103,7 @@ def follow_shards(
         waits = after if isinstance(after, ShardOutcome) else allow_failure(after)
         return patient.submit(ref, at, piece, waits)
 
-    return _submit(run, at, submit, pieces, rows)
+    return _submit(run, at, submit, pieces, before.rows * each)
 
 
 def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
@@ -129,7 +132,7 @@ def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces:
     current(run).progress.begin(at, shards=len(pieces), rows=rows)
     started = time.monotonic()
     with late_tags():
-        return Shards(at, [submit(piece) for piece in pieces], started)
+        return Shards(at, [submit(piece) for piece in pieces], rows, started)
 
 
 def _rows_per_shard(config: RunConfig, at: StageAt) -> int:

@@ -18,7 +18,16 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
-from tapir_core.data.dataset import DatasetRef, Manifest, Part, read_manifest, read_rows, write_manifest, write_part
+from tapir_core.data.dataset import (
+    DatasetRef,
+    Manifest,
+    Part,
+    read_manifest,
+    read_rows,
+    unknown_file,
+    write_manifest,
+    write_part,
+)
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
@@ -86,9 +95,12 @@ class RunFolder:
         """`run.json`.
 
         Raises:
-            ConfigError: there is no such run.
+            ConfigError: there is no such run, or another version of tapir wrote it.
         """
-        return RunRecord(**json.loads(self._own_file(RUN_RECORD)))
+        try:
+            return RunRecord(**json.loads(self._own_file(RUN_RECORD)))
+        except TypeError as error:
+            raise ConfigError(unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
 
     @cached_property
     def config(self) -> RunConfig:

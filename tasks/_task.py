@@ -6,6 +6,7 @@ run's id, for who asks the API for it; no other task run finds it. The manifest 
 done, so a kill between the two serves nothing stale and costs nothing twice.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -100,6 +101,7 @@ def shard_task(
     writes its own part, then returns a `ShardOutcome`, or raises `ShardIncomplete` when some outcomes are retryable.
     """
     assert (plan is None) != (reads is None), "a shard reads its stage's plan or another stage's part"
+    _SHARDS.add(name)
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
         named = f"{name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(name, 'at.wave')}"
@@ -133,9 +135,21 @@ def shard_task(
             current(run).progress.shard_done(at)
             return outcome
 
+        run_shard.plan = plan  # the flow cuts it into pieces
         return run_shard
 
     return wrap
+
+
+def _tells_more(record: logging.LogRecord) -> bool:
+    """Whether a line says more than that a shard is done, which its task run says: a run has thousands of them."""
+    done = record.getMessage().startswith("Finished in state Completed")
+    return not (done and getattr(record, "task_name", "") in _SHARDS)
+
+
+_SHARDS: set[str] = set()
+"""Names of the tasks that do a shard."""
+logging.getLogger("prefect.task_runs").addFilter(_tells_more)
 
 
 def _of_wave(name: str, wave: str) -> str:

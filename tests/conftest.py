@@ -1,7 +1,11 @@
 """What the whole suite shares: Hypothesis without time limits or files of its own, and what starts Prefect."""
 
-import inspect
 import os
+
+# A process of several inherits one from its parent's readline, and rich would keep to it.
+os.environ.pop("COLUMNS", None)
+
+import inspect
 import shutil
 import subprocess
 import sys
@@ -15,6 +19,8 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.asyncutils import run_coro_as_sync
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from flows.commands.prefect_process import server_command, wait_until_healthy
 from tapir_core.paths import prefect_home
@@ -28,6 +34,22 @@ if TYPE_CHECKING:
 # The same examples every time.
 settings.register_profile("project", deadline=None, derandomize=True, database=None)
 settings.load_profile("project")
+
+
+class ByFile(LoadScopeScheduling):
+    """What of the suite one process runs when several share it: a file, or a folder that shares a finished run."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return SHARES_A_RUN if file.startswith(SHARES_A_RUN) else file
+
+
+SHARES_A_RUN = "tests/end_to_end/"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Called where `make test` runs the suite in two processes."""
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -40,7 +40,7 @@ class _Stores:
         self._stack.close()
 
     def usd(self, run: RunFolder) -> float | None:
-        """What teacher and judge were paid for the run, over all its starts; nothing where there is no store.
+        """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
 
         Raises:
             TapirError: the store cannot be read.
@@ -48,7 +48,9 @@ class _Stores:
         url = store_url(run.config)
         if url not in self._opened:
             try:
-                self._opened[url] = self._stack.enter_context(AnswerStore(url)) if is_there(url) else None
+                self._opened[url] = (
+                    self._stack.enter_context(AnswerStore(url, patient=False)) if is_there(url) else None
+                )
             except TapirError as error:
                 self._opened[url] = error
         store = self._opened[url]
@@ -137,7 +139,8 @@ def _spent(run: RunFolder) -> str:
         return f"what it spent is not known: {error}"
     cap = run.config.budget.usd
     of = "" if cap is None else f" of at most {number(cap)}"
-    return f"{number(usd or 0.0)} USD spent{of} on teacher and judge, over all starts"
+    of_all = "on teacher and judge, over all starts (requests without a known cost count in full)"
+    return f"{number(usd or 0.0)} USD spent{of} {of_all}"
 
 
 def _left_in_words(progress: RunProgress) -> str:
@@ -148,6 +151,6 @@ def _left_in_words(progress: RunProgress) -> str:
 
 _NOTE = (
     "Accuracy is that of the last student that was scored, on the held-out test split where there is one, with its "
-    "95 % interval. USD of teacher and judge over all starts. Left is what the stages that are left take; those that "
-    "overlap count in full, and the stop rule may end a run sooner."
+    "95 % interval. USD of teacher and judge over all starts; requests without a known cost count in full. Left is "
+    "what the stages that are left take; those that overlap count in full, and the stop rule may end a run sooner."
 )

@@ -13,11 +13,22 @@ from datetime import UTC, datetime
 
 import polars as pl
 
+from tapir_core.errors import ConfigError
 from tapir_core.paths import manifest_file, part_name
 from tapir_core.storage import Storage
 from tapir_core.text import digest
 
-__all__ = ["DatasetRef", "Manifest", "Part", "read_manifest", "read_part", "read_rows", "write_manifest", "write_part"]
+__all__ = [
+    "DatasetRef",
+    "Manifest",
+    "Part",
+    "read_manifest",
+    "read_part",
+    "read_rows",
+    "unknown_file",
+    "write_manifest",
+    "write_part",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +119,26 @@ def write_manifest(
 
 
 def read_manifest(storage: Storage, folder: str) -> Manifest | None:
-    """The folder's manifest, or nothing where the dataset is not complete."""
+    """The folder's manifest, or None where the dataset is not complete.
+
+    Raises:
+        ConfigError: it is no manifest that this version of tapir knows.
+    """
     try:
         fields = json.loads(storage.read_bytes(manifest_file(folder)))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    parts = tuple(Part(**part) for part in fields.pop("parts"))
-    fields.setdefault("version", _FIRST_VERSIONS.get(fields["stage"], 1))
-    return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
+    try:
+        parts = tuple(Part(**part) for part in fields.pop("parts"))
+        fields.setdefault("version", _FIRST_VERSIONS.get(fields["stage"], 1))
+        return Manifest(**{**fields, "columns": tuple(fields["columns"]), "parts": parts})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(unknown_file(f"{storage.root}/{manifest_file(folder)}", error)) from error
+
+
+def unknown_file(path: str, error: Exception) -> str:
+    """What to say of a file of a run that lacks fields or has others."""
+    return f"{path} cannot be read ({error}): another version of tapir wrote it, most likely a later one; use that one"
 
 
 def read_part(storage: Storage, folder: str, part: Part) -> pl.DataFrame:

@@ -63,7 +63,7 @@ def look_at_pool(config: RunConfig, found: Instructions, prompt: Prompt, url: st
     labels: dict[str, Outcome] = {}
     answered: set[str] = set()
     if store_exists(url):
-        with AnswerStore(url) as store:
+        with AnswerStore(url, patient=False) as store:
             labels = store.lookup([label_request(config, prompt, each).key for each in found.pool])
             answered = store.known([teach_request(config, each).key for each in found.pool])
     parsed = [parse_label(reply.text) for reply in labels.values() if isinstance(reply, Answer)]

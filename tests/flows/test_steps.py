@@ -1,6 +1,7 @@
 """Stages through a real Prefect flow: a failing shard is tried again, then red; what is accepted is not asked again."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,7 +78,8 @@ def make_pool(ref: RunRef) -> None:
 
 @flow(name="teach", validate_parameters=False)
 def teach(ref: RunRef) -> int:
-    rows: int = run_shards(ref, TEACH, teach_shard, pool(ref).rows).rows
+    run_stage(ref, pool)
+    rows: int = run_shards(ref, TEACH, teach_shard).rows
     return rows
 
 
@@ -149,7 +151,7 @@ def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: Run
     shard_names = {f"teach {index:04d}/0004" for index in range(4)}
     wait_until(lambda: "seal teach" in names_of_last_flow_run())
     found = {task.name: set(task.tags) for task in tasks_of_last_flow_run()}
-    assert set(found) == {"pool", *shard_names, "seal teach"}
+    assert set(found) == {*shard_names, "seal teach"}
     assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
     assert "stage-teach" in found["seal teach"]
 
@@ -205,11 +207,25 @@ def test_at_a_cap_the_stage_stops_without_retries_and_a_raised_cap_asks_only_for
     assert len(provider.calls) == len(set(provider.prompts())) == 40
 
 
+def test_the_log_names_stages_that_are_done_and_not_each_of_their_shards(run: RunFolder) -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]  # all that this one is for
+    logger = logging.getLogger("prefect.task_runs")
+    logger.addHandler(handler)
+    try:
+        teach(run.ref)
+    finally:
+        logger.removeHandler(handler)
+    assert len(shards()) == 4
+    assert [vars(each)["task_name"] for each in said if "Completed" in each.getMessage()] == ["pool", "seal"]
+
+
 @project_flow("label and teach", run_name="until")
 def label_and_teach(ref: RunRef) -> dict[str, object]:
-    instructions = run_stage(ref, pool).rows
-    labels = submit_shards(ref, LABEL, label_shard, instructions)
-    taught = submit_shards(ref, TEACH, teach_shard, instructions)
+    run_stage(ref, pool)
+    labels = submit_shards(ref, LABEL, label_shard)
+    taught = submit_shards(ref, TEACH, teach_shard)
     seal_stage(ref, labels)
     return {"taught": seal_stage(ref, taught).rows}
 

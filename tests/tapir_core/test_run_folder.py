@@ -1,5 +1,6 @@
 """Which stages of a run hold, and what a change would redo."""
 
+import json
 from dataclasses import replace
 
 import polars as pl
@@ -7,9 +8,9 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import write_part
-from tapir_core.errors import MissingPrerequisite, RunChanged
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import BACKBONE
-from tapir_core.run_folder import open_run, stages_to_redo
+from tapir_core.run_folder import RunFolder, open_run, stages_to_redo
 from tapir_core.stages import STAGES, StageAt, asked_apart, plan
 
 AT_RANDOM = {"selection": {"type": "random", "share": 0.3}}
@@ -354,3 +355,11 @@ def test_an_unfinished_expansion_goes_on_from_no_step_of_another_version(finishe
     finished.storage.remove(StageAt("expand", 1).folder)
     assert finished.holds(step) is None
     assert finished.holds(StageAt("wave_candidates", 1, 1)) is not None
+
+
+@pytest.mark.parametrize("file", ["run.json", "pool/manifest.json"])
+def test_a_file_of_a_later_version_is_refused_by_its_name(finished, file):
+    written = json.loads(finished.storage.read_bytes(file))
+    finished.storage.write_bytes(file, json.dumps({**written, "colour": "red"}).encode())
+    with pytest.raises(ConfigError, match=f"{file} cannot be read .*'colour'.* a later one; use that one"):
+        RunFolder(finished.ref).holds(StageAt("pool"))

@@ -38,8 +38,10 @@ T = TypeVar("T")
 class AnswerStore:
     """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patient: bool = True) -> None:
         """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if it lacks.
+
+        One that is not ``patient`` fails at once when the database is away: for who only looks.
 
         Raises:
             ConfigError: the URL is not supported, or the store was written by a newer version.
@@ -51,7 +53,7 @@ class AnswerStore:
         self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
         self._reuse, self._batches, self._tables = reuse_rows, batch_rows, tables
         self._engine = tables.open_engine(url)
-        self._patience = Patience("the call store")
+        self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
@@ -128,11 +130,13 @@ class AnswerStore:
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
-        with self._engine.connect() as connection:
-            if not self._attempts.read_spend(connection, name):
-                return
-        with self._tables.writing(self._engine) as connection:
-            self._attempts.adopt(connection, name, run, since=since)
+
+        def adopt() -> None:
+            with self._tables.writing(self._engine) as connection:
+                self._attempts.adopt(connection, name, run, since=since)
+
+        if self.spend_by_role(name):
+            self._patience.try_until_back(adopt)
 
     def close(self) -> None:
         """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""

@@ -43,9 +43,10 @@ def is_away(error: BaseException) -> bool:
 class Patience:
     """Tries what needs the database again while it is away. For any thread."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, longest_seconds: float | None = None) -> None:
         """``what`` names the store and what waits for it, in what is said to the user."""
         self._what = what
+        self._longest = LONGEST_SECONDS if longest_seconds is None else longest_seconds
         self._closing = threading.Event()
         self._closing_since = float("inf")
 
@@ -77,7 +78,7 @@ class Patience:
     def _is_over(self, state: RetryCallState) -> bool:
         if self._closing.is_set():
             return time.monotonic() - self._closing_since > LONGEST_SECONDS_AT_END
-        return (state.seconds_since_start or 0.0) > LONGEST_SECONDS
+        return (state.seconds_since_start or 0.0) > self._longest
 
     def _pause(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -89,7 +90,7 @@ class Patience:
         if state.attempt_number == 1:
             assert state.outcome is not None
             reason = str(getattr(state.outcome.exception(), "orig", "")).strip()
-            longest = LONGEST_SECONDS_AT_END if self._closing.is_set() else LONGEST_SECONDS
+            longest = LONGEST_SECONDS_AT_END if self._closing.is_set() else self._longest
             text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
             logger.warning(text, self._what, reason, longest)
 

@@ -53,7 +53,7 @@ def run(tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch)
 
 @project_flow("child", run_name="child-of-{ref.name}", child=True)
 def teach_below(ref: RunRef) -> int:
-    rows: int = run_shards(ref, TEACH, teach_shard, ROWS).rows
+    rows: int = run_shards(ref, TEACH, teach_shard).rows
     return rows
 
 
