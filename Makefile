@@ -25,7 +25,7 @@ help: ## print this list
 
 quickstart: ## distil a small real student for two rounds into runs/quickstart: no key, no GPU
 	@echo "make quickstart needs about 8 GB of disk and, on 2 cores, 3-8 minutes for its two environments (once)"
-	@echo "and 6-14 minutes for its run. It needs no key and no GPU, and downloads nothing but packages."
+	@echo "and 5-14 minutes for its run. It needs no key and no GPU, and downloads nothing but packages."
 	@$(MAKE) --no-print-directory setup
 	.venv/bin/tapir run configs/quickstart.toml $(RUN_OPTIONS)
 

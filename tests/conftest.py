@@ -36,15 +36,15 @@ settings.register_profile("project", deadline=None, derandomize=True, database=N
 settings.load_profile("project")
 
 
+SHARES_A_RUN = "tests/end_to_end/"
+
+
 class ByFile(LoadScopeScheduling):
     """What of the suite one process runs when several share it: a file, or a folder that shares a finished run."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         return SHARES_A_RUN if file.startswith(SHARES_A_RUN) else file
-
-
-SHARES_A_RUN = "tests/end_to_end/"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:

@@ -121,7 +121,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = tiny_student(folder / "tiny")
     build_run("", config=make_config(folder / "runs", run={"name": "quickstart"}), student=student)
     no_score = {"pool": {"type": "standin", "rows": 240}, "heldout": None}
-    build_run("", config=make_config(folder / "runs", run={"name": "local"}, data=no_score), student=student)
+    build_run("", config=make_config(folder / "runs", run={"name": "mine"}, data=no_score), student=student)
     return folder
 
 
@@ -167,7 +167,7 @@ def test_instructions_of_ones_own_are_labelled_and_taught(
 ) -> None:
     [line] = [line for line in COMMANDS if line.startswith("tapir run")]
     run(line, folder, *TAUGHT_ONLY, api=standing_prefect.api)
-    assert sorted(path.name for path in (folder / "taught/local").glob("*er*")) == ["teacher"]
+    assert sorted(path.name for path in (folder / "taught/mine").glob("*er*")) == ["teacher"]
 
 
 def settings(line: str) -> list[str]:
