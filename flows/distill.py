@@ -1,32 +1,23 @@
 """The whole distillation, as the method states it: pool, labels, plain answers, S_0, then round by round.
 
-Order only: what a stage does stands in `tasks/`, what it means in `tapir_core/`.
+Order only, and that of the stages stands in `tapir_core.stages`: what a stage does stands in `tasks/`, what it means in
+`tapir_core/`.
 """
-
-from contextlib import suppress
 
 from prefect import tags
 
-from flows.benchmarks import read_benchmark
-from flows.evaluate import evaluate_student
 from flows.round import round_flow
 from flows.running.fleet import join_fleet
 from flows.running.judge_gaps import tell_gaps
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
-from flows.steps import run_stage, seal_stage, submit_shards
-from flows.until import Reached, comes_after, find_stage
+from flows.steps import run_stages
+from flows.until import stages_until
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import TRAIN, plan, stages_of
 from tasks.artifacts import publish_round, publish_run
 from tasks.inputs import check_pool
-from tasks.label import label_shard
-from tasks.mix import mix
-from tasks.pool import contaminated, heldout, pool, questions
-from tasks.runtime import current
-from tasks.teach import teach_shard
-from tasks.train import train
 from tasks.training_runs import check_trainer
 
 __all__ = ["distill"]
@@ -37,38 +28,35 @@ def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:
     """Distil a student round by round, to the end or ``until`` a stage holds; returns a summary of the rounds."""
     run = RunFolder(ref)
     join_fleet(run)
-    current(run).until = find_stage(run.config, until) if until else None
-    if not comes_after(run.config, StageAt("train", 0), current(run).until):
+    wanted = stages_until(run.config, until)
+    if TRAIN.at(0) in wanted:
         check_trainer(run.config)
-    rounds: list[dict[str, object]] = []
-    each_round = run.config.evaluation.each_round
-    with tell_gaps(ref), suppress(Reached), live_spend(ref, list(plan(run.config))):
-        if run.config.data.heldout is not None:
-            run_stage(ref, heldout)
-        if run.config.evaluation.benchmarks:
-            run_stage(ref, questions)
-        if StageAt("contaminated") in plan(run.config):
-            run_stage(ref, contaminated)
-        for name in each_round:
-            read_benchmark(ref, name)
-        run_stage(ref, pool)
-        labels = submit_shards(ref, StageAt("label"), label_shard)
-        taught = submit_shards(ref, StageAt("teach"), teach_shard)
-        seal_stage(ref, labels)
-        seal_stage(ref, taught)
-        check_pool(run)
-        with tags("backbone"):
-            evaluate_student(ref, BACKBONE, each_round)
-            publish_round(ref, BACKBONE)
-        with tags("round-0"):
-            run_stage(ref, mix, 0)
-            run_stage(ref, train, 0)
-            evaluate_student(ref, 0, each_round)
-            publish_round(ref, 0)
-        for number in run.config.round_numbers:
-            with tags(f"round-{number}"):
-                rounds.append(round_flow(ref, number))
-            if rounds[-1]["stopped"]:
-                break
+    with tell_gaps(ref, whole=until is None), live_spend(ref, list(plan(run.config)), whole=until is None):
+        rounds = _distill(run, until)
     publish_run(ref)
     return {"run": ref.name, "rounds": rounds}
+
+
+def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
+    ref, wanted = run.ref, stages_until(run.config, until)
+    once = list(stages_of(run.config, None))
+    run_stages(ref, [at for at in once if at in wanted])
+    if wanted[-1] in once:
+        return []
+    check_pool(run)
+    for number, tag in ((BACKBONE, "backbone"), (0, "round-0")):
+        stages = list(stages_of(run.config, number))
+        with tags(tag):
+            run_stages(ref, [at for at in stages if at in wanted])
+            if wanted[-1] in stages[:-1]:
+                return []
+            publish_round(ref, number)
+        if wanted[-1] in stages:
+            return []
+    rounds: list[dict[str, object]] = []
+    for number in run.config.round_numbers:
+        with tags(f"round-{number}"):
+            rounds.append(round_flow(ref, number, until))
+        if rounds[-1]["stopped"] or wanted[-1].round == number:
+            break
+    return rounds

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.until import comes_after, find_stage
+from flows.until import find_stage, stages_until
 from tapir_core.calls import RunLease
 from tapir_core.calls.prices import missing_prices
 from tapir_core.calls.store.address import run_key, store_url
@@ -155,6 +155,4 @@ def _own_flow_run() -> str | None:
 def is_done(run: RunFolder, until: str | None) -> bool:
     """Whether nothing is left to do, as far as the user wants to go."""
     following = summarise(run).next_stage
-    if following is None or until is None:
-        return following is None
-    return comes_after(run.config, following, find_stage(run.config, until))
+    return following not in stages_until(run.config, until)

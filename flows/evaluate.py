@@ -1,6 +1,4 @@
-"""Evaluation: of one student as part of a run, and of the students of a run on their own (flow *evaluate*).
-
-Models whose outputs to a benchmark are files stand beside the students.
+"""Flow *evaluate*: scores of the students of a run on their own, and of models whose outputs to a benchmark are files.
 
 Held-out set first, then benchmarks, while the same student is served. Scores that stand are not made again.
 """
@@ -9,33 +7,17 @@ from collections.abc import Sequence
 
 from prefect import tags
 
-from flows.benchmarks import ask_benchmark, read_benchmark
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
-from flows.steps import run_shards, run_stage
+from flows.steps import run_stages
 from tapir_core.reporting.formats import student_name
-from tapir_core.reporting.students import models_of, scoring_stages
+from tapir_core.reporting.students import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import Compared, StageAt
-from tasks.answer import answer_heldout_shard
+from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, HELDOUT, Compared, StageAt, benchmark_stages
 from tasks.artifacts import publish_run, publish_scores
-from tasks.evaluate import evaluate
-from tasks.pool import heldout
+from tasks.benchmark_replies import forget_failed
 
-__all__ = ["evaluate_student", "evaluate_students"]
-
-
-def evaluate_student(ref: RunRef, number: int, benchmarks: Sequence[str], *, also_terminal: bool = False) -> None:
-    """Score the student after round ``number`` on the held-out set, if the run has one, and on ``benchmarks``.
-
-    With ``also_terminal`` judges of benchmarks are asked anew where they failed for good.
-    """
-    run = RunFolder(ref)
-    if run.config.data.heldout is not None:
-        run_shards(ref, StageAt("answer_heldout", number), answer_heldout_shard)
-        run_stage(ref, evaluate, number)
-    for name in benchmarks:
-        ask_benchmark(ref, number, name, also_terminal=also_terminal)
+__all__ = ["evaluate_students"]
 
 
 @project_flow("evaluate", run_name="{ref.name}")
@@ -49,17 +31,36 @@ def evaluate_students(
     run = RunFolder(ref)
     numbers = [each for each in compared if isinstance(each, int)]
     with live_spend(ref, scoring_stages(run, compared, benchmarks)):
-        if numbers and run.config.data.heldout is not None:
-            run_stage(ref, heldout)
-        models = {name: [each for each in models_of(run, name) if each in compared] for name in benchmarks}
-        for name, given in models.items():
-            read_benchmark(ref, name, given)
-        for number in numbers:
-            with tags(f"round-{number}" if number >= 0 else student_name(number)):
-                evaluate_student(ref, number, benchmarks, also_terminal=also_terminal)
-        for name, given in models.items():
-            for model in given:
-                with tags(model):
-                    ask_benchmark(ref, model, name, also_terminal=also_terminal)
+        run_stages(ref, _read_first(run, compared, benchmarks))
+        for who in sorted(compared, key=lambda each: isinstance(each, str)):
+            stages = scoring_stages(run, [who], benchmarks)
+            again = _forget_failed(run, stages) if also_terminal else []
+            with tags(_tag(who)):
+                run_stages(ref, stages, again=again)
     publish_scores(ref, numbers)
     publish_run(ref)
+
+
+def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
+    """What is read of files: what is wrong with them is known before anybody is asked."""
+    asks_heldout = run.config.data.heldout is not None and any(isinstance(each, int) for each in compared)
+    stages = [HELDOUT.at()] if asks_heldout else []
+    for name in benchmarks:
+        stages.append(StageAt(BENCHMARK_ITEMS.name, benchmark=name))
+        stages += [benchmark_stages(name, model)[0] for model in models_of(run, name) if model in compared]
+    return stages
+
+
+def _forget_failed(run: RunFolder, stages: Sequence[StageAt]) -> list[StageAt]:
+    """The judgments of which some failed for good, once those are forgotten, so that their judges are asked anew."""
+    replies = [at for at in stages if at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged]
+    again = [at for at in replies if failed_judgments(run, at)]
+    for at in again:
+        forget_failed(run, at)
+    return again
+
+
+def _tag(who: Compared) -> str:
+    if isinstance(who, str):
+        return who
+    return f"round-{who}" if who >= 0 else student_name(who)

@@ -9,13 +9,11 @@ from dataclasses import asdict
 from flows.running.judge_gaps import tell_gaps
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
-from flows.steps import follow_shards, seal_stage, submit_shards
-from tapir_core.judging import verdicts_per_instruction
+from flows.steps import run_stages
 from tapir_core.judging.gaps import count_gaps
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
-from tasks.answer import answer_shard
-from tasks.judge import check_stored, forget_unscored, judge_shard
+from tapir_core.stages import ANSWER, JUDGE
+from tasks.judge import check_stored, forget_unscored
 
 __all__ = ["retry_judge"]
 
@@ -23,20 +21,18 @@ __all__ = ["retry_judge"]
 @project_flow("retry-judge", run_name="{ref.name}")
 def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> list[dict[str, int]]:
     """Ask again for the missing verdicts of ``rounds``; gives the counts of verdicts before and after, by round."""
-    asked = [StageAt(name, number) for number in rounds for name in ("answer", "judge")]
+    asked = [stage.at(number) for number in rounds for stage in (ANSWER, JUDGE)]
     with tell_gaps(ref), live_spend(ref, asked):
         return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:
-    at, ref, before = StageAt("judge", number), run.ref, asdict(count_gaps(run, number))
+    at, ref, before = JUDGE.at(number), run.ref, asdict(count_gaps(run, number))
     if run.holds(at) is not None:
         check_stored(run, at)
     if also_terminal:
         forget_unscored(run, at)
-    answers = submit_shards(ref, StageAt("answer", number), answer_shard)
-    each = verdicts_per_instruction(run.config.judge)
-    seal_stage(ref, follow_shards(ref, at, judge_shard, answers, each=each, also_done=True))
+    run_stages(ref, [ANSWER.at(number), at], again=[at])
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}

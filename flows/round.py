@@ -1,53 +1,35 @@
-"""One round: answer → judge → difficulty → select → expand → refine → mix → train → evaluate.
+"""One round, from S_{r−1} to S_r: the stages of `tapir_core.stages.ROUND`, then those that score its student.
 
 A round that draws its seeds at random begins with select.
 """
 
-from flows.evaluate import evaluate_student
-from flows.expand import expand_round
 from flows.running.project_flow import project_flow
-from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit_shards
-from tapir_core.judging import verdicts_per_instruction
+from flows.steps import walk
+from flows.until import stages_until
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
-from tasks.answer import answer_shard
+from tapir_core.stages import JUDGE, MIX, SELECT, stages_of
 from tasks.artifacts import publish_judge, publish_round
-from tasks.difficulty import difficulty
-from tasks.judge import judge_shard
-from tasks.mix import mix
-from tasks.refine import refine_shard
 from tasks.schedule import stop_reason
-from tasks.select import select
-from tasks.train import train
 
 __all__ = ["round_flow"]
 
 
 @project_flow("round", run_name="round-{number}", child=True)
-def round_flow(ref: RunRef, number: int) -> dict[str, object]:
-    """From S_{r−1} to S_r; returns how many seeds and examples it had, and why the run stops here if it does."""
-    run = RunFolder(ref)
-    if run.config.judges(number):
-        _measure(run, number)
-    seeds = run_stage(ref, select, number)
-    if (reason := stop_reason(ref, number)) is not None:
-        return {"round": number, "seeds": seeds.rows, "stopped": reason}
-    expand_round(ref, number)
-    run_shards(ref, StageAt("refine", number), refine_shard)
-    mixture = run_stage(ref, mix, number)
-    run_stage(ref, train, number)
-    evaluate_student(ref, number, run.config.evaluation.each_round)
+def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, object]:
+    """From S_{r−1} to S_r, or to the stage ``until``; returns how many seeds and examples it had, and why it stops."""
+    config = RunFolder(ref).config
+    stages, wanted = list(stages_of(config, number)), stages_until(config, until)
+    found: dict[str, object] = {"round": number}
+    for at, made in walk(ref, [at for at in stages if at in wanted]):
+        if at.name == JUDGE.name:
+            publish_judge(ref, number)
+        elif at.name == SELECT.name:
+            found["seeds"] = made.rows
+            if (reason := stop_reason(ref, number)) is not None:
+                return {**found, "stopped": reason}
+        elif at.name == MIX.name:
+            found["examples"] = made.rows
+    if stages[-1] not in wanted:
+        return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}
     publish_round(ref, number)
-    reason = stop_reason(ref, number)
-    return {"round": number, "seeds": seeds.rows, "examples": mixture.rows, "stopped": reason}
-
-
-def _measure(run: RunFolder, number: int) -> None:
-    """How hard the round's pool is for S_{r−1}."""
-    ref, each = run.ref, verdicts_per_instruction(run.config.judge)
-    answers = submit_shards(ref, StageAt("answer", number), answer_shard)
-    verdicts = follow_shards(ref, StageAt("judge", number), judge_shard, answers, each=each)
-    seal_stage(ref, answers)
-    seal_stage(ref, verdicts)
-    publish_judge(ref, number)
-    run_stage(ref, difficulty, number)
+    return {**found, "stopped": stop_reason(ref, number)}

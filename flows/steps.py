@@ -1,36 +1,75 @@
-"""Stages from the flow's side: run one in a single task, or in shards that are submitted, awaited and sealed.
+"""Stages from the flow's side: each in its turn, in one task or in shards that are submitted, awaited and sealed.
 
 A stage that holds submits nothing. A shard that stays incomplete stands red; the stage goes on without its rows only
-within ``calls.max_missing_share``. What comes after the stage that the user wants to reach is not started.
+within ``calls.max_missing_share``.
 """
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from prefect import allow_failure
 from prefect.utilities.annotations import opaque
 
-from flows.until import comes_after, end_if_reached
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import StageAt
-from tapir_core.voices import benchmark_judge
+from tapir_core.stages import EXPAND, STAGES, WAVE, StageAt, asked_endpoints, with_steps
+from tasks._task import Work, work_of
 from tasks.artifacts import publish_missing
 from tasks.late_tags import late_tags
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 from tasks.seal import seal
 
-__all__ = ["Shards", "follow_shards", "run_shards", "run_stage", "seal_stage", "submit_shards"]
+__all__ = ["run_stage", "run_stages", "walk"]
+
+
+def walk(
+    ref: RunRef, stages: Iterable[StageAt], *, again: Collection[StageAt] = ()
+) -> Iterator[tuple[StageAt, DatasetRef]]:
+    """Do these stages, inputs first; gives each with its rows as soon as it holds.
+
+    Shards of stages that do not read each other work at the same time. Shards of a stage that follows another's begin
+    one by one, each when its own predecessor is done. Those of ``again`` are done though they hold: the old seal stays
+    until the next one takes its place.
+
+    Raises:
+        TooMuchMissing: more rows lack an outcome than a stage may go on without.
+        ConfigError: more requests failed for good than a stage may go on with.
+        BudgetReached: rows were not asked for because a cap is reached.
+    """
+    run, under_way = RunFolder(ref), list[_Shards]()
+    for at in stages:
+        work = work_of(run.config, at)
+        before = next((each for each in under_way if each.at == replace(at, name=at.stage.shards_of)), None)
+        reads_open = {each.at for each in under_way}.intersection(at.stage.reads(run.config, at))
+        if not work.in_shards or (reads_open and before is None):
+            yield from _seal_all(run, under_way)
+        if not work.in_shards:
+            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at, work)
+        elif before is None:
+            under_way.append(_submit(run, at, work))
+        else:
+            under_way.append(_follow(run, at, work, before, also_done=at in again))
+    yield from _seal_all(run, under_way)
+
+
+def run_stages(ref: RunRef, stages: Iterable[StageAt], *, again: Collection[StageAt] = ()) -> dict[StageAt, DatasetRef]:
+    """Do these stages as `walk` does; gives the rows of each."""
+    return dict(walk(ref, stages, again=again))
+
+
+def run_stage(ref: RunRef, at: StageAt) -> DatasetRef:
+    """Do one stage as `walk` does."""
+    return run_stages(ref, [at])[at]
 
 
 @dataclass(frozen=True, slots=True)
-class Shards:
+class _Shards:
     """The shards of one stage under way, or the outcomes of a stage that holds."""
 
     at: StageAt
@@ -40,111 +79,87 @@ class Shards:
     done: DatasetRef | None = None
 
 
-def run_stage(ref: RunRef, stage: Any, number: int | None = None, **place: Any) -> DatasetRef:
-    """Do a stage that is one task, or nothing when it holds.
+def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
+    """Expand a round's seeds, wave by wave, until nothing lacks or the waves are used up."""
+    collected = with_steps(run.config, at, waves=())
+    if all(run.holds(each) for each in collected):
+        return run.holds(at)  # type: ignore[return-value]  # it holds
+    for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
+        requests, *others = (step.at(at.round, wave) for step in WAVE)
+        if run_stage(run.ref, requests).rows == 0:
+            break
+        run_stages(run.ref, others)
+    made = [_run_whole(run, each, work_of(run.config, each)) for each in collected]
+    return made[-1]
 
-    Args:
-        ref: The run.
-        stage: The stage's task.
-        number: Its round; nothing for the stages that run once.
-        place: Its wave, benchmark and model, as far as it has them: fields of `StageAt`.
 
-    Raises:
-        Reached: the user wants no more than this stage.
-    """
-    run, at = RunFolder(ref), StageAt(stage.name, number, **place)
+def _run_whole(run: RunFolder, at: StageAt, work: Work) -> DatasetRef:
+    """Do a stage that is one task, or nothing when it holds."""
     with late_tags():
-        made: DatasetRef = run.holds(at) or stage(ref, number, **place)
-    end_if_reached(run, at)
+        made: DatasetRef = run.holds(at) or work.task(run.ref, at)
     return made
 
 
-def run_shards(ref: RunRef, at: StageAt, shard: Any) -> DatasetRef:
-    """Work on a stage's planned rows in shards and seal it."""
-    return seal_stage(ref, submit_shards(ref, at, shard))
-
-
-def submit_shards(ref: RunRef, at: StageAt, shard: Any) -> Shards:
+def _submit(run: RunFolder, at: StageAt, work: Work) -> _Shards:
     """Submit a stage's shards, pieces of its plan; none, and the plan is not read, when the stage holds."""
-    run = RunFolder(ref)
-    if comes_after(run.config, at, current(run).until):
-        return Shards(at)
-    done = run.holds(at)
-    if done is not None:
+    if (done := run.holds(at)) is not None:
         manifest = run.manifest(at)
         assert manifest is not None
-        futures = [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)]
-        return Shards(at, futures, manifest.rows, done=done)
-    rows, size = shard.plan(run, at).height, _rows_per_shard(run.config, at)
+        return _Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], manifest.rows, done=done)
+    assert work.plan is not None
+    rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
-    patient = _patient(run, shard)
-    return _submit(run, at, lambda piece: patient.submit(ref, at, piece), pieces, rows)
+    patient = _patient(run, work.task)
+    return _started(run, at, lambda piece: patient.submit(run.ref, at, piece), pieces, rows)
 
 
-def follow_shards(
-    ref: RunRef, at: StageAt, shard: Any, before: Shards, *, each: int = 1, also_done: bool = False
-) -> Shards:
-    """Submit one shard for each shard of ``before``; each starts when its own predecessor is done.
-
-    Of each row of ``before`` it makes ``each`` rows. A stage that holds submits nothing, unless ``also_done``; its seal
-    stays until the next one takes its place.
-    """
-    run = RunFolder(ref)
-    if comes_after(run.config, at, current(run).until):
-        return Shards(at)
+def _follow(run: RunFolder, at: StageAt, work: Work, before: _Shards, *, also_done: bool) -> _Shards:
+    """Submit one shard for each shard of ``before``; none when the stage holds, unless ``also_done``."""
     if before.done is not None and not also_done and (done := run.holds(at)) is not None:
-        return Shards(at, done=done)
+        return _Shards(at, done=done)
     pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
-    patient = _patient(run, shard)
+    patient = _patient(run, work.task)
 
     def submit(piece: Piece) -> Any:
         after = before.futures[piece.index]
         waits = after if isinstance(after, ShardOutcome) else allow_failure(after)
-        return patient.submit(ref, at, piece, waits)
+        return patient.submit(run.ref, at, piece, waits)
 
-    return _submit(run, at, submit, pieces, before.rows * each)
-
-
-def seal_stage(ref: RunRef, shards: Shards) -> DatasetRef:
-    """Wait for the shards and declare the stage complete.
-
-    Raises:
-        TooMuchMissing: more rows lack an outcome than the stage may go on without.
-        ConfigError: more requests failed for good than the stage may go on with.
-        BudgetReached: rows were not asked for because a cap is reached.
-        Reached: the user wants no more than this stage.
-    """
-    run = RunFolder(ref)
-    sealed = shards.done
-    if sealed is None:
-        outcomes = [_outcome(future) for future in shards.futures]
-        seconds = round(time.monotonic() - shards.started, 1)
-        current(run).progress.end(shards.at)
-        with late_tags():
-            # Opaque, or Prefect looks for task runs in every field of every outcome.
-            sealed = seal(ref, shards.at, opaque(outcomes), seconds)
-    end_if_reached(run, shards.at)
-    return sealed
+    return _started(run, at, submit, pieces, before.rows * at.stage.rows_per_row(run.config))
 
 
-def _submit(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> Shards:
+def _started(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> _Shards:
     current(run).progress.begin(at, shards=len(pieces), rows=rows)
     started = time.monotonic()
     with late_tags():
-        return Shards(at, [submit(piece) for piece in pieces], rows, started)
+        return _Shards(at, [submit(piece) for piece in pieces], rows, started)
+
+
+def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[StageAt, DatasetRef]]:
+    """Wait for the shards of each stage and declare it complete."""
+    while under_way:
+        shards = under_way.pop(0)
+        yield shards.at, shards.done or _seal(run, shards)
+
+
+def _seal(run: RunFolder, shards: _Shards) -> DatasetRef:
+    outcomes = [_outcome(future) for future in shards.futures]
+    seconds = round(time.monotonic() - shards.started, 1)
+    current(run).progress.end(shards.at)
+    with late_tags():
+        # Opaque, or Prefect looks for task runs in every field of every outcome.
+        sealed: DatasetRef = seal(run.ref, shards.at, opaque(outcomes), seconds)
+    return sealed
 
 
 def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     """`calls.rows_per_shard`, or what fills a batch where a Batch API is asked: each shard makes a batch of its own.
 
-    Answers are judged in the shards in which they were made, so theirs follow the judges.
+    Shards that others follow are those of their followers too.
     """
-    asked = {"answer": list(config.judge.endpoints.values()), "answer_heldout": []}
-    if at.benchmark is not None:
-        judged = config.evaluation.judged.get(at.benchmark)
-        asked[at.name] = [benchmark_judge(config, judged)] if judged else []
-    endpoints = asked.get(at.name, [config.teacher.endpoint])
+    following = [replace(at, name=stage.name) for stage in STAGES.values() if stage.shards_of == at.name]
+    endpoints = [endpoint for each in (at, *following) for endpoint in asked_endpoints(config, each)]
     filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
     return max([config.calls.rows_per_shard, *filled])
 

@@ -2,15 +2,9 @@
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
-from tasks.runtime import current
 
-__all__ = ["Reached", "comes_after", "end_if_reached", "find_stage"]
-
-
-class Reached(Exception):
-    """Raised in a flow when the stage that it was to go to holds."""
+__all__ = ["find_stage", "stages_until"]
 
 
 def find_stage(config: RunConfig, name: str) -> StageAt:
@@ -28,20 +22,14 @@ def find_stage(config: RunConfig, name: str) -> StageAt:
     return wanted[0]
 
 
-def comes_after(config: RunConfig, at: StageAt, other: StageAt | None) -> bool:
-    """Whether ``at`` is planned after ``other``; a step of an expansion wave stands in no plan."""
-    order = list(plan(config))
-    return other is not None and at in order and order.index(at) > order.index(other)
-
-
-def end_if_reached(run: RunFolder, at: StageAt) -> None:
-    """Called when ``at`` holds.
+def stages_until(config: RunConfig, name: str | None) -> list[StageAt]:
+    """The plan as far as a person wants to go: to the stage of that name, or all of it.
 
     Raises:
-        Reached: this drive goes no further.
+        ConfigError: the run has no such stage.
     """
-    if at == current(run).until:
-        raise Reached(f"{at} was asked for and nothing after it")
+    stages = list(plan(config))
+    return stages if name is None else stages[: stages.index(find_stage(config, name)) + 1]
 
 
 def _known(config: RunConfig) -> str:

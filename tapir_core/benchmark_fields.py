@@ -6,8 +6,8 @@ What holds for the stages of the run itself stands in `stage_fields`.
 from typing import Any
 
 from tapir_core.config import AskedBenchmark, JudgedBenchmark, RunConfig
-from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
+from tapir_core.stages.stage import StageAt
 from tapir_core.voices import benchmark_judge, voice_of
 
 __all__ = ["answers", "asked", "item_files", "items", "outputs", "prompts", "replies", "score_files", "scores"]

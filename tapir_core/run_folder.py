@@ -31,8 +31,7 @@ from tapir_core.data.dataset import (
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
-from tapir_core.stage_keys import own_digest, stage_key
-from tapir_core.stages import STAGES, StageAt, asked_apart, is_planned, plan
+from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "runs_of", "stages_to_redo"]
@@ -78,7 +77,7 @@ class Redo:
     @property
     def is_outdated(self) -> bool:
         """Whether this version of tapir makes it otherwise."""
-        return self.version != STAGES[self.at.name].version
+        return self.version != self.at.stage.version
 
 
 class RunFolder:
@@ -146,7 +145,7 @@ class RunFolder:
         stage's code counts in place of today's.
         """
         seen = {} if seen is None else seen
-        inputs = [self.holds(each, seen) for each in STAGES[at.name].inputs(self.config, at)]
+        inputs = [self.holds(each, seen) for each in at.stage.reads(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
@@ -163,10 +162,9 @@ class RunFolder:
         seen = {} if seen is None else seen
         if at not in seen:
             manifest = self.manifest(at)
-            planned = is_planned(self.config, at)
             whole = (
                 manifest is not None
-                and planned
+                and at.stage.when(self.config, at)
                 and manifest.key == self.key(at, seen, version=manifest.version)
                 and self._goes_on(at, manifest, seen)
                 and self._parts_exist(at, manifest)
@@ -185,11 +183,10 @@ class RunFolder:
             raise ConfigError(_no_such_run(self.ref)) from exc
 
     def _goes_on(self, at: StageAt, manifest: Manifest, seen: dict[StageAt, DatasetRef | None]) -> bool:
-        """Whether work may go on from it: no expansion is finished from steps that another version made."""
-        is_step = at.round is not None and (at.wave is not None or at.name in ("expansion_rejected", "contaminated"))
-        if not is_step or manifest.version == STAGES[at.name].version:
+        """Whether work may go on from it: no stage is finished from steps that another version made."""
+        if at.whole == at or manifest.version == at.stage.version:
             return True
-        return self.holds(StageAt("expand", at.round), seen) is not None
+        return self.holds(at.whole, seen) is not None
 
     def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
         there = set(self.storage.names(at.folder))
@@ -208,8 +205,7 @@ class RunFolder:
 
     def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        columns = STAGES[at.name].columns
-        return self.seal(at, [write_part(self.storage, at.folder, rows.select(columns))], counts=counts)
+        return self.seal(at, [write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts)
 
     def seal(
         self,
@@ -228,9 +224,9 @@ class RunFolder:
             self.storage,
             at.folder,
             stage=at.name,
-            version=STAGES[at.name].version,
+            version=at.stage.version,
             key=key,
-            columns=STAGES[at.name].columns,
+            columns=at.stage.columns,
             parts=parts,
             accepted_missing=accepted_missing,
             counts=counts,
@@ -300,17 +296,17 @@ def stages_to_redo(
             continue
         manifest = folder.manifest(at)
         found = _redo(at, manifest) if manifest else None
-        inputs = STAGES[at.name].inputs(config, at)
+        inputs = at.stage.reads(config, at)
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
-        if changed or outdated or inputs != STAGES[at.name].inputs(old, at) or stale.intersection(inputs):
+        if changed or outdated or inputs != at.stage.reads(old, at) or stale.intersection(inputs):
             stale.add(at)
             redo += [found] if found else []
     return redo
 
 
 def _redo(at: StageAt, manifest: Manifest) -> Redo:
-    return Redo(at, manifest.rows, manifest.rows * STAGES[at.name].calls_per_row, manifest.version)
+    return Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
 
 
 def _no_such_run(ref: RunRef) -> str:
@@ -333,16 +329,15 @@ def _no_such_run(ref: RunRef) -> str:
 
 def _not_done(ref: RunRef, at: StageAt) -> str:
     """Which stage of which run is not done, which stage of the plan makes it, and which command."""
-    maker = "expand" if at.wave is not None or at.name == "expansion_rejected" else at.name
     place = f"{ref.name} --root {ref.root}"
     command = "`tapir run` with the configuration of this run"
     if at.benchmark is not None:
         command = f"`tapir evaluate {place} --benchmark {at.benchmark}`"
-    elif at.name in ("answer_heldout", "evaluate"):
+    elif at.name in {stage.name for stage in EVALUATION}:
         command = f"`tapir evaluate {place}`"
     return (
-        f"{at} of run {ref.name!r} in {ref.root!r} is not done. Its stage {maker!r} makes it: give {command} again, "
-        f"which goes on from there; `tapir status {place}` says how far the run is"
+        f"{at} of run {ref.name!r} in {ref.root!r} is not done. Its stage {at.whole.name!r} makes it: give {command} "
+        f"again, which goes on from there; `tapir status {place}` says how far the run is"
     )
 
 

@@ -7,7 +7,6 @@ Answers need none of this: the store shares them by content. This is for trained
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from tapir_core.data.dataset import DatasetRef, Manifest
@@ -15,7 +14,7 @@ from tapir_core.errors import TapirError
 from tapir_core.paths import MANIFEST, is_part
 from tapir_core.run_copy import copy_file
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import STAGES, StageAt, plan
+from tapir_core.stages import StageAt, plan, with_steps
 from tapir_core.storage import Storage
 
 __all__ = ["take_over"]
@@ -32,20 +31,8 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
         TapirError: a file of ``source`` is not what its manifest says.
     """
     seen: dict[StageAt, DatasetRef | None] = {}
-    return [at for at in _stages(target) if _take(source, target, at, seen)]
-
-
-def _stages(run: RunFolder) -> Iterator[StageAt]:
-    """Every stage of the run and every step of its expansions, inputs first."""
-    steps = [name for name in STAGES if name.startswith("wave_")]
-    for at in plan(run.config):
-        if at.name == "expand":
-            waves = range(1, run.config.curriculum.expansion.max_waves + 1)
-            yield from (StageAt(step, at.round, wave) for wave in waves for step in steps)
-            yield StageAt("expansion_rejected", at.round)
-            if StageAt("contaminated") in plan(run.config):
-                yield StageAt("contaminated", at.round)
-        yield at
+    planned = (each for at in plan(target.config) for each in with_steps(target.config, at))
+    return [at for at in planned if _take(source, target, at, seen)]
 
 
 def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: dict[StageAt, DatasetRef | None]) -> bool:

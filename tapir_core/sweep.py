@@ -13,7 +13,7 @@ from tapir_core.config.backbones import BackboneEntry
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stage_keys import used_files
+from tapir_core.stages import used_files
 
 __all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
 

@@ -6,31 +6,36 @@ run's id, for who asks the API for it; no other task run finds it. The manifest 
 done, so a kill between the two serves nothing stale and costs nothing twice.
 """
 
+import importlib
 import logging
+import pkgutil
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
-from functools import wraps
+from dataclasses import dataclass, replace
+from functools import cache, wraps
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 from prefect import task as prefect_task
 from prefect.states import Cancelled
 
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
 from tapir_core.errors import ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import STAGES, StageAt
+from tapir_core.stages import WAVE, Stage, StageAt, always
 from tasks.late_tags import tag_task_run
-from tasks.limits import asked_of
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
 from tasks.runtime import current
 
-__all__ = ["project_task", "shard_task", "stage_task"]
+__all__ = ["Work", "does", "project_task", "shard_task", "stage_task", "work_of"]
 
 Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 """All rows that a sharded stage works on, in their order."""
+When = Callable[[RunConfig, StageAt], bool]
 
 
 def project_task(
@@ -66,19 +71,62 @@ def project_task(
     return wrap
 
 
-def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
-    """A stage in one task: ``function(run, at)`` makes its rows."""
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The Prefect task that does a stage."""
+
+    task: Any
+    when: When
+    in_shards: bool = False
+    plan: Plan | None = None
+    """Of a stage whose shards are pieces of one table."""
+
+
+_WORK: dict[str, list[Work]] = defaultdict(list)
+
+
+def does(
+    stage: Stage, *, when: When = always, in_shards: bool = False, plan: Plan | None = None
+) -> Callable[[Any], Any]:
+    """Declare that a task is the work of ``stage``, for the configurations and places that ``when`` says."""
+
+    def register(task: Any) -> Any:
+        _WORK[stage.name].append(Work(task, when, in_shards, plan))
+        return task
+
+    return register
+
+
+def work_of(config: RunConfig, at: StageAt) -> Work:
+    """The work of a stage: of all modules in `tasks/`, the one piece that says so with `stage_task` or `shard_task`.
+
+    Raises:
+        TypeError: there is none, or there are several.
+    """
+    _import_all_work()
+    found = [work for work in _WORK[at.name] if work.when(config, at)]
+    if len(found) != 1:
+        raise TypeError(
+            f"stage {at.name!r} has {len(found) or 'no'} pieces of work for {at}; write one function in a module of "
+            f"tasks/ under @stage_task({at.name.upper()}) or @shard_task({at.name.upper()}, …) (docs/extending.md)"
+        )
+    return found[0]
+
+
+@cache
+def _import_all_work() -> None:
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"tasks.{module.name}")
+
+
+def stage_task(stage: Stage, *, when: When = always) -> Callable[[Callable[[RunFolder, StageAt], Worked]], Any]:
+    """The work of a stage in one task: ``function(run, at)`` makes its rows."""
 
     def wrap(function: Callable[[RunFolder, StageAt], Worked]) -> Any:
-        @project_task(name, run_name=name + _of_wave(name, "wave"))
-        def run_stage(
-            ref: RunRef,
-            round_number: int | None = None,
-            wave: int | None = None,
-            benchmark: str | None = None,
-            model: str | None = None,
-        ) -> DatasetRef:
-            at, run, started = StageAt(name, round_number, wave, benchmark, model), RunFolder(ref), time.monotonic()
+        @does(stage, when=when)
+        @project_task(stage.name, run_name=stage.name + _of_wave(stage))
+        def run_stage(ref: RunRef, at: StageAt) -> DatasetRef:
+            run, started = RunFolder(ref), time.monotonic()
             with current(run).progress.stage(at, shards=1):
                 worked = function(run, at)
                 seconds = round(time.monotonic() - started, 1)
@@ -93,41 +141,46 @@ def stage_task(name: str) -> Callable[[Callable[[RunFolder, StageAt], Worked]], 
 
 
 def shard_task(
-    name: str, *, plan: Plan | None = None, reads: str | None = None
+    stage: Stage, *, plan: Plan | None = None, when: When = always
 ) -> Callable[[Callable[[RunFolder, StageAt, pl.DataFrame], Worked]], Any]:
-    """One shard of a stage: ``function(run, at, rows)``.
+    """The work of a stage in shards: ``function(run, at, rows)`` does one.
 
-    Its rows are a piece of the stage's ``plan``, or the part that the shard of ``reads`` with its index wrote. It
-    writes its own part, then returns a `ShardOutcome`, or raises `ShardIncomplete` when some outcomes are retryable.
+    Its rows are a piece of the stage's ``plan``, or, of a stage whose shards follow another's, the part that the shard
+    with its index wrote. It writes its own part, then returns a `ShardOutcome`, or raises `ShardIncomplete` when some
+    outcomes are retryable.
+
+    Raises:
+        TypeError: it has both, or neither.
     """
-    assert (plan is None) != (reads is None), "a shard reads its stage's plan or another stage's part"
-    _SHARDS.add(name)
+    if (plan is None) != bool(stage.shards_of):
+        raise TypeError(f"stage {stage.name!r}: give its shards a plan=, or its declaration shards_of=, and not both")
+    _SHARDS.add(stage.name)
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
-        named = f"{name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(name, 'at.wave')}"
+        named = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
 
-        @project_task(name, run_name=named, tags=("shard",))
+        @does(stage, when=when, in_shards=True, plan=plan)
+        @project_task(stage.name, run_name=named, tags=("shard",))
         def run_shard(
             ref: RunRef, at: StageAt, piece: Piece, after: ShardOutcome | ShardIncomplete | ConfigError | None = None
         ) -> ShardOutcome:
             run = RunFolder(ref)
             with current(run).progress.attempt(at, piece.index):
-                if reads is not None:
+                if plan is None:
                     assert after is not None
                     if isinstance(after, ConfigError):
                         raise after
                     part = (after.outcome if isinstance(after, ShardIncomplete) else after).part
-                    rows = read_part(run.storage, replace(at, name=reads).folder, part)
+                    rows = read_part(run.storage, replace(at, name=stage.shards_of).folder, part)
                 else:
-                    assert plan is not None
                     rows = plan(run, at)[piece.start : piece.stop]
                 worked = function(run, at, rows)
-                written = write_part(run.storage, at.folder, worked.rows.select(STAGES[name].columns))
+                written = write_part(run.storage, at.folder, worked.rows.select(stage.columns))
             outcome = ShardOutcome(
                 piece.index, written, worked.counts, worked.missing, worked.failed, worked.asked, worked.samples
             )
             if "stopped" in outcome.missing:
-                if why := current(run).progress.given_up.get(asked_of(at)):
+                if why := current(run).progress.given_up.get(stage.asks):
                     raise ConfigError(why)
                 raise Stopped(f"{worked.rows.height} rows are done and stored; the next start asks for the rest")
             if outcome.missing:
@@ -135,7 +188,6 @@ def shard_task(
             current(run).progress.shard_done(at)
             return outcome
 
-        run_shard.plan = plan  # the flow cuts it into pieces
         return run_shard
 
     return wrap
@@ -152,6 +204,6 @@ _SHARDS: set[str] = set()
 logging.getLogger("prefect.task_runs").addFilter(_tells_more)
 
 
-def _of_wave(name: str, wave: str) -> str:
+def _of_wave(stage: Stage) -> str:
     """What tells the task runs of a wave's steps apart: a round has several waves."""
-    return f" (wave {{{wave}}})" if name.startswith("wave_") else ""
+    return " (wave {at.wave})" if stage in WAVE else ""

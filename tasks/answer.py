@@ -4,7 +4,7 @@ import polars as pl
 
 from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, answer_rows, chat, make_request
 from tasks.inputs import read_once, round_pool
@@ -25,14 +25,14 @@ def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return round_pool(run, at.number)
 
 
-@shard_task("answer", plan=pool_at)
+@shard_task(ANSWER, plan=pool_at)
 def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_{r−1} to some instructions of the round's pool."""
     outcomes = ask_student(run, at, at.number - 1, rows)
     return answer_rows(rows, outcomes)
 
 
-@shard_task("answer_heldout", plan=heldout_rows)
+@shard_task(ANSWER_HELDOUT, plan=heldout_rows)
 def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
     outcomes = ask_student(run, at, at.number, rows)

@@ -15,7 +15,7 @@ from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.voices import Voice
-from tasks.limits import FEWEST_ASKED, asked_of, can_be_given_up, why_lost
+from tasks.limits import FEWEST_ASKED, can_be_given_up, why_lost
 from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
 
@@ -105,11 +105,11 @@ class Watch:
         self._count(place=place, failed=settled.kind)
         said = _shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
-            self._progress.given_up.setdefault(asked_of(self._at), why)
+            self._progress.given_up.setdefault(self._at.stage.asks, why)
 
     def is_stopped(self) -> bool:
         """Whether who is asked here is asked no more."""
-        return asked_of(self._at) in self._progress.given_up
+        return self._at.stage.asks in self._progress.given_up
 
     @property
     def first(self) -> int:

@@ -12,7 +12,7 @@ import polars as pl
 from tapir_core.calls import Answer, Failure, Message, Outcome
 from tapir_core.evaluation.benchmarks import benchmark_of, given_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK_ANSWERS, StageAt
 from tasks._task import shard_task
 from tasks.asking import ANSWER_COLUMNS, answer_cells, count_paid, make_request, worked
 from tasks.benchmarks import items_of
@@ -40,7 +40,7 @@ def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return by_question.agg(turns=pl.col("question"))
 
 
-@shard_task("benchmark_answers", plan=asked_questions)
+@shard_task(BENCHMARK_ANSWERS, plan=asked_questions)
 def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
     if at.model is not None:

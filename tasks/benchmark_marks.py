@@ -9,7 +9,7 @@ from tapir_core.config import LmEvalBenchmark
 from tapir_core.evaluation.benchmarks import lm_eval_items, lm_eval_replies
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK_REPLIES, StageAt
 from tasks._task import stage_task
 from tasks.engines.lm_eval import Harness
 from tasks.outcomes import Worked
@@ -23,7 +23,7 @@ def harness_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return lm_eval_items(_harness(run, at).questions())
 
 
-@stage_task("benchmark_replies")
+@stage_task(BENCHMARK_REPLIES, when=lambda c, at: at.benchmark not in c.evaluation.judged)
 def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     """The harness's marks of one student's answers; a question without an answer has failed in each metric."""
     items = run.rows(StageAt("benchmark_items", benchmark=at.benchmark))

@@ -10,7 +10,7 @@ from tapir_core.calls import Answer, Failure, OnOutcome, Outcome, Parsed, Reques
 from tapir_core.evaluation.benchmarks import REPLIES, Game, Reading, exchanges_of, judged_one
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK_REPLIES, StageAt
 from tasks._task import shard_task
 from tasks.asking import chat, check_lacking, counts_of, make_request, worked
 from tasks.benchmarks import items_of
@@ -20,7 +20,7 @@ from tasks.runtime import current
 __all__ = ["benchmark_replies_shard", "forget_failed"]
 
 
-@shard_task("benchmark_replies", reads="benchmark_answers")
+@shard_task(BENCHMARK_REPLIES, when=lambda c, at: at.benchmark in c.evaluation.judged)
 def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
     runtime, games = current(run), _games(run, at, rows)

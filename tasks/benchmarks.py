@@ -8,7 +8,7 @@ from tapir_core.benchmark_fields import item_files
 from tapir_core.benchmark_fields import outputs as outputs_file
 from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_SCORES, StageAt
 from tasks._task import stage_task
 from tasks.benchmark_marks import harness_questions
 from tasks.ingredients import check_benchmark_files
@@ -19,7 +19,7 @@ from tasks.runtime import current
 __all__ = ["benchmark_items", "benchmark_scores", "items_of"]
 
 
-@stage_task("benchmark_items")
+@stage_task(BENCHMARK_ITEMS)
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
     """Read the files of a benchmark; lm-evaluation-harness reads its own."""
     name = at.benchmark_name
@@ -34,7 +34,7 @@ def items_of(run: RunFolder, name: str) -> pl.DataFrame:
     return run.rows(StageAt("benchmark_items", benchmark=name))
 
 
-@stage_task("benchmark_scores")
+@stage_task(BENCHMARK_SCORES)
 def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     """Figures of one student, with what stands beside them."""
     name = at.benchmark_name

@@ -9,7 +9,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import DIFFICULTY, StageAt
 from tasks._task import stage_task
 from tasks.inputs import round_pool
 from tasks.limits import FEWEST_ASKED
@@ -18,7 +18,7 @@ from tasks.outcomes import Worked
 __all__ = ["check_scored", "difficulty"]
 
 
-@stage_task("difficulty")
+@stage_task(DIFFICULTY)
 def difficulty(run: RunFolder, at: StageAt) -> Worked:
     """MFD of every instruction whose every order is scored; the others are in neither seeds nor easy.
 

@@ -2,14 +2,14 @@
 
 from tapir_core.evaluation.heldout import score_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import EVALUATE, StageAt
 from tasks._task import stage_task
 from tasks.outcomes import Worked
 
 __all__ = ["evaluate"]
 
 
-@stage_task("evaluate")
+@stage_task(EVALUATE)
 def evaluate(run: RunFolder, at: StageAt) -> Worked:
     """Scores of the student after the round, from its stored answers."""
     questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))

@@ -35,7 +35,16 @@ from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import (
+    EXPAND,
+    EXPANSION_REJECTED,
+    WAVE_CANDIDATES,
+    WAVE_EXAMINED,
+    WAVE_GATED,
+    WAVE_REQUESTS,
+    WAVE_SCREENED,
+    StageAt,
+)
 from tasks._task import shard_task, stage_task
 from tasks.answer import ask_student
 from tasks.asking import (
@@ -61,7 +70,7 @@ from tasks.teach import ask_teacher
 __all__ = ["collect_expansion", "examine_shard", "expand_shard", "gate_wave", "plan_requests", "screen_wave"]
 
 
-@stage_task("wave_requests")
+@stage_task(WAVE_REQUESTS)
 def plan_requests(run: RunFolder, at: StageAt) -> Worked:
     """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
     assert at.wave is not None
@@ -87,7 +96,7 @@ def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return run.rows(StageAt("wave_requests", at.number, at.wave))
 
 
-@shard_task("wave_candidates", plan=wave_requests)
+@shard_task(WAVE_CANDIDATES, plan=wave_requests)
 def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
@@ -121,7 +130,7 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 
 
-@stage_task("wave_screened")
+@stage_task(WAVE_SCREENED)
 def screen_wave(run: RunFolder, at: StageAt) -> Worked:
     """Run the gates that need no call over the wave's candidates, in list order."""
     assert at.wave is not None
@@ -139,7 +148,7 @@ def screened_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return run.rows(StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
 
 
-@shard_task("wave_examined", plan=screened_rows)
+@shard_task(WAVE_EXAMINED, plan=screened_rows)
 def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
     parsed = ask_labels(run, at, rows["instruction"].to_list())
@@ -169,7 +178,7 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     return Worked(examined, dict(counts), dict(missing), samples=samples + check.samples)
 
 
-@stage_task("wave_gated")
+@stage_task(WAVE_GATED)
 def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
@@ -182,7 +191,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
 
 
-@stage_task("expansion_rejected")
+@stage_task(EXPANSION_REJECTED)
 def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
     """Every candidate of the round that a gate kept back, with the gate."""
     tables = [pl.DataFrame(schema=REJECTED)]
@@ -193,7 +202,7 @@ def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
     return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
 
 
-@stage_task("expand")
+@stage_task(EXPAND)
 def collect_expansion(run: RunFolder, at: StageAt) -> Worked:
     """What the waves of the round accepted, with what the task types still lack."""
     accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)

@@ -12,7 +12,7 @@ from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.paths import RUN_RECORD, backbone_cache, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import STAGES, StageAt
+from tapir_core.stages import StageAt
 from tapir_core.storage import Storage, file_sha256, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
@@ -46,7 +46,7 @@ def check_training_ingredients(run: RunFolder, at: StageAt) -> None:
         MissingPrerequisite: the backbone cannot be had.
     """
     template = run.config.student.chat_template
-    for name in STAGES[at.name].ingredients(run.config, at):
+    for name in at.stage.files(run.config, at):
         found = _backbone(run.config) if name == "backbone" else _sha256(template) if template else ""
         if found != run.record.ingredients.get(name, ""):
             raise RunChanged(

@@ -13,7 +13,7 @@ from tapir_core.config import JudgeConfig
 from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import JUDGE, StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, check_lacking, counts_of, worked
 from tasks.asking_judges import (
@@ -32,7 +32,7 @@ from tasks.runtime import Role, Runtime, current
 __all__ = ["asked_for", "check_stored", "forget_unscored", "judge_rows", "judge_shard"]
 
 
-@shard_task("judge", reads="answer")
+@shard_task(JUDGE)
 def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one answer shard."""
     return judge_rows(run, at, _with_both_answers(run, at, rows))

@@ -7,7 +7,7 @@ import polars as pl
 from tapir_core.calls import Parsed, ask_parsed
 from tapir_core.curriculum import parse_label, render_label
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import LABEL, StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, chat, counts_of, make_request, worked
 from tasks.inputs import read_once
@@ -23,7 +23,7 @@ def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
     return run.rows(StageAt("pool")).sort("instruction_id")
 
 
-@shard_task("label", plan=pool_rows)
+@shard_task(LABEL, plan=pool_rows)
 def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
     parsed = ask_labels(run, at, rows["instruction"].to_list())

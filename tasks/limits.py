@@ -8,14 +8,13 @@ message says what to change.
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, TooMuchMissing
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, asked_endpoints
 from tasks.outcomes import ShardOutcome
 
-__all__ = ["FEWEST_ASKED", "asked_of", "can_be_given_up", "check_failed", "check_missing", "role_of", "why_lost"]
+__all__ = ["FEWEST_ASKED", "can_be_given_up", "check_failed", "check_missing", "why_lost"]
 
 FEWEST_ASKED = 20
 """With fewer requests, a share that failed says nothing about the rest."""
@@ -23,29 +22,8 @@ FEWEST_ASKED = 20
 _LOG_RARITY = math.log(1e4)
 """Of Hoeffding's bound: so many failures come once in 10,000 looks at rows of a stage that has the accepted share."""
 
-_OTHER_ROLES = {
-    **dict.fromkeys(("answer_heldout", "benchmark_answers"), "answer"),
-    "wave_candidates": "expand",
-    "benchmark_replies": "benchmark",
-}
-"""Role of a stage's calls, where the stage is not named as the role."""
-
 _DECLINED = ("refused", "bad_reply")
 """Do not count in a wave: the task type stays short, and the shortfall is reported."""
-
-_UNCHECKED = "wave_examined"
-"""This stage asks in several roles; its gates reject and report what it did not get."""
-
-
-def role_of(at: StageAt) -> str:
-    """The role of a stage's calls, as the store and the budget name it."""
-    return _OTHER_ROLES.get(at.name, at.name)
-
-
-def asked_of(at: StageAt) -> Literal["student", "judge", "teacher"]:
-    """Who is asked in a stage."""
-    asked: dict[str, Literal["student", "judge"]] = {"answer": "student", "judge": "judge", "benchmark": "judge"}
-    return asked.get(role_of(at), "teacher")
 
 
 def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
@@ -85,8 +63,7 @@ def can_be_given_up(at: StageAt, config: RunConfig) -> bool:
 
     Batches of a Batch API are paid whole. One judge of a panel may fail throughout, and be the faster one.
     """
-    endpoints = {"teacher": [config.teacher.endpoint], "judge": list(config.judge.endpoints.values()), "student": []}
-    of = endpoints[asked_of(at)]
+    of = asked_endpoints(config, at)
     return len(of) <= 1 and all(each.mode == "live" for each in of)
 
 
@@ -112,8 +89,8 @@ def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, conf
 
 
 def _is_checked(at: StageAt, asked: int) -> bool:
-    """A benchmark has a limit of its own."""
-    return at.benchmark is None and at.name != _UNCHECKED and asked >= FEWEST_ASKED
+    """A benchmark has a limit of its own; of a stage that asks in several roles gates reject what it did not get."""
+    return at.benchmark is None and len(at.stage.roles) == 1 and asked >= FEWEST_ASKED
 
 
 def _counted(at: StageAt, failed: Counter[str]) -> Counter[str]:
@@ -134,7 +111,7 @@ def _by_kind(counts: Counter[str]) -> str:
 
 def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
     """What a user can do about terminal failures: they are stored, so the same question gets the same outcome."""
-    asked, root = asked_of(at), f"--root {config.run.root}"
+    asked, root = at.stage.asks, f"--root {config.run.root}"
     ways = [
         f"If the model, its sampling or the prompt is at fault, change it ([{asked}] of the configuration) and run the "
         "same command with --amend: what is asked in another way is asked anew."
@@ -148,7 +125,7 @@ def _ways_on(at: StageAt, failed: Counter[str], config: RunConfig) -> str:
         store = f"--store {config.calls.store_url}" if config.calls.store_url else root
         ways.append(
             f"If the server was at fault and is mended, forget its failures with `tapir store prune {store} --role "
-            f"{role_of(at)} {chosen} --yes` and run the same command: it asks for these again."
+            f"{at.stage.roles[0]} {chosen} --yes` and run the same command: it asks for these again."
         )
     ways.append("If so much is to be expected, raise calls.max_failed_share.")
     return " ".join(ways)
@@ -159,4 +136,4 @@ def _prunable(at: StageAt, failed: Counter[str]) -> str:
     kinds = sorted(set(failed) - {"bad_reply"})
     if kinds:
         return " ".join(f"--status {kind}" for kind in kinds)
-    return "--finish-reason length" if role_of(at) in ("teach", "refine") else ""
+    return "--finish-reason length" if at.stage.roles[0] in ("teach", "refine") else ""

@@ -6,7 +6,7 @@ from tapir_core.curriculum import Mixture, assemble, draw_basic, draw_easy, hard
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import MIX, StageAt
 from tasks._task import stage_task
 from tasks.inputs import mixture_shares, round_pool, used_before
 from tasks.outcomes import Worked
@@ -16,7 +16,7 @@ from tasks.select import easy_rows
 __all__ = ["mix"]
 
 
-@stage_task("mix")
+@stage_task(MIX)
 def mix(run: RunFolder, at: StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
     mixture = _mix_round(run, at.number) if at.number else _mix_basic(run)

@@ -4,13 +4,13 @@ import polars as pl
 
 from tapir_core.config import FileHeldout, FilePool
 from tapir_core.curriculum.gates import CONTAMINATED_GATE
+from tapir_core.data import questions as evaluation
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.errors import ConfigError
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import CONTAMINATED, HELDOUT, POOL, QUESTIONS, StageAt
 from tapir_core.standin.pool import standin_heldout, standin_pool
 from tasks._task import stage_task
 from tasks.outcomes import Worked
@@ -18,7 +18,7 @@ from tasks.outcomes import Worked
 __all__ = ["contaminated", "evaluation_questions", "heldout", "pool", "questions"]
 
 
-@stage_task("heldout")
+@stage_task(HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set."""
     source, seed = run.config.data.heldout, run.config.run.seed
@@ -29,13 +29,13 @@ def heldout(run: RunFolder, _: StageAt) -> Worked:
     return Worked(standin_heldout(source.dev, source.test, source.max_level, seed))
 
 
-@stage_task("questions")
+@stage_task(QUESTIONS)
 def questions(run: RunFolder, _: StageAt) -> Worked:
     """Read the questions of the benchmarks."""
-    return Worked(read_questions(run.kept_config.evaluation.benchmarks))
+    return Worked(evaluation.read_questions(run.kept_config.evaluation.benchmarks))
 
 
-@stage_task("contaminated")
+@stage_task(CONTAMINATED)
 def contaminated(run: RunFolder, at: StageAt) -> Worked:
     """List the instructions that hold an evaluation question: of the pool as it comes, or of a round's candidates."""
     if at.round is None:
@@ -49,7 +49,7 @@ def contaminated(run: RunFolder, at: StageAt) -> Worked:
     return Worked(found, {**asked.count(found), "checked": rows.height})
 
 
-@stage_task("pool")
+@stage_task(POOL)
 def pool(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the pool, without what holds an evaluation question."""
     read = _read_pool(run)
@@ -66,9 +66,9 @@ def pool(run: RunFolder, _: StageAt) -> Worked:
 
 def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     """All questions that pool and expansion must not hold: those of the benchmarks and the held-out set."""
-    tables = [pl.DataFrame(schema=QUESTIONS)]
+    tables = [pl.DataFrame(schema=evaluation.QUESTIONS)]
     if run.config.data.heldout is not None:
-        tables.append(heldout_questions(run.rows(StageAt("heldout"))))
+        tables.append(evaluation.heldout_questions(run.rows(StageAt("heldout"))))
     if run.config.evaluation.benchmarks:
         tables.append(run.rows(StageAt("questions")))
     return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)

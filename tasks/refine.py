@@ -16,7 +16,7 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import REFINE, StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
 from tasks.inputs import mixture_shares, read_once, round_pool, used_before
@@ -48,7 +48,7 @@ def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
     return rows if run.config.curriculum.refine else rows.clear()
 
 
-@shard_task("refine", plan=hard_rows)
+@shard_task(REFINE, plan=hard_rows)
 def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
     runtime, watch = current(run), Watch(run, at, demand_whole)

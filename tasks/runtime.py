@@ -68,8 +68,6 @@ class Runtime:
         self._reading = threading.RLock()
         self.lease: RunLease | None = None
         """Set by the driver; a worker of another process has none."""
-        self.until: StageAt | None = None
-        """Set by the flow: the last stage to do; nothing means all of them."""
         self._stopping = threading.Event()
 
     @property

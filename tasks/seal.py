@@ -9,7 +9,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks._task import project_task
 from tasks.late_tags import tag_task_run
-from tasks.limits import check_failed, check_missing, role_of
+from tasks.limits import check_failed, check_missing
 from tasks.outcomes import ShardOutcome
 from tasks.runtime import current
 
@@ -31,7 +31,8 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     parts = [outcome.part for outcome in ordered]
     if missing["budget"]:
         calls, rows = current(run).calls, sum(part.rows for part in parts)
-        raise BudgetReached(_budget_text(at, calls.cap_reached, rows, missing["budget"], calls.paid().get(role_of(at))))
+        spent = calls.paid().get(at.stage.roles[0])
+        raise BudgetReached(_budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
     check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
     current(run).check_lease()

@@ -7,7 +7,7 @@ from tapir_core.curriculum import draw_seeds, select_seeds
 from tapir_core.curriculum.tables import SEEDS
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import SELECT, StageAt
 from tasks._task import stage_task
 from tasks.inputs import round_pool, used_before
 from tasks.outcomes import Worked
@@ -15,7 +15,7 @@ from tasks.outcomes import Worked
 __all__ = ["easy_rows", "select"]
 
 
-@stage_task("select")
+@stage_task(SELECT)
 def select(run: RunFolder, at: StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rng = derive_rng(run.config.run.seed, at.number, "select")

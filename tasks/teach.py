@@ -4,7 +4,7 @@ import polars as pl
 
 from tapir_core.calls import Outcome
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import TEACH, StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, answer_rows, chat, demand_whole, make_request
 from tasks.label import pool_rows
@@ -14,7 +14,7 @@ from tasks.runtime import current
 __all__ = ["ask_teacher", "teach_shard"]
 
 
-@shard_task("teach", plan=pool_rows)
+@shard_task(TEACH, plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Plain answers to some instructions; a refused or failed one keeps its row and is unusable later."""
     return answer_rows(rows, ask_teacher(run, at, rows), demand_whole)

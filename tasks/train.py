@@ -21,9 +21,9 @@ from tapir_core.randomness import derive_seed
 from tapir_core.reporting.formats import duration
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage, publish_stage
-from tapir_core.stages import StageAt
+from tapir_core.stages import TRAIN, StageAt
 from tapir_core.storage import file_sha256
-from tasks._task import project_task
+from tasks._task import does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.log_follower import follow_log, tell
 from tasks.engines.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
@@ -37,10 +37,11 @@ __all__ = ["check_wanted", "count_round", "make_student", "train", "training_lea
 _TOLD_SECONDS = 60.0
 
 
-@project_task("train", limited_by=("gpu",))
-def train(ref: RunRef, round_number: int) -> DatasetRef:
+@does(TRAIN)
+@project_task(TRAIN.name, limited_by=("gpu",))
+def train(ref: RunRef, at: StageAt) -> DatasetRef:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
-    at, run = StageAt("train", round_number), RunFolder(ref)
+    run = RunFolder(ref)
     runtime = current(run)
 
     def note(text: str) -> None:

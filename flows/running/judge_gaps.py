@@ -26,7 +26,6 @@ from tapir_core.judging.gaps import count_gaps
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tasks.runtime import current
 
 __all__ = ["INCOMPLETE", "MOST_RETRIES", "tell_gaps"]
 
@@ -40,23 +39,26 @@ _DAY = timedelta(hours=24)
 
 
 @contextmanager
-def tell_gaps(ref: RunRef) -> Iterator[None]:
-    """Around a drive of a run: send the event when it stopped in judging, or went on with verdicts missing."""
+def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
+    """Around a drive of a run: send the event when it stopped in judging, or went on with verdicts missing.
+
+    Not when it is to go to a stage only (``whole``).
+    """
     run = RunFolder(ref)
     try:
         yield
     except (TooMuchMissing, MissingPrerequisite, EngineError):
         following = summarise(run).next_stage
-        if following is not None and following.name == "judge":
+        if whole and following is not None and following.name == "judge":
             _tell(ref, "stopped")
         raise
     judged = (at for each in run.config.round_numbers if run.holds(at := StageAt("judge", each)))
-    if any(count_gaps(run, at.number).missing for at in judged):
+    if whole and any(count_gaps(run, at.number).missing for at in judged):
         _tell(ref, "went on")
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
-    if FlowRunContext.get() is None or current(RunFolder(ref)).until is not None:
+    if FlowRunContext.get() is None:
         return
     try:
         if _retries(ref) >= MOST_RETRIES:

@@ -38,8 +38,11 @@ _LAST_SECONDS = 3.0
 
 
 @contextmanager
-def live_spend(ref: RunRef, stages: Sequence[StageAt]) -> Iterator[None]:
-    """Show the block's progress through ``stages`` in the flow run at work; nothing happens outside of one."""
+def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
+    """Show the block's progress through ``stages`` in the flow run at work; nothing happens outside of one.
+
+    ``whole``: the block is to do all of them.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
@@ -51,7 +54,7 @@ def live_spend(ref: RunRef, stages: Sequence[StageAt]) -> Iterator[None]:
     thread.start()
     try:
         yield
-        shown.whole = current(RunFolder(ref)).until is None
+        shown.whole = whole
     finally:
         shown.ended.set()
         thread.join(_LAST_SECONDS)
@@ -65,7 +68,7 @@ def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> f
     places = {at: place for place, at in enumerate(stages)}
     shares = [0.0]
     for stage in working:
-        place = places.get(stage.at if stage.at.wave is None else StageAt("expand", stage.at.round))
+        place = places.get(stage.at.whole)
         done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
         fraction = 0.0 if stage.at.wave else 1.0 if stage.ended else done / max(1, whole)
         shares += [] if place is None else [(place + fraction) / len(stages)]

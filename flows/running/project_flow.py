@@ -10,7 +10,6 @@ from prefect import flow, get_run_logger
 from flows.running.interrupts import prompt_interrupts
 from flows.running.remedies import tell_remedy
 from flows.server_away import outlast_server
-from flows.until import Reached
 from tasks.engines.log_follower import told_to
 
 __all__ = ["project_flow"]
@@ -22,8 +21,7 @@ _THIS_START = uuid4().hex
 def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Prefect's flow with this project's settings. Parameters are checked by the configuration, not by Prefect.
 
-    A flow that reaches the stage it was to go to is complete, and says so under ``stopped`` in what it returns. A
-    ``child`` is begun anew with each start of its parent: what of it is done, the run folder knows, and Prefect would
+    A ``child`` is begun anew with each start of its parent: what of it is done, the run folder knows, and Prefect would
     give back what an earlier child returned, also when stages of it are to be redone.
     """
 
@@ -32,10 +30,7 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
         def body(*args: Any, **kwargs: Any) -> Any:
             outlast_server()
             with prompt_interrupts(), told_to(get_run_logger().log):
-                try:
-                    return function(*args, **kwargs)
-                except Reached as reached:
-                    return {"stopped": str(reached)}
+                return function(*args, **kwargs)
 
         if child:
             # By this and by its place among equals Prefect finds the child of an earlier start.

@@ -21,14 +21,12 @@ from tapir_core.paths import BACKBONE, training_file
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import BENCHMARK, LABEL, StageAt
 
 __all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
 
 _ROLES = ("teacher", "judge")
 _JUDGE = "judge"
-_MEASURING = "benchmark_"
-_LABEL = "label"
 _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
 
@@ -159,8 +157,9 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
-    stages = [stage for stage in summary.all_stages if not stage.name.startswith(_MEASURING)]
-    return [stage for stage in stages if stage.name != _LABEL or _goes_by_task_type(config)]
+    measuring = {stage.name for stage in BENCHMARK}
+    stages = [stage for stage in summary.all_stages if stage.name not in measuring]
+    return [stage for stage in stages if stage.name != LABEL.name or _goes_by_task_type(config)]
 
 
 def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:

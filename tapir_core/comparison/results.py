@@ -18,8 +18,7 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig, StandinPool
 from tapir_core.config.load import load_resolved, resolved_table
 from tapir_core.errors import ConfigError
-from tapir_core.stage_keys import settings_of, used_files
-from tapir_core.stages import STAGES, plan
+from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 
 __all__ = ["ResultsFolder"]
@@ -98,7 +97,7 @@ class ResultsFolder:
 
 def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
     """All that decides which rows a run ends with: what goes into each stage, and when it stops."""
-    stages = {at: (settings_of(at, config, files), STAGES[at.name].inputs(config, at)) for at in plan(config)}
+    stages = {at: (settings_of(at, config, files), at.stage.reads(config, at)) for at in plan(config)}
     return stages, config.curriculum.stop
 
 

@@ -12,9 +12,10 @@ from tapir_core.estimate.assumptions import BACKBONE_SHARE, KNOWN_POWER, Scenari
 from tapir_core.estimate.benchmarks import benchmark_work
 from tapir_core.estimate.evidence import Evidence, KnownLength
 from tapir_core.estimate.hours import call_seconds, training_seconds
-from tapir_core.estimate.line import ASKS, Asked, Charger, Line, benchmark_chargers
+from tapir_core.estimate.line import Charger, Line, benchmark_chargers
 from tapir_core.estimate.workload import Pool, workload
 from tapir_core.paths import BACKBONE
+from tapir_core.stages import Asked, asked_in_roles
 
 __all__ = ["cost_lines"]
 
@@ -30,18 +31,18 @@ def cost_lines(
         "teach": _length(config, evidence, scenario, "teach", teacher),
         "answer": _answer_length(evidence, scenario, teacher, None, longest),
     }
-    lines = []
+    lines, asks = [], asked_in_roles()
     for work in workload(config, pool, scenario, shown["answer"]):
         if work.role is None:
             lines.append(Line(work, "", seconds=training_seconds(work, evidence, scenario)))
             continue
         prompt = evidence.prompts.of(work.role, shown)
-        for charger in asked[ASKS[work.role]]:
+        for charger in asked[asks[work.role]]:
             if charger is None:
                 completion = _answer_length(evidence, scenario, teacher, work.round, longest)
             else:
                 completion = _length(config, evidence, scenario, work.role, charger)
-            line = Line(work, ASKS[work.role], charger, prompt, completion)
+            line = Line(work, asks[work.role], charger, prompt, completion)
             lines.append(replace(line, seconds=call_seconds(config, line, evidence, scenario)))
     return [*lines, *_benchmark_lines(config, evidence, scenario, chargers)]
 

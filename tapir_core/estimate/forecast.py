@@ -8,27 +8,14 @@ from tapir_core.estimate.assumptions import priors_of, scenarios
 from tapir_core.estimate.benchmarks import BenchmarkSize
 from tapir_core.estimate.costs import cost_lines
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import ASKS, Asked, Charger, Line, benchmark_chargers, chargers_of
+from tapir_core.estimate.line import Charger, Line, benchmark_chargers, chargers_of
 from tapir_core.estimate.sentences import in_words
 from tapir_core.estimate.types import BenchmarkFigures, Estimate, Figures, Load, Span
 from tapir_core.estimate.workload import Pool
 from tapir_core.reporting.formats import student_name
+from tapir_core.stages import Asked, asked_in_roles, lines
 
 __all__ = ["forecast"]
-
-_STAGES: dict[str, Asked] = {
-    "label": "teacher",
-    "teach": "teacher",
-    "answer": "student",
-    "judge": "judge",
-    "expand": "teacher",
-    "refine": "teacher",
-    "train": "",
-    "evaluate": "student",
-    "benchmark_answers": "student",
-    "benchmark_replies": "judge",
-}
-"""Stages that take calls or steps, with the names that reports use, and whom they ask."""
 
 
 def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
@@ -43,8 +30,10 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
     judges = benchmark_chargers(config, chargers[1])
     everybody = tuple(dict.fromkeys([*chargers, *judges.values()]))
     runs = [cost_lines(config, pool, evidence, scenario, chargers) for scenario in scenarios(priors)]
-    stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _STAGES.items()]
-    roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in ASKS.items()]
+    asked = asked_in_roles().items()
+    known = _stages().items()
+    stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in known]
+    roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in asked]
     unknown = [
         f"{each.field}: {each.price.reason}; {each.price.remedy}"
         for each in everybody
@@ -70,13 +59,18 @@ def _benchmark(
     students = {student_name(number): _chosen(found, lambda line: line.work.round, number) for number in numbers}
     sides = {
         stage: tuple(
-            _figures(student, _STAGES[stage], _chosen(lines, lambda line: line.work.stage, stage))
+            _figures(student, _stages()[stage], _chosen(lines, lambda line: line.work.stage, stage))
             for student, lines in {**students, "all": found}.items()
         )
         for stage in ("benchmark_answers", "benchmark_replies")
     }
     judged_by = "lm-evaluation-harness" if judge is None else judge.voice.model
     return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
+
+
+def _stages() -> dict[str, Asked]:
+    """Stages that take calls or steps, with the names that reports use, and whom they ask."""
+    return {name: line.asks for name, line in lines().items() if line.asks or line.trains}
 
 
 def _chosen(runs: Sequence[Sequence[Line]], name_of: Callable[[Line], object], name: object) -> list[list[Line]]:

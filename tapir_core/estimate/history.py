@@ -14,9 +14,9 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.prompts import Prompt
-from tapir_core.reporting.look import ONCE, ROUND, Look
+from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, runs_of
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, lines_of_round, lines_once
 from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ _FEWEST = 20
 """Fewer say too little."""
 _RUNS = 3
 """Earlier runs that are looked at, the latest first."""
-_QUIET = {"heldout", "questions", "contaminated", "pool", "difficulty", "select", "mix", "train"}
-"""Stages that ask nobody."""
 
 
 def store_exists(url: str) -> bool:
@@ -124,13 +122,13 @@ def _benchmark_voices(config: RunConfig) -> set[Voice]:
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:
     """Stage, seconds and what was done in them, for every stage of a run that asked somebody or trained."""
     look = Look(run)
-    for stage in look.summarise_stages(ONCE, None):
-        yield from [(stage.name, stage.seconds, stage.usage.calls)] if stage.name not in _QUIET else []
+    for stage in look.summarise_stages(lines_once(), None):
+        yield from [(stage.name, stage.seconds, stage.usage.calls)] if stage.asks else []
     for number in range(-1, run.config.run.rounds + 1):
-        for stage in look.summarise_stages(ROUND, number):
+        for stage in look.summarise_stages(lines_of_round(), number):
             mixture = look.manifest(StageAt("mix", number)) if stage.name == "train" else None
             if mixture is not None and stage.seconds:  # none: taken over from a run that is looked at itself
                 epochs = run.config.round(number).epochs if number else run.config.basic_tuning.epochs
                 yield "train", stage.seconds, mixture.rows * epochs
-            elif stage.name not in _QUIET and stage.usage.calls:
+            elif stage.asks and stage.usage.calls:
                 yield stage.name, stage.seconds, stage.usage.calls

@@ -1,30 +1,16 @@
 """One piece of a run's work with what it takes: the grain that estimates are summed of."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
 from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.estimate.workload import Work
+from tapir_core.stages import Asked
 from tapir_core.voices import Voice, judge_names, voice_of
 
-__all__ = ["ASKS", "Asked", "Charger", "Line", "benchmark_chargers", "chargers_of"]
-
-Asked = Literal["teacher", "judge", "student", ""]
+__all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of"]
 
 _NO_MONEY = Price(0.0, 0.0, 0.0, source="the student's answers cost time and no money")
-
-ASKS: dict[Role, Asked] = {
-    "label": "teacher",
-    "teach": "teacher",
-    "answer": "student",
-    "judge": "judge",
-    "expand": "teacher",
-    "refine": "teacher",
-    "benchmark": "judge",
-}
-"""Who is asked in a role."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from tapir_core.estimate.benchmarks import measure_benchmarks
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.forecast import forecast
 from tapir_core.estimate.history import judgment_lengths, past_seconds, store_exists, stored_lengths
-from tapir_core.estimate.line import ASKS, benchmark_chargers, chargers_of
+from tapir_core.estimate.line import benchmark_chargers, chargers_of
 from tapir_core.estimate.pool import look_at_pool, read_instructions
 from tapir_core.estimate.prompts import measure_prompts
 from tapir_core.estimate.types import Estimate, estimate_json
@@ -16,6 +16,7 @@ from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.stages import asked_in_roles
 
 __all__ = ["SAMPLE", "estimate_run", "save_estimate"]
 
@@ -38,7 +39,7 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     sampled = rng.sample(found.pool, min(sample, len(found.pool)))
     url = store_url(config)
     chargers = chargers_of(config)
-    roles = [(role, asks) for role, asks in ASKS.items() if role != "benchmark"]
+    roles = [(role, asks) for role, asks in asked_in_roles().items() if role != "benchmark"]
     asked = [(role, each.voice) for each in chargers for role, asks in roles if asks == each.asks]
     judges = {name: each.voice for name, each in benchmark_chargers(config, chargers[1]).items()}
     there = store_exists(url)

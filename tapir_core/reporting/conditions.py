@@ -13,8 +13,7 @@ from tapir_core.config.comparison import ComparisonConfig
 from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name
 from tapir_core.reporting.tables import Table
-from tapir_core.stage_keys import settings_of, used_files
-from tapir_core.stages import plan
+from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.text import digest
 from tapir_core.voices import voice_of
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.types import Gain, Score
-from tapir_core.stage_at import Compared
+from tapir_core.stages import Compared
 
 __all__ = [
     "NOTHING",

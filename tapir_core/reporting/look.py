@@ -6,36 +6,15 @@ What a look has found it keeps, so it must not outlive the report that it is tak
 from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Literal
 
 import polars as pl
 
 from tapir_core.data.dataset import DatasetRef, Manifest
 from tapir_core.reporting.types import StageSummary, Usage
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import STAGES, StageAt
+from tapir_core.stages import BENCHMARK, EVALUATION, Line, StageAt, lines, with_steps
 
-__all__ = ["ONCE", "ROUND", "Look"]
-
-ONCE = ("heldout", "questions", "contaminated", "pool", "label", "teach")
-ROUND = (
-    *("answer", "judge", "difficulty", "select", "expand", "refine", "mix", "train", "evaluate"),
-    *("benchmark_answers", "benchmark_replies"),
-)
-"""Stages as a reader knows them, in the order of the method."""
-
-Asked = Literal["teacher", "judge", "student", ""]
-_ASKS: dict[str, Asked] = {
-    "label": "teacher",
-    "teach": "teacher",
-    "answer": "student",
-    "judge": "judge",
-    "expand": "teacher",
-    "refine": "teacher",
-    "evaluate": "student",
-    "benchmark_answers": "student",
-    "benchmark_replies": "judge",
-}
+__all__ = ["Look"]
 
 
 class Look:
@@ -62,8 +41,9 @@ class Look:
         return [wave for wave in planned if self.manifest(StageAt("wave_requests", number, wave)) is not None]
 
     def summarise_stages(self, names: Iterable[str], number: int | None) -> tuple[StageSummary, ...]:
-        """The stages of ``names`` of which something is done; the steps of a stage count as one."""
-        found = (self._summarise_stage(name, number) for name in names)
+        """The lines of ``names`` of which something is done; the steps of a stage count as one."""
+        known = lines()
+        found = (self._summarise_line(known[name], number) for name in names)
         return tuple(stage for stage in found if stage is not None)
 
     def busy_seconds(self) -> float:
@@ -74,35 +54,32 @@ class Look:
             end = max(end, stop)
         return busy
 
-    def _summarise_stage(self, name: str, number: int | None) -> StageSummary | None:
-        manifests = [manifest for at in self._steps(name, number) if (manifest := self.manifest(at)) is not None]
+    def _summarise_line(self, line: Line, number: int | None) -> StageSummary | None:
+        manifests = [manifest for at in self._parts(line, number) if (manifest := self.manifest(at)) is not None]
         if not manifests:
             return None
         for manifest in manifests:
             self._note_time(manifest)
-        rows_of = "answer_heldout" if name == "evaluate" else name
         return StageSummary(
-            name,
-            _ASKS.get(name, ""),
-            sum(manifest.rows for manifest in manifests if manifest.stage == rows_of),
+            line.name,
+            line.asks,
+            sum(manifest.rows for manifest in manifests if manifest.stage == line.rows_of),
             sum(manifest.counts.get("seconds", 0.0) for manifest in manifests),
             dict(sum((Counter(manifest.accepted_missing) for manifest in manifests), Counter[str]())),
             sum((_usage(manifest) for manifest in manifests), Usage()),
         )
 
-    def _steps(self, name: str, number: int | None) -> list[StageAt]:
-        if name.startswith("benchmark_") and number is None:
-            judged = self.run.config.evaluation.judged.items()
+    def _parts(self, line: Line, number: int | None) -> list[StageAt]:
+        config, name = self.run.config, line.name
+        if name not in {stage.name for stage in BENCHMARK}:
+            stages = [stage for stage in EVALUATION if stage.line == name] if number is not None else []
+            whole = [stage.at(number) for stage in stages] or [StageAt(name, number)]
+            waves = self.waves(number) if number is not None and number > 0 else []
+            return [step for at in whole for step in with_steps(config, at, waves) if step.stage.line == name]
+        if number is None:
+            judged = config.evaluation.judged.items()
             return [StageAt(name, benchmark=each, model=model) for each, of in judged for model in of.outputs]
-        if name.startswith("benchmark_"):
-            return [StageAt(name, number, benchmark=each) for each in self.run.config.evaluation.asked]
-        if name == "evaluate":
-            return [StageAt("answer_heldout", number), StageAt("evaluate", number)]
-        if name == "expand" and number is not None:
-            steps = [step for step in STAGES if step.startswith("wave_")]
-            waves = [StageAt(step, number, wave) for wave in self.waves(number) for step in steps]
-            return [*waves, StageAt("expansion_rejected", number), StageAt("expand", number)]
-        return [StageAt(name, number)]
+        return [StageAt(name, number, benchmark=each) for each in config.evaluation.asked]
 
     def _note_time(self, manifest: Manifest) -> None:
         self.updated = max(self.updated, manifest.created)

@@ -11,8 +11,8 @@ import polars as pl
 
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
 from tapir_core.reporting.formats import first_two_and_last, round_name, student_name
-from tapir_core.reporting.look import ONCE, ROUND
 from tapir_core.reporting.types import RoundSummary, Score, StageSummary
+from tapir_core.stages import lines
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
@@ -160,7 +160,7 @@ def plot_accuracy_by_task_type(students: Sequence[RoundSummary], split: str = "t
 def plot_time(parts: Sequence[tuple[str, Sequence[StageSummary]]]) -> str:
     """Time by stage, stacked for each part of the run (name, stages); the shortest stages are one colour."""
     totals: dict[str, float] = {}
-    for name in (*ONCE, *ROUND):
+    for name in lines():
         times = [stage.seconds for _, stages in parts for stage in stages if stage.name == name]
         totals |= {name: sum(times)} if times else {}
     long = sorted(totals, key=lambda name: -totals[name])[: len(COLOURS)]

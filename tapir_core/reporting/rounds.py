@@ -9,9 +9,9 @@ from tapir_core.curriculum import count_unscored, share_table, shares_of, target
 from tapir_core.judging import expected_orders
 from tapir_core.judging.panel import combine_judges
 from tapir_core.reporting.formats import round_name
-from tapir_core.reporting.look import ROUND, Look
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
-from tapir_core.stages import Compared, StageAt, benchmark_stages
+from tapir_core.stages import Compared, StageAt, benchmark_stages, lines_of_round
 
 __all__ = ["Pool", "benchmark_figures", "heldout_scores", "summarise_round"]
 
@@ -36,7 +36,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
     seeds = look.manifest(StageAt("select", number))
     return RoundSummary(
         number,
-        stages=look.summarise_stages(ROUND, number),
+        stages=look.summarise_stages(lines_of_round(), number),
         pool=None if pool is None else pool.height,
         not_judged=_not_judged(look, number),
         difficulty=difficulty,

@@ -8,18 +8,12 @@ from tapir_core.curriculum import RoundHistory, should_stop
 from tapir_core.data.dataset import Manifest
 from tapir_core.estimate.types import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
-from tapir_core.reporting.look import ROUND, Look
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.rounds import heldout_scores
 from tapir_core.reporting.types import RoundSummary, Score
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import EXPAND, STAGES, StageAt, lines, lines_of_round, plan
 
 __all__ = ["RunProgress", "next_stage", "read_progress", "stop_reason"]
-
-_QUICK = (
-    *("heldout", "questions", "contaminated", "pool", "difficulty", "select", "mix", "evaluate"),
-    *("benchmark_items", "benchmark_scores"),
-)
-"""Stages that ask nobody and train nothing: what they will take is not counted before the first of them was seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +42,7 @@ def read_progress(look: Look) -> RunProgress:
     history = [
         RoundHistory(number, _measured_seeds(look, number), _dev(look, number))
         for number in range(config.run.rounds + 1)
-        if look.summarise_stages(ROUND, number)
+        if look.summarise_stages(lines_of_round(), number)
     ]
     stopped = stop_reason(look, history)
     student, split, score = _last_score(look)
@@ -116,13 +110,15 @@ def _seconds_left(look: Look) -> float | None:
         elif seconds := _took(look, at, manifest):
             took[at.name].append(seconds)
     means = {name: fmean(seconds) for name, seconds in took.items()}
-    expected = dict.fromkeys(_QUICK, 0.0) | _estimated(look, planned) | means
+    # What a quick stage will take is not counted before the first of them was seen.
+    quick = {name: 0.0 for name, stage in STAGES.items() if stage.is_quick}
+    expected = quick | _estimated(look, planned) | means
     return sum(expected[name] for name in left) if expected.keys() >= set(left) else None
 
 
 def _took(look: Look, at: StageAt, manifest: Manifest) -> float:
-    if at.name == "expand":  # most of it lies in the waves
-        return sum(stage.seconds for stage in look.summarise_stages(("expand",), at.number))
+    if at.name == EXPAND.name:  # most of it lies in the waves
+        return sum(stage.seconds for stage in look.summarise_stages((at.name,), at.number))
     return manifest.counts.get("seconds", 0.0)
 
 
@@ -132,5 +128,6 @@ def _estimated(look: Look, planned: dict[str, int]) -> dict[str, float]:
     if not storage.exists(ESTIMATE):
         return {}
     stages = load_estimate(storage.read_bytes(ESTIMATE)).stages
-    hours = {"answer_heldout" if each.name == "evaluate" else each.name: each.hours for each in stages}
+    known = lines()
+    hours = {known[each.name].rows_of: each.hours for each in stages}
     return {name: 3600 * span.likely / planned[name] for name, span in hours.items() if span and planned.get(name)}

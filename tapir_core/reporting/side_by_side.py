@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
 from tapir_core.reporting.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
-from tapir_core.reporting.look import ONCE, ROUND, Look
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.paired_runs import benchmarks_of_runs, paired_runs_table
 from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.reporting.types import RoundSummary, RunSummary, Score, Usage
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, lines
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["SideBySide", "last_student", "put_side_by_side", "reused_share", "side_by_side_tables"]
@@ -98,7 +98,7 @@ def _task_types_table(runs: Sequence[RunSummary], split: str = "test") -> Table:
 
 def _answers_table(runs: Sequence[RunSummary]) -> Table:
     """Where the answers came from, by stage and by role."""
-    rows = [(name, *(_answers(_usage(each, name)) for each in runs)) for name in (*ONCE, *ROUND)]
+    rows = [(name, *(_answers(_usage(each, name)) for each in runs)) for name in lines()]
     rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
     rows += [(f"all of the {role}", *(_answers(_usage(each, role)) for each in runs)) for role in _ROLES]
     note = "Asked for + from the store, and the store's share."

@@ -10,7 +10,14 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting.formats import student_name
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import Compared, StageAt, benchmark_stages
+from tapir_core.stages import (
+    BENCHMARK_REPLIES,
+    EVALUATION,
+    SCORE_COLUMNS,
+    Compared,
+    StageAt,
+    benchmark_stages,
+)
 
 OUTPUTS = "outputs"
 """What a person says for all models of files."""
@@ -113,12 +120,11 @@ def unscored_students(
     run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str] = (), *, also_terminal: bool = False
 ) -> list[Compared]:
     """Those of ``compared`` whose scores do not stand; with ``also_terminal`` those too of which judgments failed."""
-    last = ("evaluate", "benchmark_scores")
 
     def is_unscored(at: StageAt) -> bool:
-        if at.name == "benchmark_replies" and also_terminal and at.benchmark in run.config.evaluation.judged:
+        if also_terminal and at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged:
             return failed_judgments(run, at) > 0
-        return at.name in last and run.holds(at) is None
+        return at.stage.columns == SCORE_COLUMNS and run.holds(at) is None
 
     return [who for who in compared if any(map(is_unscored, _stages_of(run, who, benchmarks)))]
 
@@ -130,7 +136,7 @@ def failed_judgments(run: RunFolder, at: StageAt) -> int:
 
 def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iterator[StageAt]:
     if isinstance(who, int) and run.config.data.heldout is not None:
-        yield from (StageAt(name, who) for name in ("answer_heldout", "evaluate"))
+        yield from (stage.at(who) for stage in EVALUATION)
     for name in benchmarks:
         if isinstance(who, int) or who in models_of(run, name):
             yield from benchmark_stages(name, who)

@@ -12,12 +12,12 @@ from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.decontamination import summarise_decontamination
 from tapir_core.reporting.grading import measure_gain
-from tapir_core.reporting.look import ONCE, Look
+from tapir_core.reporting.look import Look
 from tapir_core.reporting.rounds import Pool, benchmark_figures, summarise_round
 from tapir_core.reporting.run_progress import next_stage, stop_reason
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, lines_once
 from tapir_core.voices import judge_names
 
 __all__ = ["summarise"]
@@ -36,7 +36,7 @@ def summarise(run: RunFolder) -> RunSummary:
     pool, labels = look.manifest(StageAt("pool")), first.labels
     found = (summarise_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
-    once = look.summarise_stages((*ONCE, "benchmark_replies"), None)
+    once = look.summarise_stages((*lines_once(), "benchmark_replies"), None)
     history = [
         RoundHistory(each.number, _measured_seeds(each, config), _dev(each)) for each in rounds if each.number >= 0
     ]

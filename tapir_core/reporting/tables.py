@@ -18,9 +18,9 @@ from tapir_core.reporting.formats import (
     percent,
     round_name,
 )
-from tapir_core.reporting.look import ONCE, ROUND
 from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.types import RoundSummary, RunSummary, StageSummary, Usage
+from tapir_core.stages import lines
 
 __all__ = [
     "Table",
@@ -67,7 +67,7 @@ def seconds_table(summary: RunSummary) -> Table:
     parts = [*([("once", summary.stages)] if summary.stages else [])]
     parts += [(round_name(each.number), each.stages) for each in summary.rounds]
     times = [{stage.name: stage.seconds for stage in stages} for _, stages in parts]
-    names = [name for name in (*ONCE, *ROUND) if any(name in each for each in times)]
+    names = [name for name in lines() if any(name in each for each in times)]
     rows = [(name, *(duration(each.get(name)) for each in times)) for name in names]
     rows.append(("sum of stages", *(duration(sum(each.values())) for each in times)))
     return Table("Time by stage", ("", *(name for name, _ in parts)), tuple(rows), note=_OVERLAP)
@@ -76,7 +76,7 @@ def seconds_table(summary: RunSummary) -> Table:
 def spend_table(summary: RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
     rows = []
-    for name in (*ONCE, *ROUND):
+    for name in lines():
         asked = [stage for stage in summary.all_stages if stage.name == name and stage.asks in ("teacher", "judge")]
         if asked:
             merged = sum((stage.usage for stage in asked[1:]), asked[0].usage)

@@ -41,7 +41,7 @@ def test_every_exit_code_stands_on_the_page_of_the_command_line():
 def test_every_stage_stands_with_its_columns_on_the_page_of_the_run_folder():
     page = (ROOT / "docs/run-folder.md").read_text()
     shown = {name: stage for name, stage in STAGES.items() if not name.startswith("wave_") and stage.columns}
-    rows = {name: f"| {name} | `{stage.place}/` | {', '.join(stage.columns)} |" for name, stage in shown.items()}
+    rows = {name: f"| {name} | `{stage.folder}/` | {', '.join(stage.columns)} |" for name, stage in shown.items()}
     assert [row for row in rows.values() if row not in page] == []
 
 

@@ -1,7 +1,7 @@
 """All that the recorded keys and rows need to know of TAPIR's inside: a rebuilding points this module at the new parts.
 
 Its doors: `keys_of` a configuration (and `stages_in_none`), `drive` a run to its end on fakes, `rows_of` the run. What
-comes out of them is recorded and must stay. A new stage that asks a model is added to `ASKING`.
+comes out of them is recorded and must stay.
 """
 
 import json
@@ -23,20 +23,12 @@ from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, 
 from tapir_core.paths import MANIFEST, RUN_RECORD
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
-from tapir_core.stage_keys import stage_key
-from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan
+from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan, stage_key, with_steps
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
-from tasks.answer import answer_heldout_shard, answer_shard
-from tasks.benchmark_answers import benchmark_answers_shard
-from tasks.benchmark_replies import benchmark_replies_shard
-from tasks.expand import examine_shard, expand_shard
-from tasks.judge import judge_shard
-from tasks.label import label_shard
+from tasks._task import work_of
 from tasks.outcomes import Piece, ShardOutcome
-from tasks.refine import refine_shard
 from tasks.runtime import close_all, current
-from tasks.teach import teach_shard
 from tests.golden.fakes import train
 from tests.students import make_checkpoint
 
@@ -45,14 +37,6 @@ __all__ = ["drive", "keys_of", "rows_of", "stages_in_none"]
 RUN_ID = "5eed" * 8
 EXAMPLES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "examples.json").read_text())
 """Stage → its rows in the run whose requests are recorded."""
-ASKING = (
-    *(label_shard, teach_shard, answer_heldout_shard, answer_shard, judge_shard),
-    *(expand_shard, examine_shard, refine_shard, benchmark_answers_shard, benchmark_replies_shard),
-)
-"""The work that asks a model."""
-READS = {"judge": "answer", "benchmark_replies": "benchmark_answers"}
-"""Asking stage → the stage whose parts its shards read, where they do not read a plan of rows."""
-WAVE = ("wave_requests", "wave_candidates", "wave_screened", "wave_examined", "wave_gated")
 
 
 def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
@@ -62,8 +46,8 @@ def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
     """
     found, prompts = {}, {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for at in _stages(config):
-        inputs = [each.folder for each in STAGES[at.name].inputs(config, at)]
-        made_of = STAGES[at.name].ingredients(config, at)
+        inputs = [each.folder for each in at.stage.reads(config, at)]
+        made_of = at.stage.files(config, at)
         ingredients = {name: digest(name) for name in made_of if name not in _unset(config)} | prompts
         found[f"key of {at.folder}"] = stage_key(at, config, ingredients, RUN_ID, inputs)[:16]
         found[f"inputs of {at.folder}"] = ", ".join(inputs) or "none"
@@ -135,13 +119,7 @@ def _line(row: dict[str, Any]) -> str:
 def _stages(config: RunConfig) -> Iterator[StageAt]:
     """Every stage that a run of this configuration may do, with two waves a round; inputs come first."""
     for at in plan(config):
-        if at.name == "expand":
-            waves = range(1, min(config.curriculum.expansion.max_waves, 2) + 1)
-            yield from (StageAt(step, at.round, wave) for wave in waves for step in WAVE)
-            yield StageAt("expansion_rejected", at.round)
-            if StageAt("contaminated") in plan(config):
-                yield StageAt("contaminated", at.round)
-        yield at
+        yield from with_steps(config, at, range(1, min(config.curriculum.expansion.max_waves, 2) + 1))
     yield from asked_apart(config)
 
 
@@ -158,14 +136,15 @@ def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
     What a stage reads are the rows of `EXAMPLES`, and every checkpoint has the same files.
     """
     stages, config = list(_stages(run.config)), run.config
-    todo = {task.name: task for task in ASKING if any(task.name == at.name and _asks(config, at) for at in stages)}
+    todo = {at.name for at in stages if _asks(config, at)}
     # What is found of inputs stays true: they are complete before what reads them.
     seen: dict[StageAt, DatasetRef | None] = {}
     try:
         current(run)._calls = recorder = _Recorder()  # type: ignore[assignment]
         for at in stages:
             if at.name in todo and _asks(config, at):
-                _work(todo.pop(at.name), run, at)
+                todo.remove(at.name)
+                _work(run, at)
                 yield at, sorted(_named(each, run.ref.root) for each in recorder.take())
             if not todo:
                 break
@@ -176,15 +155,16 @@ def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
 
 def _asks(config: RunConfig, at: StageAt) -> bool:
     """Whether a model is asked: a model's file holds answers, and lm-evaluation-harness marks them itself."""
-    return at.model is None and (at.name != "benchmark_replies" or at.benchmark in config.evaluation.judged)
+    return at.model is None and work_of(config, at).in_shards and bool(at.stage.asks)
 
 
-def _work(task: Any, run: RunFolder, at: StageAt) -> None:
+def _work(run: RunFolder, at: StageAt) -> None:
     """All rows of a stage, outside of any flow."""
-    if at.name not in READS:
+    task = work_of(run.config, at).task
+    if not at.stage.shards_of:
         task.fn(run.ref, at, Piece(0, 1, 0, 99))
         return
-    manifest = run.manifest(replace(at, name=READS[at.name]))
+    manifest = run.manifest(replace(at, name=at.stage.shards_of))
     assert manifest is not None
     task.fn(run.ref, at, Piece(0, 1), ShardOutcome(0, manifest.parts[0]))
 

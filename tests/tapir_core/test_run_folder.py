@@ -232,7 +232,7 @@ def test_before_the_first_round_nothing_is_judged_whatever_the_schedule_of_alpha
 
 def test_a_round_draws_from_what_earlier_mixtures_leave_and_runs_again_when_they_change(finished):
     for name in ("refine", "mix"):
-        assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(STAGES[name].inputs(finished.config, StageAt(name, 2)))
+        assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(STAGES[name].reads(finished.config, StageAt(name, 2)))
     held = [finished.rows(StageAt("mix", number)) for number in (0, 1)]
     easy = held[1].filter(origin="easy")
     unseen = finished.rows(StageAt("difficulty", 1)).join(held[0], on="instruction_id", how="anti")
@@ -248,11 +248,11 @@ def test_a_round_that_draws_at_random_judges_nothing_and_reads_what_was_trained_
     first, second = ([at.name for at in plan(config) if at.round == number] for number in (1, 2))
     assert first == ["answer", "judge", "difficulty", *second]
     for name in ("select", "refine", "mix"):
-        inputs = STAGES[name].inputs(config, StageAt(name, 2))
+        inputs = STAGES[name].reads(config, StageAt(name, 2))
         assert {StageAt("mix", 0), StageAt("mix", 1)} <= set(inputs)
         assert not {"answer", "judge", "difficulty"} & {each.name for each in inputs}
-    assert StageAt("train", 0) in STAGES["expand"].inputs(config, StageAt("expand", 1))
-    assert StageAt("train", 1) not in STAGES["expand"].inputs(config, StageAt("expand", 2))
+    assert StageAt("train", 0) in STAGES["expand"].reads(config, StageAt("expand", 1))
+    assert StageAt("train", 1) not in STAGES["expand"].reads(config, StageAt("expand", 2))
 
 
 def test_without_rejudging_later_rounds_read_the_difficulty_of_the_first_round_that_is_judged(tmp_path):
@@ -260,8 +260,8 @@ def test_without_rejudging_later_rounds_read_the_difficulty_of_the_first_round_t
     config = make_config(tmp_path, run__rounds=3, curriculum__rejudge=False, curriculum__expansion=check)
     assert [config.verdict_round(number) for number in (1, 2, 3)] == [1, 1, 1]
     assert [at.round for at in plan(config) if at.name in ("answer", "judge", "difficulty")] == [1, 1, 1]
-    assert STAGES["select"].inputs(config, StageAt("select", 3)) == [StageAt("difficulty", 1)]
-    assert StageAt("difficulty", 1) in STAGES["mix"].inputs(config, StageAt("mix", 3))
+    assert STAGES["select"].reads(config, StageAt("select", 3)) == [StageAt("difficulty", 1)]
+    assert StageAt("difficulty", 1) in STAGES["mix"].reads(config, StageAt("mix", 3))
     assert [config.checks_expansion(number) for number in (1, 2)] == [True, False]
     late = make_config(tmp_path, run__rounds=3, curriculum__rejudge=False, rounds={"1": AT_RANDOM, "2": {}})
     assert [late.verdict_round(number) for number in (1, 2, 3)] == [None, 2, 2]
@@ -280,7 +280,7 @@ def test_every_stage_reads_only_stages_that_come_before_it(tmp_path):
         config = make_config(tmp_path, **changes)
         seen = set()
         for at in plan(config):
-            assert set(STAGES[at.name].inputs(config, at)) <= seen
+            assert set(STAGES[at.name].reads(config, at)) <= seen
             seen.add(at)
 
 

@@ -7,30 +7,15 @@ of its stages is redone.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tapir_core.calls.types import Role
 from tapir_core.calls.upkeep.prune import DoomedRows
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import TapirError
 from tapir_core.run_folder import RunFolder, runs_of
-from tapir_core.stages import StageAt, plan
+from tapir_core.stages import StageAt, asked_in_roles, plan
 from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 __all__ = ["RunAtStake", "runs_at_stake"]
-
-TEACHER_ROLES: tuple[Role, ...] = ("label", "teach", "expand", "refine")
-ASKED_BY_STAGE: dict[str, tuple[Role, ...]] = {
-    "label": ("label",),
-    "teach": ("teach",),
-    "answer_heldout": ("answer",),
-    "answer": ("answer",),
-    "judge": ("judge",),
-    "expand": ("expand", "label", "teach", "answer", "judge"),
-    "refine": ("refine",),
-    "benchmark_answers": ("answer",),
-    "benchmark_replies": ("benchmark",),
-}
-"""What a stage asks for. The difficulty check of an expansion lets the student answer and the judge score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +49,7 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
     roles = {each.role for each in doomed if _may_use(run, each)}
     seen: dict[StageAt, DatasetRef | None] = {}
-    asking = [at for at in plan(run.config) if roles.intersection(ASKED_BY_STAGE.get(at.name, ()))]
+    asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
     return [str(at) for at in asking if run.holds(at, seen) is None]
 
 
@@ -79,7 +64,7 @@ def _voices(config: RunConfig) -> dict[str, tuple[Voice, ...]]:
     asked = (benchmark_judge(config, each) for each in config.evaluation.judged.values())
     benchmarks = tuple(voice_of(endpoint, "judge") for endpoint in asked)
     return {
-        **dict.fromkeys(TEACHER_ROLES, (teacher,)),
+        **{role: (teacher,) for role, asks in asked_in_roles().items() if asks == "teacher"},
         "judge": judge_voices(config.judge),
         "benchmark": benchmarks,
     }

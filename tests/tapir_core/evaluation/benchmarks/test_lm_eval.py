@@ -9,8 +9,7 @@ from tapir_core.config import LmEvalBenchmark
 from tapir_core.evaluation.benchmarks import HarnessTask, LmEval, exchanges_of, judged_places
 from tapir_core.evaluation.benchmarks.lm_eval import UNKNOWN, lm_eval_items, lm_eval_replies
 from tapir_core.evaluation.benchmarks.types import ITEMS, REPLIES, Exchange
-from tapir_core.stage_keys import own_digest
-from tapir_core.stages import StageAt
+from tapir_core.stages import StageAt, own_digest
 from tasks.ingredients import gather_files
 from tests.run_config import make_config
 

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tapir_core.config import RunConfig
-from tapir_core.stages import STAGES, StageAt, plan
+from tapir_core.stages.stage import StageAt
 from tapir_core.text import digest
 
-__all__ = ["own_digest", "settings_of", "stage_key", "used_files"]
+__all__ = ["own_digest", "settings_of", "stage_key"]
 
 
 def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:
     """What a user puts into a stage: config fields, and name → digest of its ingredients."""
-    stage = STAGES[at.name]
-    return [stage.fields(config, at), {name: ingredients.get(name, "") for name in stage.ingredients(config, at)}]
+    return [at.stage.settings(config, at), {name: ingredients.get(name, "") for name in at.stage.files(config, at)}]
 
 
 def own_digest(at: StageAt, config: RunConfig, ingredients: Mapping[str, str], version: int | None = None) -> str:
@@ -26,7 +25,7 @@ def own_digest(at: StageAt, config: RunConfig, ingredients: Mapping[str, str], v
 
     That is ``version``, or today's.
     """
-    return digest([at.name, version or STAGES[at.name].version, *settings_of(at, config, ingredients)])
+    return digest([at.name, version or at.stage.version, *settings_of(at, config, ingredients)])
 
 
 def stage_key(
@@ -42,9 +41,3 @@ def stage_key(
     ``inputs`` are its inputs' digests in their order.
     """
     return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients, version), inputs])
-
-
-def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
-    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
-    used = {name for at in plan(config) for name in STAGES[at.name].ingredients(config, at)}
-    return {name: files[name] for name in files if name in used}

@@ -1,0 +1,228 @@
+"""The stages of a run: each declared once (`Stage`), and the one order in which a run does them.
+
+What follows of it: plan, folders, keys, limits, progress, reports, the rows of the estimate, `--until`. A stage is
+added by a declaration, a place in the order, and its work in `tasks/` (docs/extending.md).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tapir_core.calls.types import Role
+from tapir_core.config import EndpointConfig, RunConfig
+from tapir_core.paths import BACKBONE
+from tapir_core.stages.evaluation import (
+    ANSWER_HELDOUT,
+    BENCHMARK_ANSWERS,
+    BENCHMARK_ITEMS,
+    BENCHMARK_REPLIES,
+    BENCHMARK_SCORES,
+    EVALUATE,
+    SCORE_COLUMNS,
+)
+from tapir_core.stages.keys import own_digest, settings_of, stage_key
+from tapir_core.stages.once import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH
+from tapir_core.stages.round import (
+    ANSWER,
+    DIFFICULTY,
+    EXPAND,
+    EXPANSION_REJECTED,
+    JUDGE,
+    MIX,
+    REFINE,
+    SELECT,
+    TRAIN,
+    WAVE,
+    WAVE_CANDIDATES,
+    WAVE_EXAMINED,
+    WAVE_GATED,
+    WAVE_REQUESTS,
+    WAVE_SCREENED,
+)
+from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, always, declare
+from tapir_core.voices import benchmark_judge
+
+__all__ = [
+    "ANSWER",
+    "ANSWER_HELDOUT",
+    "BENCHMARK",
+    "BENCHMARK_ANSWERS",
+    "BENCHMARK_ITEMS",
+    "BENCHMARK_REPLIES",
+    "BENCHMARK_SCORES",
+    "CONTAMINATED",
+    "DIFFICULTY",
+    "EVALUATE",
+    "EVALUATION",
+    "EXPAND",
+    "EXPANSION_REJECTED",
+    "HELDOUT",
+    "JUDGE",
+    "LABEL",
+    "MIX",
+    "ONCE",
+    "POOL",
+    "QUESTIONS",
+    "REFINE",
+    "ROUND",
+    "SCORE_COLUMNS",
+    "SELECT",
+    "STAGES",
+    "TEACH",
+    "TRAIN",
+    "WAVE",
+    "WAVE_CANDIDATES",
+    "WAVE_EXAMINED",
+    "WAVE_GATED",
+    "WAVE_REQUESTS",
+    "WAVE_SCREENED",
+    "Asked",
+    "Compared",
+    "Line",
+    "Stage",
+    "StageAt",
+    "always",
+    "asked_apart",
+    "asked_endpoints",
+    "asked_in_roles",
+    "benchmark_stages",
+    "declare",
+    "lines",
+    "lines_of_round",
+    "lines_once",
+    "own_digest",
+    "plan",
+    "settings_of",
+    "stage_key",
+    "stages_of",
+    "used_files",
+    "with_steps",
+]
+
+ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH]
+"""What a run does once, in this order; the items of each benchmark that is asked in each round."""
+
+ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, REFINE, MIX, TRAIN]
+"""A round, from the student's answers to the next student. S_0 is round 0."""
+
+EVALUATION = [ANSWER_HELDOUT, EVALUATE]
+"""What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
+
+BENCHMARK = [BENCHMARK_ANSWERS, BENCHMARK_REPLIES, BENCHMARK_SCORES]
+
+
+def plan(config: RunConfig) -> Iterator[StageAt]:
+    """Every stage of a run, in the order in which it is done: inputs come first."""
+    for number in (None, BACKBONE, *range(config.run.rounds + 1)):
+        yield from stages_of(config, number)
+
+
+def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:
+    """The part of the plan that is done once (None), of the untouched backbone (`BACKBONE`), or of a round."""
+    each_round = config.evaluation.each_round
+    if number is None:
+        for stage in ONCE:
+            names = each_round if stage is BENCHMARK_ITEMS else [None]
+            yield from _planned(config, (StageAt(stage.name, benchmark=name) for name in names))
+        return
+    if number >= 0:
+        yield from _planned(config, (stage.at(number) for stage in ROUND))
+    yield from _planned(config, (stage.at(number) for stage in EVALUATION))
+    for name in each_round:
+        yield from benchmark_stages(name, number)
+
+
+def benchmark_stages(name: str, who: Compared) -> list[StageAt]:
+    """What a student or a model of a file takes on a benchmark, in order; its own files are read before all of them."""
+    of_round, model = (who, None) if isinstance(who, int) else (None, who)
+    return [StageAt(stage.name, of_round, benchmark=name, model=model) for stage in BENCHMARK]
+
+
+def asked_apart(config: RunConfig) -> Iterator[StageAt]:
+    """Every stage that `tapir evaluate --benchmark` may do beside the plan.
+
+    Those of benchmarks that are not asked in each round, and of models of files.
+    """
+    for name in config.evaluation.asked:
+        if name not in config.evaluation.each_round:
+            yield StageAt(BENCHMARK_ITEMS.name, benchmark=name)
+            for number in range(BACKBONE, config.run.rounds + 1):
+                yield from benchmark_stages(name, number)
+    for name, judged in config.evaluation.judged.items():
+        for model in judged.outputs:
+            yield from benchmark_stages(name, model)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A stage as a reader of reports knows it: a planned stage with its steps, an evaluation with its answers."""
+
+    name: str
+    asks: Asked
+    rows_of: str
+    """The stage whose rows are shown."""
+    trains: bool
+
+
+def lines_of(*stages: Stage) -> dict[str, Line]:
+    """The lines that reports have for these stages, by name, in their order."""
+    found: dict[str, Line] = {}
+    for stage in stages:
+        if (name := stage.line) and name not in found:
+            parts = [each for each in (*stages, STAGES[name]) if each.line == name and not each.step_of]
+            asking = next((each for each in parts if each.asks), STAGES[name])
+            found[name] = Line(name, asking.asks, asking.name, STAGES[name].trains)
+    return found
+
+
+def lines_once() -> dict[str, Line]:
+    """The lines of what a run does once."""
+    return lines_of(*ONCE)
+
+
+def lines_of_round() -> dict[str, Line]:
+    """The lines of a round with the evaluation of its student."""
+    return lines_of(*ROUND, *EVALUATION, *BENCHMARK)
+
+
+def lines() -> dict[str, Line]:
+    """All lines."""
+    return lines_once() | lines_of_round()
+
+
+def asked_in_roles() -> dict[Role, Asked]:
+    """Role of calls → who is asked, in the order of a run."""
+    asking = [stage for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks]
+    return {stage.roles[0]: stage.asks for stage in asking}
+
+
+def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:
+    """Where those are asked whom a stage asks and pays."""
+    match at.stage.asks:
+        case "teacher":
+            return [config.teacher.endpoint]
+        case "judge" if at.benchmark is None:
+            return list(config.judge.endpoints.values())
+        case "judge":
+            judged = config.evaluation.judged.get(at.benchmark_name)
+            return [benchmark_judge(config, judged)] if judged else []
+        case _:
+            return []
+
+
+def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = None) -> list[StageAt]:
+    """A stage after all its steps, inputs first: of an expansion those of ``waves`` (None: all that it may have)."""
+    if at.name != EXPAND.name:
+        return [at]
+    numbers = range(1, config.curriculum.expansion.max_waves + 1) if waves is None else waves
+    steps = [step.at(at.round, wave) for wave in numbers for step in WAVE]
+    return [*steps, EXPANSION_REJECTED.at(at.round), *_planned(config, [CONTAMINATED.at(at.round)]), at]
+
+
+def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
+    """Of ``files`` (name → digest) those that go into a stage which the run plans."""
+    used = {name for at in plan(config) for name in at.stage.files(config, at)}
+    return {name: files[name] for name in files if name in used}
+
+
+def _planned(config: RunConfig, stages: Iterable[StageAt]) -> list[StageAt]:
+    return [at for at in stages if at.stage.when(config, at)]

@@ -1,0 +1,249 @@
+"""The stages of a round, from the student's answers to the next student; round 0 (S_0) has only the last two."""
+
+from tapir_core.config import RunConfig
+from tapir_core.judging import verdicts_per_instruction
+from tapir_core.stage_fields import (
+    judge_fields,
+    judge_prompts,
+    score_fields,
+    size_fields,
+    student_fields,
+    teacher_fields,
+    tuning_fields,
+    wave_fields,
+)
+from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
+from tapir_core.stages.stage import Stage, StageAt, declare
+
+__all__ = [
+    "ANSWER",
+    "CHAT_TEMPLATE",
+    "DIFFICULTY",
+    "EXPAND",
+    "EXPANSION_REJECTED",
+    "JUDGE",
+    "MIX",
+    "REFINE",
+    "SELECT",
+    "TRAIN",
+    "WAVE",
+    "WAVE_CANDIDATES",
+    "WAVE_EXAMINED",
+    "WAVE_GATED",
+    "WAVE_REQUESTS",
+    "WAVE_SCREENED",
+]
+
+CHAT_TEMPLATE = "file:chat_template"
+
+_CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
+_GATED = (*_CANDIDATE, "response", "gate")
+
+
+def _pool(at: StageAt) -> list[StageAt]:
+    """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
+    return [POOL.at(), LABEL.at(), TEACH.at(), *(EXPAND.at(earlier) for earlier in range(1, at.number))]
+
+
+def _student(at: StageAt) -> StageAt:
+    """The student with which a round begins."""
+    return StageAt("train", at.number - 1)
+
+
+def _trained_on(at: StageAt) -> list[StageAt]:
+    """What a round draws last: the mixtures before its own."""
+    return [MIX.at(number) for number in range(at.number)]
+
+
+def _in_round(at: StageAt, *names: str) -> list[StageAt]:
+    """The pool of the round, stages of the same round, and what it takes last."""
+    return [*_pool(at), *(StageAt(name, at.round) for name in names), *_trained_on(at)]
+
+
+def _measured(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """The difficulty that seeds and easy part come from, if any."""
+    judged = config.verdict_round(at.number)
+    return [] if judged is None else [DIFFICULTY.at(judged)]
+
+
+def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What a mixture is drawn from; for round 0 the pool alone."""
+    if at.number == 0:
+        return _pool(at)
+    drawn = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
+    return [*_pool(at), *drawn, *_trained_on(at)]
+
+
+def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What every step of a round's expansion reads: seeds, pool, evaluation questions, what earlier waves accepted."""
+    student = [_student(at)] if config.checks_expansion(at.number) else []
+    earlier = [StageAt("wave_gated", at.round, wave) for wave in range(1, at.wave or 1)]
+    return [*question_stages(config), *_pool(at), SELECT.at(at.round), *student, *earlier]
+
+
+def _expansion_prompts(config: RunConfig, at: StageAt) -> list[str]:
+    check = judge_prompts(config) if config.checks_expansion(at.number) else []
+    return ["prompt:expand", "prompt:label", *check]
+
+
+def _is_measured(config: RunConfig, at: StageAt) -> bool:
+    return config.judges(at.number)
+
+
+def _is_numbered(_: RunConfig, at: StageAt) -> bool:
+    return at.number > 0
+
+
+ANSWER = declare(
+    Stage(
+        name="answer",
+        folder="answers",
+        columns=ANSWER_COLUMNS,
+        row="the answer of S_{r−1} to an instruction of the round's pool",
+        when=_is_measured,
+        reads=lambda _, at: [*_pool(at), _student(at)],
+        settings=lambda c, _: student_fields(c),
+        files=lambda *_: [CHAT_TEMPLATE],
+        asks="student",
+        roles=("answer",),
+    )
+)
+
+JUDGE = declare(
+    Stage(
+        name="judge",
+        folder="verdicts",
+        columns=("instruction_id", "order", "student_score", "teacher_score", "status", "reason", "raw", "judge"),
+        row="a verdict: an instruction, an order, a judge",
+        version=2,
+        when=_is_measured,
+        reads=lambda _, at: _in_round(at, "answer"),
+        settings=lambda c, _: judge_fields(c),
+        files=lambda c, _: judge_prompts(c),
+        asks="judge",
+        roles=("judge",),
+        calls_per_row=1,
+        shards_of="answer",
+        rows_per_row=lambda c: verdicts_per_instruction(c.judge),
+    )
+)
+
+DIFFICULTY = declare(
+    Stage(
+        name="difficulty",
+        folder="difficulty",
+        columns=("instruction_id", "task_type", "student_score", "teacher_score", "mfd", "orders", "order_gap"),
+        row="an instruction whose every order is scored",
+        when=_is_measured,
+        reads=lambda _, at: _in_round(at, "judge"),
+        settings=lambda c, _: score_fields(c),
+    )
+)
+
+SELECT = declare(
+    Stage(
+        name="select",
+        folder="seeds",
+        columns=("instruction_id", "task_type", "mfd"),
+        row="a seed",
+        version=2,
+        when=_is_numbered,
+        reads=lambda c, at: _measured(c, at) or _in_round(at),
+        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.model_dump()],
+    )
+)
+
+
+def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | None = None, **asking: object) -> Stage:
+    def reads(config: RunConfig, at: StageAt) -> list[StageAt]:
+        return [*_expanded(config, at), *([StageAt(before, at.round, at.wave)] if before else [])]
+
+    return declare(
+        Stage(
+            name=name,
+            folder=folder,
+            columns=columns,
+            when=_is_numbered,
+            reads=reads,
+            settings=lambda c, at: wave_fields(c, at.number),
+            files=_expansion_prompts,
+            step_of="expand",
+            **asking,  # type: ignore[arg-type]  # fields of `Stage`
+        )
+    )
+
+
+_EXAMINED = ("instruction_id", "task_type", "response", "finish_reason", "mfd")
+_ASKS_TEACHER = {"asks": "teacher", "roles": ("expand",)}
+_EXAMINES = {"asks": "teacher", "roles": ("label", "teach", "answer", "judge")}
+
+WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"))
+WAVE_CANDIDATES = _wave_step("wave_candidates", "candidates", _CANDIDATE, "wave_requests", **_ASKS_TEACHER)
+WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates")
+WAVE_EXAMINED = _wave_step("wave_examined", "examined", _EXAMINED, "wave_screened", **_EXAMINES)
+WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
+WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
+"""The steps of one wave of an expansion, in their order."""
+
+EXPANSION_REJECTED = _wave_step("expansion_rejected", "expansion_rejected", _GATED)
+
+EXPAND = declare(
+    Stage(
+        name="expand",
+        folder="expansion",
+        columns=(*_CANDIDATE, "response"),
+        row="a new instruction that passed every gate",
+        when=_is_numbered,
+        reads=_expanded,
+        settings=lambda c, at: wave_fields(c, at.number),
+        files=_expansion_prompts,
+        asks="teacher",
+        roles=("expand", "label", "teach", "answer", "judge"),
+        calls_per_row=3,
+    )
+)
+
+REFINE = declare(
+    Stage(
+        name="refine",
+        folder="refinement",
+        columns=("instruction_id", "task_type", "plain", "refined", "accepted", "reason"),
+        row="an answer of the hard part that the teacher rewrote",
+        version=2,
+        when=_is_numbered,
+        reads=lambda _, at: _in_round(at, "select", "expand"),
+        settings=lambda c, at: [
+            size_fields(c, at.number),
+            c.curriculum.refine,
+            teacher_fields(c),
+            c.teacher.refining.model_dump(),
+        ],
+        files=lambda *_: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
+        asks="teacher",
+        roles=("refine",),
+        calls_per_row=1,
+    )
+)
+
+MIX = declare(
+    Stage(
+        name="mix",
+        folder="mixture",
+        columns=("example_id", "instruction_id", "messages", "task_type", "origin", "mfd", "refined"),
+        row="an example of the round's training set",
+        version=2,
+        reads=_mixed,
+        settings=lambda c, at: size_fields(c, at.number),
+    )
+)
+
+TRAIN = declare(
+    Stage(
+        name="train",
+        folder="checkpoint",
+        reads=lambda _, at: [MIX.at(at.round), *([_student(at)] if at.round else [])],
+        settings=lambda c, at: tuning_fields(c, at.number),
+        files=lambda _, at: [CHAT_TEMPLATE, *([] if at.round else ["backbone"])],
+        trains=True,
+    )
+)

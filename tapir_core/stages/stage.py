@@ -1,0 +1,162 @@
+"""What a stage is: declared once, with all that the run, its reports, its estimate and its flows know of it.
+
+The declarations stand in `once`, `round` and `evaluation`, their order in `tapir_core.stages`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tapir_core.calls.types import Role
+from tapir_core.config import RunConfig
+from tapir_core.paths import BACKBONE, benchmark_folder, model_folder, round_folder, wave_folder
+
+__all__ = ["STAGES", "Asked", "Compared", "Stage", "StageAt", "always", "declare"]
+
+Asked = Literal["teacher", "judge", "student", ""]
+"""Who is asked; the empty text for nobody."""
+
+Compared = int | str
+"""Who is compared on a benchmark: the student after a round (`BACKBONE`: untouched), or a model of a file, by name."""
+
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class StageAt:
+    """A stage in its place in a run: of which round, which wave, which benchmark. Plain values, so that it travels."""
+
+    name: str
+    round: int | None = None
+    """None for the stages that run once."""
+    wave: int | None = None
+    """Wave of an expansion, from 1; None for the stages that are no step of a wave."""
+    benchmark: str | None = None
+    """Benchmark that is asked; None for the stages that are no part of one."""
+    model: str | None = None
+    """Model whose outputs come from a file, in place of a round's student."""
+
+    def __str__(self) -> str:
+        places = [] if self.round is None else ["backbone" if self.round == BACKBONE else f"round {self.round}"]
+        places += [self.model] if self.model else []
+        places += [f"wave {self.wave}"] if self.wave else []
+        places += [self.benchmark] if self.benchmark else []
+        return f"{self.name} ({', '.join(places)})" if places else self.name
+
+    @property
+    def stage(self) -> "Stage":
+        """What is declared of it."""
+        return STAGES[self.name]
+
+    @property
+    def number(self) -> int:
+        """The round, of a stage that has one."""
+        assert self.round is not None, f"{self.name} runs once, not by round"
+        return self.round
+
+    @property
+    def benchmark_name(self) -> str:
+        """The benchmark, of a stage that belongs to one."""
+        assert self.benchmark is not None, f"{self.name} is no stage of a benchmark"
+        return self.benchmark
+
+    @property
+    def whole(self) -> "StageAt":
+        """The planned stage that this one is a step of, such as the expansion of a wave's step; or itself."""
+        step_of = self.stage.step_of or ("expand" if self.name == "contaminated" and self.round is not None else "")
+        return StageAt(step_of, self.round) if step_of else self
+
+    @property
+    def folder(self) -> str:
+        """Where its rows lie in the run folder."""
+        place = self.stage.folder
+        if self.wave is not None:
+            place = wave_folder(self.wave, place)
+        if self.benchmark is not None:
+            place = benchmark_folder(self.benchmark, place)
+        if self.model is not None:
+            return f"{model_folder(self.model)}/{place}"
+        return place if self.round is None else f"{round_folder(self.round)}/{place}"
+
+
+def always(*_: object) -> bool:
+    """Of every configuration, in every place."""
+    return True
+
+
+def _nothing(*_: object) -> list[Any]:
+    return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a run. What is not given it does not have."""
+
+    name: str
+    folder: str
+    """Of its rows, in the run's folder, or in that of its round, wave, benchmark."""
+    columns: tuple[str, ...] = ()
+    """Of its rows, in their order; a checkpoint has none."""
+    row: str = ""
+    """What one row is, for docs/run-folder.md."""
+    version: int = 1
+    """Raised when a change of code changes its rows; that of `expand` with that of any step of it."""
+
+    reads: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    """The stages whose rows go into it, in the order of its key."""
+    settings: Callable[[RunConfig, StageAt], Json] = _nothing
+    """What of the configuration can change its rows. What is left out can be changed at any time."""
+    files: Callable[[RunConfig, StageAt], Sequence[str]] = _nothing
+    """Names of the files and folders that go into it: `prompt:judge`, `file:pool`, `backbone`."""
+    when: Callable[[RunConfig, StageAt], bool] = always
+    """Whether a run of this configuration has it there."""
+
+    asks: Asked = ""
+    """Who is asked in it, if anybody."""
+    roles: tuple[Role, ...] = ()
+    """What its calls are for, as store and budget name it; the first is its own."""
+    calls_per_row: int = 0
+    """Paid calls for one row, at most, re-asks aside; what a redo may cost."""
+    shards_of: str = ""
+    """The stage whose shards its own follow, one by one; it starts before that one is complete."""
+    rows_per_row: Callable[[RunConfig], int] = lambda _: 1
+    """Rows that it makes of one row of that stage."""
+
+    step_of: str = ""
+    """The planned stage that it is a step of; a step stands in no plan, and reports count it as that one."""
+    trains: bool = False
+    """Whether it makes a checkpoint."""
+    shown: bool = True
+    """Whether reports have a line for it; what it took counts in any case where its step's whole is shown."""
+    shown_as: str = ""
+    """The stage whose line in reports it has a part in, beside that one's own."""
+
+    def at(self, round_number: int | None = None, wave: int | None = None) -> StageAt:
+        """It in its place."""
+        return StageAt(self.name, round_number, wave)
+
+    @property
+    def line(self) -> str:
+        """The line of reports that it counts in; the empty text for none."""
+        return self.step_of or self.shown_as or (self.name if self.shown else "")
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it asks nobody and trains nothing."""
+        return not self.asks and not self.trains
+
+
+STAGES: dict[str, Stage] = {}
+"""Every stage by name."""
+
+
+def declare(stage: Stage) -> Stage:
+    """Make a stage known by its name.
+
+    Raises:
+        ValueError: another one has its name.
+    """
+    if stage.name in STAGES:
+        raise ValueError(f"stage {stage.name!r} is declared twice; give the second one a name of its own")
+    STAGES[stage.name] = stage
+    return stage
