@@ -197,29 +197,21 @@ def time_round(run: RunFolder, clock: Clock) -> Round:
     from prefect import flow, tags
 
     from flows.round import round_flow
-    from flows.steps import run_shards, run_stage
-    from flows.until import find_stage
+    from flows.steps import run_stages
+    from tapir_core.stages import LABEL, MIX, POOL, TEACH
     from tasks.artifacts import publish_judge
-    from tasks.label import label_shard
-    from tasks.mix import mix
-    from tasks.pool import pool
-    from tasks.teach import teach_shard
 
     @flow
     def prepare() -> None:
-        run_stage(run.ref, pool)
-        run_shards(run.ref, StageAt("label"), label_shard)
-        run_shards(run.ref, StageAt("teach"), teach_shard)
-        run_stage(run.ref, mix, 0)
+        run_stages(run.ref, [POOL.at(), LABEL.at(), TEACH.at(), MIX.at(0)])
 
     def one_round() -> object:
-        return round_flow(run.ref, 1)
+        return round_flow(run.ref, 1, "mix@1")
 
     with tags("tapir", f"run-{run.ref.name}"):
         clock(prepare)
         fake_first_student(run)
         runtime = current(run)
-        runtime.until = find_stage(run.config, "mix@1")
         runtime.progress = timed = TimedProgress()
         first = clock(one_round)
         assert run.holds(StageAt("mix", 1)), "the round did not reach its mixture"
@@ -232,12 +224,14 @@ def time_round(run: RunFolder, clock: Clock) -> Round:
 
 def read_plans(run: RunFolder) -> None:
     """Read the rows that the large stages of a round are cut into, as its flow does before it submits their shards."""
-    from tasks.answer import answer_shard
-    from tasks.refine import refine_shard
+    from tapir_core.stages import ANSWER, REFINE
+    from tasks._task import work_of
 
-    for shard in (answer_shard, refine_shard):
+    for at in (ANSWER.at(1), REFINE.at(1)):
         current(run).forget_tables()  # as when the stage before is done
-        shard.plan(run, StageAt(shard.name, 1))
+        plan = work_of(run.config, at).plan
+        assert plan is not None
+        plan(run, at)
 
 
 def send_left() -> None:

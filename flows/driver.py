@@ -19,8 +19,8 @@ from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.paths import ROOT_VARIABLE
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef, open_run
+from tapir_core.run_state import state_of
 from tapir_core.scratch import publish_logs
 from tapir_core.storage import Storage
 from tasks.ingredients import gather_ingredients
@@ -154,5 +154,4 @@ def _own_flow_run() -> str | None:
 
 def is_done(run: RunFolder, until: str | None) -> bool:
     """Whether nothing is left to do, as far as the user wants to go."""
-    following = summarise(run).next_stage
-    return following not in stages_until(run.config, until)
+    return state_of(run).next_stage not in stages_until(run.config, until)

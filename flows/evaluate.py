@@ -53,7 +53,9 @@ def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequen
 
 def _forget_failed(run: RunFolder, stages: Sequence[StageAt]) -> list[StageAt]:
     """The judgments of which some failed for good, once those are forgotten, so that their judges are asked anew."""
-    replies = [at for at in stages if at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged]
+    replies = [
+        at for at in stages if at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
+    ]
     again = [at for at in replies if failed_judgments(run, at)]
     for at in again:
         forget_failed(run, at)

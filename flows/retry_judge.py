@@ -10,8 +10,8 @@ from flows.running.judge_gaps import tell_gaps
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
 from flows.steps import run_stages
-from tapir_core.judging.gaps import count_gaps
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import count_gaps
 from tapir_core.stages import ANSWER, JUDGE
 from tasks.judge import check_stored, forget_unscored
 

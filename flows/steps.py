@@ -49,6 +49,8 @@ def walk(
         reads_open = {each.at for each in under_way}.intersection(at.stage.reads(run.config, at))
         if not work.in_shards or (reads_open and before is None):
             yield from _seal_all(run, under_way)
+        if run.holds(at) is None:
+            _run_inner(run, at)
         if not work.in_shards:
             yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at, work)
         elif before is None:
@@ -91,6 +93,13 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
         run_stages(run.ref, others)
     made = [_run_whole(run, each, work_of(run.config, each)) for each in collected]
     return made[-1]
+
+
+def _run_inner(run: RunFolder, at: StageAt) -> None:
+    """Do the stages that are made only for those that read them."""
+    for each in at.stage.reads(run.config, at):
+        if each.stage.inner:
+            _run_whole(run, each, work_of(run.config, each))
 
 
 def _run_whole(run: RunFolder, at: StageAt, work: Work) -> DatasetRef:

@@ -2,16 +2,14 @@
 
 import polars as pl
 
-from tapir_core.curriculum import Mixture, assemble, draw_basic, draw_easy, hard_count
+from tapir_core.curriculum import BalancedDraw, Mixture, assemble, draw_basic
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import MIX, StageAt
+from tapir_core.stages import MIX, REFINE, StageAt, drawn_at
 from tasks._task import stage_task
-from tasks.inputs import mixture_shares, round_pool, used_before
+from tasks.inputs import round_pool
 from tasks.outcomes import Worked
-from tasks.refine import hard_draw
-from tasks.select import easy_rows
 
 __all__ = ["mix"]
 
@@ -19,7 +17,7 @@ __all__ = ["mix"]
 @stage_task(MIX)
 def mix(run: RunFolder, at: StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
-    mixture = _mix_round(run, at.number) if at.number else _mix_basic(run)
+    mixture = _mix_round(run, at) if at.number else _mix_basic(run)
     shortfall = {f"shortfall: {task_type}": float(count) for task_type, count in mixture.shortfall.items()}
     return Worked(mixture.rows, {**shortfall, "missing_examples": mixture.missing})
 
@@ -30,12 +28,10 @@ def _mix_basic(run: RunFolder) -> Mixture:
     return assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
 
 
-def _mix_round(run: RunFolder, number: int) -> Mixture:
-    config = run.config
-    settings, shares, seed = config.round(number), mixture_shares(run), config.run.seed
-    count = settings.examples - hard_count(settings.examples, settings.alpha or 0.0)
-    easy, used = easy_rows(run, number), used_before(run, number)
-    draws = [hard_draw(run, number), draw_easy(easy, count, shares, derive_rng(seed, number, "easy"), used)]
-    refinement = run.rows(StageAt("refine", number))
-    examples = round_pool(run, number + 1)
-    return assemble(draws, examples, refinement, settings.examples, derive_rng(seed, number, "order"))
+def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
+    drawn = drawn_at(run.config, at)
+    manifest, refinement = run.manifest(drawn), run.rows(REFINE.at(at.round))
+    assert manifest is not None
+    lacking = {name: int(count) for name, count in manifest.counts.items() if name != "seconds"}
+    rng, wanted = derive_rng(run.config.run.seed, at.number, "order"), run.config.round(at.number).examples
+    return assemble([BalancedDraw(run.rows(drawn), lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)

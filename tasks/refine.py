@@ -6,43 +6,26 @@ import polars as pl
 
 from tapir_core.calls import Failure
 from tapir_core.curriculum import (
-    BalancedDraw,
-    draw_hard,
-    hard_count,
     refinement_outcome,
     refinement_prompt_name,
     render_refinement,
 )
 from tapir_core.curriculum.tables import REFINEMENT
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import REFINE, StageAt
+from tapir_core.stages import REFINE, StageAt, drawn_at
 from tasks._task import shard_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
-from tasks.inputs import mixture_shares, read_once, round_pool, used_before
+from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["hard_draw", "hard_rows", "refine_shard"]
-
-
-def hard_draw(run: RunFolder, number: int) -> BalancedDraw:
-    """hard_r: drawn from D_S ∪ E_r by the target shares, before anything is refined; the same draw each time."""
-    settings = run.config.round(number)
-    return draw_hard(
-        run.rows(StageAt("select", number)),
-        run.rows(StageAt("expand", number)),
-        hard_count(settings.examples, settings.alpha or 0.0),
-        mixture_shares(run),
-        derive_rng(run.config.run.seed, number, "hard"),
-        used_before(run, number),
-    )
+__all__ = ["hard_rows", "refine_shard"]
 
 
 @read_once
 def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
     """The rows of hard_r with their texts and plain answers, by id; none when refinement is off."""
-    drawn = hard_draw(run, at.number).rows.select("instruction_id", "task_type")
+    drawn = run.rows(drawn_at(run.config, at)).filter(pl.col("origin") != "easy").select("instruction_id", "task_type")
     texts = round_pool(run, at.number + 1).drop("task_type")
     rows = drawn.join(texts, on="instruction_id", maintain_order="left")
     return rows if run.config.curriculum.refine else rows.clear()

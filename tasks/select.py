@@ -4,7 +4,6 @@ import polars as pl
 
 from tapir_core.config import RandomShare
 from tapir_core.curriculum import draw_seeds, select_seeds
-from tapir_core.curriculum.tables import SEEDS
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import SELECT, StageAt
@@ -12,30 +11,24 @@ from tasks._task import stage_task
 from tasks.inputs import round_pool, used_before
 from tasks.outcomes import Worked
 
-__all__ = ["easy_rows", "select"]
+__all__ = ["candidates", "select"]
 
 
 @stage_task(SELECT)
 def select(run: RunFolder, at: StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rng = derive_rng(run.config.run.seed, at.number, "select")
-    selection, candidates = run.config.round(at.number).selection, _candidates(run, at.number)
+    selection, pool = run.config.round(at.number).selection, candidates(run, at.number)
     if isinstance(selection, RandomShare):
-        chosen = draw_seeds(candidates, selection.share, used_before(run, at.number), rng)
+        chosen = draw_seeds(pool, selection.share, used_before(run, at.number), rng)
     else:
-        chosen = select_seeds(candidates, selection, rng)
+        chosen = select_seeds(pool, selection, rng)
     delta = {} if chosen.delta is None else {"delta": chosen.delta}
     return Worked(chosen.seeds, {**delta, "easy": chosen.easy.height})
 
 
-def easy_rows(run: RunFolder, number: int) -> pl.DataFrame:
-    """Columns ``SEEDS``: what the selection of a round left, in the same words as its seeds."""
-    seeds = run.rows(StageAt("select", number))
-    return _candidates(run, number).join(seeds, on="instruction_id", how="anti").select(SEEDS.names())
-
-
-def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
-    """What is scored; where seeds are drawn at random the whole pool, without an MFD."""
+def candidates(run: RunFolder, number: int) -> pl.DataFrame:
+    """Seeds and easy part come from what is scored; where seeds are drawn at random from the pool, without an MFD."""
     judged = run.config.verdict_round(number)
     if judged is None:
         return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))

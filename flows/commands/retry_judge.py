@@ -9,11 +9,11 @@ from flows.commands.server import connect_prefect
 from flows.commands.tables import print_table
 from flows.driver import is_done
 from flows.retry_sentences import changes_sentence, nothing_sentence
-from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import changed_stages, rounds_to_retry
 
 __all__ = ["ask_again"]
 

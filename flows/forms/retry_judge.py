@@ -11,11 +11,11 @@ from flows.forms.form import MAX_ROUNDS, RunName, deployed_flow, shown
 from flows.forms.machine import machine_to_distil
 from flows.retry_judge import retry_judge
 from flows.retry_sentences import changes_sentence, counts_sentence, nothing_sentence
-from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunRef
+from tapir_core.run_state import changed_stages, rounds_to_retry
 
 __all__ = ["retry_judge_from_form"]
 

@@ -22,9 +22,8 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
-from tapir_core.judging.gaps import count_gaps
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import count_gaps, state_of
 from tapir_core.stages import StageAt
 
 __all__ = ["INCOMPLETE", "MOST_RETRIES", "tell_gaps"]
@@ -48,7 +47,7 @@ def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
     try:
         yield
     except (TooMuchMissing, MissingPrerequisite, EngineError):
-        following = summarise(run).next_stage
+        following = state_of(run).next_stage
         if whole and following is not None and following.name == "judge":
             _tell(ref, "stopped")
         raise

@@ -5,7 +5,7 @@ for nothing. A re-ask is the same request under another sample index, and so ano
 temperature 0 is not asked for again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -105,14 +105,9 @@ def ask_read(
     for part in (range(min(first, len(requests))), range(first, len(requests))):
         rows = list(part)
         for reask in range(reasks + 1):
-            outcomes = engine.ask(
-                [_reasked(requests[row], reask) for row in rows],
-                endpoint,
-                on_outcome=_report_settled(requests, rows, parsed, read, on_outcome, last=reask == reasks),
-                is_stopped=is_stopped,
-            )
-            for row, outcome in zip(rows, outcomes, strict=True):
-                parsed[row] = _read_next(row, outcome, parsed, read)
+            asked = [_reasked(requests[row], reask) for row in rows]
+            take = _taker(requests, rows, parsed, read, on_outcome, last=reask == reasks)
+            engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
             rows = [row for row in rows if _may_improve(requests[row], parsed[row])]
     return [parsed[row] for row in range(len(requests))]
 
@@ -135,34 +130,25 @@ def forget_unread(
     return engine.forget(unread)
 
 
-def _report_settled(
+def _taker(
     requests: Sequence[Request],
     rows: list[int],
-    before: Mapping[int, Parsed[T]],
+    parsed: dict[int, Parsed[T]],
     read: Callable[[int, Answer], T | Unparsed],
     on_outcome: OnOutcome | None,
     *,
     last: bool,
-) -> OnOutcome | None:
-    """A callback for one pass that passes on the rows for which nothing more will be asked."""
-    if on_outcome is None:
-        return None
+) -> OnOutcome:
+    """A callback for one pass, which reads each reply into ``parsed`` and tells of rows that are asked no more."""
 
-    def report(place: int, outcome: Outcome) -> None:
+    def take(place: int, outcome: Outcome) -> None:
         row = rows[place]
-        parsed = _read_next(row, outcome, before, read)
-        if last or not _may_improve(requests[row], parsed):
-            on_outcome(row, parsed.settled)
+        earlier = parsed[row].outcomes if row in parsed else ()
+        found = parsed[row] = Parsed(*_read(row, outcome, read), (*earlier, outcome))
+        if on_outcome is not None and (last or not _may_improve(requests[row], found)):
+            on_outcome(row, found.settled)
 
-    return report
-
-
-def _read_next(
-    row: int, outcome: Outcome, before: Mapping[int, Parsed[T]], read: Callable[[int, Answer], T | Unparsed]
-) -> Parsed[T]:
-    """What came of a row, with the outcomes of the passes ``before``."""
-    earlier = before[row].outcomes if row in before else ()
-    return Parsed(*_read(row, outcome, read), (*earlier, outcome))
+    return take
 
 
 def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:

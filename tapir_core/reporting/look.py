@@ -22,18 +22,19 @@ class Look:
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self._seen: dict[StageAt, DatasetRef | None] = {}
+        self.seen: dict[StageAt, DatasetRef | None] = {}
+        """What was found of its stages."""
         self._spans: list[tuple[float, float]] = []
         self.updated = ""
         """When the last stage that was looked at was done."""
 
     def manifest(self, at: StageAt) -> Manifest | None:
         """The stage's manifest."""
-        return self.run.manifest(at) if self.run.holds(at, self._seen) is not None else None
+        return self.run.manifest(at) if self.run.holds(at, self.seen) is not None else None
 
     def rows(self, at: StageAt) -> pl.DataFrame | None:
         """The stage's rows."""
-        return self.run.rows(at) if self.run.holds(at, self._seen) is not None else None
+        return self.run.rows(at) if self.run.holds(at, self.seen) is not None else None
 
     def waves(self, number: int) -> list[int]:
         """Waves of a round of which something is done."""

@@ -4,16 +4,16 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
-from tapir_core.curriculum import RoundHistory, should_stop
 from tapir_core.data.dataset import Manifest
 from tapir_core.estimate.types import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.rounds import heldout_scores
 from tapir_core.reporting.types import RoundSummary, Score
-from tapir_core.stages import EXPAND, STAGES, StageAt, lines, lines_of_round, plan
+from tapir_core.run_state import state_of
+from tapir_core.stages import EXPAND, STAGES, StageAt, lines, plan
 
-__all__ = ["RunProgress", "next_stage", "read_progress", "stop_reason"]
+__all__ = ["RunProgress", "read_progress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +39,17 @@ def read_progress(look: Look) -> RunProgress:
     """What `tapir status` says of a run."""
     config = look.run.config
     manifests = {at: look.manifest(at) for at in plan(config)}
-    history = [
-        RoundHistory(number, _measured_seeds(look, number), _dev(look, number))
-        for number in range(config.run.rounds + 1)
-        if look.summarise_stages(lines_of_round(), number)
-    ]
-    stopped = stop_reason(look, history)
+    state = state_of(look.run, look.seen)
     student, split, score = _last_score(look)
     return RunProgress(
         {at: None if manifest is None else manifest.rows for at, manifest in manifests.items()},
-        next_stage=None if stopped else next_stage(look),
-        stopped=stopped,
+        next_stage=state.next_stage,
+        stopped=state.stopped,
         student=student,
         split=split,
         score=score,
-        seconds_left=0.0 if stopped else _seconds_left(look),
+        seconds_left=0.0 if state.stopped else _seconds_left(look),
     )
-
-
-def next_stage(look: Look) -> StageAt | None:
-    """The first planned stage that does not hold."""
-    return next((at for at in plan(look.run.config) if look.manifest(at) is None), None)
-
-
-def stop_reason(look: Look, history: list[RoundHistory]) -> str | None:
-    """Why the stop rule ends the run in or after its last round; a run that did all its rounds was not stopped."""
-    following = next_stage(look)
-    # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
-    if not history or following is None or following.benchmark is not None:
-        return None
-    ends_here = history[-1].number < look.run.config.run.rounds or history[-1].dev_score is None
-    return should_stop(history, look.run.config.curriculum.stop) if ends_here else None
-
-
-def _measured_seeds(look: Look, number: int) -> int | None:
-    seeds = look.manifest(StageAt("select", number)) if number > 0 else None
-    return None if seeds is None or look.run.config.verdict_round(number) is None else seeds.rows
-
-
-def _dev(look: Look, number: int) -> float | None:
-    score = _score(look, number, "dev")
-    return None if score is None else score.value
 
 
 def _last_score(look: Look) -> tuple[int | None, str, Score | None]:

@@ -6,17 +6,17 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 
 import polars as pl
 
-from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
-from tapir_core.curriculum import RoundHistory, best_round, split_usable
+from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
+from tapir_core.curriculum import best_round, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.decontamination import summarise_decontamination
 from tapir_core.reporting.grading import measure_gain
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.rounds import Pool, benchmark_figures, summarise_round
-from tapir_core.reporting.run_progress import next_stage, stop_reason
-from tapir_core.reporting.types import RoundSummary, RunSummary
+from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, lines_once
 from tapir_core.voices import judge_names
 
@@ -37,10 +37,7 @@ def summarise(run: RunFolder) -> RunSummary:
     found = (summarise_round(look, number, first) for number in range(BACKBONE, config.run.rounds + 1))
     rounds = tuple(each for each in found if each.stages)
     once = look.summarise_stages((*lines_once(), "benchmark_replies"), None)
-    history = [
-        RoundHistory(each.number, _measured_seeds(each, config), _dev(each)) for each in rounds if each.number >= 0
-    ]
-    stopped = stop_reason(look, history)
+    state = state_of(run, look.seen)
     students = [each.number for each in rounds if each.scores is not None and each.number > 0]
     roles = {"teacher": [config.teacher.endpoint], "judge": [*config.judge.endpoints.values()]}
     return RunSummary(
@@ -53,8 +50,8 @@ def summarise(run: RunFolder) -> RunSummary:
         judge=_judges(config.judge),
         standins=tuple(role for role, endpoints in roles.items() if all(map(_is_standin, endpoints))),
         planned_rounds=config.run.rounds,
-        next_stage=None if stopped else next_stage(look),
-        stopped=stopped,
+        next_stage=state.next_stage,
+        stopped=state.stopped,
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
         unusable=unusable,
         dropped=_dropped(pool),
@@ -62,7 +59,7 @@ def summarise(run: RunFolder) -> RunSummary:
         stages=once,
         rounds=rounds,
         outputs=_outputs(look),
-        best=best_round(history) if any(each.dev_score is not None for each in history) else None,
+        best=best_round(state.history) if any(each.dev_score is not None for each in state.history) else None,
         gain=measure_gain(look, 0, students[-1]) if students else None,
         busy_seconds=round(look.busy_seconds(), 1),
     )
@@ -81,16 +78,6 @@ def _outputs(look: Look) -> dict[str, pl.DataFrame]:
     models = dict.fromkeys(model for each in look.run.config.evaluation.judged.values() for model in each.outputs)
     found = {model: benchmark_figures(look, model) for model in models}
     return {model: rows for model, rows in found.items() if rows is not None}
-
-
-def _measured_seeds(summary: RoundSummary, config: RunConfig) -> int | None:
-    by_difficulty = summary.number > 0 and config.verdict_round(summary.number) is not None
-    return summary.seeds if by_difficulty else None
-
-
-def _dev(summary: RoundSummary) -> float | None:
-    score = summary.score("dev")
-    return None if score is None else score.value
 
 
 def _dropped(pool: Manifest | None) -> dict[str, int]:

@@ -24,11 +24,13 @@ from tapir_core.stages.once import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS
 from tapir_core.stages.round import (
     ANSWER,
     DIFFICULTY,
+    DRAW,
     EXPAND,
     EXPANSION_REJECTED,
     JUDGE,
     MIX,
     REFINE,
+    ROUND,
     SELECT,
     TRAIN,
     WAVE,
@@ -37,6 +39,7 @@ from tapir_core.stages.round import (
     WAVE_GATED,
     WAVE_REQUESTS,
     WAVE_SCREENED,
+    drawn_at,
 )
 from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, always, declare
 from tapir_core.voices import benchmark_judge
@@ -51,6 +54,7 @@ __all__ = [
     "BENCHMARK_SCORES",
     "CONTAMINATED",
     "DIFFICULTY",
+    "DRAW",
     "EVALUATE",
     "EVALUATION",
     "EXPAND",
@@ -86,6 +90,7 @@ __all__ = [
     "asked_in_roles",
     "benchmark_stages",
     "declare",
+    "drawn_at",
     "lines",
     "lines_of_round",
     "lines_once",
@@ -100,9 +105,6 @@ __all__ = [
 
 ONCE = [HELDOUT, QUESTIONS, CONTAMINATED, BENCHMARK_ITEMS, POOL, LABEL, TEACH]
 """What a run does once, in this order; the items of each benchmark that is asked in each round."""
-
-ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, REFINE, MIX, TRAIN]
-"""A round, from the student's answers to the next student. S_0 is round 0."""
 
 EVALUATION = [ANSWER_HELDOUT, EVALUATE]
 """What follows for each student; then, for each benchmark that is asked in each round, `BENCHMARK`."""
@@ -225,4 +227,4 @@ def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _planned(config: RunConfig, stages: Iterable[StageAt]) -> list[StageAt]:
-    return [at for at in stages if at.stage.when(config, at)]
+    return [at for at in stages if at.stage.when(config, at) and not at.stage.inner]

@@ -19,11 +19,13 @@ __all__ = [
     "ANSWER",
     "CHAT_TEMPLATE",
     "DIFFICULTY",
+    "DRAW",
     "EXPAND",
     "EXPANSION_REJECTED",
     "JUDGE",
     "MIX",
     "REFINE",
+    "ROUND",
     "SELECT",
     "TRAIN",
     "WAVE",
@@ -32,6 +34,7 @@ __all__ = [
     "WAVE_GATED",
     "WAVE_REQUESTS",
     "WAVE_SCREENED",
+    "drawn_at",
 ]
 
 CHAT_TEMPLATE = "file:chat_template"
@@ -43,6 +46,12 @@ _GATED = (*_CANDIDATE, "response", "gate")
 def _pool(at: StageAt) -> list[StageAt]:
     """What the pool of a round is made of: the first pool and the expansions of earlier rounds."""
     return [POOL.at(), LABEL.at(), TEACH.at(), *(EXPAND.at(earlier) for earlier in range(1, at.number))]
+
+
+def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
+    """What the mixture of ``at``'s round is made of: `DRAW`, or the last stage that the round has in its place."""
+    written = [DRAW, *(stage for stage in ROUND if stage.replaces == DRAW.name and stage.when(config, at))]
+    return written[-1].at(at.round)
 
 
 def _student(at: StageAt) -> StageAt:
@@ -70,8 +79,8 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     """What a mixture is drawn from; for round 0 the pool alone."""
     if at.number == 0:
         return _pool(at)
-    drawn = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(at), *drawn, *_trained_on(at)]
+    made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
+    return [*_pool(at), *made, *_trained_on(at), drawn_at(config, at)]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -203,6 +212,20 @@ EXPAND = declare(
     )
 )
 
+DRAW = declare(
+    Stage(
+        name="draw",
+        folder="drawn",
+        columns=("instruction_id", "task_type", "mfd", "origin"),
+        row="an instruction of the hard or the easy part of the mixture, before its answer is refined",
+        when=_is_numbered,
+        reads=lambda c, at: [*_pool(at), *_measured(c, at), SELECT.at(at.round), EXPAND.at(at.round), *_trained_on(at)],
+        settings=lambda c, at: size_fields(c, at.number),
+        inner=True,
+        shown=False,
+    )
+)
+
 REFINE = declare(
     Stage(
         name="refine",
@@ -211,7 +234,7 @@ REFINE = declare(
         row="an answer of the hard part that the teacher rewrote",
         version=2,
         when=_is_numbered,
-        reads=lambda _, at: _in_round(at, "select", "expand"),
+        reads=lambda c, at: [*_in_round(at, "select", "expand"), drawn_at(c, at)],
         settings=lambda c, at: [
             size_fields(c, at.number),
             c.curriculum.refine,
@@ -247,3 +270,6 @@ TRAIN = declare(
         trains=True,
     )
 )
+
+ROUND = [ANSWER, JUDGE, DIFFICULTY, SELECT, EXPAND, DRAW, REFINE, MIX, TRAIN]
+"""A round, from the student's answers to the next student. S_0 is round 0."""

@@ -122,6 +122,11 @@ class Stage:
     rows_per_row: Callable[[RunConfig], int] = lambda _: 1
     """Rows that it makes of one row of that stage."""
 
+    inner: bool = False
+    """Made only when a stage that reads it is to be made, and no part of any plan or key: it follows from the rest of
+    what those read."""
+    replaces: str = ""
+    """The stage in whose place later ones read it, as with a stage that leaves out some of another's rows."""
     step_of: str = ""
     """The planned stage that it is a step of; a step stands in no plan, and reports count it as that one."""
     trains: bool = False
@@ -134,6 +139,10 @@ class Stage:
     def at(self, round_number: int | None = None, wave: int | None = None) -> StageAt:
         """It in its place."""
         return StageAt(self.name, round_number, wave)
+
+    def inputs(self, config: RunConfig, at: StageAt) -> list[StageAt]:
+        """Of what it reads, the stages whose rows its key covers."""
+        return [each for each in self.reads(config, at) if not each.stage.inner]
 
     @property
     def line(self) -> str:

@@ -15,8 +15,8 @@ from flows.retry_judge import retry_judge
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.judging.gaps import changed_stages, rounds_to_retry
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
@@ -140,7 +140,7 @@ def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_give
     before = run.manifest(JUDGE)
     judge.mended = True
     with monkeypatch.context() as patch:
-        patch.setattr("flows.retry_judge.seal_stage", end)
+        patch.setattr("flows.steps.seal", end)
         with pytest.raises(RuntimeError, match="ended"):
             retry_judge(run.ref, [1])
     assert run.manifest(JUDGE) == before

@@ -13,25 +13,21 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRun
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
-from flows.expand import expand_round
 from flows.running.project_flow import project_flow
-from flows.steps import run_shards, run_stage, seal_stage, submit_shards
-from flows.until import find_stage
+from flows.steps import run_stage, run_stages
+from flows.until import find_stage, stages_until
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
-from tasks.label import label_shard
-from tasks.pool import pool
 from tasks.runtime import close_all, current
-from tasks.teach import teach_shard
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
 INGREDIENTS = {f"prompt:{name}": load_prompt(name).version for name in PROMPT_NAMES}
-LABEL, TEACH = StageAt("label"), StageAt("teach")
+POOL, LABEL, TEACH = StageAt("pool"), StageAt("label"), StageAt("teach")
 
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -73,13 +69,12 @@ def run(tmp_path: Path, provider: FakeProvider) -> Iterator[RunFolder]:
 
 @flow(name="pool", validate_parameters=False)
 def make_pool(ref: RunRef) -> None:
-    pool(ref)
+    run_stage(ref, POOL)
 
 
 @flow(name="teach", validate_parameters=False)
 def teach(ref: RunRef) -> int:
-    run_stage(ref, pool)
-    rows: int = run_shards(ref, TEACH, teach_shard).rows
+    rows: int = run_stages(ref, [POOL, TEACH])[TEACH].rows
     return rows
 
 
@@ -158,7 +153,7 @@ def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: Run
 
 @project_flow("expand", run_name="expand")
 def expand(ref: RunRef) -> dict[str, object]:
-    expand_round(ref, 1)
+    run_stage(ref, StageAt("expand", 1))
     return {}
 
 
@@ -222,24 +217,19 @@ def test_the_log_names_stages_that_are_done_and_not_each_of_their_shards(run: Ru
 
 
 @project_flow("label and teach", run_name="until")
-def label_and_teach(ref: RunRef) -> dict[str, object]:
-    run_stage(ref, pool)
-    labels = submit_shards(ref, LABEL, label_shard)
-    taught = submit_shards(ref, TEACH, teach_shard)
-    seal_stage(ref, labels)
-    return {"taught": seal_stage(ref, taught).rows}
+def label_and_teach(ref: RunRef, until: str | None = None) -> dict[str, int]:
+    done = run_stages(ref, [at for at in (POOL, LABEL, TEACH) if at in stages_until(RunFolder(ref).config, until)])
+    return {at.name: made.rows for at, made in done.items()}
 
 
 def test_nothing_after_the_stage_to_reach_is_started(run: RunFolder, provider: FakeProvider) -> None:
-    current(run).until = LABEL
-    assert "label" in label_and_teach(run.ref)["stopped"]
+    assert label_and_teach(run.ref, "label") == {"pool": 40, "label": 40}
     assert run.holds(LABEL) is not None
     assert run.holds(TEACH) is None
     assert provider.calls
     assert not set(instructions(run)) & set(provider.prompts())
 
-    current(run).until = None
-    assert label_and_teach(run.ref) == {"taught": 40}
+    assert label_and_teach(run.ref) == {"pool": 40, "label": 40, "teach": 40}
 
 
 def test_a_stage_is_named_with_its_round_and_without_one_is_of_the_first(tmp_path: Path) -> None:

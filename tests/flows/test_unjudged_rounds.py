@@ -14,9 +14,9 @@ from tapir_core.reporting.run_card import run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import mfd_table, rounds_table
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import stop_reason
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
-from tasks.schedule import stop_reason
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -113,7 +113,7 @@ def test_random_seeds_are_expanded_and_refined_without_an_mfd_or_a_check(tmp_pat
 def test_a_random_draw_stops_no_run(tmp_path: Path) -> None:
     target = make_config(tmp_path).curriculum.target_shares
     run = make_run(tmp_path, None, curriculum={"target_shares": target, "stop": {"min_seeds": 500}})
-    assert stop_reason(run.ref, 1) is None
+    assert stop_reason(run, 1) is None
     assert summarise(run).done
 
 

@@ -46,7 +46,7 @@ def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
     """
     found, prompts = {}, {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for at in _stages(config):
-        inputs = [each.folder for each in at.stage.reads(config, at)]
+        inputs = [each.folder for each in at.stage.inputs(config, at)]
         made_of = at.stage.files(config, at)
         ingredients = {name: digest(name) for name in made_of if name not in _unset(config)} | prompts
         found[f"key of {at.folder}"] = stage_key(at, config, ingredients, RUN_ID, inputs)[:16]
@@ -119,6 +119,8 @@ def _line(row: dict[str, Any]) -> str:
 def _stages(config: RunConfig) -> Iterator[StageAt]:
     """Every stage that a run of this configuration may do, with two waves a round; inputs come first."""
     for at in plan(config):
+        if at.name == "refine":
+            yield StageAt("draw", at.round)
         yield from with_steps(config, at, range(1, min(config.curriculum.expansion.max_waves, 2) + 1))
     yield from asked_apart(config)
 
@@ -148,6 +150,9 @@ def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
                 yield at, sorted(_named(each, run.ref.root) for each in recorder.take())
             if not todo:
                 break
+            if at.stage.inner:  # it follows from the rows before it
+                work_of(config, at).task.fn(run.ref, at)
+                continue
             run.seal(at, _checkpoint(run, at) if at.name == "train" else [_rows(run, at)], seen=seen)
     finally:
         close_all()

@@ -48,11 +48,11 @@ def test_tables_of_length_control_that_were_edited_since_the_run_was_opened_make
     made = run.rows(of_backbone("scores"))
     controlled = made.row(by_predicate=pl.col("metric") == "length_controlled_win_rate", named=True)
     assert controlled["low"] < controlled["value"] < controlled["high"]
-    benchmark_scores.fn(run.ref, BACKBONE, None, "mine")
+    benchmark_scores.fn(run.ref, of_backbone("scores"))
     assert run.rows(of_backbone("scores")).equals(made)
     difficulty.write_text(difficulty.read_text().replace("0,-1", "0,2"))
     with pytest.raises(RunChanged, match=r"mine\.difficulty: .*difficulty.csv' is not the file"):
-        benchmark_scores.fn(run.ref, BACKBONE, None, "mine")
+        benchmark_scores.fn(run.ref, of_backbone("scores"))
     assert run.rows(of_backbone("scores")).equals(made)
 
 

@@ -74,8 +74,8 @@ def opened(config: RunConfig, said: list[str] | None = None, *, amend: bool = Fa
 
 
 def read(run: RunFolder) -> None:
-    questions.fn(run.ref)
-    benchmark_items.fn(run.ref, None, None, "mine")
+    questions.fn(run.ref, StageAt("questions"))
+    benchmark_items.fn(run.ref, StageAt("benchmark_items", benchmark="mine"))
 
 
 def test_what_an_address_holds_is_read_and_kept_and_a_run_goes_on_when_the_server_is_gone(
@@ -145,7 +145,7 @@ def test_a_kept_file_that_is_damaged_is_told_and_fetched_anew_at_the_next_start(
     [kept] = (tmp_path / "runs/.tapir/fetched").iterdir()
     kept.write_text(kept.read_text()[:-20])
     with pytest.raises(RunChanged, match=r"mine\.questions: .*alpaca_eval\.json' is not the file"):
-        benchmark_items.fn(run.ref, None, None, "mine")
+        benchmark_items.fn(run.ref, StageAt("benchmark_items", benchmark="mine"))
     site.go()
     with pytest.raises(ConfigError, match="nothing can be read at"):
         opened(config)

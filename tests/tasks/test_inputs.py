@@ -47,7 +47,7 @@ def test_a_stage_that_was_completed_makes_tables_be_read_anew(run: RunFolder) ->
     before = round_pool(run, 0)
     assert round_pool(run, 0) is before
     run.write(TEACH, run.rows(TEACH).with_columns(response=pl.lit("Another answer.")))
-    assert mix.fn(run.ref, 0).rows
+    assert mix.fn(run.ref, StageAt("mix", 0)).rows
     assert set(round_pool(run, 0)["response"]) == {"Another answer."}
     assert set(before["response"]) != {"Another answer."}
 

@@ -80,7 +80,7 @@ def test_every_judge_scores_every_pair_and_the_report_compares_them(tmp_path: Pa
         judges = [endpoint(each.base_url, "standin-judge", name) for each, name in ((fair, "a"), (biased, "b"))]
         run = answered_run(tmp_path, *judges)
         judge(run)
-        difficulty.fn(run.ref, 1)
+        difficulty.fn(run.ref, StageAt("difficulty", 1))
     names = ["standin-judge (a)", "standin-judge (b)"]
     verdicts = run.rows(JUDGE)
     assert verdicts.group_by("instruction_id", "order").len()["len"].unique().to_list() == [2]
@@ -100,7 +100,7 @@ def test_another_rule_changes_the_difficulty_and_asks_nobody(tmp_path: Path) -> 
         panel = [endpoint(provider.base_url, name) for name in ("strict", "alike", "contrary")]
         run = answered_run(tmp_path, *panel, orders=["teacher_first"])
         judge(run)
-        difficulty.fn(run.ref, 1)
+        difficulty.fn(run.ref, StageAt("difficulty", 1))
         assert run.rows(DIFFICULTY)["mfd"].unique().to_list() == [pytest.approx((-3 - 3 + 7) / 3)]
         judges.asked.clear()
         close_all()
@@ -108,7 +108,7 @@ def test_another_rule_changes_the_difficulty_and_asks_nobody(tmp_path: Path) -> 
         changed = open_run(run.config.model_copy(update={"judge": ruled}), run.record.ingredients, amend=True)
         assert changed.holds(JUDGE)
         assert not changed.holds(DIFFICULTY)
-        difficulty.fn(changed.ref, 1)
+        difficulty.fn(changed.ref, StageAt("difficulty", 1))
     assert changed.rows(DIFFICULTY)["mfd"].unique().to_list() == [-3.0]
     assert judges.asked == []
 
@@ -118,7 +118,7 @@ def test_a_silent_judge_leaves_the_others_scores_and_is_alone_asked_again(tmp_pa
     with FakeProvider(judges) as provider:
         run = answered_run(tmp_path, *(endpoint(provider.base_url, name) for name in ("strict", "silent")))
         judge(run)
-        scored = difficulty.fn(run.ref, 1).rows
+        scored = difficulty.fn(run.ref, StageAt("difficulty", 1)).rows
         assert scored == run.rows(ANSWER).height, "one judge is enough"
         assert set(run.rows(JUDGE).filter(status="unscored")["judge"]) == {"silent"}
         judges.mended = True

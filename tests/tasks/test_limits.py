@@ -8,7 +8,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
-from tasks.limits import asked_of, check_failed, check_missing, why_lost
+from tasks.limits import check_failed, check_missing, why_lost
 from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
 from tests.run_config import make_config
 
@@ -97,18 +97,6 @@ def test_a_stage_names_the_section_and_the_role_of_its_calls(stage, words, confi
     with pytest.raises(ConfigError) as error:
         check_failed(stage, [shard(40, too_long=40)], config)
     assert all(word in str(error.value) for word in words.split())
-
-
-@pytest.mark.parametrize(
-    ("stage", "asked"),
-    [
-        (StageAt("wave_candidates", 1, 1), "teacher"),
-        (StageAt("benchmark_answers", 1, benchmark="vicuna"), "student"),
-        (StageAt("benchmark_replies", 1, benchmark="vicuna"), "judge"),
-    ],
-)
-def test_a_stage_is_known_by_who_is_asked_in_it(stage: StageAt, asked: str) -> None:
-    assert asked_of(stage) == asked
 
 
 @pytest.mark.parametrize(

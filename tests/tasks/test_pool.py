@@ -42,7 +42,7 @@ def work(config: RunConfig, *stages: Callable[..., object]) -> RunFolder:
     """Do these stages with the files as they are now."""
     run = open_run(config, gather_files(config), amend=True)
     for stage in stages:
-        stage.fn(run.ref)  # type: ignore[attr-defined]  # the function of a Prefect task
+        stage.fn(run.ref, StageAt(stage.name))  # type: ignore[attr-defined]  # a Prefect task
     return run
 
 
@@ -98,7 +98,7 @@ def test_candidates_of_a_round_that_hold_a_question_are_listed_too(tmp_path: Pat
     config = make_config(tmp_path, evaluation=asked)
     run = build_run(tmp_path, config=config, until=StageAt("expand", 1))
     listed, built = StageAt("contaminated", 1), run.rows(StageAt("contaminated", 1))
-    contaminated.fn(run.ref, 1)
+    contaminated.fn(run.ref, StageAt("contaminated", 1))
     assert run.rows(listed).equals(built)
     assert set(accepted["instruction_id"].head(3)) <= set(built["instruction_id"])
     assert not set(built["instruction_id"]) & set(run.rows(StageAt("expand", 1))["instruction_id"])

@@ -57,7 +57,7 @@ def run(tmp_path, provider: FakeProvider) -> Iterator[RunFolder]:
         calls={"concurrency": 4},
     )
     run = open_run(config, INGREDIENTS)
-    pool.fn(run.ref)
+    pool.fn(run.ref, StageAt("pool"))
     yield run
     close_all()
 

@@ -15,13 +15,11 @@ from prefect.states import Suspended
 
 from flows.forms.form import deployed_flow
 from flows.running.project_flow import project_flow
-from flows.steps import run_shards
+from flows.steps import run_stage
 from tapir_core.calls.fakes import FakeProvider
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
-from tasks.pool import pool
 from tasks.runtime import close_all
-from tasks.teach import teach_shard
 from tests.flows.test_steps import INGREDIENTS
 from tests.run_config import make_config
 
@@ -53,7 +51,7 @@ def run(tmp_path: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch)
 
 @project_flow("child", run_name="child-of-{ref.name}", child=True)
 def teach_below(ref: RunRef) -> int:
-    rows: int = run_shards(ref, TEACH, teach_shard).rows
+    rows: int = run_stage(ref, TEACH).rows
     return rows
 
 
@@ -61,7 +59,7 @@ def teach_below(ref: RunRef) -> int:
 def teach(run: str, root: str) -> str:
     ref = RunRef(root, run)
     if not RunFolder(ref).holds(StageAt("pool")):
-        pool(ref)
+        run_stage(ref, StageAt("pool"))
     try:
         return f"{teach_below(ref)} taught"
     finally:

@@ -25,8 +25,8 @@ from tapir_core.reporting.run_card import plots_card, run_card
 from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
-from tasks.schedule import history, stop_reason
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -193,7 +193,7 @@ def test_no_decision_reads_a_benchmark_or_the_test_split(tmp_path: Path) -> None
             run.write(at, scores.with_columns(value=pl.lit(1 - score)))
     assert summarise(run).best == 1
     assert [each.dev_score for each in history(run, 2)] == [0.2, 0.6, 0.4]
-    assert (stop_reason(run.ref, 1), stop_reason(run.ref, 2) is None) == (None, False)
+    assert (stop_reason(run, 1), stop_reason(run, 2) is None) == (None, False)
 
 
 def _said(column: str, value: str, there: float, elsewhere: float) -> pl.Expr:

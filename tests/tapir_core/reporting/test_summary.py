@@ -7,8 +7,8 @@ from tapir_core.reporting.run_progress import read_progress
 from tapir_core.reporting.sentences import standin_sentence, state_sentence
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import StageAt
-from tasks.schedule import history, stop_reason
 from tests.run_builder import build_run, make_config
 
 
@@ -95,7 +95,7 @@ def test_a_student_without_a_dev_figure_is_not_the_best_and_stops_nothing(tmp_pa
     run.write(at, scores.with_columns(value=pl.when(~dev).then("value")))
     assert summarise(run).best == 1
     assert history(run, 2)[-1].dev_score is None
-    assert (stop_reason(run.ref, 1) is None, stop_reason(run.ref, 2)) == (False, None)
+    assert (stop_reason(run, 1) is None, stop_reason(run, 2)) == (False, None)
 
 
 @pytest.mark.parametrize(

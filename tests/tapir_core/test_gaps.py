@@ -7,8 +7,8 @@ import pytest
 
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import ConfigError
-from tapir_core.judging.gaps import Gaps, changed_stages, count_gaps, rounds_to_retry
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.run_state import Gaps, changed_stages, count_gaps, rounds_to_retry
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 

@@ -1,0 +1,128 @@
+"""What is left of a run, why it stopped, and which verdicts it lacks: for flows, commands and reports. Reads only."""
+
+from dataclasses import dataclass
+
+from tapir_core.curriculum import RoundHistory, should_stop
+from tapir_core.data.dataset import DatasetRef
+from tapir_core.errors import ConfigError
+from tapir_core.judging import verdicts_per_instruction
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import ANSWER, EVALUATE, JUDGE, SELECT, StageAt, plan, stages_of
+
+__all__ = [
+    "Gaps",
+    "RunState",
+    "changed_stages",
+    "count_gaps",
+    "history",
+    "rounds_to_retry",
+    "state_of",
+    "stop_reason",
+]
+
+Seen = dict[StageAt, DatasetRef | None]
+"""What was found of stages during one look at a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """How far a run is."""
+
+    next_stage: StageAt | None
+    """The first planned stage that does not hold; None of a run that is done or stopped."""
+    stopped: str | None
+    """Why the stop rule ended it, if it did."""
+    history: list[RoundHistory]
+    """S_0 and the rounds that have begun."""
+
+
+def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
+    """How far a run is; ``seen`` is as in `RunFolder.holds`."""
+    seen = {} if seen is None else seen
+    following = next((at for at in plan(run.config) if run.holds(at, seen) is None), None)
+    begun = [number for number in range(run.config.run.rounds + 1) if _has_begun(run, number, seen)]
+    rounds = history(run, begun[-1], seen) if begun else []
+    stopped = None
+    # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
+    if rounds and following is not None and following.benchmark is None:
+        # A run that did all its rounds was not stopped.
+        ends_here = rounds[-1].number < run.config.run.rounds or rounds[-1].dev_score is None
+        stopped = should_stop(rounds, run.config.curriculum.stop) if ends_here else None
+    return RunState(None if stopped else following, stopped, rounds)
+
+
+def stop_reason(run: RunFolder, number: int) -> str | None:
+    """Why the run stops in or after round ``number``, in words; None when it goes on."""
+    return should_stop(history(run, number), run.config.curriculum.stop)
+
+
+def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[RoundHistory]:
+    """What the stop rule may know of S_0 and the rounds up to ``number``: dev figures and seeds, no test split."""
+    return [RoundHistory(each, _seeds(run, each, seen), _dev_score(run, each, seen)) for each in range(number + 1)]
+
+
+def _has_begun(run: RunFolder, number: int, seen: Seen) -> bool:
+    return any(run.holds(at, seen) is not None for at in stages_of(run.config, number))
+
+
+def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
+    """Seeds of a round whose seeds are chosen by difficulty."""
+    by_difficulty = run.config.verdict_round(number) is not None
+    chosen = run.holds(SELECT.at(number), seen) if by_difficulty else None
+    return None if chosen is None else chosen.rows
+
+
+def _dev_score(run: RunFolder, number: int, seen: Seen | None) -> float | None:
+    """The student's accuracy on the dev split; None before its evaluation, without a dev split or a figure of it."""
+    if run.holds(EVALUATE.at(number), seen) is None:
+        return None
+    scores: list[float | None] = run.rows(EVALUATE.at(number)).filter(split="dev", category="all")["value"].to_list()
+    return scores[0] if scores else None
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Verdicts that a judged round does without."""
+
+    missing: int
+    """The round was sealed without them; all of them where its judging has no seal, or one of other settings."""
+    unscored: int
+    """Received, but without scores."""
+
+
+def count_gaps(run: RunFolder, number: int) -> Gaps:
+    """The gaps of round ``number``, which has answers; unscored are those that lie sealed."""
+    at = JUDGE.at(number)
+    manifest = run.manifest(at)
+    if manifest is None or run.holds(at) is None:
+        answers = run.manifest(ANSWER.at(number))
+        assert answers is not None
+        return Gaps(answers.rows * verdicts_per_instruction(run.config.judge), 0)
+    return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
+
+
+def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) -> list[int]:
+    """The judged rounds in which something can be asked again: all of them, or ``number`` alone.
+
+    A round whose answers stand and whose judging stopped before it had a seal is one of them.
+
+    Raises:
+        ConfigError: round ``number`` is not judged.
+    """
+    judged = [each for each in run.config.round_numbers if _is_judged(run, each)]
+    if number is not None and number not in judged:
+        raise ConfigError(
+            f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "
+            f"see `tapir status {run.ref.name}`"
+        )
+    gaps = {each: count_gaps(run, each) for each in (judged if number is None else [number])}
+    return [each for each, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
+
+
+def _is_judged(run: RunFolder, number: int) -> bool:
+    return any(run.holds(stage.at(number)) is not None for stage in (JUDGE, ANSWER))
+
+
+def changed_stages(run: RunFolder) -> list[StageAt]:
+    """The stages that are done, but from verdicts that are not the same any more."""
+    return [at for at in plan(run.config) if run.manifest(at) is not None and run.holds(at) is None]
