@@ -97,7 +97,7 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
 
 def _run_inner(run: RunFolder, at: StageAt) -> None:
     """Do the stages that are made only for those that read them."""
-    for each in at.stage.reads(run.config, at):
+    for each in (*at.stage.reads(run.config, at), *at.stage.reads_beside(run.config, at)):
         if each.stage.inner:
             _run_whole(run, each, work_of(run.config, each))
 

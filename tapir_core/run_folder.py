@@ -145,7 +145,7 @@ class RunFolder:
         stage's code counts in place of today's.
         """
         seen = {} if seen is None else seen
-        inputs = [self.holds(each, seen) for each in at.stage.inputs(self.config, at)]
+        inputs = [self.holds(each, seen) for each in at.stage.reads(self.config, at)]
         digests = [ref.digest for ref in inputs if ref is not None]
         if len(digests) < len(inputs):
             return None
@@ -296,10 +296,10 @@ def stages_to_redo(
             continue
         manifest = folder.manifest(at)
         found = _redo(at, manifest) if manifest else None
-        inputs = at.stage.inputs(config, at)
+        inputs = at.stage.reads(config, at)
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
-        if changed or outdated or inputs != at.stage.inputs(old, at) or stale.intersection(inputs):
+        if changed or outdated or inputs != at.stage.reads(old, at) or stale.intersection(inputs):
             stale.add(at)
             redo += [found] if found else []
     return redo

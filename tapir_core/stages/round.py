@@ -54,6 +54,16 @@ def drawn_at(config: RunConfig, at: StageAt) -> StageAt:
     return written[-1].at(at.round)
 
 
+def _in_place_of_draw(config: RunConfig, at: StageAt) -> list[StageAt]:
+    drawn = drawn_at(config, at)
+    return [] if drawn.stage.inner else [drawn]
+
+
+def _drawn_beside(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """What is drawn follows from the rest of what refinement and mixture read."""
+    return [DRAW.at(at.round)] if at.number and not _in_place_of_draw(config, at) else []
+
+
 def _student(at: StageAt) -> StageAt:
     """The student with which a round begins."""
     return StageAt("train", at.number - 1)
@@ -80,7 +90,7 @@ def _mixed(config: RunConfig, at: StageAt) -> list[StageAt]:
     if at.number == 0:
         return _pool(at)
     made = [*_measured(config, at), *(stage.at(at.round) for stage in (SELECT, EXPAND, REFINE))]
-    return [*_pool(at), *made, *_trained_on(at), drawn_at(config, at)]
+    return [*_pool(at), *made, *_trained_on(at), *_in_place_of_draw(config, at)]
 
 
 def _expanded(config: RunConfig, at: StageAt) -> list[StageAt]:
@@ -163,7 +173,7 @@ SELECT = declare(
 )
 
 
-def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | None = None, **asking: object) -> Stage:
+def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | None = None, **more: object) -> Stage:
     def reads(config: RunConfig, at: StageAt) -> list[StageAt]:
         return [*_expanded(config, at), *([StageAt(before, at.round, at.wave)] if before else [])]
 
@@ -177,7 +187,7 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
             settings=lambda c, at: wave_fields(c, at.number),
             files=_expansion_prompts,
             step_of="expand",
-            **asking,  # type: ignore[arg-type]  # fields of `Stage`
+            **more,  # type: ignore[arg-type]  # fields of `Stage`
         )
     )
 
@@ -194,7 +204,8 @@ WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
-EXPANSION_REJECTED = _wave_step("expansion_rejected", "expansion_rejected", _GATED)
+_KEPT_BACK = "a candidate that a gate kept back"
+EXPANSION_REJECTED = _wave_step("expansion_rejected", "expansion_rejected", _GATED, row=_KEPT_BACK)
 
 EXPAND = declare(
     Stage(
@@ -234,7 +245,8 @@ REFINE = declare(
         row="an answer of the hard part that the teacher rewrote",
         version=2,
         when=_is_numbered,
-        reads=lambda c, at: [*_in_round(at, "select", "expand"), drawn_at(c, at)],
+        reads=lambda c, at: [*_in_round(at, "select", "expand"), *_in_place_of_draw(c, at)],
+        reads_beside=_drawn_beside,
         settings=lambda c, at: [
             size_fields(c, at.number),
             c.curriculum.refine,
@@ -256,6 +268,7 @@ MIX = declare(
         row="an example of the round's training set",
         version=2,
         reads=_mixed,
+        reads_beside=_drawn_beside,
         settings=lambda c, at: size_fields(c, at.number),
     )
 )

@@ -122,9 +122,10 @@ class Stage:
     rows_per_row: Callable[[RunConfig], int] = lambda _: 1
     """Rows that it makes of one row of that stage."""
 
+    reads_beside: Callable[[RunConfig, StageAt], Sequence[StageAt]] = _nothing
+    """More stages whose rows it reads, which follow from the others and from its settings: no part of its key."""
     inner: bool = False
-    """Made only when a stage that reads it is to be made, and no part of any plan or key: it follows from the rest of
-    what those read."""
+    """Whether it stands in no plan, and is made only when a stage that reads it is to be made."""
     replaces: str = ""
     """The stage in whose place later ones read it, as with a stage that leaves out some of another's rows."""
     step_of: str = ""
@@ -139,10 +140,6 @@ class Stage:
     def at(self, round_number: int | None = None, wave: int | None = None) -> StageAt:
         """It in its place."""
         return StageAt(self.name, round_number, wave)
-
-    def inputs(self, config: RunConfig, at: StageAt) -> list[StageAt]:
-        """Of what it reads, the stages whose rows its key covers."""
-        return [each for each in self.reads(config, at) if not each.stage.inner]
 
     @property
     def line(self) -> str:
@@ -163,9 +160,16 @@ def declare(stage: Stage) -> Stage:
     """Make a stage known by its name.
 
     Raises:
-        ValueError: another one has its name.
+        ValueError: something of it is left out, or another stage has its name.
     """
-    if stage.name in STAGES:
-        raise ValueError(f"stage {stage.name!r} is declared twice; give the second one a name of its own")
+    lacking = {
+        "a name of its own: there is another stage of this one": stage.name in STAGES,
+        "columns= (those of its rows) or trains=True": not stage.columns and not stage.trains,
+        "row= (what one row is, for docs/run-folder.md)": bool(stage.columns) and not stage.row and not stage.step_of,
+        "roles= (what its calls are for)": bool(stage.asks) and not stage.roles,
+        f"a stage that there is in replaces= ({stage.replaces!r} is none)": stage.replaces not in ("", *STAGES),
+    }
+    if wrong := [what for what, lacks in lacking.items() if lacks]:
+        raise ValueError(f"stage {stage.name!r} lacks {'; '.join(wrong)} (docs/extending.md)")
     STAGES[stage.name] = stage
     return stage

@@ -41,8 +41,10 @@ def test_every_exit_code_stands_on_the_page_of_the_command_line():
 def test_every_stage_stands_with_its_columns_on_the_page_of_the_run_folder():
     page = (ROOT / "docs/run-folder.md").read_text()
     shown = {name: stage for name, stage in STAGES.items() if not name.startswith("wave_") and stage.columns}
-    rows = {name: f"| {name} | `{stage.folder}/` | {', '.join(stage.columns)} |" for name, stage in shown.items()}
-    assert [row for row in rows.values() if row not in page] == []
+    rows = [
+        f"| {name} | `{stage.folder}/` | {', '.join(stage.columns)} | {stage.row} |" for name, stage in shown.items()
+    ]
+    assert [row for row in rows if row not in page] == [], "put these rows into the table of docs/run-folder.md"
 
 
 def test_every_make_target_has_a_word_of_help_and_the_readme_names_the_two_commands():

@@ -46,7 +46,7 @@ def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
     """
     found, prompts = {}, {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for at in _stages(config):
-        inputs = [each.folder for each in at.stage.inputs(config, at)]
+        inputs = [each.folder for each in at.stage.reads(config, at)]
         made_of = at.stage.files(config, at)
         ingredients = {name: digest(name) for name in made_of if name not in _unset(config)} | prompts
         found[f"key of {at.folder}"] = stage_key(at, config, ingredients, RUN_ID, inputs)[:16]
