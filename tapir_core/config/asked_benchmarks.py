@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, Tag
 
@@ -50,6 +50,12 @@ class BenchmarkConfig(Kind):
     """A benchmark from outside; without a `type` it is one that is not asked."""
 
     default_type: ClassVar[str | None] = "questions"
+
+    if TYPE_CHECKING:
+
+        @property
+        def questions(self) -> str:
+            """File or URL with its questions; a field of every kind."""
 
 
 class AskedBenchmark(BenchmarkConfig):

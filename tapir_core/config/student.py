@@ -1,6 +1,6 @@
 """The student: backbone, chat template, engine, sampling."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -16,6 +16,12 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 
 class StudentEngine(Kind):
     """Where the student answers."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def concurrency(self) -> int:
+            """Requests in flight to the server; a field of every kind."""
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -72,9 +78,7 @@ class VllmEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
         shaping = self.shaping()
-        return "vllm", listed(
-            {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
-        )
+        return "vllm", listed({name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length")
 
     @property
     def identity_suffix(self) -> str:
