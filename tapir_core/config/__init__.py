@@ -1,14 +1,17 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark, RunBaseline
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
+    AskedBenchmark,
     BenchmarkConfig,
     FastChatBenchmark,
+    JudgedBenchmark,
     LmEvalBenchmark,
+    MarkedBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
+    RunBaseline,
     VicunaBenchmark,
     benchmark_files,
 )
@@ -67,6 +70,7 @@ __all__ = [
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
+    "MarkedBenchmark",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.pairwise import (
+from tapir_core.evaluation.fastchat import (
     Pair,
     Shown,
     Winner,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.alpaca_eval.annotations import (
+from tapir_core.evaluation.annotations import (
+    Annotation,
     read_anchors,
     read_annotations,
     read_difficulty,
     read_outputs,
 )
-from tapir_core.evaluation.alpaca_eval.preference import Annotation
 
 
 def write(path: Path, text: str) -> str:
