@@ -159,7 +159,7 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
     benchmark = marking(run.kept_config, at.benchmark_name, _scripts(run, at))
-    marked = benchmark.mark([Answered(*each, given[each[0]]) for each in asked if each[0] in given])
+    marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
     failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
     counts: dict[str, float] = {"marked": len(given), **{f"left out: {metric}": 1 for metric in marked.left_out}}
     return Worked(marked.replies(failed), counts)

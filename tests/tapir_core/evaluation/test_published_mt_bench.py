@@ -5,13 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.fastchat import (
-    Pair,
-    measure_pairs,
-    needs_reference,
-    parse_pair_verdict,
-    parse_two_scores,
-)
+from tapir_core.evaluation.fastchat import Pair, measure_pairs, needs_reference, parse_pair_verdict, parse_two_scores
 from tapir_core.evaluation.mt_bench import Rating, measure_ratings, parse_rating
 from tapir_core.evaluation.statistics import Figure, by_category
 from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line
