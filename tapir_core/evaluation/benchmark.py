@@ -15,11 +15,11 @@ from functools import cache, singledispatch
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import polars as pl
 
-from tapir_core.config import AskedBenchmark, JudgedBenchmark, RunConfig, Sampling
+from tapir_core.config import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunConfig, Sampling
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.baseline import BaselineStudent, baseline_student
 from tapir_core.evaluation.rows import read_rows
@@ -332,11 +332,13 @@ class Judging(Benchmark[J]):
 
 @singledispatch
 def _make(settings: AskedBenchmark, *_: Any) -> Benchmark[Any]:
-    kind = type(settings).__name__
-    raise TypeError(
-        f"no benchmark is registered for the configuration class {kind}; write a class of "
-        f"`Judging` or `Marking` under `@register({kind})` in a module of "
-        "tapir_core/evaluation/, or import the module that has it"
+    raise TypeError(_nobody_asks(type(settings).__name__))
+
+
+def _nobody_asks(kind: str) -> str:
+    return (
+        f"no benchmark is registered for the configuration class {kind}; write a class of `Judging` or `Marking` under "
+        f"`@register({kind})` in a module of tapir_core/evaluation/, or import the module that has it"
     )
 
 
@@ -367,9 +369,17 @@ def _import_shipped() -> None:
 
 
 def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
-    """Every kind of benchmark, by its configuration class."""
+    """The benchmark of every configuration class that is asked.
+
+    Raises:
+        TypeError: one has none.
+    """
     _import_shipped()
-    return {settings: kind for settings, kind in _make.registry.items() if isinstance(kind, type)}
+    asked = (kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark))
+    found = {kind: _make.dispatch(kind) for kind in asked}
+    if lacking := [kind.__name__ for kind, made in found.items() if not isinstance(made, type)]:
+        raise TypeError(_nobody_asks(lacking[0]))
+    return cast("dict[type[AskedBenchmark], type[Benchmark[Any]]]", found)
 
 
 def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -> Benchmark[Any]:

@@ -9,7 +9,6 @@ Grain: a ``Pair`` is one question and turn; a game is one call, in one order. So
 (`fastchat/llm_judge`); the verdict of a reply is found by containment as there, ``[[A]]`` before ``[[B]]``.
 """
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -40,7 +39,6 @@ __all__ = [
     "measure_pairs",
     "needs_reference",
     "parse_pair_verdict",
-    "parse_two_scores",
     "read_answers",
     "read_questions",
     "temperature_of",
@@ -56,8 +54,6 @@ NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 """A rating or a score as these judges write it: digits, perhaps a point, perhaps digits; no sign, no blank."""
 
 _VERDICTS: tuple[tuple[str, Shown], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
-_TWO_SCORES = (re.compile(rf"\[\[{NUMBER},\s?{NUMBER}\]\]"), re.compile(rf"\[{NUMBER},\s?{NUMBER}\]"))
-_TIE_GAP = 0.1
 WINS: dict[Winner, float] = {"model": 1.0, "tie": 0.5, "baseline": 0.0}
 """What an outcome is worth to the model."""
 _WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
@@ -218,15 +214,6 @@ def check_references(questions: Sequence[Question], references: Mapping[str, Seq
 def parse_pair_verdict(reply: str | None) -> Shown | Unparsed:
     """The verdict that a reply contains: A before B before C (tie), wherever they stand."""
     return next((shown for mark, shown in _VERDICTS if mark in (reply or "")), Unparsed("no verdict"))
-
-
-def parse_two_scores(reply: str | None) -> Shown | Unparsed:
-    """The verdict of a reply that scores both answers, ``[[7, 8]]`` or else ``[7, 8]``; up to 0.1 apart is a tie."""
-    found = next((match for form in _TWO_SCORES if (match := form.search(reply or ""))), None)
-    if found is None:
-        return Unparsed("no scores")
-    first, second = map(float, found.groups())
-    return "tie" if abs(first - second) <= _TIE_GAP else "A" if first > second else "B"
 
 
 def winner_of_game(shown: Shown, *, model_first: bool) -> Winner:
