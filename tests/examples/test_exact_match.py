@@ -148,7 +148,7 @@ def test_a_run_asks_it_each_round_and_reports_it(
         student={"backbone": str(make_checkpoint(tmp_path / "backbone")), "engine": engine},
         evaluation={"benchmarks": {"numbers": {"questions": str(questions)}}},
     )
-    sections = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    sections = config.model_dump(mode="json", exclude_none=True)
     file.write_text("\n".join(f"{name} = {toml(section)}" for name, section in sections.items()))
     assert load_config(file) == config
     run = build_run("", config=config, **gather_files(config), backbone=checkpoint_digest(tmp_path / "backbone"))
