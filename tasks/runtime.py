@@ -6,17 +6,17 @@ every child process.
 
 import atexit
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
-from tapir_core.calls import AnswerStore, CallEngine, Endpoint, EndpointSource, RunLease
+from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, RunLease
 from tapir_core.calls.store.address import run_key, store_url
 from tapir_core.calls.store.replicas import ReplicaRegistry
-from tapir_core.config import EndpointConfig, ModelIdentity, ReplicasEngine, StandinEndpoint, VllmEngine
+from tapir_core.config import EndpointConfig, ModelIdentity, ReplicasEngine, VllmEngine
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
@@ -25,9 +25,9 @@ from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.endpoints import api_key, look_for
+from tasks.engines.endpoints import look_for
 from tasks.engines.log_follower import follow_log
-from tasks.engines.provider import provider_endpoint
+from tasks.engines.provider import open_endpoint
 from tasks.engines.replicas.host import ReplicaHost
 from tasks.engines.replicas.key import replica_key
 from tasks.engines.replicas.watch import Fleet, Replicas
@@ -238,27 +238,22 @@ class Runtime:
         self._followed.enter_context(follow_log("student server", log))
         return StudentEngineHost(student, log, report=self.progress.note_current)
 
+    def reach(self, addresses: Sequence[str], field: str) -> None:
+        """Look once a process whether something answers at each address.
+
+        Raises:
+            MissingPrerequisite: at none of them.
+        """
+        with self._reaching:
+            for address in addresses:
+                if address not in self._reached:
+                    self._reached[address] = look_for(address, field)
+            first, *others = (self._reached[address] for address in addresses)
+            if first is not None and all(others):
+                raise first
+
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
-        voice = endpoint.answers_as(role)
-        if isinstance(endpoint, StandinEndpoint):
-            return Role(voice, lambda: self._standin(endpoint))
-        key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
-
-        def source() -> Endpoint:
-            with self._reaching:
-                for address in endpoint.base_urls:
-                    if address not in self._reached:
-                        self._reached[address] = look_for(address, field)
-                first, *others = (self._reached[address] for address in endpoint.base_urls)
-                if first is not None and all(others):
-                    raise first
-            return provider_endpoint(endpoint, key, self.config.calls.concurrency)
-
-        return Role(voice, source)
-
-    def _standin(self, settings: StandinEndpoint) -> Endpoint:
-        endpoint = self.standins.endpoint(settings, self.config.calls.concurrency)
-        return replace(endpoint, batch=settings.batch if settings.mode == "batch" else None)
+        return Role(endpoint.answers_as(role), open_endpoint(endpoint, self, field))
 
 
 def open_store(run: RunFolder) -> AnswerStore:

@@ -1,6 +1,6 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Kind, Later, Section, by_kind, in_order
+from tapir_core.config._base import Kind, Later, Section, by_kind, listed
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
     AskedBenchmark,
@@ -118,5 +118,5 @@ __all__ = [
     "VicunaBenchmark",
     "VllmEngine",
     "by_kind",
-    "in_order",
+    "listed",
 ]

@@ -28,8 +28,8 @@ __all__ = [
     "StoreUrl",
     "WebAddress",
     "by_kind",
-    "in_order",
     "is_family",
+    "listed",
 ]
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Kind(Section):
         super().__pydantic_init_subclass__(**kwargs)
         if is_family(cls):
             return
-        family = next(each for each in cls.__mro__ if is_family(each))
+        family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
         lacking = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         if "type" not in cls.model_fields:
             if lacking:
@@ -183,7 +183,7 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
     return wrap
 
 
-def in_order(shaping: Mapping[str, Any], *names: str) -> list[Any]:
+def listed(shaping: Mapping[str, Any], *names: str) -> list[Any]:
     """Values as older keys list them: those of ``names``, then what a section got later, by name."""
     rest = {name: value for name, value in shaping.items() if name not in names}
     return [*(shaping[name] for name in names), *([rest] if rest else [])]

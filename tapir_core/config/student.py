@@ -1,10 +1,10 @@
 """The student: backbone, chat template, engine, sampling."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, in_order
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
 from tapir_core.config.endpoints import Sampling
 from tapir_core.text import canonical_json
 
@@ -16,6 +16,12 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 
 class StudentEngine(Kind):
     """Where the student answers."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def concurrency(self) -> int:
+            """Requests in flight to the server; a field of every kind."""
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -72,9 +78,7 @@ class VllmEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
         shaping = self.shaping()
-        return "vllm", in_order(
-            {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
-        )
+        return "vllm", listed({name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length")
 
     @property
     def identity_suffix(self) -> str:
@@ -119,7 +123,7 @@ class EndpointEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """The model's name first."""
         shaping = self.shaping()
-        return shaping.pop("type"), in_order(shaping, "model")
+        return shaping.pop("type"), listed(shaping, "model")
 
     @property
     def identity_suffix(self) -> str:

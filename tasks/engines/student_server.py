@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tapir_core.calls.types import Endpoint, EndpointSource
-from tapir_core.config import EndpointEngine, StudentConfig, StudentEngine
+from tapir_core.config import EndpointEngine, StudentConfig, StudentEngine, VllmEngine
 from tapir_core.errors import EngineError, TapirError
 from tasks.engines.endpoints import api_key
 from tasks.engines.vllm_command import SERVED_NAME
@@ -89,6 +89,7 @@ class StudentEngineHost:
                 raise self._failures[checkpoint]
             self._stop()
             template = Path(self._student.chat_template) if self._student.chat_template else None
+            assert isinstance(engine, VllmEngine)
             self._server = VllmServer(engine, checkpoint, self._log_path, chat_template=template, report=self._report)
             try:
                 self._endpoint = self._server.start()

@@ -39,7 +39,7 @@ def machine_checks(engine: StudentEngine | None) -> list[Check]:
     if not isinstance(engine, EndpointEngine):
         remedy = "`make student-env` builds it anew"
         # A cold disk takes long to give what its Python imports.
-        student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
+        student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)  # type: ignore[arg-type]  # all others are vLLM
         checks.insert(1, student)
     return checks
 
@@ -115,7 +115,7 @@ def _is_cpu_build(engine: StudentEngine | None) -> bool:
     if isinstance(engine, EndpointEngine):
         return False
     try:
-        return find_environment(engine or VllmEngine()).device == "cpu"
+        return find_environment(engine or VllmEngine()).device == "cpu"  # type: ignore[arg-type]  # all others are vLLM
     except MissingPrerequisite:
         return False  # there is a check of its own
 
