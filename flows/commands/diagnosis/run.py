@@ -15,19 +15,19 @@ from tapir_core.config import (
     EMBEDDED_STUDENT,
     EndpointConfig,
     EndpointEngine,
-    LmEvalBenchmark,
     OpenAIEndpoint,
     RunConfig,
 )
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import backbone_cache
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import find_backbone
 from tasks.engines.chat_template import render_chat
 from tasks.engines.endpoints import api_key
-from tasks.engines.lm_eval import find_harness
+from tasks.engines.scripts import ScriptRunner
 
 __all__ = ["read_run", "run_checks"]
 
@@ -56,11 +56,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     ]
     if isinstance(config.student.engine, EndpointEngine):
         checks.append(_student_check(config.student.engine))
-    checks += [
-        _harness_check(name, each)
-        for name, each in config.evaluation.asked.items()
-        if isinstance(each, LmEvalBenchmark)
-    ]
+    checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
     backbone = Check(
         "backbone",
@@ -101,13 +97,10 @@ def _student_check(engine: EndpointEngine) -> Check:
     return Check("student.engine", look, "start that server, or correct student.engine.base_url")
 
 
-def _harness_check(name: str, settings: LmEvalBenchmark) -> Check:
-    def look() -> Finding:
-        version = find_harness(settings.python)
-        return ok(f"{settings.python}: lm-evaluation-harness {version}, to be asked for its task {settings.task!r}")
-
-    remedy = "`make lm-eval-env` builds its environment anew"
-    return Check(f"evaluation.benchmarks.{name}", look, remedy, limit_seconds=60)
+def _benchmark_check(config: RunConfig, name: str) -> Check:
+    scripts = ScriptRunner(lambda _: Path(os.devnull), lambda: None)
+    benchmark = benchmark_of(config, name, scripts)
+    return Check(benchmark.where, lambda: ok(benchmark.look()), benchmark.settings.remedy, limit_seconds=60)
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:

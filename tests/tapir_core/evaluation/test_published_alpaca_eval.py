@@ -5,16 +5,15 @@ from functools import cache
 
 import pytest
 
-from tapir_core.evaluation.alpaca_eval.annotations import read_annotations, read_length_tables
-from tapir_core.evaluation.alpaca_eval.length_control import (
+from tapir_core.evaluation.annotations import Annotation, measure_win_rates, preference_from_logprobs, read_annotations
+from tapir_core.evaluation.length_control import (
     LengthModel,
     LengthTables,
     control_length,
     fit_length_model,
     predict_win_rate,
+    read_length_tables,
 )
-from tapir_core.evaluation.alpaca_eval.preference import Annotation, preference_from_logprobs
-from tapir_core.evaluation.alpaca_eval.win_rate import measure_win_rates
 from tests.evalref import csv_rows, evalref, json_rows
 
 FOLDER = "alpaca_eval"

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tapir_core.evaluation.benchmarks import Exchange, Game, Judged, Score, benchmark_of, exchanges_of
+from tapir_core.evaluation.benchmark import Exchange, Game, benchmark_of, exchanges_of
+from tapir_core.evaluation.scores import Judgment, Score
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config
@@ -16,27 +17,27 @@ from tests.run_config import make_config
 ALL_THREE = pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])
 
 
-def fails_math(game: Game, place: int) -> Judged:
+def fails_math(game: Game, place: int) -> Judgment:
     """One category is lost whole, the others are judged."""
-    return Judged() if game.category in ("math", "reckoning") else judged(game, place)
+    return Judgment() if game.category in ("math", "reckoning") else judged(game, place)
 
 
-def fails_first(game: Game, place: int) -> Judged:
+def fails_first(game: Game, place: int) -> Judgment:
     """The judgments of one question are lost."""
-    return Judged() if game.question_id == "1" else judged(game, place)
+    return Judgment() if game.question_id == "1" else judged(game, place)
 
 
-def judged(game: Game, place: int) -> Judged:
+def judged(game: Game, place: int) -> Judgment:
     """Something that differs from question to question."""
     of_three = place % 3
     if game.mode == "annotation":
-        return Judged(1 + of_three / 2, how="log-probabilities")
+        return Judgment(1 + of_three / 2, how="log-probabilities")
     if game.mode == "review":
-        return Judged(5.0 + of_three, 6.0)
-    return Judged(5.0 + of_three if game.mode == "single" else of_three / 2)
+        return Judgment(5.0 + of_three, 6.0)
+    return Judgment(5.0 + of_three if game.mode == "single" else of_three / 2)
 
 
-def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int], Judged], **more: Any) -> list[Score]:
+def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int], Judgment], **more: Any) -> list[Score]:
     config = make_config(root, evaluation={"benchmarks": {"mine": {**settings, **more}}})
     benchmark, prompts = benchmark_of(config, "mine"), {name: load_prompt(name) for name in PROMPT_NAMES}
     items = benchmark.items()
@@ -46,7 +47,7 @@ def scores_of(root: Path, settings: dict[str, Any], judge: Callable[[Game, int],
     return benchmark.scores(
         exchanges,
         {
-            game.place: Judged(reason=game.reason) if game.reason else judge(game, place)
+            game.place: Judgment(reason=game.reason) if game.reason else judge(game, place)
             for place, game in enumerate(games)
         },
     )
@@ -115,11 +116,11 @@ def test_a_baselines_answer_that_failed_is_neither_win_nor_loss_and_the_figure_s
     assert none.note == f"{none.estimate.why}; {told}"
 
 
-def wins(game: Game, place: int) -> Judged:
+def wins(game: Game, place: int) -> Judgment:
     """The student is better everywhere."""
     if game.mode == "review":
-        return Judged(9.0, 6.0)
-    return Judged({"annotation": 2.0, "pairwise": 1.0, "single": 9.0}[game.mode])
+        return Judgment(9.0, 6.0)
+    return Judgment({"annotation": 2.0, "pairwise": 1.0, "single": 9.0}[game.mode])
 
 
 @ALL_THREE
@@ -128,8 +129,8 @@ def test_what_the_judge_said_when_it_refused_stands_in_the_figure_once_and_short
 ) -> None:
     said = "HTTP 400: logprobs are not\n supported by this model. " + "x" * 500
 
-    def refuses(game: Game, place: int) -> Judged:
-        return Judged(reason="bad_request", said=said)
+    def refuses(game: Game, place: int) -> Judgment:
+        return Judgment(reason="bad_request", said=said)
 
     found = [each for each in scores_of(tmp_path, settings, refuses) if each.category == "all"]
     told = "failed: 20 questions: bad_request, 'HTTP 400: logprobs are not supported by this model. xx"

@@ -3,8 +3,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tapir_core.evaluation.alpaca_eval.preference import Annotation, is_switched
-from tapir_core.evaluation.alpaca_eval.win_rate import measure_position, measure_win_rates
+from tapir_core.evaluation.annotations import Annotation, is_switched, measure_position, measure_win_rates
 from tapir_core.judging.agreement import favoured_position
 
 

@@ -4,7 +4,7 @@ The other run is only read. Its answers are an ingredient of the run that is set
 make other figures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,25 +13,22 @@ import polars as pl
 from tapir_core.config import RunBaseline, RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.questions import Question
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.text import digest
 
-__all__ = ["BaselineStudent", "baseline_student", "check_baseline"]
+__all__ = ["BaselineStudent", "baseline_student"]
 
 _DIGITS = 12
 """Of a configuration's digest, in a figure's record."""
-_LISTED = 5
 
 
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":
     """The student that the baseline of benchmark ``name`` is; nothing where it is a file, or there is none."""
-    judged = config.evaluation.judged.get(name)
-    if judged is None or judged.baseline_run is None:
+    named = config.evaluation.asked[name].baseline_run
+    if named is None:
         return None
-    named = judged.baseline_run
     run = RunFolder(RunRef(config.run.root, named.run))
     return BaselineStudent(f"evaluation.benchmarks.{name}.baseline", run, named, named.benchmark or name)
 
@@ -77,8 +74,8 @@ class BaselineStudent:
         rows = self._rows().filter(turn=1)
         return dict(rows.select("question", "response").iter_rows())
 
-    def answers(self, questions: Sequence[Question]) -> dict[str, tuple[str | None, ...]]:
-        """Question id → an answer to each turn, of ``questions`` that were asked there in the same words.
+    def answers(self, questions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str | None, ...]]:
+        """Question id → an answer to each turn, of ``questions`` (id → turns) that were asked there in the same words.
 
         An answer that failed is nothing, and so are those to the turns after it.
 
@@ -87,10 +84,10 @@ class BaselineStudent:
         """
         given = {(name, turn, text): answer for name, turn, text, answer in self._rows().iter_rows()}
         found = {}
-        for each in questions:
-            places = [(each.question, turn, text) for turn, text in enumerate(each.turns, start=1)]
+        for question, turns in questions.items():
+            places = [(question, turn, text) for turn, text in enumerate(turns, start=1)]
             if all(place in given for place in places):
-                found[each.question] = tuple(given[place] for place in places)
+                found[question] = tuple(given[place] for place in places)
         return found
 
     def _rows(self) -> pl.DataFrame:
@@ -126,17 +123,3 @@ class BaselineStudent:
                 f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"
             )
         return [each for each in held if each is not None]
-
-
-def check_baseline(field: str, whose: str, questions: Sequence[str], lacking: Sequence[str]) -> None:
-    """A baseline answers some of the questions; those that it lacks (``lacking``) have failed, and are counted.
-
-    Raises:
-        ConfigError: it answers none of them, and so is one of another benchmark.
-    """
-    if len(lacking) == len(questions):
-        shown = "; ".join(repr(text[:60]) for text in questions[:_LISTED])
-        raise ConfigError(
-            f"{field}: {whose} answers none of the {len(questions)} questions ({shown}; …); give the answers to the "
-            "same questions"
-        )

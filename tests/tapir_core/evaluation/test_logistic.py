@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.alpaca_eval.logistic import SoftRows, fit_logistic, log_loss, sigmoid
+from tapir_core.evaluation.length_control import SoftRows, fit_logistic, log_loss, sigmoid
 
 
 def rows_of(seed: int, n: int = 60) -> SoftRows:

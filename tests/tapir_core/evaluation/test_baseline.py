@@ -12,7 +12,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.config.problems import explain
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmarks import benchmark_of
+from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef, stages_to_redo
 from tapir_core.stages import StageAt, benchmark_stages

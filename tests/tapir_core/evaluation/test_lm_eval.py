@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 
 from tapir_core.config import LmEvalBenchmark
-from tapir_core.evaluation.benchmarks import HarnessTask, LmEval, exchanges_of, judged_places
-from tapir_core.evaluation.benchmarks.lm_eval import UNKNOWN, lm_eval_items, lm_eval_replies
-from tapir_core.evaluation.benchmarks.types import ITEMS, REPLIES, Exchange
+from tapir_core.evaluation.benchmark import ITEMS, Exchange, exchanges_of, items_table
+from tapir_core.evaluation.lm_eval import LmEval
+from tapir_core.evaluation.marking import UNKNOWN, Marks
+from tapir_core.evaluation.scores import REPLIES, judgments_of
 from tapir_core.stage_keys import own_digest
 from tapir_core.stages import StageAt
 from tasks.ingredients import gather_files
 from tests.run_config import make_config
 
-TASK = HarnessTask("0.4.13", "ifeval", "4.0", "")
 MARKS = {
     "strict": [("0", [1.0]), ("1", [0.0]), ("2", [1.0]), ("3", [1.0])],
     "parts": [("0", [1.0, 1.0, 1.0]), ("1", [0.0]), ("2", [1.0, 1.0]), ("3", [1.0, 0.0])],
@@ -22,7 +22,7 @@ MARKS = {
 
 
 def exchanges(questions: int) -> list[Exchange]:
-    items = lm_eval_items((str(place), f"Question {place}?", "") for place in range(questions))
+    items = items_table((str(place), "all", 1, f"Question {place}?", "", None) for place in range(questions))
     assert items.schema == ITEMS
     return exchanges_of(items, items.select("question_id", "turn").with_columns(response=pl.lit("Yes.")))
 
@@ -31,10 +31,14 @@ def benchmark(max_failed_share: float = 0.5) -> LmEval:
     return LmEval(LmEvalBenchmark(questions="q", task="ifeval", max_failed_share=max_failed_share))
 
 
+def marked(values: dict[str, list[tuple[str, list[float]]]]) -> Marks:
+    return Marks("lm-evaluation-harness 0.4.13", "ifeval 4.0", values)
+
+
 def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
-    replies = lm_eval_replies(TASK, MARKS, {})
+    replies = marked(MARKS).replies({})
     assert replies.schema == REPLIES
-    strict, parts = benchmark().scores(exchanges(4), judged_places(replies))
+    strict, parts = benchmark().scores(exchanges(4), judgments_of(replies))
     assert (strict.metric, strict.category, strict.estimate.value, strict.estimate.n) == ("strict", "all", 75, 4)
     # As the harness does: its standard deviation (n - 1) by the root of n.
     assert strict.estimate.stderr == pytest.approx(25)
@@ -49,31 +53,31 @@ def test_figures_are_means_of_all_marks_in_the_order_of_the_harness() -> None:
 
 
 def test_a_question_without_an_answer_has_failed_once_in_every_metric() -> None:
-    replies = lm_eval_replies(TASK, MARKS, {"4": "the student gave no answer"})
-    for found in benchmark().scores(exchanges(5), judged_places(replies)):
+    replies = marked(MARKS).replies({"4": "the student gave no answer"})
+    for found in benchmark().scores(exchanges(5), judgments_of(replies)):
         assert (found.estimate.value, found.estimate.n, found.n_failed) == (75, 4, 1)
     # One of five questions, whatever marks the others have.
     for share, withheld in ((0.2, False), (0.19, True)):
-        for found in benchmark(share).scores(exchanges(5), judged_places(replies)):
+        for found in benchmark(share).scores(exchanges(5), judgments_of(replies)):
             assert (found.estimate.value is None) == withheld
             assert ("1 of 5 questions failed (20.0%)" in found.note) == withheld
     assert (
         benchmark(0.1)
-        .scores(exchanges(5), judged_places(replies))[0]
+        .scores(exchanges(5), judgments_of(replies))[0]
         .note.endswith("failed: 1 question: the student gave no answer")
     )
     assert replies.filter(status="failed")["reason"].to_list() == ["the student gave no answer"] * 2
 
 
 def test_where_nothing_could_be_marked_there_is_no_figure_and_it_is_said() -> None:
-    replies = lm_eval_replies(TASK, {}, {"0": "the student gave no answer"})
-    [found] = benchmark(1.0).scores(exchanges(1), judged_places(replies))
+    replies = marked({}).replies({"0": "the student gave no answer"})
+    [found] = benchmark(1.0).scores(exchanges(1), judgments_of(replies))
     assert (found.metric, found.estimate.value, found.n_failed) == (UNKNOWN, None, 1)
 
 
 def test_students_are_compared_by_what_has_one_mark_a_question() -> None:
-    replies = lm_eval_replies(TASK, MARKS, {"4": "the student gave no answer"})
-    values = benchmark().values(exchanges(5), judged_places(replies))
+    replies = marked(MARKS).replies({"4": "the student gave no answer"})
+    values = benchmark().values(exchanges(5), judgments_of(replies))
     assert values == {"strict": {"0": 100, "1": 0, "2": 100, "3": 100, "4": None}}
 
 

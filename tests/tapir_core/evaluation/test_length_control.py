@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.alpaca_eval.figures import measure_annotations
-from tapir_core.evaluation.alpaca_eval.length_control import (
+from tapir_core.evaluation.alpaca_eval import measure_annotations
+from tapir_core.evaluation.annotations import Annotation
+from tapir_core.evaluation.length_control import (
     STRENGTHS,
     LengthModel,
     LengthTables,
@@ -20,7 +21,6 @@ from tapir_core.evaluation.alpaca_eval.length_control import (
     make_anchors,
     predict_win_rate,
 )
-from tapir_core.evaluation.alpaca_eval.preference import Annotation
 
 N = 300
 ALONE = length_alone(N)

@@ -10,8 +10,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of
-from tapir_core.evaluation.benchmarks.types import ITEMS
+from tapir_core.evaluation.benchmark import ITEMS, benchmark_of, exchanges_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmarks import given_answers, judged_one
+from tapir_core.evaluation.benchmark import benchmark_of, judging
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
 from tests.run_config import make_config
 
@@ -18,7 +18,8 @@ KINDS = [ALPACA, MT_BENCH, VICUNA]
 
 def given(root: Path, settings: dict[str, Any], path: str) -> pl.DataFrame:
     config = make_config(root, evaluation={"benchmarks": {"mine": {**settings, "outputs": {"gpt": path}}}})
-    return given_answers("mine", "gpt", config.evaluation.judged["mine"], judged_one(config, "mine").items())
+    benchmark = judging(config, "mine")
+    return benchmark.given_answers("gpt", benchmark.items())
 
 
 def lines(file: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -38,7 +39,7 @@ def test_a_file_in_the_benchmarks_published_form_answers_every_turn(
     assert rows.height == QUESTIONS * turns
     assert set(rows["finish_reason"]) == {"given"}
     config = make_config(tmp_path, evaluation={"benchmarks": {"mine": settings}})
-    assert rows["response"].to_list() == judged_one(config, "mine").items()["baseline"].to_list()
+    assert rows["response"].to_list() == benchmark_of(config, "mine").items()["baseline"].to_list()
 
 
 def test_what_a_file_lacks_has_no_answer_a_turn_and_a_failed_call_of_its_maker_included(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_an_output_that_failed_is_none_and_two_different_ones_to_an_instruction_
     assert f"has different outputs to 1 of its instructions ({asked[0][:60]!r}: 'a' and 'b')" in str(refused.value)
     config = make_config(tmp_path, evaluation={"benchmarks": {"mine": {**ALPACA, "baseline": twice}}})
     with pytest.raises(ConfigError, match=r"gpt\.jsonl' has different outputs to 1"):
-        judged_one(config, "mine").items()
+        benchmark_of(config, "mine").items()
 
 
 @pytest.mark.parametrize(

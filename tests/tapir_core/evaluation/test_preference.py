@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tapir_core.evaluation.alpaca_eval.preference import (
+from tapir_core.evaluation.annotations import (
     Comparison,
     is_switched,
     kept_preference,
