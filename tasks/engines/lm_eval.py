@@ -20,7 +20,7 @@ from tapir_core.config import LmEvalBenchmark
 from tapir_core.data.formats import BrokenRecord, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmarks import HarnessTask
-from tasks.engines.endpoints import keyless_environment
+from tasks.engines.keys import keyless_environment
 from tasks.engines.supervisor import start_child
 
 __all__ = ["Harness", "Marked", "find_harness"]

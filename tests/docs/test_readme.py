@@ -29,7 +29,7 @@ from tapir_core.config.load import load_config
 from tapir_core.standin.families import FAMILIES
 from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
-from tasks.engines.tiny_student import tiny_student
+from tests.tiny_student import tiny_student
 from tests.conftest import StandingServer
 from tests.harness.processes import REPOSITORY, tapir
 from tests.run_builder import build_run

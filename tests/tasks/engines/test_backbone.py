@@ -10,7 +10,7 @@ import pytest
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tasks.engines.backbone import checkpoint_digest, find_backbone, find_chat_template, prepare_backbone
-from tasks.engines.tiny_student import tiny_student
+from tests.tiny_student import tiny_student
 from tests.students import CHECKPOINT, make_checkpoint
 
 

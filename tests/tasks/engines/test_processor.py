@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tasks.engines import processor
-from tasks.engines.processor import amx_is_broken, computes_in_bf16
+from tasks.engines.machine import amx_is_broken, computes_in_bf16
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from tapir_core.errors import ConfigError
-from tasks.engines.tiny_student import tiny_student
+from tests.tiny_student import tiny_student
 from tasks.engines.training.data import closing_token, encode, mark_trained, read_conversations
 from tasks.engines.training.preflight import check_masks
 
