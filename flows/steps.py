@@ -19,7 +19,6 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
-from tapir_core.voices import benchmark_judge
 from tasks.artifacts import publish_missing
 from tasks.late_tags import late_tags
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
@@ -143,7 +142,7 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     asked = {"answer": list(config.judge.endpoints.values()), "answer_heldout": []}
     if at.benchmark is not None:
         judged = config.evaluation.judged.get(at.benchmark)
-        asked[at.name] = [benchmark_judge(config, judged)] if judged else []
+        asked[at.name] = [config.judge_of(judged)] if judged else []
     endpoints = asked.get(at.name, [config.teacher.endpoint])
     filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
     return max([config.calls.rows_per_shard, *filled])

@@ -8,7 +8,6 @@ from typing import Any
 from tapir_core.config import AskedBenchmark, JudgedBenchmark, RunConfig
 from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
-from tapir_core.voices import benchmark_judge, voice_of
 
 __all__ = ["answers", "asked", "item_files", "items", "outputs", "prompts", "replies", "score_files", "scores"]
 
@@ -54,7 +53,7 @@ def replies(config: RunConfig, at: StageAt) -> Json:
     settings = asked(config, at)
     if not isinstance(settings, JudgedBenchmark):
         return items(config, at)
-    voice = voice_of(benchmark_judge(config, settings), "judge")
+    voice = config.judge_of(settings).answers_as("judge")
     return [voice.model, voice.identity, settings.model_dump(include={"sampling", "reasks", "top_logprobs", "orders"})]
 
 

@@ -1,10 +1,9 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark, RunBaseline
+from tapir_core.config._base import Kind, Later, Section, by_kind, in_order
+from tapir_core.config.asked_benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunBaseline
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
-    BenchmarkConfig,
     FastChatBenchmark,
     LmEvalBenchmark,
     MTBenchBenchmark,
@@ -20,13 +19,29 @@ from tapir_core.config.curriculum import (
     HardShare,
     RandomShare,
     RoundConfig,
-    Selection,
+    SelectionRule,
     StopConfig,
     TargetShares,
     Threshold,
 )
-from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
-from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.data import (
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
+)
+from tapir_core.config.endpoints import (
+    STANDIN_VERSION,
+    BatchConfig,
+    EndpointConfig,
+    ModelIdentity,
+    OpenAIEndpoint,
+    Sampling,
+    StandinEndpoint,
+)
 from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
@@ -45,6 +60,7 @@ __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
     "SERVED_NAME",
+    "STANDIN_VERSION",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
     "BasicTuningConfig",
@@ -64,14 +80,19 @@ __all__ = [
     "FileHeldout",
     "FilePool",
     "HardShare",
+    "HeldoutConfig",
     "JudgeConfig",
     "JudgedBenchmark",
+    "Kind",
+    "Later",
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
+    "ModelIdentity",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "PoolConfig",
     "QuestionsOnly",
     "RandomShare",
     "ReplicasEngine",
@@ -81,7 +102,7 @@ __all__ = [
     "RunSection",
     "Sampling",
     "Section",
-    "Selection",
+    "SelectionRule",
     "StandinEndpoint",
     "StandinHeldout",
     "StandinPool",
@@ -95,4 +116,6 @@ __all__ = [
     "VicunaBenchmark",
     "VllmEngine",
     "benchmark_files",
+    "by_kind",
+    "in_order",
 ]

@@ -3,14 +3,14 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, Tag
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import Kind, Section
 from tapir_core.config.endpoints import EndpointConfig, Sampling
 
-__all__ = ["AskedBenchmark", "Baseline", "JudgedBenchmark", "ModelName", "RunBaseline"]
+__all__ = ["AskedBenchmark", "Baseline", "BenchmarkConfig", "JudgedBenchmark", "ModelName", "RunBaseline"]
 
 
 class RunBaseline(Section):
@@ -46,7 +46,13 @@ ModelName = Annotated[str, AfterValidator(_check_model_name)]
 """A model's name in tables and folders."""
 
 
-class AskedBenchmark(Section):
+class BenchmarkConfig(Kind):
+    """A benchmark from outside; without a `type` it is one that is not asked."""
+
+    default_type: ClassVar[str | None] = "questions"
+
+
+class AskedBenchmark(BenchmarkConfig):
     """What every benchmark that is asked has."""
 
     questions: str

@@ -5,17 +5,15 @@ lm-evaluation-harness says how well.
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
-from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, Baseline, JudgedBenchmark
+from tapir_core.config.asked_benchmarks import AskedBenchmark, Baseline, BenchmarkConfig, JudgedBenchmark
 from tapir_core.config.endpoints import Sampling
 
 __all__ = [
     "AlpacaEvalBenchmark",
-    "BenchmarkConfig",
     "FastChatBenchmark",
     "LmEvalBenchmark",
     "MTBenchBenchmark",
@@ -25,7 +23,7 @@ __all__ = [
 ]
 
 
-class QuestionsOnly(Section):
+class QuestionsOnly(BenchmarkConfig):
     """A benchmark that is not asked: its questions are only looked for in what is trained on."""
 
     type: Literal["questions"] = "questions"
@@ -216,20 +214,6 @@ class LmEvalBenchmark(AskedBenchmark):
     def answering_in_words(self, _student: Sampling) -> str:
         """How its answers are drawn."""
         return self.answering.in_words
-
-
-def _with_type(table: Any) -> Any:
-    return {"type": "questions", **table} if isinstance(table, dict) else table
-
-
-BenchmarkConfig = Annotated[
-    Annotated[
-        QuestionsOnly | AlpacaEvalBenchmark | MTBenchBenchmark | VicunaBenchmark | LmEvalBenchmark,
-        Field(discriminator="type"),
-    ],
-    BeforeValidator(_with_type),
-]
-"""`type = "alpaca_eval"`, `"mt_bench"`, `"vicuna"` or `"lm_eval"`; without one, questions are only kept away from."""
 
 
 def benchmark_files(benchmark: BenchmarkConfig) -> dict[str, str]:

@@ -13,14 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.config.benchmarks import LmEvalBenchmark, benchmark_files
-from tapir_core.config.curriculum import RandomShare, RoundConfig
-from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
-from tapir_core.config.endpoints import OpenAIEndpoint
+from tapir_core.config.curriculum import RoundConfig
+from tapir_core.config.endpoints import ModelIdentity
 from tapir_core.config.roles import JudgeConfig
 from tapir_core.config.run import RunConfig
 from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.config.training import TrainingConfig
-from tapir_core.voices import Voice, voice_of
 
 __all__ = ["check_config", "check_student", "missing_prerequisites"]
 
@@ -76,15 +74,16 @@ def _check_prompts(folder: str | None) -> Iterator[str]:
 
 def _check_data(config: RunConfig) -> Iterator[str]:
     for name, part in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        if isinstance(part, FilePool | FileHeldout) and "://" not in part.path and not Path(part.path).is_file():
+        file = part and part.file
+        if file and "://" not in file and not Path(file).is_file():
             yield (
-                f'data.{name}.path: value "{part.path}": there is no such file; bring it, or name yours with '
+                f'data.{name}.path: value "{file}": there is no such file; bring it, or name yours with '
                 f"--set data.{name}.path=FILE (docs/own-data.md)"
             )
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    evaluation, room = config.evaluation, getattr(config.student.engine, "max_model_length", None)
+    evaluation, room = config.evaluation, _room(config.student)
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark_files(benchmark).items():
             if "@" in urlsplit(path).netloc:
@@ -134,12 +133,18 @@ def check_student(student: StudentConfig) -> Iterator[str]:
     template = student.chat_template
     if template is not None and not Path(template).is_file():
         yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
-    room = getattr(student.engine, "max_model_length", None)
+    room = _room(student)
     if room is not None and student.sampling.max_tokens >= room:
         yield (
             f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
             f"student.engine.max_model_length = {room}; lower the first or raise the second"
         )
+
+
+def _room(student: StudentConfig) -> int | None:
+    """Tokens of prompt and answer together, where its engine sets a limit."""
+    room: int | None = getattr(student.engine, "max_model_length", None)
+    return room
 
 
 def _check_backbone(student: StudentConfig) -> Iterator[str]:
@@ -175,13 +180,12 @@ def _check_judge(judge: JudgeConfig) -> Iterator[str]:
             'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; '
             'leave it out or set judge.mode = "pairwise"'
         )
-    known: dict[Voice, str] = {}
-    for name, endpoint in judge.endpoints.items():
-        voice = voice_of(endpoint, "judge")
-        first = known.setdefault(voice, name)
+    known: dict[ModelIdentity, str] = {}
+    for name, who in zip(judge.endpoints, judge.identities, strict=True):
+        first = known.setdefault(who, name)
         if first != name:
             yield (
-                f"{name}: model {voice.model!r} with identity {voice.identity!r} is the judge of {first} already, and "
+                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first} already, and "
                 "its replies would be the same ones; leave it out, or give it another model or identity"
             )
 
@@ -199,7 +203,7 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "
             "their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0"
         )
-    if stop.patience and (heldout is None or (isinstance(heldout, StandinHeldout) and heldout.dev == 0)):
+    if stop.patience and not (heldout and heldout.may_have_dev):
         yield (
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0"
@@ -207,8 +211,7 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
 
 
 def _has_no_seeds(settings: RoundConfig) -> bool:
-    rule = settings.selection
-    return isinstance(rule, RandomShare) and not rule.share and bool(settings.alpha)
+    return settings.selection.fixed_share == 0 and bool(settings.alpha)
 
 
 def _check_training(training: TrainingConfig) -> Iterator[str]:
@@ -230,8 +233,8 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
         *config.evaluation.judges.items(),
         ("student.engine", config.student.engine),
     ):
-        if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:
-            yield from _missing_key_file(f"{name}.api_key_file", Path(part.api_key_file))
+        if (file := getattr(part, "api_key_file", None)) is not None:
+            yield from _missing_key_file(f"{name}.api_key_file", Path(file))
         elif (variable := getattr(part, "api_key_env", None)) is not None:
             users.setdefault(variable, []).append(f"{name}.api_key_env")
     for variable, fields in users.items():

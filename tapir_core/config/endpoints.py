@@ -1,6 +1,7 @@
 """Where teacher and judge answer: any OpenAI-compatible endpoint, or the stand-in."""
 
-from typing import Annotated, Any, Literal
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import (
     BeforeValidator,
@@ -14,9 +15,21 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tapir_core.config._base import EnvironmentName, Section, WebAddress
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress
+from tapir_core.text import canonical_json
 
-__all__ = ["BatchConfig", "EndpointConfig", "OpenAIEndpoint", "Sampling", "StandinEndpoint"]
+__all__ = [
+    "STANDIN_VERSION",
+    "BatchConfig",
+    "EndpointConfig",
+    "ModelIdentity",
+    "OpenAIEndpoint",
+    "Sampling",
+    "StandinEndpoint",
+]
+
+STANDIN_VERSION = "c77237e37faa"
+"""Version of the stand-in's answers, under which they are stored; `tapir_core.standin.version` says when it rises."""
 
 
 class Sampling(Section):
@@ -81,8 +94,61 @@ def _said(found: Any) -> str:
     return str(wrong) if wrong else 'is no text; write it as "http://host:port/v1"'
 
 
-class OpenAIEndpoint(Section):
+class ModelIdentity(NamedTuple):
+    """Under which model and identity answers are stored and re-used; the address is no part of it."""
+
+    model: str
+    """As the server knows it."""
+    identity: str
+
+
+class EndpointConfig(Kind):
+    """Where a teacher or judge answers. What it costs stands in `calls.prices`, how it is asked in `tasks.engines`."""
+
+    @abstractmethod
+    def model_for(self, role: str) -> str:
+        """What the server calls the model that is `teacher` or `judge`."""
+
+    def identity_for(self, role: str) -> str:
+        """Provider and revision: the kind with all that shapes its answers, unless the kind says it otherwise."""
+        return canonical_json(self.shaping())
+
+    def answers_as(self, role: str) -> ModelIdentity:
+        """Under which name its answers as `teacher` or `judge` are stored."""
+        return ModelIdentity(self.model_for(role), self.identity_for(role))
+
+    def in_words(self, role: str) -> str:
+        """Who answers, for a reader of figures."""
+        return f"{self.model_for(role)} ({self.identity_for(role)})"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in a report."""
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether our stand-in answers."""
+        return False
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address outside; none of a server that the run starts."""
+        return ()
+
+    @property
+    def in_batches(self) -> BatchConfig | None:
+        """How a Batch API is used; nothing where it is asked live."""
+        return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None
+
+
+class OpenAIEndpoint(EndpointConfig):
     """A server that speaks OpenAI's chat completions."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        *("base_url", "api_key_env", "api_key_file", "requests_per_minute", "tokens_per_minute", "mode", "batch"),
+        *("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"),
+    )
 
     type: Literal["openai"] = "openai"
 
@@ -119,14 +185,34 @@ class OpenAIEndpoint(Section):
     batch: BatchConfig = BatchConfig()
     """Files and polling of `mode = "batch"`."""
 
+    def model_for(self, _role: str) -> str:
+        """The same for every role."""
+        return self.model
+
+    def identity_for(self, _role: str) -> str:
+        """As the configuration says."""
+        return self.identity
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model
+
+    @property
+    def is_standin(self) -> bool:
+        """As a server of its own the stand-in is known by its model name."""
+        return self.model.startswith("standin-")
+
     @property
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
 
 
-class StandinEndpoint(Section):
+class StandinEndpoint(EndpointConfig):
     """The offline stand-in, started with the run. It is rule-based and no LLM; it knows its own families only."""
+
+    free: ClassVar[tuple[str, ...]] = ("latency_ms", "mode", "batch")
 
     type: Literal["standin"] = "standin"
 
@@ -151,6 +237,29 @@ class StandinEndpoint(Section):
     batch: BatchConfig = BatchConfig()
     """Files and polling of `mode = "batch"`."""
 
+    def model_for(self, role: str) -> str:
+        """A name for each role."""
+        return f"standin-{role}"
 
-EndpointConfig = Annotated[OpenAIEndpoint | StandinEndpoint, Field(discriminator="type")]
-"""`type = "openai"` or `"standin"`."""
+    def identity_for(self, role: str) -> str:
+        """Its version; as a judge, with what changes its verdicts."""
+        identity = f"standin-{STANDIN_VERSION}"
+        if role == "judge":
+            identity += f"-bias{self.position_bias:g}-noise{self.noise:g}"
+            identity += "" if self.prefers == "better" else f"-prefers-{self.prefers}"
+            identity += "" if self.logprobs else "-no-logprobs"
+        return identity
+
+    def in_words(self, role: str) -> str:
+        """Who answers, and that it is no LLM."""
+        return f"{self.model_for(role)} ({self.identity_for(role)}; rules, no LLM)"
+
+    @property
+    def name(self) -> str:
+        """Whatever it is asked as."""
+        return "the stand-in"
+
+    @property
+    def is_standin(self) -> bool:
+        """It is."""
+        return True

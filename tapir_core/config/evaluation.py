@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark
-from tapir_core.config.benchmarks import BenchmarkConfig
+from tapir_core.config.asked_benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark
 from tapir_core.config.endpoints import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]

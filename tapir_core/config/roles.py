@@ -1,11 +1,11 @@
 """The two roles that are paid for: teacher and judge."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, field_validator
 
 from tapir_core.config._base import Section
-from tapir_core.config.endpoints import EndpointConfig, Sampling
+from tapir_core.config.endpoints import EndpointConfig, ModelIdentity, Sampling
 
 __all__ = ["JudgeConfig", "Order", "PanelRule", "TeacherConfig"]
 
@@ -17,6 +17,8 @@ PanelRule = Literal["mean", "majority"]
 
 class TeacherConfig(Section):
     """The strong LLM that labels, answers, expands and refines (the paper's oracle LLM)."""
+
+    free: ClassVar[tuple[str, ...]] = ("terms",)
 
     endpoint: EndpointConfig
     """Where it answers."""
@@ -75,7 +77,25 @@ class JudgeConfig(Section):
         return orders
 
     @property
+    def prompt(self) -> str:
+        """Name of its prompt."""
+        return {"pairwise": "judge", "pointwise": "judge_pointwise"}[self.mode]
+
+    @property
     def endpoints(self) -> dict[str, EndpointConfig]:
         """Every judge's endpoint by the field that sets it, the first judge first."""
         panel = {f"judge.panel.{place}": endpoint for place, endpoint in enumerate(self.panel)}
         return {"judge.endpoint": self.endpoint, **panel}
+
+    @property
+    def identities(self) -> tuple[ModelIdentity, ...]:
+        """Every judge's, the first judge first."""
+        return tuple(endpoint.answers_as("judge") for endpoint in self.endpoints.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What every judge is called, the first first: its model, with its identity where two have the same model."""
+        models = [model for model, _ in self.identities]
+        return tuple(
+            model if models.count(model) == 1 else f"{model} ({identity})" for model, identity in self.identities
+        )

@@ -1,14 +1,16 @@
 """The whole configuration of a run: `RunConfig`, and the ladder that resolves one round of it."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_serializer
 
 from tapir_core.config._base import Section
+from tapir_core.config.asked_benchmarks import JudgedBenchmark
 from tapir_core.config.budget import BudgetConfig
 from tapir_core.config.calls import CallsConfig
-from tapir_core.config.curriculum import CurriculumConfig, RandomShare, RoundConfig, RoundName
+from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
 from tapir_core.config.data import DataConfig
+from tapir_core.config.endpoints import EndpointConfig
 from tapir_core.config.evaluation import EvaluationConfig
 from tapir_core.config.roles import JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
@@ -19,6 +21,8 @@ __all__ = ["RunConfig", "RunSection"]
 
 class RunSection(Section):
     """Name, place, seed and length of the run."""
+
+    free: ClassVar[tuple[str, ...]] = ("name", "root", "prompts")
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     """The run's folder under `root`: letters, digits, `.`, `_` and `-`, at most 80. `--name` replaces it."""
@@ -38,6 +42,8 @@ class RunSection(Section):
 
 class RunConfig(Section):
     """One run, whole. Hand-written as TOML, kept resolved as `config.resolved.json` in the run folder."""
+
+    free: ClassVar[tuple[str, ...]] = ("calls", "budget")
 
     run: RunSection
     """Name, place, seed and length."""
@@ -106,11 +112,15 @@ class RunConfig(Section):
 
         It is the round itself, or without `curriculum.rejudge` the first one that is judged at all.
         """
-        if number < 1 or isinstance(self.round(number).selection, RandomShare):
+        if number < 1 or not self.round(number).selection.reads_difficulty:
             return None
         first = number if self.curriculum.rejudge else 1
-        judged = (each for each in range(first, number + 1) if not isinstance(self.round(each).selection, RandomShare))
+        judged = (each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
         return next(judged, None)
+
+    def judge_of(self, benchmark: JudgedBenchmark) -> EndpointConfig:
+        """Who judges a benchmark: its own judge, or the run's first one."""
+        return benchmark.judge or self.judge.endpoint
 
     def judges(self, number: int) -> bool:
         """Whether round ``number`` lets the student answer its pool and the judge score the answers."""

@@ -14,7 +14,7 @@ from pydantic import Tag
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import Section, is_family
 
 __all__ = [
     "Place",
@@ -200,8 +200,10 @@ def _alternatives(values: Any) -> str:
 
 
 def _options(kind: Any) -> list[Any]:
-    """The alternatives of a union, those of inner unions included; a kind that is no union is its only one."""
+    """The alternatives of a union, those of inner unions included, or the kinds of a family; else itself alone."""
     bare, _ = _unwrap(kind)
+    if is_family(bare):
+        return list(bare.kinds().values())
     if get_origin(bare) in (Union, UnionType):
         return [option for alternative in get_args(bare) for option in _options(alternative)]
     return [kind]

@@ -1,24 +1,24 @@
 """The student: backbone, chat template, engine, sampling.
 
-An engine is declared by its configuration class. How it serves is in tasks/engines/, found by this class.
+An engine is declared by its configuration class; how it serves is found by this class in tasks/engines/students.py.
 """
 
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Section, WebAddress
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, in_order
 from tapir_core.config.endpoints import Sampling
+from tapir_core.text import canonical_json
 
 __all__ = [
     "EMBEDDED_STUDENT",
     "SERVED_NAME",
     "EndpointEngine",
-    "EngineSection",
     "ReplicasEngine",
     "StudentConfig",
     "StudentEngine",
@@ -33,15 +33,31 @@ SERVED_NAME = "student"
 """The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
 
 
-class EngineSection(Section):
-    """Where the student answers: what every engine says of itself.
+RunsAt: TypeAlias = Literal["here", "workers", "elsewhere"]
 
-    Fields that are known by their names wherever an engine has them: `concurrency` (each has it), `max_model_length`,
-    `api_key_env`.
+
+class StudentEngine(Kind):
+    """Where the student answers.
+
+    Fields that are known by their names wherever an engine has them: `max_model_length` (tokens of prompt and answer
+    together), `api_key_env`.
     """
 
-    runs_at: ClassVar[Literal["here", "workers", "elsewhere"]]
+    runs_at: ClassVar[RunsAt]
     """Whose machine computes: the one that drives the run, those of GPU workers, or one that others run."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def concurrency(self) -> int:
+            """Requests in flight to it."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        lacking = [name for name in ("runs_at", "concurrency") if name not in {*cls.model_fields, *dir(cls)}]
+        if lacking and "type" in cls.model_fields:
+            raise TypeError(f"{cls.__name__} lacks {', '.join(lacking)}; define what StudentEngine says of it")
+        super().__pydantic_init_subclass__(**kwargs)
 
     @property
     @abstractmethod
@@ -56,11 +72,28 @@ class EngineSection(Section):
         """What this machine lacks before a run may start, each with its remedy; nothing heavy is loaded."""
         yield from ()
 
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """The kind whose answers these are, and all that shapes them: what stands in stage keys."""
+        shaping = self.shaping()
+        return shaping.pop("type"), shaping
 
-class VllmEngine(EngineSection):
+    @property
+    def identity_suffix(self) -> str:
+        """What the answers of one checkpoint are told apart by, behind its digest: the same that stands in keys."""
+        kind, shaping = self.answers_as
+        return f"-{kind}-{canonical_json(shaping)}"
+
+
+class VllmEngine(StudentEngine):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
 
-    runs_at = "here"
+    runs_at: ClassVar[RunsAt] = "here"
+
+    free: ClassVar[tuple[str, ...]] = (
+        *("python", "concurrency", "enforce_eager", "gpu_memory_utilization", "cpu_kv_cache_gib", "tensor_parallel"),
+        "start_timeout_seconds",
+    )
 
     type: Literal["vllm"] = "vllm"
 
@@ -105,11 +138,26 @@ class VllmEngine(EngineSection):
                 "builds its environment, or name the interpreter of one that holds vLLM"
             )
 
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """Alike in one server and on GPU workers."""
+        shaping = self.shaping()
+        return "vllm", in_order(
+            {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
+        )
+
+    @property
+    def identity_suffix(self) -> str:
+        """Without the kind, as answers were stored before there were others."""
+        return "".join(f"-{value}" for value in self.answers_as[1])
+
 
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
 
     runs_at = "workers"
+
+    free: ClassVar[tuple[str, ...]] = (*VllmEngine.free, "replicas", "wait_seconds")
 
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
 
@@ -124,10 +172,12 @@ class ReplicasEngine(VllmEngine):
         yield from ()
 
 
-class EndpointEngine(EngineSection):
+class EndpointEngine(StudentEngine):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
 
     runs_at = "elsewhere"
+
+    free: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env", "concurrency")
 
     type: Literal["endpoint"] = "endpoint"
 
@@ -152,12 +202,22 @@ class EndpointEngine(EngineSection):
         """The field `model`, with the checkpoint's folder in it."""
         return self.model.replace("{checkpoint}", str(checkpoint))
 
+    @property
+    def answers_as(self) -> tuple[str, Any]:
+        """The model's name first."""
+        shaping = self.shaping()
+        return shaping.pop("type"), in_order(shaping, "model")
 
-StudentEngine = Annotated[VllmEngine | ReplicasEngine | EndpointEngine, Field(discriminator="type")]
+    @property
+    def identity_suffix(self) -> str:
+        """What there is beside the model's name, under which answers are stored anyway."""
+        return "".join(f"-{value}" for value in self.answers_as[1][1:])
 
 
 class StudentConfig(Section):
     """The small model that is trained."""
+
+    free: ClassVar[tuple[str, ...]] = ("backbone", "revision", "chat_template")
 
     backbone: str = EMBEDDED_STUDENT
     """Local folder, hub id, or `embedded:smollm2-135m-instruct` (from a Python package, needs no hub)."""

@@ -1,6 +1,6 @@
 """How the student is fine-tuned (TRL's SFTTrainer under the DeepSpeed launcher)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
@@ -24,6 +24,11 @@ class LoraConfig(Section):
 
 class TrainingConfig(Section):
     """What all fine-tunes of a run share; epochs and learning rate stand in `rounds` and `basic_tuning`."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        *("zero_stage", "micro_batch_size", "gradient_checkpointing", "processes"),  # how much memory it takes
+        *("runs_on", "save_minutes", "grace_seconds"),
+    )
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed's ZeRO stage: what is partitioned over the processes (1 optimizer, 2 + gradients, 3 + weights)."""

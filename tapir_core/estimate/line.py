@@ -5,9 +5,8 @@ from typing import Literal
 
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
-from tapir_core.config import EndpointConfig, RunConfig
+from tapir_core.config import EndpointConfig, ModelIdentity, RunConfig
 from tapir_core.estimate.workload import Work
-from tapir_core.voices import Voice, judge_names, voice_of
 
 __all__ = ["ASKS", "Asked", "Charger", "Line", "benchmark_chargers", "chargers_of"]
 
@@ -37,7 +36,7 @@ class Charger:
     field: str
     """Of the configuration."""
     endpoint: EndpointConfig
-    voice: Voice
+    voice: ModelIdentity
     price: Price | UnknownPrice
     """In the mode in which it is asked."""
 
@@ -45,7 +44,7 @@ class Charger:
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     """The teacher, then every judge."""
     judges = config.judge.endpoints
-    names = [f"judge {name}" for name in judge_names(config.judge)] if config.judge.panel else ["judge"]
+    names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
     found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
     return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
 
@@ -66,7 +65,7 @@ def _charger(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> Ch
     price = price_of(endpoint)
     if isinstance(price, Price):
         price = price.in_mode(endpoint.mode)
-    return Charger(asks, name, field, endpoint, voice_of(endpoint, asks), price)
+    return Charger(asks, name, field, endpoint, endpoint.answers_as(asks), price)
 
 
 @dataclass(frozen=True, slots=True)

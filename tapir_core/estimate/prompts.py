@@ -14,7 +14,6 @@ from tapir_core.estimate.tokens import MESSAGE_TOKENS, mean_tokens
 from tapir_core.estimate.workload import expected_shares
 from tapir_core.judging import render_pairwise, render_pointwise
 from tapir_core.prompts import Prompt
-from tapir_core.voices import voice_of
 
 __all__ = ["Instruction", "PromptTokens", "label_request", "measure_prompts", "teach_request"]
 
@@ -111,5 +110,5 @@ def _chat(instruction: Instruction) -> tuple[Message, ...]:
 
 
 def _request(config: RunConfig, role: Role, messages: tuple[Message, ...], sampling: Sampling) -> Request:
-    voice = voice_of(config.teacher.endpoint, "teacher")
+    voice = config.teacher.endpoint.answers_as("teacher")
     return Request(role, messages, voice.model, voice.identity, sampling)

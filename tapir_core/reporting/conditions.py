@@ -16,7 +16,6 @@ from tapir_core.reporting.tables import Table
 from tapir_core.stage_keys import settings_of, used_files
 from tapir_core.stages import plan
 from tapir_core.text import digest
-from tapir_core.voices import voice_of
 
 __all__ = ["conditions_lines", "conditions_of", "conditions_table"]
 
@@ -87,7 +86,7 @@ def _judge(config: RunConfig) -> str:
 
 
 def _voice(endpoint: EndpointConfig, role: str) -> str:
-    voice = voice_of(endpoint, role)
+    voice = endpoint.answers_as(role)
     rules = "; rules, no LLM" if isinstance(endpoint, StandinEndpoint) else ""
     return f"{voice.model} ({voice.identity}{rules})"
 

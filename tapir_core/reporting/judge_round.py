@@ -26,7 +26,6 @@ from tapir_core.reporting.judge_reading import JudgedInstruction, choose_verdict
 from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.voices import judge_names
 
 __all__ = ["JudgeRound", "Measures", "summarise_judge"]
 
@@ -77,7 +76,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         MissingPrerequisite: the round has no verdicts yet.
     """
     look, judge = Look(run), run.config.judge
-    names, orders = judge_names(judge), expected_orders(judge)
+    names, orders = judge.names, expected_orders(judge)
     verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
     if verdicts is None or answers is None:
         raise MissingPrerequisite(

@@ -18,7 +18,6 @@ from tapir_core.reporting.run_progress import next_stage, stop_reason
 from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.voices import judge_names
 
 __all__ = ["summarise"]
 
@@ -103,7 +102,7 @@ def _model(endpoint: EndpointConfig) -> str:
 
 
 def _judges(judge: JudgeConfig) -> str:
-    return " and ".join(judge_names(judge)) if judge.panel else _model(judge.endpoint)
+    return " and ".join(judge.names) if judge.panel else _model(judge.endpoint)
 
 
 def _is_standin(endpoint: EndpointConfig) -> bool:

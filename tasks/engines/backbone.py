@@ -328,4 +328,7 @@ def _takes_system(tokenizer: Any) -> bool:
 
 if __name__ == "__main__":
     _work, *_given = sys.argv[1:]
-    print(json.dumps({"convert": convert, "render": render}[_work](*map(Path, _given))))
+    if _work == "convert":
+        convert(*map(Path, _given))
+    else:
+        print(json.dumps(render(*map(Path, _given))))

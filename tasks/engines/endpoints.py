@@ -5,6 +5,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -12,18 +14,20 @@ from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.calls.prices import Price, price_of
-from tapir_core.config import EndpointEngine, OpenAIEndpoint, StandinEndpoint, StudentConfig
+from tapir_core.config import (
+    EndpointConfig,
+    EndpointEngine,
+    OpenAIEndpoint,
+    StandinEndpoint,
+    StudentConfig,
+    by_kind,
+)
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.keys import api_key, keyless_environment
 from tasks.engines.student_server import HOST, Report, Student
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = [
-    "EndpointStudents",
-    "StandinServers",
-    "look_for",
-    "provider_endpoint",
-]
+__all__ = ["EndpointStudents", "Endpoints", "StandinServers", "endpoint_source", "look_for"]
 
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
@@ -52,7 +56,62 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
     )
 
 
-def provider_endpoint(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> Endpoint:
+class Endpoints:
+    """What the endpoints of one run have in common: its stand-ins, and which addresses were looked at."""
+
+    def __init__(self, concurrency: int, standins: Callable[[], "StandinServers"]) -> None:
+        """``concurrency`` is that of each endpoint; ``standins`` is called when one is asked first."""
+        self.concurrency = concurrency
+        self.standins = standins
+        self._reached: dict[str, MissingPrerequisite | None] = {}
+        self._reaching = threading.Lock()
+
+    def reach(self, addresses: Sequence[str], field: str) -> None:
+        """Look once whether anything listens.
+
+        Raises:
+            MissingPrerequisite: nothing does, at none of them.
+        """
+        with self._reaching:
+            for address in addresses:
+                if address not in self._reached:
+                    self._reached[address] = look_for(address, field)
+            first, *others = (self._reached[address] for address in addresses)
+            if first is not None and all(others):
+                raise first
+
+
+@by_kind(EndpointConfig)
+def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
+    """What gives an endpoint of the configuration when a call must be made; ``field`` names it in messages.
+
+    Raises:
+        MissingPrerequisite: its key is not there, or, when it is called, nothing listens.
+    """
+    raise NotImplementedError
+
+
+@endpoint_source.register
+def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
+    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+
+    def source() -> Endpoint:
+        endpoints.reach(endpoint.base_urls, field)
+        return _provider(endpoint, key, endpoints.concurrency)
+
+    return source
+
+
+@endpoint_source.register
+def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
+    def source() -> Endpoint:
+        found = endpoints.standins().endpoint(endpoint, endpoints.concurrency)
+        return replace(found, batch=endpoint.batch if endpoint.mode == "batch" else None)
+
+    return source
+
+
+def _provider(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> Endpoint:
     """The endpoint of a provider; what has no price is spent at 0, since `missing_prices` refuses a cap on USD then."""
     price = price_of(provider)
     per_million = price.in_mode(provider.mode) if isinstance(price, Price) else None

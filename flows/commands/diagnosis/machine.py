@@ -16,7 +16,8 @@ from flows.commands.caretaker import POOLS
 from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, warning
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.errors import MissingPrerequisite
-from tasks.engines.students import find_installed
+from tasks.engines.student_server import Installed
+from tasks.engines.students import serving
 
 __all__ = ["machine_checks"]
 
@@ -54,10 +55,15 @@ def _look_at_environment() -> Finding:
 
 def _look_at_student(engine: StudentEngine | None) -> Finding:
     try:
-        found = find_installed(engine or VllmEngine())
+        found = _installed(engine)
     except MissingPrerequisite as error:
         return _without_student(engine, error)
     return ok(found.in_words if found else "nothing is needed here")
+
+
+def _installed(engine: StudentEngine | None) -> Installed | None:
+    here = engine or VllmEngine()
+    return serving(here).installed(here)
 
 
 def _without_student(engine: StudentEngine | None, error: MissingPrerequisite) -> Finding:
@@ -108,7 +114,7 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
 def _is_cpu_build(engine: StudentEngine | None) -> bool:
     """Whether the student's environment, if one is here, leaves the GPUs unused."""
     try:
-        found = find_installed(engine or VllmEngine())
+        found = _installed(engine)
     except MissingPrerequisite:
         return False  # there is a check of its own
     return found is not None and found.device == "cpu"

@@ -28,7 +28,7 @@ from tasks.engines.backbone import find_backbone, render_chat
 from tasks.engines.keys import api_key
 from tasks.engines.lm_eval import find_harness
 from tasks.engines.student_server import Student
-from tasks.engines.students import serve_students
+from tasks.engines.students import serving
 
 __all__ = ["read_run", "run_checks"]
 
@@ -95,7 +95,7 @@ def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
 
 def _student_check(student: StudentConfig) -> Check:
     def look() -> Finding:
-        students = serve_students(student, Path(os.devnull), lambda _line: None)
+        students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
         # The model's name, where it is the same for every checkpoint.
         name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
         return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)

@@ -12,7 +12,6 @@ from tapir_core.config import RunConfig
 from tapir_core.evaluation.benchmarks.baseline import baseline_student
 from tapir_core.evaluation.benchmarks.types import SCORES, Judged, Place, Score
 from tapir_core.prompts import Prompt
-from tapir_core.voices import benchmark_judge, voice_of
 
 __all__ = ["judged_places", "score_rows", "without_files"]
 
@@ -66,7 +65,7 @@ def _judge_and_prompts(
         # The harness that marked, which may be another one than is installed by now.
         judge, task = replies.select("judge", "how").row(0)
         return judge, task
-    voice = voice_of(benchmark_judge(config, judged), "judge")
+    voice = config.judge_of(judged).answers_as("judge")
     return f"{voice.model} ({voice.identity})", ", ".join(
         f"{each} {prompt.version}" for each, prompt in prompts.items()
     )

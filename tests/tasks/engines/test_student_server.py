@@ -21,10 +21,10 @@ from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.student_server import LocalStudents, Student
-from tasks.engines.students import serve_students
+from tasks.engines.students import serving
 from tasks.engines.supervisor_main import descendants_of
-from tests.tiny_student import tiny_student
 from tasks.engines.vllm import VllmServer
+from tests.tiny_student import tiny_student
 
 REPOSITORY = Path(__file__).parents[3]
 VLLM_PYTHON = REPOSITORY / VllmEngine().python
@@ -239,7 +239,7 @@ def test_a_server_that_died_is_replaced(host: LocalStudents, tmp_path: Path) -> 
 
 def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EndpointEngine(base_url="http://127.0.0.1:1/v1", model="tuned/{checkpoint}", api_key_env="STUDENT_KEY")
-    students = serve_students(StudentConfig(engine=engine), tmp_path / "log", print)
+    students = serving(engine).students(StudentConfig(engine=engine), tmp_path / "log", print)
     assert isinstance(students, EndpointStudents)
     with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
         students.source(student_in(tmp_path))()

@@ -13,11 +13,11 @@ import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
-from tests.tiny_student import tiny_student
 from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
 from tasks.engines.training.preflight import count_trainings
 from tasks.engines.training.trainer import child_environment, explain, launcher_command, read_progress, train_student
 from tests.harness.watches import ListenWatch
+from tests.tiny_student import tiny_student
 
 EXAMPLES = 60
 
