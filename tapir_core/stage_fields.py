@@ -6,7 +6,7 @@ again.
 
 from typing import Any
 
-from tapir_core.config import RunConfig, in_order
+from tapir_core.config import RunConfig, listed
 
 __all__ = [
     "judge_fields",
@@ -43,7 +43,7 @@ def judge_fields(config: RunConfig) -> Json:
     """Who judges, and how; the order of a panel changes no verdict."""
     judge = config.judge
     how = {name: value for name, value in judge.shaping().items() if name not in ("endpoint", "panel", "panel_rule")}
-    return [sorted(judge.identities), *in_order(how, "mode", "orders", "sampling", "reasks")]
+    return [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
 
 
 def score_fields(config: RunConfig) -> Json:

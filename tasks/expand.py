@@ -16,6 +16,7 @@ from tapir_core.curriculum import (
     Gate,
     Gated,
     LabelGate,
+    SeedCounts,
     apply_gates,
     candidate_rows,
     compute_difficulty,
@@ -177,7 +178,9 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     if run.config.checks_expansion(at.number):
         chosen = run.manifest(StageAt("select", at.number))
         assert chosen is not None
-        gates.append(DifficultyGate(examined, chosen.counts["delta"]))
+        delta = SeedCounts.of_manifest(chosen.counts).delta
+        assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
+        gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")
     return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
 

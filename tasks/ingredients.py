@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tapir_core.config import FileHeldout, FilePool, RunConfig, benchmark_files
+from tapir_core.config import RunConfig, benchmark_files
 from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError, RunChanged
@@ -84,8 +84,8 @@ def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
     """
     found = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
     for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        if isinstance(source, FilePool | FileHeldout):
-            found[f"file:{name}"] = _sha256(source.path)
+        if source is not None and source.file:
+            found[f"file:{name}"] = _sha256(source.file)
     fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():
         for field, path in benchmark_files(benchmark).items():

@@ -87,7 +87,7 @@ def can_be_given_up(at: StageAt, config: RunConfig) -> bool:
     """
     endpoints = {"teacher": [config.teacher.endpoint], "judge": list(config.judge.endpoints.values()), "student": []}
     of = endpoints[asked_of(at)]
-    return len(of) <= 1 and all(each.mode == "live" for each in of)
+    return len(of) <= 1 and not any(each.in_batches for each in of)
 
 
 def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, config: RunConfig) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RandomShare, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
     AnswerGate,
     Gated,
@@ -24,7 +24,6 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
-    draw_seeds,
     hard_count,
     lacking,
     parse_expansion,
@@ -170,12 +169,9 @@ class _Builder(BenchmarkStages):
 
     def _select(self, at: StageAt) -> None:
         selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
-        if isinstance(selection, RandomShare):
-            chosen = draw_seeds(self._candidates(at.round), selection.share, self._used(at.round), rng)
-            self._save(at, chosen.seeds, easy=chosen.easy.height)
-            return
-        chosen = select_seeds(self._candidates(at.round), selection, rng)
-        self._save(at, chosen.seeds, delta=chosen.delta, easy=chosen.easy.height)
+        used = () if selection.reads_difficulty else self._used(at.round)
+        chosen = select_seeds(selection, self._candidates(at.round), rng, used)
+        self._save(at, chosen.seeds, **chosen.counts.as_counts())
 
     def _candidates(self, number: int) -> pl.DataFrame:
         judged = self.run.config.verdict_round(number)

@@ -1,6 +1,6 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Kind, Later, Section, by_kind, in_order
+from tapir_core.config._base import Kind, Later, Section, by_kind, listed
 from tapir_core.config.asked_benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunBaseline
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
@@ -117,5 +117,5 @@ __all__ = [
     "VllmEngine",
     "benchmark_files",
     "by_kind",
-    "in_order",
+    "listed",
 ]

@@ -28,7 +28,7 @@ __all__ = [
     "StoreUrl",
     "WebAddress",
     "by_kind",
-    "in_order",
+    "listed",
     "is_family",
 ]
 
@@ -183,7 +183,7 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
     return wrap
 
 
-def in_order(shaping: Mapping[str, Any], *names: str) -> list[Any]:
+def listed(shaping: Mapping[str, Any], *names: str) -> list[Any]:
     """Values as older keys list them: those of ``names``, then what a section got later, by name."""
     rest = {name: value for name, value in shaping.items() if name not in names}
     return [*(shaping[name] for name in names), *([rest] if rest else [])]

@@ -44,6 +44,10 @@ class SelectionRule(Kind):
     def fixed_share(self) -> float | None:
         """Share of its candidates that become seeds, at most; nothing where that depends on how hard they are."""
 
+    def delta(self, seeds: list[float]) -> float | None:
+        """δ as it was used: the least MFD of the seeds, 0 without any; nothing for a rule that knows no difficulty."""
+        return float(min(seeds, default=0.0)) if self.reads_difficulty else None
+
 
 class Threshold(SelectionRule):
     """Seeds are the instructions with MFD > δ (the paper's rule)."""
@@ -57,6 +61,10 @@ class Threshold(SelectionRule):
     def fixed_share(self) -> float | None:
         """Nothing: a weak student has more above δ."""
         return None
+
+    def delta(self, _seeds: list[float]) -> float | None:
+        """As configured."""
+        return self.threshold
 
 
 class HardShare(SelectionRule):

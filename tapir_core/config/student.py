@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, in_order
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
 from tapir_core.config.endpoints import Sampling
 from tapir_core.text import canonical_json
 
@@ -142,7 +142,7 @@ class VllmEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
         shaping = self.shaping()
-        return "vllm", in_order(
+        return "vllm", listed(
             {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
         )
 
@@ -206,7 +206,7 @@ class EndpointEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """The model's name first."""
         shaping = self.shaping()
-        return shaping.pop("type"), in_order(shaping, "model")
+        return shaping.pop("type"), listed(shaping, "model")
 
     @property
     def identity_suffix(self) -> str:

@@ -21,7 +21,7 @@ __all__ = ["call_seconds", "training_seconds"]
 def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Scenario) -> float:
     """Seconds of the paid calls of one line, as many at once as the configuration keeps in flight."""
     calls, endpoint = line.work.paid, line.charger.endpoint if line.charger else None
-    if endpoint is not None and endpoint.mode == "batch":
+    if endpoint is not None and endpoint.in_batches:
         return scenario.batch_hours * 3600 if calls else 0.0
     if line.work.stage in evidence.seconds:
         return calls * evidence.seconds[line.work.stage] * _narrowed(scenario.pace)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price
-from tapir_core.config import RunConfig, Threshold
+from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range, priors_of
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.line import Charger
@@ -69,8 +69,7 @@ def _lengths(evidence: Evidence, priors: Priors, chargers: Sequence[Charger]) ->
 
 
 def _hard(config: RunConfig, priors: Priors) -> str:
-    rules = [config.round(number).selection for number in config.round_numbers]
-    if not any(isinstance(each, Threshold) for each in rules):
+    if all(config.round(number).selection.fixed_share is not None for number in config.round_numbers):
         return "The share of seeds is the configured one."
     return f"{_percent(priors.hard_share)} of the scored instructions lie above δ; fewer mean more expansions."
 

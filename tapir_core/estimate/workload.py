@@ -131,8 +131,8 @@ def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, s
 
 
 def _hard_share(config: RunConfig, scenario: Scenario, number: int) -> float:
-    selection = config.round(number).selection
-    return scenario.hard_share if isinstance(selection, Threshold) else selection.share
+    share = config.round(number).selection.fixed_share
+    return scenario.hard_share if share is None else share
 
 
 def _expand(

@@ -21,7 +21,6 @@ from tapir_core.stages import StageAt
 
 __all__ = ["summarise"]
 
-_STANDIN = "standin"
 
 
 def summarise(run: RunFolder) -> RunSummary:
@@ -48,9 +47,9 @@ def summarise(run: RunFolder) -> RunSummary:
         created=run.record.created,
         updated=look.updated,
         backbone=config.student.backbone,
-        teacher=_model(config.teacher.endpoint),
+        teacher=config.teacher.endpoint.name,
         judge=_judges(config.judge),
-        standins=tuple(role for role, endpoints in roles.items() if all(map(_is_standin, endpoints))),
+        standins=tuple(role for role, endpoints in roles.items() if all(each.is_standin for each in endpoints)),
         planned_rounds=config.run.rounds,
         next_stage=None if stopped else next_stage(look),
         stopped=stopped,
@@ -97,14 +96,5 @@ def _dropped(pool: Manifest | None) -> dict[str, int]:
     return {name.replace("_", " "): int(count) for name, count in counts.items() if name != "seconds" and count}
 
 
-def _model(endpoint: EndpointConfig) -> str:
-    return endpoint.model if isinstance(endpoint, OpenAIEndpoint) else "the stand-in"
-
-
 def _judges(judge: JudgeConfig) -> str:
-    return " and ".join(judge.names) if judge.panel else _model(judge.endpoint)
-
-
-def _is_standin(endpoint: EndpointConfig) -> bool:
-    """True of our own stand-in, also when it runs as a server of its own and is called by its model name."""
-    return not isinstance(endpoint, OpenAIEndpoint) or endpoint.model.startswith(_STANDIN)
+    return " and ".join(judge.names) if judge.panel else judge.endpoint.name

@@ -18,7 +18,7 @@ from flows.distill import distill
 from flows.driver import hold_run
 from flows.evaluate import evaluate_students
 from tapir_core.calls import Answer, Outcome, Request
-from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, Part, read_manifest, read_rows, write_part
 from tapir_core.paths import MANIFEST, RUN_RECORD
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -80,8 +80,8 @@ def stages_in_none(configs: Iterable[RunConfig]) -> set[str]:
 def _unset(config: RunConfig) -> set[str]:
     """Ingredients that stages name and a run of this configuration does not have."""
     has = {
-        "file:pool": isinstance(config.data.pool, FilePool),
-        "file:heldout": isinstance(config.data.heldout, FileHeldout),
+        "file:pool": config.data.pool.file is not None,
+        "file:heldout": config.data.heldout is not None and config.data.heldout.file is not None,
         "file:chat_template": config.student.chat_template is not None,
     }
     return {name for name, there in has.items() if not there}
