@@ -50,6 +50,7 @@ from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
 from tapir_core.config.run import RunConfig, RunSection
 from tapir_core.config.student import (
     EMBEDDED_STUDENT,
+    SERVED_NAME,
     EndpointEngine,
     ReplicasEngine,
     StudentConfig,
@@ -61,6 +62,7 @@ from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingCo
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "SERVED_NAME",
     "STANDIN_VERSION",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
