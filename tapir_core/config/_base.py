@@ -10,6 +10,7 @@ What a kind does without other layers are methods of its class; the rest are `by
 """
 
 import re
+from abc import ABC
 from collections.abc import Callable, Mapping
 from functools import singledispatch, update_wrapper
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, Union, get_args
@@ -98,6 +99,9 @@ class Kind(Section):
     default_type: ClassVar[str | None] = None
     """The kind of a table without a `type`; nothing: it has to have one."""
 
+    demands: ClassVar[tuple[str, ...]] = ()
+    """Fields or class variables that every kind of the family has, beside its abstract methods."""
+
     _kinds: ClassVar[dict[str, AnyKind]]
     _reader: ClassVar[TypeAdapter[Any] | None] = None
 
@@ -117,14 +121,15 @@ class Kind(Section):
         super().__pydantic_init_subclass__(**kwargs)
         if is_family(cls):
             return
+        if ABC in cls.__bases__:
+            return
         family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
-        lacking = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
-        if "type" not in cls.model_fields:
-            if lacking:
-                return  # What several kinds have in common.
-            raise TypeError(f'{cls.__name__} is a {family.__name__} without a `type`; add `type: Literal["…"] = "…"`')
-        if lacking:
-            raise TypeError(f"{cls.__name__} lacks {lacking}; define what {family.__name__} says of it")
+        has = {*cls.model_fields, *dir(cls)} - getattr(cls, "__abstractmethods__", frozenset())
+        if lacking := sorted({"type", *cls.demands, *getattr(cls, "__abstractmethods__", ())} - has):
+            raise TypeError(
+                f"{cls.__name__} lacks {', '.join(lacking)}; {family.__name__} says what each is, and a type is "
+                'written `type: Literal["name"] = "name"` (what several kinds have in common has ABC among its bases)'
+            )
         name = cls.model_fields["type"].default
         taken = family._kinds.get(name)
         if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):

@@ -13,6 +13,8 @@ __all__ = ["DataConfig", "FileHeldout", "FilePool", "HeldoutConfig", "PoolConfig
 class PoolConfig(Kind):
     """Where the pool D comes from; what reads or makes it is registered in `tapir_core.sources`."""
 
+    demands: ClassVar[tuple[str, ...]] = ("size_field",)
+
     size_field: ClassVar[str]
     """Its field that says how many instructions it has, at most."""
 

@@ -43,6 +43,8 @@ class StudentEngine(Kind):
     together), `api_key_env`.
     """
 
+    demands: ClassVar[tuple[str, ...]] = ("runs_at", "concurrency")
+
     runs_at: ClassVar[RunsAt]
     """Whose machine computes: the one that drives the run, those of GPU workers, or one that others run."""
 
@@ -51,13 +53,6 @@ class StudentEngine(Kind):
         @property
         def concurrency(self) -> int:
             """Requests in flight to it."""
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        lacking = [name for name in ("runs_at", "concurrency") if name not in {*cls.model_fields, *dir(cls)}]
-        if lacking and "type" in cls.model_fields:
-            raise TypeError(f"{cls.__name__} lacks {', '.join(lacking)}; define what StudentEngine says of it")
-        super().__pydantic_init_subclass__(**kwargs)
 
     @property
     @abstractmethod

@@ -27,7 +27,7 @@ class Fair(SelectionRule):
     '''A rule.'''
 """
 HAS_TYPE = "    type: Literal['fair'] = 'fair'\n"
-HAS_SHARE = "    fixed_share = None\n"
+HAS_SHARE = "    fixed_share = property(lambda self: None)\n"
 
 
 def python(*arguments: str) -> tuple[int, str]:
@@ -51,11 +51,12 @@ def test_seeds_are_the_hardest_of_each_task_type() -> None:
     code = """
 import random
 from tapir_core.curriculum import select_seeds
+import polars as pl
 from tests.builders import make_difficulty
 from tests.examples.top_per_type import TopPerType
-mfd = {"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0, "e": 0.5, "f": 0.2, "g": -1.0}
-types = dict.fromkeys("abcd", "Math") | dict.fromkeys("efg", "Law")
-parts = select_seeds(TopPerType(share=0.5), make_difficulty(mfd, types), random.Random(1))
+hard = make_difficulty({"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0}, "Math")
+easy = make_difficulty({"e": 0.5, "f": 0.2, "g": -1.0}, "Law")
+parts = select_seeds(TopPerType(share=0.5), pl.concat([hard, easy]), random.Random(1))
 print(parts.seeds["instruction_id"].to_list(), parts.easy.height, parts.delta)
 """
     assert said(code) == "['a', 'b', 'e', 'f'] 3 0.2\n"
@@ -96,7 +97,7 @@ def test_the_command_line_reads_it_and_says_what_is_wrong_with_it(tmp_path: Path
     [
         (RULE, "Fair lacks fixed_share, type; SelectionRule says what each is"),
         (RULE + HAS_TYPE, "Fair lacks fixed_share; SelectionRule says what each is"),
-        (RULE + HAS_SHARE, "Fair is a SelectionRule without a `type`; add to it:"),
+        (RULE + HAS_SHARE, 'Fair lacks type; SelectionRule says what each is, and a type is written `type: Literal["'),
         (RULE + HAS_TYPE.replace("fair", "random") + HAS_SHARE, "has type = 'random', which RandomShare has already"),
     ],
 )
