@@ -13,6 +13,7 @@ import re
 from abc import ABC
 from collections.abc import Callable, Mapping
 from functools import singledispatch, update_wrapper
+from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
@@ -127,8 +128,8 @@ class Kind(Section):
         has = {*cls.model_fields, *dir(cls)} - getattr(cls, "__abstractmethods__", frozenset())
         if lacking := sorted({"type", *cls.demands, *getattr(cls, "__abstractmethods__", ())} - has):
             raise TypeError(
-                f"{cls.__name__} lacks {', '.join(lacking)}; {family.__name__} says what each is, and a type is "
-                'written `type: Literal["name"] = "name"` (what several kinds have in common has ABC among its bases)'
+                f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is written "
+                '`type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
             )
         name = cls.model_fields["type"].default
         taken = family._kinds.get(name)
@@ -175,10 +176,10 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
 
     def wrap(declared: Callable[..., T]) -> "_SingleDispatchCallable[T]":
         def lacking(kind: Kind, *_: Any, **__: Any) -> T:
-            name, of = declared.__name__, type(kind).__name__
+            name, of, (first, *others) = declared.__name__, type(kind).__name__, signature(declared).parameters
             raise TypeError(
                 f"{declared.__module__}.{name} does nothing for {of} yet; add there, or beside {of}:\n"
-                f"    @{name}.register\n    def _(… : {of}, …): …"
+                f"    @{name}.register\n    def _({', '.join([f'{first}: {of}', *others])}): …"
             )
 
         function = singledispatch(update_wrapper(lacking, declared))

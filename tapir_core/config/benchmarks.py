@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from tapir_core.config._base import Kind, Section
-from tapir_core.config.endpoints import EndpointConfig, Sampling
+from tapir_core.config.roles import EndpointConfig, Sampling
 
 __all__ = [
     "AlpacaEvalBenchmark",

@@ -13,11 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.config.curriculum import RoundConfig
-from tapir_core.config.endpoints import ModelIdentity
-from tapir_core.config.roles import JudgeConfig
-from tapir_core.config.run import RunConfig
+from tapir_core.config.roles import JudgeConfig, ModelIdentity
+from tapir_core.config.run import RunConfig, TrainingConfig
 from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
-from tapir_core.config.training import TrainingConfig
 
 __all__ = ["check_config", "check_student", "missing_prerequisites"]
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
 from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, MarkedBenchmark
-from tapir_core.config.endpoints import EndpointConfig
+from tapir_core.config.roles import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
 

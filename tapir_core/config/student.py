@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
-from tapir_core.config.endpoints import Sampling
+from tapir_core.config.roles import Sampling
 from tapir_core.text import canonical_json
 
 __all__ = [

@@ -87,7 +87,7 @@ def test_the_command_line_reads_it_and_says_what_is_wrong_with_it(tmp_path: Path
     told = " ".join(wrong.split())
     assert code == 2
     assert "rounds.default.selection.share: value 2" in told
-    assert "expected number > 0 and < 1.0 (Share q of the scored instructions of a task type" in told
+    assert "expected number > 0 and < 1 (Share q of the scored instructions of a task type" in told
     code, wrong = command(tmp_path, 'rounds.default.selection={ type = "top_of_type" }')
     assert 'did you mean "top_per_type"?' in wrong
 
@@ -95,9 +95,9 @@ def test_the_command_line_reads_it_and_says_what_is_wrong_with_it(tmp_path: Path
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (RULE, "Fair lacks fixed_share, type; SelectionRule says what each is"),
-        (RULE + HAS_TYPE, "Fair lacks fixed_share; SelectionRule says what each is"),
-        (RULE + HAS_SHARE, 'Fair lacks type; SelectionRule says what each is, and a type is written `type: Literal["'),
+        (RULE, "Fair lacks fixed_share, type; define what SelectionRule says of it"),
+        (RULE + HAS_TYPE, "Fair lacks fixed_share; define what SelectionRule says of it"),
+        (RULE + HAS_SHARE, 'Fair lacks type; define what SelectionRule says of it (a type is written `type: Literal["'),
         (RULE + HAS_TYPE.replace("fair", "random") + HAS_SHARE, "has type = 'random', which RandomShare has already"),
     ],
 )
