@@ -14,7 +14,7 @@ from abc import ABC
 from collections.abc import Callable, Mapping
 from functools import singledispatch, update_wrapper
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
@@ -120,24 +120,19 @@ class Kind(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if is_family(cls):
-            return
-        if ABC in cls.__bases__:
+        if is_family(cls) or ABC in cls.__bases__:
             return
         family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
-        has = {*cls.model_fields, *dir(cls)} - getattr(cls, "__abstractmethods__", frozenset())
-        if lacking := sorted({"type", *cls.demands, *getattr(cls, "__abstractmethods__", ())} - has):
+        name = cls.model_fields["type"].default if "type" in cls.model_fields else None
+        undefined = {*getattr(cls, "__abstractmethods__", ()), *(set(cls.demands) - {*cls.model_fields, *dir(cls)})}
+        if lacking := sorted(undefined | (set() if isinstance(name, str) else {"type"})):
             raise TypeError(
-                f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is written "
-                '`type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
+                f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is "
+                'written `type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
             )
-        name = cls.model_fields["type"].default
-        taken = family._kinds.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise TypeError(
-                f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already among the kinds of "
-                f"{family.__name__}; give it another"
-            )
+        taken = family._kinds.get(name, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already; give it another")
         family._kinds[name], family._reader = cls, None
 
     @classmethod
@@ -160,15 +155,8 @@ class Kind(Section):
         return cls._reader.validate_python(value)
 
 
-class ByKind(NamedTuple):
-    """A function that does something else for each kind of a family."""
-
-    family: type[Kind]
-    function: "_SingleDispatchCallable[Any]"
-
-
-BY_KIND: list[ByKind] = []
-"""All of them; a test goes through each with every kind."""
+BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []
+"""Functions that do something else for each kind of a family; a test goes through all of them with every kind."""
 
 
 def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatchCallable[T]]":
@@ -183,7 +171,7 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
             )
 
         function = singledispatch(update_wrapper(lacking, declared))
-        BY_KIND.append(ByKind(family, function))
+        BY_KIND.append((family, function))
         return function
 
     return wrap

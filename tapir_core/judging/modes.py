@@ -1,6 +1,5 @@
 """How a judge is asked: both answers in one prompt, or one answer a call. An object for each `judge.mode`."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -16,45 +15,44 @@ Row = Mapping[str, Any]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
 
 
-class JudgeMode(ABC):
-    """What one request is about is its ``place``: an order of both answers, or whose answer is shown."""
+class JudgeMode:
+    """Both answers in one prompt. What a request is about is its ``place``: here the order of the answers."""
 
-    @abstractmethod
+    shown: tuple[str, ...] = ("teacher", "student")
+    """Whose answers stand in a prompt: columns of a row."""
+
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         """The requests for one instruction to one judge."""
+        return judge.orders
 
-    @abstractmethod
     def order_of(self, place: str) -> str:
         """The order under which a verdict of this request stands in ``verdicts/``."""
+        return place
 
-    @abstractmethod
     def render(self, prompt: Prompt, row: Row, place: str) -> str:
         """What the judge reads."""
+        shown = arrange(cast(Order, place), student=row["student"], teacher=row["teacher"])
+        asked = row["instruction"], row["system"]
+        return render_pairwise(prompt, *asked, shown.answer_1, shown.answer_2, row["reference"])
 
-    @abstractmethod
     def parse(self, reply: str | None) -> Any:
         """The score or scores of one reply, or `Unparsed`."""
+        return parse_verdict(reply)
 
-    @abstractmethod
     def rests_on(self, place: str) -> tuple[str, ...]:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
+        return (place,)
 
-    @abstractmethod
     def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
         """The verdict of what `rests_on` names, each parsed; ``raw`` is the first reply."""
+        return pair_verdict(instruction_id, cast(Order, place), scores[0], raw, judge)
 
-    @property
-    @abstractmethod
-    def shown(self) -> tuple[str, ...]:
-        """Whose answers stand in a prompt: columns of a row."""
-
-    @abstractmethod
     def is_balanced(self, judge: JudgeConfig) -> bool:
         """Whether a liking for a position cancels out, or has none to like."""
+        return len(judge.orders) > 1
 
-    @abstractmethod
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
-        """Calls that are needed and that are paid.
+        """Calls that are needed and that are paid; an answer that equals the teacher's makes one prompt of both orders.
 
         Args:
             judge: its orders.
@@ -63,50 +61,19 @@ class JudgeMode(ABC):
             changed: of these, those whose answer is another than in the round before.
             equal: share of answers that equal the teacher's.
         """
-
-    @abstractmethod
-    def in_words(self, judge: JudgeConfig) -> str:
-        """For a reader of figures."""
-
-
-class _Pairwise(JudgeMode):
-    def places(self, judge: JudgeConfig) -> tuple[str, ...]:
-        return judge.orders
-
-    def order_of(self, place: str) -> str:
-        return place
-
-    def render(self, prompt: Prompt, row: Row, place: str) -> str:
-        shown = arrange(cast(Order, place), student=row["student"], teacher=row["teacher"])
-        asked = row["instruction"], row["system"]
-        return render_pairwise(prompt, *asked, shown.answer_1, shown.answer_2, row["reference"])
-
-    def parse(self, reply: str | None) -> Any:
-        return parse_verdict(reply)
-
-    def rests_on(self, place: str) -> tuple[str, ...]:
-        return (place,)
-
-    def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
-        return pair_verdict(instruction_id, cast(Order, place), scores[0], raw, judge)
-
-    @property
-    def shown(self) -> tuple[str, ...]:
-        return ("teacher", "student")
-
-    def is_balanced(self, judge: JudgeConfig) -> bool:
-        return len(judge.orders) > 1
-
-    def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
-        # An answer that equals the teacher's makes one prompt of both orders.
         orders = len(judge.orders)
         return rows * orders, changed * (orders - equal * (orders - 1))
 
     def in_words(self, judge: JudgeConfig) -> str:
+        """For a reader of figures."""
         return f"pairwise, {' and '.join(judge.orders).replace('_', ' ')}"
 
 
 class _Pointwise(JudgeMode):
+    """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
+
+    shown = ("teacher",)
+
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         return ("student", "teacher")
 
@@ -126,22 +93,17 @@ class _Pointwise(JudgeMode):
         student, teacher = scores
         return combine_points(instruction_id, student, teacher, raw, judge)
 
-    @property
-    def shown(self) -> tuple[str, ...]:
-        return ("teacher",)
-
     def is_balanced(self, judge: JudgeConfig) -> bool:
         return True
 
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
-        # The teacher's own answer is paid once.
         return 2 * rows, changed * (1 - equal) + fresh
 
     def in_words(self, judge: JudgeConfig) -> str:
         return POINTWISE
 
 
-MODES: dict[str, JudgeMode] = {"pairwise": _Pairwise(), "pointwise": _Pointwise()}
+MODES: dict[str, JudgeMode] = {"pairwise": JudgeMode(), "pointwise": _Pointwise()}
 
 
 def mode_of(judge: JudgeConfig) -> JudgeMode:
