@@ -9,7 +9,7 @@ from tapir_core.evaluation.annotations import (
     preference_from_choice,
     preference_from_logprobs,
 )
-from tapir_core.judging.combine import ShownAnswers
+from tapir_core.judging.orders import ShownAnswers
 from tapir_core.replies import Unparsed
 
 
