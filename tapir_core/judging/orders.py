@@ -10,7 +10,7 @@ Whatever reads scores reads combined verdicts, of one judge too; what each judge
 is missing, leaves the others'. A combined verdict is unscored only when no judge scored it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal, cast
 
@@ -128,6 +128,9 @@ class JudgeMode:
     shown: tuple[str, ...] = ("teacher", "student")
     """Whose answers stand in a prompt: columns of a row."""
 
+    parse: Callable[[str | None], Any] = staticmethod(parse_verdict)
+    """The score or scores of one reply, or `Unparsed`."""
+
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         """The requests for one instruction to one judge."""
         return judge.orders
@@ -142,10 +145,6 @@ class JudgeMode:
         asked = row["instruction"], row["system"]
         return render_pairwise(prompt, *asked, shown.answer_1, shown.answer_2, row["reference"])
 
-    def parse(self, reply: str | None) -> Any:
-        """The score or scores of one reply, or `Unparsed`."""
-        return parse_verdict(reply)
-
     def rests_on(self, place: str) -> tuple[str, ...]:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
         return (place,)
@@ -156,7 +155,7 @@ class JudgeMode:
 
     def is_balanced(self, judge: JudgeConfig) -> bool:
         """Whether a liking for a position cancels out, or has none to like."""
-        return len(judge.orders) > 1
+        return len(self.places(judge)) > 1
 
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
         """Calls that are needed and that are paid; an answer that equals the teacher's makes one prompt of both orders.
@@ -180,6 +179,7 @@ class _Pointwise(JudgeMode):
     """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
 
     shown = ("teacher",)
+    parse = staticmethod(parse_pointwise)
 
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         return ("student", "teacher")
@@ -190,18 +190,12 @@ class _Pointwise(JudgeMode):
     def render(self, prompt: Prompt, row: Row, place: str) -> str:
         return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
 
-    def parse(self, reply: str | None) -> Any:
-        return parse_pointwise(reply)
-
     def rests_on(self, place: str) -> tuple[str, ...]:
         return ("student", "teacher") if place == "student" else ()
 
     def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
         student, teacher = scores
         return combine_points(instruction_id, student, teacher, raw, judge)
-
-    def is_balanced(self, judge: JudgeConfig) -> bool:
-        return True
 
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
         return 2 * rows, changed * (1 - equal) + fresh

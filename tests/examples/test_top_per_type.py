@@ -27,7 +27,6 @@ class Fair(SelectionRule):
     '''A rule.'''
 """
 HAS_TYPE = "    type: Literal['fair'] = 'fair'\n"
-HAS_SHARE = "    fixed_share = property(lambda self: None)\n"
 
 
 def python(*arguments: str) -> tuple[int, str]:
@@ -95,10 +94,8 @@ def test_the_command_line_reads_it_and_says_what_is_wrong_with_it(tmp_path: Path
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (RULE, "Fair lacks fixed_share, type; define what SelectionRule says of it"),
-        (RULE + HAS_TYPE, "Fair lacks fixed_share; define what SelectionRule says of it"),
-        (RULE + HAS_SHARE, 'Fair lacks type; define what SelectionRule says of it (a type is written `type: Literal["'),
-        (RULE + HAS_TYPE.replace("fair", "random") + HAS_SHARE, "has type = 'random', which RandomShare has already"),
+        (RULE, 'Fair lacks type; define what SelectionRule says of it (a type is written `type: Literal["'),
+        (RULE + HAS_TYPE.replace("fair", "random"), "has type = 'random', which RandomShare has already"),
     ],
 )
 def test_a_class_that_lacks_a_part_is_refused_where_it_is_defined(rule: str, message: str) -> None:
@@ -106,7 +103,7 @@ def test_a_class_that_lacks_a_part_is_refused_where_it_is_defined(rule: str, mes
 
 
 def test_a_rule_that_chooses_nothing_is_told_what_to_add() -> None:
-    chosen = f"""{RULE}{HAS_TYPE}{HAS_SHARE}
+    chosen = f"""{RULE}{HAS_TYPE}
 import random
 from tapir_core.curriculum import select_seeds
 from tests.builders import make_difficulty

@@ -25,11 +25,6 @@ class TopPerType(SelectionRule):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share q of the scored instructions of a task type; only MFD > 0 can be a seed."""
 
-    @property
-    def fixed_share(self) -> float | None:
-        """The same in all task types."""
-        return self.share
-
 
 @choose_rows.register
 def _(rule: TopPerType, rows: pl.DataFrame, rng: random.Random, _used: Collection[str]) -> list[int]:
