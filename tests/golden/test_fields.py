@@ -185,7 +185,8 @@ def test_what_shapes_answers_is_part_of_an_identity_and_of_a_key() -> None:
             assert not (place.free and differs), f"{place.known_as}: is free, and part of an identity"
             identities[place.known_as] = identities.get(place.known_as, place.free) or differs
     lacking = {known for known, differs in identities.items() if not differs}
-    assert said(lacking, "it shapes answers and is in no identity of {}, so that stored answers would be mixed up")
+    remedy = "it is in no identity of {}, and stored answers would be mixed up: say it there, or put it into `free`"
+    assert said(lacking, remedy)
 
 
 def test_a_field_that_a_section_got_later_changes_no_key_at_its_default() -> None:
