@@ -15,7 +15,7 @@ from tapir_core.reporting.students import failed_judgments, models_of, scoring_s
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, HELDOUT, Compared, StageAt, benchmark_stages
 from tasks.artifacts import publish_run, publish_scores
-from tasks.benchmark_replies import forget_failed
+from tasks.benchmarks import forget_failed
 
 __all__ = ["evaluate_students"]
 

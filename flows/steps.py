@@ -169,7 +169,7 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     """
     following = [replace(at, name=stage.name) for stage in STAGES.values() if stage.shards_of == at.name]
     endpoints = [endpoint for each in (at, *following) for endpoint in asked_endpoints(config, each)]
-    filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
+    filled = [batches.max_rows for endpoint in endpoints if (batches := endpoint.in_batches)]
     return max([config.calls.rows_per_shard, *filled])
 
 

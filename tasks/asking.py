@@ -8,13 +8,12 @@ from typing import Any
 import polars as pl
 
 from tapir_core.calls import Answer, Failure, Message, Outcome, Parsed, Request, Role
-from tapir_core.config import Sampling
+from tapir_core.config import ModelIdentity, Sampling
 from tapir_core.curriculum import unusable_reason
 from tapir_core.errors import ConfigError
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.voices import Voice
 from tasks.limits import FEWEST_ASKED, can_be_given_up, why_lost
 from tasks.outcomes import Sample, Worked
 from tasks.runtime import current
@@ -61,7 +60,7 @@ def chat(instruction: str, system: str | None = None) -> tuple[Message, ...]:
 def make_request(
     run: RunFolder,
     role: Role,
-    voice: Voice,
+    voice: ModelIdentity,
     messages: tuple[Message, ...],
     sampling: Sampling,
     *,

@@ -16,6 +16,7 @@ from tapir_core.curriculum import (
     Gate,
     Gated,
     LabelGate,
+    SeedCounts,
     apply_gates,
     candidate_rows,
     compute_difficulty,
@@ -32,7 +33,7 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.judging import expected_orders
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import (
@@ -186,7 +187,9 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     if run.config.checks_expansion(at.number):
         chosen = run.manifest(StageAt("select", at.number))
         assert chosen is not None
-        gates.append(DifficultyGate(examined, chosen.counts["delta"]))
+        delta = SeedCounts.of_manifest(chosen.counts).delta
+        assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
+        gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")
     return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
 

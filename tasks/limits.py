@@ -64,7 +64,7 @@ def can_be_given_up(at: StageAt, config: RunConfig) -> bool:
     Batches of a Batch API are paid whole. One judge of a panel may fail throughout, and be the faster one.
     """
     of = asked_endpoints(config, at)
-    return len(of) <= 1 and all(each.mode == "live" for each in of)
+    return len(of) <= 1 and not any(each.in_batches for each in of)
 
 
 def why_lost(at: StageAt, so_far: Mapping[str, int], asked: int, said: str, config: RunConfig) -> str:

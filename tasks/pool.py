@@ -2,16 +2,13 @@
 
 import polars as pl
 
-from tapir_core.config import FileHeldout, FilePool
 from tapir_core.curriculum.gates import CONTAMINATED_GATE
 from tapir_core.data import questions as evaluation
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.errors import ConfigError
-from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.sources import Found, read_heldout_of, read_pool_of
 from tapir_core.stages import CONTAMINATED, HELDOUT, POOL, QUESTIONS, StageAt
-from tapir_core.standin.pool import standin_heldout, standin_pool
 from tasks._task import stage_task
 from tasks.outcomes import Worked
 
@@ -21,12 +18,9 @@ __all__ = ["contaminated", "evaluation_questions", "heldout", "pool", "questions
 @stage_task(HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:
     """Read or generate the held-out set."""
-    source, seed = run.config.data.heldout, run.config.run.seed
-    assert source is not None
-    if isinstance(source, FileHeldout):
-        read = read_heldout(source.path, on_bad_row=run.config.data.on_bad_row)
-        return Worked(read.rows, {"bad_rows": len(read.bad_rows), "duplicates": read.duplicates})
-    return Worked(standin_heldout(source.dev, source.test, source.max_level, seed))
+    data = run.config.data
+    found = read_heldout_of(data.heldout, data, run.config.run.seed)
+    return Worked(found.rows, found.counts)
 
 
 @stage_task(QUESTIONS)
@@ -74,18 +68,6 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)
 
 
-def _read_pool(run: RunFolder) -> Worked:
-    """The pool as it comes, with what its reading left out."""
-    source, seed = run.config.data.pool, run.config.run.seed
-    if not isinstance(source, FilePool):
-        return Worked(standin_pool(source.rows, source.max_level, seed))
-    rng = derive_rng(seed, "pool")
-    read = read_pool(source.path, on_bad_row=run.config.data.on_bad_row, limit=source.limit, rng=rng)
-    return Worked(
-        read.rows,
-        {
-            "bad_rows": len(read.bad_rows),
-            "duplicates": read.duplicates,
-            "dropped_turns": read.dropped_turns,
-        },
-    )
+def _read_pool(run: RunFolder) -> Found:
+    data = run.config.data
+    return read_pool_of(data.pool, data, run.config.run.seed)

@@ -2,8 +2,7 @@
 
 import polars as pl
 
-from tapir_core.config import RandomShare
-from tapir_core.curriculum import draw_seeds, select_seeds
+from tapir_core.curriculum import select_seeds
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import SELECT, StageAt
@@ -18,13 +17,10 @@ __all__ = ["candidates", "select"]
 def select(run: RunFolder, at: StageAt) -> Worked:
     """The seeds of the round, and δ as it was used, if there was one."""
     rng = derive_rng(run.config.run.seed, at.number, "select")
-    selection, pool = run.config.round(at.number).selection, candidates(run, at.number)
-    if isinstance(selection, RandomShare):
-        chosen = draw_seeds(pool, selection.share, used_before(run, at.number), rng)
-    else:
-        chosen = select_seeds(pool, selection, rng)
-    delta = {} if chosen.delta is None else {"delta": chosen.delta}
-    return Worked(chosen.seeds, {**delta, "easy": chosen.easy.height})
+    rule = run.config.round(at.number).selection
+    used = () if rule.reads_difficulty else used_before(run, at.number)
+    chosen = select_seeds(rule, candidates(run, at.number), rng, used)
+    return Worked(chosen.seeds, chosen.counts.as_counts())
 
 
 def candidates(run: RunFolder, number: int) -> pl.DataFrame:

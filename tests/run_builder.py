@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.config import RandomShare, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
     AnswerGate,
     Gated,
@@ -24,7 +24,6 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
-    draw_seeds,
     hard_count,
     lacking,
     parse_expansion,
@@ -44,7 +43,7 @@ from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.heldout import score_answers
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
@@ -170,12 +169,9 @@ class _Builder(BenchmarkStages):
 
     def _select(self, at: StageAt) -> None:
         selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
-        if isinstance(selection, RandomShare):
-            chosen = draw_seeds(self._candidates(at.round), selection.share, self._used(at.round), rng)
-            self._save(at, chosen.seeds, easy=chosen.easy.height)
-            return
-        chosen = select_seeds(self._candidates(at.round), selection, rng)
-        self._save(at, chosen.seeds, delta=chosen.delta, easy=chosen.easy.height)
+        used = () if selection.reads_difficulty else self._used(at.round)
+        chosen = select_seeds(selection, self._candidates(at.round), rng, used)
+        self._save(at, chosen.seeds, **chosen.counts.as_counts())
 
     def _candidates(self, number: int) -> pl.DataFrame:
         judged = self.run.config.verdict_round(number)

@@ -8,10 +8,9 @@ import polars as pl
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import refinement_outcome
 from tapir_core.curriculum.tables import REFINEMENT
-from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.standin.families import recognise
-from tapir_core.voices import judge_names
+from tapir_core.verifiable import is_correct
 from tests.builders import TEACHER
 
 __all__ = [
@@ -56,7 +55,7 @@ def judge_verdicts(answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig
     for place, (identity, text) in enumerate(pairs(pool)):
         right = is_correct(said[identity], recognise(text).reference)
         base = rng.gauss(8.5, 0.5) if right else rng.triangular(1, 8, 2.5)
-        for order, name in product(judge.orders, judge_names(judge)):
+        for order, name in product(judge.orders, judge.names):
             bias = 0.5 if order == "student_first" else -0.5
             student = round(min(10.0, max(1.0, base + bias + rng.gauss(0, 0.4))), 1)
             teacher = round(min(10.0, max(1.0, rng.gauss(9, 0.4) - bias)), 1)

@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger
 from flows.running.interrupts import prompt_interrupts
 from flows.running.remedies import tell_remedy
 from flows.server_away import outlast_server
-from tasks.engines.log_follower import told_to
+from tasks.engines.logs import told_to
 
 __all__ = ["project_flow"]
 

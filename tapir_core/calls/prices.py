@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig
+from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
 
 __all__ = ["MODE_FACTORS", "Mode", "Price", "UnknownPrice", "is_local", "missing_prices", "price_of"]
 
@@ -63,13 +63,22 @@ class UnknownPrice:
     remedy: str
 
 
+@by_kind(EndpointConfig)
 def price_of(endpoint: EndpointConfig) -> Price | UnknownPrice:
     """What ``endpoint`` costs: free for the stand-in, and for an address of this machine or network without a price.
 
     Of several addresses the dearest counts, and one without a price makes it unknown.
     """
-    if not isinstance(endpoint, OpenAIEndpoint):
-        return Price(*_FREE, source="the stand-in costs nothing")
+    raise NotImplementedError
+
+
+@price_of.register
+def _(_endpoint: StandinEndpoint) -> Price | UnknownPrice:
+    return Price(*_FREE, source="the stand-in costs nothing")
+
+
+@price_of.register
+def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
     prompt, completion = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     if prompt is not None and completion is not None:
         return Price(prompt, completion, prompt, source="the configuration")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tapir_core.config import HardShare, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import ArmEntry, ComparisonConfig
 from tapir_core.config.load import load_config, replace_values
 from tapir_core.errors import ConfigError
@@ -131,12 +131,12 @@ def _no_mfd(config: RunConfig) -> list[str]:
     rules = {number: config.round(number).selection for number in config.round_numbers}
     settings = []
     for number, rule in rules.items():
-        if not isinstance(rule, HardShare):
+        if not rule.reads_difficulty or rule.fixed_share is None:
             raise ConfigError(
                 f'arm no_mfd: rounds.{number}.selection is "{rule.type}", which says no share of the pool that could '
                 'be drawn at random; use selection = { type = "hard_share", share = … }'
             )
-        settings.append(f'rounds.{number}.selection={{type="random", share={rule.share}}}')
+        settings.append(f'rounds.{number}.selection={{type="random", share={rule.fixed_share}}}')
     return settings
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tapir_core.comparison.outcome import Training, recipe_stages, usd_of
 from tapir_core.comparison.plan import Size, with_sizes
-from tapir_core.config import RunConfig, StandinPool
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import RolePrices
 from tapir_core.config.load import replace_values
 from tapir_core.errors import TapirError
@@ -79,8 +79,7 @@ def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, Size]) ->
         more: what is bought.
         rounds: what random trained on in each round.
     """
-    field = "rows" if isinstance(config.data.pool, StandinPool) else "limit"
-    larger = replace_values(config, [f"data.pool.{field}={more.pool + more.instructions}"])
+    larger = replace_values(config, [f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"])
     growth = 1 + more.instructions / sum(each.examples for each in rounds.values())
     sizes = {number: Size(round(each.examples * growth), each.batch_size) for number, each in rounds.items()}
     return with_sizes(larger, sizes)
@@ -92,8 +91,7 @@ def check_pool(config: RunConfig, rows: int) -> None:
     Raises:
         TapirError: with the figures.
     """
-    pool = config.data.pool
-    wanted = pool.rows if isinstance(pool, StandinPool) else pool.limit
+    wanted = config.data.pool.most_rows
     if wanted is not None and rows < wanted - _MOST_LOST * wanted:
         raise TapirError(
             f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or leave "

@@ -15,7 +15,7 @@ from typing import Any
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig, StandinPool
+from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_table
 from tapir_core.errors import ConfigError
 from tapir_core.stages import plan, settings_of, used_files
@@ -84,14 +84,14 @@ class ResultsFolder:
     def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
         """Everything that the comparison says of a run; in which root it lies is no part of it."""
         config, prices = self.plan.config(planned), self.plan.comparison.prices
-        asks_standin = "standin" in (config.teacher.endpoint.type, config.judge.endpoint.type)
+        starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
         return {
             "config": _fields(config),
             "files": used_files(config, self.files_of(config)),
             "match": planned.arm.match,
             "prices": prices.model_dump(mode="json") if prices else None,
-            "standin": STANDIN_VERSION if asks_standin else None,
-            "standin_pool": POOL_VERSION if isinstance(config.data.pool, StandinPool) else None,
+            "standin": STANDIN_VERSION if starts_standin else None,
+            "standin_pool": None if config.data.pool.file else POOL_VERSION,
         }
 
 

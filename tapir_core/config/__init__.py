@@ -1,48 +1,70 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark, RunBaseline
+from tapir_core.config._base import Kind, Later, Section, by_kind, listed
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
+    AskedBenchmark,
     BenchmarkConfig,
     FastChatBenchmark,
+    JudgedBenchmark,
     LmEvalBenchmark,
+    MarkedBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
+    RunBaseline,
     VicunaBenchmark,
-    benchmark_files,
 )
-from tapir_core.config.budget import BudgetConfig, Caps
-from tapir_core.config.calls import CallsConfig
+from tapir_core.config.calls import BudgetConfig, CallsConfig, Caps
 from tapir_core.config.curriculum import (
     CurriculumConfig,
     ExpansionConfig,
     HardShare,
     RandomShare,
     RoundConfig,
-    Selection,
+    SelectionRule,
     StopConfig,
     TargetShares,
     Threshold,
 )
-from tapir_core.config.data import DataConfig, FileHeldout, FilePool, StandinHeldout, StandinPool
-from tapir_core.config.endpoints import BatchConfig, EndpointConfig, OpenAIEndpoint, Sampling, StandinEndpoint
+from tapir_core.config.data import (
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
+)
 from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
-from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
-from tapir_core.config.run import RunConfig, RunSection
+from tapir_core.config.roles import (
+    STANDIN_VERSION,
+    BatchConfig,
+    EndpointConfig,
+    JudgeConfig,
+    ModelIdentity,
+    OpenAIEndpoint,
+    Order,
+    PanelRule,
+    Sampling,
+    StandinEndpoint,
+    TeacherConfig,
+)
+from tapir_core.config.run import BasicTuningConfig, LoraConfig, RunConfig, RunSection, TrainingConfig
 from tapir_core.config.student import (
     EMBEDDED_STUDENT,
+    SERVED_NAME,
     EndpointEngine,
     ReplicasEngine,
     StudentConfig,
     StudentEngine,
     VllmEngine,
 )
-from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingConfig
 
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "SERVED_NAME",
+    "STANDIN_VERSION",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",
     "BasicTuningConfig",
@@ -62,14 +84,20 @@ __all__ = [
     "FileHeldout",
     "FilePool",
     "HardShare",
+    "HeldoutConfig",
     "JudgeConfig",
     "JudgedBenchmark",
+    "Kind",
+    "Later",
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
+    "MarkedBenchmark",
+    "ModelIdentity",
     "OpenAIEndpoint",
     "Order",
     "PanelRule",
+    "PoolConfig",
     "QuestionsOnly",
     "RandomShare",
     "ReplicasEngine",
@@ -79,7 +107,7 @@ __all__ = [
     "RunSection",
     "Sampling",
     "Section",
-    "Selection",
+    "SelectionRule",
     "StandinEndpoint",
     "StandinHeldout",
     "StandinPool",
@@ -92,5 +120,6 @@ __all__ = [
     "TrainingConfig",
     "VicunaBenchmark",
     "VllmEngine",
-    "benchmark_files",
+    "by_kind",
+    "listed",
 ]

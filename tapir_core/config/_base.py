@@ -1,19 +1,51 @@
-"""The base of every configuration section, and the field types that keep secrets out of it.
+"""The base of every configuration section, of everything that a `type` tells apart, and types that keep secrets out.
 
 Sections are closed, frozen, strict (text is no number) and documented by the string under each field. TOML has no
 null: the empty text `""` means nothing for every field that may be nothing. A table that sets some fields of a section
 leaves the others as the field's own default has them: `[teacher.expanding]` with a length keeps its temperature.
+
+A family of kinds (`class SelectionRule(Kind)`) is open: each subclass registers itself by its `type` when it is
+defined, and a field of the family's type holds any of them, also one that a module beside the product defines later.
+What a kind does without other layers are methods of its class; the rest are `by_kind` functions beside the behaviour.
 """
 
 import re
-from typing import Annotated, Any, get_args
+from abc import ABC
+from collections.abc import Callable, Mapping
+from functools import singledispatch, update_wrapper
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = ["EnvironmentName", "Section", "StoreUrl", "WebAddress"]
+__all__ = [
+    "BY_KIND",
+    "EnvironmentName",
+    "Kind",
+    "Later",
+    "Section",
+    "StoreUrl",
+    "WebAddress",
+    "by_kind",
+    "is_family",
+    "listed",
+]
+
+if TYPE_CHECKING:
+    from functools import _SingleDispatchCallable
+
+T = TypeVar("T")
+AnyKind: TypeAlias = type[Any]
+
+
+class Later:
+    """Marks a field that a section got when runs with it existed: `new: Annotated[int, Later()] = 3`.
+
+    At its default it is left out of what shapes rows, so that no key of those runs changes.
+    """
 
 
 class Section(BaseModel):
@@ -30,6 +62,24 @@ class Section(BaseModel):
         protected_namespaces=(),
     )
 
+    free: ClassVar[tuple[str, ...]] = ()
+    """Fields whose value changes no answer and no row: how fast, how dear, where a file lies (its content is known by
+    digest). They stand in no key and in no identity, so that they can be changed at any time."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if unknown := sorted(set(cls.free) - set(cls.model_fields)):
+            raise TypeError(f"{cls.__name__}.free names {', '.join(unknown)}, which is no field of it; correct `free`")
+
+    def shaping(self) -> dict[str, Any]:
+        """All fields by name that can change an answer or a row: what goes into stage keys and identities."""
+        return {
+            name: _shaping(getattr(self, name))
+            for name, field in type(self).model_fields.items()
+            if name not in self.free and not (_is_later(field) and getattr(self, name) == field.get_default())
+        }
+
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
@@ -37,6 +87,112 @@ class Section(BaseModel):
             return values
         known = cls.model_fields
         return {name: _complete_value(known[name], value) if name in known else value for name, value in values.items()}
+
+
+def is_family(section: Any) -> bool:
+    """Whether it is the type of a field that may hold several kinds."""
+    return isinstance(section, type) and "_kinds" in vars(section)
+
+
+class Kind(Section):
+    """One of the several things that a field may be; a direct subclass is the family, its subclasses are the kinds."""
+
+    default_type: ClassVar[str | None] = None
+    """The kind of a table without a `type`; nothing: it has to have one."""
+
+    demands: ClassVar[tuple[str, ...]] = ()
+    """Fields or class variables that every kind of the family has, beside its abstract methods."""
+
+    _kinds: ClassVar[dict[str, AnyKind]]
+    _reader: ClassVar[TypeAdapter[Any] | None] = None
+
+    if TYPE_CHECKING:
+
+        @property
+        def type(self) -> str:
+            """What the kind is called in a configuration."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if Kind in cls.__bases__:
+            cls._kinds = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if is_family(cls) or ABC in cls.__bases__:
+            return
+        family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
+        name = cls.model_fields["type"].default if "type" in cls.model_fields else None
+        undefined = {*getattr(cls, "__abstractmethods__", ()), *(set(cls.demands) - {*cls.model_fields, *dir(cls)})}
+        if lacking := sorted(undefined | (set() if isinstance(name, str) else {"type"})):
+            raise TypeError(
+                f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is "
+                'written `type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
+            )
+        taken = family._kinds.get(name, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already; give it another")
+        family._kinds[name], family._reader = cls, None
+
+    @classmethod
+    def kinds(cls) -> Mapping[str, AnyKind]:
+        """Every kind of the family that is defined by now, by its `type`."""
+        return cls._kinds
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # Of a family: whatever is registered when a value is read, not when the field was defined.
+        return core_schema.no_info_plain_validator_function(cls._read) if is_family(cls) else handler(source)
+
+    @classmethod
+    def _read(cls, value: Any) -> Any:
+        if cls.default_type is not None and isinstance(value, dict):
+            value = {"type": cls.default_type, **value}
+        if cls._reader is None:
+            several: Any = Union[tuple(cls._kinds.values())]  # noqa: UP007  # made of a list
+            cls._reader = TypeAdapter(Annotated[several, Field(discriminator="type")])
+        return cls._reader.validate_python(value)
+
+
+BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []
+"""Functions that do something else for each kind of a family; a test goes through all of them with every kind."""
+
+
+def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatchCallable[T]]":
+    """A `functools.singledispatch` over the kinds of a family; a kind that nobody registered is told what to add."""
+
+    def wrap(declared: Callable[..., T]) -> "_SingleDispatchCallable[T]":
+        def lacking(kind: Kind, *_: Any, **__: Any) -> T:
+            name, of, (first, *others) = declared.__name__, type(kind).__name__, signature(declared).parameters
+            raise TypeError(
+                f"{declared.__module__}.{name} does nothing for {of} yet; add there, or beside {of}:\n"
+                f"    @{name}.register\n    def _({', '.join([f'{first}: {of}', *others])}): …"
+            )
+
+        function = singledispatch(update_wrapper(lacking, declared))
+        BY_KIND.append((family, function))
+        return function
+
+    return wrap
+
+
+def listed(shaping: Mapping[str, Any], *names: str) -> list[Any]:
+    """Values as older keys list them: those of ``names``, then what a section got later, by name."""
+    rest = {name: value for name, value in shaping.items() if name not in names}
+    return [*(shaping[name] for name in names), *([rest] if rest else [])]
+
+
+def _shaping(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.shaping()
+    if isinstance(value, dict):
+        return {name: _shaping(each) for name, each in value.items()}
+    return [_shaping(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _is_later(field: FieldInfo) -> bool:
+    return any(isinstance(part, Later) for part in field.metadata)
 
 
 def _complete_value(field: FieldInfo, value: Any) -> Any:

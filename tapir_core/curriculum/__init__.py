@@ -39,7 +39,7 @@ from tapir_core.curriculum.refinement import (
     render_refinement,
 )
 from tapir_core.curriculum.schedule import RoundHistory, best_round, should_stop
-from tapir_core.curriculum.selection import SeedSelection, draw_seeds, select_seeds
+from tapir_core.curriculum.selection import SeedCounts, SeedSelection, choose_rows, select_seeds
 from tapir_core.curriculum.tables import (
     CANDIDATES,
     DIFFICULTY,
@@ -71,6 +71,7 @@ __all__ = [
     "Mixture",
     "Refinement",
     "RoundHistory",
+    "SeedCounts",
     "SeedSelection",
     "Usable",
     "accepted_rows",
@@ -78,13 +79,13 @@ __all__ = [
     "assemble",
     "best_round",
     "candidate_rows",
+    "choose_rows",
     "compute_difficulty",
     "count_unscored",
     "draw_balanced",
     "draw_basic",
     "draw_easy",
     "draw_hard",
-    "draw_seeds",
     "extend_pool",
     "fill_quotas",
     "hard_count",

@@ -1,70 +1,100 @@
 """Which instructions are seeds: those above a threshold, the hardest share, or a share drawn at random.
 
 The threshold is the paper's rule. The hardest share is for weak students, of whose pool most lies above any fixed δ.
-The random share knows no difficulty: it is what the other two are compared with.
+The random share knows no difficulty: it is what the other two are compared with. A rule of your own registers what it
+chooses with `choose_rows.register`.
 """
 
 import math
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.config import HardShare, Threshold
+from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, by_kind
 from tapir_core.curriculum.balance import draw_rows
 from tapir_core.curriculum.tables import SEEDS, in_order
 
-__all__ = ["SeedSelection", "draw_seeds", "select_seeds"]
+__all__ = ["SeedCounts", "SeedSelection", "ceil_share", "choose_rows", "hardest", "select_seeds"]
+
+
+@dataclass(frozen=True, slots=True)
+class SeedCounts:
+    """What the manifest of a round's seeds says of them, beside their rows."""
+
+    easy: int
+    """Candidates that are no seeds."""
+    delta: float | None
+    """δ as it was used: what a new instruction must be above to count as hard. Nothing without a difficulty."""
+
+    def as_counts(self) -> dict[str, float]:
+        """As a manifest has them."""
+        return {"easy": self.easy} if self.delta is None else {"delta": self.delta, "easy": self.easy}
+
+    @classmethod
+    def of_manifest(cls, counts: Mapping[str, float]) -> "SeedCounts":
+        """What `as_counts` wrote."""
+        return cls(int(counts.get("easy", 0)), counts.get("delta"))
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSelection:
-    """The scored pool, or the whole of it where nothing is scored, in two: seeds D_S and the easy rest."""
+    """The candidates in two: seeds D_S and the easy rest."""
 
     seeds: pl.DataFrame
     easy: pl.DataFrame
     delta: float | None
-    """δ: the threshold, or the MFD of the last seed that the share let in (0 when it let in none); nothing for seeds
-    drawn at random."""
+
+    @property
+    def counts(self) -> SeedCounts:
+        """For the manifest."""
+        return SeedCounts(self.easy.height, self.delta)
 
 
-def select_seeds(difficulty: pl.DataFrame, selection: Threshold | HardShare, rng: random.Random) -> SeedSelection:
-    """Split the scored instructions; an instruction that is not in ``difficulty`` is in neither part."""
-    scored = in_order(difficulty.select(SEEDS.names()))
-    if isinstance(selection, HardShare):
-        chosen = _hardest(scored, selection.share, rng)
-        delta: float | None = float(min(scored["mfd"].gather(chosen).to_list(), default=0.0))
-    else:
-        chosen = [row for row, mfd in enumerate(scored["mfd"]) if mfd > selection.threshold]
-        delta = selection.threshold
-    return _split(scored, chosen, delta)
+def select_seeds(
+    rule: SelectionRule, candidates: pl.DataFrame, rng: random.Random, used: Collection[str] = ()
+) -> SeedSelection:
+    """Split the candidates, columns ``SEEDS``: the scored instructions, or the whole pool without an MFD.
 
-
-def draw_seeds(pool: pl.DataFrame, share: float, used: Collection[str], rng: random.Random) -> SeedSelection:
-    """Draw ceil(q·n) of the pool's instructions at random, those in ``used`` when all others are drawn.
-
-    ``pool`` has instruction_id and task_type; seeds and easy have no MFD.
+    Instructions in ``used`` are drawn at random when all others are drawn.
     """
-    rows = in_order(pool.select("instruction_id", "task_type", pl.lit(None, dtype=pl.Float64).alias("mfd")))
+    rows = in_order(candidates.select(SEEDS.names()))
+    is_seed = pl.int_range(rows.height, eager=True).is_in(choose_rows(rule, rows, rng, used))
+    seeds = rows.filter(is_seed)
+    return SeedSelection(seeds, rows.filter(~is_seed), rule.delta(seeds["mfd"].to_list()))
+
+
+@by_kind(SelectionRule)
+def choose_rows(rule: SelectionRule, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
+    """Row numbers of the seeds among ``rows``, the candidates in order of their ids."""
+    raise NotImplementedError
+
+
+@choose_rows.register
+def _(rule: Threshold, rows: pl.DataFrame, _rng: random.Random, _used: Collection[str]) -> list[int]:
+    return [row for row, mfd in enumerate(rows["mfd"]) if mfd > rule.threshold]
+
+
+@choose_rows.register
+def _(rule: HardShare, rows: pl.DataFrame, rng: random.Random, _used: Collection[str]) -> list[int]:
+    return hardest(rows["mfd"].to_list(), range(rows.height), rule.share, rng)
+
+
+@choose_rows.register
+def _(rule: RandomShare, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
     last = [row for row, identity in enumerate(rows["instruction_id"]) if identity in used]
-    return _split(rows, draw_rows(range(rows.height), _ceil_share(share, rows.height), rng, last), None)
+    return draw_rows(range(rows.height), ceil_share(rule.share, rows.height), rng, last)
 
 
-def _split(rows: pl.DataFrame, chosen: list[int], delta: float | None) -> SeedSelection:
-    is_seed = pl.int_range(rows.height, eager=True).is_in(chosen)
-    return SeedSelection(rows.filter(is_seed), rows.filter(~is_seed), delta)
-
-
-def _ceil_share(share: float, rows: int) -> int:
+def ceil_share(share: float, rows: int) -> int:
+    """Rows of a share, rounded up; no rounding error adds one."""
     return math.ceil(round(share * rows, 9))
 
 
-def _hardest(scored: pl.DataFrame, share: float, rng: random.Random) -> list[int]:
-    """Row numbers of the ceil(q·n) highest MFD above 0, ties broken by the generator."""
-    wanted = _ceil_share(share, scored.height)
-    rows = list(range(scored.height))
+def hardest(mfd: list[float], among: Collection[int], share: float, rng: random.Random) -> list[int]:
+    """Of the rows ``among``, the ceil(q·n) with the highest MFD above 0, ties broken by the generator."""
+    rows = list(among)
     rng.shuffle(rows)
-    mfd = scored["mfd"].to_list()
     ranked = sorted(rows, key=lambda row: -mfd[row])
-    return [row for row in ranked[:wanted] if mfd[row] > 0]
+    return [row for row in ranked[: ceil_share(share, len(rows))] if mfd[row] > 0]

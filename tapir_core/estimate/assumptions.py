@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from tapir_core.calls import Role
-from tapir_core.config import EndpointConfig, StandinEndpoint
+from tapir_core.config import EndpointConfig
 
 __all__ = [
     "BACKBONE_SHARE",
@@ -24,7 +24,6 @@ __all__ = [
     "Priors",
     "Range",
     "Scenario",
-    "is_standin",
     "priors_of",
     "scenarios",
 ]
@@ -153,14 +152,9 @@ _TOGETHER = (
 """What goes to an end together; the groups are independent of each other."""
 
 
-def is_standin(endpoint: EndpointConfig) -> bool:
-    """Whether our stand-in answers; as a server of its own it is known by its model name."""
-    return isinstance(endpoint, StandinEndpoint) or endpoint.model.startswith("standin-")
-
-
 def priors_of(endpoint: EndpointConfig) -> Priors:
     """What is assumed of an endpoint."""
-    return STANDIN if is_standin(endpoint) else MODEL
+    return STANDIN if endpoint.is_standin else MODEL
 
 
 def scenarios(priors: Priors) -> Iterator[Scenario]:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
+from tapir_core.config import ModelIdentity
 from tapir_core.estimate.benchmarks import BenchmarkSize
 from tapir_core.estimate.prompts import PromptTokens
-from tapir_core.voices import Voice
 
 __all__ = ["Evidence", "KnownLength"]
 
@@ -28,7 +28,7 @@ class Evidence:
     prompts: PromptTokens
     sampled: int
     """Instructions of the pool that were rendered."""
-    lengths: Mapping[tuple[Role, Voice], KnownLength] = field(default_factory=dict)
+    lengths: Mapping[tuple[Role, ModelIdentity], KnownLength] = field(default_factory=dict)
     """Of the replies of one model in one role."""
     benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
     """What the benchmarks of each round ask of one student, as their files say."""

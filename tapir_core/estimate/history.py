@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tapir_core.calls import Role
-from tapir_core.config import RunConfig
+from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.prompts import Prompt
 from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, lines_of_round, lines_once
-from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -37,7 +36,9 @@ def store_exists(url: str) -> bool:
     return not url.startswith("sqlite:///") or Path(url.removeprefix("sqlite:///")).exists()
 
 
-def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[Role, Voice], KnownLength]:
+def stored_lengths(
+    url: str, asked: Iterable[tuple[Role, ModelIdentity]]
+) -> dict[tuple[Role, ModelIdentity], KnownLength]:
     """Mean completion tokens of stored answers, of each model that has enough of them in its role."""
     with _reading(url) as connection:
         found = {(role, voice): _mean_length(connection, role, voice) for role, voice in asked}
@@ -45,7 +46,7 @@ def stored_lengths(url: str, asked: Iterable[tuple[Role, Voice]]) -> dict[tuple[
 
 
 def judgment_lengths(
-    url: str, config: RunConfig, judges: Mapping[str, Voice], prompts: Mapping[str, Prompt]
+    url: str, config: RunConfig, judges: Mapping[str, ModelIdentity], prompts: Mapping[str, Prompt]
 ) -> dict[str, KnownLength]:
     """Mean completion tokens of each benchmark's judge (``judges``), in its replies to the benchmark's own prompts."""
     found = {}
@@ -69,7 +70,7 @@ def _reading(url: str) -> Iterator["Connection"]:
 
 
 def _mean_length(
-    connection: "Connection", role: Role, voice: Voice, versions: Sequence[str] = ()
+    connection: "Connection", role: Role, voice: ModelIdentity, versions: Sequence[str] = ()
 ) -> KnownLength | None:
     """Of the answers to prompts of these versions, if any are named; nothing where there are too few."""
     from sqlalchemy import func, select
@@ -110,13 +111,13 @@ def _runs_alike(config: RunConfig) -> Iterator[RunFolder]:
 
 
 def _models(config: RunConfig) -> tuple[object, ...]:
-    teacher, judges = voice_of(config.teacher.endpoint, "teacher"), judge_voices(config.judge)
+    teacher, judges = config.teacher.endpoint.answers_as("teacher"), config.judge.identities
     return teacher, judges, config.student.backbone, config.student.engine.type
 
 
-def _benchmark_voices(config: RunConfig) -> set[Voice]:
+def _benchmark_voices(config: RunConfig) -> set[ModelIdentity]:
     judged = (each for name, each in config.evaluation.judged.items() if name in config.evaluation.each_round)
-    return {voice_of(benchmark_judge(config, each), "judge") for each in judged}
+    return {config.judge_of(each).answers_as("judge") for each in judged}
 
 
 def _timed(run: RunFolder) -> Iterator[tuple[str, float, float]]:

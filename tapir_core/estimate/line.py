@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
-from tapir_core.config import EndpointConfig, RunConfig
+from tapir_core.config import EndpointConfig, ModelIdentity, RunConfig
 from tapir_core.estimate.workload import Work
 from tapir_core.stages import Asked
-from tapir_core.voices import Voice, judge_names, voice_of
 
 __all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of"]
 
@@ -23,7 +22,7 @@ class Charger:
     field: str
     """Of the configuration."""
     endpoint: EndpointConfig
-    voice: Voice
+    voice: ModelIdentity
     price: Price | UnknownPrice
     """In the mode in which it is asked."""
 
@@ -31,7 +30,7 @@ class Charger:
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     """The teacher, then every judge."""
     judges = config.judge.endpoints
-    names = [f"judge {name}" for name in judge_names(config.judge)] if config.judge.panel else ["judge"]
+    names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
     found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
     return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
 
@@ -51,8 +50,8 @@ def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:
 def _charger(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> Charger:
     price = price_of(endpoint)
     if isinstance(price, Price):
-        price = price.in_mode(endpoint.mode)
-    return Charger(asks, name, field, endpoint, voice_of(endpoint, asks), price)
+        price = price.in_mode("batch" if endpoint.in_batches else "live")
+    return Charger(asks, name, field, endpoint, endpoint.answers_as(asks), price)
 
 
 @dataclass(frozen=True, slots=True)

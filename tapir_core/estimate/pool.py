@@ -9,19 +9,16 @@ from dataclasses import dataclass
 import polars as pl
 
 from tapir_core.calls import Answer, AnswerStore, Outcome
-from tapir_core.config import FileHeldout, FilePool, RunConfig
+from tapir_core.config import RunConfig
 from tapir_core.curriculum import parse_label
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import heldout_questions, read_questions
-from tapir_core.data.readers import read_heldout, read_pool
-from tapir_core.estimate.assumptions import is_standin
 from tapir_core.estimate.history import store_exists
 from tapir_core.estimate.prompts import Instruction, label_request, teach_request
 from tapir_core.estimate.workload import Pool
 from tapir_core.prompts import Prompt
-from tapir_core.randomness import derive_rng
+from tapir_core.sources import read_heldout_of, read_pool_of
 from tapir_core.standin.families import recognise
-from tapir_core.standin.pool import standin_heldout, standin_pool
 
 __all__ = ["Instructions", "look_at_pool", "read_instructions"]
 
@@ -43,13 +40,9 @@ def read_instructions(config: RunConfig) -> Instructions:
     Raises:
         ConfigError: a file cannot be read, or has bad rows.
     """
-    source, seed = config.data.pool, config.run.seed
-    if isinstance(source, FilePool):
-        rng = derive_rng(seed, "pool")
-        rows = read_pool(source.path, on_bad_row=config.data.on_bad_row, limit=source.limit, rng=rng).rows
-    else:
-        rows = standin_pool(source.rows, source.max_level, seed)
-    heldout = _read_heldout(config)
+    data, seed = config.data, config.run.seed
+    rows = read_pool_of(data.pool, data, seed).rows
+    heldout = None if data.heldout is None else read_heldout_of(data.heldout, data, seed).rows
     asked = [] if heldout is None else [heldout_questions(heldout)]
     questions = pl.concat([*asked, read_questions(config.evaluation.benchmarks)])
     contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
@@ -69,19 +62,10 @@ def look_at_pool(config: RunConfig, found: Instructions, prompt: Prompt, url: st
     parsed = [parse_label(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
     usable_share = None
-    if is_standin(config.teacher.endpoint):
+    if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
         task_types = [problem.task_type for each in found.pool if (problem := recognise(each.text))]
         usable_share = len(task_types) / len(found.pool) if found.pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
     return Pool(len(found.pool), found.heldout_rows, natural, usable_share, len(labels), len(answered))
-
-
-def _read_heldout(config: RunConfig) -> pl.DataFrame | None:
-    source = config.data.heldout
-    if source is None:
-        return None
-    if isinstance(source, FileHeldout):
-        return read_heldout(source.path, on_bad_row=config.data.on_bad_row).rows
-    return standin_heldout(source.dev, source.test, source.max_level, config.run.seed)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price
-from tapir_core.config import RunConfig, Threshold
+from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range, priors_of
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.line import Charger
@@ -69,8 +69,7 @@ def _lengths(evidence: Evidence, priors: Priors, chargers: Sequence[Charger]) ->
 
 
 def _hard(config: RunConfig, priors: Priors) -> str:
-    rules = [config.round(number).selection for number in config.round_numbers]
-    if not any(isinstance(each, Threshold) for each in rules):
+    if all(config.round(number).selection.fixed_share is not None for number in config.round_numbers):
         return "The share of seeds is the configured one."
     return f"{_percent(priors.hard_share)} of the scored instructions lie above δ; fewer mean more expansions."
 
@@ -123,10 +122,14 @@ def _benchmarks(config: RunConfig, evidence: Evidence, judges: Mapping[str, Char
             f"judgment: {', '.join(lengths)}. No answer is taken to equal another student's or the baseline's, which "
             "would save its judgment."
         )
-    if marked := [name for name in config.evaluation.each_round if name not in judges]:
-        said.append(
-            f"lm-evaluation-harness marks {', '.join(marked)} without a call; its prompts count as the questions."
-        )
+    marked: dict[str, list[str]] = {}
+    for name in config.evaluation.each_round:
+        if name in config.evaluation.marked:
+            marked.setdefault(config.evaluation.marked[name].marker, []).append(name)
+    said += (
+        f"{marker} marks {', '.join(names)} without a call; its prompts count as the questions."
+        for marker, names in marked.items()
+    )
     if later:
         said.append(f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.")
     return said

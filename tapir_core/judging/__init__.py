@@ -1,13 +1,15 @@
 """Judging: fill in a judge prompt, parse a verdict, put the scores of both orders where they belong."""
 
-from tapir_core.judging.combine import (
+from tapir_core.judging.orders import (
     POINTWISE,
     VERDICTS,
+    JudgeMode,
     ShownAnswers,
     Verdict,
     arrange,
     combine_points,
     expected_orders,
+    mode_of,
     pair_verdict,
     unscored,
     verdict_rows,
@@ -21,12 +23,14 @@ __all__ = [
     "POINTWISE",
     "SCALE",
     "VERDICTS",
+    "JudgeMode",
     "PairScores",
     "ShownAnswers",
     "Verdict",
     "arrange",
     "combine_points",
     "expected_orders",
+    "mode_of",
     "neutralise",
     "pair_verdict",
     "parse_pointwise",

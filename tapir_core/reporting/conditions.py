@@ -8,14 +8,14 @@ engines were at work, stands in each run's `training.json` and logs.
 
 from collections.abc import Iterator, Mapping
 
-from tapir_core.config import EndpointConfig, FilePool, RunConfig, StandinEndpoint, StandinHeldout, VllmEngine
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import ComparisonConfig
+from tapir_core.judging import mode_of
 from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.text import digest
-from tapir_core.voices import voice_of
 
 __all__ = ["conditions_lines", "conditions_of", "conditions_table"]
 
@@ -41,7 +41,7 @@ def conditions_of(
         "Student": _student(config, files),
         "Answers": _answers(config),
         "Training": _training(config),
-        "Teacher": _voice(config.teacher.endpoint, "teacher"),
+        "Teacher": config.teacher.endpoint.in_words("teacher"),
         "Judge": _judge(config),
         "Prompts": ", ".join(_prompts(config, files)),
         "Sizes": _sizes(config, files),
@@ -67,9 +67,7 @@ def _student(config: RunConfig, files: Mapping[str, str]) -> str:
 
 
 def _answers(config: RunConfig) -> str:
-    engine = config.student.engine
-    by = f"vLLM in {engine.dtype}" if isinstance(engine, VllmEngine) else "an endpoint"
-    return f"{config.student.sampling.in_words}, by {by}"
+    return f"{config.student.sampling.in_words}, by {config.student.engine.in_words}"
 
 
 def _training(config: RunConfig) -> str:
@@ -82,15 +80,8 @@ def _training(config: RunConfig) -> str:
 
 
 def _judge(config: RunConfig) -> str:
-    orders = f", {' and '.join(config.judge.orders).replace('_', ' ')}" if config.judge.mode == "pairwise" else ""
-    names = (_voice(endpoint, "judge") for endpoint in config.judge.endpoints.values())
-    return f"{', '.join(names)}; {config.judge.mode}{orders}"
-
-
-def _voice(endpoint: EndpointConfig, role: str) -> str:
-    voice = voice_of(endpoint, role)
-    rules = "; rules, no LLM" if isinstance(endpoint, StandinEndpoint) else ""
-    return f"{voice.model} ({voice.identity}{rules})"
+    names = (endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
+    return f"{', '.join(names)}; {mode_of(config.judge).in_words(config.judge)}"
 
 
 def _prompts(config: RunConfig, files: Mapping[str, str]) -> Iterator[str]:
@@ -101,21 +92,14 @@ def _prompts(config: RunConfig, files: Mapping[str, str]) -> Iterator[str]:
 
 
 def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
-    pool, heldout = config.data.pool, config.data.heldout
-    if isinstance(pool, FilePool):
-        limit = f", {count(pool.limit)} instructions of it" if pool.limit else ""
-        pool_words = f"pool file {files['file:pool'][:_DIGITS]}{limit}"
-    else:
-        pool_words = f"pool {count(pool.rows)}"
-    heldout_words = (
-        f"held-out {count(heldout.dev)} dev and {count(heldout.test)} test"
-        if isinstance(heldout, StandinHeldout)
-        else f"held-out file {files['file:heldout'][:_DIGITS]}"
+    pool, heldout = (
+        "no held-out" if source is None else source.in_words(files.get(f"file:{name}", "")[:_DIGITS])
+        for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
     )
     examples = _each([count(config.round(number).examples) for number in config.round_numbers])
     rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
     basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
-    return f"{pool_words}, {heldout_words} instructions; {basic}, {rounds} of {examples}"
+    return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
 
 
 def _run_seeds(comparison: ComparisonConfig) -> str:

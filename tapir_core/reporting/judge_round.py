@@ -13,20 +13,21 @@ from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import expected_orders
 from tapir_core.judging.agreement import (
     JudgePair,
+    LengthEffects,
     OrderAgreement,
     compare_judges,
     mean_scores,
+    measure_length,
     measure_orders,
     pair_orders,
+    with_lengths,
 )
-from tapir_core.judging.length import LengthEffects, measure_length, with_lengths
 from tapir_core.judging.missing import UnscoredVerdicts, count_unscored_verdicts
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.reporting.judge_reading import JudgedInstruction, choose_verdicts
 from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.voices import judge_names
 
 __all__ = ["JudgeRound", "Measures", "summarise_judge"]
 
@@ -77,7 +78,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         MissingPrerequisite: the round has no verdicts yet.
     """
     look, judge = Look(run), run.config.judge
-    names, orders = judge_names(judge), expected_orders(judge)
+    names, orders = judge.names, expected_orders(judge)
     verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
     if verdicts is None or answers is None:
         raise MissingPrerequisite(

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.curriculum import count_unscored, share_table, shares_of, target_shares
+from tapir_core.curriculum import SeedCounts, count_unscored, share_table, shares_of, target_shares
 from tapir_core.judging import expected_orders
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.look import Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
@@ -42,7 +42,7 @@ def summarise_round(look: Look, number: int, first: Pool) -> RoundSummary:
         difficulty=difficulty,
         unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
-        delta=None if seeds is None else seeds.counts.get("delta"),
+        delta=None if seeds is None else SeedCounts.of_manifest(seeds.counts).delta,
         expansion=_expansion(look, number),
         refinement=_refinement(look, number),
         mixture=_mixture(look, number, first),

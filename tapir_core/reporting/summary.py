@@ -6,7 +6,7 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 
 import polars as pl
 
-from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint
+from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import best_round, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
@@ -18,11 +18,8 @@ from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, lines_once
-from tapir_core.voices import judge_names
 
 __all__ = ["summarise"]
-
-_STANDIN = "standin"
 
 
 def summarise(run: RunFolder) -> RunSummary:
@@ -46,9 +43,9 @@ def summarise(run: RunFolder) -> RunSummary:
         created=run.record.created,
         updated=look.updated,
         backbone=config.student.backbone,
-        teacher=_model(config.teacher.endpoint),
+        teacher=config.teacher.endpoint.name,
         judge=_judges(config.judge),
-        standins=tuple(role for role, endpoints in roles.items() if all(map(_is_standin, endpoints))),
+        standins=tuple(role for role, endpoints in roles.items() if all(each.is_standin for each in endpoints)),
         planned_rounds=config.run.rounds,
         next_stage=state.next_stage,
         stopped=state.stopped,
@@ -85,14 +82,5 @@ def _dropped(pool: Manifest | None) -> dict[str, int]:
     return {name.replace("_", " "): int(count) for name, count in counts.items() if name != "seconds" and count}
 
 
-def _model(endpoint: EndpointConfig) -> str:
-    return endpoint.model if isinstance(endpoint, OpenAIEndpoint) else "the stand-in"
-
-
 def _judges(judge: JudgeConfig) -> str:
-    return " and ".join(judge_names(judge)) if judge.panel else _model(judge.endpoint)
-
-
-def _is_standin(endpoint: EndpointConfig) -> bool:
-    """True of our own stand-in, also when it runs as a server of its own and is called by its model name."""
-    return not isinstance(endpoint, OpenAIEndpoint) or endpoint.model.startswith(_STANDIN)
+    return " and ".join(judge.names) if judge.panel else judge.endpoint.name

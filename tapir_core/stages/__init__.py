@@ -42,7 +42,6 @@ from tapir_core.stages.round import (
     drawn_at,
 )
 from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, always, declare
-from tapir_core.voices import benchmark_judge
 
 __all__ = [
     "ANSWER",
@@ -206,7 +205,7 @@ def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:
             return list(config.judge.endpoints.values())
         case "judge":
             judged = config.evaluation.judged.get(at.benchmark_name)
-            return [benchmark_judge(config, judged)] if judged else []
+            return [config.judge_of(judged)] if judged else []
         case _:
             return []
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from tapir_core.config import RunConfig
+from tapir_core.config import Kind, RunConfig
 from tapir_core.config.load import load_config
 from tests.golden.adapter import keys_of, stages_in_none
 from tests.golden.recorded import check_keys
@@ -97,7 +97,7 @@ def kinds_of(annotation: Any) -> Iterator[str]:
 
 
 def types_in(annotation: Any) -> Iterator[Any]:
-    """The types that a value may have, through unions and containers, and the values of literals."""
+    """The types that a value may have, through unions, families of kinds and containers, and the values of literals."""
     arguments = get_args(annotation)
     if get_origin(annotation) is Annotated:
         yield from types_in(arguments[0])
@@ -106,6 +106,8 @@ def types_in(annotation: Any) -> Iterator[Any]:
     elif get_origin(annotation) in (Union, UnionType, tuple, dict):
         for each in arguments:
             yield from types_in(each) if each is not Ellipsis else ()
+    elif isinstance(annotation, type) and issubclass(annotation, Kind) and annotation in Kind.__subclasses__():
+        yield from annotation.kinds().values()
     else:
         yield annotation
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tapir_core.calls.upkeep.prune import DoomedRows
-from tapir_core.config import RunConfig
+from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import TapirError
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, asked_in_roles, plan
-from tapir_core.voices import Voice, benchmark_judge, judge_voices, voice_of
 
 __all__ = ["RunAtStake", "runs_at_stake"]
 
@@ -55,16 +54,17 @@ def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
 
 def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
     """Whether the run asked for them first, or asks the same teacher or judge."""
-    return rows.run == run.ref.name or Voice(rows.model, rows.identity) in _voices(run.config).get(rows.role, ())
+    asked = ModelIdentity(rows.model, rows.identity)
+    return rows.run == run.ref.name or asked in _voices(run.config).get(rows.role, ())
 
 
-def _voices(config: RunConfig) -> dict[str, tuple[Voice, ...]]:
+def _voices(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
     """Who answers by role; the student's identity is its checkpoint, which is not looked at."""
-    teacher = voice_of(config.teacher.endpoint, "teacher")
-    asked = (benchmark_judge(config, each) for each in config.evaluation.judged.values())
-    benchmarks = tuple(voice_of(endpoint, "judge") for endpoint in asked)
+    teacher = config.teacher.endpoint.answers_as("teacher")
+    asked = (config.judge_of(each) for each in config.evaluation.judged.values())
+    benchmarks = tuple(endpoint.answers_as("judge") for endpoint in asked)
     return {
         **{role: (teacher,) for role, asks in asked_in_roles().items() if asks == "teacher"},
-        "judge": judge_voices(config.judge),
+        "judge": config.judge.identities,
         "benchmark": benchmarks,
     }

@@ -81,7 +81,7 @@ def test_an_unscored_instruction_is_in_neither_seeds_nor_easy(
 ) -> None:
     table = make_verdicts(*verdicts)
     labels = make_labels(dict.fromkeys([each.instruction_id for each in verdicts], "Math"))
-    parts = select_seeds(compute_difficulty(table, labels, BOTH), selection, derive_rng(seed))
+    parts = select_seeds(selection, compute_difficulty(table, labels, BOTH), derive_rng(seed))
     unscored = {each.instruction_id for each in verdicts if each.status == "unscored"}
     together = pl.concat([parts.seeds, parts.easy])["instruction_id"].to_list()
     assert unscored.isdisjoint(together)

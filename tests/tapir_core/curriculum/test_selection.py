@@ -1,11 +1,12 @@
 import math
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.config import HardShare, Threshold
-from tapir_core.curriculum import SEEDS, draw_seeds, select_seeds
+from tapir_core.config import HardShare, RandomShare, Threshold
+from tapir_core.curriculum import SEEDS, select_seeds
 from tapir_core.randomness import derive_rng
 from tests.builders import make_difficulty, make_examples, numbered, shuffled
 
@@ -14,8 +15,12 @@ MFD = st.lists(st.integers(-18, 18).map(lambda half: half / 2), max_size=40).map
 )
 
 
+def without_mfd(ids: dict[str, str]) -> pl.DataFrame:
+    return make_examples(ids).with_columns(mfd=pl.lit(None, pl.Float64))
+
+
 def test_the_threshold_keeps_what_is_strictly_above() -> None:
-    parts = select_seeds(make_difficulty({"a": 2.0, "b": 2.5, "c": -3.0}), Threshold(threshold=2.0), derive_rng(1))
+    parts = select_seeds(Threshold(threshold=2.0), make_difficulty({"a": 2.0, "b": 2.5, "c": -3.0}), derive_rng(1))
     assert parts.seeds["instruction_id"].to_list() == ["b"]
     assert parts.easy["instruction_id"].to_list() == ["a", "c"]
     assert parts.seeds.schema == parts.easy.schema == SEEDS
@@ -24,23 +29,23 @@ def test_the_threshold_keeps_what_is_strictly_above() -> None:
 
 def test_the_share_reports_the_mfd_of_its_last_seed() -> None:
     difficulty = make_difficulty({"a": 1.0, "b": 5.0, "c": 3.0, "d": 0.5, "e": -1.0})
-    parts = select_seeds(difficulty, HardShare(share=0.4), derive_rng(1))
+    parts = select_seeds(HardShare(share=0.4), difficulty, derive_rng(1))
     assert parts.seeds["instruction_id"].to_list() == ["b", "c"]
     assert parts.delta == 3.0
 
 
 def test_a_tie_at_the_top_still_gives_seeds() -> None:
     difficulty = make_difficulty({f"i{number}": 9.0 for number in range(10)})
-    parts = select_seeds(difficulty, HardShare(share=0.3), derive_rng(1))
+    parts = select_seeds(HardShare(share=0.3), difficulty, derive_rng(1))
     assert (parts.seeds.height, parts.easy.height, parts.delta) == (3, 7, 9.0)
     picks = {
-        tuple(select_seeds(difficulty, HardShare(share=0.3), derive_rng(s)).seeds["instruction_id"]) for s in range(9)
+        tuple(select_seeds(HardShare(share=0.3), difficulty, derive_rng(s)).seeds["instruction_id"]) for s in range(9)
     }
     assert len(picks) > 1
 
 
 def test_only_an_answer_worse_than_the_teachers_can_be_a_seed() -> None:
-    parts = select_seeds(make_difficulty({"a": 0.0, "b": -1.0}), HardShare(share=0.9), derive_rng(1))
+    parts = select_seeds(HardShare(share=0.9), make_difficulty({"a": 0.0, "b": -1.0}), derive_rng(1))
     assert parts.seeds.height == 0
     assert parts.delta == 0.0
 
@@ -48,18 +53,18 @@ def test_only_an_answer_worse_than_the_teachers_can_be_a_seed() -> None:
 @pytest.mark.parametrize(("share", "scored", "seeds"), [(0.1, 30, 3), (0.7, 10, 7), (0.3, 1, 1), (0.3, 11, 4)])
 def test_the_share_rounds_up_and_no_rounding_error_adds_one(share: float, scored: int, seeds: int) -> None:
     difficulty = make_difficulty({f"i{number:02d}": number + 1.0 for number in range(scored)})
-    assert select_seeds(difficulty, HardShare(share=share), derive_rng(1)).seeds.height == seeds
+    assert select_seeds(HardShare(share=share), difficulty, derive_rng(1)).seeds.height == seeds
 
 
 @given(MFD, st.floats(0.01, 0.99), st.integers(0, 9))
 def test_seeds_are_the_hardest_and_nothing_is_lost(mfd: dict[str, float], share: float, seed: int) -> None:
     difficulty = make_difficulty(mfd)
-    parts = select_seeds(difficulty, HardShare(share=share), derive_rng(seed))
+    parts = select_seeds(HardShare(share=share), difficulty, derive_rng(seed))
     assert parts.seeds.height + parts.easy.height == len(mfd)
     assert parts.seeds.height == min(math.ceil(round(share * len(mfd), 9)), sum(value > 0 for value in mfd.values()))
     if parts.seeds.height and parts.easy.height:
         assert min(parts.seeds["mfd"]) >= max([value for value in parts.easy["mfd"] if value > 0], default=0)
-    again = select_seeds(shuffled(difficulty, seed), HardShare(share=share), derive_rng(seed))
+    again = select_seeds(HardShare(share=share), shuffled(difficulty, seed), derive_rng(seed))
     assert again.seeds.equals(parts.seeds)
     assert again.easy.equals(parts.easy)
 
@@ -67,7 +72,7 @@ def test_seeds_are_the_hardest_and_nothing_is_lost(mfd: dict[str, float], share:
 @given(MFD, st.floats(-9, 9), st.floats(-9, 9))
 def test_a_higher_threshold_never_adds_a_seed(mfd: dict[str, float], one: float, other: float) -> None:
     low, high = (
-        set(select_seeds(make_difficulty(mfd), Threshold(threshold=each), derive_rng(1)).seeds["instruction_id"])
+        set(select_seeds(Threshold(threshold=each), make_difficulty(mfd), derive_rng(1)).seeds["instruction_id"])
         for each in sorted([one, other])
     )
     assert high <= low
@@ -77,9 +82,9 @@ def test_a_higher_threshold_never_adds_a_seed(mfd: dict[str, float], one: float,
 def test_random_seeds_are_a_share_of_the_pool_without_an_mfd_and_new_ones_come_first(
     rows: int, share: float, known: int, seed: int
 ) -> None:
-    pool = make_examples(numbered(["Math", "Law"] * rows))
+    pool = without_mfd(numbered(["Math", "Law"] * rows))
     used = set(pool["instruction_id"].to_list()[:known])
-    parts = draw_seeds(pool, share, used, derive_rng(seed))
+    parts = select_seeds(RandomShare(share=share), pool, derive_rng(seed), used)
     seeds, easy = set(parts.seeds["instruction_id"]), set(parts.easy["instruction_id"])
     assert len(seeds) == math.ceil(round(share * 2 * rows, 9))
     assert seeds | easy == set(pool["instruction_id"])
@@ -88,9 +93,12 @@ def test_random_seeds_are_a_share_of_the_pool_without_an_mfd_and_new_ones_come_f
     assert parts.seeds.schema == parts.easy.schema == SEEDS
     assert parts.seeds["mfd"].null_count() == parts.seeds.height
     assert not seeds & used or easy <= used, "an old one is drawn when no new one is left"
-    assert draw_seeds(shuffled(pool, seed), share, used, derive_rng(seed)).seeds.equals(parts.seeds)
+    assert select_seeds(RandomShare(share=share), shuffled(pool, seed), derive_rng(seed), used).seeds.equals(
+        parts.seeds
+    )
 
 
 def test_another_generator_draws_other_random_seeds() -> None:
-    pool = make_examples(numbered(["Math"] * 40))
-    assert len({tuple(draw_seeds(pool, 0.3, (), derive_rng(s)).seeds["instruction_id"]) for s in range(5)}) == 5
+    pool = without_mfd(numbered(["Math"] * 40))
+    drawn = (select_seeds(RandomShare(share=0.3), pool, derive_rng(seed)).seeds for seed in range(5))
+    assert len({tuple(seeds["instruction_id"]) for seeds in drawn}) == 5

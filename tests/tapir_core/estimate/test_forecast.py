@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.config import RunConfig
+from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.evidence import Evidence, KnownLength
 from tapir_core.estimate.forecast import forecast
@@ -11,7 +11,6 @@ from tapir_core.estimate.prompts import Instruction, measure_prompts
 from tapir_core.estimate.types import Estimate, Figures, Span, estimate_json, load_estimate
 from tapir_core.estimate.workload import Pool
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.voices import Voice
 from tests.run_config import make_config
 
 PROMPTS = {name: load_prompt(name) for name in PROMPT_NAMES}
@@ -111,7 +110,7 @@ def test_known_lengths_replace_assumed_ones_and_narrow_the_span() -> None:
     config = make_config("runs", teacher={"endpoint": PRICED})
     evidence = evidence_of(config)
     assumed = stage(forecast(config, POOL, evidence), "teach").needed.completion_tokens
-    known = replace(evidence, lengths={("teach", Voice("some-model", "i")): KnownLength(40.0, 500)})
+    known = replace(evidence, lengths={("teach", ModelIdentity("some-model", "i")): KnownLength(40.0, 500)})
     seen = stage(forecast(config, POOL, known), "teach").needed.completion_tokens
     assert seen.likely == 240 * 40
     assert seen.high / seen.low < assumed.high / assumed.low
@@ -141,7 +140,7 @@ def test_every_judge_of_a_panel_is_asked_at_its_own_price_and_length() -> None:
     assert "judge another 120" in said
 
     config = make_config("runs", teacher={"endpoint": PRICED}, judge={"endpoint": PRICED, "panel": [dearer]})
-    lengths = {("judge", Voice("another", "i")): KnownLength(12.0, 500)}
+    lengths = {("judge", ModelIdentity("another", "i")): KnownLength(12.0, 500)}
     short = forecast(config, POOL, replace(evidence_of(config), lengths=lengths))
     judged = stage(short, "judge").needed
     assert judged.completion_tokens.likely == pytest.approx(judged.calls.likely / 2 * (120 + 12))

@@ -5,11 +5,11 @@ import pytest
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.fakes import make_request
+from tapir_core.config import ModelIdentity
 from tapir_core.estimate.history import past_seconds, store_exists, stored_lengths
-from tapir_core.voices import Voice
 from tests.run_builder import build_run, make_config
 
-VOICE = Voice("fake-model", "fake-1")
+VOICE = ModelIdentity("fake-model", "fake-1")
 
 
 def fill(url: str, answers: int, tokens: int) -> None:
@@ -24,7 +24,7 @@ def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) ->
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     fill(url, 30, 17)
     found = stored_lengths(
-        url, [("teach", VOICE), ("judge", VOICE), ("teach", Voice("fake-model", "another revision"))]
+        url, [("teach", VOICE), ("judge", VOICE), ("teach", ModelIdentity("fake-model", "another revision"))]
     )
     assert list(found) == [("teach", VOICE)]
     assert (found["teach", VOICE].tokens, found["teach", VOICE].answers) == (17.0, 30)

@@ -7,7 +7,6 @@ from tapir_core.curriculum import render_label
 from tapir_core.estimate.prompts import Instruction, label_request, measure_prompts, teach_request
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, estimate_tokens
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.voices import voice_of
 from tasks.asking import chat, make_request
 from tests.run_config import make_config
 
@@ -23,7 +22,7 @@ SAMPLE = [
 def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
-    voice = voice_of(config.teacher.endpoint, "teacher")
+    voice = config.teacher.endpoint.answers_as("teacher")
     label = chat(render_label(PROMPTS["label"], each.text))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
     assert label_request(config, PROMPTS["label"], each).key == asked.key

@@ -3,7 +3,6 @@ from pathlib import Path
 from tapir_core.calls.upkeep import DoomedRows, RunAtStake, runs_at_stake
 from tapir_core.paths import RUN_RECORD
 from tapir_core.stages import StageAt
-from tapir_core.voices import voice_of
 from tests.run_builder import build_run
 from tests.run_config import make_config
 
@@ -28,7 +27,7 @@ def test_an_unfinished_run_asks_again_in_the_stages_that_are_still_to_do(tmp_pat
 
 def test_a_run_that_asks_the_same_teacher_is_at_stake_though_another_asked_first(tmp_path: Path):
     run = build_run(tmp_path, until=StageAt("pool"))
-    teacher = voice_of(run.config.teacher.endpoint, "teacher")
+    teacher = run.config.teacher.endpoint.answers_as("teacher")
     rows = doomed("teach", model=teacher.model, identity=teacher.identity)
     (stake,) = runs_at_stake(str(tmp_path), [rows])
     assert (stake.rows, stake.stages[0]) == (0, "teach")

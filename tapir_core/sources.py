@@ -1,0 +1,78 @@
+"""The pool and the held-out set of a configuration: read from a file, or made by the stand-in.
+
+A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
+"""
+
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from tapir_core.config import (
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
+    by_kind,
+)
+from tapir_core.data.readers import read_heldout, read_pool
+from tapir_core.randomness import derive_rng
+from tapir_core.standin.pool import standin_heldout, standin_pool
+
+__all__ = ["Found", "read_heldout_of", "read_pool_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Instructions as they come."""
+
+    rows: pl.DataFrame
+    """`POOL_SCHEMA` or `HELDOUT_SCHEMA` of `tapir_core.data.readers`."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What reading left out or merged."""
+
+
+@by_kind(PoolConfig)
+def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
+    """The pool D; ``seed`` is the run's, of which every draw derives.
+
+    Raises:
+        ConfigError: it cannot be read, or has bad rows.
+    """
+    raise NotImplementedError
+
+
+@read_pool_of.register
+def _(source: FilePool, data: DataConfig, seed: int) -> Found:
+    rng = derive_rng(seed, "pool")
+    read = read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=rng)
+    bad_rows, duplicates, dropped = len(read.bad_rows), read.duplicates, read.dropped_turns
+    return Found(read.rows, {"bad_rows": bad_rows, "duplicates": duplicates, "dropped_turns": dropped})
+
+
+@read_pool_of.register
+def _(source: StandinPool, _data: DataConfig, seed: int) -> Found:
+    return Found(standin_pool(source.rows, source.max_level, seed))
+
+
+@by_kind(HeldoutConfig)
+def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found:
+    """The held-out set; ``seed`` is the run's.
+
+    Raises:
+        ConfigError: it cannot be read, or has bad rows.
+    """
+    raise NotImplementedError
+
+
+@read_heldout_of.register
+def _(source: FileHeldout, data: DataConfig, _seed: int) -> Found:
+    read = read_heldout(source.path, on_bad_row=data.on_bad_row)
+    return Found(read.rows, {"bad_rows": len(read.bad_rows), "duplicates": read.duplicates})
+
+
+@read_heldout_of.register
+def _(source: StandinHeldout, _data: DataConfig, seed: int) -> Found:
+    return Found(standin_heldout(source.dev, source.test, source.max_level, seed))

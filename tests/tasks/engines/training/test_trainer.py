@@ -1,0 +1,251 @@
+import base64
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+
+from tapir_core.config import LoraConfig, TrainingConfig
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
+from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
+from tasks.engines.training.preflight import count_trainings
+from tasks.engines.training.trainer import child_environment, explain, launcher_command, read_progress, train_student
+from tests.harness.watches import ListenWatch
+from tests.tiny_student import tiny_student
+
+EXAMPLES = 60
+
+
+def make_job(folder: Path, **changes: Any) -> TrainingJob:
+    fields: dict[str, Any] = {
+        "base": folder / "base",
+        "mixture": (folder / "part.parquet",),
+        "output": folder / "attempt",
+        "training": TrainingConfig(precision="fp32", batch_size=4, micro_batch_size=2),
+        "epochs": 1.0,
+        "learning_rate": 1e-3,
+        "seed": 7,
+        "log_path": folder / "train.log",
+    }
+    return TrainingJob(**{**fields, **changes})
+
+
+def write_mixture(path: Path) -> None:
+    talks = [
+        [
+            {"role": "user", "content": f"What is {number} plus {number % 7}?"},
+            {"role": "assistant", "content": f"It is {number + number % 7}." + " Certainly." * (number % 5)},
+        ]
+        for number in range(EXAMPLES)
+    ]
+    pl.DataFrame({"messages": talks}).write_parquet(path)
+
+
+def test_the_driver_side_imports_no_torch() -> None:
+    heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
+    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.preflight"
+    code = f"import {imports}; print(sorted({heavy} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_launcher_starts_one_rank_for_each_accelerator() -> None:
+    command = launcher_command(Path("job.json"), ["2", "5"])
+    world = next(part for part in command if part.startswith("--world_info=")).partition("=")[2]
+    assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": ["2", "5"]}
+    assert command[-1] == "job.json"
+
+
+def test_the_child_stays_off_the_network_and_keeps_what_the_user_set() -> None:
+    values = child_environment({"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, on_cpu=True, processes=1)
+    assert values["HF_HUB_OFFLINE"] == "1"
+    assert values["PYTHONPATH"].endswith("mine")
+    assert "GOMP_SPINCOUNT" not in values
+    assert "DS_ACCELERATOR" not in child_environment({}, on_cpu=False, processes=1)
+
+
+def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
+    row = TrainingProgress(1, 4, 2.5, 100, 50.0, 6.0)
+    line = json.dumps(dataclasses.asdict(row)) + "\n"
+    path = tmp_path / "progress.jsonl"
+    assert read_progress(path, 0) == ([], 0)
+    path.write_text(line + line[:10])
+    rows, offset = read_progress(path, 0)
+    assert (rows, offset) == ([row], len(line))
+    path.write_text(line + line)
+    assert read_progress(path, offset) == ([row], 2 * len(line))
+
+
+@pytest.mark.parametrize(
+    ("log", "kind", "words"),
+    [
+        ("noise\ntapir error ConfigError: no chat template\n", ConfigError, "no chat template"),
+        ("tapir error MissingPrerequisite: needs FlashAttention\n", MissingPrerequisite, "FlashAttention"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", EngineError, r"training\.micro_batch_size \(now 2\)"),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory", EngineError, "ran out of memory"),
+        ("[ERROR] [launch.py] x exits with return code = -9", EngineError, "was killed"),
+        ("stopped by SIGTERM after step 3; the same command goes on", EngineError, "SIGTERM after step 3"),
+        ("[INFO] [x] hello\nValueError: bad\n", EngineError, "ValueError: bad"),
+        ("", EngineError, "exit code 1"),
+    ],
+)
+def test_a_failure_is_explained_from_the_log(tmp_path: Path, log: str, kind: type[TapirError], words: str) -> None:
+    error = explain(make_job(tmp_path), 1, log)
+    assert type(error) is kind
+    with pytest.raises(kind, match=words):
+        raise error
+    assert "train.log" in str(error)
+
+
+def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match=r"training\.processes = 2, and this machine has 1"):
+        train_student(make_job(tmp_path, training=TrainingConfig(processes=2)))
+
+
+def ranks() -> list[psutil.Process]:
+    found = psutil.Process().children(recursive=True)
+    return [child for child in found if "tasks.engines.training.rank" in child.cmdline()[:4]]
+
+
+def at_step(step: int, act: Callable[[], None]) -> Callable[[TrainingProgress], None]:
+    done: list[int] = []
+
+    def watch(progress: TrainingProgress) -> None:
+        if progress.step >= step and not done:
+            done.append(progress.step)
+            act()
+
+    return watch
+
+
+def kill_ranks() -> None:
+    for rank in ranks():
+        rank.kill()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    tiny_student(folder / "base")
+    write_mixture(folder / "part.parquet")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(
+    ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # a fresh machine has no compiler
+    often = TrainingConfig(precision="fp32", batch_size=4, micro_batch_size=2, save_minutes=1e-6, grace_seconds=20)
+    job = make_job(ground, training=often, epochs=6.0, output=tmp_path / "disturbed", log_path=tmp_path / "a.log")
+    with pytest.raises(EngineError, match="was killed"):
+        train_student(job, on_progress=at_step(10, kill_ranks))
+    assert ranks() == []
+    with pytest.raises(KeyboardInterrupt):
+        train_student(job, on_progress=at_step(20, interrupt))
+    assert ranks() == []
+    disturbed = train_student(job)
+
+    calm = TrainingConfig(precision="fp32", batch_size=4, micro_batch_size=2)
+    whole = train_student(
+        make_job(ground, training=calm, epochs=6.0, output=tmp_path / "calm", log_path=tmp_path / "b.log")
+    )
+    assert disturbed.steps == whole.steps == EXAMPLES * 6 // 4
+    assert len(disturbed.resumed_from_steps) == 2
+    assert disturbed.resumed_from_steps[1] >= 20, "the stop did not save"
+    assert [entry["step"] for entry in disturbed.loss_curve] == list(range(1, whole.steps + 1))
+    ours, theirs = ([entry["loss"] for entry in each.loss_curve] for each in (disturbed, whole))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert not (job.output / "saves").exists()
+    assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "generation_config.json"} <= {
+        file.name for file in (job.output / "checkpoint").iterdir()
+    }
+    assert train_student(job) == disturbed, "a finished training was started again"
+
+
+@pytest.mark.slow
+def test_two_ranks_with_zero_3_and_lora_leave_a_whole_merged_student(ground: Path, tmp_path: Path) -> None:
+    training = TrainingConfig(
+        zero_stage=3, precision="bf16", batch_size=8, micro_batch_size=2, processes=2, lora=LoraConfig(rank=4)
+    )
+    job = make_job(ground, training=training, output=tmp_path / "attempt", log_path=tmp_path / "train.log")
+    with ListenWatch() as watch:
+        summary = train_student(job)
+    assert summary.world_size == 2
+    assert {place[1] for place in watch.seen} == {"127.0.0.1"}
+    names = {file.name for file in (job.output / "checkpoint").iterdir()}
+    assert "model.safetensors" in names
+    assert not any("adapter" in name for name in names)
+    log = job.log_path.read_text()
+    assert "⟦It is" in log
+    assert "world size    2 (cpu), ZeRO stage 3, bf16, LoRA rank 4" in log
+
+
+@pytest.mark.slow
+def test_what_a_rank_finds_wrong_is_raised_as_it_said_it(ground: Path, tmp_path: Path) -> None:
+    packed = TrainingConfig(packing=True)
+    with pytest.raises(MissingPrerequisite, match=r"set training\.packing = false"):
+        train_student(make_job(ground, training=packed, output=tmp_path / "attempt", log_path=tmp_path / "train.log"))
+
+
+@pytest.mark.slow
+def test_what_a_training_says_of_tokens_and_steps_was_known_before_it(ground: Path, tmp_path: Path) -> None:
+    training = TrainingConfig(precision="fp32", batch_size=7, micro_batch_size=4, max_length=50)
+    places = {"output": tmp_path / "attempt", "log_path": tmp_path / "train.log"}
+    job = make_job(ground, training=training, epochs=1.5, **places)
+    [count] = count_trainings([job])
+    summary = train_student(job)
+    assert (
+        TrainingCount(**{each.name: getattr(summary, each.name) for each in dataclasses.fields(TrainingCount)}) == count
+    )
+    assert (count.batch_size, count.epochs) == (7, 1.5)
+    assert count.examples + count.left_out == EXAMPLES
+    assert count.left_out > 0
+    assert count.steps == len(summary.loss_curve) == -(-round(1.5 * count.examples) // 7)
+    assert 0 < count.trained_tokens < count.total_tokens
+    written = json.loads((job.output / "checkpoint" / "training.json").read_text())
+    assert written["total_tokens"] == count.total_tokens
+
+
+@pytest.mark.slow
+def test_a_batch_is_the_same_step_however_its_micro_batches_divide_it(ground: Path, tmp_path: Path) -> None:
+    def losses(name: str, micro_batch_size: int) -> list[float]:
+        training = TrainingConfig(precision="fp32", batch_size=7, micro_batch_size=micro_batch_size)
+        places = {"output": tmp_path / name, "log_path": tmp_path / f"{name}.log"}
+        return [step["loss"] for step in train_student(make_job(ground, training=training, **places)).loss_curve]
+
+    assert losses("four-and-three", 4) == pytest.approx(losses("seven", 7), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_several_mixtures_are_counted_at_once_and_more_examples_are_more_tokens(ground: Path, tmp_path: Path) -> None:
+    half = tmp_path / "half.parquet"
+    pl.read_parquet(ground / "part.parquet").head(EXAMPLES // 2).write_parquet(half)
+    one, two, twice = count_trainings(
+        [make_job(ground, mixture=(half,)), make_job(ground), make_job(ground, mixture=(half,), epochs=2.0)]
+    )
+    assert (one.examples, two.examples) == (EXAMPLES // 2, EXAMPLES)
+    assert one.total_tokens < two.total_tokens
+    assert (twice.total_tokens, twice.trained_tokens) == (2 * one.total_tokens, 2 * one.trained_tokens)
+    assert twice.steps == two.steps == EXAMPLES // 4
+
+
+@pytest.mark.slow
+def test_what_cannot_be_counted_is_raised_as_a_training_would_say_it(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none of the 60 examples fits training\.max_length = 3"):
+        count_trainings([make_job(ground, training=TrainingConfig(max_length=3))])
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
+        count_trainings([make_job(ground, base=tmp_path)])
+    with pytest.raises(EngineError, match=r"could not be counted:(.|\n)*gone\.parquet"):
+        count_trainings([make_job(ground, mixture=(tmp_path / "gone.parquet",))])
