@@ -17,7 +17,6 @@ from flows.expand import expand_round
 from flows.running.project_flow import project_flow
 from flows.steps import run_shards, run_stage, seal_stage, submit_shards
 from flows.until import find_stage
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -27,6 +26,7 @@ from tasks.label import label_shard
 from tasks.pool import pool
 from tasks.runtime import close_all, current
 from tasks.teach import teach_shard
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -1,8 +1,8 @@
 import pytest
 
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.standin.running import StandinServer
 from tasks.engines.endpoints import api_key, hide_keys, keyless_environment, look_for
+from tests.doubles.standin import StandinServer
 
 
 def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):

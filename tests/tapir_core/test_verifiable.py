@@ -2,7 +2,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.verifiable import final_result, is_correct, normalise_result, states_result
+from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 
 @pytest.mark.parametrize(
