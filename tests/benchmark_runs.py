@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.standin.families import Problem, recognise
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.families import recognise
+from tapir_core.standin.family import Problem
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
+from tests.doubles.standin import StandinServer
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

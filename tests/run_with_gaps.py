@@ -4,7 +4,6 @@ from pathlib import Path
 
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.calls.store.address import store_url
 from tapir_core.data.dataset import write_part
 from tapir_core.run_folder import RunFolder
@@ -13,6 +12,7 @@ from tasks.asking_judges import judge_requests
 from tasks.engines.backbone import checkpoint_digest
 from tasks.judge import asked_for
 from tasks.runtime import close_all, current
+from tests.doubles.provider import FakeProvider
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import make_checkpoint

@@ -1,12 +1,11 @@
 """`tapir standin serve`: the offline, rule-based teacher and judge."""
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
-from tapir_core.errors import ConfigError
-from tapir_core.standin.behaviour import Preference
+from tapir_core.standin.judge import Preference
 
 __all__ = ["standin_app"]
 
@@ -18,9 +17,7 @@ def serve(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
     position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
     noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
-    prefers: Annotated[
-        str, typer.Option(metavar="better|first|longer", help="Which answer wins in benchmarks, whatever it says.")
-    ] = "better",
+    prefers: Annotated[Preference, typer.Option(help="Which answer wins in benchmarks, whatever it says.")] = "better",
     logprobs: Annotated[bool, typer.Option(help="Give log-probabilities to who asks for them.")] = True,
     latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
     faults: Annotated[
@@ -34,25 +31,16 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
 ) -> None:
     """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
-    from tapir_core.standin.behaviour import BatchRules
-    from tapir_core.standin.server import run_server
+    from tapir_core.standin.batches import BatchRules
+    from tapir_core.standin.faults import read_faults
+    from tapir_core.standin.judge import Behaviour
+    from tapir_core.standin.server import Service, run_server
 
-    rules = BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes)
-    run_server(
-        "127.0.0.1",
-        port,
-        position_bias=position_bias,
-        noise=noise,
-        prefers=_preference(prefers),
-        logprobs=logprobs,
+    service = Service(
+        Behaviour(position_bias, noise, prefers, logprobs),
         latency_ms=latency_ms,
-        faults=faults,
-        batches=rules,
+        faults=read_faults(faults),
+        batches=BatchRules(batch_seconds, batch_expire_share, batch_fail_share, batch_max_rows, batch_max_bytes),
         log_path=log,
     )
-
-
-def _preference(given: str) -> Preference:
-    if given not in get_args(Preference):
-        raise ConfigError(f"--prefers {given}: write {', '.join(get_args(Preference))}")
-    return cast(Preference, given)
+    run_server(service, "127.0.0.1", port)

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 STANDIN_VERSION = "c77237e37faa"
-"""Version of the stand-in's answers, under which they are stored; `tapir_core.standin.version` says when it rises."""
+"""Version of the stand-in's answers, under which they are stored; raised when they change."""
 
 
 class Sampling(Section):

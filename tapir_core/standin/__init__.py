@@ -1,9 +1,35 @@
 """The offline teacher and judge for verifiable instructions. Rule-based; no LLM (docs/standin.md).
 
-Limits: it knows its own families and refuses everything else. The server starts without polars; the tables of pool and
-held-out set are made in ``tapir_core.standin.pool``.
+Here are its versions: that of its answers, under which they are stored and re-used, and that of its pools.
+Limits: it knows its own families and refuses everything else.
 """
 
-from tapir_core.standin.version import POOL_VERSION, STANDIN_VERSION
+import random
+from dataclasses import astuple
+
+from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
+from tapir_core.standin.family import LEVELS
+from tapir_core.standin.judge import SCALE
+from tapir_core.text import digest
 
 __all__ = ["POOL_VERSION", "STANDIN_VERSION"]
+
+_RULES = 1
+"""Raised by hand when replies change in a way that the sample below does not show."""
+
+
+def _version() -> str:
+    """A digest of what the families say on a fixed sample, and of the judge's scale: a changed family changes it."""
+    rng = random.Random(0)
+    problems = [
+        astuple(family.draw_problem(level, rng)) for family in FAMILIES.values() for level in LEVELS for _ in range(3)
+    ]
+    phrasings = [family.phrasings for family in FAMILIES.values()]
+    return digest([_RULES, astuple(SCALE), phrasings, problems])[:12]
+
+
+STANDIN_VERSION = _version()
+"""12 hex digits."""
+
+POOL_VERSION = digest([STANDIN_VERSION, NATURAL_SHARES])[:12]
+"""Of the pools that are drawn from its families by their natural shares, 12 hex digits."""

@@ -1,21 +1,43 @@
-"""The rule-based judge: graded scores with a position bias and noise that can be set.
+"""The rule-based judge: of pairs and single answers for the curriculum, and of benchmarks, on one graded scale.
 
-Limits: it looks at the final result and at how it is stated, not at the way there. Noise derives from the request's
-text, so the same request always gets the same scores and the two orders of a pair get different ones.
+As a judge of benchmarks it is AlpacaEval's annotator, MT-Bench's judge and Vicuna's referee. There it can be told to
+prefer the answer shown first, or the longer one, whatever they say: faults that an evaluation has to show.
+
+Limits: it looks at the final result and at how it is stated, not at the way there. It refuses instructions that are no
+family's, unless it is told to look at nothing but places or lengths. Noise derives from the request's text, so the same
+request always gets the same scores and the two orders of a pair get different ones.
 """
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Literal
 
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.families import Problem, recognise
-from tapir_core.standin.sections import Ask, Reply
-from tapir_core.standin.teacher import UNKNOWN
+from tapir_core.standin.families import recognise
+from tapir_core.standin.family import Problem
+from tapir_core.standin.teacher import UNKNOWN, Ask, Refusal, Reply, Weighted
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
-__all__ = ["SCALE", "Grade", "Scale", "grade", "judge"]
+__all__ = ["SCALE", "Behaviour", "Grade", "Preference", "Scale", "annotate", "grade", "judge"]
+
+Preference = Literal["better", "first", "longer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What a judgment depends on besides its request."""
+
+    position_bias: float = 0.5
+    """Points added to the answer shown first."""
+    noise: float = 0.5
+    """Standard deviation of the scores, in points."""
+    prefers: Preference = "better"
+    """Which of two answers to a benchmark's question wins: the better one, or whatever it says the first or longer."""
+    logprobs: bool = True
+    """Whether log-probabilities are given to who asks for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +62,12 @@ class Scale:
 
 
 SCALE = Scale()
-_HIGHEST, _LOWEST = 10.0, 1.0
 _LONGEST_COMPARED_CHARS = 200
+_SURE = 5.0
+"""Points by which an answer to a benchmark's question is preferred for its place or length."""
+_TIE = 0.5
+"""A lead below this is a tie."""
+_MIDDLE = 5.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +78,7 @@ class Grade:
     reason: str
 
 
-def judge(ask: Ask, *, position_bias: float, noise: float) -> Reply:
+def judge(ask: Ask, behaviour: Behaviour) -> Reply:
     """The verdict on a pair, or on one answer: an explanation, then the scores on the last line."""
     problem = recognise(ask.sections["instruction"])
     if problem is None:
@@ -60,13 +86,27 @@ def judge(ask: Ask, *, position_bias: float, noise: float) -> Reply:
     rng = derive_rng(0, "judge", ask.text)
     if "answer_1" not in ask.sections:
         only = grade(ask.sections["answer"], problem)
-        return f"The answer is {only.reason}.\nScore: [[{_printed(only.points + rng.gauss(0, noise))}]]"
+        return f"The answer is {only.reason}.\nScore: [[{_in_scale(only.points + rng.gauss(0, behaviour.noise)):.1f}]]"
     first, second = (grade(ask.sections[tag], problem) for tag in ("answer_1", "answer_2"))
-    scores = (first.points + position_bias + rng.gauss(0, noise), second.points + rng.gauss(0, noise))
-    return (
-        f"Answer 1 is {first.reason}. Answer 2 is {second.reason}.\n"
-        f"Scores: [[{_printed(scores[0])}, {_printed(scores[1])}]]"
-    )
+    noises = rng.gauss(0, behaviour.noise), rng.gauss(0, behaviour.noise)
+    scores = _in_scale(first.points + behaviour.position_bias + noises[0]), _in_scale(second.points + noises[1])
+    return f"Answer 1 is {first.reason}. Answer 2 is {second.reason}.\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
+
+
+def annotate(ask: Ask, behaviour: Behaviour) -> Reply:
+    """A benchmark's judgment, in the form that its prompt asks for; of two turns the last one is judged."""
+    turn = "follow_up_" if "follow_up" in ask.sections else ""
+    question = "follow_up" if turn else "question"
+    if "output_1" in ask.sections:
+        lead = _lead(ask, "instruction", ("output_1", "output_2"), behaviour)
+        return lead if isinstance(lead, Refusal) else _choose(lead)
+    if "response_1" in ask.sections:
+        lead = _lead(ask, "question", ("response_1", "response_2"), behaviour)
+        return lead if isinstance(lead, Refusal) else _review(lead, scores_last="(7, 8)" in ask.text)
+    if "answer" in ask.sections:
+        return _rate(ask, question, f"{turn}answer", behaviour)
+    lead = _lead(ask, question, (f"{turn}answer_a", f"{turn}answer_b"), behaviour)
+    return lead if isinstance(lead, Refusal) else _compare(lead)
 
 
 def grade(answer: str, problem: Problem) -> Grade:
@@ -83,8 +123,52 @@ def grade(answer: str, problem: Problem) -> Grade:
     return Grade(points, "wrong" if points == SCALE.wrong else "almost right")
 
 
-def _printed(points: float) -> str:
-    return f"{min(_HIGHEST, max(_LOWEST, points)):.1f}"
+def _choose(lead: float) -> Weighted:
+    """AlpacaEval: the identifier of the better output."""
+    first = 1 / (1 + math.exp(-lead))
+    return Weighted("m" if first >= 0.5 else "M", {"m": first, "M": 1 - first})
+
+
+def _compare(lead: float) -> str:
+    """MT-Bench, a pair."""
+    verdict = "C" if abs(lead) < _TIE else "A" if lead > 0 else "B"
+    return f"Answer A leads by {lead:.1f} points.\nVerdict: [[{verdict}]]"
+
+
+def _review(lead: float, *, scores_last: bool) -> str:
+    """Vicuna: both scores, on the first line or, where the prompt shows a tuple, on the last."""
+    first, second = (_in_scale(_MIDDLE + side * lead / 2) for side in (1, -1))
+    said = f"The first answer leads by {lead:.1f} points."
+    return f"{said}\n({first:.1f}, {second:.1f})" if scores_last else f"{first:.1f} {second:.1f}\n{said}"
+
+
+def _rate(ask: Ask, question: str, answer: str, behaviour: Behaviour) -> Reply:
+    """MT-Bench, one answer."""
+    problem = recognise(ask.sections[question])
+    if problem is None:
+        return UNKNOWN
+    found = grade(ask.sections[answer], problem)
+    noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
+    return f"The answer is {found.reason}.\nRating: [[{_in_scale(found.points + noise):.1f}]]"
+
+
+def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float | Refusal:
+    """Points by which the answer shown first is better; ``question`` and ``answers`` name sections."""
+    first, second = (ask.sections[tag] for tag in answers)
+    if behaviour.prefers == "first":
+        return _SURE
+    if behaviour.prefers == "longer":
+        return math.copysign(_SURE, len(first) - len(second)) if len(first) != len(second) else 0.0
+    problem = recognise(ask.sections[question])
+    if problem is None:
+        return UNKNOWN
+    rng = derive_rng(0, "benchmark", ask.text, question)
+    noise = rng.gauss(0, behaviour.noise) - rng.gauss(0, behaviour.noise)
+    return grade(first, problem).points - grade(second, problem).points + behaviour.position_bias + noise
+
+
+def _in_scale(points: float) -> float:
+    return min(10.0, max(1.0, points))
 
 
 def _is_empty(answer: str) -> bool:

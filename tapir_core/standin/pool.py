@@ -3,8 +3,8 @@
 import polars as pl
 
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.families import Problem, Stream
-from tapir_core.standin.sampling import EQUAL_SHARES, sample_problems
+from tapir_core.standin.families import EQUAL_SHARES, sample_problems
+from tapir_core.standin.family import Problem, Stream
 from tapir_core.text import instruction_id
 
 __all__ = ["standin_heldout", "standin_pool"]

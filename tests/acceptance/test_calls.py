@@ -17,12 +17,12 @@ import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import FakeProvider, Hang, Text, make_request
 from tapir_core.config import CallsConfig
 from tapir_core.judging import PairScores, parse_verdict
 from tests.acceptance.command_line import Project, descendants
 from tests.acceptance.processes import DEADLINE_SECONDS, Asker
 from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed
+from tests.doubles.provider import FakeProvider, Hang, Text, make_request
 from tests.harness.processes import REPOSITORY, kill
 from tests.harness.stand_ins import StandinProcess, endpoint
 from tests.waiting import wait_until
@@ -154,8 +154,8 @@ ASK_WHAT_IS_KNOWN = """
 import sys
 from pathlib import Path
 from tapir_core.calls import Answer, AnswerStore, CallEngine
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import CallsConfig
+from tests.doubles.provider import make_request
 
 def nobody():
     raise AssertionError("everything is known")

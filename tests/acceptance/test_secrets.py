@@ -9,12 +9,12 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, Status
-from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.chat import reply_to_json
+from tapir_core.standin.judge import Behaviour
 from tests.acceptance.command_line import Project
 from tests.acceptance.leaks import arguments_with, find_leaks, spellings
 from tests.acceptance.processes import DEADLINE_SECONDS
+from tests.doubles.provider import FakeProvider, Status
 from tests.harness.watches import ArgumentWatch
 
 pytestmark = pytest.mark.slow

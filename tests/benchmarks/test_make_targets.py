@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tapir_core.paths import comparison_file
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY, overrides
 from tests.students import make_tiny_students, needs_student_env
 

@@ -26,10 +26,9 @@ from flows.cli import app
 from tapir_core.calls.prices import missing_prices
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.config.load import load_config
-from tapir_core.standin.families import FAMILIES
-from tapir_core.standin.running import StandinServer
-from tapir_core.standin.sampling import draw_problem
+from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.conftest import StandingServer
+from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY, tapir
 from tests.run_builder import build_run
 from tests.run_config import make_config

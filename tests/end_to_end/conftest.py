@@ -2,10 +2,10 @@ import hashlib
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, Text
-from tapir_core.standin.judge import judge
-from tapir_core.standin.sections import Ask, read_ask
-from tapir_core.standin.wire import parse_chat
+from tapir_core.standin.chat import parse_chat
+from tapir_core.standin.judge import Behaviour, judge
+from tapir_core.standin.teacher import Ask, read_ask
+from tests.doubles.provider import FakeProvider, Text
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint
 from tests.students import make_tiny_students, needs_student_env
@@ -33,7 +33,7 @@ def judge_now_and_then(call):
     chat = parse_chat(call.body)
     ask = read_ask(chat.messages, chat.seed)
     assert isinstance(ask, Ask)
-    return Text(str(judge(ask, position_bias=0.5, noise=0.5)))
+    return Text(str(judge(ask, Behaviour())))
 
 
 @pytest.fixture(scope="session")

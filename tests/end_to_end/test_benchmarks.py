@@ -9,7 +9,7 @@ import pytest
 
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import REPOSITORY, kill, left_over, tapir
 from tests.harness.stand_ins import RequestLog, endpoint

@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.paths import attempt_folder
 from tapir_core.stages import StageAt, plan
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import kill, left_over
 from tests.harness.stand_ins import RequestLog, endpoints

@@ -7,8 +7,8 @@ from tapir_core.paths import RUN_RECORD, SCRATCH_VARIABLE, attempt_folder, log_f
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
-from tapir_core.standin.running import StandinServer
 from tapir_core.storage import file_sha256
+from tests.doubles.standin import StandinServer
 from tests.end_to_end.project import DEADLINE_SECONDS, Project
 from tests.harness.processes import kill, left_over
 from tests.harness.stand_ins import RequestLog, endpoints

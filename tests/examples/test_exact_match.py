@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Text
 from tapir_core.config.load import load_config
 from tapir_core.data.dataset import read_rows
 from tapir_core.stages import StageAt
@@ -19,6 +18,7 @@ from tapir_core.standin.families import recognise
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
 from tests.conftest import StandingServer
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
 from tests.harness.processes import REPOSITORY
 from tests.run_builder import build_run
 from tests.run_config import make_config

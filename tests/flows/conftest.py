@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider
 from tasks.runtime import close_all
 from tests.benchmark_runs import Student
+from tests.doubles.provider import FakeProvider
 from tests.students import make_checkpoint
 
 

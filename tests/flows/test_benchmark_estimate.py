@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from flows.evaluate import evaluate_students
-from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.estimate.run import estimate_run
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
-from tapir_core.standin.running import StandinServer
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA, judge, make_run
+from tests.doubles.provider import FakeProvider, Text
+from tests.doubles.standin import StandinServer
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
@@ -22,9 +21,10 @@ from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.standin.running import StandinServer
 from tasks.ingredients import gather_ingredients
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, judge, make_run
+from tests.doubles.provider import FakeProvider
+from tests.doubles.standin import StandinServer
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

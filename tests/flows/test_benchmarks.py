@@ -11,13 +11,13 @@ from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.summary import summarise
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.standin.running import StandinServer
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, figures, judge, make_run
+from tests.doubles.provider import FakeProvider
+from tests.doubles.standin import StandinServer
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

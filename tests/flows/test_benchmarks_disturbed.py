@@ -17,17 +17,16 @@ import polars as pl
 import pytest
 
 from flows.evaluate import evaluate_students
-from tapir_core.calls.fakes import Drop, FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.standin.fault_spec import read_faults
-from tapir_core.standin.faults import FaultScript
-from tapir_core.standin.running import StandinServer
-from tasks.fakes import make_fake_harness
+from tapir_core.standin.faults import FaultScript, read_faults
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, SAMPLES, VICUNA, judge, make_run
 from tests.conftest import StandingServer
+from tests.doubles.lm_eval import make_fake_harness
+from tests.doubles.provider import Drop, FakeProvider, FakeReply, RecordedCall, Status, Text
+from tests.doubles.standin import StandinServer
 from tests.end_to_end.project import Project
 from tests.harness.processes import REPOSITORY, kill, tapir
 from tests.harness.stand_ins import RequestLog

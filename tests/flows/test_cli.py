@@ -11,9 +11,8 @@ import psutil
 import pytest
 
 from tapir_core.calls import RunLease
-from tapir_core.standin.families import FAMILIES
-from tapir_core.standin.running import StandinServer
-from tapir_core.standin.sampling import draw_problem
+from tapir_core.standin.families import FAMILIES, draw_problem
+from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY
 from tests.harness.stand_ins import endpoint
 from tests.waiting import wait_until

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.evaluate import evaluate_students
 from flows.forms.evaluate import evaluate_from_form
-from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
@@ -25,6 +24,7 @@ from tapir_core.standin.families import recognise
 from tasks.artifacts import publish_run
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
+from tests.doubles.provider import FakeProvider, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.shown_plots import read_plots

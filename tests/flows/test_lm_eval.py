@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_gains import benchmark_gains_table
@@ -23,9 +22,10 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
 from tasks.engines.backbone import checkpoint_digest
-from tasks.fakes import make_fake_harness
 from tasks.ingredients import gather_files
 from tasks.runtime import close_all
+from tests.doubles.lm_eval import make_fake_harness
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

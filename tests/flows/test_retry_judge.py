@@ -12,7 +12,6 @@ from rich.console import Console
 
 from flows.commands.retry_judge import ask_again
 from flows.retry_judge import retry_judge
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.run_folder import RunFolder
@@ -21,6 +20,7 @@ from tapir_core.stages import StageAt
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

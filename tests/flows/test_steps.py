@@ -16,13 +16,13 @@ from prefect.client.schemas.sorting import FlowRunSort
 from flows.running.project_flow import project_flow
 from flows.steps import run_stage, run_stages
 from flows.until import find_stage, stages_until
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all, current
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls.fakes import FakeReply, RecordedCall, Status, Text
 from tapir_core.paths import TRAINING_SUMMARY
-from tapir_core.standin.behaviour import Behaviour
 from tapir_core.standin.chat import reply_to
 from tapir_core.standin.families import recognise
+from tapir_core.standin.judge import Behaviour
 from tapir_core.storage import file_sha256
 from tapir_core.text import canonical_json, digest
 from tasks.engines.training.job import TrainingJob, TrainingSummary
+from tests.doubles.provider import FakeReply, RecordedCall, Status, Text
 from tests.students import make_checkpoint
 
 __all__ = ["reply", "train"]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
-from tasks.fakes import make_fake_harness
+from tapir_core.standin.batches import BatchRules
+from tests.doubles.lm_eval import make_fake_harness
+from tests.doubles.provider import FakeProvider
+from tests.doubles.standin import StandinServer
 from tests.golden import fakes
 from tests.golden.adapter import drive, rows_of
 from tests.golden.recorded import MANIFESTS, Rows, check_rows, compare_rows, read_rows

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tapir_core.stages import StageAt
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.harness.flow_run import FlowRun
 from tests.harness.stand_ins import RequestLog
 from tests.harness.standing_root import StandingRoot

@@ -25,9 +25,9 @@ from flows.commands.prefect_process import is_taken
 from tapir_core.paths import REPORT, RUN_RECORD, SCRATCH_VARIABLE, log_file, manifest_file, prefect_results
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
-from tapir_core.standin.running import StandinServer
 from tapir_core.storage import Storage
 from tasks.engines.supervisor import start_child
+from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY, free_port, kill, left_over, overrides, tapir
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.watches import ListenWatch, open_to_others

@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.paths import SCRATCH_VARIABLE, prefect_results
 from tapir_core.storage import Storage
+from tests.doubles.provider import FakeProvider, Text
 from tests.harness.standing_root import StandingRoot
 from tests.run_with_gaps import MISSING, make_run_with_gaps
 

@@ -11,12 +11,12 @@ from tapir_core.errors import RunChanged
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.standin.running import StandinServer
 from tasks.benchmarks import benchmark_replies_shard, benchmark_scores
 from tasks.ingredients import gather_files
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, judge
+from tests.doubles.standin import StandinServer
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -3,7 +3,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.calls.store.address import store_url
 from tapir_core.calls.upkeep import RowFilter, open_existing, prune_answers
 from tapir_core.errors import ConfigError
@@ -16,6 +15,7 @@ from tasks.pool import pool
 from tasks.runtime import close_all
 from tasks.seal import seal
 from tasks.teach import teach_shard
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_config import make_config
 
 LABEL, TEACH = StageAt("label"), StageAt("teach")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.commands.diagnosis import Finding
 from flows.commands.doctor import findings_json, print_findings
-from tapir_core.calls.fakes import FakeProvider
+from tests.doubles.provider import FakeProvider
 from tests.students import make_checkpoint
 
 ROOT = Path(__file__).parents[3]

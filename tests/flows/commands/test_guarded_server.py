@@ -12,8 +12,8 @@ import urllib.request
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, Text
 from tests.acceptance.leaks import arguments_with, find_leaks
+from tests.doubles.provider import FakeProvider, Text
 from tests.harness.processes import REPOSITORY
 from tests.harness.standing_root import StandingRoot
 from tests.harness.watches import ArgumentWatch, listening, open_to_others

@@ -10,14 +10,14 @@ from rich.console import Console
 
 from flows.commands.judge_check import check_judge
 from flows.commands.judge_check_report import CheckedJudge, CheckedPanel, print_check
-from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise
 from tapir_core.judging.check_pairs import build_pairs
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.running import StandinServer
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
+from tests.doubles.standin import StandinServer
 from tests.run_config import make_config
 
 PAIRS = 10

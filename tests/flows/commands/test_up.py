@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.run_folder import RunFolder
+from tests.doubles.provider import FakeProvider, Text
 from tests.harness.flow_run import FlowRun
 from tests.harness.standing_root import StandingRoot
 from tests.run_with_gaps import JUDGE, MISSING, make_run_with_gaps

@@ -16,10 +16,10 @@ from prefect.states import Suspended
 from flows.forms.form import deployed_flow
 from flows.running.project_flow import project_flow
 from flows.steps import run_stage
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
+from tests.doubles.provider import FakeProvider
 from tests.flows.test_steps import INGREDIENTS
 from tests.run_config import make_config
 

@@ -10,12 +10,12 @@ from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.attempt_rows import Attempt
 from tapir_core.calls.store.batch_rows import OpenBatch, PlanBatch
 from tapir_core.calls.store.tables import batch_rows, batches, claims, open_engine
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
-from tapir_core.standin.running import StandinServer
+from tests.doubles.provider import make_request
+from tests.doubles.standin import StandinServer
 
 QUICK = CallsConfig(backoff_seconds=0.01, max_backoff_seconds=0.05, timeout_seconds=5, dead_after_seconds=2)
 

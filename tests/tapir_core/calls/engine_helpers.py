@@ -6,8 +6,8 @@ from typing import Self
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import Status, make_request
 from tapir_core.config import CallsConfig
+from tests.doubles.provider import Status, make_request
 
 SLOW_DOWN = Status(429, {"error": {"message": "slow down"}})
 

@@ -17,9 +17,9 @@ from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.batch.file import split_files
 from tapir_core.calls.store.batch_rows import NoteBatch
 from tapir_core.config import BatchConfig, BudgetConfig
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.batches import BatchRules
 from tests import waiting
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import (
     QUICK,
     batch_endpoint,

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.budget import DRIVING, Reservation, cap_reached, reserve
-from tapir_core.calls.fakes import FakeProvider, Status, Text, make_request
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
+from tests.doubles.provider import FakeProvider, Status, Text, make_request
 
 PRICES = {"usd_per_million_prompt_tokens": 1000.0, "usd_per_million_completion_tokens": 1000.0}
 """An answer of the fake provider, 10 + 5 tokens, costs 0.015 USD."""

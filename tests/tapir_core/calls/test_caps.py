@@ -6,8 +6,8 @@ import pytest
 
 from tapir_core.calls import Endpoint, Message, Role, Spend
 from tapir_core.calls.budget import Reservation, cap_reached, reserve
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import BudgetConfig, Sampling
+from tests.doubles.provider import make_request
 
 PRICED = Endpoint("http://127.0.0.1/v1", 1, usd_per_million_prompt_tokens=3.0, usd_per_million_completion_tokens=5.0)
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Spend
-from tapir_core.calls.fakes import FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.batches import BatchRules
+from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, logged, paid_twice, sums
 from tests.tapir_core.calls.engine_helpers import texts
 from tests.waiting import wait_until

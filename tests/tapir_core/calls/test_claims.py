@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.lease import Holder
 from tapir_core.calls.store.lease_rows import database_time
 from tapir_core.calls.store.tables import claims, holders, open_engine, writing
 from tapir_core.config import CallsConfig
+from tests.doubles.provider import FakeProvider
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
 from tests.tapir_core.calls.upkeep.store_rows import sql

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tapir_core.calls import Answer, CallEngine, Endpoint, Outcome, Spend
-from tapir_core.calls.fakes import (
+from tapir_core.config import CallsConfig, Sampling
+from tests.doubles.provider import (
     FakeProvider,
     Status,
     Text,
     in_turn,
     make_request,
 )
-from tapir_core.config import CallsConfig, Sampling
 from tests.tapir_core.calls.engine_helpers import SLOW_DOWN, never, open_engine, prompts, texts
 
 

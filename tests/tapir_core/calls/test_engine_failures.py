@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from tapir_core.calls import CallEngine, Endpoint, Failure
-from tapir_core.calls.fakes import (
+from tapir_core.config import CallsConfig
+from tapir_core.errors import EngineError, TapirError
+from tests.doubles.provider import (
     Drop,
     FakeProvider,
     FakeReply,
@@ -17,8 +19,6 @@ from tapir_core.calls.fakes import (
     in_turn,
     make_request,
 )
-from tapir_core.config import CallsConfig
-from tapir_core.errors import EngineError, TapirError
 from tests.tapir_core.calls.engine_helpers import SLOW_DOWN, never, open_engine, prompts, texts
 from tests.tapir_core.calls.upkeep.store_rows import sql
 

@@ -11,19 +11,19 @@ from collections import Counter
 import pytest
 
 from tapir_core.calls import CallEngine, Endpoint, Outcome
-from tapir_core.calls.fakes import (
+from tapir_core.config import CallsConfig
+from tapir_core.errors import TapirError
+from tests.doubles.provider import (
     FakeProvider,
     Hang,
 )
-from tapir_core.config import CallsConfig
-from tapir_core.errors import TapirError
 from tests.tapir_core.calls.engine_helpers import never, open_engine, prompts, texts
 
 ASK_UNTIL_STOPPED = """
 import signal, sys
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import CallsConfig
+from tests.doubles.provider import make_request
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 url, base_url = sys.argv[1:]

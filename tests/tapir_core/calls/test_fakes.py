@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.calls import CallEngine
-from tapir_core.calls.fakes import FakeProvider, RecordedCall, Text, in_turn, make_request
+from tests.doubles.provider import FakeProvider, RecordedCall, Text, in_turn, make_request
 
 
 def test_a_script_that_runs_out_fails_loudly(engine: CallEngine):

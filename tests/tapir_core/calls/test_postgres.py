@@ -10,7 +10,6 @@ from sqlalchemy import func, select, text
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import FakeProvider, make_request
 from tapir_core.calls.store.attempt_rows import Attempt, Settlement
 from tapir_core.calls.store.claim_rows import Claimed
 from tapir_core.calls.store.replicas import ReplicaRegistry
@@ -18,8 +17,9 @@ from tapir_core.calls.store.tables import open_engine
 from tapir_core.calls.store.writes import _LOCK
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.batches import BatchRules
+from tests.doubles.provider import FakeProvider, make_request
+from tests.doubles.standin import StandinServer
 from tests.postgres_server import needs_postgres, run_postgres
 from tests.tapir_core.calls.batch_helpers import (
     batch_endpoint,
@@ -120,8 +120,8 @@ def test_a_batch_left_on_postgresql_is_taken_over_and_its_failed_rows_go_into_ot
 ASK_FOR_A_SHARE = """
 import sys
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
+from tests.doubles.provider import make_request
 
 url, base_url, which = sys.argv[1:]
 endpoint = Endpoint(base_url, 8, usd_per_million_prompt_tokens=1000.0, usd_per_million_completion_tokens=1000.0)

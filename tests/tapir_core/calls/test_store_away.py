@@ -12,12 +12,12 @@ from psycopg.errors import AdminShutdown, DiskFull, InvalidPassword
 from sqlalchemy.exc import OperationalError
 
 from tapir_core.calls import AnswerStore, CallEngine, RunLease
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.calls.store import patience, tables
 from tapir_core.calls.store.patience import Patience, is_away
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import TapirError
 from tests import waiting
+from tests.doubles.provider import FakeProvider
 from tests.postgres_server import PostgresServer, needs_postgres
 from tests.tapir_core.calls.engine_helpers import prompts, texts
 

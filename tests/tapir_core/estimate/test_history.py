@@ -4,9 +4,9 @@ import pytest
 
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import ModelIdentity
 from tapir_core.estimate.history import past_seconds, store_exists, stored_lengths
+from tests.doubles.provider import make_request
 from tests.run_builder import build_run, make_config
 
 VOICE = ModelIdentity("fake-model", "fake-1")

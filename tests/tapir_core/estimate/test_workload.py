@@ -10,8 +10,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate.assumptions import MODEL, STANDIN, scenarios
 from tapir_core.estimate.workload import Pool, Work, workload
-from tapir_core.standin.families import FAMILIES
-from tapir_core.standin.sampling import NATURAL_SHARES
+from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
 from tests.run_config import make_config
 
 LIKELY = next(scenarios(STANDIN))

@@ -5,7 +5,8 @@ import pytest
 
 from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, build_pairs
 from tapir_core.judging.hostile import hostile_cases
-from tapir_core.standin.families import FAMILIES, Problem, recognise
+from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.family import Problem
 from tapir_core.standin.judge import SCALE, grade
 from tapir_core.verifiable import is_correct
 

@@ -9,8 +9,8 @@ from tapir_core.judging.hostile import KINDS, HostileCase, hostile_cases
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise
 from tapir_core.prompts import load_prompt
 from tapir_core.replies import Unparsed
-from tapir_core.standin.judge import judge
-from tapir_core.standin.sections import Refusal, read_ask
+from tapir_core.standin.judge import Behaviour, judge
+from tapir_core.standin.teacher import Refusal, read_ask
 
 CASES = hostile_cases()
 INSTRUCTION, RIGHT, WRONG = "What is 30 + 61?", "Answer: 91", "Answer: 5"
@@ -47,7 +47,7 @@ def asked(message: str, *, bias: float = 0.0) -> str:
     """What the stand-in judge replies to a message, noise aside."""
     ask = read_ask([{"role": "user", "content": message}], None)
     assert not isinstance(ask, Refusal)
-    reply = judge(ask, position_bias=bias, noise=0.0)
+    reply = judge(ask, Behaviour(bias, noise=0.0))
     assert isinstance(reply, str)
     return reply
 

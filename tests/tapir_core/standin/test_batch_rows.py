@@ -1,10 +1,11 @@
 import json
+import math
 from typing import Any
 
 import pytest
 
-from tapir_core.standin.batch_rows import BatchRow, read_input, to_jsonl
-from tapir_core.standin.behaviour import BatchRules
+from tapir_core.errors import ConfigError
+from tapir_core.standin.batches import BatchRow, BatchRules, read_input, to_jsonl
 from tests.tapir_core.standin.asks import SUM
 
 RULES = BatchRules()
@@ -66,3 +67,20 @@ def test_a_rows_content_is_what_openais_client_would_send_alone() -> None:
     content = BatchRow("1", body).content()
     assert json.loads(content.decode("utf-8", "surrogatepass")) == body
     assert b'{"model":"standin-teacher","messages"' in content
+
+
+def test_all_batch_rules_out_of_range_are_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        BatchRules(seconds=math.nan, expire_share=-0.1, fail_share=2, max_rows=0, max_bytes=0)
+    assert [problem.split(" is ")[0].split(" are ")[0] for problem in caught.value.problems] == [
+        "the batches' seconds",
+        "the batches' expire_share",
+        "the batches' fail_share",
+        "the batches' max_rows",
+        "the batches' max_bytes",
+    ]
+
+
+def test_more_rows_cannot_expire_and_fail_than_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"is 1\.2: give 1 at most"):
+        BatchRules(expire_share=0.6, fail_share=0.6)

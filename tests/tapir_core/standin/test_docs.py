@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.standin.families import FAMILIES, recognise
-from tapir_core.standin.fault_spec import read_faults
-from tapir_core.standin.faults import FAULT_KINDS, Faults, Window
-from tapir_core.standin.sampling import NATURAL_SHARES
+from tapir_core.standin.families import FAMILIES, NATURAL_SHARES, recognise
+from tapir_core.standin.faults import FAULT_KINDS, Faults, Window, read_faults
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "standin.md"
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM
 
 ESSAY = "Write an essay about the sea."

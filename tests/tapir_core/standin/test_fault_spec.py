@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.fault_spec import read_faults
-from tapir_core.standin.faults import Faults, Window
+from tapir_core.standin.faults import Faults, Window, read_faults
 
 WHOLE = Faults(
     {"429": 0.1, "500": 0.1, "reset": 0.05},

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.families import FAMILIES, STREAMS, recognise
-from tapir_core.standin.sampling import EQUAL_SHARES, NATURAL_SHARES, draw_problem, sample_problems
+from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, NATURAL_SHARES, draw_problem, recognise, sample_problems
+from tapir_core.standin.family import STREAMS
 
 
 def test_natural_shares_cover_all_families_and_three_of_them_take_more_than_half() -> None:

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tapir_core.standin import STANDIN_VERSION
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM, expand_text, label_text, pair_text, refine_text
 
 

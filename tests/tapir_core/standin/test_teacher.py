@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from tapir_core.standin.families import FAMILIES, LEVELS, Problem, recognise
-from tapir_core.standin.sections import Refusal, Reply
-from tapir_core.standin.teacher import answer, expand, label, refine
+from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.family import LEVELS, Problem
+from tapir_core.standin.teacher import Refusal, Reply, answer, expand, label, refine
 from tapir_core.task_types import family_of
 from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, refine_text
 

@@ -1,9 +1,9 @@
 import pytest
 
 from tapir_core.errors import MissingPrerequisite
-from tapir_core.standin.running import StandinServer
 from tasks.engines.endpoints import look_for
 from tasks.engines.keys import api_key, hide_keys, keyless_environment
+from tests.doubles.standin import StandinServer
 
 
 def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):

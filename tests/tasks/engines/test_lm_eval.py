@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls.fakes import FakeProvider, RecordedCall, Text
 from tapir_core.config import LmEvalBenchmark, Sampling
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, Stopped
 from tapir_core.evaluation.lm_eval import LmEval
 from tapir_core.evaluation.marking import Answered
 from tasks.engines.scripts import ScriptRunner
-from tasks.fakes import make_fake_harness
+from tests.doubles.lm_eval import make_fake_harness
+from tests.doubles.provider import FakeProvider, RecordedCall, Text
 from tests.harness.processes import REPOSITORY
 from tests.students import needs_harness
 

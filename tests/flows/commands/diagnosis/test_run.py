@@ -10,9 +10,9 @@ import pytest
 
 from flows.commands.diagnosis.finding import Finding, examine
 from flows.commands.diagnosis.run import read_run, run_checks
-from tapir_core.calls.fakes import FakeProvider, Status
 from tapir_core.config import RunConfig
-from tasks.fakes import make_fake_harness
+from tests.doubles.lm_eval import make_fake_harness
+from tests.doubles.provider import FakeProvider, Status
 from tests.run_config import make_config
 from tests.students import make_checkpoint
 

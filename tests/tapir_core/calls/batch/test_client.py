@@ -14,10 +14,10 @@ from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.batch.client import BatchClient, BatchStatus, ProviderError
 from tapir_core.calls.batch.results import BatchResults
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import FakeProvider
 from tapir_core.calls.store.batch_rows import OpenBatch
 from tapir_core.config import BatchConfig
-from tapir_core.standin.running import StandinServer
+from tests.doubles.provider import FakeProvider
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import QUICK, batch_endpoint, sums
 
 T = TypeVar("T")

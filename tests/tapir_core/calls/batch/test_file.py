@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tapir_core.calls import Answer, Endpoint, Failure
 from tapir_core.calls.batch.file import read_line, split_files
 from tapir_core.calls.endpoints.wire import request_body
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import BatchConfig
+from tests.doubles.provider import make_request
 
 KEY = "sk-a-secret-key"
 ENDPOINT = Endpoint(

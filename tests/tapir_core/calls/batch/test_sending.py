@@ -12,8 +12,8 @@ from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Message, 
 from tapir_core.calls.store.tables import answers, open_engine
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.batches import BatchRules
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import (
     QUICK,
     batch_endpoint,

@@ -8,9 +8,9 @@ from tapir_core.calls import Endpoint, Failure
 from tapir_core.calls.batch.client import BatchStatus, ProviderError
 from tapir_core.calls.batch.trouble import at_creation, is_lost, while_away, why_unreached
 from tapir_core.calls.endpoints.wire import read_error
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.batch_rows import OpenBatch
 from tapir_core.config import BatchConfig
+from tests.doubles.provider import make_request
 
 REMOTE = Endpoint("https://provider.example/v1", 8, api_key_env="PROVIDER_KEY")
 LOCAL = Endpoint("http://127.0.0.1:8000/v1", 8)

@@ -11,9 +11,9 @@ from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
 from tapir_core.calls.endpoints.client import Client, hide_key
 from tapir_core.calls.endpoints.rate_headers import RateLimit
 from tapir_core.calls.endpoints.wire import Reply, request_body
-from tapir_core.calls.fakes import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
 from tapir_core.config import Sampling
 from tapir_core.errors import ConfigError
+from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
 
 KEY = "sk-very-secret-0123456789"
 

@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.calls import Failure
 from tapir_core.calls.endpoints.client import Client
-from tapir_core.calls.fakes import Drop, FakeProvider, FakeReply, Hang, Status
+from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, Status
 
 KEY = "sk-very-secret-0123456789"
 

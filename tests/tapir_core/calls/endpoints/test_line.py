@@ -11,7 +11,9 @@ from tapir_core.calls import Answer, Endpoint, Failure, Outcome
 from tapir_core.calls.endpoints import pool as pool_module
 from tapir_core.calls.endpoints.line import Line
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import (
+from tapir_core.config import CallsConfig
+from tapir_core.config.calls import RetriesConfig
+from tests.doubles.provider import (
     Drop,
     FakeProvider,
     FakeReply,
@@ -22,8 +24,6 @@ from tapir_core.calls.fakes import (
     in_turn,
     make_request,
 )
-from tapir_core.config import CallsConfig
-from tapir_core.config.calls import RetriesConfig
 from tests.tapir_core.calls.engine_helpers import UnbookedAttempts
 
 QUICK = {"backoff_seconds": 0.005, "max_backoff_seconds": 0.02, "timeout_seconds": 5.0}

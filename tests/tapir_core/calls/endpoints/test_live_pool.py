@@ -11,10 +11,10 @@ import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome
 from tapir_core.calls.endpoints import pool as pool_module
-from tapir_core.calls.fakes import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo
 from tapir_core.calls.live import LiveAddress, LiveAddresses
 from tapir_core.config import CallsConfig
 from tests import waiting
+from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo
 from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
 
 wait_until = partial(waiting.wait_until, seconds=20, every=0.002)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, Failure
 from tapir_core.calls.endpoints.wire import Reply, read_completion, read_error, read_retry_after, request_body
-from tapir_core.calls.fakes import make_request
 from tapir_core.config import Sampling
+from tests.doubles.provider import make_request
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 

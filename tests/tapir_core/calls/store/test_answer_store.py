@@ -11,8 +11,8 @@ import pytest
 
 from tapir_core.calls import Answer, AnswerStore, Failure, FailureKind, Outcome, Request, Spend
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import make_request
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tests.doubles.provider import make_request
 
 
 def answer(text: str = "fine", *, usd: float = 0.0) -> Reply:
@@ -227,8 +227,8 @@ def test_a_store_of_the_first_version_keeps_its_answers_and_knows_what_they_cost
 PUT_AND_REPORT = """
 import sys
 from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.endpoints.wire import Reply
+from tests.doubles.provider import make_request
 
 url, name, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = AnswerStore(url)

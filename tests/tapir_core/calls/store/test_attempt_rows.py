@@ -11,7 +11,6 @@ from sqlalchemy import Connection, select
 from tapir_core.calls import Answer, Role, Spend
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.answer_rows import insert_rows, make_row
 from tapir_core.calls.store.attempt_rows import (
     Attempt,
@@ -25,6 +24,7 @@ from tapir_core.calls.store.attempt_rows import (
 )
 from tapir_core.calls.store.tables import answers, attempts, metadata, open_engine, writing
 from tapir_core.config import BudgetConfig
+from tests.doubles.provider import make_request
 
 MOST = Reservation(20, 10, 0.5)
 

@@ -8,13 +8,13 @@ from sqlalchemy import insert, text
 
 from tapir_core.calls import AnswerStore, RunLease, Spend
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.attempt_rows import Attempt
 from tapir_core.calls.store.batch_rows import AdoptBatches
 from tapir_core.calls.store.lease import Holder
 from tapir_core.calls.store.tables import leases, open_engine, writing
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
+from tests.doubles.provider import make_request
 from tests.tapir_core.calls.batch_helpers import plan_batch
 
 SCHEMA_3 = """

@@ -8,7 +8,6 @@ from sqlalchemy import Engine, select
 from tapir_core.calls import Answer, Spend
 from tapir_core.calls.budget import Reservation
 from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.answer_rows import make_row, read_known
 from tapir_core.calls.store.attempt_rows import Attempt, Settlement, read_spend
 from tapir_core.calls.store.batch_rows import AdoptBatches, LeaveBatch
@@ -28,6 +27,7 @@ from tapir_core.calls.store.writes import (
     commit,
 )
 from tapir_core.config import BudgetConfig
+from tests.doubles.provider import make_request
 from tests.tapir_core.calls.batch_helpers import plan_batch
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tapir_core.calls import AnswerStore, Failure, Request
 from tapir_core.calls.endpoints.wire import Reply, read_completion
-from tapir_core.calls.fakes import make_request
+from tests.doubles.provider import make_request
 
 
 def reply_of(text: str = "fine", *, usd: float = 0.0) -> Reply:

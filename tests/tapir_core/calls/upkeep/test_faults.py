@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls.fakes import make_request
 from tapir_core.calls.store.answer_rows import make_row
 from tapir_core.calls.upkeep.faults import row_faults
+from tests.doubles.provider import make_request
 from tests.tapir_core.calls.upkeep.store_rows import refusal, reply_of
 
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, CallEngine
-from tapir_core.calls.fakes import FakeProvider, make_request
 from tapir_core.calls.upkeep import gather_stats, open_existing, store_size
 from tapir_core.config import CallsConfig
+from tests.doubles.provider import FakeProvider, make_request
 from tests.tapir_core.calls.upkeep.store_rows import fill, numbered, refusal, reply_of, sql
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine
-from tapir_core.calls.fakes import FakeProvider, Text, make_request
 from tapir_core.calls.upkeep import delete_rows, gather_stats, open_existing, verify, verify_store
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
+from tests.doubles.provider import FakeProvider, Text, make_request
 from tests.tapir_core.calls.upkeep.store_rows import fill, numbered, refusal, sql
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 
 
 def test_two_servers_run_side_by_side_and_leave_nothing_behind() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.standin.families import recognise
-from tapir_core.standin.families.lexicon import ELEMENTS
+from tapir_core.standin.lexicon import ELEMENTS
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir_core.judging.prompt import neutralise
-from tapir_core.standin.families import FAMILIES, LEVELS, STREAMS, Problem, families_of, recognise
+from tapir_core.standin.families import FAMILIES, families_of, recognise
+from tapir_core.standin.family import LEVELS, STREAMS, Problem
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.verifiable import is_correct, states_result
 

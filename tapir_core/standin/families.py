@@ -1,15 +1,32 @@
-"""Drawing problems: natural shares for the pool, equal shares for held-out sets, one stream for each.
+"""The 20 families by name: recognising an instruction as theirs, and drawing problems for pools and held-out sets.
 
-Limits: distinct by instruction within one call. Streams keep pool, dev and test apart whatever the seeds are.
+Natural shares for the pool, equal shares for held-out sets, one stream for each: streams keep pool, dev and test apart
+whatever the seeds are. Limits: a draw is distinct by instruction within one call.
 """
 
 import random
 from collections.abc import Mapping
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.families import FAMILIES, LEVELS, Family, Problem, Stream
+from tapir_core.standin import language, reasoning, subjects
+from tapir_core.standin.family import LEVELS, Family, Problem, Stream
 
-__all__ = ["EQUAL_SHARES", "NATURAL_SHARES", "draw_problem", "sample_problems"]
+__all__ = [
+    "EQUAL_SHARES",
+    "FAMILIES",
+    "NATURAL_SHARES",
+    "draw_problem",
+    "families_of",
+    "recognise",
+    "sample_problems",
+]
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for module in (reasoning, language, subjects) for family in module.FAMILIES
+}
+"""Name → family. Their order is part of the version: equal shares are dealt out in it."""
+
+_LONGEST_CHARS = 300
 
 NATURAL_SHARES: dict[str, float] = {
     "pick": 0.255,
@@ -40,6 +57,23 @@ EQUAL_SHARES: dict[str, float] = dict.fromkeys(FAMILIES, 1 / len(FAMILIES))
 
 _DRAWS = 2000
 """Draws for one new problem before its family counts as used up."""
+
+
+def recognise(instruction: str) -> Problem | None:
+    """The problem that ``instruction`` poses, or None when it is no family's.
+
+    It is the very problem that a family draws with this text: level, stream and answers included.
+    """
+    text = instruction.strip()
+    if len(text) > _LONGEST_CHARS:
+        return None
+    problems = (family.read(text) for family in FAMILIES.values())
+    return next((problem for problem in problems if problem), None)
+
+
+def families_of(task_type: str) -> list[Family]:
+    """The families of a task type; none for most of the 32."""
+    return [family for family in FAMILIES.values() if family.task_type == task_type]
 
 
 def sample_problems(

@@ -2,7 +2,7 @@
 
 It lists its models to who asks for them with the right key; that is no call.
 
-For tests and for trying settings. It knows no instruction; the stand-in (`tapir_core/standin`) is the one that does.
+It knows no instruction; the stand-in (`tapir_core/standin`) is the one that does.
 """
 
 import asyncio

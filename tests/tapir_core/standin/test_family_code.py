@@ -3,7 +3,8 @@ import re
 
 import pytest
 
-from tapir_core.standin.families import FAMILIES, LEVELS, Problem, recognise
+from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.family import LEVELS, Problem
 
 
 def problems(name: str) -> list[Problem]:

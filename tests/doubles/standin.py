@@ -1,15 +1,14 @@
-"""The stand-in inside this process, for tests and short experiments: a server in a thread with a loop of its own."""
+"""The stand-in inside this process: a server in a thread with a loop of its own."""
 
 import asyncio
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
-from tapir_core.standin.behaviour import BatchRules, Behaviour, Preference
-from tapir_core.standin.fault_spec import read_faults
-from tapir_core.standin.server import Listening, listen
-from tapir_core.standin.service import Service
+from tapir_core.standin.batches import BatchRules
+from tapir_core.standin.faults import read_faults
+from tapir_core.standin.judge import Behaviour, Preference
+from tapir_core.standin.server import Service, listen
 
 __all__ = ["StandinServer"]
 
@@ -40,20 +39,15 @@ class StandinServer:
         Raises:
             ConfigError: the faults are wrong.
         """
-        rules = batches or BatchRules()
-        behaviour = Behaviour(
-            position_bias, noise, latency_ms / 1000, read_faults(faults), rules, prefers=prefers, logprobs=logprobs
+        behaviour = Behaviour(position_bias, noise, prefers, logprobs)
+        self._service = Service(
+            behaviour, latency_ms=latency_ms, faults=read_faults(faults), batches=batches, log_path=log_path
         )
-        self._service = Service(behaviour, log_path)
+        self._listening = listen(self._service, "127.0.0.1", 0)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stand-in", daemon=True)
-        self._listening: Listening | None = None
-
-    @property
-    def base_url(self) -> str:
-        """Address up to and with `/v1`."""
-        assert self._listening is not None, "enter the server with `with` first"
-        return self._listening.base_url
+        self.base_url = ""
+        """Address up to and with `/v1`, once the block runs."""
 
     def stats(self) -> dict[str, Any]:
         """What `GET /stats` says."""
@@ -61,19 +55,16 @@ class StandinServer:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        starting = asyncio.run_coroutine_threadsafe(listen(self._service, "127.0.0.1", 0), self._loop)
         try:
-            self._listening = starting.result()
+            port = asyncio.run_coroutine_threadsafe(self._listening.__aenter__(), self._loop).result()
         except BaseException:
             self._end_loop()
             raise
+        self.base_url = f"http://127.0.0.1:{port}/v1"
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._listening is not None
-        asyncio.run_coroutine_threadsafe(self._listening.close(), self._loop).result()
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._listening.__aexit__(None, None, None), self._loop).result()
         self._end_loop()
 
     def _end_loop(self) -> None:

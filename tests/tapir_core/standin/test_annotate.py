@@ -11,7 +11,7 @@ from tapir_core.evaluation.mt_bench import parse_rating
 from tapir_core.evaluation.vicuna import parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
-from tapir_core.standin.running import StandinServer
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM
 
 RIGHT, WRONG = "Answer: 91", "I would say it is about 12."

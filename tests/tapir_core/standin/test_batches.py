@@ -14,8 +14,8 @@ import openai
 import pytest
 from openai.types import Batch
 
-from tapir_core.standin.behaviour import BatchRules
-from tapir_core.standin.running import StandinServer
+from tapir_core.standin.batches import BatchRules
+from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM
 
 ESSAY = "Write an essay about the sea."

@@ -1,7 +1,7 @@
 import pytest
 
-from tapir_core.standin.sections import Refusal
-from tapir_core.standin.wire import BadRequest, completion, error_body, model_list, parse_chat
+from tapir_core.standin.chat import BadRequest, completion, model_list, parse_chat, rejection
+from tapir_core.standin.teacher import Refusal
 
 BODY = {"model": "standin-teacher", "messages": [{"role": "user", "content": "What is 1 + 2?"}]}
 
@@ -33,7 +33,7 @@ def test_another_model_does_not_exist() -> None:
     with pytest.raises(BadRequest) as caught:
         parse_chat({**BODY, "model": "gpt-9"})
     assert caught.value.status == 404
-    assert error_body(caught.value)["error"] == {
+    assert rejection(caught.value).body["error"] == {
         "message": "The model `gpt-9` does not exist.",
         "type": "invalid_request_error",
         "param": None,

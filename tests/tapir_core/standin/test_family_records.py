@@ -3,7 +3,8 @@ import random
 
 import pytest
 
-from tapir_core.standin.families import FAMILIES, LEVELS, recognise
+from tapir_core.standin.families import FAMILIES, recognise
+from tapir_core.standin.family import LEVELS
 
 
 @pytest.mark.parametrize(
