@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands.lines import print_line
-from flows.commands.tables import print_table
+from flows.commands import print_line, print_table
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.store.address import store_url
 from tapir_core.calls.upkeep.opening import is_there
