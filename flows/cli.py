@@ -4,6 +4,7 @@
 a module of its own; those whose modules are heavy to import are declared here, and import them when they are given.
 """
 
+import importlib
 import signal
 import sys
 from typing import Annotated
@@ -38,7 +39,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
-    # SIGINT too, though it looks set: without this a main thread that waits for tasks was seen to sleep through Ctrl-C.
+    # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for tasks
+    # sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
+    importlib.import_module("polars")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:

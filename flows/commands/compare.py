@@ -85,10 +85,10 @@ def show_arms(name: str, card: str, plots: str) -> None:
 
 def _stands(root: str) -> bool:
     """Whether a server is there that shows the table; one that is named and away keeps nobody from reading it."""
-    from flows.prefect_server.connection import server_stands
+    from flows.prefect_server.connection import find_server
 
     try:
-        return server_stands(root)
+        return find_server(root) is not None
     except MissingPrerequisite as error:
         say(f"not shown in Prefect's UI: {error}")
         return False

@@ -23,7 +23,7 @@ from pydantic import Field
 from flows.driver import worker_root
 from flows.running import TAG
 from flows.running.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
-from tapir_core.config import RunConfig
+from tapir_core.config import EndpointEngine, ReplicasEngine, RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import BACKBONES, RUN_RECORD
 from tapir_core.reporting.sentences import next_sentence
@@ -127,13 +127,13 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for a run that serves its student or trains it here; nothing for one that does neither."""
-    here = config.student.engine.served_by == "driver" or config.training.runs_on == "driver"
-    return _whole_machine() if here else nullcontext()
+    serves = not isinstance(config.student.engine, EndpointEngine | ReplicasEngine)
+    return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
 
 
 def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
-    return nullcontext() if config.student.engine.served_by == "others" else _whole_machine()
+    return nullcontext() if isinstance(config.student.engine, EndpointEngine) else _whole_machine()
 
 
 def _progress_of(name: str) -> str:

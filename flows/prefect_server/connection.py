@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PrefectServer",
     "connect_prefect",
+    "find_server",
     "living_server",
-    "server_stands",
     "standing_server",
     "start_server",
     "stop_server",
@@ -81,36 +81,45 @@ def connect_prefect(ref: "RunRef") -> Iterator[str]:
         EngineError: the own server does not start.
     """
     prepare_prefect(ref.root, results=f"{ref.root}/{ref.name}")
-    with _some_server(ref) as address:
+    shown_at = os.environ.get("PREFECT_UI_URL") if os.environ.get("PREFECT_API_URL") else None
+    standing = find_server(ref.root)
+    with nullcontext(standing) if standing else _own_server(ref) as api:
+        os.environ["PREFECT_API_URL"] = api
         save_results_storage(ref.root)
-        yield address
+        yield shown_at or api.removesuffix("/api")
 
 
-def server_stands(root: str) -> bool:
-    """Whether there is a server that stays: the named one, or the one of `tapir up`.
+def find_server(root: str) -> str | None:
+    """The API of a server that stays: the one that ``PREFECT_API_URL`` names, or the one of `tapir up`, if one stands.
 
     Raises:
         MissingPrerequisite: nothing answers at the named one, or it wants a password.
     """
-    return _named_server() is not None or living_server(root) is not None
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if api and not is_healthy(api):
+        raise MissingPrerequisite(
+            f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
+            "run brings its own"
+        )
+    if not api and (server := living_server(root)) is not None:
+        api = server.api
+    if api:
+        check_entry(api)
+    return api or None
 
 
 def standing_server(root: str) -> str:
-    """The API of a server that stays: the named one, or the one of `tapir up`.
+    """The API of a server that stays.
 
     Raises:
         MissingPrerequisite: there is none, or it wants a password.
     """
-    api = _named_server()
-    if api is not None:
-        return api
-    server = living_server(root)
-    if server is None:
+    api = find_server(root)
+    if api is None:
         raise MissingPrerequisite(
             f"PREFECT_API_URL is not set and no server of {root!r} runs; set it, or start one with `tapir up`"
         )
-    check_entry(server.api)
-    return server.api
+    return api
 
 
 def living_server(root: str) -> PrefectServer | None:
@@ -174,48 +183,21 @@ def stop_server(root: str) -> PrefectServer | None:
 
 
 @contextmanager
-def _some_server(ref: "RunRef") -> Iterator[str]:
-    api = _named_server()
-    if api is not None:
-        yield os.environ.get("PREFECT_UI_URL") or api.removesuffix("/api")
-        return
-    server = living_server(ref.root)
-    if server is not None:
-        check_entry(server.api)
-        os.environ["PREFECT_API_URL"] = server.api
-        yield server.address
-        return
+def _own_server(ref: "RunRef") -> Iterator[str]:
+    """The API of a server that stands as long as the block lasts."""
     check_own_password()
-    port = _free_port()
     log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
+    port = _free_port()
     address = f"http://127.0.0.1:{port}"
     env = server_environment(ref.root, address)
     child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
-        os.environ["PREFECT_API_URL"] = f"{address}/api"
-        yield address
+        yield f"{address}/api"
     finally:
         _send_last_logs()
         child.terminate(grace_seconds=5)
         os.environ.pop("PREFECT_API_URL", None)
-
-
-def _named_server() -> str | None:
-    """The API that ``PREFECT_API_URL`` names, if it names one.
-
-    Raises:
-        MissingPrerequisite: nothing answers there, or it wants a password.
-    """
-    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    if api and not is_healthy(api):
-        raise MissingPrerequisite(
-            f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
-            "run brings its own"
-        )
-    if api:
-        check_entry(api)
-    return api or None
 
 
 def _send_last_logs() -> None:

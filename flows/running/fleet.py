@@ -4,6 +4,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
 
 from flows.running import TAG
+from tapir_core.config import ReplicasEngine
 from tapir_core.run_folder import RunFolder
 from tasks.engines.replicas.watch import Ended, How
 from tasks.flow_runs import Deployment
@@ -33,7 +34,7 @@ def join_fleet(run: RunFolder) -> None:
     Raises:
         MissingPrerequisite: this Prefect server has no such workers to start.
     """
-    if run.config.student.engine.served_by == "workers":
+    if isinstance(run.config.student.engine, ReplicasEngine):
         fleet = PrefectFleet(run)
         fleet.check()
         current(run).use_fleet(fleet)

@@ -1,6 +1,6 @@
 """The student: backbone, chat template, engine, sampling."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -15,9 +15,6 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 
 class VllmEngine(Section):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
-
-    served_by: ClassVar[Literal["driver", "workers", "others"]] = "driver"
-    """Who serves it: the machine that drives the run, workers that the run asks for, or others who serve it anyway."""
 
     type: Literal["vllm"] = "vllm"
 
@@ -53,7 +50,6 @@ class VllmEngine(Section):
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
 
-    served_by = "workers"
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
 
     replicas: PositiveInt = 1
@@ -66,7 +62,6 @@ class ReplicasEngine(VllmEngine):
 class EndpointEngine(Section):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
 
-    served_by: ClassVar[Literal["others"]] = "others"
     type: Literal["endpoint"] = "endpoint"
 
     base_url: WebAddress

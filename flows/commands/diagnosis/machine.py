@@ -19,7 +19,7 @@ import psutil
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from flows.prefect_server.caretaker import POOLS
 from tapir_core.calls.store.address import root_store_url
-from tapir_core.config import StudentEngine, VllmEngine
+from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import probe_file
 from tapir_core.storage import Storage
@@ -49,7 +49,7 @@ def machine_checks(engine: StudentEngine | None) -> list[Check]:
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
     ]
-    if engine is None or engine.served_by != "others":
+    if not isinstance(engine, EndpointEngine):
         remedy = "`make student-env` builds it anew"
         # A cold disk takes long to give what its Python imports.
         student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
@@ -81,8 +81,8 @@ def _look_at_environment() -> Finding:
     return ok(f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
 
 
-def _look_at_student(engine: StudentEngine | None) -> Finding:
-    here = _environment_of(engine)
+def _look_at_student(engine: VllmEngine | None) -> Finding:
+    here = engine or VllmEngine()
     try:
         found = find_environment(here)
     except MissingPrerequisite as error:
@@ -93,14 +93,9 @@ def _look_at_student(engine: StudentEngine | None) -> Finding:
     return ok(f"{here.python}: {versions}; built for {device}, answers in {found.dtype(here)}{broken_amx}")
 
 
-def _environment_of(engine: StudentEngine | None) -> VllmEngine:
-    """What is to serve here: as the configuration says, or as it is by default."""
-    return engine if isinstance(engine, VllmEngine) else VllmEngine()
-
-
-def _without_student(engine: StudentEngine | None, error: MissingPrerequisite) -> Finding:
+def _without_student(engine: VllmEngine | None, error: MissingPrerequisite) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
-    if engine is not None and engine.served_by == "driver":
+    if engine is not None and not isinstance(engine, ReplicasEngine):
         return told(str(error))
     _, gpu_pool = POOLS
     why, _, remedy = str(error).partition("; ")
@@ -145,10 +140,10 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
 
 def _is_cpu_build(engine: StudentEngine | None) -> bool:
     """Whether the student's environment, if one is here, leaves the GPUs unused."""
-    if engine is not None and engine.served_by == "others":
+    if isinstance(engine, EndpointEngine):
         return False
     try:
-        return find_environment(_environment_of(engine)).device == "cpu"
+        return find_environment(engine or VllmEngine()).device == "cpu"
     except MissingPrerequisite:
         return False  # there is a check of its own
 

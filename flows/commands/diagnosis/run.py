@@ -5,7 +5,6 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import singledispatch
 from pathlib import Path
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
@@ -50,9 +49,18 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
     """Checks of what ``config`` needs beside the machine and the root."""
-    asked = {f"evaluation.benchmarks.{name}": each for name, each in config.evaluation.asked.items()}
-    parts = {**_endpoints(config), "student.engine": config.student.engine, **asked}
-    checks = [check for field, part in parts.items() for check in _checks_of(part, field)]
+    checks = [
+        _endpoint_check(field, endpoint)
+        for field, endpoint in _endpoints(config).items()
+        if isinstance(endpoint, OpenAIEndpoint)
+    ]
+    if isinstance(config.student.engine, EndpointEngine):
+        checks.append(_student_check(config.student.engine))
+    checks += [
+        _harness_check(name, each)
+        for name, each in config.evaluation.asked.items()
+        if isinstance(each, LmEvalBenchmark)
+    ]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
     backbone = Check(
         "backbone",
@@ -68,14 +76,7 @@ def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
     return {"teacher.endpoint": config.teacher.endpoint, **config.judge.endpoints, **config.evaluation.judges}
 
 
-@singledispatch
-def _checks_of(part: object, field: str) -> list[Check]:
-    """Checks of what a part of a configuration needs; none where it needs nothing but itself."""
-    return []
-
-
-@_checks_of.register
-def _(endpoint: OpenAIEndpoint, field: str) -> list[Check]:
+def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
     def look() -> Finding:
         key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
         found = [
@@ -85,29 +86,28 @@ def _(endpoint: OpenAIEndpoint, field: str) -> list[Check]:
             )
             for address in endpoint.base_urls
         ]
-        return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
+        return _worst(found)
 
     limit = _REPLY_SECONDS * len(endpoint.base_urls) + 5
-    return [Check(field, look, f"start that server, or correct {field}.base_url", limit_seconds=limit)]
+    return Check(field, look, f"start that server, or correct {field}.base_url", limit_seconds=limit)
 
 
-@_checks_of.register
-def _(engine: EndpointEngine, field: str) -> list[Check]:
+def _student_check(engine: EndpointEngine) -> Check:
     def look() -> Finding:
-        key = api_key(engine.api_key_env, field)
+        key = api_key(engine.api_key_env, "student.engine")
         model = None if "{checkpoint}" in engine.model else engine.model
         return _ask(Endpoint(engine.base_url, 1, key, api_key_env=engine.api_key_env), model)
 
-    return [Check(field, look, f"start that server, or correct {field}.base_url")]
+    return Check("student.engine", look, "start that server, or correct student.engine.base_url")
 
 
-@_checks_of.register
-def _(settings: LmEvalBenchmark, field: str) -> list[Check]:
+def _harness_check(name: str, settings: LmEvalBenchmark) -> Check:
     def look() -> Finding:
         version = find_harness(settings.python)
         return ok(f"{settings.python}: lm-evaluation-harness {version}, to be asked for its task {settings.task!r}")
 
-    return [Check(field, look, "`make lm-eval-env` builds its environment anew", limit_seconds=60)]
+    remedy = "`make lm-eval-env` builds its environment anew"
+    return Check(f"evaluation.benchmarks.{name}", look, remedy, limit_seconds=60)
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:
@@ -138,6 +138,10 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
         return await client.list_models()
     finally:
         await client.close()
+
+
+def _worst(found: Sequence[Finding]) -> Finding:
+    return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
 
 def _look_at_prices(config: RunConfig) -> Finding:
