@@ -1,30 +1,29 @@
 """The command line, `tapir`. Each command checks its input, does its work, and ends with a code (docs/cli.md).
 
-0 done · 1 failed · 2 bad config or usage · 3 budget reached · 4 too much missing · 130 interrupted. Heavy imports
-(Prefect, SQLAlchemy, plots) stand in the commands that need them.
+0 done · 1 failed · 2 bad config or usage · 3 budget reached · 4 too much missing · 130 interrupted. A command stands in
+a module of its own; those whose modules are heavy to import are declared here, and import them when they are given.
 """
 
+import importlib
 import signal
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.commands import AsJson, ConfigPath, Overrides, Root, RunName, console, errors, print_line, run_ref, say
+from flows.commands.ask import ask
 from flows.commands.backbone import backbone_app
 from flows.commands.compare import compare
 from flows.commands.doctor import doctor
+from flows.commands.estimate import estimate
 from flows.commands.evaluate import evaluate
 from flows.commands.export import export
-from flows.commands.lines import console, errors, print_line, say
-from flows.commands.run_names import run_ref
-from flows.commands.side_by_side import side_by_side
 from flows.commands.standin import standin_app
 from flows.commands.store import store_app
-from flows.commands.sweep import sweep
+from flows.commands.sweep import side_by_side, sweep
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import REPORT
-from tapir_core.run_folder import RunFolder
 
 __all__ = ["app", "main"]
 
@@ -36,26 +35,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(standin_app, name="standin")
-app.add_typer(store_app, name="store")
-app.command()(doctor)
-app.add_typer(backbone_app, name="backbone")
-app.command()(sweep)
-app.command()(compare)
-app.command("side-by-side")(side_by_side)
-app.command()(evaluate)
-app.command()(export)
-
-ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
-RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]
-Root = Annotated[str, typer.Option(help="Folder of all runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
-    # SIGINT too, though it looks set: without this a main thread that waits for tasks was seen to sleep through Ctrl-C.
+    # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for
+    # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
+    importlib.import_module("polars")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
@@ -76,7 +62,6 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-@app.command()
 def run(
     config: ConfigPath,
     name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
@@ -90,9 +75,9 @@ def run(
     ] = False,
 ) -> None:
     """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.commands.server import connect_prefect
-    from flows.commands.terminal import print_summary
+    from flows.commands.live import distil_shown, print_summary
     from flows.driver import hold_run, is_done, read_config
+    from flows.prefect_server.connection import connect_prefect
     from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.benchmarks import require_round_figures
     from tapir_core.reporting.summary import summarise
@@ -107,8 +92,6 @@ def run(
             save_estimate(opened)
             say("connecting to Prefect")
             with connect_prefect(opened.ref) as address:
-                from flows.commands.distil import distil_shown
-
                 say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
                 distil_shown(opened, console, until)
         summary = summarise(opened)
@@ -116,27 +99,6 @@ def run(
         require_round_figures(summary, settings.evaluation.each_round)
 
 
-@app.command()
-def estimate(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    sample: Annotated[int, typer.Option(min=1, help="Instructions that are put into the real prompts.")] = 200,
-    as_json: AsJson = False,
-) -> None:
-    """Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."""
-    from flows.commands.estimate import print_estimate
-    from tapir_core.config.load import load_config
-    from tapir_core.estimate.run import estimate_run
-    from tapir_core.estimate.types import estimate_json
-
-    found = estimate_run(load_config(config, overrides or []), source=str(config), sample=sample)
-    if as_json:
-        typer.echo(estimate_json(found), nl=False)
-    else:
-        print_estimate(console, found)
-
-
-@app.command("judge-check")
 def judge_check(
     config: ConfigPath,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs of each kind; the hostile kind has one for each text.")] = 20,
@@ -144,8 +106,7 @@ def judge_check(
     as_json: AsJson = False,
 ) -> None:
     """Say how far the configured judge can be trusted, before money is spent."""
-    from flows.commands.judge_check import check_judge
-    from flows.commands.judge_check_report import print_check
+    from flows.commands.judge_check import check_judge, print_check
     from tapir_core.config.load import load_config
 
     found = check_judge(load_config(config, overrides or []), pairs=pairs, say=say)
@@ -156,8 +117,7 @@ def judge_check(
     raise typer.Exit(found.exit_code)
 
 
-@app.command("retry-judge")
-def retry_judge_again(
+def retry_judge(
     name: RunName,
     round_number: Annotated[int | None, typer.Option("--round", help="One round; all when left out.")] = None,
     also: Annotated[
@@ -178,7 +138,6 @@ def retry_judge_again(
         ask_again(opened, round_number, console, say=say, also_terminal=also == "terminal", go_on=go_on)
 
 
-@app.command()
 def status(
     name: Annotated[str | None, typer.Argument(help="Name of a run; all runs when left out.")] = None,
     root: Root = "runs",
@@ -192,30 +151,16 @@ def status(
         print_status(console, run_ref(name, root))
 
 
-@app.command()
-def ask(
-    name: RunName,
-    text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
-    round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
-    root: Root = "runs",
-) -> None:
-    """Let the trained student answer."""
-    from flows.commands.ask import ask_student_once
-
-    console.print(ask_student_once(run_ref(name, root), text, round_number, say=say), markup=False, highlight=False)
-
-
-@app.command()
 def report(name: RunName, root: Root = "runs") -> None:
     """Write report.html again from what the run folder holds."""
     from tapir_core.reporting.report import write_report
+    from tapir_core.run_folder import RunFolder
 
     folder = RunFolder(run_ref(name, root))
     _ = folder.record
     print_line(console, f"report: {write_report(folder)}")
 
 
-@app.command()
 def move(
     name: RunName,
     to: Annotated[str, typer.Argument(metavar="ROOT", help="Folder of all runs, or s3://…", show_default=False)],
@@ -228,7 +173,6 @@ def move(
     move_run(run_ref(name, root), to, console, say=say, remove=remove)
 
 
-@app.command()
 def up(
     root: Root = "runs",
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200,
@@ -241,9 +185,9 @@ def up(
     ] = None,
 ) -> None:
     """Start a Prefect server, its deployments and workers for each pool, which stay; start again what is missing."""
-    from flows.commands.caretaker import staff
-    from flows.commands.deploy import DEPLOYMENTS, deploy, wait_for_workers
-    from flows.commands.up import living_server, start_server
+    from flows.prefect_server.caretaker import staff
+    from flows.prefect_server.connection import living_server, start_server
+    from flows.prefect_server.deployments import DEPLOYMENTS, deploy, wait_for_workers
 
     stood = living_server(root)
     posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
@@ -258,27 +202,50 @@ def up(
     console.print(f"workers: {', '.join(post.label for post in posts)}, for runs in {root!r}", highlight=False)
 
 
-@app.command()
 def down(root: Root = "runs") -> None:
     """End the server and the workers of `tapir up`; flow runs at work stop first and can go on."""
-    from flows.commands.up import stop_server
+    from flows.prefect_server.connection import stop_server
 
     server = stop_server(root)
     console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
 
 
-@app.command()
 def deploy(root: Root = "runs") -> None:
     """Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`."""
-    from flows.commands.deploy import deploy as apply_to
-    from flows.commands.results import worker_settings
-    from flows.commands.server import standing_server
+    from flows.prefect_server import worker_settings
+    from flows.prefect_server.connection import standing_server
+    from flows.prefect_server.deployments import deploy as apply_to
 
     for made in apply_to(standing_server(root), root, again=True):
         console.print(f"applied {made}", highlight=False)
     console.print(
         f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
     )
+
+
+for command in (
+    doctor,
+    sweep,
+    compare,
+    side_by_side,
+    evaluate,
+    export,
+    run,
+    estimate,
+    judge_check,
+    retry_judge,
+    status,
+    ask,
+    report,
+    move,
+    up,
+    down,
+    deploy,
+):
+    app.command()(command)
+app.add_typer(standin_app, name="standin")
+app.add_typer(store_app, name="store")
+app.add_typer(backbone_app, name="backbone")
 
 
 if __name__ == "__main__":

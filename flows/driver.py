@@ -123,25 +123,22 @@ def run_lease(config: RunConfig) -> RunLease:
 @contextmanager
 def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
     """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
-    if (busy := _take(lease)) is not None:
-        say(f"waiting for an earlier process of this flow run: {busy}")
-        while _take(lease) is not None:
-            time.sleep(_ASK_AGAIN_SECONDS)
+    waits = False
+    while True:
+        try:
+            lease.acquire()
+            break
+        except RunBusy as busy:
+            if busy.flow_run is None or busy.flow_run != _own_flow_run():
+                raise
+            if not waits:
+                say(f"waiting for an earlier process of this flow run: {busy}")
+        waits = True
+        time.sleep(_ASK_AGAIN_SECONDS)
     try:
         yield lease
     finally:
         lease.release()
-
-
-def _take(lease: RunLease) -> RunBusy | None:
-    """Take a lease; nothing, or why it has to be waited for."""
-    try:
-        lease.acquire()
-    except RunBusy as busy:
-        if busy.flow_run is None or busy.flow_run != _own_flow_run():
-            raise
-        return busy
-    return None
 
 
 def _own_flow_run() -> str | None:

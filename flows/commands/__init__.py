@@ -1,1 +1,163 @@
-"""What each command of `tapir` does around the flows: check, show progress, print what came of it."""
+"""The commands of `tapir`. Here is what they share: what a user gives them, and how they print.
+
+`tapir --help` imports them all, those apart that `flows/cli.py` declares: Prefect, SQLAlchemy, polars and plots are
+imported by the functions that need them. Prefect for another reason too: its settings must stand in the environment
+before.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tapir_core.paths import RUN_RECORD
+
+if TYPE_CHECKING:
+    from tapir_core.reporting.tables import Table
+    from tapir_core.run_folder import RunRef
+
+__all__ = [
+    "AsJson",
+    "ConfigPath",
+    "Overrides",
+    "Root",
+    "RunName",
+    "console",
+    "errors",
+    "print_line",
+    "print_rows",
+    "print_table",
+    "run_ref",
+    "say",
+]
+
+ConfigPath = Annotated[Path, typer.Argument(help="TOML file; shipped ones lie in configs/.", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")]
+RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]
+Root = Annotated[str, typer.Option(help="Folder of all runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+console = Console()
+"""What a command came to."""
+errors = Console(stderr=True)
+"""What it is at, and what went wrong."""
+
+_TEXT_CELLS = 12
+"""How narrow a column of text may become, in cells of the terminal."""
+_WORD = re.compile(r"\S+\s*")
+_END = re.compile(r"[^\s–]*–\s*|[^\s–]+\s*")
+"""An end of a span with its dash: `600 (590–`, `610)`."""
+
+
+def run_ref(name: str, root: str) -> "RunRef":
+    """The run that a user calls ``name``: its name below ``root``, its folder, or its address."""
+    from tapir_core.run_folder import RunRef
+
+    if "://" in name:
+        folder_of_runs, _, name = name.rstrip("/").rpartition("/")
+        return RunRef(folder_of_runs, name)
+    folder = Path(name)
+    if os.sep in name or (folder / RUN_RECORD).exists():
+        return RunRef(str(folder.parent), folder.name)
+    return RunRef(root, name)
+
+
+def print_line(console: Console, line: str) -> None:
+    """A line as it is: it is not broken, so that paths and addresses can be copied."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """What a command is at."""
+    errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_rows(
+    console: Console, columns: Sequence[str], rows: Iterable[tuple[str, ...]], *, text_columns: int = 1, title: str = ""
+) -> None:
+    """A table of which no report knows; ``text_columns`` as of a `Table`."""
+    from tapir_core.reporting.tables import Table
+
+    print_table(console, Table(title, tuple(columns), tuple(rows), text_columns=text_columns))
+
+
+def print_table(console: Console, table: "Table") -> None:
+    """Title, table and note, however narrow the terminal: text is broken, a figure never is.
+
+    Columns of figures line up at the right. What does not fit by words stands closer, then spans break after their
+    dash; where even that is too wide, each row is a list of its cells.
+    """
+    layout = _lay_out(table, console.width)
+    if layout is None:
+        _print_lists(console, table)
+    else:
+        _print_columns(console, table, layout)
+    if table.note:
+        console.print(table.note, style="dim", highlight=False, markup=False)
+    console.print()
+
+
+class _Layout(NamedTuple):
+    gap: int
+    """Blanks between columns."""
+    widths: list[int]
+
+
+def _lay_out(table: "Table", room: int) -> _Layout | None:
+    columns = [*zip(table.columns, *table.rows, strict=True)]
+    natural = [max(map(cell_len, cells)) for cells in columns]
+    for gap, pieces in ((2, _WORD), (1, _WORD), (1, _END)):
+        widths = [
+            min(natural[place], _TEXT_CELLS)
+            if place < table.text_columns
+            else max((cell_len(piece.strip()) for cell in cells for piece in pieces.findall(cell)), default=0)
+            for place, cells in enumerate(columns)
+        ]
+        spare = room - sum(widths) - gap * (len(widths) - 1)
+        if spare >= 0:
+            # Text first, from the left, for it breaks within words; then the figures that lack least.
+            texts = [*range(table.text_columns)]
+            others = sorted(range(len(texts), len(widths)), key=lambda place: natural[place] - widths[place])
+            for place in (*texts, *others):
+                more = min(spare, natural[place] - widths[place])
+                widths[place], spare = widths[place] + more, spare - more
+            return _Layout(gap, widths)
+    return None
+
+
+def _print_columns(console: Console, table: "Table", layout: _Layout) -> None:
+    shown = RichTable(
+        title=Text(table.title) if table.title else None,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, layout.gap, 0, 0),
+    )
+    for place, (name, width) in enumerate(zip(table.columns, layout.widths, strict=True)):
+        side: JustifyMethod = "left" if place < table.text_columns else "right"
+        shown.add_column(Text(name), justify=side, width=width, overflow="fold", header_style="dim")
+    for row in table.rows:
+        shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, layout.widths, strict=True)))
+    console.print(shown)
+
+
+def _broken(cell: str, width: int) -> str:
+    return " ".join(word if cell_len(word) <= width else word.replace("–", "–\n") for word in cell.split(" "))
+
+
+def _print_lists(console: Console, table: "Table") -> None:
+    if table.title:
+        console.print(Text(table.title, style="bold"))
+    names = max(map(cell_len, table.columns))
+    for row in table.rows:
+        console.print(Text(row[0]), soft_wrap=True)
+        for name, cell in zip(table.columns[1:], row[1:], strict=True):
+            console.print(Text(f"  {name}{' ' * (names - cell_len(name))}  {cell}"), soft_wrap=True)

@@ -1,35 +1,39 @@
 """`tapir ask`: one question to the trained student, outside any flow."""
 
-from collections.abc import Callable
+from typing import Annotated
 
-from tapir_core.calls import Failure
+import typer
+
+from flows.commands import Root, RunName, console, run_ref, say
 from tapir_core.errors import ConfigError, EngineError
-from tapir_core.run_folder import RunFolder, RunRef
-from tasks.asking import chat, make_request
-from tasks.runtime import close_all, current
 
-__all__ = ["ask_student_once"]
+__all__ = ["ask"]
 
 
-def ask_student_once(ref: RunRef, text: str, number: int | None, *, say: Callable[[str], None]) -> str:
-    """The answer of the student after round ``number`` (the last one trained, when nothing is given).
+def ask(
+    name: RunName,
+    text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
+    round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
+    root: Root = "runs",
+) -> None:
+    """Let the trained student answer."""
+    from tapir_core.calls import Failure
+    from tapir_core.run_folder import RunFolder
+    from tasks.asking import chat, make_request
+    from tasks.runtime import close_all, current
 
-    Raises:
-        ConfigError: there is no such run, or that round is not trained yet.
-        EngineError: the student did not answer.
-    """
-    run = RunFolder(ref)
+    run = RunFolder(run_ref(name, root))
     trained = run.trained_rounds
-    if not trained or (number is not None and number not in trained):
-        wanted = "no round" if number is None else f"round {number}"
+    if not trained or (round_number is not None and round_number not in trained):
+        wanted = "no round" if round_number is None else f"round {round_number}"
         raise ConfigError(
-            f"run {ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
-            f"{wanted} can answer; see `tapir status {ref.name}`"
+            f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
+            f"{wanted} can answer; see `tapir status {run.ref.name}`"
         )
-    number = trained[-1] if number is None else number
+    number = trained[-1] if round_number is None else round_number
     runtime = current(run)
     student = runtime.student(number)
-    say(f"S_{number} of run {ref.name}")
+    say(f"S_{number} of run {run.ref.name}")
     try:
         request = make_request(run, "answer", student.voice, chat(text), run.config.student.sampling)
         outcome = runtime.calls.ask([request], student.source)[0]
@@ -37,4 +41,4 @@ def ask_student_once(ref: RunRef, text: str, number: int | None, *, say: Callabl
         close_all()
     if isinstance(outcome, Failure):
         raise EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
-    return outcome.text
+    console.print(outcome.text, markup=False, highlight=False)

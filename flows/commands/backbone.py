@@ -3,14 +3,16 @@
 import asyncio
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.lines import console, errors
-from tapir_core.config.backbones import BackboneEntry, add_backbone
+from flows.commands import console, errors
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import BACKBONES
+
+if TYPE_CHECKING:
+    from tapir_core.config.backbones import BackboneEntry
 
 __all__ = ["REGISTERED", "backbone_app"]
 
@@ -35,7 +37,8 @@ def add(
     root: Annotated[str, typer.Option(help="Folder of all runs, whose server is told.")] = "runs",
 ) -> None:
     """Add a backbone to the list and tell Prefect, which starts a sweep where sweep-backbones is deployed."""
-    from flows.commands.server import standing_server
+    from flows.prefect_server.connection import standing_server
+    from tapir_core.config.backbones import add_backbone
 
     fields = {"name": name, "backbone": backbone, "chat_template": template, "precision": precision}
     entry = add_backbone(file, {field: value for field, value in fields.items() if value is not None})
@@ -49,7 +52,7 @@ def add(
     console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)
 
 
-def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
+def announce(api: str, root: str, entry: "BackboneEntry", file: Path) -> None:
     """Send the event that a backbone was added, and wait until the server has it.
 
     Args:
@@ -58,7 +61,7 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
         entry: The new backbone.
         file: The list that it was added to.
     """
-    from flows.commands.prefect_process import own_settings
+    from flows.prefect_server import own_settings
 
     os.environ.update({**own_settings(root), "PREFECT_API_URL": api})
     # Not before: Prefect reads its settings when it is imported.

@@ -1,24 +1,23 @@
 """`tapir compare`: arms against each other over several run seeds, one run after another, then tables and a page."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from flows.commands.lines import console, errors, print_line, say
+from flows.commands import console, errors, print_line, print_table, say
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import COMPARE_PLACE
-from tapir_core.run_folder import RunFolder, RunRef
 
 if TYPE_CHECKING:
     from tapir_core.comparison.figures import ComparedArms
     from tapir_core.comparison.outcome import Training
+    from tapir_core.run_folder import RunFolder
 
-__all__ = ["compare"]
+__all__ = ["compare", "show_arms"]
 
 
 def compare(
@@ -44,19 +43,13 @@ def compare(
 ) -> None:
     """Run the arms of a comparison that are not finished, each matched to the reference; then set them side by side."""
     from flows.arm_run import drive_run
-    from flows.commands.server import connect_prefect
+    from flows.commands.live import connect_when_needed
     from flows.compare import not_finished, read_asked, read_comparison, run_comparison
     from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
+    from tapir_core.run_folder import RunRef
 
     asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
-    with ExitStack() as servers:
-
-        @cache
-        def connect() -> None:
-            say("connecting to Prefect")
-            server = connect_prefect(RunRef(asked.plan.root, COMPARE_PLACE))
-            say(f"Prefect UI {servers.enter_context(server)} while it runs")
-
+    with connect_when_needed(RunRef(asked.plan.root, COMPARE_PLACE)) as connect:
         engines = _Engines(connect, errors if markdown else console)
         drive = partial(drive_run, asked.plan, engines=engines, say=say)
         failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
@@ -68,10 +61,8 @@ def compare(
             else:
                 _print(compared, page)
             # A server of our own would be started, and ended, for a table that has just been printed.
-            if connect.cache_info().currsize or _stands(asked.plan.root):
+            if _stands(asked.plan.root):
                 connect()
-                from flows.show_arms import show_arms
-
                 show_arms(compared.name, card, arms_plots_card(compared))
         else:
             console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
@@ -79,12 +70,25 @@ def compare(
         raise not_finished(failed)
 
 
+def show_arms(name: str, card: str, plots: str) -> None:
+    """Show the arms of the comparison ``name`` in Prefect's UI: their card and their plots, both Markdown."""
+    from flows.running.project_flow import project_flow
+    from tasks.artifacts import publish_comparison
+
+    # Without parameters: Prefect would keep the images with the flow run, and load them with every list of flow runs.
+    @project_flow("compare", run_name=name)
+    def compare() -> None:
+        publish_comparison(name, card, plots)
+
+    compare()
+
+
 def _stands(root: str) -> bool:
     """Whether a server is there that shows the table; one that is named and away keeps nobody from reading it."""
-    from flows.commands.server import server_stands
+    from flows.prefect_server.connection import find_server
 
     try:
-        return server_stands(root)
+        return find_server(root) is not None
     except MissingPrerequisite as error:
         say(f"not shown in Prefect's UI: {error}")
         return False
@@ -96,17 +100,17 @@ class _Engines:
     def __init__(self, connect: Callable[[], None], shown_on: Console) -> None:
         self._connect, self._shown_on = connect, shown_on
 
-    def distil(self, run: RunFolder, until: str | None) -> None:
+    def distil(self, run: "RunFolder", until: str | None) -> None:
         """Distil it with the live display."""
         from tapir_core.estimate.run import save_estimate
 
         save_estimate(run)
         self._connect()
-        from flows.commands.distil import distil_shown
+        from flows.commands.live import distil_shown
 
         distil_shown(run, self._shown_on, until)
 
-    def count(self, run: RunFolder, number: int) -> "Training":
+    def count(self, run: "RunFolder", number: int) -> "Training":
         """What the training of a round will come to."""
         self._connect()
         from tasks.train import count_round
@@ -115,7 +119,6 @@ class _Engines:
 
 
 def _print(compared: "ComparedArms", page: str) -> None:
-    from flows.commands.tables import print_table
     from tapir_core.comparison.verdict import covers_sentence, verdicts
     from tapir_core.reporting.arms_tables import narrow_tables
 

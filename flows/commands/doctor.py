@@ -4,19 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from flows.commands import AsJson, Overrides, console
+from flows.commands.diagnosis import Finding, examine
 from tapir_core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from flows.commands.diagnosis import Finding
-
-__all__ = ["doctor", "findings_json", "print_findings"]
+__all__ = ["diagnose", "doctor", "findings_json", "print_findings"]
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -26,31 +25,54 @@ def doctor(
     root: Annotated[
         str | None, typer.Option(help="Folder of all runs; the configuration's, or `runs`, when left out.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check every part that a run needs, and say what mends each fault; ends with 1 when there is one."""
-    from flows.commands.diagnosis import diagnose
-
     if overrides and config is None:
         raise ConfigError("--set replaces a value of a configuration; name its file: `tapir doctor CONFIG --set …`")
     found = diagnose(config, overrides or [], root)
     if as_json:
         typer.echo(findings_json(found))
     else:
-        print_findings(Console(), found)
+        print_findings(console, found)
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
 
 
-def findings_json(findings: "Sequence[Finding]") -> str:
+def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:
+    """Look at every part of this machine and root, and at what a configuration needs, if one is given.
+
+    Args:
+        config: A TOML file.
+        overrides: Its `section.field=value`.
+        root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
+    """
+    from flows.commands.diagnosis.machine import machine_checks, root_checks
+    from flows.commands.diagnosis.run import read_run, run_checks
+    from flows.commands.diagnosis.server import server_check, server_parts
+
+    read, said = (None, []) if config is None else read_run(config, overrides)
+    place = root or (read.run.root if read else "runs")
+    *found, server = examine(
+        [
+            *machine_checks(read.student.engine if read else None),
+            *root_checks(place, read.calls.store_url if read else None),
+            *(run_checks(read, place) if read else []),
+            server_check(place),
+        ]
+    )
+    # What is on a server is only asked of one that answers.
+    parts = [] if server.level == "fault" else examine(server_parts(place))
+    return [*said, *found, server, *parts]
+
+
+def findings_json(findings: Sequence[Finding]) -> str:
     """The findings as one JSON object."""
     rows = [asdict(each) for each in findings]
     return json.dumps({"faults": _count(findings, "fault"), "findings": rows}, indent=1, ensure_ascii=False)
 
 
-def print_findings(console: Console, findings: "Sequence[Finding]") -> None:
+def print_findings(console: Console, findings: Sequence[Finding]) -> None:
     """A row for each part; the remedy stands below what it mends."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -65,5 +87,5 @@ def print_findings(console: Console, findings: "Sequence[Finding]") -> None:
     console.print(f"\nfaults {_count(findings, 'fault')} · warnings {_count(findings, 'warning')}", highlight=False)
 
 
-def _count(findings: "Sequence[Finding]", level: str) -> int:
+def _count(findings: Sequence[Finding], level: str) -> int:
     return sum(each.level == level for each in findings)

@@ -1,15 +1,22 @@
 """`tapir evaluate`: what the deployment *evaluate* does, in this process and on this terminal.
 
-With `--annotations` it computes a benchmark's figures from judgments that are there.
+With `--annotations` it computes AlpacaEval's figures from judgments that are there: it asks nobody and starts nothing.
 """
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.lines import console, say
-from flows.commands.run_names import run_ref
-from tapir_core.errors import ConfigError
+from flows.commands import Root, console, print_table, run_ref, say
+from tapir_core.errors import ConfigError, NoFigure
+from tapir_core.reporting.formats import NOTHING, count, number
+
+if TYPE_CHECKING:
+    from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures
+    from tapir_core.evaluation.length_control import LengthTables
+    from tapir_core.judging.estimates import Estimate
+    from tapir_core.reporting.tables import Table
 
 __all__ = ["evaluate"]
 
@@ -30,7 +37,7 @@ def evaluate(
     also: Annotated[
         str | None, typer.Option(metavar="terminal", help="Ask judges of benchmarks anew where they failed for good.")
     ] = None,
-    root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
+    root: Root = "runs",
     annotations: Annotated[
         str | None, typer.Option(metavar="FILE", help="AlpacaEval's figures from these judgments, in place of a RUN.")
     ] = None,
@@ -55,17 +62,24 @@ def evaluate(
         "--max-failed-share": max_failed_share,
         "--json": as_json or None,
     }
-    if annotations is None:
-        if misplaced := [option for option, value in with_annotations.items() if value is not None]:
-            raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
-        if name is None:
-            raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
-        if also not in (None, "terminal"):
-            raise ConfigError(f"--also {also}: only `terminal` is known")
-        if also and not benchmark:
-            raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
+    misplaced = [option for option, value in with_annotations.items() if value is not None]
+    if annotations is not None:
+        _check_alone(name, which, benchmark, also)
+        _score_annotations(annotations, difficulty, anchors, max_failed_share, as_json=as_json)
+    elif misplaced:
+        raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
+    elif name is None:
+        raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
+    elif also not in (None, "terminal"):
+        raise ConfigError(f"--also {also}: only `terminal` is known")
+    elif also and not benchmark:
+        raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
+    else:
         _evaluate_run(name, which, root, benchmark or "", also_terminal=also is not None)
-        return
+
+
+def _check_alone(name: str | None, which: str, benchmark: str | None, also: str | None) -> None:
+    """Refuse what is about a run beside ``--annotations``."""
     if name is not None:
         raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
     if benchmark is not None:
@@ -74,25 +88,12 @@ def evaluate(
         raise ConfigError(f"--also {also} and --annotations: nobody is asked for judgments that are there")
     if which != "all":
         raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
-    from flows.commands.annotations import score_annotations
-    from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-
-    score_annotations(
-        annotations,
-        difficulty,
-        anchors,
-        max_failed_share=MAX_FAILED_SHARE if max_failed_share is None else max_failed_share,
-        as_json=as_json,
-        console=console,
-        say=say,
-    )
 
 
 def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
-    from flows.commands.distil import shown_live
-    from flows.commands.server import connect_prefect
-    from flows.commands.tables import print_table
+    from flows.commands.live import shown_live
     from flows.driver import hold_known_run
+    from flows.prefect_server.connection import connect_prefect
     from tapir_core.reporting.accuracy_tables import students_table
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
@@ -123,3 +124,108 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
                 print_table(console, table)
         say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
+
+
+def _score_annotations(
+    path: str, difficulty: str | None, anchors: str | None, max_failed_share: float | None, *, as_json: bool
+) -> None:
+    """Print the figures of one model's annotations.
+
+    Raises:
+        ConfigError: a file is wrong, or only one of difficulty and anchors is given.
+        NoFigure: more than ``max_failed_share`` of the judgments failed.
+    """
+    from tapir_core.evaluation.alpaca_eval import measure_annotations
+    from tapir_core.evaluation.annotations import read_annotations
+    from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+
+    most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
+    tables = _read_tables(difficulty, anchors)
+    found = read_annotations(path)
+    judged = found.judged
+    figures = measure_annotations(judged, tables, max_failed_share=most)
+    rate = figures.rates.win_rate
+    if rate.estimate.value is None:
+        raise NoFigure(
+            f"{path}: {rate.estimate.why}; so there is no figure. "
+            "Have the failed ones judged again, or allow a larger share with --max-failed-share"
+        )
+    if found.in_words:
+        say(found.in_words)
+    if rate.n_failed:
+        say(f"{rate.n_failed} of {len(judged)} judgments failed; they are in no figure")
+    if tables is not None and len(judged) < len(tables.difficulty):
+        say(
+            f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions: annotations "
+            "take their difficulty by place, as published figures do, so behind a gap they take a neighbour's"
+        )
+    if figures.length_is_doubtful:
+        say("length control moves the win rate very far: look at the lengths before you trust it")
+    if bias := _position_bias(figures):
+        say(bias)
+    if as_json:
+        typer.echo(json.dumps(figures.to_dict()))
+    else:
+        print_table(console, _figures_table(figures, found.in_words))
+
+
+def _figures_table(figures: "AlpacaEvalFigures", whose: str) -> "Table":
+    """The figures in words; ``whose`` judgments they are of stands in the note."""
+    from tapir_core.reporting.tables import Table
+
+    rates, controlled = figures.rates, figures.controlled
+    estimates = {
+        "win rate": rates.win_rate.estimate,
+        "discrete win rate": rates.discrete.estimate,
+        "length-controlled win rate": controlled,
+    }
+    rows = [_row(f"{name}, %", estimate) for name, estimate in estimates.items()]
+    if figures.position.value is not None:
+        estimates["gain by standing first"] = figures.position
+        rows.append(_row("gain by standing first, points", figures.position))
+    notes = [f"{whose[:1].upper()}{whose[1:]}."] if whose else []
+    notes.append(f"{count(rates.n_wins)} wins, {count(rates.n_wins_base)} losses, {count(rates.n_draws)} draws.")
+    if failed := rates.win_rate.n_failed:
+        notes.append(f"{count(failed)} judgments failed and are in no figure.")
+    if controlled.value is None:
+        notes.append(f"The length-controlled win rate {controlled.why}.")
+    else:
+        notes.append(
+            "Errors and intervals are of sampling: what other instructions would have made of it. The published "
+            f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}."
+        )
+    notes += [
+        f"The {name} has no interval: {each.why}."
+        for name, each in estimates.items()
+        if each.value is not None and each.why
+    ]
+    if bias := _position_bias(figures):
+        notes.append(f"{bias[0].upper()}{bias[1:]}.")
+    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
+    return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
+
+
+def _row(name: str, found: "Estimate") -> tuple[str, ...]:
+    interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
+    return (name, number(found.value), number(found.stderr), interval, count(found.n))
+
+
+def _position_bias(figures: "AlpacaEvalFigures") -> str:
+    """Empty where no position is favoured, or nothing can tell."""
+    from tapir_core.judging.agreement import favoured_position
+
+    favoured = favoured_position(figures.position)
+    return (
+        f"position bias: the annotator favours the output shown {favoured}" if favoured in ("first", "second") else ""
+    )
+
+
+def _read_tables(difficulty: str | None, anchors: str | None) -> "LengthTables | None":
+    from tapir_core.evaluation.length_control import read_length_tables
+
+    if difficulty is None and anchors is None:
+        return None
+    if difficulty is None or anchors is None:
+        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
+        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
+    return read_length_tables(difficulty, anchors)

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.lines import console, print_line, say
-from flows.commands.run_names import run_ref
+from flows.commands import Root, console, print_line, run_ref, say
 
 __all__ = ["export"]
 
@@ -20,7 +19,7 @@ def export(
         str | None,
         typer.Option(metavar="FOLDER", help="Where to, or s3://…; exports/RUN-S_N when left out.", show_default=False),
     ] = None,
-    root: Annotated[str, typer.Option(help="Folder of all runs.")] = "runs",
+    root: Root = "runs",
 ) -> None:
     """Write a student of a run as a model folder with a model card, for transformers and vLLM."""
     from tapir_core.export import export_student

@@ -4,14 +4,13 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from flows.commands.distil import shown_live
-from flows.commands.server import connect_prefect
-from flows.commands.tables import print_table
+from flows.commands import print_rows
+from flows.commands.live import shown_live
 from flows.driver import is_done
-from flows.retry_sentences import changes_sentence, nothing_sentence
+from flows.prefect_server.connection import connect_prefect
 from tapir_core.reporting.benchmarks import require_round_figures
+from tapir_core.reporting.sentences import changes_sentence, nothing_sentence
 from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
 
@@ -57,7 +56,7 @@ def _ask_rounds(
             # Not before: Prefect reads its settings when it is imported.
             from flows.retry_judge import retry_judge
 
-            print_table(console, _counts_table(retry_judge(run.ref, rounds, also_terminal)))
+            _print_counts(console, retry_judge(run.ref, rounds, also_terminal))
         stale = changed_stages(run)
         if go_on:
             from flows.distill import distill
@@ -71,7 +70,7 @@ def _ask_rounds(
             )
 
 
-def _counts_table(counts: list[dict[str, int]]) -> Table:
+def _print_counts(console: Console, counts: list[dict[str, int]]) -> None:
     names = ("round", "missing_before", "missing_after", "unscored_before", "unscored_after")
-    rows = tuple(tuple(str(each[name]) for name in names) for each in counts)
-    return Table("", ("round", "missing before", "after", "unscored before", "after"), rows)
+    columns = ("round", "missing before", "after", "unscored before", "after")
+    print_rows(console, columns, (tuple(str(each[name]) for name in names) for each in counts))

@@ -6,8 +6,7 @@ from contextlib import ExitStack
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands.lines import print_line
-from flows.commands.tables import print_table
+from flows.commands import print_line, print_table
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.store.address import store_url
 from tapir_core.calls.upkeep.opening import is_there
@@ -26,18 +25,12 @@ _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about"
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
 
 
-class _Stores:
+class _Stores(ExitStack):
     """The stores of runs, each opened once; what is not there, or cannot be read, says so and ends nothing."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._opened: dict[str, AnswerStore | TapirError | None] = {}
-        self._stack = ExitStack()
-
-    def __enter__(self) -> "_Stores":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def usd(self, run: RunFolder) -> float | None:
         """What teacher and judge were paid, or may be, for the run over all its starts; None where there is no store.
@@ -48,9 +41,7 @@ class _Stores:
         url = store_url(run.config)
         if url not in self._opened:
             try:
-                self._opened[url] = (
-                    self._stack.enter_context(AnswerStore(url, patient=False)) if is_there(url) else None
-                )
+                self._opened[url] = self.enter_context(AnswerStore(url, patient=False)) if is_there(url) else None
             except TapirError as error:
                 self._opened[url] = error
         store = self._opened[url]

@@ -1,22 +1,46 @@
-"""`tapir store …`: look at the call store, move it, shrink it, check it. Reading commands never make a store."""
+"""`tapir store …`: look at the call store, move it, shrink it, check it. Reading commands never make a store.
+
+Names come from providers and files, so they are printed as they are.
+"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
-from flows.commands.lines import console, print_line, say
+from flows.commands import AsJson, console, print_line, print_rows, say
 from tapir_core.errors import TapirError
+from tapir_core.reporting.formats import NOTHING, count, duration, percent
+from tapir_core.text import shorten
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-__all__ = ["store_app"]
+    from tapir_core.calls.upkeep import (
+        AnswerGroup,
+        Compacted,
+        DoomedRows,
+        Imported,
+        RunAtStake,
+        StoreSize,
+        StoreStats,
+        Verified,
+    )
+
+__all__ = ["print_stats", "store_app"]
 
 store_app = typer.Typer(help="The store of all paid answers: look, move, shrink, check.", no_args_is_help=True)
+
+_COPIED_BYTES_PER_SECOND = 100e6
+"""How fast a store is rewritten, roughly, on the disk of a laptop."""
+_TEXT_CHARACTERS = 60
+_KEY_CHARACTERS = 16
+_IDENTITY_CHARACTERS = 24
+"""A student's identity is a whole digest; `--json` has it in full."""
 
 StoreUrl = Annotated[
     str | None,
@@ -42,10 +66,9 @@ Place = Annotated[str, typer.Argument(metavar="URL", help="Folder, or any fsspec
 def stats(
     store: StoreUrl = None,
     root: Root = "runs",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
-    from flows.commands.store_tables import print_stats
     from tapir_core.calls.upkeep import gather_stats
 
     with _opened(store, root) as engine:
@@ -82,7 +105,6 @@ def export_answers(
 @store_app.command("import")
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
-    from flows.commands.store_tables import print_imported
     from tapir_core.calls.store.address import root_store_url
     from tapir_core.calls.store.tables import open_engine
     from tapir_core.calls.upkeep import Archive
@@ -92,7 +114,7 @@ def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") ->
     archive.read_manifest()  # a wrong place must not leave an empty store behind
     engine = open_engine(store or root_store_url(root))
     try:
-        print_imported(console, insert(engine, archive))
+        _print_imported(console, insert(engine, archive))
     finally:
         engine.dispose()
 
@@ -113,7 +135,6 @@ def prune(
     ] = False,
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
-    from flows.commands.store_tables import print_compacted, print_doomed
     from tapir_core.calls.upkeep import (
         RowFilter,
         compact,
@@ -135,13 +156,13 @@ def prune(
     )
     with _opened(store, root) as engine:
         doomed = plan_prune(engine, chosen)
-        print_doomed(console, doomed, runs_at_stake(root, doomed), store_size(engine))
+        _print_doomed(console, doomed, runs_at_stake(root, doomed), store_size(engine))
         if not yes or not doomed:
             print_line(console, "nothing is changed" + ("; --yes removes these rows" if doomed else ""))
             return
         print_line(console, f"removed {prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            print_compacted(console, compact(engine))
+            _print_compacted(console, compact(engine))
 
 
 @store_app.command()
@@ -153,12 +174,11 @@ def verify(
     ] = False,
 ) -> None:
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    from flows.commands.store_tables import print_verified
     from tapir_core.calls.upkeep import delete_rows, verify_store
 
     with _opened(store, root) as engine:
         found = verify_store(engine)
-        print_verified(console, found)
+        _print_verified(console, found)
         if remove and found.places:
             print_line(console, f"removed {delete_rows(engine, found.places):,} rows; who needs them asks again")
     if found.file_faults:
@@ -183,3 +203,140 @@ def _opened(store: str | None, root: str) -> "Iterator[Engine]":
         yield engine
     finally:
         engine.dispose()
+
+
+def print_stats(console: Console, stats: "StoreStats") -> None:
+    """What a store holds, what it cost, and what of it was used again."""
+    free = f", {_bytes(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
+    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {_bytes(stats.size.bytes)}{free}")
+    if stats.groups:
+        first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
+        statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
+        print_line(console, f"{statuses}; stored from {_minute(first)} to {_minute(last)} UTC")
+        _print_groups(console, stats.groups)
+
+
+def _print_imported(console: Console, done: "Imported") -> None:
+    """What came of an import, and the first rows that differ."""
+    print_line(
+        console,
+        f"{count(done.rows)} rows read: {count(done.added)} added, {count(done.already_there)} already there, "
+        f"{count(done.different)} different, {count(done.damaged)} damaged",
+    )
+    if done.different:
+        columns = ("key", "role", "model", "the store has, and keeps", "the export has")
+        rows = (
+            (shorten(each.key, _KEY_CHARACTERS), each.role, each.model, *map(_short, (each.stored, each.offered)))
+            for each in done.listed
+        )
+        print_rows(console, columns, rows, text_columns=len(columns))
+
+
+def _print_doomed(
+    console: Console, doomed: "Sequence[DoomedRows]", runs: "Sequence[RunAtStake]", size: "StoreSize"
+) -> None:
+    """What would be removed, what asking again would cost, and which runs would."""
+    rows = []
+    for each in doomed:
+        figures = (count(each.rows), _bytes(each.bytes), count(each.tokens), _usd(each.usd))
+        rows.append((each.role, each.model, shorten(each.identity, _IDENTITY_CHARACTERS), each.run, *figures))
+    if doomed:
+        columns = ("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD")
+        print_rows(console, columns, rows, text_columns=4)
+    total, room = sum(each.rows for each in doomed), sum(each.bytes for each in doomed)
+    tokens, usd = sum(each.tokens for each in doomed), sum(each.usd for each in doomed)
+    print_line(
+        console,
+        f"{count(total)} rows, {_bytes(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
+        f"{_usd(usd)} USD at the prices that were paid",
+    )
+    for run in runs:
+        print_line(console, f"run {run.run}: {_stake(run)}")
+    if doomed and size.free_bytes is not None:
+        left = max(size.bytes - room, 0)
+        print_line(
+            console,
+            f"giving the room back rewrites about {_bytes(left)}, roughly {duration(left / _COPIED_BYTES_PER_SECOND)}; "
+            "whoever writes to the store waits meanwhile (--keep-room leaves it in the file)",
+        )
+
+
+def _print_compacted(console: Console, done: "Compacted") -> None:
+    """What giving back room brought."""
+    if done.obstacle:
+        print_line(
+            console, f"the file keeps its {_bytes(done.bytes_before)}: {done.obstacle}. New answers fill the room."
+        )
+        return
+    print_line(
+        console,
+        f"the file went from {_bytes(done.bytes_before)} to {_bytes(done.bytes_after)} in {duration(done.seconds)}",
+    )
+
+
+def _print_verified(console: Console, found: "Verified") -> None:
+    """What is wrong with a store, with the first rows that it is wrong of."""
+    print_line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
+    if found.without_reply:
+        print_line(console, f"{count(found.without_reply)} answers have no raw reply that could prove their text")
+    for fault in found.file_faults:
+        print_line(console, f"the database says: {fault}")
+    if found.places:
+        faults = ((fault, count(rows)) for fault, rows in found.faults.most_common())
+        print_rows(console, ("fault", "rows"), faults)
+        damaged = (
+            (shorten(row.key, _KEY_CHARACTERS), *map(_short, (row.role, row.model, row.run)), ", ".join(row.faults))
+            for row in found.damaged
+        )
+        print_rows(console, ("key", "role", "model", "run", "faults"), damaged, text_columns=5)
+
+
+def _print_groups(console: Console, groups: "Sequence[AnswerGroup]") -> None:
+    columns = ("role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share")
+    rows = (
+        (
+            group.role,
+            group.model,
+            shorten(group.identity, _IDENTITY_CHARACTERS),
+            group.prompt_version or NOTHING,
+            count(group.rows),
+            count(group.rows - group.statuses.get("answer", 0)),
+            _bytes(group.bytes),
+            count(group.prompt_tokens + group.completion_tokens),
+            _usd(group.usd),
+            count(group.reused),
+            percent(group.reuse_share),
+        )
+        for group in groups
+    )
+    print_rows(console, columns, rows, text_columns=4)
+
+
+def _stake(run: "RunAtStake") -> str:
+    asked = f"asked first for {count(run.rows)} of these rows"
+    if run.unreadable:
+        return f"{asked}; its stages cannot be told: {run.unreadable}"
+    if run.stages:
+        return f"{asked}; would ask again in {', '.join(run.stages)}"
+    return f"{asked}; whole, it asks again only for a stage that is redone"
+
+
+def _short(text: str) -> str:
+    return shorten(text, _TEXT_CHARACTERS)
+
+
+def _bytes(size: float) -> str:
+    """1.5 MB, in powers of 1000."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def _minute(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M")

@@ -3,7 +3,7 @@
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
 
-from flows.commands.prefect_process import TAG
+from flows.running import TAG
 from tapir_core.run_folder import RunFolder
 from tasks.engines.replicas import Ended, How, ReplicaStudents, replicas_of
 from tasks.flow_runs import Deployment

@@ -1,6 +1,6 @@
-"""What a report says in words: state, gain, who taught and judged, how to see the run in the UI."""
+"""What a report says in words: state, gain, who taught and judged, the run in the UI, a retry of its judge."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tapir_core.evaluation.statistics import PairedDifference
@@ -10,10 +10,13 @@ from tapir_core.reporting.types import RunSummary, Score
 
 __all__ = [
     "accuracy_note",
+    "changes_sentence",
     "gain_sentence",
     "next_sentence",
+    "nothing_sentence",
     "report_path",
     "report_sentence",
+    "retried_sentence",
     "scores_sentence",
     "standin_sentence",
     "state_sentence",
@@ -110,6 +113,27 @@ def report_sentence(summary: RunSummary) -> str:
 def report_path(summary: RunSummary) -> str:
     """Where the report lies."""
     return f"{summary.root}/{summary.name}/{REPORT}"
+
+
+def nothing_sentence(*, also_terminal: bool) -> str:
+    """Of a retry of the judge: nothing was missing."""
+    return "Nothing to ask again: no verdict is missing" + ("." if also_terminal else "; see --also terminal.")
+
+
+def retried_sentence(counts: Mapping[str, int]) -> str:
+    """What a round lacked before its judge was asked again, and lacks now: ``counts`` as *retry-judge* gives them."""
+    return (
+        f"Round {counts['round']}: {counts['missing_before']} verdicts missing before, {counts['missing_after']} now; "
+        f"{counts['unscored_before']} unscored before, {counts['unscored_after']} now."
+    )
+
+
+def changes_sentence(stale: Sequence[object], *, redone: bool) -> str:
+    """Which stages the verdicts of a retry change."""
+    if not stale:
+        return "No stage changes."
+    done = " and that were redone" if redone else ""
+    return f"Stages that the new verdicts change{done}: {', '.join(map(str, stale))}."
 
 
 def _reading(paired: PairedDifference) -> str:

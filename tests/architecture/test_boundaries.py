@@ -75,9 +75,10 @@ def test_only_the_projects_own_decorator_makes_prefect_tasks():
 
 
 def test_commands_import_prefect_only_after_they_have_settled_where_its_files_go():
+    modules = ["flows.cli", *modules_of("flows/commands"), *modules_of("flows/prefect_server")]
     script = (
         "import importlib, sys\n"
-        f"for name in ['flows.cli', *{modules_of('flows/commands')!r}]: importlib.import_module(name)\n"
+        f"for name in {modules!r}: importlib.import_module(name)\n"
         "print('prefect' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -14,8 +14,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterTags,
 )
 
-from flows.commands.prefect_process import TAG
 from flows.distill import distill
+from flows.running import TAG
 from tapir_core.run_folder import RunFolder
 from tasks.runtime import close_all
 from tests.run_builder import build_run

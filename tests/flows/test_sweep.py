@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.distill import distill
-from flows.forms.sweep_backbones import distil_child, sweep_from_form
+from flows.forms.series import distil_child, sweep_from_form
 from flows.round import round_flow
 from flows.sweep import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure

@@ -185,8 +185,8 @@ def test_the_run_of_a_killed_worker_goes_on_at_another_worker(
     worker.kill()
     assert seconds_until_gone(process) < CHILDREN_SECONDS
     if flow_run.state().name != "Crashed":
-        # What the automation does after minutes without a sign of life (tests/flows/commands/test_automations.py), when
-        # the process had no time to say so itself.
+        # What the automation does after minutes without a sign of life, when the process had no time to say so itself
+        # (tests/flows/prefect_server/test_automations.py).
         flow_run.set_state({"type": "CRASHED", "name": "Crashed", "message": "No sign of life."})
     flow_run.press("retry")
     assert flow_run.wait_for("Completed", "Failed").name == "Completed"

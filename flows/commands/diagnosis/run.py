@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, warning
+from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from tapir_core.calls import Endpoint, Failure
 from tapir_core.calls.endpoints.client import Client
 from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.commands.judge_check import check_judge
-from flows.commands.judge_check_report import CheckedJudge, CheckedPanel, print_check
+from flows.commands.judge_check import CheckedJudge, CheckedPanel, check_judge, print_check
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise

@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from rich.console import Console
 
-from flows.commands.store_tables import print_stats
-from flows.commands.tables import print_table
+from flows.commands import print_table
+from flows.commands.store import print_stats
 from tapir_core.calls.upkeep import AnswerGroup, StoreSize, StoreStats
 from tapir_core.reporting.tables import Table
 

@@ -11,8 +11,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.prefect_process import TAG
-from flows.forms.compare import compare_from_form
+from flows.forms.series import compare_from_form
+from flows.running import TAG
 from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file
 from tests.flows.built_comparison import BuiltRuns, lay_spec
@@ -31,7 +31,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> BuiltRuns:
     built = BuiltRuns()
-    monkeypatch.setattr("flows.forms.compare._Engines", lambda: built)
+    monkeypatch.setattr("flows.forms.series._Engines", lambda: built)
     return built
 
 

@@ -11,16 +11,12 @@ from prefect.events import DeploymentEventTrigger, Event, Resource
 from prefect.flows import load_flow_from_entrypoint
 
 from flows.commands.backbone import REGISTERED
-from flows.commands.caretaker import POOLS
-from flows.commands.deploy import DEPLOYMENTS
 from flows.driver import read_config
-from flows.forms.compare import compare_from_form
-from flows.forms.distill import distill_from_form
-from flows.forms.evaluate import evaluate_from_form
-from flows.forms.fine_tune import fine_tune_from_form
-from flows.forms.retry_judge import retry_judge_from_form
-from flows.forms.serve_student import serve_student_from_form
-from flows.forms.sweep_backbones import sweep_from_form
+from flows.forms.run import distill_from_form, evaluate_from_form, retry_judge_from_form
+from flows.forms.series import compare_from_form, sweep_from_form
+from flows.forms.worker import fine_tune_from_form, serve_student_from_form
+from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.deployments import DEPLOYMENTS
 from tapir_core.config.run import RunSection
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONES

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from flows.forms.machine import machine_to_distil, machine_to_evaluate
+from flows.forms import machine_to_distil, machine_to_evaluate
 from tapir_core.config import RunConfig
 from tests.run_config import make_config
 

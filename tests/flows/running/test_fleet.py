@@ -10,8 +10,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
-from flows.commands.deploy import DEPLOYMENTS
-from flows.forms.serve_student import serve_student_from_form
+from flows.forms.worker import serve_student_from_form
+from flows.prefect_server.deployments import DEPLOYMENTS
 from flows.running import fleet as fleet_module
 from flows.running.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
 from tapir_core.errors import EngineError, MissingPrerequisite

@@ -8,9 +8,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Failed, Scheduled
 
-from flows.forms.form import deployed_flow
-from flows.running.project_flow import project_flow
-from flows.running.remedies import GO_ON, tell_remedy
+from flows.forms import run_form_flow
+from flows.running.project_flow import GO_ON, project_flow, tell_remedy
 from tapir_core.errors import ConfigError, EngineError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -86,7 +85,7 @@ def test_a_child_flow_leaves_the_way_on_to_its_parent() -> None:
 
 @pytest.mark.parametrize(("error", "remedy"), [(EngineError("died"), f"died {GO_ON}"), (ConfigError("wrong"), "wrong")])
 def test_a_form_says_how_to_go_on_unless_its_values_are_wrong(error: Exception, remedy: str) -> None:
-    @deployed_flow("form")
+    @run_form_flow("form")
     def form(run: str) -> str:
         raise error
 

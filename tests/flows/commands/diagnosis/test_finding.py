@@ -2,7 +2,7 @@
 
 import threading
 
-from flows.commands.diagnosis.finding import Check, Finding, examine, ok, warning
+from flows.commands.diagnosis import Check, Finding, examine, ok, warning
 from tapir_core.errors import MissingPrerequisite
 
 

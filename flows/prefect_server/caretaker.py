@@ -1,7 +1,7 @@
 """The process behind `tapir up`: keeps a Prefect server and the workers of each work pool alive until it is ended.
 
-Started as ``python -m flows.commands.caretaker ROOT PORT GPU_WORKERS``. What dies is started again, later each time
-that it dies soon. Everything it started ends with it, also by ``kill -9`` (tasks/engines/supervisor.py). A server
+Started as ``python -m flows.prefect_server.caretaker ROOT PORT GPU_WORKERS``. What dies is started again, later each
+time that it dies soon. Everything it started ends with it, also by ``kill -9`` (tasks/engines/supervisor.py). A server
 that never answers ends it. Limits: one machine; a flow run whose worker dies is ended with it and goes on when it is
 retried.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from flows.commands.prefect_process import (
+from flows.prefect_server import (
     answers,
     is_healthy,
     own_settings,

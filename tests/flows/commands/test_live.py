@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.terminal import (
+from flows.commands.live import (
     LiveDisplay,
     PlainLines,
     Snapshot,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.commands.caretaker import Post, staff
+from flows.prefect_server.caretaker import Post, staff
 from tapir_core.errors import ConfigError
 from tasks.engines.machine import GPUS_VARIABLE
 

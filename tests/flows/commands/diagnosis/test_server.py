@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 
-from flows.commands.automations import ZOMBIES, automations
-from flows.commands.caretaker import POOLS
-from flows.commands.deploy import DEPLOYMENTS, deploy
-from flows.commands.diagnosis import orchestration
-from flows.commands.diagnosis.finding import Finding, examine
-from flows.commands.diagnosis.orchestration import server_check, server_parts
-from flows.commands.prefect_process import own_settings
+from flows.commands.diagnosis import Finding, examine
+from flows.commands.diagnosis import server as server_module
+from flows.commands.diagnosis.server import server_check, server_parts
+from flows.prefect_server import own_settings
+from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.deployments import DEPLOYMENTS, ZOMBIES, automations, deploy
 from tapir_core.paths import SERVER_RECORD
 from tests.conftest import StandingServer
 
@@ -68,7 +67,7 @@ def look(root: Path) -> dict[str, Finding]:
 def test_what_a_server_lacks_is_made_by_deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = {"POOLS": ("no-pool",), "DEPLOYMENTS": ("no/flow",), "AUTOMATIONS": {"none": "nothing is done"}}
     for name, value in lacking.items():
-        monkeypatch.setattr(orchestration, name, value)
+        monkeypatch.setattr(server_module, name, value)
     found = look(tmp_path)
     assert found["Prefect server"].level == "ok"
     for part in ("work pools", "deployments", "automations"):

@@ -1,4 +1,9 @@
-"""How a Prefect process of ours is started: its settings, its command, whether it answers.
+"""How a Prefect process of ours is started: its settings, its command, whether it answers, where its results go.
+
+What flow runs and task runs of a root on S3 return is kept below that root. Prefect takes a storage that several
+machines share by the name of a block on its server. Ours holds an address and how patient the client is, and no key:
+keys and endpoint come from the environment of whoever writes or reads. Limits: our flows read no result again, for the
+manifests say what is done; what waits for a flow run elsewhere reads its result.
 
 Imports no Prefect: the settings must stand in the environment before it is imported.
 """
@@ -14,17 +19,17 @@ from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 
-from flows.commands.results import results_setting
 from tapir_core.errors import EngineError, MissingPrerequisite
-from tapir_core.paths import RESULTS, prefect_home
+from tapir_core.paths import RESULTS, ROOT_VARIABLE, prefect_home, prefect_results
+from tapir_core.s3 import Patience, client_settings
 from tapir_core.storage import on_this_machine
+from tapir_core.text import digest
 from tasks.engines.keys import keyless_environment
 
 __all__ = [
     "DATABASE_VARIABLE",
     "HEARTBEAT_SECONDS",
     "PASSWORD_VARIABLE",
-    "TAG",
     "answers",
     "check_entry",
     "check_own_password",
@@ -32,9 +37,12 @@ __all__ = [
     "is_taken",
     "own_settings",
     "prepare_prefect",
+    "results_setting",
+    "save_results_storage",
     "server_command",
     "server_environment",
     "wait_until_healthy",
+    "worker_settings",
 ]
 
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -50,9 +58,6 @@ _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 
 HEARTBEAT_SECONDS = 30
 """Between two signs of life of a flow run; Prefect takes no less."""
-
-TAG = "tapir"
-"""Of every deployment, and so of every flow run that the server looks after for us (automations.py)."""
 
 _START_TIMEOUT_SECONDS = 120.0
 
@@ -155,6 +160,27 @@ def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) ->
         time.sleep(0.2)
 
 
+def results_setting(root: str) -> dict[str, str]:
+    """Prefect's setting that names the storage; none for a root on this machine."""
+    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if _is_elsewhere(root) else {}
+
+
+def worker_settings(root: str) -> str:
+    """What stands before the command of a worker that a user starts for a root."""
+    return " ".join(f"{name}={value}" for name, value in {ROOT_VARIABLE: root, **results_setting(root)}.items())
+
+
+def save_results_storage(root: str) -> None:
+    """Make the block, on the server that Prefect's settings name; nothing happens for a root on this machine."""
+    if not _is_elsewhere(root):
+        return
+    # Not before: Prefect reads its settings when it is imported.
+    from prefect.filesystems import RemoteFileSystem
+
+    place = RemoteFileSystem(basepath=f"{root.rstrip('/')}/{prefect_results()}", settings=client_settings(Patience()))
+    place.save(_name(root), overwrite=True)
+
+
 def _with_home(settings: dict[str, str]) -> dict[str, str]:
     """The settings, with the folder that they name: Prefect makes its home, but not the folders above it."""
     Path(settings["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
@@ -173,3 +199,11 @@ def _status(url: str) -> int:
         return error.code
     except (OSError, ValueError):
         return 0
+
+
+def _name(root: str) -> str:
+    return f"tapir-{digest(root.rstrip('/'))[:12]}"
+
+
+def _is_elsewhere(root: str) -> bool:
+    return "://" in root

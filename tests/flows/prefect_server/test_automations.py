@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.states import Cancelled, Running
 
-from flows.commands.automations import (
+from flows.prefect_server.deployments import (
     CANCELLED,
     ZOMBIES,
     automations,
@@ -19,7 +19,7 @@ from flows.commands.automations import (
     install_automation,
     zombie_automation,
 )
-from flows.commands.prefect_process import TAG
+from flows.running import TAG
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -5,24 +5,20 @@ Imports no Prefect before a look is made: its settings must stand in the environ
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flows.commands.automations import CANCELLED, ZOMBIES
-from flows.commands.caretaker import POOLS
-from flows.commands.deploy import DEPLOYMENTS
-from flows.commands.diagnosis.finding import Check, Finding, fault, ok, warning
-from flows.commands.prefect_process import own_settings
-from flows.commands.results import worker_settings
-from flows.commands.server import standing_server
-from flows.commands.up import living_server
+from flows.commands.diagnosis import Check, Finding, fault, ok, warning
+from flows.prefect_server import own_settings, worker_settings
+from flows.prefect_server.caretaker import POOLS
+from flows.prefect_server.connection import living_server, standing_server
+from flows.prefect_server.deployments import CANCELLED, DEPLOYMENTS, ZOMBIES, standing_deployments, triggers_of
 from tapir_core.paths import SERVER_RECORD, worker_log
 from tapir_core.storage import on_this_machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.events.schemas.automations import Automation
 
 __all__ = ["server_check", "server_parts"]
 
@@ -135,7 +131,11 @@ def _look_at_workers(root: str) -> Finding:
 
 def _look_at_automations(root: str) -> Finding:
     with _client(root) as client:
-        found = [*_own_automations(client), *_triggers(client)]
+        found = [each for name in (ZOMBIES, CANCELLED) for each in client.read_automations_by_name(name)]
+        # Those of a deployment that was deleted may be left, and start nothing.
+        found += [
+            each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)
+        ]
     is_on = {each.name: each.enabled for each in found if each.name in AUTOMATIONS}
     missing = [f"{name!r}, so that {left}" for name, left in AUTOMATIONS.items() if name not in is_on]
     if missing:
@@ -145,22 +145,6 @@ def _look_at_automations(root: str) -> Finding:
     if paused:
         return warning("; ".join(paused), "resume it in the UI")
     return ok(", ".join(f"{name} (off)" if name in off else name for name in AUTOMATIONS))
-
-
-def _own_automations(client: "SyncPrefectClient") -> "list[Automation]":
-    return [each for name in (ZOMBIES, CANCELLED) for each in client.read_automations_by_name(name)]
-
-
-def _triggers(client: "SyncPrefectClient") -> "list[Automation]":
-    """Of the deployments that stand; those of one that was deleted may be left, and start nothing."""
-    from prefect.exceptions import ObjectNotFound
-
-    found = []
-    for name in DEPLOYMENTS:
-        with suppress(ObjectNotFound):
-            deployment = client.read_deployment_by_name(name)
-            found += client.read_resource_related_automations(f"prefect.deployment.{deployment.id}")
-    return found
 
 
 @contextmanager

@@ -1,29 +1,52 @@
-"""`tapir up` and `tapir down`: the caretaker of a root, and the server that it keeps.
+"""The Prefect server that a run reports to: the one set in the environment, the one of `tapir up`, or its own.
 
-Imports no Prefect. Limits: one caretaker a root; it is recorded in the root with its process id and start.
+`tapir up` starts the caretaker of a root, which keeps server and workers. Imports no Prefect: the settings must stand
+in the environment before it is imported. Limits: one caretaker a root; it is recorded in the root with its process id
+and start.
 """
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 
-from flows.commands.prefect_process import (
+from flows.prefect_server import (
     DATABASE_VARIABLE,
+    check_entry,
     check_own_password,
     is_healthy,
     is_taken,
     own_settings,
+    prepare_prefect,
+    save_results_storage,
+    server_command,
+    server_environment,
     wait_until_healthy,
 )
-from tapir_core.errors import ConfigError, EngineError
-from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.paths import CARETAKER_LOG, SERVER_RECORD, log_file
 from tapir_core.storage import on_this_machine
+from tasks.engines.supervisor import start_child
 
-__all__ = ["PrefectServer", "living_server", "start_server", "stop_server"]
+if TYPE_CHECKING:
+    from tapir_core.run_folder import RunRef
+
+__all__ = [
+    "PrefectServer",
+    "connect_prefect",
+    "find_server",
+    "living_server",
+    "standing_server",
+    "start_server",
+    "stop_server",
+]
 
 _END_SECONDS = 60.0
 
@@ -44,6 +67,59 @@ class PrefectServer:
     def api(self) -> str:
         """URL of its API."""
         return f"{self.address}/api"
+
+
+@contextmanager
+def connect_prefect(ref: "RunRef") -> Iterator[str]:
+    """Point this process at a Prefect server; one that is started here ends with the block, or with this process.
+
+    Yields:
+        The address of the UI.
+
+    Raises:
+        MissingPrerequisite: the server that ``PREFECT_API_URL`` names does not answer, or wants a password.
+        EngineError: the own server does not start.
+    """
+    prepare_prefect(ref.root, results=f"{ref.root}/{ref.name}")
+    shown_at = os.environ.get("PREFECT_UI_URL") if os.environ.get("PREFECT_API_URL") else None
+    standing = find_server(ref.root)
+    with nullcontext(standing) if standing else _own_server(ref) as api:
+        os.environ["PREFECT_API_URL"] = api
+        save_results_storage(ref.root)
+        yield shown_at or api.removesuffix("/api")
+
+
+def find_server(root: str) -> str | None:
+    """The API of a server that stays: the one that ``PREFECT_API_URL`` names, or the one of `tapir up`, if one stands.
+
+    Raises:
+        MissingPrerequisite: nothing answers at the named one, or it wants a password.
+    """
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if api and not is_healthy(api):
+        raise MissingPrerequisite(
+            f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
+            "run brings its own"
+        )
+    if not api and (server := living_server(root)) is not None:
+        api = server.api
+    if api:
+        check_entry(api)
+    return api or None
+
+
+def standing_server(root: str) -> str:
+    """The API of a server that stays.
+
+    Raises:
+        MissingPrerequisite: there is none, or it wants a password.
+    """
+    api = find_server(root)
+    if api is None:
+        raise MissingPrerequisite(
+            f"PREFECT_API_URL is not set and no server of {root!r} runs; set it, or start one with `tapir up`"
+        )
+    return api
 
 
 def living_server(root: str) -> PrefectServer | None:
@@ -75,7 +151,7 @@ def start_server(root: str, port: int, *, postgres: str | None = None, gpu_worke
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.commands.caretaker", root, str(port), str(gpu_workers)],
+            [sys.executable, "-m", "flows.prefect_server.caretaker", root, str(port), str(gpu_workers)],
             env={**os.environ, **own_settings(root), **database},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -104,6 +180,39 @@ def stop_server(root: str) -> PrefectServer | None:
             process.kill()
     on_this_machine(root).remove(SERVER_RECORD)
     return server
+
+
+@contextmanager
+def _own_server(ref: "RunRef") -> Iterator[str]:
+    """The API of a server that stands as long as the block lasts."""
+    check_own_password()
+    log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
+    port = _free_port()
+    address = f"http://127.0.0.1:{port}"
+    env = server_environment(ref.root, address)
+    child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
+    try:
+        wait_until_healthy(address, log, lambda: child.poll() is None)
+        yield f"{address}/api"
+    finally:
+        _send_last_logs()
+        child.terminate(grace_seconds=5)
+        os.environ.pop("PREFECT_API_URL", None)
+
+
+def _send_last_logs() -> None:
+    """Prefect sends logs in batches from a thread; what is left must go before its server does."""
+    if "prefect" in sys.modules:
+        from prefect.logging.handlers import APILogHandler
+
+        APILogHandler().flush()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _kept_server(root: str) -> PrefectServer | None:

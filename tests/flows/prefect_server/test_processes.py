@@ -3,8 +3,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.commands.caretaker import Post, worker_environment
-from flows.commands.prefect_process import answers, check_entry, check_own_password, server_environment
+from flows.prefect_server import answers, check_entry, check_own_password, server_environment
+from flows.prefect_server.caretaker import Post, worker_environment
 from tapir_core.errors import MissingPrerequisite
 
 SERVER = {

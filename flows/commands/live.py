@@ -1,14 +1,16 @@
 """What a user sees while a run works, and when it is done.
 
 On a terminal the stages at work are a live table at the bottom and finished ones scroll away above it, a line each;
-elsewhere a stage is one line when it starts, one when it ends and one every 30 seconds between. Reads snapshots only:
-it knows nothing of Prefect, of engines or of the store.
+elsewhere a stage is one line when it starts, one when it ends and one every 30 seconds between. The display
+reads snapshots only: it knows nothing of Prefect, of engines or of the store.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from types import TracebackType
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
@@ -17,7 +19,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.commands.tables import print_table
+from flows.commands import print_table, say
+from flows.prefect_server.connection import connect_prefect
+from flows.running import TAG
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.accuracy_tables import accuracy_table
@@ -31,15 +35,20 @@ from tapir_core.reporting.sentences import (
 )
 from tapir_core.reporting.tables import rounds_table, seconds_table
 from tapir_core.reporting.types import RunSummary
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tasks.progress import StageProgress
+from tasks.runtime import current
 
 __all__ = [
     "LiveDisplay",
     "PlainLines",
     "Snapshot",
+    "connect_when_needed",
+    "distil_shown",
     "print_summary",
     "render_snapshot",
+    "shown_live",
     "spend_line",
     "stage_line",
 ]
@@ -77,6 +86,41 @@ class _Told:
     started: bool = False
     ended: bool = False
     next_seconds: float = _LINE_SECONDS
+
+
+@contextmanager
+def connect_when_needed(ref: RunRef) -> Iterator[Callable[[], None]]:
+    """Gives what connects like `connect_prefect` and says so, once, for as long as the block lasts."""
+    with ExitStack() as servers:
+
+        @cache
+        def connect() -> None:
+            say("connecting to Prefect")
+            say(f"Prefect UI {servers.enter_context(connect_prefect(ref))} while it runs")
+
+        yield connect
+
+
+def distil_shown(run: RunFolder, console: Console, until: str | None = None) -> None:
+    """Distil ``run`` to the end, or ``until`` a stage holds, with the live display."""
+    # Not before: Prefect reads its settings when it is imported.
+    from flows.distill import distill
+
+    with shown_live(run, console):
+        distill(run.ref, until)
+
+
+@contextmanager
+def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
+    """Flow runs of the block carry the run's tags; what they do is shown while they work."""
+    from prefect import tags
+
+    runtime = current(run)
+    with (
+        tags(TAG, f"run-{run.ref.name}"),
+        LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
+    ):
+        yield
 
 
 class PlainLines:

@@ -1,7 +1,9 @@
-"""Flow *fine-tune*: one training, on a worker of the pool `tapir-gpu`.
+"""The deployments of the pool `tapir-gpu`, which runs start themselves: *fine-tune*, one training, and *serve-student*.
 
-A run whose `training.runs_on` is "worker" starts it and follows it (tasks/follow_training.py). It needs no driver to
-live: it holds a lease of its own, seals what it made, and leaves it when the run asks for another student by now.
+A run whose `training.runs_on` is "worker" starts *fine-tune* and follows it (tasks/follow_training.py). It needs no
+driver to live: it holds a lease of its own, seals what it made, and leaves it when the run asks for another student by
+now. A run whose `student.engine.type` is "replicas" starts *serve-student* as often as it wants replicas; a person may
+add one.
 """
 
 import time
@@ -9,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from prefect import runtime
+from prefect import get_run_logger, runtime
 from pydantic import Field
 
 from flows.driver import worker_root
-from flows.forms.form import MAX_ROUNDS, RunName, deployed_flow, shown
+from flows.forms import MAX_ROUNDS, RunName, run_form_flow, shown
 from tapir_core.calls import RunLease
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_folder import RunFolder, RunRef
@@ -23,9 +25,10 @@ from tasks.engines.training.job import TrainingProgress
 from tasks.follow_training import lease_token
 from tasks.ingredients import check_training_ingredients
 from tasks.runtime import close_all, current
+from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import check_wanted, make_student, training_lease
 
-__all__ = ["fine_tune_from_form"]
+__all__ = ["fine_tune_from_form", "serve_student_from_form"]
 
 _PATIENCE_SECONDS = 90.0
 """Longer than another machine's lease lives on, and than a training takes to see that nobody wants it any more."""
@@ -33,7 +36,7 @@ _PATIENCE_SECONDS = 90.0
 _LOOK_SECONDS = 30.0
 
 
-@deployed_flow("fine-tune", run_name="{run} round-{round_number}")
+@run_form_flow("fine-tune", run_name="{run} round-{round_number}")
 def fine_tune_from_form(
     run: RunName, round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0
 ) -> str:
@@ -61,6 +64,24 @@ def fine_tune_from_form(
         close_all()
         publish_logs(opened)
     return f"S_{round_number}: {summary.in_words()}."
+
+
+@run_form_flow("serve-student")
+def serve_student_from_form(
+    run: RunName,
+    after_round: Annotated[int, Field(ge=ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = ASKED_NOW,
+    replica: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Replica")] = "",
+) -> str:
+    """Serve a run's student on all GPUs of a worker until the run does not need it.
+
+    Args:
+        run: Name of a run in the worker's root that is at work.
+        after_round: The student after this round; 0 is S_0, -1 the untouched backbone, -2 the one that the run asks
+            now. Nothing is served when the run asks for another.
+        replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
+    """
+    opened = RunFolder(RunRef(worker_root(), run))
+    return f"Ended: {serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
 
 
 @contextmanager

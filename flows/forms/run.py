@@ -1,0 +1,154 @@
+"""The deployments that work on one run, *distill*, *retry-judge* and *evaluate*, with the steps of the commands.
+
+The root of all runs is the worker's (``TAPIR_ROOT``), never typed.
+"""
+
+import json
+from contextlib import nullcontext
+from typing import Annotated
+
+from prefect import get_run_logger
+from pydantic import Field
+
+from flows.distill import distill
+from flows.driver import hold_known_run, hold_run, is_done, read_config, worker_root
+from flows.evaluate import evaluate_students
+from flows.forms import (
+    MAX_ROUNDS,
+    Overrides,
+    RunName,
+    machine_to_distil,
+    machine_to_evaluate,
+    preset_file,
+    run_form_flow,
+    run_presets,
+    shown,
+)
+from flows.retry_judge import retry_judge
+from tapir_core.estimate.run import save_estimate
+from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
+from tapir_core.reporting.sentences import (
+    changes_sentence,
+    gain_sentence,
+    nothing_sentence,
+    report_path,
+    retried_sentence,
+    scores_sentence,
+    state_sentence,
+)
+from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
+from tapir_core.reporting.summary import summarise
+from tapir_core.run_folder import RunRef
+from tapir_core.run_state import changed_stages, rounds_to_retry
+
+__all__ = ["distill_from_form", "evaluate_from_form", "retry_judge_from_form"]
+
+
+@run_form_flow("distill")
+def distill_from_form(
+    run: RunName,
+    preset: Annotated[str, shown("Preset", **run_presets())] = "quickstart",
+    config_file: Annotated[str, shown("Configuration file")] = "",
+    backbone: Annotated[str, shown("Backbone")] = "",
+    rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
+    budget_usd: Annotated[float, Field(ge=0), shown("Budget in USD")] = 0,
+    until: Annotated[str, shown("Stop after stage")] = "",
+    amend: Annotated[bool, shown("Amend")] = False,
+    overrides: Overrides = (),
+) -> str:
+    """Distil a student round by round, or go on with a run.
+
+    Args:
+        run: The run's name and folder. A new name starts a run, a known one goes on with it. Prefect's own run gets
+            this name too.
+        preset: What the run is, before the fields below: a file of `configs/`.
+        config_file: A TOML file of your own on the worker, in place of the preset.
+        backbone: The student: a hub id, a model folder on the worker, or `embedded:smollm2-135m-instruct`. Empty: the
+            preset's.
+        rounds: Most rounds; the stop rule may end sooner. 0: the preset's.
+        budget_usd: The run stops cleanly at this sum and goes on once it is raised. Every price must be known. 0: the
+            preset's, or no cap.
+        until: Go no further than this stage: `judge` (of round 1), `judge@2`, `train@0`. Empty: to the end.
+        amend: Redo what a changed file, setting or version of tapir changes, and keep the rest. Off: such a change is
+            refused.
+        overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
+            fields above.
+    """
+    log = get_run_logger()
+    given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
+    settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
+    source, last = config_file or preset_file(preset), until or None
+    config = read_config(source, [*settings, *overrides], run, until=last)
+    with hold_run(config, say=log.info, amend=amend) as opened:
+        if not is_done(opened, last):
+            save_estimate(opened)
+            with machine_to_distil(config):
+                distill.fn(opened.ref, last)
+        summary = summarise(opened)
+        require_round_figures(summary, config.evaluation.each_round)
+    shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
+    return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))
+
+
+@run_form_flow("retry-judge")
+def retry_judge_from_form(
+    run: RunName,
+    round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
+    also_terminal: Annotated[bool, shown("Ask unscored verdicts too")] = False,
+    go_on: Annotated[bool, shown("Continue the run")] = False,
+) -> str:
+    """Ask the judge again for the verdicts that a run went on without.
+
+    Args:
+        run: Name of a run in the worker's root.
+        round_number: One round. 0: all that are judged.
+        also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
+        go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
+    """
+    log = get_run_logger()
+    with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
+        again = rounds_to_retry(opened, round_number or None, also_terminal=also_terminal)
+        counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
+        stale = changed_stages(opened)
+        if go_on and (stale or not is_done(opened, None)):
+            log.info("going on with the run")
+            with machine_to_distil(opened.config):
+                distill.fn(opened.ref)
+        summary = summarise(opened)
+        if go_on:
+            require_round_figures(summary, opened.config.evaluation.each_round)
+    reached = state_sentence(summary)
+    if not again and not stale:
+        return f"{nothing_sentence(also_terminal=also_terminal)} {reached}"
+    return " ".join([*map(retried_sentence, counts), changes_sentence(stale, redone=go_on), reached])
+
+
+@run_form_flow("evaluate")
+def evaluate_from_form(
+    run: RunName,
+    students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
+    benchmarks: Annotated[str, shown("Benchmarks")] = "",
+    also_terminal: Annotated[bool, shown("Ask failed judgments too")] = False,
+) -> str:
+    """Score students of a run on its held-out set, and on benchmarks, where their scores do not stand yet.
+
+    Args:
+        run: Name of a run in the worker's root, finished or not.
+        students: `all` (backbone, S_0, every round that is trained, models of files), `best` by the dev split,
+            `backbone`, the number of a round, or `outputs` (models whose outputs to the benchmarks are files).
+        benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
+        also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
+    """
+    log = get_run_logger()
+    with hold_known_run(RunRef(worker_root(), run), say=log.info, any_version=True) as opened:
+        asked = find_benchmarks(opened, benchmarks)
+        compared = find_students(opened, students, asked)
+        numbers = [who for who in compared if isinstance(who, int)]
+        unscored = unscored_students(opened, compared, asked, also_terminal=also_terminal)
+        with machine_to_evaluate(opened.config) if unscored else nullcontext():
+            evaluate_students.fn(opened.ref, compared, asked, also_terminal)
+        summary = summarise(opened)
+        require_figures(summary, compared, asked)
+        return " ".join(
+            filter(None, (scores_sentence(summary, numbers), benchmarks_sentence(summary, compared, asked)))
+        )
