@@ -45,7 +45,7 @@ compare: setup ## does the curriculum pay? four arms with three run seeds, then 
 	.venv/bin/tapir compare configs/compare_quickstart.toml $(RUN_OPTIONS)
 
 compare-smoke: setup ## the smallest comparison of arms, on a tiny student: shows that it works, at most 15 minutes
-	.venv/bin/python -m tasks.engines.tiny_student build/tiny-student
+	.venv/bin/python -m tests.tiny_student build/tiny-student
 	.venv/bin/tapir compare configs/compare_smoke.toml --set student.backbone=build/tiny-student $(RUN_OPTIONS)
 
 screenshots: test-env student-env ## take the pictures of docs/images anew: the browser test, which looks at what it shows

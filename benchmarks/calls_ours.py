@@ -13,8 +13,7 @@ from calls_child import API_KEY, MAX_TOKENS, MODEL, Job, serve
 import tapir_core.calls.endpoints.line
 import tapir_core.calls.store.writes  # noqa: F401
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_parsed
-from tapir_core.config import CallsConfig, Sampling
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tapir_core.judging import parse_verdict
 
 SAMPLING = Sampling(max_tokens=MAX_TOKENS)

@@ -1,6 +1,6 @@
 """Student inference: our engine against vLLM's offline ``LLM.chat``, same prompts, same checkpoint, in one run.
 
-Ours is what a round does: `StudentEngineHost` serves the checkpoint and `CallEngine` asks it, every answer committed to
+Ours is what a round does: `LocalStudents` serves the checkpoint and `CallEngine` asks it, every answer committed to
 a store. Theirs is the same vLLM without server, client and store. Starts are not timed but reported. The order turns
 with each repeat, so that a busy or warm machine favours neither. Greedy, natural ends, at most `--max-tokens`.
 """
@@ -10,17 +10,18 @@ import json
 import os
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Request
 from tapir_core.config import CallsConfig, Sampling, StudentConfig, VllmEngine
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import BACKBONE, backbone_cache
 from tapir_core.storage import Storage
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.engines.student_server import LocalStudents, Student
 from tasks.engines.supervisor import start_child
-from tasks.engines.vllm_command import find_environment, server_env
+from tasks.engines.vllm import VllmServer, find_environment, server_env
 
 TOPICS = (
     "rivers", "prime numbers", "sorting a list", "the moon", "bread", "chess", "glaciers", "trains", "bees", "paper",
@@ -46,7 +47,7 @@ def make_prompts(count: int, tag: str) -> list[str]:
 
 def time_ours(student: StudentConfig, checkpoint: Path, prompts: list[str], folder: Path) -> Timing:
     identity = checkpoint_digest(checkpoint)
-    model = student_model_name(student.engine, checkpoint)
+    model = student.engine.model_name(checkpoint)
 
     def requests(texts: list[str]) -> list[Request]:
         return [
@@ -57,8 +58,9 @@ def time_ours(student: StudentConfig, checkpoint: Path, prompts: list[str], fold
     store = AnswerStore(f"sqlite:///{folder / 'store.sqlite'}")
     calls = CallsConfig(concurrency=student.engine.concurrency)
     log_path = folder / "ours.log"
-    with StudentEngineHost(student, log_path, report=print) as host, CallEngine(store, calls, run="bench") as engine:
-        source = host.source(checkpoint)
+    students = LocalStudents(VllmServer, student, log_path, print)
+    with closing(students), CallEngine(store, calls, run="bench") as engine:
+        source = students.source(Student(BACKBONE, checkpoint, identity))
         began = time.perf_counter()
         source()
         start_seconds = time.perf_counter() - began

@@ -7,7 +7,7 @@ import polars as pl
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
 from tapir_core.judging import expected_orders
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import stage_task

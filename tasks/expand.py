@@ -33,7 +33,7 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REJECTED
 from tapir_core.judging import expected_orders
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -22,8 +22,8 @@ from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.text import digest
-from tasks.engines.trainer import read_progress
 from tasks.engines.training.job import Attempt
+from tasks.engines.training.trainer import read_progress
 
 __all__ = ["MOST_LOST", "State", "Training", "TrainingRuns", "follow_training", "lease_token"]
 

@@ -6,7 +6,7 @@ every child process.
 
 import atexit
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,9 @@ from pathlib import Path
 import polars as pl
 
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, RunLease
-from tapir_core.calls.store.address import run_key, store_url
-from tapir_core.calls.store.replicas import ReplicaRegistry
-from tapir_core.config import EndpointConfig, ModelIdentity, ReplicasEngine, VllmEngine
-from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
+from tapir_core.calls.store.address import store_url
+from tapir_core.config import EndpointConfig, ModelIdentity
+from tapir_core.errors import RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -25,14 +24,10 @@ from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.endpoints import look_for
-from tasks.engines.log_follower import follow_log
-from tasks.engines.provider import open_endpoint
-from tasks.engines.replicas.host import ReplicaHost
-from tasks.engines.replicas.key import replica_key
-from tasks.engines.replicas.watch import Fleet, Replicas
-from tasks.engines.standin_server import StandinServers
-from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.engines.endpoints import Endpoints, StandinServers, endpoint_source
+from tasks.engines.logs import follow_log
+from tasks.engines.student_server import Student, Students
+from tasks.engines.students import serving
 from tasks.progress import Progress
 
 __all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "open_store", "stop_all"]
@@ -55,13 +50,11 @@ class Runtime:
         self.progress = Progress()
         self._making = threading.Lock()
         self._calls: CallEngine | None = None
-        self._students: StudentEngineHost | ReplicaHost | None = None
-        self._fleet: Fleet | None = None
+        self._students: Students | None = None
         self._standins: StandinServers | None = None
         self._followed = ExitStack()
         """Logs of the two above."""
-        self._reached: dict[str, MissingPrerequisite | None] = {}
-        self._reaching = threading.Lock()
+        self._endpoints = Endpoints(run.config.calls.concurrency, lambda: self.standins)
         self._fetching = threading.Lock()
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
@@ -83,19 +76,22 @@ class Runtime:
             return self._calls
 
     @property
-    def students(self) -> StudentEngineHost | ReplicaHost:
+    def students(self) -> Students:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
-                self._students = self._make_students()
+                log = self.run.workplace.local(log_file("student"))
+                self._followed.enter_context(follow_log("student server", log))
+                student = self.config.student
+                self._students = serving(student.engine).students(student, log, self.progress.note_current)
             return self._students
 
-    def use_fleet(self, fleet: Fleet) -> None:
-        """Let GPU workers serve the student, if its engine says so; without a fleet this process does."""
+    def use_students(self, students: Students) -> None:
+        """Let others than this process serve the run's students: GPU workers."""
         with self._making:
             if self._students is not None:
                 self._students.close()
-            self._students, self._fleet = None, fleet
+            self._students = students
 
     @property
     def standins(self) -> StandinServers:
@@ -176,19 +172,15 @@ class Runtime:
 
     def student(self, number: int) -> Role:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
-        voice, students = self.student_voice(number), self.students
-        if isinstance(students, ReplicaHost):
-            return Role(voice, students.source(number, voice.identity))
-        return Role(voice, students.source(self.checkpoint(number)))
+        student = self.student_at(number)
+        model = self.config.student.engine.model_name(student.folder)
+        return Role(ModelIdentity(model, student.identity), self.students.source(student))
 
-    def student_voice(self, number: int) -> ModelIdentity:
+    def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
-        checkpoint = self.checkpoint(number)
-        engine, template = self.config.student.engine, self.config.student.chat_template
-        identity = checkpoint_digest(checkpoint, Path(template) if template else None)
-        if isinstance(engine, VllmEngine):
-            identity += f"-{engine.dtype}-{engine.max_model_length}"
-        return ModelIdentity(student_model_name(engine, checkpoint), identity)
+        folder, template = self.checkpoint(number), self.config.student.chat_template
+        identity = checkpoint_digest(folder, Path(template) if template else None)
+        return Student(number, folder, identity + self.config.student.engine.identity_suffix)
 
     def checkpoint(self, number: int) -> Path:
         """Folder of the student after round ``number``, on this machine."""
@@ -222,38 +214,8 @@ class Runtime:
             self._standins.stop()
         self._followed.close()
 
-    def _make_students(self) -> StudentEngineHost | ReplicaHost:
-        student = self.config.student
-        if isinstance(student.engine, ReplicasEngine) and self._fleet is not None:
-            root, run_id = self.run.ref.root, self.run.record.id
-            replicas = Replicas(
-                student.engine,
-                ReplicaRegistry(store_url(self.config), run_key(self.config)),
-                self._fleet,
-                key_of=lambda replica: replica_key(root, run_id, replica),
-                report=self.progress.note_current,
-            )
-            return ReplicaHost(replicas)
-        log = self.run.workplace.local(log_file("student"))
-        self._followed.enter_context(follow_log("student server", log))
-        return StudentEngineHost(student, log, report=self.progress.note_current)
-
-    def reach(self, addresses: Sequence[str], field: str) -> None:
-        """Look once a process whether something answers at each address.
-
-        Raises:
-            MissingPrerequisite: at none of them.
-        """
-        with self._reaching:
-            for address in addresses:
-                if address not in self._reached:
-                    self._reached[address] = look_for(address, field)
-            first, *others = (self._reached[address] for address in addresses)
-            if first is not None and all(others):
-                raise first
-
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
-        return Role(endpoint.answers_as(role), open_endpoint(endpoint, self, field))
+        return Role(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))
 
 
 def open_store(run: RunFolder) -> AnswerStore:

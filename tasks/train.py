@@ -25,9 +25,10 @@ from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256
 from tasks._task import project_task
 from tasks.engines.backbone import matters
-from tasks.engines.log_follower import follow_log, tell
-from tasks.engines.trainer import TrainingJob, TrainingProgress, TrainingSummary, train_student
-from tasks.engines.training_count import count_trainings
+from tasks.engines.logs import follow_log, tell
+from tasks.engines.training.job import TrainingJob, TrainingProgress, TrainingSummary
+from tasks.engines.training.preflight import count_trainings
+from tasks.engines.training.trainer import train_student
 from tasks.follow_training import follow_training
 from tasks.runtime import current
 from tasks.training_runs import FineTuneRuns

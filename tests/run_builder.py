@@ -43,7 +43,7 @@ from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.heldout import score_answers
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run

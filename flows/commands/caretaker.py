@@ -29,7 +29,7 @@ from flows.commands.prefect_process import (
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import ROOT_VARIABLE, SERVER_LOG, worker_log
 from tapir_core.storage import on_this_machine
-from tasks.engines.gpus import GPUS_VARIABLE, share_out, visible_gpus
+from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 
 __all__ = ["LIMITS", "POOLS", "Post", "staff", "worker_environment"]

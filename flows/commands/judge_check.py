@@ -15,9 +15,8 @@ from tapir_core.calls.store.address import run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of
-from tapir_core.judging.check import score_pair, summarise_check
+from tapir_core.judging.check import score_pair, summarise_check, weigh_check
 from tapir_core.judging.check_pairs import CheckPair, build_pairs
-from tapir_core.judging.check_trust import weigh_check
 from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng

@@ -10,8 +10,7 @@ from rich.text import Text
 
 from flows.commands.lines import print_line
 from flows.commands.tables import print_table
-from tapir_core.judging.check import Group, JudgeCheck, PairResult
-from tapir_core.judging.check_trust import Trust
+from tapir_core.judging.check import Group, JudgeCheck, PairResult, Trust
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.formats import NOTHING, count
 from tapir_core.reporting.tables import Table

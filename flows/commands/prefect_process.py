@@ -18,7 +18,7 @@ from flows.commands.results import results_setting
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.paths import RESULTS, prefect_home
 from tapir_core.storage import on_this_machine
-from tasks.engines.endpoints import keyless_environment
+from tasks.engines.keys import keyless_environment
 
 __all__ = [
     "DATABASE_VARIABLE",

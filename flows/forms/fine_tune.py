@@ -19,7 +19,7 @@ from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import publish_logs
 from tapir_core.stages import StageAt, plan
-from tasks.engines.trainer import TrainingProgress
+from tasks.engines.training.job import TrainingProgress
 from tasks.follow_training import lease_token
 from tasks.ingredients import check_training_ingredients
 from tasks.runtime import close_all, current

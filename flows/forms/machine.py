@@ -14,7 +14,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists
 
 from flows.running.suspension import leave_if_suspended
-from tapir_core.config import EndpointEngine, ReplicasEngine, RunConfig
+from tapir_core.config import RunConfig
 
 __all__ = ["machine_to_distil", "machine_to_evaluate"]
 
@@ -27,13 +27,13 @@ _FORGOTTEN_SECONDS = 120.0
 
 def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for a run that serves its student or trains it here; nothing for one that does neither."""
-    serves = not isinstance(config.student.engine, EndpointEngine | ReplicasEngine)
+    serves = config.student.engine.runs_at == "here"
     return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
 
 
 def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
-    return nullcontext() if isinstance(config.student.engine, EndpointEngine) else _whole_machine()
+    return nullcontext() if config.student.engine.runs_at == "elsewhere" else _whole_machine()
 
 
 @contextmanager

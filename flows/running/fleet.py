@@ -4,9 +4,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
 
 from flows.commands.prefect_process import TAG
-from tapir_core.config import ReplicasEngine
 from tapir_core.run_folder import RunFolder
-from tasks.engines.replicas.watch import Ended, How
+from tasks.engines.replicas import Ended, How, ReplicaStudents, replicas_of
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -34,10 +33,10 @@ def join_fleet(run: RunFolder) -> None:
     Raises:
         MissingPrerequisite: this Prefect server has no such workers to start.
     """
-    if isinstance(run.config.student.engine, ReplicasEngine):
-        fleet = PrefectFleet(run)
+    if run.config.student.engine.runs_at == "workers":
+        fleet, runtime = PrefectFleet(run), current(run)
         fleet.check()
-        current(run).use_fleet(fleet)
+        runtime.use_students(ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current)))
 
 
 class PrefectFleet:

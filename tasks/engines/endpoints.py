@@ -1,31 +1,33 @@
-"""Endpoints of others: their keys, from the environment or a file, and whether anything answers there."""
+"""Where a run asks: providers and what a token costs there, stand-ins of its own, and a student that others serve."""
 
 import os
-import re
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from tapir_core.errors import MissingPrerequisite
-
-__all__ = ["api_key", "hide_keys", "keyless_environment", "look_for"]
-
-_SECRET = re.compile(
-    r"""(?:^|_)                                # a whole word of the name, with a number or none
-        (?:(?:API)?KEYS?|TOKEN(?!_THRESHOLD)|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASS|PAT|(?<=_)PWD|CREDENTIALS?
-        |CREDS|AUTH|AUTHORIZATION|COOKIES?)\d*(?:_|$)
-        |(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$  # PGPASSWORD, OPENAI_APIKEY""",
-    re.IGNORECASE | re.VERBOSE,
+from tapir_core.calls import Endpoint, EndpointSource
+from tapir_core.calls.prices import Price, price_of
+from tapir_core.config import (
+    EndpointConfig,
+    EndpointEngine,
+    OpenAIEndpoint,
+    StandinEndpoint,
+    StudentConfig,
+    by_kind,
 )
-"""Names of variables that hold secrets. TOKEN_THRESHOLD is vLLM's, and PWD alone is the working folder."""
-_UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
-"""Families of variables of which an engine needs none."""
-_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
-"""An address with a password in it, of a database, a proxy or a store."""
-_named: set[str] = set()
-"""Variables that this process was told to read a key from, whatever they are called."""
+from tapir_core.errors import EngineError, MissingPrerequisite
+from tasks.engines.keys import api_key, keyless_environment
+from tasks.engines.student_server import HOST, Report, Student
+from tasks.engines.supervisor import Child, start_child
+
+__all__ = ["EndpointStudents", "Endpoints", "StandinServers", "endpoint_source", "look_for"]
 
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
@@ -54,50 +56,153 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
     )
 
 
-def keyless_environment() -> dict[str, str]:
-    """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not (name in _named or _SECRET.search(name) or _UNNEEDED.match(name) or _PASSWORD.search(value))
-    }
+class Endpoints:
+    """What the endpoints of one run have in common: its stand-ins, and which addresses were looked at."""
+
+    def __init__(self, concurrency: int, standins: Callable[[], "StandinServers"]) -> None:
+        """``concurrency`` is that of each endpoint; ``standins`` is called when one is asked first."""
+        self.concurrency = concurrency
+        self.standins = standins
+        self._reached: dict[str, MissingPrerequisite | None] = {}
+        self._reaching = threading.Lock()
+
+    def reach(self, addresses: Sequence[str], field: str) -> None:
+        """Look once whether anything listens.
+
+        Raises:
+            MissingPrerequisite: nothing does, at none of them.
+        """
+        with self._reaching:
+            for address in addresses:
+                if address not in self._reached:
+                    self._reached[address] = look_for(address, field)
+            first, *others = (self._reached[address] for address in addresses)
+            if first is not None and all(others):
+                raise first
 
 
-def hide_keys(text: str) -> str:
-    """``text`` without the keys, tokens and passwords that our environment holds."""
-    # Not at the top: it takes the library of the calls along, and every process that starts another one loads this.
-    from tapir_core.calls.endpoints.client import hide_key
-
-    for name, value in os.environ.items():
-        text = hide_key(text, value) if _SECRET.search(name) or name in _named else text
-    return text
-
-
-def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
-    """The key that a file holds, or else an environment variable; nothing where none is named.
+@by_kind(EndpointConfig)
+def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) -> EndpointSource:
+    """What gives an endpoint of the configuration when a call must be made; ``field`` names it in messages.
 
     Raises:
-        MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
+        MissingPrerequisite: its key is not there, or, when it is called, nothing listens.
     """
-    if file is not None:
-        return _key_in(Path(file), field)
-    if not variable:
-        return None
-    _named.add(variable)
-    key = os.environ.get(variable)
-    if not key:
-        raise MissingPrerequisite(
-            f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
-            f'run `export {variable}=…`, or set the field to "" for a server without keys'
-        )
-    return key
+    raise NotImplementedError
 
 
-def _key_in(file: Path, field: str) -> str:
-    try:
-        key = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
-    if not key:
-        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
-    return key
+@endpoint_source.register
+def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
+    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+
+    def source() -> Endpoint:
+        endpoints.reach(endpoint.base_urls, field)
+        return _provider(endpoint, key, endpoints.concurrency)
+
+    return source
+
+
+@endpoint_source.register
+def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
+    def source() -> Endpoint:
+        found = endpoints.standins().endpoint(endpoint, endpoints.concurrency)
+        return replace(found, batch=endpoint.in_batches)
+
+    return source
+
+
+def _provider(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> Endpoint:
+    """The endpoint of a provider; what has no price is spent at 0, since `missing_prices` refuses a cap on USD then."""
+    price = price_of(provider)
+    per_million = price.in_mode(provider.mode) if isinstance(price, Price) else None
+    return Endpoint(
+        base_url=provider.base_urls[0],
+        more_base_urls=provider.base_urls[1:],
+        requests_per_minute=provider.requests_per_minute,
+        tokens_per_minute=provider.tokens_per_minute,
+        concurrency=concurrency,
+        api_key=key,
+        api_key_env=provider.api_key_env,
+        api_key_file=provider.api_key_file,
+        usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
+        usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
+        batch=provider.in_batches,
+    )
+
+
+_START_TIMEOUT_SECONDS = 60.0
+
+
+class StandinServers:
+    """Starts stand-ins as supervised children and remembers their addresses."""
+
+    def __init__(self, log_path: Path) -> None:
+        self._log_path = log_path
+        self._running: dict[StandinEndpoint, tuple[Child, str]] = {}
+        self._lock = threading.Lock()
+
+    def endpoint(self, settings: StandinEndpoint, concurrency: int) -> Endpoint:
+        """The address of a stand-in with these settings, started if none runs.
+
+        Raises:
+            EngineError: it does not start; the message names its log.
+        """
+        with self._lock:
+            child, base_url = self._running.get(settings, (None, ""))
+            if child is None or child.poll() is not None:
+                child, base_url = self._start(settings)
+                self._running[settings] = (child, base_url)
+        return Endpoint(base_url=base_url, concurrency=concurrency)
+
+    def stop(self) -> None:
+        """End every stand-in that was started."""
+        with self._lock:
+            for child, _ in self._running.values():
+                child.terminate(grace_seconds=2)
+            self._running.clear()
+
+    def _start(self, settings: StandinEndpoint) -> tuple[Child, str]:
+        port_file = self._log_path.with_name(f".standin-port-{os.getpid()}-{len(self._running)}")
+        port_file.unlink(missing_ok=True)
+        arguments = {
+            "--port": 0,
+            "--position-bias": settings.position_bias,
+            "--noise": settings.noise,
+            "--prefers": settings.prefers,
+            "--latency-ms": settings.latency_ms,
+            "--port-file": port_file,
+        }
+        argv = [sys.executable, "-m", "tapir_core.standin.server"]
+        argv += [str(word) for pair in arguments.items() for word in pair]
+        argv += [] if settings.logprobs else ["--no-logprobs"]
+        child = start_child(argv, env=keyless_environment(), log_path=self._log_path, name="stand-in")
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not port_file.exists():
+            if child.poll() is not None or time.monotonic() > deadline:
+                child.terminate(grace_seconds=1)
+                raise EngineError(f"the stand-in did not start; its log is {self._log_path}")
+            time.sleep(0.05)
+        port = port_file.read_text().strip()
+        port_file.unlink()
+        return child, f"http://{HOST}:{port}/v1"
+
+
+class EndpointStudents:
+    """The `Students` of an engine that others run: there is nothing to start or to end."""
+
+    def __init__(self, student: StudentConfig, _log_path: Path, _report: Report) -> None:
+        self._engine = cast(EndpointEngine, student.engine)
+
+    def source(self, _student: Student) -> EndpointSource:
+        """As `Students.source`; raises MissingPrerequisite when the server's key is not set."""
+        return self._endpoint
+
+    def _endpoint(self) -> Endpoint:
+        engine = self._engine
+        key = api_key(engine.api_key_env, "student.engine")
+        return Endpoint(engine.base_url, engine.concurrency, api_key=key, api_key_env=engine.api_key_env)
+
+    def stop(self) -> None:
+        """Nothing."""
+
+    abort = close = stop

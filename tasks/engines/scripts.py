@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tapir_core.evaluation.benchmark import ScriptFailed
-from tasks.engines.endpoints import keyless_environment
+from tasks.engines.keys import keyless_environment
 from tasks.engines.supervisor import start_child
 
 __all__ = ["ScriptRunner"]

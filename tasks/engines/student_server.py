@@ -1,66 +1,315 @@
-"""Where the student answers: one checkpoint at a time, served when its first missing answer is asked for.
+"""A server for the student as a child of ours, whatever program it is: started, warmed up, kept, swapped, ended.
 
-The evaluation of S_r and the answers of round r + 1 ask for the same checkpoint and so share one start. A server is
-stopped before training, which gets the whole machine.
+An engine adds how its program is started and what it needs here: a subclass of `StudentServer`. The evaluation of S_r
+and the answers of round r + 1 ask for the same checkpoint and so share one start. A server is stopped before training,
+which gets the whole machine.
 """
 
+import http.client
+import json
+import re
+import secrets
+import socket
 import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 from tapir_core.calls.types import Endpoint, EndpointSource
-from tapir_core.config import EndpointEngine, StudentConfig, StudentEngine, VllmEngine
-from tapir_core.errors import EngineError, TapirError
-from tasks.engines.endpoints import api_key
-from tasks.engines.vllm_command import SERVED_NAME
-from tasks.engines.vllm_server import VllmServer
+from tapir_core.config import SERVED_NAME, StudentConfig
+from tapir_core.errors import ConfigError, EngineError, TapirError
+from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["StudentEngineHost", "student_model_name"]
+__all__ = [
+    "HOST",
+    "Installed",
+    "Launch",
+    "LocalStudents",
+    "Report",
+    "Serving",
+    "Student",
+    "StudentServer",
+    "Students",
+    "served_here",
+]
+
+HOST = "127.0.0.1"
+
+_STOP_GRACE_SECONDS = 10.0
+_POLL_SECONDS = 0.1
+_PROGRESS_SECONDS = 10.0
+_REPLY_TIMEOUT_SECONDS = 120.0
+
+Report = Callable[[str], None]
+"""Told how a start gets on."""
 
 
-def student_model_name(engine: StudentEngine, checkpoint: Path) -> str:
-    """The model name that makes ``engine`` answer with ``checkpoint``."""
-    if isinstance(engine, EndpointEngine):
-        return engine.model.replace("{checkpoint}", str(checkpoint))
-    return SERVED_NAME
+def _tell_nobody(_line: str) -> None:
+    pass
 
 
-class StudentEngineHost:
-    """Gives endpoints for checkpoints; starts, keeps, swaps and stops the server behind them. Thread-safe.
+@dataclass(frozen=True, slots=True)
+class Student:
+    """One student of a run."""
 
-    Asking for another checkpoint ends the server of the last one: ask for one at a time.
+    number: int
+    """The round after which it is the student (`BACKBONE`: before any training)."""
+    folder: Path
+    """Its checkpoint, on this machine."""
+    identity: str
+    """Under which its answers are stored."""
+
+
+class Students(Protocol):
+    """Gives endpoints for students. Thread-safe.
+
+    Asking for another student may end what answers with the last one: ask for one at a time.
     """
 
+    def source(self, student: Student) -> EndpointSource:
+        """What gives the endpoint that answers with ``student``; nothing starts before it is called.
+
+        The source raises TapirError where there is none.
+        """
+
+    def stop(self) -> None:
+        """End what was started, and return when its accelerators are free. It starts again when it is asked for."""
+
+    def abort(self) -> None:
+        """Make everybody who waits for an endpoint give up, from any thread."""
+
+    def close(self) -> None:
+        """End what was started; the last thing that is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What of an engine is on this machine."""
+
+    in_words: str
+    """Program, versions and settings, for `tapir doctor`."""
+    device: Literal["cpu", "cuda"] | None
+    """What it was built for, if that can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How the students of one kind of engine are served."""
+
+    students: Callable[[StudentConfig, Path, Report], Students]
+    """Made of the student's configuration, the log of what is started, and who is told how a start gets on."""
+    installed: Callable[[Any], Installed | None]
+    """What of such an engine is on this machine; nothing where none is needed. MissingPrerequisite names what lacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one server is started."""
+
+    command: list[str]
+    """Holds no secret: others can read it."""
+    env: dict[str, str]
+    """All its variables, the key among them."""
+    concurrency: int
+    """Requests that it takes at once."""
+    start_timeout_seconds: float
+
+
+class StudentServer(ABC):
+    """A child that answers with one checkpoint as an OpenAI-compatible server, from `start` to `stop`."""
+
+    engine: Any
+    """The configuration of the engine; a subclass names its class."""
+
     def __init__(
-        self, student: StudentConfig, log_path: Path, *, report: Callable[[str], None] = lambda _line: None
+        self,
+        student: StudentConfig,
+        checkpoint: Path,
+        log_path: Path,
+        *,
+        report: Report = _tell_nobody,
+        host: str = HOST,
+        api_key: str | None = None,
+        gpus: int = 1,
+    ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            student: Its engine says how answers are generated.
+            checkpoint: The student's folder.
+            log_path: Gets the server's output.
+            report: Told how the start gets on.
+            host: The one address at which it listens, and at which it is asked.
+            api_key: The only key that it takes; a random one for each start when there is none.
+            gpus: GPUs that it may use; a server built for the CPU ignores them.
+        """
+        self.checkpoint = checkpoint
+        self.student = student
+        self.engine = student.engine
+        self.host = host
+        self.gpus = gpus
+        self._log_path = log_path
+        self._report = report
+        self._api_key = api_key
+        self._child: Child | None = None
+        self._aborted = False
+
+    @abstractmethod
+    def launch(self, port: int, key: str) -> Launch:
+        """How the server is started so that it listens at ``port`` and takes only ``key``.
+
+        It serves `SERVED_NAME` under ``/v1/chat/completions`` and answers ``/health`` with 200 once it is ready.
+
+        Raises:
+            ConfigError: it cannot serve this checkpoint.
+            MissingPrerequisite: its program is missing.
+        """
+
+    @classmethod
+    @abstractmethod
+    def installed(cls, engine: Any) -> Installed:
+        """What of ``engine`` is on this machine; loads nothing heavy.
+
+        Raises:
+            MissingPrerequisite: its program is missing.
+        """
+
+    @property
+    def runs(self) -> bool:
+        """False before `start`, after `stop` and when the server died."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> Endpoint:
+        """Start, wait until it answers, warm it up.
+
+        Raises:
+            TapirError: as `launch`.
+            EngineError: the server died, did not get ready in time or answers wrongly; names the log.
+        """
+        key = self._api_key or secrets.token_urlsafe(32)
+        log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
+        # Bound and never listening, it keeps the port from everyone but a server that names it (both reuse addresses).
+        with socket.socket() as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._bind(reserved)
+            port = int(reserved.getsockname()[1])
+            launch = self.launch(port, key)
+            self._child = start_child(launch.command, env=launch.env, log_path=self._log_path, name="student server")
+            try:
+                self._wait_until_healthy(port, log_start, launch.start_timeout_seconds)
+                self._warm_up(port, key)
+            except BaseException:
+                self.stop()
+                raise
+        return Endpoint(base_url=f"http://{self.host}:{port}/v1", concurrency=launch.concurrency, api_key=key)
+
+    def stop(self) -> None:
+        """End the server and everything it started; nothing is left when this returns."""
+        if self._child is not None:
+            self._child.terminate(_STOP_GRACE_SECONDS)
+            self._child = None
+
+    def abort(self) -> None:
+        """End the child from another thread than the one that starts or stops it."""
+        self._aborted = True
+        child = self._child
+        if child is not None:
+            child.terminate(_STOP_GRACE_SECONDS)
+
+    def _bind(self, reserved: socket.socket) -> None:
+        try:
+            reserved.bind((self.host, 0))
+        except OSError as exc:
+            raise ConfigError(f"the student server cannot listen at {self.host!r}: {exc}") from exc
+
+    def _wait_until_healthy(self, port: int, log_start: int, timeout_seconds: float) -> None:
+        assert self._child is not None
+        began = time.monotonic()
+        reported = began
+        while not self._is_healthy(port):
+            now = time.monotonic()
+            if self._aborted:
+                raise EngineError("the student server was told to stop before it was ready")
+            code = self._child.poll()
+            if code is not None:
+                raise EngineError(
+                    f"the student server for {self.checkpoint} ended with exit code {code} before it was ready:\n"
+                    f"{_last_words(self._log_path, log_start)}\nits log is {self._log_path}"
+                )
+            if now - began > timeout_seconds:
+                raise EngineError(
+                    f"the student server for {self.checkpoint} is not ready after {now - began:.0f} s; raise "
+                    f"student.engine.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
+                )
+            if now - reported >= _PROGRESS_SECONDS:
+                reported = now
+                self._report(f"student server starts ({now - began:.0f} s)")
+            time.sleep(_POLL_SECONDS)
+        self._report(f"student server is ready ({time.monotonic() - began:.0f} s)")
+
+    def _warm_up(self, port: int, key: str) -> None:
+        """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
+        body = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        try:
+            status, text = self._ask(
+                port, _REPLY_TIMEOUT_SECONDS, "POST", "/v1/chat/completions", json.dumps(body), headers
+            )
+        except OSError as exc:
+            raise EngineError(f"the student server did not answer: {exc}; its log is {self._log_path}") from exc
+        if status != http.client.OK:
+            raise EngineError(
+                f"the student server cannot answer with {self.checkpoint} (status {status}): {text[:500]}; "
+                f"its log is {self._log_path}"
+            )
+
+    def _is_healthy(self, port: int) -> bool:
+        try:
+            return self._ask(port, 2, "GET", "/health")[0] == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _ask(self, port: int, timeout_seconds: float, *request: Any) -> tuple[int, str]:
+        """Status and text of the reply to a request: method, path, body, headers."""
+        with closing(http.client.HTTPConnection(self.host, port, timeout=timeout_seconds)) as connection:
+            connection.request(*request)
+            reply = connection.getresponse()
+            return reply.status, reply.read().decode(errors="replace")
+
+
+class LocalStudents:
+    """The `Students` that this process serves itself, one server at a time."""
+
+    def __init__(
+        self, server: type[StudentServer], student: StudentConfig, log_path: Path, report: Report = _tell_nobody
     ) -> None:
         self.starts = 0
         """Servers started so far."""
+        self._make = server
         self._student = student
         self._log_path = log_path
         self._report = report
-        self._server: VllmServer | None = None
+        self._server: StudentServer | None = None
         self._endpoint: Endpoint | None = None
         self._lock = threading.Lock()
         self._aborted = False
         self._failures: dict[Path, TapirError] = {}
         """Why a checkpoint's server did not start: said to everyone who asks, and not tried again for each of them."""
 
-    def source(self, checkpoint: Path) -> EndpointSource:
-        """What gives the endpoint that answers with ``checkpoint``; a server starts when it is called, not before.
-
-        The source raises what `VllmServer.start` does, and MissingPrerequisite when the key of an endpoint is not set.
-        """
-        return lambda: self._endpoint_for(checkpoint)
+    def source(self, student: Student) -> EndpointSource:
+        """As `Students.source`; raises what `StudentServer.start` does."""
+        return lambda: self._endpoint_for(student.folder)
 
     def stop(self) -> None:
-        """End the server, if one runs. It starts again when it is asked for."""
+        """End the server, if one runs."""
         with self._lock:
             self._stop()
 
-    def close(self) -> None:
-        """End the server; the last thing that is done."""
-        self.stop()
+    close = stop
 
     def abort(self) -> None:
         """End the server also while another thread waits for its start; that thread then gets an EngineError."""
@@ -69,17 +318,7 @@ class StudentEngineHost:
         if server is not None:
             server.abort()
 
-    def __enter__(self) -> "StudentEngineHost":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
     def _endpoint_for(self, checkpoint: Path) -> Endpoint:
-        engine = self._student.engine
-        if isinstance(engine, EndpointEngine):
-            key = api_key(engine.api_key_env, "student.engine")
-            return Endpoint(engine.base_url, engine.concurrency, api_key=key, api_key_env=engine.api_key_env)
         with self._lock:
             if self._endpoint and self._server and self._server.runs and self._server.checkpoint == checkpoint:
                 return self._endpoint
@@ -88,9 +327,7 @@ class StudentEngineHost:
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
             self._stop()
-            template = Path(self._student.chat_template) if self._student.chat_template else None
-            assert isinstance(engine, VllmEngine)
-            self._server = VllmServer(engine, checkpoint, self._log_path, chat_template=template, report=self._report)
+            self._server = self._make(self._student, checkpoint, self._log_path, report=self._report)
             try:
                 self._endpoint = self._server.start()
             except TapirError as exc:
@@ -103,3 +340,26 @@ class StudentEngineHost:
         if self._server is not None:
             self._server.stop()
         self._server = self._endpoint = None
+
+
+def served_here(server: type[StudentServer]) -> Serving:
+    """An engine whose students this process serves."""
+    return Serving(lambda student, log_path, report: LocalStudents(server, student, log_path, report), server.installed)
+
+
+_PREFIX = re.compile(r"^(\(\w[^)]*pid=\d+\) )?([A-Z]+ [\d-]+ [\d:]+ (\[[^\]]+\] )?)?")
+_ERROR = re.compile(r"^\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: error: .*)$")
+# What vLLM raises around the error that matters.
+_WRAPPER = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|VLLM Init failed")
+
+
+def _last_words(log_path: Path, start: int) -> str:
+    """The error that ended a server, as its log tells it; else the last lines."""
+    with log_path.open("rb") as file:
+        file.seek(start)
+        text = file.read().decode(errors="replace")
+    lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    errors = [line.strip() for line in lines if _ERROR.match(line) and not _WRAPPER.search(line)]
+    chosen = list(dict.fromkeys(errors))[-3:] or lines[-5:] or ["(it wrote nothing)"]
+    return "\n".join(f"  {line[:500]}" for line in chosen)

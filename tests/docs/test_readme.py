@@ -29,12 +29,12 @@ from tapir_core.config.load import load_config
 from tapir_core.standin.families import FAMILIES
 from tapir_core.standin.running import StandinServer
 from tapir_core.standin.sampling import draw_problem
-from tasks.engines.tiny_student import tiny_student
 from tests.conftest import StandingServer
 from tests.harness.processes import REPOSITORY, tapir
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.students import needs_student_env
+from tests.tiny_student import tiny_student
 
 README = (REPOSITORY / "README.md").read_text()
 MOST_WORDS = 900

@@ -6,10 +6,10 @@ from tapir_core.calls.fakes import FakeProvider, Text
 from tapir_core.standin.judge import judge
 from tapir_core.standin.sections import Ask, read_ask
 from tapir_core.standin.wire import parse_chat
-from tasks.engines.tiny_student import CHAT_TEMPLATE
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint
 from tests.students import make_tiny_students, needs_student_env
+from tests.tiny_student import CHAT_TEMPLATE
 
 
 def pytest_collection_modifyitems(items):

@@ -5,6 +5,7 @@ The student has a chat template of its own, which its backbone does not have.
 
 import json
 import subprocess
+from contextlib import closing
 from typing import NamedTuple
 
 import openai
@@ -14,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tapir_core.config import StudentConfig
 from tapir_core.paths import log_file
 from tapir_core.stages import StageAt
-from tasks.engines.student_server import StudentEngineHost
+from tasks.engines.student_server import LocalStudents, Student
 from tasks.engines.training.data import encode, mark_trained, read_conversations
+from tasks.engines.vllm import VllmServer
 from tests.harness.processes import REPOSITORY, tapir
 
 ROUND = 1
@@ -93,8 +95,9 @@ def test_vllm_asks_an_export_in_the_same_tokens_and_gets_the_runs_own_answers(pr
     student = project.folder("first").config.student
     engine = student.engine.model_copy(update={"python": str(REPOSITORY / student.engine.python)})
     tokenizer = AutoTokenizer.from_pretrained(exported)
-    with StudentEngineHost(StudentConfig(engine=engine), tmp_path / "student.log") as host:
-        endpoint = host.source(exported)()
+    student = StudentConfig(engine=engine)
+    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log")) as students:
+        endpoint = students.source(Student(ROUND, exported, ""))()
         with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
             for conversation, prompt_tokens, text in answered:
                 reply = client.chat.completions.create(

@@ -92,7 +92,7 @@ class MineAsked(Marking[Mine]):
 @pytest.mark.parametrize(
     ("left_out", "said"),
     [
-        ('    type: Literal["mine"] = "mine"\n', "Mine is a BenchmarkConfig without a `type`; add"),
+        ('    type: Literal["mine"] = "mine"\n', "Mine lacks type; define what BenchmarkConfig says of it"),
         ('    marker: ClassVar[str] = "mine"\n', "Mine lacks marker; define what BenchmarkConfig says of it"),
         ("    def mark(self, answers): ...\n", "benchmark MineAsked does not say: mark; write these methods"),
         ("    def items(self): ...\n", "benchmark MineAsked does not say: items; write these methods"),

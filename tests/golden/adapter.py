@@ -1,7 +1,7 @@
 """All that the recorded keys and rows need to know of TAPIR's inside: a rebuilding points this module at the new parts.
 
-Its doors: `keys_of` a configuration (and `stages_in_none`), `drive` a run to its end on fakes, `rows_of` the run. What
-comes out of them is recorded and must stay. A new stage that asks a model is added to `ASKING`.
+Its doors: `keys_of` a configuration, or `stage_keys_of` it (and `stages_in_none`), `drive` a run to its end on fakes,
+`rows_of` the run. What comes out of them is recorded and must stay. A new stage that asks a model is added to `ASKING`.
 """
 
 import json
@@ -39,7 +39,7 @@ from tasks.teach import teach_shard
 from tests.golden.fakes import train
 from tests.students import make_checkpoint
 
-__all__ = ["drive", "keys_of", "rows_of", "stages_in_none"]
+__all__ = ["drive", "keys_of", "rows_of", "stage_keys_of", "stages_in_none"]
 
 RUN_ID = "5eed" * 8
 EXAMPLES: dict[str, list[dict[str, Any]]] = json.loads((Path(__file__).parent / "examples.json").read_text())
@@ -59,7 +59,16 @@ def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
 
     A key here covers the folders of a stage's inputs in place of their digests: what changes in one stage stays in it.
     """
-    found, prompts = {}, {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
+    prompts = {f"prompt:{name}": load_prompt(name, config.run.prompts).version for name in PROMPT_NAMES}
+    run = _example_run(config, folder, prompts)
+    return stage_keys_of(config, prompts) | {
+        f"requests of {at.folder}": ", ".join(keys) or "none" for at, keys in _requests(run)
+    }
+
+
+def stage_keys_of(config: RunConfig, prompts: dict[str, str]) -> dict[str, str]:
+    """Key, inputs and ingredients of every stage of a configuration; ``prompts`` are versions by ingredient."""
+    found = {}
     for at in _stages(config):
         inputs = [each.folder for each in STAGES[at.name].inputs(config, at)]
         made_of = STAGES[at.name].ingredients(config, at)
@@ -67,8 +76,7 @@ def keys_of(config: RunConfig, folder: Path) -> dict[str, str]:
         found[f"key of {at.folder}"] = stage_key(at, config, ingredients, RUN_ID, inputs)[:16]
         found[f"inputs of {at.folder}"] = ", ".join(inputs) or "none"
         found[f"ingredients of {at.folder}"] = ", ".join(made_of) or "none"
-    run = _example_run(config, folder, prompts)
-    return found | {f"requests of {at.folder}": ", ".join(keys) or "none" for at, keys in _requests(run)}
+    return found
 
 
 def stages_in_none(configs: Iterable[RunConfig]) -> set[str]:

@@ -15,7 +15,7 @@ from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
 from tapir_core.paths import BACKBONE, FLEET_SECRET, attempt_folder
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
-from tasks.engines.replicas.key import replica_key
+from tasks.engines.replicas import replica_key
 from tests.acceptance.leaks import find_leaks
 from tests.harness.flow_run import FlowRun
 from tests.harness.processes import overrides

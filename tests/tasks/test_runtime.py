@@ -10,9 +10,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
 from tapir_core.standin.behaviour import BatchRules
 from tapir_core.standin.running import StandinServer
-from tasks.engines.replicas.host import ReplicaHost
-from tasks.engines.replicas.watch import Ended
-from tasks.engines.student_server import StudentEngineHost
+from tasks.engines.student_server import LocalStudents
 from tasks.runtime import Runtime
 from tests.run_config import make_config
 from tests.students import make_checkpoint
@@ -55,34 +53,13 @@ def test_the_stand_in_of_a_run_serves_batches_too(tmp_path: Path) -> None:
         runtime.close()
 
 
-class NoFleet:
-    """A fleet that nobody asks."""
-
-    def ask(self, number: int, replica: str) -> None:
-        raise AssertionError
-
-    def ended(self, replica: str) -> Ended | None:
-        raise AssertionError
-
-    def withdraw(self, replica: str) -> None:
-        raise AssertionError
-
-
-def test_replicas_answer_under_the_same_name_as_one_server_and_serve_only_a_run_that_has_a_fleet(
-    tmp_path: Path,
-) -> None:
+def test_replicas_answer_under_the_same_name_as_one_server(tmp_path: Path) -> None:
     backbone = make_checkpoint(tmp_path / "backbone")
     voices = []
-    for kind, fleet, host in (
-        ("vllm", NoFleet(), StudentEngineHost),
-        ("replicas", None, StudentEngineHost),
-        ("replicas", NoFleet(), ReplicaHost),
-    ):
+    for kind in ("vllm", "replicas"):
         student = {"backbone": str(backbone), "engine": {"type": kind}}
         runtime = Runtime(open_run(make_config(tmp_path, student=student), {}))
-        if fleet is not None:
-            runtime.use_fleet(fleet)
-        assert type(runtime.students) is host
+        assert type(runtime.students) is LocalStudents, "a run that has joined no fleet serves its students itself"
         voices.append(runtime.student(BACKBONE).voice)
         runtime.close()
     assert len(set(voices)) == 1

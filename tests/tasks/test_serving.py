@@ -22,12 +22,11 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tasks.engines.replicas import stay as replica_stay
-from tasks.engines.replicas.address import HOST_VARIABLE
-from tasks.engines.replicas.key import replica_key
+from tasks import serving
+from tasks.engines.replicas import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
-from tasks.serving import ASKED_NOW, serve_replica
+from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica
 from tests import waiting
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -52,7 +51,7 @@ serve_replica(RunFolder(RunRef(sys.argv[1], "example")), -1, sys.argv[2], say=pr
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
-    monkeypatch.setattr(replica_stay, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
     engine = {"type": "replicas", "python": fake_python(tmp_path), "concurrency": 7}
     backbone = make_checkpoint(tmp_path / "backbone")
     student = {"backbone": str(backbone), "engine": engine}
@@ -75,11 +74,14 @@ def driver(run: RunFolder) -> Iterator[RunLease]:
 
 
 def command_line(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return b""
 
 
 def identity(run: RunFolder) -> str:
-    return current(run).student_voice(BACKBONE).identity
+    return current(run).student_at(BACKBONE).identity
 
 
 class Serving:
@@ -161,7 +163,7 @@ def test_it_leaves_when_nobody_drives_the_run(run: RunFolder, registry: ReplicaR
 
 @pytest.mark.usefixtures("driver")
 def test_it_gives_signs_of_life(run: RunFolder, registry: ReplicaRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replica_stay, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(serving, "BEAT_SECONDS", 0.0)
     served = Serving(run, replica=registry.ask(BACKBONE, identity(run)))
     wait_until(lambda: serves(registry))
     registry.abandon(registry.all()[0].id)
@@ -239,7 +241,7 @@ def test_one_that_is_interrupted_is_dead_at_once_and_leaves_no_server(
 def test_a_checkpoint_on_s3_is_served_from_the_workers_scratch_folder(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replica_stay, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(serving, "LOOK_SECONDS", 0.02)
     monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "scratch"))
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     engine = {"type": "replicas", "python": fake_python(tmp_path)}
@@ -252,7 +254,7 @@ def test_a_checkpoint_on_s3_is_served_from_the_workers_scratch_folder(
     )
     registry = ReplicaRegistry(store["store_url"], run_key(run.config))
     with RunLease(store["store_url"], run_key(run.config)):
-        asked = registry.ask(0, current(run).student_voice(0).identity)
+        asked = registry.ask(0, current(run).student_at(0).identity)
         served = Serving(run, 0, asked)
         wait_until(lambda: serves(registry) or bool(served.outcome))
         registry.dismiss()

@@ -14,10 +14,10 @@ import psutil
 
 from flows.commands.caretaker import POOLS
 from flows.commands.diagnosis.finding import Check, Finding, fault, ok, told, warning
-from tapir_core.config import EndpointEngine, ReplicasEngine, StudentEngine, VllmEngine
+from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.errors import MissingPrerequisite
-from tasks.engines.processor import BROKEN_AMX
-from tasks.engines.vllm_command import find_environment
+from tasks.engines.student_server import Installed
+from tasks.engines.students import serving
 
 __all__ = ["machine_checks"]
 
@@ -36,10 +36,10 @@ def machine_checks(engine: StudentEngine | None) -> list[Check]:
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
     ]
-    if not isinstance(engine, EndpointEngine):
+    if engine is None or engine.runs_at != "elsewhere":
         remedy = "`make student-env` builds it anew"
         # A cold disk takes long to give what its Python imports.
-        student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)  # type: ignore[arg-type]  # all others are vLLM
+        student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
         checks.insert(1, student)
     return checks
 
@@ -53,21 +53,22 @@ def _look_at_environment() -> Finding:
     return ok(f"{where}: {', '.join(f'{name} {version}' for name, version in versions.items())}")
 
 
-def _look_at_student(engine: VllmEngine | None) -> Finding:
-    here = engine or VllmEngine()
+def _look_at_student(engine: StudentEngine | None) -> Finding:
     try:
-        found = find_environment(here)
+        found = _installed(engine)
     except MissingPrerequisite as error:
         return _without_student(engine, error)
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
-    device = "GPUs" if found.device == "cuda" else "the CPU"
-    return ok(f"{here.python}: {versions}; built for {device}, answers in {found.dtype(here)}{broken_amx}")
+    return ok(found.in_words if found else "nothing is needed here")
 
 
-def _without_student(engine: VllmEngine | None, error: MissingPrerequisite) -> Finding:
+def _installed(engine: StudentEngine | None) -> Installed | None:
+    here = engine or VllmEngine()
+    return serving(here).installed(here)
+
+
+def _without_student(engine: StudentEngine | None, error: MissingPrerequisite) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
-    if engine is not None and not isinstance(engine, ReplicasEngine):
+    if engine is not None and engine.runs_at == "here":
         return told(str(error))
     _, gpu_pool = POOLS
     why, _, remedy = str(error).partition("; ")
@@ -112,12 +113,11 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
 
 def _is_cpu_build(engine: StudentEngine | None) -> bool:
     """Whether the student's environment, if one is here, leaves the GPUs unused."""
-    if isinstance(engine, EndpointEngine):
-        return False
     try:
-        return find_environment(engine or VllmEngine()).device == "cpu"  # type: ignore[arg-type]  # all others are vLLM
+        found = _installed(engine)
     except MissingPrerequisite:
         return False  # there is a check of its own
+    return found is not None and found.device == "cpu"
 
 
 def _gpu(line: str) -> str:

@@ -14,20 +14,21 @@ from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.config import (
     EMBEDDED_STUDENT,
     EndpointConfig,
-    EndpointEngine,
     OpenAIEndpoint,
     RunConfig,
+    StudentConfig,
 )
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of
-from tapir_core.paths import backbone_cache
+from tapir_core.paths import BACKBONE, backbone_cache
 from tapir_core.storage import on_this_machine
-from tasks.engines.backbone import find_backbone
-from tasks.engines.chat_template import render_chat
-from tasks.engines.endpoints import api_key
+from tasks.engines.backbone import find_backbone, render_chat
+from tasks.engines.keys import api_key
 from tasks.engines.scripts import ScriptRunner
+from tasks.engines.student_server import Student
+from tasks.engines.students import serving
 
 __all__ = ["read_run", "run_checks"]
 
@@ -54,8 +55,8 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
         for field, endpoint in _endpoints(config).items()
         if isinstance(endpoint, OpenAIEndpoint)
     ]
-    if isinstance(config.student.engine, EndpointEngine):
-        checks.append(_student_check(config.student.engine))
+    if config.student.engine.runs_at == "elsewhere":
+        checks.append(_student_check(config.student))
     checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
     backbone = Check(
@@ -88,11 +89,12 @@ def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
     return Check(field, look, f"start that server, or correct {field}.base_url", limit_seconds=limit)
 
 
-def _student_check(engine: EndpointEngine) -> Check:
+def _student_check(student: StudentConfig) -> Check:
     def look() -> Finding:
-        key = api_key(engine.api_key_env, "student.engine")
-        model = None if "{checkpoint}" in engine.model else engine.model
-        return _ask(Endpoint(engine.base_url, 1, key, api_key_env=engine.api_key_env), model)
+        students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
+        # The model's name, where it is the same for every checkpoint.
+        name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
+        return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)
 
     return Check("student.engine", look, "start that server, or correct student.engine.base_url")
 

@@ -18,7 +18,7 @@ from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.store.group_writer import GroupWriter
 from tapir_core.calls.types import Failure, Outcome, Request
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

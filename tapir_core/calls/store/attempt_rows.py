@@ -18,7 +18,7 @@ from tapir_core.calls.budget import Reservation, cap_reached
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.store.tables import answers, attempts, insert_or_add, spending
 from tapir_core.calls.types import Role
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig
 
 __all__ = ["Attempt", "Settlement", "add_spend", "adopt", "book", "read_spend", "read_unknown", "settle"]
 

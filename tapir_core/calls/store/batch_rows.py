@@ -16,8 +16,7 @@ from tapir_core.calls.store.attempt_rows import Attempt, Settlement, book, settl
 from tapir_core.calls.store.claim_rows import call_the_roll
 from tapir_core.calls.store.tables import batch_rows, batches, claims, holders, insert_or_ignore
 from tapir_core.calls.types import Request
-from tapir_core.config import Sampling
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig, Sampling
 
 __all__ = [
     "LOST",

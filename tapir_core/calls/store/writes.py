@@ -17,7 +17,7 @@ from tapir_core.calls.store.lease import Holder
 from tapir_core.calls.store.reuse_rows import Asked
 from tapir_core.calls.store.tables import writing
 from tapir_core.calls.types import Outcome
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig
 
 __all__ = [
     "AddSeconds",

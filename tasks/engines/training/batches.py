@@ -3,16 +3,26 @@
 The examples of all epochs are one stream; every batch is full but the last. A batch is made of a few *bundles* of
 examples of like length, drawn at random: bundles make padding small, and several of them keep a batch from being of
 one length, and so of one kind of task, whose gradient serves that kind only. A *group* is what all ranks hold at one
-time.
+time. The trainer counts steps and tokens by these batches, and so does who wants to know before: they agree to the
+token.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tapir_core.randomness import derive_rng
+from tasks.engines.training.data import Corpus
+from tasks.engines.training.job import TrainingCount, TrainingJob
 
-__all__ = ["BatchPlan", "plan_batches", "plan_packed_batches"]
+__all__ = [
+    "BatchPlan",
+    "count_training",
+    "plan_batches",
+    "plan_packed_batches",
+    "plan_training",
+]
 
 WINDOW_BATCHES = 8
 """Bundles are cut from this many batches of the stream; more means less padding."""
@@ -141,3 +151,32 @@ def _deal(batch: Sequence[int], lengths: Sequence[int], cells: int) -> list[list
         dealt[least].append(index)
         filled[least] += lengths[index]
     return dealt
+
+
+def plan_training(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPlan:
+    """The batches of a job; ``world_size`` changes neither their examples nor their number."""
+    training = job.training
+    common: dict[str, Any] = {
+        "epochs": job.epochs,
+        "batch_size": training.batch_size,
+        "world_size": world_size,
+        "seed": job.seed,
+    }
+    if training.packing:
+        tokens = training.micro_batch_size * training.max_length
+        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
+    return plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
+
+
+def count_training(job: TrainingJob, corpus: Corpus, plan: BatchPlan) -> TrainingCount:
+    """What the planned training of a job comes to."""
+    answers = [len(example.tokens) - example.prompt_length for example in corpus.examples]
+    return TrainingCount(
+        steps=plan.steps,
+        batch_size=job.training.batch_size,
+        epochs=job.epochs,
+        examples=len(corpus.examples),
+        left_out=corpus.left_out,
+        trained_tokens=sum(plan.tokens_by_step(answers)),
+        total_tokens=sum(plan.tokens_by_step(corpus.lengths)),
+    )

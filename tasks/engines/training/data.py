@@ -13,7 +13,15 @@ import polars as pl
 
 from tapir_core.errors import ConfigError
 
-__all__ = ["IGNORED", "Corpus", "Example", "closing_token", "encode", "mark_trained", "read_conversations"]
+__all__ = [
+    "IGNORED",
+    "Corpus",
+    "Example",
+    "closing_token",
+    "encode",
+    "mark_trained",
+    "read_conversations",
+]
 
 IGNORED = -100
 """The label of a token without loss."""

@@ -1,21 +1,55 @@
-"""What one fine-tune is told and what it leaves behind: the job, its attempt folder, its progress, its summary.
+"""What one fine-tune is told and what it leaves behind: job, attempt folder, saves, progress, summary, errors.
 
-Read by the driver and by every rank; imports no torch.
+Read by the driver and by every rank; imports no torch. A save is a periodic, resumable checkpoint of one attempt,
+published by rename, so that a torn one is never resumed from: one folder a save, ``step-00000120``, with its record
+``complete.json`` written last.
 """
 
 import json
 import os
+import re
 import shutil
-from dataclasses import dataclass, fields
+import sys
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from tapir_core import errors
 from tapir_core.config import TrainingConfig
+from tapir_core.errors import TapirError
 from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.reporting.formats import duration
 from tapir_core.text import digest
 
-__all__ = ["Attempt", "TrainingCount", "TrainingJob", "TrainingProgress", "TrainingSummary", "write_durably"]
+__all__ = [
+    "Attempt",
+    "SaveRecord",
+    "TrainingCount",
+    "TrainingJob",
+    "TrainingProgress",
+    "TrainingSummary",
+    "child_error",
+    "clear_unfinished",
+    "newest_save",
+    "print_child_error",
+    "publish_save",
+    "sync_folder",
+]
+
+
+def print_child_error(error: TapirError) -> None:
+    """Print it in the child."""
+    print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def child_error(text: str, *, more: str = "") -> TapirError | None:
+    """The last error that a child printed, if any, with ``more`` after its words."""
+    told = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
+    if not told:
+        return None
+    kind, message = told[-1]
+    error: TapirError = getattr(errors, kind)(f"{message}{more}")
+    return error
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +216,85 @@ def write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+_RECORD = "complete.json"
+_PREFIX = "step-"
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecord:
+    """What must be known before a save is loaded."""
+
+    step: int
+    seconds: float
+    """Seconds of training steps that led here."""
+    world_size: int
+    """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
+    resumed_from_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """A complete save."""
+
+    folder: Path
+    record: SaveRecord
+
+
+def publish_save(written: Path, record: SaveRecord) -> Path:
+    """Make the folder ``written`` a complete save and drop all but the newest two."""
+    sync_folder(written)
+    write_durably(written / _RECORD, json.dumps(asdict(record)))
+    place = written.parent / f"{_PREFIX}{record.step:08d}"
+    if place.exists():
+        _drop(place)
+    written.rename(place)
+    _sync(written.parent)
+    for older in _complete(written.parent)[:-_KEPT]:
+        _drop(older.folder)
+    return place
+
+
+def newest_save(saves: Path, *, world_size: int) -> Save | None:
+    """The newest complete save that ``world_size`` ranks can load."""
+    usable = [save for save in _complete(saves) if save.record.world_size == world_size]
+    return usable[-1] if usable else None
+
+
+def clear_unfinished(saves: Path) -> None:
+    """Delete what a kill left half written."""
+    complete = {save.folder for save in _complete(saves)}
+    for folder in saves.iterdir() if saves.exists() else ():
+        if folder not in complete:
+            shutil.rmtree(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring every file below ``folder`` to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _complete(saves: Path) -> list[Save]:
+    found = []
+    for folder in sorted(saves.glob(f"{_PREFIX}*")):
+        if (folder / _RECORD).exists():
+            value = json.loads((folder / _RECORD).read_text())
+            value["resumed_from_steps"] = tuple(value["resumed_from_steps"])
+            found.append(Save(folder, SaveRecord(**value)))
+    return found
+
+
+def _drop(folder: Path) -> None:
+    (folder / _RECORD).unlink()  # first, so that a kill in between leaves no save that looks complete
+    shutil.rmtree(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

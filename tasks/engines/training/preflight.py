@@ -1,18 +1,33 @@
-"""What is looked at before the first step: memory, batches, and one example with its trained tokens marked.
+"""What is looked at before a training: examples, steps, tokens, and memory; imports no torch.
 
-The memory estimate is rough, activations most of all; it stops a training only when weights, gradients and
-optimizer alone do not fit. Imports no torch.
+A rank looks before its first step. The memory estimate is rough, activations most of all; it stops a training only
+when weights, gradients and optimizer alone do not fit. The driver asks before any training begins: a child, which runs
+this module, loads the tokenizer and counts (jobs as JSON on its standard input, counts as one line on its output).
 """
 
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from tapir_core.errors import ConfigError, EngineError
-from tasks.engines.training.batches import BatchPlan
-from tasks.engines.training.data import IGNORED, Corpus
-from tasks.engines.training.job import TrainingJob
+from tapir_core.errors import ConfigError, EngineError, TapirError
+from tasks.engines.keys import offline_environment
+from tasks.engines.training.batches import BatchPlan, count_training, plan_training
+from tasks.engines.training.data import IGNORED, Corpus, encode, read_conversations
+from tasks.engines.training.job import TrainingCount, TrainingJob, child_error, print_child_error
 
-__all__ = ["MemoryEstimate", "ModelSize", "check_masks", "check_memory", "describe", "estimate_memory"]
+__all__ = [
+    "ModelSize",
+    "check_masks",
+    "check_memory",
+    "count_trainings",
+    "describe",
+    "estimate_memory",
+    "main",
+]
 
 _GIB = 2**30
 
@@ -26,6 +41,19 @@ class ModelSize:
     layers: int
     hidden: int
     vocabulary: int
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """The size of a loaded one; ZeRO-3 keeps the true size of a partitioned weight in ``ds_numel``."""
+        text = model.config.get_text_config()
+        counts = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
+        return cls(
+            parameters=sum(count for count, _ in counts),
+            trained_parameters=sum(count for count, trained in counts if trained),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            vocabulary=text.vocab_size,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +164,46 @@ def describe(
         *(f"memory        {line}" for line in memory),
     ]
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
+
+
+def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
+    """What ``training.json`` of each job will say of examples, steps and tokens; reads bases and mixtures, no more.
+
+    Raises:
+        ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
+        EngineError: the count failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.engines.training.preflight"],
+        input=json.dumps([job.to_json() for job in jobs]),
+        env=offline_environment(),
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
+        raise child_error(done.stderr) or EngineError(f"the tokens of a training could not be counted:\n{last}")
+    return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+
+
+def main(jobs: Sequence[TrainingJob]) -> int:
+    """Print the counts, in the child; returns the exit code."""
+    try:
+        counts = [asdict(_count(job)) for job in jobs]
+    except TapirError as error:
+        print_child_error(error)
+        return 1
+    print(json.dumps(counts))
+    return 0
+
+
+def _count(job: TrainingJob) -> TrainingCount:
+    from tasks.engines.training.student import load_tokenizer
+
+    corpus = encode(load_tokenizer(job), read_conversations(job.mixture), max_length=job.training.max_length)
+    return count_training(job, corpus, plan_training(job, corpus, world_size=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main([TrainingJob.from_json(each) for each in json.load(sys.stdin)]))

@@ -1,19 +1,192 @@
-"""TRL's `SFTTrainer` on planned batches, with saves that are whole or absent and a loss that is fast on a CPU."""
+"""TRL's `SFTTrainer` as we use it: our settings, planned batches, saves that are whole or absent, what follows a step.
 
+All ranks must agree on saving and stopping, since both are collective: one small reduction a step does it.
+"""
+
+import json
 import os
+import signal
+import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TextIO
 
 import torch
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
 from tasks.engines.training.batches import BatchPlan
-from tasks.engines.training.callbacks import StepClock
 from tasks.engines.training.data import IGNORED
-from tasks.engines.training.saves import SaveRecord, publish_save
+from tasks.engines.training.job import Attempt, SaveRecord, TrainingJob, TrainingProgress, publish_save
 
-__all__ = ["PlannedTrainer"]
+__all__ = [
+    "PlannedTrainer",
+    "StepClock",
+    "Watch",
+    "deepspeed_config",
+    "sft_settings",
+]
+
+_BUCKET_ELEMENTS = 50_000_000
+"""Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
+
+
+def deepspeed_config(job: TrainingJob, plan: BatchPlan) -> dict[str, Any]:
+    """DeepSpeed's configuration. The optimizer is torch's AdamW: nothing is compiled, so no compiler is needed."""
+    training = job.training
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": training.precision == "bf16"},
+        "zero_optimization": {
+            # In bf16, stage 0 drifts from fp32 (loss 6.29 for 6.22 after six steps); stage 1 follows it.
+            "stage": max(1, training.zero_stage) if training.precision == "bf16" else training.zero_stage,
+            "reduce_bucket_size": _BUCKET_ELEMENTS,
+            "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def sft_settings(job: TrainingJob, plan: BatchPlan, *, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of `SFTConfig`. The plan already holds all epochs, so the trainer sees one."""
+    training = job.training
+    return {
+        "output_dir": str(Attempt(job.output).saves),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": training.scheduler if training.scheduler != "constant" else "constant_with_warmup",
+        "warmup_steps": round(plan.steps * training.warmup_ratio),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": job.seed,
+        "bf16": training.precision == "bf16",
+        "use_cpu": on_cpu,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "packing": False,
+        "padding_free": training.packing,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "deepspeed": deepspeed_config(job, plan),
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+        "average_tokens_across_devices": True,
+        "push_to_hub": False,
+    }
+
+
+class StepClock:
+    """Seconds of training steps, over all starts of an attempt."""
+
+    def __init__(self, earlier_seconds: float) -> None:
+        self._earlier = earlier_seconds
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """The first step begins."""
+        self._started = time.monotonic()
+
+    @property
+    def here(self) -> float:
+        """Seconds since this start's first step."""
+        return time.monotonic() - self._started
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all starts together."""
+        return self._earlier + self.here
+
+
+class Watch(TrainerCallback):
+    """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
+
+    def __init__(
+        self, *, clock: StepClock, progress_file: Path, tokens_by_step: list[int], save_minutes: float, world_size: int
+    ) -> None:
+        self.stopped = False
+        """SIGTERM came and the training ended early."""
+        self._clock = clock
+        self._path = progress_file
+        self._tokens_by_step = tokens_by_step
+        self._save_seconds = save_minutes * 60
+        self._saved_at = time.monotonic()
+        self._world_size = world_size
+        self._told_to_stop = False
+        self._first_step = 0
+        self._file: TextIO | None = None
+        signal.signal(signal.SIGTERM, self._remember)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The optimizer is ready and, on a resume, restored."""
+        self._first_step = state.global_step
+        self._saved_at = time.monotonic()
+        self._clock.start()
+        if state.is_world_process_zero:
+            self._file = self._path.open("a", buffering=1)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Agree on what is due."""
+        due = time.monotonic() - self._saved_at >= self._save_seconds
+        save, self.stopped = self._agree(due or self._told_to_stop, self._told_to_stop, args.device)
+        if state.global_step < state.max_steps:  # after the last step the finished student is written instead
+            control.should_save = save
+        control.should_training_stop |= self.stopped
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A save is written: the next one is due ``save_minutes`` from now."""
+        self._saved_at = time.monotonic()
+        if state.is_world_process_zero:
+            print(f"saved after step {state.global_step}", flush=True)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """One line of progress a step."""
+        if self._file is None or not logs or "loss" not in logs:
+            return
+        done_here = sum(self._tokens_by_step[self._first_step : state.global_step])
+        rate = done_here / max(self._clock.here, 1e-9)
+        left = sum(self._tokens_by_step[state.global_step :])
+        progress = TrainingProgress(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=logs["loss"],
+            tokens=sum(self._tokens_by_step[: state.global_step]),
+            tokens_per_second=rate,
+            eta_seconds=left / rate,
+        )
+        self._file.write(json.dumps(asdict(progress)) + "\n")
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_stop = True
+
+    def _agree(self, save: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
+        if self._world_size == 1:
+            return save, stop
+        wishes = torch.tensor([int(save), int(stop)], device=device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        return bool(wishes[0]), bool(wishes[1])
 
 
 class PlannedTrainer(SFTTrainer):

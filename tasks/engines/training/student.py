@@ -11,16 +11,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tapir_core.errors import ConfigError
-from tasks.engines.processor import WITHOUT_AMX, computes_in_bf16
+from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training.job import TrainingJob
-from tasks.engines.training.preflight import ModelSize
 
 __all__ = [
     "load_model",
     "load_tokenizer",
     "lora_config",
     "merge_adapter",
-    "model_size",
     "settle_precision",
     "versions",
     "write_student",
@@ -78,19 +76,6 @@ def lora_config(job: TrainingJob) -> Any:
         lora_dropout=lora.dropout,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
-    )
-
-
-def model_size(model: Any) -> ModelSize:
-    """What the memory estimate needs; ZeRO-3 keeps the true size of a partitioned weight in ``ds_numel``."""
-    text = model.config.get_text_config()
-    counts = [(getattr(weight, "ds_numel", weight.numel()), weight.requires_grad) for weight in model.parameters()]
-    return ModelSize(
-        parameters=sum(count for count, _ in counts),
-        trained_parameters=sum(count for count, trained in counts if trained),
-        layers=text.num_hidden_layers,
-        hidden=text.hidden_size,
-        vocabulary=text.vocab_size,
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from flows.commands.caretaker import Post, staff
 from tapir_core.errors import ConfigError
-from tasks.engines.gpus import GPUS_VARIABLE
+from tasks.engines.machine import GPUS_VARIABLE
 
 
 def test_one_worker_of_a_pool_sees_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

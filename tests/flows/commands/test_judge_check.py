@@ -11,8 +11,7 @@ from rich.console import Console
 from flows.commands.judge_check import check_judge
 from flows.commands.judge_check_report import CheckedJudge, CheckedPanel, print_check
 from tapir_core.calls.fakes import FakeProvider, FakeReply, RecordedCall, Status, Text
-from tapir_core.config import RunConfig
-from tapir_core.config.budget import BudgetConfig
+from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise
 from tapir_core.judging.check_pairs import build_pairs

@@ -16,7 +16,8 @@ from flows.running import fleet as fleet_module
 from flows.running.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
-from tasks.engines.replicas.watch import Ended
+from tasks.engines.replicas import Ended, ReplicaStudents
+from tasks.runtime import close_all, current
 from tests.run_config import make_config
 
 DEPLOYMENT = "of-this-test"
@@ -63,6 +64,15 @@ def test_what_a_run_starts_is_what_is_deployed() -> None:
 
 def test_a_run_that_serves_its_student_itself_needs_no_deployment(tmp_path: Path) -> None:
     join_fleet(open_run(make_config(tmp_path), {}))
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_run_that_has_joined_asks_its_workers(run: RunFolder) -> None:
+    join_fleet(run)
+    try:
+        assert type(current(run).students) is ReplicaStudents
+    finally:
+        close_all()
 
 
 @pytest.mark.usefixtures("deployed")

@@ -10,7 +10,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
 
 from flows.running.project_flow import project_flow
-from tasks.engines.log_follower import follow_log, tell
+from tasks.engines.logs import follow_log, tell
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -1,8 +1,7 @@
 import pytest
 
-from tapir_core.judging.check import PairResult, summarise_check
+from tapir_core.judging.check import PairResult, Trust, summarise_check, weigh_check
 from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, PairKind
-from tapir_core.judging.check_trust import Trust, weigh_check
 
 ORDERS = ("teacher_first", "student_first")
 

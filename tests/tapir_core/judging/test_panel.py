@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tapir_core.config import PanelRule
 from tapir_core.judging import VERDICTS, Verdict, verdict_rows
-from tapir_core.judging.panel import combine_judges
+from tapir_core.judging.orders import combine_judges
 from tests.builders import make_verdict, make_verdicts, shuffled
 
 RULES: tuple[PanelRule, ...] = get_args(PanelRule)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging.seeing import INVISIBLE, see
+from tapir_core.judging.prompt import INVISIBLE, see
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from tapir_core.errors import ConfigError
-from tasks.engines.chat_template import render_chat
-from tasks.engines.chat_template_main import render
-from tasks.engines.tiny_student import CHAT_TEMPLATE
+from tasks.engines.backbone import render, render_chat
+from tests.tiny_student import CHAT_TEMPLATE
 
 ROOT = Path(__file__).parents[3]
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engines.gpus import GPUS_VARIABLE, share_out, visible_gpus
+from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
 
 
 @pytest.mark.parametrize(("named", "seen"), [("0,2", ["0", "2"]), ("GPU-8f2a", ["GPU-8f2a"]), ("", []), ("-1", [])])

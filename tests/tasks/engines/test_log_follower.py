@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engines.log_follower import follow_log, tell, told_to
+from tasks.engines.logs import follow_log, tell, told_to
 from tests.waiting import wait_until
 
 Told = list[tuple[int, str]]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tasks.engines.log_lines import LONGEST_RECORD, PERIOD_SECONDS, LogReader, Record
+from tasks.engines.logs import LONGEST_RECORD, PERIOD_SECONDS, LogReader, Record
 
 VLLM = "(APIServer pid=27436) {level} 11-20 19:{clock} [vllm.py:1703] {text}"
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.engines import processor
-from tasks.engines.processor import amx_is_broken, computes_in_bf16
+from tasks.engines import machine
+from tasks.engines.machine import amx_is_broken, computes_in_bf16
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_nobody_is_asked_where_the_processor_says_no_amx(tmp_path: Path, without
 def test_what_the_user_set_does_not_hide_a_broken_amx(
     tmp_path: Path, amx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in processor.WITHOUT_AMX.items():
+    for name, value in machine.WITHOUT_AMX.items():
         monkeypatch.setenv(name, value)
     assert amx_is_broken(_python(tmp_path, '[ -n "$ONEDNN_MAX_CPU_ISA" ] || kill -ILL $$'), amx)
 

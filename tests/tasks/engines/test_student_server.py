@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import openai
@@ -18,10 +19,12 @@ import pytest
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
-from tasks.engines.student_server import StudentEngineHost, student_model_name
+from tasks.engines.endpoints import EndpointStudents
+from tasks.engines.student_server import LocalStudents, Student
+from tasks.engines.students import serving
 from tasks.engines.supervisor_main import descendants_of
-from tasks.engines.tiny_student import tiny_student
-from tasks.engines.vllm_server import VllmServer
+from tasks.engines.vllm import VllmServer
+from tests.tiny_student import tiny_student
 
 REPOSITORY = Path(__file__).parents[3]
 VLLM_PYTHON = REPOSITORY / VllmEngine().python
@@ -73,7 +76,12 @@ def make_engine(python: str, **fields: object) -> VllmEngine:
 
 
 def make_server(folder: Path, python: str, **fields: object) -> VllmServer:
-    return VllmServer(make_engine(python, **fields), make_checkpoint(folder), folder / "logs" / "student.log")
+    student = StudentConfig(engine=make_engine(python, **fields))
+    return VllmServer(student, make_checkpoint(folder), folder / "logs" / "student.log")
+
+
+def student_in(checkpoint: Path) -> Student:
+    return Student(1, checkpoint, checkpoint.name)
 
 
 def servers_left() -> list[int]:
@@ -81,9 +89,9 @@ def servers_left() -> list[int]:
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[StudentEngineHost]:
+def host(tmp_path: Path) -> Iterator[LocalStudents]:
     student = StudentConfig(engine=make_engine(fake_python(tmp_path)))
-    with StudentEngineHost(student, tmp_path / "student.log") as host:
+    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log")) as host:
         yield host
     assert servers_left() == []
 
@@ -124,7 +132,7 @@ def test_an_interpreter_without_vllm_says_how_to_make_the_environment(tmp_path: 
 
 def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, template=False)
-    server = VllmServer(make_engine(fake_python(tmp_path)), checkpoint, tmp_path / "log")
+    server = VllmServer(StudentConfig(engine=make_engine(fake_python(tmp_path))), checkpoint, tmp_path / "log")
     with pytest.raises(ConfigError, match=r"has no chat template; set student\.chat_template"):
         server.start()
 
@@ -160,7 +168,8 @@ def test_a_server_that_dies_tells_why_and_where_its_log_is(tmp_path: Path, befor
 def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None:
     for word in ("first", "second"):
         python = fake_python(tmp_path, before=f"raise ValueError('{word}')")
-        server = VllmServer(make_engine(python), make_checkpoint(tmp_path, word), tmp_path / "log")
+        student = StudentConfig(engine=make_engine(python))
+        server = VllmServer(student, make_checkpoint(tmp_path, word), tmp_path / "log")
         with pytest.raises(EngineError) as caught:
             server.start()
     assert "second" in str(caught.value)
@@ -181,15 +190,15 @@ def test_a_server_that_cannot_answer_is_ended_and_told(tmp_path: Path) -> None:
     assert servers_left() == []
 
 
-def test_a_source_starts_nothing_before_it_is_called(host: StudentEngineHost, tmp_path: Path) -> None:
-    host.source(make_checkpoint(tmp_path))
+def test_a_source_starts_nothing_before_it_is_called(host: LocalStudents, tmp_path: Path) -> None:
+    host.source(student_in(make_checkpoint(tmp_path)))
     assert host.starts == 0
 
 
-def test_one_checkpoint_is_served_by_one_start_however_many_ask(host: StudentEngineHost, tmp_path: Path) -> None:
+def test_one_checkpoint_is_served_by_one_start_however_many_ask(host: LocalStudents, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path)
     got: list[Endpoint] = []
-    threads = [threading.Thread(target=lambda: got.append(host.source(checkpoint)())) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: got.append(host.source(student_in(checkpoint))())) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -199,16 +208,16 @@ def test_one_checkpoint_is_served_by_one_start_however_many_ask(host: StudentEng
     assert host.starts == 1
 
 
-def test_another_checkpoint_replaces_the_server(host: StudentEngineHost, tmp_path: Path) -> None:
+def test_another_checkpoint_replaces_the_server(host: LocalStudents, tmp_path: Path) -> None:
     first, second = (make_checkpoint(tmp_path, name) for name in ("first", "second"))
-    assert host.source(first)() != host.source(second)()
+    assert host.source(student_in(first))() != host.source(student_in(second))()
     assert host.starts == 2
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in servers_left()]
     assert all(str(second).encode() in command for command in commands)
 
 
-def test_a_stopped_server_starts_again_when_it_is_asked(host: StudentEngineHost, tmp_path: Path) -> None:
-    source = host.source(make_checkpoint(tmp_path))
+def test_a_stopped_server_starts_again_when_it_is_asked(host: LocalStudents, tmp_path: Path) -> None:
+    source = host.source(student_in(make_checkpoint(tmp_path)))
     source()
     host.stop()
     assert servers_left() == []
@@ -216,8 +225,8 @@ def test_a_stopped_server_starts_again_when_it_is_asked(host: StudentEngineHost,
     assert host.starts == 2
 
 
-def test_a_server_that_died_is_replaced(host: StudentEngineHost, tmp_path: Path) -> None:
-    source = host.source(make_checkpoint(tmp_path))
+def test_a_server_that_died_is_replaced(host: LocalStudents, tmp_path: Path) -> None:
+    source = host.source(student_in(make_checkpoint(tmp_path)))
     before = source()
     family = [psutil.Process(pid) for pid in servers_left()]
     [server] = [each for each in family if "supervisor_main" not in _command_line(each.pid)]
@@ -230,17 +239,17 @@ def test_a_server_that_died_is_replaced(host: StudentEngineHost, tmp_path: Path)
 
 def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EndpointEngine(base_url="http://127.0.0.1:1/v1", model="tuned/{checkpoint}", api_key_env="STUDENT_KEY")
-    host = StudentEngineHost(StudentConfig(engine=engine), tmp_path / "log")
+    students = serving(engine).students(StudentConfig(engine=engine), tmp_path / "log", print)
+    assert isinstance(students, EndpointStudents)
     with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
-        host.source(tmp_path)()
+        students.source(student_in(tmp_path))()
     monkeypatch.setenv("STUDENT_KEY", "secret")
-    assert host.source(tmp_path)().api_key == "secret"
-    assert host.starts == 0
-    assert student_model_name(engine, tmp_path) == f"tuned/{tmp_path}"
+    assert students.source(student_in(tmp_path))().api_key == "secret"
+    assert engine.model_name(tmp_path) == f"tuned/{tmp_path}"
 
 
 def test_a_served_checkpoint_has_the_same_name_wherever_it_lies(tmp_path: Path) -> None:
-    assert student_model_name(VllmEngine(), tmp_path) == student_model_name(VllmEngine(), tmp_path / "other")
+    assert VllmEngine().model_name(tmp_path) == VllmEngine().model_name(tmp_path / "other")
 
 
 @pytest.mark.slow
@@ -249,8 +258,9 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
     checkpoint = tiny_student(tmp_path / "tiny", seed=3)
     engine = make_engine(str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, start_timeout_seconds=300)
     lines: list[str] = []
-    with StudentEngineHost(StudentConfig(engine=engine), tmp_path / "student.log", report=lines.append) as host:
-        endpoint = host.source(checkpoint)()
+    student = StudentConfig(engine=engine)
+    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log", lines.append)) as host:
+        endpoint = host.source(student_in(checkpoint))()
         assert "ready" in lines[-1]
         first, again = asyncio.run(_ask_twice(endpoint))
         assert first == again, "greedy answers repeat"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tapir_core.config import TrainingConfig
-from tasks.engines.processor import WITHOUT_AMX, computes_in_bf16
+from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training import student
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.student import settle_precision

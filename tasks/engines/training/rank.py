@@ -1,13 +1,16 @@
 """One rank of a fine-tune: TRL's SFTTrainer with DeepSpeed, on the job that a JSON file describes.
 
-Run as ``python -m tasks.engines.trainer_main JOB.json`` by the DeepSpeed launcher, never by hand. What a user can act
+Run as ``python -m tasks.engines.training.rank JOB.json`` by the DeepSpeed launcher, never by hand. What a user can act
 on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
 """
 
 import json
 import math
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +19,23 @@ import deepspeed
 import psutil
 import torch
 from datasets import Dataset
+from torch.distributed import TCPStore
 from transformers.utils import is_flash_attn_2_available, logging
 from trl import SFTConfig
 
 from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
-from tasks.engines.training import preflight, saves, student
-from tasks.engines.training.batches import BatchPlan
-from tasks.engines.training.callbacks import StepClock, Watch
-from tasks.engines.training.counting import count_training, plan_training
+from tasks.engines.training import preflight, student
+from tasks.engines.training.batches import BatchPlan, count_training, plan_training
 from tasks.engines.training.data import IGNORED, Corpus, encode, mark_trained, read_conversations
-from tasks.engines.training.job import Attempt, TrainingJob, TrainingSummary
-from tasks.engines.training.meeting import meeting_point
-from tasks.engines.training.settings import sft_settings
-from tasks.engines.training.sft import PlannedTrainer
-from tasks.engines.training.told import tell_error
+from tasks.engines.training.job import (
+    Attempt,
+    TrainingJob,
+    TrainingSummary,
+    newest_save,
+    print_child_error,
+    sync_folder,
+)
+from tasks.engines.training.sft import PlannedTrainer, StepClock, Watch, sft_settings
 
 __all__ = ["main"]
 
@@ -44,10 +50,10 @@ def main(job_file: Path) -> int:
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
     try:
-        with meeting_point():
+        with _rendezvous():
             return _train(job)
     except TapirError as error:
-        tell_error(error)
+        print_child_error(error)
         return 1
 
 
@@ -62,7 +68,7 @@ def _train(job: TrainingJob) -> int:
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=job.training.max_length)
     preflight.check_masks(corpus)
     plan = plan_training(job, corpus, world_size)
-    save = saves.newest_save(attempt.saves, world_size=world_size)
+    save = newest_save(attempt.saves, world_size=world_size)
     resumed = (*save.record.resumed_from_steps, save.record.step) if save else ()
     clock = StepClock(save.record.seconds if save else 0.0)
     config = SFTConfig(**sft_settings(job, plan, on_cpu=not torch.cuda.is_available()))  # before the model: ZeRO-3
@@ -108,7 +114,7 @@ def _dataset(corpus: Corpus) -> Dataset:
 
 def _look_before(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan, tokenizer: Any) -> None:
     world_size, device = trainer.args.world_size, trainer.args.device
-    size = student.model_size(trainer.model)
+    size = preflight.ModelSize.of(trainer.model)
     estimate = preflight.estimate_memory(job, size, longest=max(corpus.lengths), world_size=world_size)
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available // world_size
     warning = preflight.check_memory(job, estimate, free)
@@ -134,7 +140,7 @@ def _finish(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Bat
     student.write_student(model, tokenizer, state, folder, closing=corpus.closing)
     summary = json.dumps(asdict(_summary(job, trainer, corpus, plan)), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
-    saves.sync_folder(folder)
+    sync_folder(folder)
     folder.rename(attempt.checkpoint)
 
 
@@ -164,6 +170,25 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         resumed_from_steps=list(trainer.resumed_from_steps),
         versions=student.versions(),
     )
+
+
+@contextmanager
+def _rendezvous() -> Iterator[None]:
+    """The address at which the launcher tells all ranks to meet is served for the block, by the first of them.
+
+    On 127.0.0.1: what torch would make listens on every address. The process group itself is made by DeepSpeed.
+    """
+    # So torch connects in every rank and serves in none.
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    served = _serve(int(os.environ["MASTER_PORT"])) if os.environ["RANK"] == "0" else None
+    yield
+    del served
+
+
+def _serve(port: int) -> TCPStore:
+    listening = socket.create_server(("127.0.0.1", port))
+    ranks = int(os.environ["WORLD_SIZE"])
+    return TCPStore("127.0.0.1", port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
 if __name__ == "__main__":

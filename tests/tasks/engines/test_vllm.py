@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config import VllmEngine
-from tasks.engines.vllm_command import VllmEnvironment, server_command, server_env
+from tasks.engines.vllm import VllmEnvironment, server_command, server_env
 
 
 def test_only_an_accelerator_gets_a_share_of_its_memory() -> None:

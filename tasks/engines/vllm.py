@@ -1,4 +1,4 @@
-"""How a vLLM server is started: the environment that holds it, the command and its variables.
+"""The student on vLLM: the environment that holds it, the command and its variables.
 
 vLLM and Prefect cannot share an environment, so nothing here imports vLLM. On a CPU the key-value cache has a fixed
 size (`cpu_kv_cache_gib`) and `gpu_memory_utilization` is not used: there it is a share of the whole machine's memory,
@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tapir_core.config import VllmEngine
-from tapir_core.errors import MissingPrerequisite
-from tasks.engines.endpoints import keyless_environment
-from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
+from tapir_core.config import SERVED_NAME, VllmEngine
+from tapir_core.errors import ConfigError, MissingPrerequisite
+from tasks.engines.backbone import find_chat_template
+from tasks.engines.keys import keyless_environment
+from tasks.engines.machine import BROKEN_AMX, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
+from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 
-__all__ = ["HOST", "SERVED_NAME", "VllmEnvironment", "find_environment", "server_command", "server_env"]
-
-HOST = "127.0.0.1"
-
-SERVED_NAME = "student"
-"""The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
+__all__ = [
+    "VllmEnvironment",
+    "VllmServer",
+    "find_environment",
+    "server_command",
+    "server_env",
+]
 
 _PROBE_TIMEOUT_SECONDS = 120.0
 
@@ -70,13 +73,55 @@ class VllmEnvironment:
     versions: dict[str, str] = field(default_factory=dict)
     """Of vLLM and what it stands on, by the name of the package."""
     broken_amx: bool = False
-    """The processor's AMX would end the server (`tasks.engines.processor`)."""
+    """The processor's AMX would end the server (`tasks.engines.machine`)."""
     auto_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """What `dtype = "auto"` is here: float32 on a processor that is slower in bf16."""
 
     def dtype(self, engine: VllmEngine) -> str:
         """The precision in which ``engine`` generates here, as vLLM names it."""
         return self.auto_dtype if engine.dtype == "auto" else engine.dtype
+
+
+class VllmServer(StudentServer):
+    """vLLM's own server, in its own environment."""
+
+    engine: VllmEngine
+
+    def launch(self, port: int, key: str) -> Launch:
+        """How vLLM is started; on GPUs it balances over as many copies as fit.
+
+        Raises:
+            ConfigError: neither the checkpoint nor the configuration has a chat template.
+            MissingPrerequisite: the environment is missing.
+        """
+        engine, template = self.engine, self.student.chat_template
+        if template is None and find_chat_template(self.checkpoint) is None:
+            raise ConfigError(
+                f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
+            )
+        environment = find_environment(engine)
+        copies = max(1, self.gpus // engine.tensor_parallel) if environment.device == "cuda" else 1
+        command = server_command(
+            engine,
+            environment,
+            self.checkpoint,
+            port,
+            Path(template) if template else None,
+            host=self.host,
+            copies=copies,
+        )
+        env = server_env(engine, environment, key)
+        return Launch(command, env, copies * engine.concurrency, engine.start_timeout_seconds)
+
+    @classmethod
+    def installed(cls, engine: VllmEngine) -> Installed:
+        """Interpreter and versions of the environment."""
+        found = find_environment(engine)
+        versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
+        broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
+        device = "GPUs" if found.device == "cuda" else "the CPU"
+        said = f"{engine.python}: {versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
+        return Installed(said, found.device)
 
 
 def find_environment(engine: VllmEngine) -> VllmEnvironment:

@@ -2,7 +2,8 @@ import pytest
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.standin.running import StandinServer
-from tasks.engines.endpoints import api_key, hide_keys, keyless_environment, look_for
+from tasks.engines.endpoints import look_for
+from tasks.engines.keys import api_key, hide_keys, keyless_environment
 
 
 def test_a_key_that_is_not_set_names_variable_and_remedy(monkeypatch):

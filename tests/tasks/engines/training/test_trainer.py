@@ -13,19 +13,11 @@ import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
-from tasks.engines.tiny_student import tiny_student
-from tasks.engines.trainer import (
-    TrainingJob,
-    TrainingProgress,
-    child_environment,
-    explain,
-    launcher_command,
-    read_progress,
-    train_student,
-)
-from tasks.engines.training.job import TrainingCount
-from tasks.engines.training_count import count_trainings
+from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
+from tasks.engines.training.preflight import count_trainings
+from tasks.engines.training.trainer import child_environment, explain, launcher_command, read_progress, train_student
 from tests.harness.watches import ListenWatch
+from tests.tiny_student import tiny_student
 
 EXAMPLES = 60
 
@@ -57,7 +49,8 @@ def write_mixture(path: Path) -> None:
 
 def test_the_driver_side_imports_no_torch() -> None:
     heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
-    code = f"import sys, tasks.engines.trainer, tasks.engines.training_count; print(sorted({heavy} & set(sys.modules)))"
+    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.preflight"
+    code = f"import {imports}; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 
@@ -118,7 +111,7 @@ def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.Monkey
 
 def ranks() -> list[psutil.Process]:
     found = psutil.Process().children(recursive=True)
-    return [child for child in found if "tasks.engines.trainer_main" in child.cmdline()[:4]]
+    return [child for child in found if "tasks.engines.training.rank" in child.cmdline()[:4]]
 
 
 def at_step(step: int, act: Callable[[], None]) -> Callable[[TrainingProgress], None]:

@@ -1,18 +1,33 @@
-"""What of a child's log is told to people: its warnings, its errors, and the few lines that say how far it is.
+"""What of a child's log is told to people while it is written: warnings, errors, the few lines that say how far it is.
 
-Knows the lines that vLLM, DeepSpeed, torch, uvicorn and our own trainer write. Everything else stays in the file: what
-libraries say to developers (`DeprecationWarning` …), what our own settings bring about, and the errors that the trainer
-prints for its driver, which raises them.
+`LogReader` knows the lines that vLLM, DeepSpeed, torch, uvicorn and our own trainer write. Everything else stays in the
+file: what libraries say to developers (`DeprecationWarning` …), what our own settings bring about, and the errors that
+the trainer prints for its driver, which raises them. `follow_log` tells them to the flow run at work, which says so
+with `told_to`; the innermost one is told, and outside of a flow run nobody is. Each message names the file, and no
+message holds a key. Limits: logs are appended to, never replaced.
 """
 
+import contextvars
 import logging
 import re
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
-__all__ = ["LogReader", "Record"]
+from tasks.engines.keys import hide_keys
+
+__all__ = [
+    "LogReader",
+    "Record",
+    "follow_log",
+    "tell",
+    "told_to",
+]
 
 PERIOD_SECONDS = 60.0
 """Between two lines that say how busy a server is."""
@@ -178,3 +193,100 @@ def _seconds_between(began: str, ended: str) -> int:
     """Of two times of day, less than a day apart."""
     passed = datetime.fromisoformat(f"2000-01-01 {ended}") - datetime.fromisoformat(f"2000-01-01 {began}")
     return (passed % timedelta(days=1)).seconds
+
+
+Tell = Callable[[int, str], object]
+"""Takes a level of `logging` and a message; for any thread."""
+
+_LOOK_SECONDS = 0.5
+
+_ASSIGNED = re.compile(r"(?i)(bearer |(?:api[_-]?key|password|secret)\w*['\"]?\s*[=:]\s*['\"\[]*)[^\s'\",;)\]]+")
+
+_listeners: list[Tell] = []
+"""Of the flow runs at work in this process, the innermost last."""
+_followers: "list[_Follower]" = []
+
+
+@contextmanager
+def told_to(listener: Tell) -> Iterator[None]:
+    """For the length of the block ``listener`` is told; at its end it has heard all that was written in it."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        for follower in list(_followers):
+            follower.look(ended=True)
+        _listeners.remove(listener)
+
+
+def tell(level: int, message: str) -> None:
+    """Tell the flow run at work."""
+    for listener in _listeners[-1:]:
+        listener(level, message)
+
+
+@contextmanager
+def follow_log(name: str, path: Path) -> Iterator[None]:
+    """For the length of the block tell what people should see of what is appended to a log, if it is there or not.
+
+    Args:
+        name: Whose log it is, in the words of a reader.
+        path: The log.
+    """
+    follower = _Follower(name, path)
+    _followers.append(follower)
+    # The thread belongs to the run that starts it, also for Prefect.
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(follower.go_on,), name=f"follow {path.name}", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        follower.stopped.set()
+        thread.join()
+        follower.look(ended=True)
+        _followers.remove(follower)
+
+
+class _Follower:
+    """One log, from its end on."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        self.stopped = threading.Event()
+        self._name = name
+        self._path = path
+        self._reader = LogReader()
+        self._offset = path.stat().st_size if path.exists() else 0
+        self._looking = threading.Lock()
+
+    def go_on(self) -> None:
+        """Look again and again, until stopped."""
+        while not self.stopped.wait(_LOOK_SECONDS):
+            self.look()
+
+    def look(self, *, ended: bool = False) -> None:
+        """Tell what is new; when nothing is, or all has ``ended``, also the error whose last line has come."""
+        with self._looking:
+            lines = self._new_lines()
+            records = self._reader.read(lines, time.monotonic())
+            if ended or not lines:
+                records += self._reader.flush()
+            for record in records:
+                self._tell(record)
+
+    def _new_lines(self) -> list[str]:
+        """The whole lines that were appended since the last look."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            written = file.read()
+        whole = written[: written.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.decode("utf-8", "replace").splitlines()
+
+    def _tell(self, record: Record) -> None:
+        text = _ASSIGNED.sub(r"\1[key]", hide_keys(record.text))
+        separator = "\n" if "\n" in text else " "
+        tell(record.level, f"{self._name} ({self._path.absolute()}):{separator}{text}")

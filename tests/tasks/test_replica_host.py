@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.errors import ConfigError
-from tasks.engines.replicas.address import HOST_VARIABLE, replica_host
+from tasks.serving import HOST_VARIABLE, replica_host
 
 
 def test_nothing_listens_beyond_this_machine_unless_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,16 +20,25 @@ import psutil
 
 import tasks
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines.endpoints import keyless_environment
-from tasks.engines.gpus import visible_gpus
-from tasks.engines.processor import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken
+from tasks.engines.keys import keyless_environment
+from tasks.engines.machine import KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
 from tasks.engines.supervisor import Child, start_child
-from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
+from tasks.engines.training.job import (
+    Attempt,
+    TrainingJob,
+    TrainingProgress,
+    TrainingSummary,
+    child_error,
+    clear_unfinished,
+)
 from tasks.engines.training.preflight import memory_remedy
-from tasks.engines.training.saves import clear_unfinished
-from tasks.engines.training.told import told_error
 
-__all__ = ["TrainingJob", "TrainingProgress", "TrainingSummary", "train_student"]
+__all__ = [
+    "TrainingJob",
+    "TrainingProgress",
+    "TrainingSummary",
+    "train_student",
+]
 
 _POLL_SECONDS = 0.25
 
@@ -81,7 +90,7 @@ def launcher_command(job_file: Path, ranks: list[str]) -> list[str]:
     return [
         *(sys.executable, "-m", "deepspeed.launcher.launch"),
         *(f"--world_info={world}", "--master_addr=127.0.0.1", f"--master_port={port}", "--no_local_rank"),
-        *("--module", "tasks.engines.trainer_main", str(job_file)),
+        *("--module", "tasks.engines.training.rank", str(job_file)),
     ]
 
 
@@ -111,7 +120,7 @@ def child_environment(environment: Mapping[str, str], *, on_cpu: bool, processes
 
 def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     """The error that a failed training is raised as."""
-    told = told_error(log, more=f" (log: {job.log_path})")
+    told = child_error(log, more=f" (log: {job.log_path})")
     if told is not None:
         return told
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):

@@ -1,17 +1,54 @@
-"""Variables with which a child computes well, or at all, on this machine's processor.
+"""What a child that computes may use of this machine: its GPUs, and its processor as it really is.
 
-Some virtual machines advertise AMX without having it: the first AMX instruction ends the process with SIGILL (oneDNN
-issue 5689). torch 2.13 and vLLM 0.32 believe the processor, so children that compute are told to do without.
+GPUs are NVIDIA's only, as `nvidia-smi` and ``CUDA_VISIBLE_DEVICES`` tell them. Some virtual machines advertise AMX
+without having it: the first AMX instruction ends the process with SIGILL (oneDNN issue 5689). torch 2.13 and vLLM 0.32
+believe the processor, so children that compute are told to do without.
 """
 
 import functools
+import os
+import shutil
 import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
-from tasks.engines.endpoints import keyless_environment
+from tasks.engines.keys import keyless_environment
 
-__all__ = ["BROKEN_AMX", "KEEP_MEMORY", "WITHOUT_AMX", "amx_is_broken", "computes_in_bf16"]
+__all__ = [
+    "BROKEN_AMX",
+    "GPUS_VARIABLE",
+    "KEEP_MEMORY",
+    "WITHOUT_AMX",
+    "amx_is_broken",
+    "computes_in_bf16",
+    "share_out",
+    "visible_gpus",
+]
+
+GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+def visible_gpus() -> list[str]:
+    """What names each GPU in ``CUDA_VISIBLE_DEVICES``; none on a machine without GPUs."""
+    named = os.environ.get(GPUS_VARIABLE)
+    if named is not None:
+        # CUDA stops at the first that is no device.
+        return [each for each in named.split(",") if each.strip() not in ("", "-1")]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def share_out(gpus: list[str], workers: int) -> list[list[str]]:
+    """The GPUs of each worker, neighbours together; the first ones get those that are left over."""
+    size, more = divmod(len(gpus), workers)
+    starts = [number * size + min(number, more) for number in range(workers + 1)]
+    return [gpus[start:end] for start, end in pairwise(starts)]
+
 
 BROKEN_AMX = "the processor advertises AMX but cannot execute it: training and student server do without"
 """What a user is told."""

@@ -2,7 +2,7 @@
 
 A random model of Llama's shape (about 200,000 weights), a byte-level tokenizer trained on this project's own
 sources, a chat template. vLLM serves it and the trainer trains it; it knows nothing and answers noise.
-Run as ``python -m tasks.engines.tiny_student FOLDER [SEED]``.
+Run as ``python -m tests.tiny_student FOLDER [SEED]``.
 """
 
 import sys
@@ -31,7 +31,7 @@ def tiny_student(folder: Path, seed: int = 1, *, vocabulary: int = 1024, max_len
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    sources = sorted(Path(__file__).resolve().parents[2].glob("tapir_core/**/*.py"))
+    sources = sorted(Path(__file__).resolve().parents[1].glob("tapir_core/**/*.py"))
     tokenizer.train_from_iterator((path.read_text(encoding="utf-8") for path in sources), trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from tapir_core.calls import Endpoint
 from tapir_core.calls.store.replicas import ReplicaRegistry
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
-from tasks.engines.replicas import watch as replica_watch
-from tasks.engines.replicas.host import ReplicaHost
-from tasks.engines.replicas.watch import Ended, Replicas
+from tasks.engines import replicas
+from tasks.engines.replicas import Ended, Replicas, ReplicaStudents
+from tasks.engines.student_server import Student
 from tests import waiting
 
 wait_until = partial(waiting.wait_until, seconds=20, every=0.005)
 
+STUDENT = Student(2, Path("nowhere"), "identity")
 LACKS_DEPLOYMENT = "the deployment serve-student is not there; `tapir up`"
 
 
@@ -73,21 +75,21 @@ class ScriptedFleet:
 
 @pytest.fixture
 def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedFleet:
-    monkeypatch.setattr(replica_watch, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(replicas, "LOOK_SECONDS", 0.01)
     return ScriptedFleet(ReplicaRegistry(f"sqlite:///{tmp_path / 'store.sqlite'}", "a-run"))
 
 
 @pytest.fixture
-def host(fleet: ScriptedFleet) -> Iterator[ReplicaHost]:
+def host(fleet: ScriptedFleet) -> Iterator[ReplicaStudents]:
     host = open_host(fleet, replicas=2)
     yield host
     host.close()
 
 
-def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaHost:
+def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaStudents:
     engine = ReplicasEngine.model_validate({"wait_seconds": 20, **fields})
     registry = ReplicaRegistry(str(fleet.registry._engine.url), "a-run")
-    return ReplicaHost(Replicas(engine, registry, fleet, key_of=lambda replica: f"key of {replica}"))
+    return ReplicaStudents(Replicas(engine, registry, fleet, key_of=lambda replica: f"key of {replica}"))
 
 
 def addresses(endpoint: Endpoint) -> set[str]:
@@ -95,14 +97,14 @@ def addresses(endpoint: Endpoint) -> set[str]:
     return {each.base_url for each in endpoint.live.now}
 
 
-def serve(host: ReplicaHost, fleet: ScriptedFleet, count: int) -> Endpoint:
-    endpoint = host.source(2, "identity")()
+def serve(host: ReplicaStudents, fleet: ScriptedFleet, count: int) -> Endpoint:
+    endpoint = host.source(STUDENT)()
     wait_until(lambda: len(addresses(endpoint)) == count)
     return endpoint
 
 
-def test_nothing_is_asked_for_before_an_answer_is_missing(host: ReplicaHost, fleet: ScriptedFleet) -> None:
-    source = host.source(2, "identity")
+def test_nothing_is_asked_for_before_an_answer_is_missing(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
+    source = host.source(STUDENT)
     assert fleet.asked == []
     endpoint = source()
     wait_until(lambda: len(addresses(endpoint)) == 2)
@@ -115,7 +117,7 @@ def test_nothing_is_asked_for_before_an_answer_is_missing(host: ReplicaHost, fle
 
 
 def test_the_run_goes_on_with_the_first_that_serves_and_notices_late_ones(
-    host: ReplicaHost, fleet: ScriptedFleet
+    host: ReplicaStudents, fleet: ScriptedFleet
 ) -> None:
     fleet.begin = lambda replica: fleet.serve(replica) if len(fleet.asked) == 1 else None
     endpoint = serve(host, fleet, 1)
@@ -128,7 +130,7 @@ def test_the_run_goes_on_with_the_first_that_serves_and_notices_late_ones(
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "its server died"])
-def test_one_that_dies_in_service_is_replaced(host: ReplicaHost, fleet: ScriptedFleet, killed: bool) -> None:
+def test_one_that_dies_in_service_is_replaced(host: ReplicaStudents, fleet: ScriptedFleet, killed: bool) -> None:
     endpoint = serve(host, fleet, 2)
     first, second = fleet.asked
     if killed:
@@ -140,7 +142,7 @@ def test_one_that_dies_in_service_is_replaced(host: ReplicaHost, fleet: Scripted
     wait_until(lambda: addresses(endpoint) == {f"http://{each}/v1" for each in (second, fleet.asked[2])})
 
 
-def test_one_that_a_person_cancels_is_not_replaced(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_one_that_a_person_cancels_is_not_replaced(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     endpoint = serve(host, fleet, 2)
     fleet.ends[fleet.asked[0]] = Ended("cancelled")
     fleet.registry.abandon(fleet.asked[0])
@@ -150,30 +152,30 @@ def test_one_that_a_person_cancels_is_not_replaced(host: ReplicaHost, fleet: Scr
 
 
 def test_when_none_can_start_everybody_is_told_why_and_it_is_not_tried_again(
-    host: ReplicaHost, fleet: ScriptedFleet
+    host: ReplicaStudents, fleet: ScriptedFleet
 ) -> None:
     fleet.begin = fleet.fail
     for _ in range(2):
         with pytest.raises(EngineError, match="no replica is left: failed: no GPU here"):
-            host.source(2, "identity")()
+            host.source(STUDENT)()
     assert len(fleet.asked) == 2
 
 
 def test_one_that_is_killed_again_and_again_before_it_serves_is_given_up(
-    host: ReplicaHost, fleet: ScriptedFleet
+    host: ReplicaStudents, fleet: ScriptedFleet
 ) -> None:
     fleet.begin = fleet.die
     with pytest.raises(EngineError, match="its process or its machine is gone"):
-        host.source(2, "identity")()
-    assert len(fleet.asked) <= 2 + replica_watch.MOST_CRASHES
+        host.source(STUDENT)()
+    assert len(fleet.asked) <= 2 + replicas.MOST_CRASHES
 
 
 def test_when_a_person_cancelled_all_of_them_the_next_that_asks_asks_anew(
-    host: ReplicaHost, fleet: ScriptedFleet
+    host: ReplicaStudents, fleet: ScriptedFleet
 ) -> None:
     fleet.begin = lambda replica: fleet.ends.update({replica: Ended("cancelled")})
     with pytest.raises(EngineError, match="no replica is left: cancelled"):
-        host.source(2, "identity")()
+        host.source(STUDENT)()
     fleet.begin = fleet.serve
     assert addresses(serve(host, fleet, 2)) == {f"http://{each}/v1" for each in fleet.asked[2:]}
 
@@ -182,22 +184,22 @@ def test_when_no_worker_takes_one_the_wait_ends_with_where_to_look(fleet: Script
     fleet.begin = fleet.wait_for_a_worker
     host = open_host(fleet, wait_seconds=0.1)
     with pytest.raises(EngineError, match=r"no replica serves after .* workers of the pool tapir-gpu"):
-        host.source(2, "identity")()
+        host.source(STUDENT)()
     fleet.begin = fleet.serve
-    assert len(addresses(host.source(2, "identity")())) == 1
+    assert len(addresses(host.source(STUDENT)())) == 1
     assert fleet.withdrawn == fleet.asked[:1]
     host.close()
 
 
-def test_a_server_without_the_deployment_is_said_at_once(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_a_server_without_the_deployment_is_said_at_once(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     fleet.refusal = LACKS_DEPLOYMENT
     with pytest.raises(MissingPrerequisite, match="tapir up"):
-        host.source(2, "identity")()
+        host.source(STUDENT)()
     assert fleet.registry.all() == []
 
 
 def test_after_a_stop_nobody_holds_a_gpu_and_the_next_missing_answer_asks_anew(
-    host: ReplicaHost, fleet: ScriptedFleet
+    host: ReplicaStudents, fleet: ScriptedFleet
 ) -> None:
     endpoint = serve(host, fleet, 2)
     waiting = fleet.registry.ask(2, "identity")
@@ -208,7 +210,7 @@ def test_after_a_stop_nobody_holds_a_gpu_and_the_next_missing_answer_asks_anew(
     assert addresses(serve(host, fleet, 2)) == {f"http://{each}/v1" for each in fleet.asked[2:]}
 
 
-def test_a_stop_waits_for_no_dead_one(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_a_stop_waits_for_no_dead_one(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     serve(host, fleet, 2)
     fleet.registry.take(dead := fleet.registry.ask(2, "identity"))
     fleet.registry.abandon(dead)
@@ -217,15 +219,15 @@ def test_a_stop_waits_for_no_dead_one(host: ReplicaHost, fleet: ScriptedFleet) -
 
 
 def test_one_that_lives_and_does_not_leave_is_named(
-    host: ReplicaHost, fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+    host: ReplicaStudents, fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.engines.replicas.host.LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr(replicas, "LEAVE_SECONDS", 0.1)
     fleet.registry.take(stays := fleet.registry.ask(2, "identity"))
     with pytest.raises(EngineError, match=rf"{stays} do not leave, .* cancel their flow runs"):
         host.stop()
 
 
-def test_replicas_that_an_earlier_driver_left_are_used(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_replicas_that_an_earlier_driver_left_are_used(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     fleet.serve(left := fleet.registry.ask(2, "identity"))
     never_taken = fleet.registry.ask(2, "identity")
     endpoint = serve(host, fleet, 2)
@@ -234,23 +236,25 @@ def test_replicas_that_an_earlier_driver_left_are_used(host: ReplicaHost, fleet:
     assert fleet.withdrawn == [never_taken]
 
 
-def test_replicas_of_another_checkpoint_leave_first(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_replicas_of_another_checkpoint_leave_first(host: ReplicaStudents, fleet: ScriptedFleet) -> None:
     before = serve(host, fleet, 2)
-    after = host.source(2, "another identity")()
+    after = host.source(replace(STUDENT, identity="another identity"))()
     assert addresses(before) == set()
     wait_until(lambda: len(addresses(after)) == 2)
     assert {each.checkpoint for each in fleet.registry.all()} == {"another identity"}
 
 
-def test_who_waits_for_a_replica_gives_up_when_the_run_is_told_to_stop(host: ReplicaHost, fleet: ScriptedFleet) -> None:
+def test_who_waits_for_a_replica_gives_up_when_the_run_is_told_to_stop(
+    host: ReplicaStudents, fleet: ScriptedFleet
+) -> None:
     fleet.begin = fleet.wait_for_a_worker
     threading.Timer(0.05, host.abort).start()
     with pytest.raises(EngineError, match="told to stop"):
-        host.source(2, "identity")()
+        host.source(STUDENT)()
 
 
 def test_while_the_database_or_prefect_is_away_those_that_serve_go_on(
-    host: ReplicaHost, fleet: ScriptedFleet, caplog: pytest.LogCaptureFixture
+    host: ReplicaStudents, fleet: ScriptedFleet, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint = serve(host, fleet, 2)
     fleet.refusal = "the Prefect server does not answer"

@@ -1,0 +1,279 @@
+"""Orders, verdicts and panels: which answer is shown first, whose score is whose, several judges as one. Pure.
+
+Grain: a ``Verdict`` is one row of ``verdicts/``, one instruction in one order by one judge. "Could not judge" is a
+value with a reason, never a score. How a judge is asked, both answers in one prompt or one answer a call, is an object
+for each `judge.mode`. Pointwise there is nothing to put in order: one row an instruction and judge, ``order =
+"pointwise"``, made of the student's score of this round and the teacher's, which is paid once.
+
+Whatever reads scores reads combined verdicts, of one judge too; what each judge said stays in ``verdicts/``. Laws of
+`combine_judges`: the order of the judges changes nothing; one judge is the identity; an unscored verdict, or one that
+is missing, leaves the others'. A combined verdict is unscored only when no judge scored it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, Literal, cast
+
+import polars as pl
+
+from tapir_core.config import JudgeConfig, Order, PanelRule
+from tapir_core.judging.prompt import render_pairwise, render_pointwise
+from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
+from tapir_core.prompts import Prompt
+from tapir_core.replies import Unparsed
+
+__all__ = [
+    "MODES",
+    "POINTWISE",
+    "VERDICTS",
+    "JudgeMode",
+    "ShownAnswers",
+    "Verdict",
+    "arrange",
+    "combine_judges",
+    "combine_points",
+    "expected_orders",
+    "mode_of",
+    "pair_verdict",
+    "unscored",
+    "verdict_rows",
+    "verdicts_per_instruction",
+]
+
+POINTWISE = "pointwise"
+
+VERDICTS = pl.Schema(
+    {
+        "instruction_id": pl.String(),
+        "order": pl.String(),
+        "student_score": pl.Float64(),
+        "teacher_score": pl.Float64(),
+        "status": pl.String(),
+        "reason": pl.String(),
+        "raw": pl.String(),
+        "judge": pl.String(),
+    }
+)
+"""Columns of ``verdicts/``: one row an instruction, order and judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAnswers:
+    """Two answers in the order in which a judge sees them."""
+
+    answer_1: str
+    answer_2: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One judge reply, parsed: two scores, or unscored with a reason. Fields are the columns of ``verdicts/``."""
+
+    instruction_id: str
+    order: str
+    student_score: float | None
+    teacher_score: float | None
+    status: Literal["scored", "unscored"]
+    reason: str | None
+    raw: str | None
+    judge: str
+    """Its name among the judges of the run."""
+
+
+def arrange(order: Order, student: str, teacher: str) -> ShownAnswers:
+    """The two answers as ``order`` shows them."""
+    return ShownAnswers(teacher, student) if order == "teacher_first" else ShownAnswers(student, teacher)
+
+
+def pair_verdict(
+    instruction_id: str, order: Order, scores: PairScores | Unparsed, raw: str | None, judge: str
+) -> Verdict:
+    """The verdict on two answers that were shown in ``order``."""
+    if isinstance(scores, Unparsed):
+        return unscored(instruction_id, order, scores.reason, raw, judge)
+    first, second = scores.answer_1, scores.answer_2
+    student, teacher = (second, first) if order == "teacher_first" else (first, second)
+    return Verdict(instruction_id, order, student, teacher, "scored", None, raw, judge)
+
+
+def combine_points(
+    instruction_id: str, student: float | Unparsed, teacher: float | Unparsed, raw: str | None, judge: str
+) -> Verdict:
+    """The verdict of pointwise mode; ``raw`` is the reply on the student's answer."""
+    if isinstance(student, Unparsed):
+        return unscored(instruction_id, POINTWISE, student.reason, raw, judge)
+    if isinstance(teacher, Unparsed):
+        return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw, judge)
+    return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
+
+
+def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judge: str) -> Verdict:
+    """A verdict without scores: the judge refused, failed for good, or gave no verdict."""
+    return Verdict(instruction_id, order, None, None, "unscored", reason, raw, judge)
+
+
+def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
+    """Verdicts as the table ``verdicts/``, in the order given."""
+    rows: Sequence[tuple[object, ...]] = [astuple(verdict) for verdict in verdicts]
+    return pl.DataFrame(rows, schema=VERDICTS, orient="row")
+
+
+Row = Mapping[str, Any]
+"""instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
+
+
+class JudgeMode:
+    """Both answers in one prompt. What a request is about is its ``place``: here the order of the answers."""
+
+    shown: tuple[str, ...] = ("teacher", "student")
+    """Whose answers stand in a prompt: columns of a row."""
+
+    parse: Callable[[str | None], Any] = staticmethod(parse_verdict)
+    """The score or scores of one reply, or `Unparsed`."""
+
+    def places(self, judge: JudgeConfig) -> tuple[str, ...]:
+        """The requests for one instruction to one judge."""
+        return judge.orders
+
+    def order_of(self, place: str) -> str:
+        """The order under which a verdict of this request stands in ``verdicts/``."""
+        return place
+
+    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+        """What the judge reads."""
+        shown = arrange(cast(Order, place), student=row["student"], teacher=row["teacher"])
+        asked = row["instruction"], row["system"]
+        return render_pairwise(prompt, *asked, shown.answer_1, shown.answer_2, row["reference"])
+
+    def rests_on(self, place: str) -> tuple[str, ...]:
+        """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
+        return (place,)
+
+    def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
+        """The verdict of what `rests_on` names, each parsed; ``raw`` is the first reply."""
+        return pair_verdict(instruction_id, cast(Order, place), scores[0], raw, judge)
+
+    def is_balanced(self, judge: JudgeConfig) -> bool:
+        """Whether a liking for a position cancels out, or has none to like."""
+        return len(self.places(judge)) > 1
+
+    def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
+        """Calls that are needed and that are paid; an answer that equals the teacher's makes one prompt of both orders.
+
+        Args:
+            judge: its orders.
+            rows: instructions.
+            fresh: of these, those that no round judged before.
+            changed: of these, those whose answer is another than in the round before.
+            equal: share of answers that equal the teacher's.
+        """
+        orders = len(judge.orders)
+        return rows * orders, changed * (orders - equal * (orders - 1))
+
+    def in_words(self, judge: JudgeConfig) -> str:
+        """For a reader of figures."""
+        return f"pairwise, {' and '.join(judge.orders).replace('_', ' ')}"
+
+
+class _Pointwise(JudgeMode):
+    """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
+
+    shown = ("teacher",)
+    parse = staticmethod(parse_pointwise)
+
+    def places(self, judge: JudgeConfig) -> tuple[str, ...]:
+        return ("student", "teacher")
+
+    def order_of(self, place: str) -> str:
+        return POINTWISE
+
+    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+        return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
+
+    def rests_on(self, place: str) -> tuple[str, ...]:
+        return ("student", "teacher") if place == "student" else ()
+
+    def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
+        student, teacher = scores
+        return combine_points(instruction_id, student, teacher, raw, judge)
+
+    def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
+        return 2 * rows, changed * (1 - equal) + fresh
+
+    def in_words(self, judge: JudgeConfig) -> str:
+        return POINTWISE
+
+
+MODES: dict[str, JudgeMode] = {"pairwise": JudgeMode(), "pointwise": _Pointwise()}
+
+
+def mode_of(judge: JudgeConfig) -> JudgeMode:
+    """How the judges of a run are asked."""
+    return MODES[judge.mode]
+
+
+def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
+    """The orders that an instruction must be scored in before it counts as scored."""
+    mode = mode_of(judge)
+    return tuple(dict.fromkeys(mode.order_of(place) for place in mode.places(judge)))
+
+
+def verdicts_per_instruction(judge: JudgeConfig) -> int:
+    """Rows of ``verdicts/`` that an instruction gets: one an order and judge."""
+    return len(expected_orders(judge)) * len(judge.endpoints)
+
+
+_PLACE = ["instruction_id", "order"]
+_DIGITS = 9
+
+
+def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
+    """The verdicts of all judges as those of one: one row an instruction and order, sorted by both.
+
+    ``reason`` names every reason once where nobody scored; ``judge`` names who counted, and ``raw`` holds their
+    replies, each under its judge's name where there are several.
+    """
+    rows = verdicts.cast(VERDICTS).sort(*_PLACE, "judge")
+    counted = _mark_counted(rows, rule)
+    combined = counted.group_by(_PLACE, maintain_order=True).agg(
+        _mean("student_score"), _mean("teacher_score"), _status(), _reason(), _raw(), _judge()
+    )
+    return combined.select(VERDICTS.names()).cast(VERDICTS)
+
+
+def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
+    """Adds ``counts``: the verdicts that the combined one is made of; of a row that nobody scored, all."""
+    scored = pl.col("status") == "scored"
+    rows = rows.with_columns(scored=scored, any_scored=scored.any().over(_PLACE))
+    if rule == "majority":
+        rows = rows.with_columns(winner=(pl.col("teacher_score") - pl.col("student_score")).sign())
+        votes = pl.col("scored").sum().over(*_PLACE, "winner")
+        rows = rows.with_columns(votes=pl.when("scored").then(votes))
+        rows = rows.with_columns(leads=pl.col("votes") == pl.col("votes").max().over(_PLACE))
+        leaders = pl.col("winner").filter(pl.col("leads")).n_unique().over(_PLACE)
+        rows = rows.with_columns(scored=pl.col("scored") & ((leaders > 1) | pl.col("leads")))
+    return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))
+
+
+def _mean(column: str) -> pl.Expr:
+    return pl.col(column).filter(pl.col("counts")).mean().round(_DIGITS)
+
+
+def _status() -> pl.Expr:
+    return pl.when(pl.col("any_scored").any()).then(pl.lit("scored")).otherwise(pl.lit("unscored")).alias("status")
+
+
+def _reason() -> pl.Expr:
+    reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
+    return pl.when(~pl.col("any_scored").any() & (pl.col("reason").count() > 0)).then(reasons).alias("reason")
+
+
+def _raw() -> pl.Expr:
+    raw = pl.col("raw").filter(pl.col("counts") & pl.col("raw").is_not_null())
+    judge = pl.col("judge").filter(pl.col("counts") & pl.col("raw").is_not_null())
+    several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
+    return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several).alias("raw")
+
+
+def _judge() -> pl.Expr:
+    return pl.col("judge").filter(pl.col("counts")).str.join(", ")

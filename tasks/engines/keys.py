@@ -1,0 +1,83 @@
+"""Keys: where they are read, from the environment or a file, and that no child and no log gets them."""
+
+import os
+import re
+from pathlib import Path
+
+from tapir_core.errors import MissingPrerequisite
+
+__all__ = [
+    "api_key",
+    "hide_keys",
+    "keyless_environment",
+    "offline_environment",
+]
+
+_SECRET = re.compile(
+    r"""(?:^|_)                                # a whole word of the name, with a number or none
+        (?:(?:API)?KEYS?|TOKEN(?!_THRESHOLD)|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|PASS|PAT|(?<=_)PWD|CREDENTIALS?
+        |CREDS|AUTH|AUTHORIZATION|COOKIES?)\d*(?:_|$)
+        |(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$  # PGPASSWORD, OPENAI_APIKEY""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""Names of variables that hold secrets. TOKEN_THRESHOLD is vLLM's, and PWD alone is the working folder."""
+_UNNEEDED = re.compile(r"^(AWS|PREFECT)_")
+"""Families of variables of which an engine needs none."""
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+"""An address with a password in it, of a database, a proxy or a store."""
+_named: set[str] = set()
+"""Variables that this process was told to read a key from, whatever they are called."""
+
+
+def keyless_environment() -> dict[str, str]:
+    """The environment for a child: ours without keys, tokens and passwords, which no engine needs."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not (name in _named or _SECRET.search(name) or _UNNEEDED.match(name) or _PASSWORD.search(value))
+    }
+
+
+def offline_environment() -> dict[str, str]:
+    """The environment for a child that loads models: without keys, model hub and telemetry."""
+    return keyless_environment() | {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+
+
+def hide_keys(text: str) -> str:
+    """``text`` without the keys, tokens and passwords that our environment holds."""
+    # Not at the top: it takes the library of the calls along, and every process that starts another one loads this.
+    from tapir_core.calls.endpoints.client import hide_key
+
+    for name, value in os.environ.items():
+        text = hide_key(text, value) if _SECRET.search(name) or name in _named else text
+    return text
+
+
+def api_key(variable: str | None, field: str, *, file: str | None = None) -> str | None:
+    """The key that a file holds, or else an environment variable; nothing where none is named.
+
+    Raises:
+        MissingPrerequisite: the variable is named and not set, or the file cannot be read or is empty.
+    """
+    if file is not None:
+        return _key_in(Path(file), field)
+    if not variable:
+        return None
+    _named.add(variable)
+    key = os.environ.get(variable)
+    if not key:
+        raise MissingPrerequisite(
+            f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
+            f'run `export {variable}=…`, or set the field to "" for a server without keys'
+        )
+    return key
+
+
+def _key_in(file: Path, field: str) -> str:
+    try:
+        key = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
+    if not key:
+        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
+    return key

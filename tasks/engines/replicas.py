@@ -1,0 +1,394 @@
+"""The students of a run on GPU workers: replicas of one checkpoint at a time, wherever they run.
+
+Replicas are asked for when the first missing answer is, and asked to leave before training, which then finds the GPUs
+free. One that was killed, whose machine went silent or whose server died in service is replaced. One that could not
+start is not, for the next would fail alike; nor is one that a person cancelled. Who joins by itself is used as the
+others are. What a replica does on its worker is in tasks/serving.py.
+
+The key of a replica is derived by driver and worker from the fleet's secret, so that none of them sends it. The secret
+is ``TAPIR_FLEET_SECRET``, which every machine of a fleet must have alike, or else a file of this machine that is made
+when it is first needed. It stands in no argument, log, database or environment of an engine.
+"""
+
+import contextlib
+import hmac
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, cast
+
+from tapir_core.calls.live import LiveAddress, LiveAddresses
+from tapir_core.calls.store.address import run_key, store_url
+from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
+from tapir_core.calls.types import Endpoint, EndpointSource
+from tapir_core.config import ReplicasEngine
+from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
+from tapir_core.paths import FLEET_SECRET
+from tapir_core.run_folder import RunFolder
+from tapir_core.storage import on_this_machine
+from tasks.engines.student_server import Report, Student
+
+__all__ = [
+    "SECRET_VARIABLE",
+    "Ended",
+    "How",
+    "ReplicaStudents",
+    "Replicas",
+    "replica_key",
+    "replicas_of",
+]
+
+SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
+
+LOOK_SECONDS = 1.0
+
+LEAVE_SECONDS = 120.0
+"""Longest wait until the replicas have left; one without a sign of life is gone after 60 s."""
+
+MOST_CRASHES = 3
+"""Replicas that may be killed before they serve until nobody asks for another one."""
+
+_POLL_SECONDS = 0.2
+
+logger = logging.getLogger(__name__)
+
+How = Literal["completed", "failed", "crashed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the flow run of a replica ended."""
+
+    how: How
+    message: str = ""
+
+
+class Fleet(Protocol):
+    """Starts flow runs that serve replicas. A method raises TapirError when it cannot be done."""
+
+    def ask(self, number: int, replica: str) -> None:
+        """Start a flow run that serves the student after round ``number`` under this id."""
+
+    def ended(self, replica: str) -> Ended | None:
+        """How its flow run ended; nothing while it has not."""
+
+    def withdraw(self, replica: str) -> None:
+        """Cancel its flow run, which no worker has begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """The replicas of one run, whatever they serve."""
+
+    engine: ReplicasEngine
+    """How many of them, and how long one is waited for."""
+    registry: ReplicaRegistry
+    fleet: Fleet
+    key_of: Callable[[str], str]
+    """The key of a replica, by its id."""
+    report: Callable[[str], None] = lambda _line: None
+    """Told how many serve."""
+
+
+def replicas_of(run: RunFolder, fleet: Fleet, report: Report) -> Replicas:
+    """The replicas of a run whose engine asks for some."""
+    return Replicas(
+        cast(ReplicasEngine, run.config.student.engine),
+        ReplicaRegistry(store_url(run.config), run_key(run.config)),
+        fleet,
+        key_of=lambda replica: replica_key(run.ref.root, run.record.id, replica),
+        report=report,
+    )
+
+
+class ReplicaStudents:
+    """The `Students` that GPU workers serve: asks for their replicas, follows them and has them leave."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        """Nothing is asked for yet."""
+        self._replicas = replicas
+        self._lock = threading.Lock()
+        self._aborted = False
+        self._watch: _Watch | None = None
+        # A set for each checkpoint, kept: its calls go to its own replicas, whenever these come back.
+        self._live: dict[str, LiveAddresses] = {}
+        self._failures: dict[str, str] = {}
+        """Why no replica of a checkpoint started: said to everyone who asks, and not tried again for each of them."""
+
+    def source(self, student: Student) -> EndpointSource:
+        """As `Students.source`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
+        return lambda: self._endpoint_for(student.number, student.identity)
+
+    def stop(self) -> None:
+        """Have every replica of the run leave, and wait until their GPUs are free.
+
+        Raises:
+            EngineError: one that lives does not leave.
+        """
+        with self._lock:
+            self._stop()
+
+    def abort(self) -> None:
+        """Make everybody who waits for a replica give up, from any thread."""
+        self._aborted = True
+        watch = self._watch
+        if watch is not None:
+            watch.halt()
+        for live in list(self._live.values()):
+            live.give_up("the run was told to stop")
+
+    def close(self) -> None:
+        """Ask every replica to leave without waiting for it; the last thing that is done."""
+        with self._lock:
+            self._end_watch()
+            try:
+                self._dismiss()
+            except TapirError as error:
+                # They leave by themselves when the run is driven no more.
+                logger.warning("the replicas were not asked to leave: %s", error)
+            self._replicas.registry.close()
+
+    def _endpoint_for(self, number: int, checkpoint: str) -> Endpoint:
+        with self._lock:
+            if checkpoint in self._failures:
+                raise EngineError(self._failures[checkpoint])
+            if any(each.checkpoint != checkpoint for each in self._replicas.registry.all()):
+                self._stop()
+            if self._aborted:
+                raise EngineError("the run was told to stop")
+            live = self._live.setdefault(checkpoint, LiveAddresses())
+            if self._watch is None or self._watch.checkpoint != checkpoint or self._watch.is_over:
+                self._end_watch()
+                self._watch = self._begin_watch(number, checkpoint, live)
+            watch = self._watch
+        # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
+        came = live.wait(2 * self._replicas.engine.wait_seconds)
+        if watch.failed_to_start:
+            self._failures[checkpoint] = live.reason
+        if live.reason or not came:
+            raise EngineError(live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
+        concurrency = self._replicas.engine.replicas * self._replicas.engine.concurrency
+        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
+
+    def _begin_watch(self, number: int, checkpoint: str, live: LiveAddresses) -> "_Watch":
+        live.set([])
+        watch = _Watch(self._replicas, number, checkpoint, live)
+        watch.begin()
+        return watch
+
+    def _stop(self) -> None:
+        self._end_watch()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (left := self._dismiss()) and not self._aborted:
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f"the replicas {', '.join(left)} do not leave, so that their GPUs are not free; cancel their flow "
+                    "runs of serve-student, then the same command goes on"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+        self._watch = None
+        for live in self._live.values():
+            live.set([])
+
+    def _dismiss(self) -> list[str]:
+        """Tell all of them, also those that came meanwhile; which of them still live."""
+        for replica in self._replicas.registry.dismiss():
+            self._replicas.fleet.withdraw(replica)
+        left = []
+        for each in self._replicas.registry.all():
+            if each.is_dead():
+                self._replicas.registry.remove(each.id)
+            else:
+                left.append(each.id)
+        return left
+
+
+class _Watch:
+    """From `begin` to `end`, or until there is nobody left to wait for."""
+
+    def __init__(self, replicas: Replicas, number: int, checkpoint: str, live: LiveAddresses) -> None:
+        self.checkpoint = checkpoint
+        self.failed_to_start = False
+        """True when all is over because none of them could start."""
+        self._replicas = replicas
+        self._number = number
+        self._live = live
+        self._asked: set[str] = set()
+        """Those that count towards `replicas` and whose end has not been seen."""
+        self._served: set[str] = set()
+        self._ends: dict[str, Ended] = {}
+        self._without_since = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody looks any more."""
+        return self._over.is_set()
+
+    def begin(self) -> None:
+        """Ask for as many as lack; what an earlier driver's replicas still serve is used.
+
+        Raises:
+            TapirError: the first one cannot be asked for.
+        """
+        for each in self._replicas.registry.all():
+            if each.holder is None:
+                self._replicas.registry.remove(each.id)
+                self._replicas.fleet.withdraw(each.id)
+        self._asked = {each.id for each in self._ours() if not each.is_dead()}
+        for _ in range(self._replicas.engine.replicas - len(self._asked)):
+            self._ask_one()
+        self._thread.start()
+
+    def halt(self) -> None:
+        """Look no more; does not wait for a look that is under way."""
+        self._over.set()
+
+    def end(self) -> None:
+        """Look no more, from now on."""
+        self.halt()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _follow(self) -> None:
+        said = ""
+        try:
+            while not self._over.is_set():
+                try:
+                    self._look()
+                except TapirError as error:
+                    # Database or Prefect server are away: those that serve go on, and the next look may succeed.
+                    if str(error) != said:
+                        said = str(error)
+                        logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, said)
+                self._over.wait(LOOK_SECONDS)
+        except BaseException as bug:  # raised again: who waits for a replica must hear of it
+            self._give_up(f"the watch over the replicas ended: {bug!r}")
+            raise
+
+    def _look(self) -> None:
+        ours = self._ours()
+        there = {each.id for each in ours if not each.is_dead()}
+        serving = [each for each in ours if each.id in there and each.base_url]
+        self._say_who_serves(serving)
+        if not serving:
+            self._wait_or_give_up(coming=bool(there | self._asked))
+        untaken = {each.id for each in ours if each.holder is None}
+        dead = {each.id for each in ours} - there
+        for replica in self._asked - (there - untaken):
+            self._look_at_flow_run(replica, is_dead=replica in dead)
+        for replica in dead | (untaken & self._ends.keys()):
+            self._replicas.registry.remove(replica)
+
+    def _say_who_serves(self, serving: list[Replica]) -> None:
+        before = len(self._live.now)
+        addresses = [LiveAddress(each.base_url, each.concurrency, self._replicas.key_of(each.id)) for each in serving]
+        if serving or before:
+            self._live.set(addresses)
+        if len(serving) != before:
+            self._replicas.report(f"{len(serving)} of {self._replicas.engine.replicas} replicas serve")
+        self._served |= {each.id for each in serving}
+        if serving:
+            self._without_since = time.monotonic()
+
+    def _look_at_flow_run(self, replica: str, *, is_dead: bool) -> None:
+        """One that no worker has taken, that is dead or that is not there any more."""
+        ended = self._replicas.fleet.ended(replica)
+        if ended is None and is_dead:
+            ended = Ended("crashed", "its process or its machine is gone")
+        if ended is None:
+            return
+        logger.warning("replica %s %s: %s", replica, ended.how, ended.message)
+        if self._deserves_another(replica, ended):
+            self._ask_one()
+        self._asked.discard(replica)
+        self._ends[replica] = ended
+
+    def _deserves_another(self, replica: str, ended: Ended) -> bool:
+        if replica in self._served:
+            return ended.how in ("crashed", "failed")
+        crashes = [each for each, end in self._ends.items() if end.how == "crashed" and each not in self._served]
+        return ended.how == "crashed" and len(crashes) < MOST_CRASHES
+
+    def _ask_one(self) -> None:
+        replica = self._replicas.registry.ask(self._number, self.checkpoint)
+        try:
+            self._replicas.fleet.ask(self._number, replica)
+        except TapirError:
+            self._replicas.registry.remove(replica)
+            raise
+        self._asked.add(replica)
+
+    def _wait_or_give_up(self, *, coming: bool) -> None:
+        waited = time.monotonic() - self._without_since
+        if not coming:
+            self.failed_to_start = not self._served and {each.how for each in self._ends.values()} <= {
+                "failed",
+                "crashed",
+            }
+            self._give_up(f"no replica is left: {'; '.join(self._reasons())}")
+        elif waited > self._replicas.engine.wait_seconds:
+            self._give_up(
+                f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "
+                "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on"
+            )
+
+    def _reasons(self) -> list[str]:
+        return list(dict.fromkeys(f"{each.how}: {each.message}".rstrip(": ") for each in self._ends.values()))
+
+    def _give_up(self, reason: str) -> None:
+        self._over.set()
+        self._live.give_up(reason)
+
+    def _ours(self) -> list[Replica]:
+        return [
+            each for each in self._replicas.registry.all() if each.checkpoint == self.checkpoint and not each.leaving
+        ]
+
+
+def replica_key(root: str, run_id: str, replica: str) -> str:
+    """The key with which the run asks its replica: HMAC-SHA256 of both ids, in hex.
+
+    Raises:
+        MissingPrerequisite: the secret's file cannot be read or is empty.
+    """
+    return hmac.new(_secret(root).encode(), f"{run_id} {replica}".encode(), "sha256").hexdigest()
+
+
+def _secret(root: str) -> str:
+    given = os.environ.get(SECRET_VARIABLE, "").strip()
+    if given:
+        return given
+    file = on_this_machine(root).local(FLEET_SECRET)
+    try:
+        if not file.exists():
+            _make(file)
+        kept = file.read_text().strip()
+    except OSError as exc:
+        raise MissingPrerequisite(f"{file}: {exc.strerror}; make it readable, or export {SECRET_VARIABLE}=…") from exc
+    if not kept:
+        raise MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
+    return kept
+
+
+def _make(file: Path) -> None:
+    """Write the secret whole before it gets its name; of two processes the first one's stays."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unnamed = file.with_name(f"{file.name}-{secrets.token_hex(8)}")
+    with os.fdopen(os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as content:
+        content.write(secrets.token_hex(32))
+        content.flush()
+        os.fsync(content.fileno())
+    with contextlib.suppress(FileExistsError):
+        os.link(unnamed, file)
+    unnamed.unlink()
