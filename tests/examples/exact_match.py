@@ -1,4 +1,4 @@
-"""Example of a benchmark: an answer is right when it is the reference, word for word (docs/extending.md).
+"""Example of a benchmark: an answer is right when it is the reference, word for word.
 
 Its file is JSON lines: ``{"question": "What is the capital of France?", "answer": "Paris"}``. In a configuration:
 
