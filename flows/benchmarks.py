@@ -1,7 +1,7 @@
 """Benchmarks: one student's answers, the judge's replies to them, the figures.
 
 The student is the one that was asked the held-out set before, so that one start of its server does for both. Judging
-overlaps answering, a shard at a time; lm-evaluation-harness marks all answers at once.
+overlaps answering, a shard at a time; a benchmark that marks answers itself marks all of them at once.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,14 @@ from flows.steps import follow_shards, run_shards, run_stage, seal_stage, submit
 from tapir_core.reporting.students import failed_judgments
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import Compared, benchmark_stages
-from tasks.benchmark_answers import benchmark_answers_shard
-from tasks.benchmark_marks import benchmark_marks
-from tasks.benchmark_replies import benchmark_replies_shard, forget_failed
-from tasks.benchmarks import benchmark_items, benchmark_scores
+from tasks.benchmarks import (
+    benchmark_answers_shard,
+    benchmark_items,
+    benchmark_marks,
+    benchmark_replies_shard,
+    benchmark_scores,
+    forget_failed,
+)
 
 __all__ = ["ask_benchmark", "read_benchmark"]
 

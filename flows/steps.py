@@ -144,7 +144,7 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
         judged = config.evaluation.judged.get(at.benchmark)
         asked[at.name] = [config.judge_of(judged)] if judged else []
     endpoints = asked.get(at.name, [config.teacher.endpoint])
-    filled = [endpoint.batch.max_rows for endpoint in endpoints if endpoint.mode == "batch"]
+    filled = [batches.max_rows for endpoint in endpoints if (batches := endpoint.in_batches)]
     return max([config.calls.rows_per_shard, *filled])
 
 

@@ -1,11 +1,12 @@
 """Which parts of a benchmark's configuration, and which of its files, can change the rows of each of its stages.
 
-What holds for the stages of the run itself stands in `stage_fields`.
+Its configuration class says which fields shape what (`AskedBenchmark.shaping_of`). What holds for the stages of the run
+itself stands in `stage_fields`.
 """
 
 from typing import Any
 
-from tapir_core.config import AskedBenchmark, JudgedBenchmark, RunConfig
+from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.stage_at import StageAt
 from tapir_core.stage_fields import student_fields
 
@@ -21,15 +22,15 @@ def asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
 
 def items(config: RunConfig, at: StageAt) -> Json:
     """What kind of benchmark its files are read as."""
-    return [at.benchmark, asked(config, at).model_dump(include={"type", "modes", "task"})]
+    return [at.benchmark, asked(config, at).shaping_of("items")]
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
     """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = asked(config, at)
     files = {**settings.files, **settings.folders}.items()
-    runs = [f"run:baseline:{at.benchmark}"] if isinstance(settings, JudgedBenchmark) and settings.baseline_run else []
     named = [f"file:{field}:{at.benchmark}" for field, path in files if path]
+    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
     return [f"file:questions:{at.benchmark}", *named, *runs]
 
 
@@ -38,9 +39,7 @@ def answers(config: RunConfig, at: StageAt) -> Json:
 
     Nothing is known of how those of a file were drawn.
     """
-    if at.model is not None:
-        return "outputs"
-    return [student_fields(config), asked(config, at).model_dump(include={"answering", "max_tokens"})]
+    return "outputs" if at.model is not None else [student_fields(config), asked(config, at).shaping_of("answers")]
 
 
 def outputs(_: RunConfig, at: StageAt) -> list[str]:
@@ -49,20 +48,17 @@ def outputs(_: RunConfig, at: StageAt) -> list[str]:
 
 
 def replies(config: RunConfig, at: StageAt) -> Json:
-    """Who judges, and how; a task of lm-evaluation-harness by its name."""
-    settings = asked(config, at)
-    if not isinstance(settings, JudgedBenchmark):
-        return items(config, at)
-    voice = config.judge_of(settings).answers_as("judge")
-    return [voice.model, voice.identity, settings.model_dump(include={"sampling", "reasks", "top_logprobs", "orders"})]
+    """Who judges, and how; where nobody does, all that makes the questions and their marks."""
+    judged, shaping = config.evaluation.judged.get(at.benchmark_name), asked(config, at).shaping_of("replies")
+    if judged is None:
+        return [at.benchmark, asked(config, at).shaping_of("items") | shaping]
+    voice = config.judge_of(judged).answers_as("judge")
+    return [voice.model, voice.identity, shaping]
 
 
 def prompts(config: RunConfig, at: StageAt) -> list[str]:
-    """The judge's prompts, as ingredients; what lm-evaluation-harness marks by."""
-    settings = asked(config, at)
-    if not isinstance(settings, JudgedBenchmark):
-        return item_files(config, at)
-    return [f"prompt:{name}" for name in settings.prompts]
+    """The judge's prompts, as ingredients; where nobody judges, the files that are marked by."""
+    return [f"prompt:{name}" for name in asked(config, at).prompts] or item_files(config, at)
 
 
 def scores(config: RunConfig, at: StageAt) -> Json:

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 
 import polars as pl
 
-from tapir_core.config import DataConfig, FileHeldout, FilePool, HeldoutConfig, PoolConfig, StandinHeldout, StandinPool
-from tapir_core.config import by_kind
+from tapir_core.config import (
+    DataConfig,
+    FileHeldout,
+    FilePool,
+    HeldoutConfig,
+    PoolConfig,
+    StandinHeldout,
+    StandinPool,
+    by_kind,
+)
 from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.pool import standin_heldout, standin_pool
@@ -33,14 +41,15 @@ def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
     Raises:
         ConfigError: it cannot be read, or has bad rows.
     """
+    raise NotImplementedError
 
 
 @read_pool_of.register
 def _(source: FilePool, data: DataConfig, seed: int) -> Found:
     rng = derive_rng(seed, "pool")
     read = read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=rng)
-    left = {"bad_rows": len(read.bad_rows), "duplicates": read.duplicates, "dropped_turns": read.dropped_turns}
-    return Found(read.rows, left)
+    bad_rows, duplicates, dropped = len(read.bad_rows), read.duplicates, read.dropped_turns
+    return Found(read.rows, {"bad_rows": bad_rows, "duplicates": duplicates, "dropped_turns": dropped})
 
 
 @read_pool_of.register
@@ -55,6 +64,7 @@ def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found
     Raises:
         ConfigError: it cannot be read, or has bad rows.
     """
+    raise NotImplementedError
 
 
 @read_heldout_of.register

@@ -3,27 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from tapir_core.calls import Answer, IsStopped, OnOutcome, Parsed, Request, ask_read, forget_unread, never_stopped
-from tapir_core.config import JudgeConfig, Order
-from tapir_core.judging import (
-    Verdict,
-    arrange,
-    combine_points,
-    pair_verdict,
-    parse_pointwise,
-    parse_verdict,
-    render_pairwise,
-    render_pointwise,
-)
+from tapir_core.config import JudgeConfig
+from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
 from tasks.asking import chat, make_request
 from tasks.runtime import Role, Runtime
 
 __all__ = [
-    "PROMPTS",
     "Judged",
     "Place",
     "ask_judge",
@@ -33,9 +23,6 @@ __all__ = [
     "read_verdicts",
     "render_texts",
 ]
-
-PROMPTS = {"pairwise": "judge", "pointwise": "judge_pointwise"}
-"""Prompt of each mode."""
 
 Row = Mapping[str, str]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
@@ -55,16 +42,10 @@ class Judged:
 
 def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
     """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
-    if judge.mode == "pairwise":
-        return {
-            (row["instruction_id"], order): _pairwise_text(prompt, row, order)
-            for row, order in product(rows, judge.orders)
-        }
+    mode = mode_of(judge)
     return {
-        (row["instruction_id"], who): render_pointwise(
-            prompt, row["instruction"], row["system"], row[who], row["reference"]
-        )
-        for row, who in product(rows, ("student", "teacher"))
+        (row["instruction_id"], place): mode.render(prompt, row, place)
+        for row, place in product(rows, mode.places(judge))
     }
 
 
@@ -113,27 +94,17 @@ def count_lacking(runtime: Runtime, role: Role, prompt: Prompt, texts: Mapping[P
     return len(requests) - runtime.calls.count_stored(requests)
 
 
-def read_verdicts(replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
+def read_verdicts(mode: JudgeMode, replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
     """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
-    for (instruction_id, place), reply in replies.items():
-        if place == "student":
-            teacher = replies[instruction_id, "teacher"]
-            points = (_value(reply), _value(teacher))
-            verdict = combine_points(instruction_id, *points, reply.raw, judge)
-            yield Judged(verdict, reply.retryable or teacher.retryable)
-        elif place != "teacher":
-            verdict = pair_verdict(instruction_id, cast(Order, place), _value(reply), reply.raw, judge)
-            yield Judged(verdict, reply.retryable)
+    for instruction_id, place in replies:
+        if parts := [replies[instruction_id, each] for each in mode.rests_on(place)]:
+            verdict = mode.combine(instruction_id, place, [_value(part) for part in parts], parts[0].raw, judge)
+            yield Judged(verdict, any(part.retryable for part in parts))
 
 
 def _reader(runtime: Runtime) -> Callable[[int, Answer], Any]:
-    parse = parse_verdict if runtime.config.judge.mode == "pairwise" else parse_pointwise
+    parse = mode_of(runtime.config.judge).parse
     return lambda _, answer: parse(answer.text)
-
-
-def _pairwise_text(prompt: Prompt, row: Row, order: Order) -> str:
-    shown = arrange(order, student=row["student"], teacher=row["teacher"])
-    return render_pairwise(prompt, row["instruction"], row["system"], shown.answer_1, shown.answer_2, row["reference"])
 
 
 def _value(reply: Parsed[T]) -> T | Unparsed:

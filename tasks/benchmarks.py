@@ -1,37 +1,168 @@
-"""Stages `benchmark_items` and `benchmark_scores`: what a benchmark asks, what the judgments of one come to."""
+"""The stages of a benchmark: what it asks, what a student answers, what a judge says or it marks itself, the figures.
 
+A later turn is asked with the earlier ones and the student's own answers to them before it. A model of a file has
+answered already, and nobody is asked. What a benchmark does by itself is done by its class
+(`tapir_core.evaluation.benchmark`): a new kind needs nothing here.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import polars as pl
 
 from tapir_core.benchmark_fields import item_files
 from tapir_core.benchmark_fields import outputs as outputs_file
-from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_one, judged_places, score_rows
+from tapir_core.calls import (
+    Answer,
+    Failure,
+    Message,
+    OnOutcome,
+    Outcome,
+    Parsed,
+    Request,
+    ask_read,
+    forget_unread,
+)
+from tapir_core.evaluation.benchmark import (
+    Game,
+    Reading,
+    benchmark_of,
+    exchanges_of,
+    judging,
+    score_rows,
+)
+from tapir_core.evaluation.marking import Answered, marking
+from tapir_core.evaluation.scores import REPLIES, judgments_of
+from tapir_core.paths import log_file
+from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks._task import stage_task
-from tasks.benchmark_marks import harness_questions
+from tasks._task import shard_task, stage_task
+from tasks.asking import (
+    ANSWER_COLUMNS,
+    answer_cells,
+    chat,
+    check_lacking,
+    count_paid,
+    counts_of,
+    make_request,
+    worked,
+)
+from tasks.engines.scripts import ScriptRunner
 from tasks.ingredients import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["benchmark_items", "benchmark_scores", "items_of"]
+__all__ = [
+    "asked_questions",
+    "benchmark_answers_shard",
+    "benchmark_items",
+    "benchmark_marks",
+    "benchmark_replies_shard",
+    "benchmark_scores",
+    "forget_failed",
+    "items_of",
+]
+
+
+class _Asked(NamedTuple):
+    """One turn that was asked."""
+
+    question_id: str
+    turn: int
+    text: str
+    outcome: Outcome
 
 
 @stage_task("benchmark_items")
 def benchmark_items(run: RunFolder, at: StageAt) -> Worked:
-    """Read the files of a benchmark; lm-evaluation-harness reads its own."""
-    name = at.benchmark_name
-    check_benchmark_files(run, name)
-    judged = name in run.config.evaluation.judged
-    return Worked(judged_one(run.kept_config, name).items() if judged else harness_questions(run, at))
+    """Read the files of a benchmark."""
+    check_benchmark_files(run, at.benchmark_name)
+    return Worked(benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at)).items())
 
 
 @read_once
 def items_of(run: RunFolder, name: str) -> pl.DataFrame:
     """The questions of a benchmark with what belongs to them."""
     return run.rows(StageAt("benchmark_items", benchmark=name))
+
+
+@read_once
+def asked_questions(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """One row a question: question_id, category, turns (list of texts), so that a shard has all turns of its own."""
+    by_question = items_of(run, at.benchmark_name).group_by("question_id", "category", maintain_order=True)
+    return by_question.agg(turns=pl.col("question"))
+
+
+@shard_task("benchmark_answers", plan=asked_questions)
+def benchmark_answers_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_r (or of the untouched backbone, or of a model's file) to some questions."""
+    if at.model is not None:
+        return _given(run, at, rows)
+    said: dict[str, tuple[Message, ...]] = dict.fromkeys(rows["question_id"], ())
+    asked: list[_Asked] = []
+    count = current(run).progress.row_counter(at)
+    for turn in range(1, max(map(len, rows["turns"]), default=0) + 1):
+        waiting = [row for row in rows.rows() if len(row[2]) >= turn and row[0] in said]
+        prompts = [(*said[name], Message("user", turns[turn - 1])) for name, _, turns in waiting]
+        outcomes = _ask(run, at, [category for _, category, _ in waiting], prompts)
+        for (name, _, turns), messages, outcome in zip(waiting, prompts, outcomes, strict=True):
+            asked.append(_Asked(name, turn, turns[turn - 1], outcome))
+            if isinstance(outcome, Answer) and turn < len(turns):
+                said[name] = (*messages, Message("assistant", outcome.text))
+                continue
+            del said[name]
+            count(missing=isinstance(outcome, Failure) and outcome.retryable)
+    return _answered(asked)
+
+
+@shard_task("benchmark_replies", reads="benchmark_answers")
+def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Judgments on the answers of one answer shard: scored or failed; what another try may bring has no row."""
+    runtime, games = current(run), _games(run, at, rows)
+    asked = [game for game in games if game.text is not None]
+    judge, reasks = runtime.benchmark_judge(at.benchmark_name), run.config.evaluation.judged[at.benchmark_name].reasks
+    requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
+    parsed = ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
+    replies = dict(zip((game.place for game in asked), parsed, strict=True))
+    made = [_row(game, replies.get(game.place), judge.voice.model) for game in games]
+    kept = [row for row in made if row is not None]
+    return _judged(kept, asked, parsed)
+
+
+def forget_failed(run: RunFolder, at: StageAt) -> int:
+    """Delete the stored replies of judgments that failed, so that the judge is asked anew; gives how many.
+
+    What was asked anew by an earlier start, and can be read, stays. Nobody asks where the student or the baseline has
+    no answer: that fails again.
+
+    Raises:
+        ConfigError: the store lacks replies of judgments that are scored, which would be paid for again.
+    """
+    scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
+    lacking = len(scored) - current(run).calls.count_stored(_requests(run, at, scored))
+    check_lacking(run, at, lacking, "`tapir evaluate`")
+    reasks = run.config.evaluation.judged[at.benchmark_name].reasks
+    return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
+
+
+@stage_task("benchmark_replies")
+def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
+    """The benchmark's own marks of one student's answers; a question without an answer has failed in each metric.
+
+    One task, not shards: what marks may take seconds to start, and nobody is paid. Killed, it marks again.
+    """
+    answers = run.rows(replace(at, name="benchmark_answers"))
+    given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
+    asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
+    benchmark = marking(run.kept_config, at.benchmark_name, _scripts(run, at))
+    marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
+    failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
+    counts: dict[str, float] = {"marked": len(given), **{f"left out: {metric}": 1 for metric in marked.left_out}}
+    return Worked(marked.replies(failed), counts)
 
 
 @stage_task("benchmark_scores")
@@ -41,11 +172,148 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
     exchanges = exchanges_of(items_of(run, name), answers)
-    scores = benchmark_of(run.kept_config, name).scores(exchanges, judged_places(replies))
-    judged = run.config.evaluation.judged.get(name)
-    prompts = {each: current(run).prompt(each) for each in (judged.prompts if judged else ())}
+    scores = benchmark_of(run.kept_config, name).scores(exchanges, judgments_of(replies))
+    prompts = {each: current(run).prompt(each) for each in run.config.evaluation.asked[name].prompts}
     return Worked(
         score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, at))
+    )
+
+
+@read_once
+def _given_to_all(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """What a model's file has to all questions."""
+    assert at.model is not None
+    name = at.benchmark_name
+    check_benchmark_files(run, name, [f"outputs.{at.model}"])
+    return judging(run.kept_config, name).given_answers(at.model, items_of(run, name))
+
+
+def _given(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    count = current(run).progress.row_counter(at)
+    given = _given_to_all(run, at).filter(pl.col("question_id").is_in(rows["question_id"].implode()))
+    for _ in range(rows.height):
+        count()
+    made = given.with_columns(prompt_tokens=pl.lit(0, pl.Int64), completion_tokens=pl.lit(0, pl.Int64))
+    return Worked(made, {"given": made["response"].count(), "not given": made["response"].null_count()})
+
+
+def _ask(
+    run: RunFolder, at: StageAt, categories: Sequence[str], prompts: Sequence[tuple[Message, ...]]
+) -> list[Outcome]:
+    runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
+    student, own = runtime.student(at.number), run.config.student.sampling
+    requests = [
+        make_request(run, "answer", student.voice, messages, benchmark.answering(category, own))
+        for category, messages in zip(categories, prompts, strict=True)
+    ]
+    return runtime.calls.ask(requests, student.source)
+
+
+def _answered(asked: Sequence[_Asked]) -> Worked:
+    """A terminal failure keeps its row without a response; what another try may bring has none."""
+    rows = [
+        (each.question_id, each.turn, *answer_cells(each.outcome))
+        for each in asked
+        if isinstance(each.outcome, Answer) or not each.outcome.retryable
+    ]
+    outcomes = [each.outcome for each in asked]
+    shown = [(f"{each.question_id}, turn {each.turn}", each.text) for each in asked]
+    return worked(
+        pl.DataFrame(rows, schema={"question_id": pl.String, "turn": pl.Int64, **ANSWER_COLUMNS}, orient="row"),
+        count_paid(outcomes),
+        pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
+        outcomes,
+    )
+
+
+def _asked_for(run: RunFolder, at: StageAt, status: str) -> list[Game]:
+    """What the judge was asked for the judgments of this status."""
+    rows = run.rows(at).filter(status=status)
+    places = set(rows.select("question_id", "turn", "mode", "order").iter_rows())
+    answers = run.rows(replace(at, name="benchmark_answers"))
+    games = _games(run, at, answers.filter(pl.col("question_id").is_in(rows["question_id"].unique().implode())))
+    return [game for game in games if game.text is not None and game.place in places]
+
+
+def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
+    """All judgments to be made on these answers."""
+    runtime, benchmark = current(run), judging(run.config, at.benchmark_name)
+    prompts = {name: runtime.prompt(name) for name in run.config.evaluation.judged[at.benchmark_name].prompts}
+    questions = answers["question_id"].unique().implode()
+    items = items_of(run, at.benchmark_name).filter(pl.col("question_id").is_in(questions))
+    return [game for exchange in exchanges_of(items, answers) for game in benchmark.games(exchange, prompts)]
+
+
+def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
+    runtime, settings = current(run), run.config.evaluation.judged[at.benchmark_name]
+    voice = runtime.benchmark_judge(at.benchmark_name).voice
+    prompts = {name: runtime.prompt(name) for name in settings.prompts}
+    return [
+        make_request(
+            run,
+            "benchmark",
+            voice,
+            chat(game.text or ""),
+            settings.sampling,
+            prompt=prompts[game.prompt],
+            top_logprobs=settings.logprobs_asked,
+        )
+        for game in asked
+    ]
+
+
+def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Reading | Unparsed]:
+    benchmark = judging(run.config, at.benchmark_name)
+    return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
+
+
+def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnOutcome:
+    """A callback that moves the progress of ``at`` by one row a question, told the outcomes of what is asked.
+
+    A question has one judgment or several, and none that is asked where its answers are equal or failed.
+    """
+    count = current(run).progress.row_counter(at)
+    asked = [game.question_id for game in games if game.text is not None]
+    left, lacking = Counter(asked), set[str]()
+    for _ in {game.question_id for game in games} - left.keys():
+        count()
+
+    def on_outcome(place: int, outcome: Outcome) -> None:
+        question = asked[place]
+        left[question] -= 1
+        if isinstance(outcome, Failure) and outcome.retryable:
+            lacking.add(question)
+        if not left[question]:
+            count(missing=question in lacking)
+
+    return on_outcome
+
+
+def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object, ...] | None:
+    """A row of the table; nothing for a reply that may still come."""
+    if reply is not None and reply.retryable:
+        return None
+    found = game.reading if reply is None else reply.value
+    reason, raw = (game.reason, "") if reply is None else (reply.reason, _said(reply))
+    if found is None:
+        return (*game.place, None, None, "", "failed", reason, raw, judge)
+    return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
+
+
+def _said(reply: Parsed[Reading]) -> str:
+    """The judge's last words, or its provider's where there was no reply."""
+    return reply.outcome.message if isinstance(reply.outcome, Failure) else reply.raw
+
+
+def _judged(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:
+    made = pl.DataFrame(rows, schema=REPLIES, orient="row")
+    reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
+    shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]
+    return worked(
+        made,
+        {**counts_of(parsed), **reasons},
+        pl.DataFrame(shown, schema={"instruction_id": pl.String, "instruction": pl.String}, orient="row"),
+        [reply.outcome for reply in parsed],
     )
 
 
@@ -61,3 +329,8 @@ def _files(run: RunFolder, at: StageAt) -> dict[str, str]:
     """Field → SHA-256 of every file and folder that a benchmark reads."""
     named = {each: each.split(":", 2) for each in item_files(run.config, at)}
     return {field: run.record.ingredients[each] for each, (kind, field, _) in named.items() if kind == "file"}
+
+
+def _scripts(run: RunFolder, at: StageAt) -> ScriptRunner:
+    runtime = current(run)
+    return ScriptRunner(lambda name: run.workplace.local(log_file(name)), lambda: runtime.check_stop(at))

@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tapir_core.config import RunConfig, benchmark_files
+from tapir_core.config import RunConfig
 from tapir_core.data.fetched import file_ingredient, is_address, is_kept, keep_file
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError, RunChanged
-from tapir_core.evaluation.benchmarks.baseline import baseline_student
+from tapir_core.evaluation.baseline import baseline_student
 from tapir_core.paths import RUN_RECORD, backbone_cache, fetched_file
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, RunRef
@@ -64,7 +64,7 @@ def check_benchmark_files(run: RunFolder, name: str, fields: Iterable[str] | Non
         RunChanged: a file was edited since, or is another one on this machine.
         ConfigError: a file cannot be read.
     """
-    files = benchmark_files(run.kept_config.evaluation.benchmarks[name])
+    files = run.kept_config.evaluation.benchmarks[name].all_files
     for field, path in ((field, files[field]) for field in (files if fields is None else fields) if field in files):
         if _sha256(path) != run.record.ingredients.get(file_ingredient(name, field), ""):
             raise RunChanged(
@@ -88,7 +88,7 @@ def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
             found[f"file:{name}"] = _sha256(source.file)
     fetched: dict[str, str] = {}
     for name, benchmark in config.evaluation.benchmarks.items():
-        for field, path in benchmark_files(benchmark).items():
+        for field, path in benchmark.all_files.items():
             if is_address(path) and path not in fetched:
                 fetched[path] = _fetch(config, name, field, path, say)
             found[file_ingredient(name, field)] = fetched[path] if is_address(path) else _sha256(path)
@@ -121,7 +121,7 @@ def _opened_with(config: RunConfig, name: str, field: str, address: str) -> str 
     if not run.storage.exists(RUN_RECORD):
         return None
     benchmark = run.config.evaluation.benchmarks.get(name)
-    same = benchmark is not None and benchmark_files(benchmark).get(field) == address
+    same = benchmark is not None and benchmark.all_files.get(field) == address
     return run.record.ingredients.get(file_ingredient(name, field)) if same else None
 
 

@@ -10,14 +10,13 @@ import polars as pl
 
 from tapir_core.calls import Parsed
 from tapir_core.config import JudgeConfig
-from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows
+from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks._task import shard_task
 from tasks.asking import Watch, check_lacking, counts_of, worked
 from tasks.asking_judges import (
-    PROMPTS,
     Place,
     ask_judge,
     count_lacking,
@@ -41,13 +40,13 @@ def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts of all judges on rows with both answers; a row without a student answer is unscored with the reason."""
     runtime, settings = current(run), run.config.judge
-    prompt = runtime.prompt(PROMPTS[settings.mode])
+    prompt = runtime.prompt(settings.prompt)
     answered, silent = (rows.filter(pl.col("student").is_null() == empty) for empty in (False, True))
     texts = render_texts(settings, prompt, answered.to_dicts())
     replies = _ask_all(runtime, prompt, texts, Watch(run, at))
     verdicts = _silent_verdicts(silent, settings, replies)
     for name, each in replies.items():
-        verdicts += [judged.verdict for judged in read_verdicts(each, name) if not judged.retryable]
+        verdicts += [judged.verdict for judged in read_verdicts(mode_of(settings), each, name) if not judged.retryable]
     verdicts.sort(key=lambda verdict: (verdict.instruction_id, verdict.order, verdict.judge))
     reasons = Counter(f"unscored: {verdict.reason}" for verdict in verdicts if verdict.status == "unscored")
     instructions = dict(answered.select("instruction_id", "instruction").iter_rows())
@@ -66,7 +65,7 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
     """
     unscored = None if run.holds(at) is None else run.rows(at).filter(status="unscored")
     runtime = current(run)
-    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
+    prompt = runtime.prompt(run.config.judge.prompt)
     return sum(forget_judge(runtime, role, prompt, texts) for role, texts in asked_for(run, at, unscored))
 
 
@@ -78,7 +77,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
     """
     scored = run.rows(at).filter(status="scored")
     runtime = current(run)
-    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
+    prompt = runtime.prompt(run.config.judge.prompt)
     lacking = sum(count_lacking(runtime, role, prompt, texts) for role, texts in asked_for(run, at, scored))
     check_lacking(run, at, lacking, "the run's own command")
 
@@ -86,7 +85,7 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
 def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> Iterator[tuple[Role, dict[Place, str]]]:
     """Each judge with what it was asked for these verdicts of its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
-    prompt, answers = runtime.prompt(PROMPTS[settings.mode]), run.rows(StageAt("answer", at.number))
+    prompt, answers = runtime.prompt(settings.prompt), run.rows(StageAt("answer", at.number))
     rows = _with_both_answers(run, at, answers).filter(pl.col("student").is_not_null())
     for name, role in runtime.judges.items():
         if verdicts is None:
@@ -95,8 +94,11 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> Ite
         places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
         ids = [instruction_id for instruction_id, _ in places]
         texts = render_texts(settings, prompt, rows.filter(pl.col("instruction_id").is_in(ids)).to_dicts())
-        pairs = settings.mode == "pairwise"
-        yield role, {place: text for place, text in texts.items() if not pairs or place in places}
+        mode = mode_of(settings)
+        yield (
+            role,
+            {(each, place): text for (each, place), text in texts.items() if (each, mode.order_of(place)) in places},
+        )
 
 
 def _ask_all(

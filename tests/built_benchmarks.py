@@ -7,7 +7,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.evaluation.benchmarks import Exchange, exchanges_of, judged_one, judged_places, score_rows
+from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging, score_rows
+from tapir_core.evaluation.scores import judgments_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
@@ -57,7 +58,7 @@ class BenchmarkStages(StageWriter):
     """The stages of benchmarks, by their names."""
 
     def _benchmark_items(self, at: StageAt) -> None:
-        self._save(at, judged_one(self.run.config, at.benchmark).items())
+        self._save(at, judging(self.run.config, at.benchmark).items())
 
     def _benchmark_answers(self, at: StageAt) -> None:
         rng, rows = self._rng(at), []
@@ -69,7 +70,7 @@ class BenchmarkStages(StageWriter):
 
     def _benchmark_replies(self, at: StageAt) -> None:
         """The stand-in judges, without a server."""
-        benchmark, rows = judged_one(self.run.config, at.benchmark), []
+        benchmark, rows = judging(self.run.config, at.benchmark), []
         prompts = {name: load_prompt(name) for name in PROMPT_NAMES}
         for game in (game for each in self._exchanges(at) for game in benchmark.games(each, prompts)):
             if game.reason:
@@ -84,7 +85,7 @@ class BenchmarkStages(StageWriter):
     def _benchmark_scores(self, at: StageAt) -> None:
         config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
         judged = config.evaluation.judged[at.benchmark]
-        scores = judged_one(config, at.benchmark).scores(self._exchanges(at), judged_places(replies))
+        scores = judging(config, at.benchmark).scores(self._exchanges(at), judgments_of(replies))
         prompts = {name: load_prompt(name) for name in judged.prompts}
         paths = {"questions": judged.questions, **judged.files}
         files = {field: file_sha256(Path(path)) for field, path in paths.items() if path}

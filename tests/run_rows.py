@@ -8,9 +8,9 @@ import polars as pl
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import refinement_outcome
 from tapir_core.curriculum.tables import REFINEMENT
-from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.standin.families import recognise
+from tapir_core.verifiable import is_correct
 from tests.builders import TEACHER
 
 __all__ = [

@@ -9,7 +9,7 @@ from tapir_core.calls.store.address import store_url
 from tapir_core.data.dataset import write_part
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.asking_judges import PROMPTS, judge_requests
+from tasks.asking_judges import judge_requests
 from tasks.engines.backbone import checkpoint_digest
 from tasks.judge import asked_for
 from tasks.runtime import close_all, current
@@ -41,7 +41,7 @@ def make_run_with_gaps(
 def store_verdicts(run: RunFolder, at: StageAt) -> None:
     """Put replies to all verdicts of a built run into the store, where a run that was really judged has them."""
     runtime = current(run)
-    prompt = runtime.prompt(PROMPTS[run.config.judge.mode])
+    prompt = runtime.prompt(run.config.judge.prompt)
     with AnswerStore(store_url(run.config)) as store:
         for role, texts in asked_for(run, at, run.rows(at)):
             for request in judge_requests(runtime, role, prompt, texts):

@@ -7,13 +7,9 @@ import typer
 from rich.console import Console
 
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.evaluation.alpaca_eval import (
-    AlpacaEvalFigures,
-    LengthTables,
-    measure_annotations,
-    read_annotations,
-    read_length_tables,
-)
+from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures, measure_annotations
+from tapir_core.evaluation.annotations import read_annotations
+from tapir_core.evaluation.length_control import LengthTables, read_length_tables
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.formats import NOTHING, count, number

@@ -14,7 +14,7 @@ from tapir_core.calls import OnOutcome, Outcome, Parsed
 from tapir_core.calls.store.address import run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch
-from tapir_core.judging import Verdict
+from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import score_pair, summarise_check
 from tapir_core.judging.check_pairs import CheckPair, build_pairs
 from tapir_core.judging.check_trust import weigh_check
@@ -25,7 +25,7 @@ from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stage_fields import judge_fields
 from tapir_core.text import digest
 from tasks.asking import counts_of, missing_by_kind
-from tasks.asking_judges import PROMPTS, ask_judge, read_verdicts, render_texts
+from tasks.asking_judges import ask_judge, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
 __all__ = ["check_judge"]
@@ -57,7 +57,7 @@ def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) ->
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
     drawn = build_pairs(pairs, derive_rng(_SEED, _NAME))
-    balanced = config.judge.mode == "pointwise" or len(config.judge.orders) == len(_ORDERS)
+    balanced = mode_of(config.judge).is_balanced(config.judge)
     runtime = Runtime(_NoRun(_as_checked(config)))
     try:
         checked = [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
@@ -78,13 +78,13 @@ def _check(
 ) -> CheckedJudge:
     settings, role = runtime.config.judge, runtime.judges[name]
     say(f"asking {name} about {len(pairs)} pairs")
-    prompt = load_prompt(PROMPTS[settings.mode], runtime.config.run.prompts)
+    prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
     asked = list(replies.values())
     _refuse_gaps(runtime.config, asked)
     verdicts: dict[str, list[Verdict]] = {}
-    for each in read_verdicts(replies, name):
+    for each in read_verdicts(mode_of(settings), replies, name):
         verdicts.setdefault(each.verdict.instruction_id, []).append(each.verdict)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     check = summarise_check(results)

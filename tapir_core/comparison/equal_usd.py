@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tapir_core.comparison.outcome import Training, recipe_stages, usd_of
 from tapir_core.comparison.plan import Size, with_sizes
-from tapir_core.config import RunConfig, StandinPool
+from tapir_core.config import RunConfig
 from tapir_core.config.comparison import RolePrices
 from tapir_core.config.load import replace_values
 from tapir_core.errors import TapirError

@@ -15,7 +15,7 @@ from typing import Any
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
-from tapir_core.config import RunConfig, StandinPool
+from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_table
 from tapir_core.errors import ConfigError
 from tapir_core.stage_keys import settings_of, used_files

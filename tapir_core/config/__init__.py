@@ -1,15 +1,18 @@
 """Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Kind, Later, Section, by_kind, listed
-from tapir_core.config.asked_benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunBaseline
 from tapir_core.config.benchmarks import (
     AlpacaEvalBenchmark,
+    AskedBenchmark,
+    BenchmarkConfig,
     FastChatBenchmark,
+    JudgedBenchmark,
     LmEvalBenchmark,
+    MarkedBenchmark,
     MTBenchBenchmark,
     QuestionsOnly,
+    RunBaseline,
     VicunaBenchmark,
-    benchmark_files,
 )
 from tapir_core.config.budget import BudgetConfig, Caps
 from tapir_core.config.calls import CallsConfig
@@ -88,6 +91,7 @@ __all__ = [
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
+    "MarkedBenchmark",
     "ModelIdentity",
     "OpenAIEndpoint",
     "Order",
@@ -115,7 +119,6 @@ __all__ = [
     "TrainingConfig",
     "VicunaBenchmark",
     "VllmEngine",
-    "benchmark_files",
     "by_kind",
     "listed",
 ]

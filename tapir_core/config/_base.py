@@ -28,8 +28,8 @@ __all__ = [
     "StoreUrl",
     "WebAddress",
     "by_kind",
-    "listed",
     "is_family",
+    "listed",
 ]
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Kind(Section):
         super().__pydantic_init_subclass__(**kwargs)
         if is_family(cls):
             return
-        family = next(each for each in cls.__mro__ if is_family(each))
+        family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
         lacking = ", ".join(sorted(getattr(cls, "__abstractmethods__", ())))
         if "type" not in cls.model_fields:
             if lacking:

@@ -1,26 +1,85 @@
 """Benchmarks from outside: whose questions stay out of what is trained on, and which of them the student is asked.
 
-A table without a `type` names questions to keep away from; with one the student answers them, and a judge or
-lm-evaluation-harness says how well.
+A table without a `type` names questions to keep away from; with one the student answers them, and a judge says how
+well, or the benchmark marks the answers itself.
 """
 
+import os
+import re
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from tapir_core.config.asked_benchmarks import AskedBenchmark, Baseline, BenchmarkConfig, JudgedBenchmark
-from tapir_core.config.endpoints import Sampling
+from tapir_core.config._base import Kind, Section
+from tapir_core.config.endpoints import EndpointConfig, Sampling
 
 __all__ = [
     "AlpacaEvalBenchmark",
+    "AskedBenchmark",
+    "Baseline",
+    "BenchmarkConfig",
     "FastChatBenchmark",
+    "JudgedBenchmark",
     "LmEvalBenchmark",
     "MTBenchBenchmark",
+    "MarkedBenchmark",
+    "ModelName",
     "QuestionsOnly",
+    "RunBaseline",
     "VicunaBenchmark",
-    "benchmark_files",
 ]
+
+
+class RunBaseline(Section):
+    """A baseline that is a student of another run: what it answered to the same benchmark."""
+
+    run: str
+    """Name of a run in the same root."""
+
+    round: Annotated[int, Field(ge=-1)]
+    """Its student: 0 is S_0, -1 the untouched backbone. It must have answered already."""
+
+    benchmark: str | None = None
+    """What the benchmark is called there; nothing: the same as here."""
+
+
+Baseline = Annotated[
+    Annotated[str, Tag("of a file")] | Annotated[RunBaseline, Tag("of a run")],
+    Discriminator(lambda value: "of a file" if isinstance(value, str) else "of a run"),
+]
+"""File or URL, or a student of another run. With tags an error speaks of the form that was written."""
+
+
+def _check_model_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", name) or re.fullmatch(r"backbone|[sS]_\d+", name):
+        raise ValueError(
+            "is no name for a model; use a letter or digit, then letters, digits, `.`, `_` and `-`, and not what a "
+            "student of the run is called (backbone, S_0, …)"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_check_model_name)]
+"""A model's name in tables and folders."""
+
+
+class BenchmarkConfig(Kind):
+    """A benchmark from outside; without a `type` it is one that is not asked."""
+
+    default_type: ClassVar[str | None] = "questions"
+
+    free: ClassVar[tuple[str, ...]] = ("questions",)
+
+    questions: str
+    """File or URL with its questions."""
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Every file, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
+        return {"questions": self.questions}
 
 
 class QuestionsOnly(BenchmarkConfig):
@@ -30,6 +89,159 @@ class QuestionsOnly(BenchmarkConfig):
 
     questions: str
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
+
+
+class AskedBenchmark(BenchmarkConfig):
+    """What every benchmark that is asked has."""
+
+    questions: str
+    """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
+
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of judgments (of questions, where nobody judges) that may fail, for want of an answer too; above it no
+    figure."""
+
+    shapes_answers: ClassVar[tuple[str, ...]] = ("answering", "max_tokens")
+    """Fields that say how the student's answers are drawn."""
+
+    shapes_replies: ClassVar[tuple[str, ...]] = ()
+    """Fields that change judgments or marks, and neither questions nor answers."""
+
+    remedy: ClassVar[str] = ""
+    """What to do where this machine lacks what it needs; empty where it needs nothing."""
+
+    def shaping_of(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
+        """The fields that change what a stage makes; one that nobody names changes the items, and so all stages.
+
+        Files are known by what they hold, a judge by who it is, and ``max_failed_share`` shapes figures alone.
+        """
+        chosen = {"answers": self.shapes_answers, "replies": self.shapes_replies}.get(stage)
+        elsewhere = {*self.shapes_answers, *self.shapes_replies, "judge", "max_failed_share"}
+        return {
+            name: value
+            for name, value in self.shaping().items()
+            if (name in chosen if chosen is not None else name not in elsewhere)
+        }
+
+    @property
+    def all_files(self) -> dict[str, str]:
+        """Its own, and those of models that stand beside the students."""
+        return super().all_files | {field: path for field, path in self.files.items() if path} | self.output_files
+
+    @property
+    def files(self) -> dict[str, str | None]:
+        """Its files beside the questions, by the field that names them."""
+        return {}
+
+    @property
+    def output_files(self) -> dict[str, str]:
+        """Files with outputs of models that stand beside the students, by the field that names them."""
+        return {}
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """Its folders, by the field that names them."""
+        return {}
+
+    @abstractmethod
+    def drawn(self, student: Sampling) -> Sampling:
+        """How an answer is drawn, by the student's own sampling or the benchmark's; its category may change that."""
+
+    def answering_in_words(self, student: Sampling) -> str:
+        """How the student's answers are drawn, whose own sampling is given."""
+        return self.drawn(student).in_words
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge; none where nobody judges."""
+        return ()
+
+    @property
+    def baseline_run(self) -> RunBaseline | None:
+        """The student of another run that is its baseline, if one is."""
+        return None
+
+    def missing(self) -> Iterator[str]:
+        """What this machine lacks for it, each to be put behind the benchmark's name."""
+        return iter(())
+
+    def contradictions(self) -> Iterator[str]:
+        """What does not fit together, each to be put behind the benchmark's name."""
+        return iter(())
+
+    @property
+    def read_for_figures(self) -> tuple[str, ...]:
+        """Fields whose files are read again for the figures of every student."""
+        return ()
+
+
+class JudgedBenchmark(AskedBenchmark):
+    """What every benchmark has that a judge is asked about."""
+
+    judge: EndpointConfig | None = None
+    """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
+
+    sampling: Sampling = Sampling(max_tokens=2048)
+    """Sampling of the judge's replies."""
+
+    reasks: NonNegativeInt = 2
+    """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
+
+    outputs: dict[ModelName, str] = Field(default_factory=dict)
+    """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.
+    `tapir evaluate` has them judged as the students' are."""
+
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks")
+
+    @property
+    def output_files(self) -> dict[str, str]:
+        """Files with outputs of models that stand beside the students, by the field that names them."""
+        return {f"outputs.{model}": path for model, path in self.outputs.items()}
+
+    @property
+    @abstractmethod
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of its judge."""
+
+    @property
+    def logprobs_asked(self) -> int:
+        """Log-probabilities asked of its judge."""
+        return 0
+
+    @property
+    def judging_in_words(self) -> str:
+        """How its judge is asked."""
+        asked = f", {self.logprobs_asked} log-probabilities" if self.logprobs_asked else ""
+        return f"{self.sampling.in_words}{asked}"
+
+    @property
+    def baseline_run(self) -> RunBaseline | None:
+        """The student of another run that is its baseline, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, RunBaseline) else None
+
+    @property
+    def baseline_file(self) -> str | None:
+        """The file that its baseline is, if one is."""
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, str) else None
+
+
+class MarkedBenchmark(AskedBenchmark):
+    """What every benchmark has that marks the answers itself, and asks nobody."""
+
+    answering: Sampling | None = None
+    """Sampling of the student's answers; nothing: that of `[student.sampling]`."""
+
+    @property
+    @abstractmethod
+    def marker(self) -> str:
+        """Who marks, in words."""
+
+    def drawn(self, student: Sampling) -> Sampling:
+        """As configured, else as the student answers elsewhere."""
+        return self.answering or student
 
 
 class AlpacaEvalBenchmark(JudgedBenchmark):
@@ -56,6 +268,9 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
     """Log-probabilities asked of the annotator; 0 for an endpoint that refuses them: then its choices are counted."""
 
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline", "difficulty", "anchors")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "top_logprobs")
+
     @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
@@ -66,9 +281,9 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
         """Its files beside the questions, by the field that names them."""
         return {"baseline": self.baseline_file, "difficulty": self.difficulty, "anchors": self.anchors}
 
-    def longest_answer(self, student: Sampling) -> int:
-        """Most tokens of one output."""
-        return (self.answering or student).max_tokens
+    def drawn(self, student: Sampling) -> Sampling:
+        """As configured, else as the student answers elsewhere."""
+        return self.answering or student
 
     def contradictions(self) -> Iterator[str]:
         """One of the two tables of length control without the other."""
@@ -77,10 +292,6 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
                 ": one of difficulty and anchors alone; the published length control needs both, and lengths alone are "
                 "controlled without either"
             )
-
-    def answering_in_words(self, student: Sampling) -> str:
-        """How its outputs are drawn."""
-        return (self.answering or student).in_words
 
     @property
     def logprobs_asked(self) -> int:
@@ -99,9 +310,9 @@ class FastChatBenchmark(JudgedBenchmark):
     max_tokens: PositiveInt = 1024
     """Longest answer of the student to one turn; temperatures are those of the benchmark, by category."""
 
-    def longest_answer(self, _student: Sampling) -> int:
-        """Most tokens of one answer."""
-        return self.max_tokens
+    def drawn(self, _student: Sampling) -> Sampling:
+        """The longest answer; the temperature goes by category."""
+        return Sampling(max_tokens=self.max_tokens)
 
     def answering_in_words(self, _student: Sampling) -> str:
         """How its answers are drawn."""
@@ -124,6 +335,8 @@ class MTBenchBenchmark(FastChatBenchmark):
 
     modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
+
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "references", "baseline")
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -158,6 +371,9 @@ class VicunaBenchmark(FastChatBenchmark):
     orders: Literal["both", "baseline_first"] = "both"
     """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
 
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline")
+    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "orders")
+
     @property
     def judging_in_words(self) -> str:
         """How its referee is asked, and in which orders."""
@@ -174,7 +390,7 @@ class VicunaBenchmark(FastChatBenchmark):
         return {"baseline": self.baseline_file}
 
 
-class LmEvalBenchmark(AskedBenchmark):
+class LmEvalBenchmark(MarkedBenchmark):
     """One task of lm-evaluation-harness, such as IFEval: its prompts, asked of the student, and its own marks."""
 
     type: Literal["lm_eval"] = "lm_eval"
@@ -197,6 +413,14 @@ class LmEvalBenchmark(AskedBenchmark):
     python: str = ".venv-lm-eval/bin/python"
     """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
 
+    free: ClassVar[tuple[str, ...]] = ("questions", "examples", "include_path", "python")
+    remedy: ClassVar[str] = "`make lm-eval-env` builds its environment anew"
+
+    @property
+    def marker(self) -> str:
+        """The harness."""
+        return "lm-evaluation-harness"
+
     @property
     def files(self) -> dict[str, str | None]:
         """Its files beside the questions, by the field that names them."""
@@ -207,19 +431,10 @@ class LmEvalBenchmark(AskedBenchmark):
         """Its folders, by the field that names them."""
         return {"include_path": self.include_path}
 
-    def longest_answer(self, _student: Sampling) -> int:
-        """Most tokens of one answer."""
-        return self.answering.max_tokens
-
-    def answering_in_words(self, _student: Sampling) -> str:
-        """How its answers are drawn."""
-        return self.answering.in_words
-
-
-def benchmark_files(benchmark: BenchmarkConfig) -> dict[str, str]:
-    """Every file of a benchmark, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
-    files = {"questions": benchmark.questions}
-    if isinstance(benchmark, AskedBenchmark):
-        files |= {field: path for field, path in benchmark.files.items() if path}
-        files |= benchmark.output_files
-    return files
+    def missing(self) -> Iterator[str]:
+        """The interpreter that holds the harness."""
+        if not os.access(Path(self.python).expanduser(), os.X_OK):
+            yield (
+                f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; `make "
+                "lm-eval-env` builds its environment, or take the benchmark out of each_round"
+            )

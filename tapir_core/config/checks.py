@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.config.benchmarks import LmEvalBenchmark, benchmark_files
 from tapir_core.config.curriculum import RoundConfig
 from tapir_core.config.endpoints import ModelIdentity
 from tapir_core.config.roles import JudgeConfig
@@ -39,7 +38,7 @@ def check_config(config: RunConfig) -> list[str]:
 
 def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
-    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_harness(config)]
+    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_for_benchmarks(config)]
 
 
 def _check_root(config: RunConfig) -> Iterator[str]:
@@ -85,7 +84,7 @@ def _check_data(config: RunConfig) -> Iterator[str]:
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     evaluation, room = config.evaluation, _room(config.student)
     for name, benchmark in evaluation.benchmarks.items():
-        for field, path in benchmark_files(benchmark).items():
+        for field, path in benchmark.all_files.items():
             if "@" in urlsplit(path).netloc:
                 yield (
                     f"evaluation.benchmarks.{name}.{field}: an address with a user or password, which would stand in "
@@ -110,7 +109,7 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     "holds the YAML files of tasks, or leave it out"
                 )
         yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
-        longest = asked.longest_answer(config.student.sampling)
+        longest = asked.drawn(config.student.sampling).max_tokens
         if room is not None and longest >= room:
             yield (
                 f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
@@ -253,14 +252,11 @@ def _missing_key_file(field: str, file: Path) -> Iterator[str]:
         yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
 
 
-def _missing_harness(config: RunConfig) -> Iterator[str]:
-    each_round = {name: config.evaluation.asked.get(name) for name in config.evaluation.each_round}
-    for name, asked in each_round.items():
-        if isinstance(asked, LmEvalBenchmark) and not os.access(Path(asked.python).expanduser(), os.X_OK):
-            yield (
-                f"evaluation.benchmarks.{name}.python: {asked.python} is no interpreter, so that lm-evaluation-harness "
-                "cannot start; `make lm-eval-env` builds its environment, or take the benchmark out of each_round"
-            )
+def _missing_for_benchmarks(config: RunConfig) -> Iterator[str]:
+    asked = config.evaluation.asked
+    for name in config.evaluation.each_round:
+        if name in asked:
+            yield from (f"evaluation.benchmarks.{name}{said}" for said in asked[name].missing())
 
 
 def _missing_packages(student: StudentConfig) -> Iterator[str]:

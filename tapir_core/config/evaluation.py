@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark
+from tapir_core.config.benchmarks import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, MarkedBenchmark
 from tapir_core.config.endpoints import EndpointConfig
 
 __all__ = ["HELDOUT", "BenchmarkName", "DecontaminationConfig", "EvaluationConfig"]
@@ -58,6 +58,11 @@ class EvaluationConfig(Section):
     def judged(self) -> dict[str, JudgedBenchmark]:
         """Those whose answers a judge is asked about, by name."""
         return {name: each for name, each in self.benchmarks.items() if isinstance(each, JudgedBenchmark)}
+
+    @property
+    def marked(self) -> dict[str, MarkedBenchmark]:
+        """Those that mark answers themselves, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, MarkedBenchmark)}
 
     @property
     def judges(self) -> dict[str, EndpointConfig]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_serializer
 
 from tapir_core.config._base import Section
-from tapir_core.config.asked_benchmarks import JudgedBenchmark
+from tapir_core.config.benchmarks import JudgedBenchmark
 from tapir_core.config.budget import BudgetConfig
 from tapir_core.config.calls import CallsConfig
 from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName

@@ -142,9 +142,7 @@ class VllmEngine(StudentEngine):
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
         shaping = self.shaping()
-        return "vllm", listed(
-            {name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length"
-        )
+        return "vllm", listed({name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length")
 
     @property
     def identity_suffix(self) -> str:

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tapir_core.curriculum.usable import unusable_reason
-from tapir_core.evaluation.verifiable import final_result, normalise_result, states_result
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.task_types import family_of
+from tapir_core.verifiable import final_result, normalise_result, states_result
 
 __all__ = ["Refinement", "refinement_outcome", "refinement_prompt_name", "render_refinement"]
 

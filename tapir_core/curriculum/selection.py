@@ -68,6 +68,7 @@ def select_seeds(
 @by_kind(SelectionRule)
 def choose_rows(rule: SelectionRule, rows: pl.DataFrame, rng: random.Random, used: Collection[str]) -> list[int]:
     """Row numbers of the seeds among ``rows``, the candidates in order of their ids."""
+    raise NotImplementedError
 
 
 @choose_rows.register

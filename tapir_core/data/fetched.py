@@ -7,7 +7,7 @@ with the address behind its back, and it goes on where no network is.
 import hashlib
 from typing import Any
 
-from tapir_core.config import BenchmarkConfig, RunConfig, benchmark_files
+from tapir_core.config import BenchmarkConfig, RunConfig
 from tapir_core.paths import fetched_file
 from tapir_core.storage import Storage
 
@@ -52,7 +52,7 @@ def kept_files(config: RunConfig, ingredients: dict[str, str]) -> dict[str, str]
     return {
         fetched_file(sha256, address): sha256
         for name, benchmark in config.evaluation.benchmarks.items()
-        for field, address in benchmark_files(benchmark).items()
+        for field, address in benchmark.all_files.items()
         if is_address(address) and (sha256 := ingredients.get(file_ingredient(name, field)))
     }
 
@@ -60,7 +60,7 @@ def kept_files(config: RunConfig, ingredients: dict[str, str]) -> dict[str, str]
 def _kept(root: str, name: str, benchmark: BenchmarkConfig, ingredients: dict[str, str]) -> dict[str, Any]:
     """Fields that name a file → its place."""
     found: dict[str, Any] = {}
-    for field, address in benchmark_files(benchmark).items():
+    for field, address in benchmark.all_files.items():
         sha256 = ingredients.get(file_ingredient(name, field))
         if not is_address(address) or not sha256:
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from tapir_core.calls import Role
-from tapir_core.config import EndpointConfig, StandinEndpoint
+from tapir_core.config import EndpointConfig
 
 __all__ = [
     "BACKBONE_SHARE",

@@ -2,7 +2,7 @@
 
 Counts are exact: every turn and every judgment of the files is made up with a placeholder for the student's answers.
 Limits: answers that stay the same from round to round, or equal the baseline's, are paid once or not at all, and count
-in full here; a student that gives no answer is not judged; of lm-evaluation-harness only the questions are known.
+in full here; a student that gives no answer is not judged; where nobody judges, only the questions are known.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from tapir_core.data.questions import read_questions
 from tapir_core.estimate.assumptions import Scenario
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, estimate_tokens, mean_tokens
 from tapir_core.estimate.workload import Work
-from tapir_core.evaluation.benchmarks import Exchange, exchanges_of, judged_one
+from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging
 from tapir_core.paths import BACKBONE
 from tapir_core.prompts import Prompt
 
@@ -42,6 +42,8 @@ class BenchmarkSize:
     """Of the prompt of a judgment on average, without the student's answers."""
     judged_answers: float
     """How many of these stand in it, on average."""
+    marker: str = ""
+    """What marks the answers without a call; empty where a judge is asked."""
 
 
 def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict[str, BenchmarkSize]:
@@ -68,7 +70,7 @@ def benchmark_work(config: RunConfig, sizes: Mapping[str, BenchmarkSize], scenar
 
 
 def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> BenchmarkSize:
-    benchmark = judged_one(config, name)
+    benchmark = judging(config, name)
     items = benchmark.items()
     answers = items.select("question_id", "turn").with_columns(response=pl.lit(_PLACEHOLDER))
     exchanges = exchanges_of(items, answers)
@@ -87,10 +89,11 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
 
 
 def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
-    """Of lm-evaluation-harness, which marks without a call: its prompts are taken to be the questions of its file."""
+    """Of what is marked without a call: its prompts are taken to be the questions of its file."""
     asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
     tokens = mean_tokens(asked) + MESSAGE_TOKENS
-    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0)
+    marker = config.evaluation.marked[name].marker
+    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0, marker)
 
 
 def _answer_prompts(exchange: Exchange) -> Iterator[float]:

@@ -55,7 +55,7 @@ def _benchmark_lines(
     for work in benchmark_work(config, evidence.benchmarks, scenario):
         assert work.benchmark is not None
         size, settings = evidence.benchmarks[work.benchmark], config.evaluation.asked[work.benchmark]
-        longest = settings.longest_answer(config.student.sampling)
+        longest = settings.drawn(config.student.sampling).max_tokens
         answer = _answer_length(evidence, scenario, teacher, work.round, longest)
         if work.role == "answer":
             prompt = size.answer_prompt_tokens + size.earlier_answers * answer

@@ -75,7 +75,7 @@ def _benchmark(
         )
         for stage in ("benchmark_answers", "benchmark_replies")
     }
-    judged_by = "lm-evaluation-harness" if judge is None else judge.voice.model
+    judged_by = size.marker if judge is None else judge.voice.model
     return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
 
 

@@ -3,7 +3,7 @@
 Limits: hours are those of the calls, without the start of servers; pauses that a provider imposes are not known.
 """
 
-from tapir_core.config import OpenAIEndpoint, RunConfig, StandinEndpoint
+from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
 from tapir_core.estimate.assumptions import (
     FIRST_TOKEN_SECONDS,
     KNOWN_POWER,
@@ -15,7 +15,7 @@ from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.line import Line
 from tapir_core.estimate.workload import Work
 
-__all__ = ["call_seconds", "training_seconds"]
+__all__ = ["call_seconds", "seconds_at", "training_seconds"]
 
 
 def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Scenario) -> float:
@@ -25,14 +25,32 @@ def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Sc
         return scenario.batch_hours * 3600 if calls else 0.0
     if line.work.stage in evidence.seconds:
         return calls * evidence.seconds[line.work.stage] * _narrowed(scenario.pace)
-    if isinstance(endpoint, StandinEndpoint):
-        together = _together(config.calls.concurrency, calls)
-        return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / together)
-    one = (FIRST_TOKEN_SECONDS[line.asks] + line.completion_tokens / TOKENS_PER_SECOND[line.asks]) * scenario.pace
     if endpoint is None:
-        return calls * one / _together(config.student.engine.concurrency, calls)
-    together = _together(config.calls.concurrency * len(endpoint.base_urls), calls)
-    return max(calls * one / together, _allowed_seconds(endpoint, line))
+        return _seconds_of_model(line, config.student.engine.concurrency, scenario)
+    return seconds_at(endpoint, line, config.calls.concurrency, scenario)
+
+
+@by_kind(EndpointConfig)
+def seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
+    """Seconds of the paid calls of one line at an endpoint of which nothing is known; ``concurrency`` an address."""
+    raise NotImplementedError
+
+
+@seconds_at.register
+def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
+    calls = line.work.paid
+    return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
+
+
+@seconds_at.register
+def _(endpoint: OpenAIEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
+    seconds = _seconds_of_model(line, concurrency * len(endpoint.base_urls), scenario)
+    return max(seconds, _allowed_seconds(endpoint, line))
+
+
+def _seconds_of_model(line: Line, concurrency: int, scenario: Scenario) -> float:
+    one = (FIRST_TOKEN_SECONDS[line.asks] + line.completion_tokens / TOKENS_PER_SECOND[line.asks]) * scenario.pace
+    return line.work.paid * one / _together(concurrency, line.work.paid)
 
 
 def training_seconds(work: Work, evidence: Evidence, scenario: Scenario) -> float | None:

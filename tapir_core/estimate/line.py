@@ -64,7 +64,7 @@ def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:
 def _charger(asks: Asked, name: str, field: str, endpoint: EndpointConfig) -> Charger:
     price = price_of(endpoint)
     if isinstance(price, Price):
-        price = price.in_mode(endpoint.mode)
+        price = price.in_mode("batch" if endpoint.in_batches else "live")
     return Charger(asks, name, field, endpoint, endpoint.answers_as(asks), price)
 
 

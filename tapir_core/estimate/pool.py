@@ -17,8 +17,8 @@ from tapir_core.estimate.history import store_exists
 from tapir_core.estimate.prompts import Instruction, label_request, teach_request
 from tapir_core.estimate.workload import Pool
 from tapir_core.prompts import Prompt
-from tapir_core.standin.families import recognise
 from tapir_core.sources import read_heldout_of, read_pool_of
+from tapir_core.standin.families import recognise
 
 __all__ = ["Instructions", "look_at_pool", "read_instructions"]
 
@@ -69,4 +69,3 @@ def look_at_pool(config: RunConfig, found: Instructions, prompt: Prompt, url: st
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
     return Pool(len(found.pool), found.heldout_rows, natural, usable_share, len(labels), len(answered))
-

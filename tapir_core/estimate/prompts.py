@@ -12,10 +12,13 @@ from tapir_core.config import RunConfig, Sampling
 from tapir_core.curriculum import refinement_prompt_name, render_expansion, render_label, render_refinement
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, mean_tokens
 from tapir_core.estimate.workload import expected_shares
-from tapir_core.judging import render_pairwise, render_pointwise
+from tapir_core.judging import mode_of
 from tapir_core.prompts import Prompt
 
 __all__ = ["Instruction", "PromptTokens", "label_request", "measure_prompts", "teach_request"]
+
+
+_ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +64,8 @@ def measure_prompts(
 ) -> PromptTokens:
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
     shares = expected_shares(config, natural, skew=0)
-    pairwise = config.judge.mode == "pairwise"
-    judged = [_judge_prompt(prompts, each, pairwise=pairwise) for each in sample]
+    judge, mode = config.judge, mode_of(config.judge)
+    judged = [mode.render(prompts[judge.prompt], _unanswered(each), mode.places(judge)[0]) for each in sample]
     chats = [sum((mean_tokens([message.content]) for message in _chat(each)), 0.0) for each in sample]
     asked = sum(chats) / len(chats) if chats else 0.0
     likeliest = max(shares, key=lambda name: shares[name])
@@ -78,16 +81,15 @@ def measure_prompts(
         "refine": _refinement_tokens(prompts, sample, shares) + MESSAGE_TOKENS,
     }
     shown: dict[Role, tuple[Role, ...]] = {
-        "judge": ("teach", "answer") if pairwise else ("teach",),
+        "judge": tuple(_ANSWERED_BY[each] for each in mode.shown),
         "refine": ("teach",),
     }
     return PromptTokens(fixed, mean_tokens(each.text for each in sample), shown)
 
 
-def _judge_prompt(prompts: Mapping[str, Prompt], each: Instruction, *, pairwise: bool) -> str:
-    if pairwise:
-        return render_pairwise(prompts["judge"], each.text, each.system, "", "", each.reference)
-    return render_pointwise(prompts["judge_pointwise"], each.text, each.system, "", each.reference)
+def _unanswered(each: Instruction) -> dict[str, str | None]:
+    asked = {"instruction": each.text, "system": each.system, "reference": each.reference}
+    return {**asked, "teacher": "", "student": ""}
 
 
 def _refinement_tokens(

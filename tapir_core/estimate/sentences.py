@@ -122,10 +122,14 @@ def _benchmarks(config: RunConfig, evidence: Evidence, judges: Mapping[str, Char
             f"judgment: {', '.join(lengths)}. No answer is taken to equal another student's or the baseline's, which "
             "would save its judgment."
         )
-    if marked := [name for name in config.evaluation.each_round if name not in judges]:
-        said.append(
-            f"lm-evaluation-harness marks {', '.join(marked)} without a call; its prompts count as the questions."
-        )
+    marked: dict[str, list[str]] = {}
+    for name in config.evaluation.each_round:
+        if name in config.evaluation.marked:
+            marked.setdefault(config.evaluation.marked[name].marker, []).append(name)
+    said += (
+        f"{marker} marks {', '.join(names)} without a call; its prompts count as the questions."
+        for marker, names in marked.items()
+    )
     if later:
         said.append(f"Not counted: {', '.join(later)}; `tapir evaluate --benchmark` asks what is not of each round.")
     return said

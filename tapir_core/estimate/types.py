@@ -59,7 +59,7 @@ class BenchmarkFigures:
 
     name: str
     judge: str
-    """Model that judges it, or `lm-evaluation-harness`, which asks nobody."""
+    """Model that judges it, or what marks its answers and asks nobody."""
     questions: int
     answers: tuple[Figures, ...]
     """What the student is asked, every turn counted."""

@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapir_core.calls import Role
-from tapir_core.config import RunConfig, Threshold
+from tapir_core.config import RunConfig
 from tapir_core.curriculum import hard_count, quotas, target_shares
 from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
-from tapir_core.judging import expected_orders
+from tapir_core.judging import mode_of
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["Pool", "Work", "expected_shares", "workload"]
@@ -189,19 +189,14 @@ def _judging(
 ) -> Work:
     """Verdicts on ``rows`` instructions, ``fresh`` of which no round judged before.
 
-    An answer that did not change since the last round is not paid again; one that equals the teacher's makes one prompt
-    of both orders; pointwise, the teacher's own answer is paid once.
+    An answer that did not change since the last round is not paid again.
     """
     judge = config.judge
     reasked = 1 + (scenario.reask_share if judge.reasks else 0.0)
     greedy = config.student.sampling.temperature == 0
     equal = 0.5 ** (student_tokens / scenario.repeat_half_tokens) if greedy else 0.0
     changed = fresh + (rows - fresh) * (1 - equal)
-    if judge.mode == "pointwise":
-        needed, paid = 2 * rows, changed * (1 - equal) + fresh
-    else:
-        orders = len(expected_orders(judge))
-        needed, paid = rows * orders, changed * (orders - equal * (orders - 1))
+    needed, paid = mode_of(judge).calls(judge, rows, fresh, changed, equal)
     return Work(stage, "judge", number, needed * reasked, paid * reasked)
 
 

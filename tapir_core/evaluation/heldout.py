@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from tapir_core.evaluation.benchmarks.types import SCORES, Score, score, withhold_categories
+from tapir_core.evaluation.scores import SCORES, Score, score, withhold_categories
 from tapir_core.evaluation.statistics import share_figure
-from tapir_core.evaluation.verifiable import is_correct
+from tapir_core.verifiable import is_correct
 
 __all__ = ["UNTYPED", "grade_answers", "score_answers"]
 

@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.statistics import ALL
 
-__all__ = ["BadRowError", "answer_of", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
+__all__ = ["BadRowError", "answer_of", "check_category", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
 
 _Row = TypeVar("_Row")
 _LISTED = 20
@@ -83,6 +84,17 @@ def answer_of(found: Any, name: str) -> str | None:
     if found is not None and not isinstance(found, str):
         raise BadRowError(f"{name} must be a text, or null for an answer that failed; got {found!r}")
     return None if found is None or found.strip() == _FAILED else encodable(found)
+
+
+def check_category(name: str) -> str:
+    """The category.
+
+    Raises:
+        BadRowError: it has the name that the whole has among figures.
+    """
+    if name == ALL:
+        raise BadRowError(f"the category {ALL!r} stands for all questions together; give it another name")
+    return name
 
 
 def encodable(text: str) -> str:

@@ -1,8 +1,9 @@
-"""Vicuna-Instructions: 80 questions, a model against a baseline, both scored 1-10 in one review. Pure.
+"""Vicuna-Instructions: 80 questions; a referee scores a student's answer and a baseline's, 1-10, in one review.
 
 Grain: a ``Review`` is one judge reply on one question in one order. Source: the referee of the Vicuna blog (2023),
 which asks in one order, sums the scores and compares the sums. With reviews in both orders a question has the mean of
-its two; where one of them failed, the question did.
+its two; where one of them failed, the question did. The prompt is our own, so that figures are near published ones and
+not equal to them.
 
 Departures: a reply on mathematics states its scores as a tuple at its end, where the referee's rule (first line) never
 found them and a person typed them in. They are read there. And scores off the scale are none, since one reply in per
@@ -11,18 +12,44 @@ cent would outweigh ten others in a sum; 0, below the scale that is asked for, c
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import ClassVar, Literal
 
-from tapir_core.evaluation.pairwise import NUMBER, Outcomes, Winner, measure_outcomes
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure, ratio_figure
+import polars as pl
+
+from tapir_core.config import VicunaBenchmark
+from tapir_core.evaluation.benchmark import Exchange, Game, Reading, items_table, register
+from tapir_core.evaluation.fastchat import NUMBER, FastChat, Outcomes, Winner, measure_outcomes, read_questions
+from tapir_core.evaluation.scores import (
+    NO_ANSWER,
+    NO_BASELINE,
+    ItemValues,
+    Judgment,
+    Order,
+    Place,
+    Score,
+    in_percent,
+    mean_value,
+    position_note,
+    score,
+    withhold_categories,
+)
+from tapir_core.evaluation.statistics import ALL, MAX_FAILED_SHARE, Figure, by_category, mean_figure, ratio_figure
 from tapir_core.judging.agreement import favoured_position
+from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
+from tapir_core.prompts import Prompt
 from tapir_core.replies import Unparsed
 
-__all__ = ["Review", "ReviewFigures", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
+__all__ = ["Review", "ReviewFigures", "Vicuna", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
 
+_MODE, _PROMPT = "review", "vicuna"
+_TAGS = ("question", "response_1", "response_2")
+_ORDERS: dict[str, tuple[Order, ...]] = {
+    "both": ("model_first", "baseline_first"),
+    "baseline_first": ("baseline_first",),
+}
 _TUPLE = re.compile(rf"\(\s{{0,8}}{NUMBER}\s{{0,8}},\s{{0,8}}{NUMBER}\s{{0,8}}\)")
 _LOWEST, _HIGHEST = 0, 10
 _DIGITS = 9
@@ -58,6 +85,87 @@ class ReviewFigures:
     def favoured(self) -> Literal["first", "second", "neither"] | None:
         """The position that the judge favours; None where both orders were not asked, or too few questions tell."""
         return favoured_position(self.order_gap.estimate)
+
+
+@register(VicunaBenchmark)
+class Vicuna(FastChat[VicunaBenchmark]):
+    """The benchmark with its settings."""
+
+    labels: ClassVar[Mapping[str, str]] = {
+        "relative_quality": "relative quality, %",
+        "score_lead": "lead over the baseline, points of the scale",
+        "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
+        "review_position_gap": "reviews: gain by standing first, points of the scale",
+    }
+    headlines = ("relative_quality",)
+
+    def items(self) -> pl.DataFrame:
+        """The questions, one turn each, with the baseline's answers; one that it lacks is nothing, and has failed."""
+        questions = [replace(each, turns=each.turns[:1]) for each in read_questions(self.settings.questions)]
+        baseline = self.read_baseline(questions)
+        return items_table(
+            (each.question, each.category, 1, each.turns[0], None, baseline[each.question][0]) for each in questions
+        )
+
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """A review in each order."""
+        return [self._game(exchange, order, prompts[_PROMPT]) for order in _ORDERS[self.settings.orders]]
+
+    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """Both scores (1-10), the model's first."""
+        found = parse_review(text, game.category)
+        if isinstance(found, Unparsed):
+            return found
+        shown = (found.answer_1, found.answer_2)
+        return Reading(*(shown if game.order == "model_first" else shown[::-1]))
+
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+        """Relative quality and wins, of all questions and by category."""
+        return withhold_categories(self._scores(exchanges, judged))
+
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+        """The model's score minus the baseline's, in points; the ratio of sums has no value of one question."""
+        leads: ItemValues = {}
+        for each in exchanges:
+            found = [
+                judged.get((each.question_id, 1, _MODE, order), Judgment()) for order in _ORDERS[self.settings.orders]
+            ]
+            leads[each.question_id] = mean_value([_lead(one) for one in found])
+        return {"score_lead": leads}
+
+    def _scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Iterator[Score]:
+        reviews = [
+            _review(each, order, judged.get((each.question_id, 1, _MODE, order), Judgment()))
+            for each in exchanges
+            for order in _ORDERS[self.settings.orders]
+        ]
+        limit, failures = self.settings.max_failed_share, self.failures(judged)
+        for category, figures in by_category(
+            reviews, lambda rows: measure_reviews(rows, max_failed_share=limit)
+        ).items():
+            sums = f"sum of scores {figures.model_sum:.1f} to {figures.baseline_sum:.1f}"
+            outcomes = figures.outcomes
+            counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
+            told = failures if category == ALL else ""
+            yield score("relative_quality", in_percent(figures.relative), category, sums, told)
+            yield score("review_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts)
+            if category == ALL and self.settings.orders == "both":
+                yield score("review_position_gap", figures.order_gap, category, position_note(figures.favoured))
+
+    def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
+        [turn] = exchange.turns
+        if turn.response is None or turn.baseline is None:
+            lacking = NO_ANSWER if turn.response is None else NO_BASELINE
+            return exchange.game(1, _MODE, order, None, reason=lacking)
+        both = (turn.response, turn.baseline) if order == "model_first" else (turn.baseline, turn.response)
+        first, second = (neutralise(text, _TAGS) for text in both)
+        text = prompt.render(
+            kind=request_kind(exchange.category),
+            question=neutralise(turn.question, _TAGS),
+            response_1=first,
+            response_2=second,
+        )
+        return exchange.game(1, _MODE, order, text, prompt=_PROMPT)
 
 
 def request_kind(category: str) -> Literal["general", "coding", "math"]:
@@ -126,3 +234,14 @@ def _winner(scores: tuple[float, float] | None) -> Winner | None:
         return None
     model, baseline = scores
     return "tie" if model == baseline else "model" if model > baseline else "baseline"
+
+
+def _lead(found: Judgment) -> float | None:
+    if found.value is None or found.baseline_value is None:
+        return None
+    return found.value - found.baseline_value
+
+
+def _review(exchange: Exchange, order: Order, found: Judgment) -> Review:
+    scores = None if found.value is None or found.baseline_value is None else (found.value, found.baseline_value)
+    return Review(exchange.question_id, exchange.category, order == "model_first", scores)

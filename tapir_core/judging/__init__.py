@@ -7,12 +7,11 @@ from tapir_core.judging.combine import (
     Verdict,
     arrange,
     combine_points,
-    expected_orders,
     pair_verdict,
     unscored,
     verdict_rows,
-    verdicts_per_instruction,
 )
+from tapir_core.judging.modes import JudgeMode, expected_orders, mode_of, verdicts_per_instruction
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise, render_pairwise, render_pointwise
 from tapir_core.judging.verdict import SCALE, PairScores, parse_pointwise, parse_verdict
 
@@ -21,12 +20,14 @@ __all__ = [
     "POINTWISE",
     "SCALE",
     "VERDICTS",
+    "JudgeMode",
     "PairScores",
     "ShownAnswers",
     "Verdict",
     "arrange",
     "combine_points",
     "expected_orders",
+    "mode_of",
     "neutralise",
     "pair_verdict",
     "parse_pointwise",

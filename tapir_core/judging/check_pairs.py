@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging.hostile import HostileCase, hostile_cases
 from tapir_core.standin.families import FAMILIES, Problem
 from tapir_core.standin.judge import grade
 from tapir_core.standin.sampling import EQUAL_SHARES, draw_problem, sample_problems
+from tapir_core.verifiable import is_correct
 
 __all__ = ["PAIR_KINDS", "CheckPair", "PairKind", "build_pairs"]
 

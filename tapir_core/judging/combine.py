@@ -11,7 +11,7 @@ from typing import Literal
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, Order
+from tapir_core.config import Order
 from tapir_core.judging.verdict import PairScores
 from tapir_core.replies import Unparsed
 
@@ -22,11 +22,9 @@ __all__ = [
     "Verdict",
     "arrange",
     "combine_points",
-    "expected_orders",
     "pair_verdict",
     "unscored",
     "verdict_rows",
-    "verdicts_per_instruction",
 ]
 
 POINTWISE = "pointwise"
@@ -67,16 +65,6 @@ class Verdict:
     raw: str | None
     judge: str
     """Its name among the judges of the run."""
-
-
-def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:
-    """The orders that an instruction must be scored in before it counts as scored."""
-    return (POINTWISE,) if judge.mode == "pointwise" else judge.orders
-
-
-def verdicts_per_instruction(judge: JudgeConfig) -> int:
-    """Rows of ``verdicts/`` that an instruction gets: one an order and judge."""
-    return len(expected_orders(judge)) * len(judge.endpoints)
 
 
 def arrange(order: Order, student: str, teacher: str) -> ShownAnswers:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
-from tapir_core.judging.combine import verdicts_per_instruction
+from tapir_core.judging.modes import verdicts_per_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, plan
 

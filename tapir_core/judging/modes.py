@@ -9,7 +9,6 @@ from tapir_core.judging.combine import POINTWISE, Verdict, arrange, combine_poin
 from tapir_core.judging.prompt import render_pairwise, render_pointwise
 from tapir_core.judging.verdict import parse_pointwise, parse_verdict
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
 
 __all__ = ["MODES", "JudgeMode", "expected_orders", "mode_of", "verdicts_per_instruction"]
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import polars as pl
 
-from tapir_core.evaluation.benchmarks import benchmark_of, exchanges_of, judged_places
-from tapir_core.evaluation.benchmarks.types import ItemValues
+from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of
+from tapir_core.evaluation.scores import ItemValues, judgments_of
 from tapir_core.evaluation.statistics import PairedDifference, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
@@ -98,7 +98,7 @@ def headline_values(look: Look, name: str, student: int) -> dict[str, ItemValues
     )
     if items is None or answers is None or replies is None or _scores(look, name, student) is None:
         return {}
-    return benchmark_of(look.run.config, name).values(exchanges_of(items, answers), judged_places(replies))
+    return benchmark_of(look.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
 
 
 def _signed(value: float | None) -> str:

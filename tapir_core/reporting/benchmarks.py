@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from tapir_core.errors import NoFigure
-from tapir_core.evaluation.benchmarks import SCORES
+from tapir_core.evaluation.benchmark import registered
+from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.tables import Table
@@ -18,7 +19,6 @@ from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import Compared
 
 __all__ = [
-    "HEADLINES",
     "benchmark_names",
     "benchmark_tables",
     "benchmarks_sentence",
@@ -32,37 +32,14 @@ __all__ = [
     "require_round_figures",
 ]
 
-METRICS = {
-    "win_rate": "win rate, %",
-    "discrete_win_rate": "discrete win rate, %",
-    "length_controlled_win_rate": "length-controlled win rate, %",
-    "length_controlled_minimal": "win rate at equal lengths, %",
-    "position_gap": "gain by standing first, points",
-    "rating": "rating, 1–10",
-    "rating_turn_1": "rating of turn 1, 1–10",
-    "rating_turn_2": "rating of turn 2, 1–10",
-    "pair_win_rate_adjusted": "pairs: wins and half of the ties, %",
-    "pair_win_rate": "pairs: wins, %",
-    "pair_loss_rate": "pairs: losses, %",
-    "pair_position_gap": "pairs: gain by standing first, points",
-    "relative_quality": "relative quality, %",
-    "score_lead": "lead over the baseline, points of the scale",
-    "review_win_rate_adjusted": "reviews: wins and half of the ties, %",
-    "review_position_gap": "reviews: gain by standing first, points of the scale",
-}
-"""What a figure is called, with its unit."""
-
-HEADLINES = ("win_rate", "rating", "pair_win_rate_adjusted", "relative_quality")
-"""The figures that stand for a benchmark as a whole; of one that has none of them the first figure does."""
-
 _BESIDE = ("judge", "prompt_version", "settings")
 _OF_FILE = r"; outputs: "
 """In the settings of figures of a model of a file."""
 
 
 def metric_label(metric: str) -> str:
-    """What a figure is called, with its unit; one of lm-evaluation-harness as the harness calls it."""
-    return METRICS.get(metric, f"{metric}, %")
+    """What a figure is called, with its unit; one that no benchmark names as what marks calls it."""
+    return next((kind.labels[metric] for kind in registered().values() if metric in kind.labels), f"{metric}, %")
 
 
 def benchmark_names(summary: RunSummary) -> list[str]:
@@ -201,7 +178,8 @@ def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of one student's headlines."""
-    known, first = pl.col("metric").is_in(HEADLINES), pl.col("metric") == pl.col("metric").first().over("benchmark")
+    headlines = [metric for kind in registered().values() for metric in kind.headlines]
+    known, first = pl.col("metric").is_in(headlines), pl.col("metric") == pl.col("metric").first().over("benchmark")
     return rows.filter(pl.when(known.any().over("benchmark")).then(known).otherwise(first))
 
 

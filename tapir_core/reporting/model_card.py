@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tapir_core.config import EMBEDDED_STUDENT, FilePool, RunConfig, StudentConfig
+from tapir_core.config import EMBEDDED_STUDENT, RunConfig, StudentConfig
 from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.paths import RESOLVED_CONFIG, training_file
 from tapir_core.reporting.benchmarks import figures_tables
@@ -72,8 +72,8 @@ def _data(summary: RunSummary, config: RunConfig, round_number: int) -> Iterator
     """Pool, mixtures by origin, task shares."""
     left = sum((summary.unusable or {}).values())
     yield (
-        f"The pool: {count(summary.pool)} instructions from {config.data.pool.source}, of which {count(left)} were left out because the "
-        "teacher gave no usable answer or no task type. The mixture of each round:"
+        f"The pool: {count(summary.pool)} instructions from {config.data.pool.source}, of which {count(left)} were "
+        "left out because the teacher gave no usable answer or no task type. The mixture of each round:"
     )
     mixed = [(each, each.mixture) for each in summary.rounds if each.mixture and each.number <= round_number]
     rows = []

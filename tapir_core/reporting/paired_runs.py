@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tapir_core.data.fetched import file_ingredient
-from tapir_core.evaluation.benchmarks import without_files
+from tapir_core.evaluation.benchmark import without_files
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmark_gains import (

@@ -6,7 +6,7 @@ those of a stage's last start; what a killed start had spent shows as answers fr
 
 import polars as pl
 
-from tapir_core.config import EndpointConfig, JudgeConfig, OpenAIEndpoint, RunConfig
+from tapir_core.config import JudgeConfig, RunConfig
 from tapir_core.curriculum import RoundHistory, best_round, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
@@ -20,7 +20,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 
 __all__ = ["summarise"]
-
 
 
 def summarise(run: RunFolder) -> RunSummary:

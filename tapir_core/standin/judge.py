@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from tapir_core.evaluation.verifiable import final_result, is_correct, normalise_result, states_result
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import Problem, recognise
 from tapir_core.standin.sections import Ask, Reply
 from tapir_core.standin.teacher import UNKNOWN
+from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 __all__ = ["SCALE", "Grade", "Scale", "grade", "judge"]
 

@@ -106,7 +106,7 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
 def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
     def source() -> Endpoint:
         found = endpoints.standins().endpoint(endpoint, endpoints.concurrency)
-        return replace(found, batch=endpoint.batch if endpoint.mode == "batch" else None)
+        return replace(found, batch=endpoint.in_batches)
 
     return source
 
@@ -126,7 +126,7 @@ def _provider(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> En
         api_key_file=provider.api_key_file,
         usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
         usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
-        batch=provider.batch if provider.mode == "batch" else None,
+        batch=provider.in_batches,
     )
 
 

@@ -1,4 +1,4 @@
-"""The product's command line with an example beside it: `python -m tests.examples.tapir EXAMPLE WORD…`."""
+"""Imports an example, then runs the product's command line: `python -m tests.examples.tapir NAME COMMAND …`."""
 
 import sys
 from importlib import import_module

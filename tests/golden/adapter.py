@@ -28,8 +28,7 @@ from tapir_core.stages import STAGES, Compared, StageAt, asked_apart, plan
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.answer import answer_heldout_shard, answer_shard
-from tasks.benchmark_answers import benchmark_answers_shard
-from tasks.benchmark_replies import benchmark_replies_shard
+from tasks.benchmarks import benchmark_answers_shard, benchmark_replies_shard
 from tasks.expand import examine_shard, expand_shard
 from tasks.judge import judge_shard
 from tasks.label import label_shard
@@ -175,7 +174,7 @@ def _requests(run: RunFolder) -> Iterator[tuple[StageAt, list[str]]]:
 
 
 def _asks(config: RunConfig, at: StageAt) -> bool:
-    """Whether a model is asked: a model's file holds answers, and lm-evaluation-harness marks them itself."""
+    """Whether a model is asked: a model's file holds answers, and some benchmarks mark them themselves."""
     return at.model is None and (at.name != "benchmark_replies" or at.benchmark in config.evaluation.judged)
 
 

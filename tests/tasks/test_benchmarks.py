@@ -12,8 +12,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.running import StandinServer
-from tasks.benchmark_replies import benchmark_replies_shard
-from tasks.benchmarks import benchmark_scores
+from tasks.benchmarks import benchmark_replies_shard, benchmark_scores
 from tasks.ingredients import gather_files
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current

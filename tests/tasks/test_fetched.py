@@ -13,7 +13,7 @@ from rich.console import Console
 from flows.commands.move import move_run
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, RunChanged
-from tapir_core.evaluation.benchmarks import judged_one
+from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
 from tasks.benchmarks import benchmark_items
@@ -88,7 +88,7 @@ def test_what_an_address_holds_is_read_and_kept_and_a_run_goes_on_when_the_serve
     config = configured(tmp_path, by_address)
     run = opened(config)
     read(run)
-    of_files = judged_one(configured(tmp_path, MT_BENCH, "files"), "mine").items()
+    of_files = benchmark_of(configured(tmp_path, MT_BENCH, "files"), "mine").items()
     assert run.rows(ITEMS).equals(of_files)
     assert run.rows(ASKED).height == 2 * QUESTIONS
     kept = sorted(file.name.partition("-")[2] for file in (tmp_path / "runs/.tapir/fetched").iterdir())

@@ -14,7 +14,6 @@ from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.config import (
     EMBEDDED_STUDENT,
     EndpointConfig,
-    LmEvalBenchmark,
     OpenAIEndpoint,
     RunConfig,
     StudentConfig,
@@ -22,11 +21,12 @@ from tapir_core.config import (
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, backbone_cache
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import find_backbone, render_chat
 from tasks.engines.keys import api_key
-from tasks.engines.lm_eval import find_harness
+from tasks.engines.scripts import ScriptRunner
 from tasks.engines.student_server import Student
 from tasks.engines.students import serving
 
@@ -57,11 +57,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     ]
     if config.student.engine.runs_at == "elsewhere":
         checks.append(_student_check(config.student))
-    checks += [
-        _harness_check(name, each)
-        for name, each in config.evaluation.asked.items()
-        if isinstance(each, LmEvalBenchmark)
-    ]
+    checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
     backbone = Check(
         "backbone",
@@ -103,13 +99,10 @@ def _student_check(student: StudentConfig) -> Check:
     return Check("student.engine", look, "start that server, or correct student.engine.base_url")
 
 
-def _harness_check(name: str, settings: LmEvalBenchmark) -> Check:
-    def look() -> Finding:
-        version = find_harness(settings.python)
-        return ok(f"{settings.python}: lm-evaluation-harness {version}, to be asked for its task {settings.task!r}")
-
-    remedy = "`make lm-eval-env` builds its environment anew"
-    return Check(f"evaluation.benchmarks.{name}", look, remedy, limit_seconds=60)
+def _benchmark_check(config: RunConfig, name: str) -> Check:
+    scripts = ScriptRunner(lambda _: Path(os.devnull), lambda: None)
+    benchmark = benchmark_of(config, name, scripts)
+    return Check(benchmark.where, lambda: ok(benchmark.look()), benchmark.settings.remedy, limit_seconds=60)
 
 
 def _ask(endpoint: Endpoint, model: str | None) -> Finding:

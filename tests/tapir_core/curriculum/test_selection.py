@@ -93,7 +93,9 @@ def test_random_seeds_are_a_share_of_the_pool_without_an_mfd_and_new_ones_come_f
     assert parts.seeds.schema == parts.easy.schema == SEEDS
     assert parts.seeds["mfd"].null_count() == parts.seeds.height
     assert not seeds & used or easy <= used, "an old one is drawn when no new one is left"
-    assert select_seeds(RandomShare(share=share), shuffled(pool, seed), derive_rng(seed), used).seeds.equals(parts.seeds)
+    assert select_seeds(RandomShare(share=share), shuffled(pool, seed), derive_rng(seed), used).seeds.equals(
+        parts.seeds
+    )
 
 
 def test_another_generator_draws_other_random_seeds() -> None:

@@ -2,14 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.pairwise import (
+from tapir_core.evaluation.fastchat import (
     Pair,
     Shown,
     Winner,
     combine_games,
     measure_pairs,
     parse_pair_verdict,
-    parse_two_scores,
     winner_of_game,
 )
 from tapir_core.replies import Unparsed
@@ -32,26 +31,6 @@ def test_a_verdict_is_found_by_containment_a_before_b_before_a_tie(reply: str, s
 @pytest.mark.parametrize("reply", [None, "", "[A]", "[[a]]", "[[tie]]", "A is better"])
 def test_anything_else_is_no_verdict(reply: str | None) -> None:
     assert parse_pair_verdict(reply) == Unparsed("no verdict")
-
-
-@pytest.mark.parametrize(
-    ("reply", "shown"),
-    [
-        ("[[7, 8]]", "B"),
-        ("[[9,3]]", "A"),
-        ("[9, 3]", "A"),
-        ("[[8, 8.1]]", "tie"),
-        ("[[8, 8.2]]", "B"),
-        ("[7, 8] [[2, 1]]", "A"),
-    ],
-)
-def test_two_scores_are_a_verdict_with_a_tie_up_to_a_tenth(reply: str, shown: Shown) -> None:
-    assert parse_two_scores(reply) == shown
-
-
-@pytest.mark.parametrize("reply", [None, "7 8", "[[8.2,  8]]", "[[8]]"])
-def test_anything_else_is_no_two_scores(reply: str | None) -> None:
-    assert parse_two_scores(reply) == Unparsed("no scores")
 
 
 def test_a_shown_answer_is_somebodys() -> None:

@@ -3,11 +3,11 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.evaluation.verifiable import is_correct
 from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, build_pairs
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.standin.families import FAMILIES, Problem, recognise
 from tapir_core.standin.judge import SCALE, grade
+from tapir_core.verifiable import is_correct
 
 PAIRS = build_pairs(60, random.Random(3))
 

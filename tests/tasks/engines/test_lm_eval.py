@@ -11,8 +11,9 @@ import pytest
 from tapir_core.calls.fakes import FakeProvider, RecordedCall, Text
 from tapir_core.config import LmEvalBenchmark, Sampling
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, Stopped
-from tapir_core.evaluation.benchmarks import HarnessTask
-from tasks.engines.lm_eval import Harness
+from tapir_core.evaluation.lm_eval import LmEval
+from tapir_core.evaluation.marking import Answered
+from tasks.engines.scripts import ScriptRunner
 from tasks.fakes import make_fake_harness
 from tests.harness.processes import REPOSITORY
 from tests.students import needs_harness
@@ -33,14 +34,19 @@ GOOD = {
 """Answers that follow every instruction of a sample question, by its `key`."""
 
 
-def harness(folder: Path, check_stop: Callable[[], None] = lambda: None, **settings: Any) -> Harness:
+def harness(folder: Path, check_stop: Callable[[], None] = lambda: None, **settings: Any) -> LmEval:
     whole = {"questions": str(SAMPLES / "ifeval.jsonl"), "task": "ifeval", "python": str(PYTHON), **settings}
-    return Harness("mine", LmEvalBenchmark(**whole), folder / "lm-eval.log", check_stop)
+    return LmEval(LmEvalBenchmark(**whole), "mine", scripts=ScriptRunner(lambda log: folder / f"{log}.log", check_stop))
 
 
-def answers_to(asked: list[tuple[str, str, str]], given: dict[int, str]) -> list[tuple[str, str, str]]:
+def questions(mine: LmEval) -> list[tuple[str, str, str]]:
+    """Question, prompt and target of everything that the task asks."""
+    return mine.items().select("question_id", "question", "reference").rows()
+
+
+def answers_to(asked: list[tuple[str, str, str]], given: dict[int, str]) -> list[Answered]:
     """Each question with its answer, by the place of the question from 1; something useless where there is none."""
-    return [(name, prompt, given.get(place, "No, thanks.")) for place, (name, prompt, _) in enumerate(asked, start=1)]
+    return [Answered(*each, given.get(place, "No, thanks.")) for place, each in enumerate(asked, start=1)]
 
 
 @pytest.mark.slow
@@ -48,20 +54,20 @@ def answers_to(asked: list[tuple[str, str, str]], given: dict[int, str]) -> list
 @needs_harness
 def test_its_ifeval_marks_the_sample_questions(tmp_path: Path) -> None:
     mine = harness(tmp_path)
-    asked = mine.questions()
+    asked = questions(mine)
     prompts = [json.loads(line)["prompt"] for line in (SAMPLES / "ifeval.jsonl").read_text().splitlines()]
     assert [prompt for _, prompt, _ in asked] == prompts
     marked = mine.mark(answers_to(asked, GOOD)[1:])
-    assert list(marked.marks) == [
+    assert list(marked.values) == [
         f"{level}_level_{how}_acc" for how in ("strict", "loose") for level in ("prompt", "inst")
     ]
-    strict = dict(marked.marks["prompt_level_strict_acc"])
+    strict = dict(marked.values["prompt_level_strict_acc"])
     assert "0" not in strict, "a question without an answer is not marked"
     assert {place for place in GOOD if place > 1 and strict[str(place - 1)] == [1.0]} == GOOD.keys() - {1}
     assert strict["4"] == [0.0], "three words are not sixty"
     # Without commas, but too short and without soup.
-    assert dict(marked.marks["inst_level_strict_acc"])["18"] == [0.0, 0.0, 0.0]
-    assert marked.task == HarnessTask("0.4.13", "ifeval", "4.0", "")
+    assert dict(marked.values["inst_level_strict_acc"])["18"] == [0.0, 0.0, 0.0]
+    assert (marked.marker, marked.rules) == ("lm-evaluation-harness 0.4.13", "ifeval 4.0")
     assert marked.left_out == ()
 
 
@@ -71,13 +77,13 @@ def test_its_ifeval_marks_the_sample_questions(tmp_path: Path) -> None:
 def test_a_task_of_ones_own_is_asked_with_its_stops_and_filters(tmp_path: Path) -> None:
     folder = SAMPLES / "lm_eval_tasks"
     mine = harness(tmp_path, task="tapir_sums", questions=str(SAMPLES / "sums.jsonl"), include_path=str(folder))
-    asked = mine.questions()
+    asked = questions(mine)
     assert asked[0] == ("0", "What is 17 + 25? Answer with the number alone.", "42")
     marked = mine.mark(answers_to(asked, {1: "17 + 25 = 42", 2: "56\n\nOr 57?", 3: "84 or 85", 4: "twelve"}))
-    [(metric, marks)] = marked.marks.items()
+    [(metric, marks)] = marked.values.items()
     assert metric == "exact_match (last-number)"
     assert [share for _, [share] in marks] == [1, 1, 0, 0, 0, 0, 0, 0]
-    assert marked.task == HarnessTask("0.4.13", "tapir_sums", "1.0", "temperature 0, 32 tokens")
+    assert marked.rules == "tapir_sums 1.0 (its own sampling: temperature 0, 32 tokens)"
 
 
 @pytest.mark.slow
@@ -89,13 +95,13 @@ def test_a_task_with_solved_examples_draws_the_same_ones_when_it_marks(tmp_path:
         rows = ({"question": f"What follows {n}?", "answer": f"#### {n + 1}"} for n in range(first, first + 8))
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     mine = harness(tmp_path, task="gsm8k", **{name: str(file) for name, file in files.items()})
-    asked = mine.questions()
+    asked = questions(mine)
     for place, (_, prompt, _) in enumerate(asked):
         assert prompt.count("Question: What follows") == 6
         assert prompt.endswith(f"Question: What follows {90 + place}?\nAnswer:")
     marked = mine.mark(answers_to(asked, {1: "#### 91\n\nQuestion: Well? #### 7", 2: "It is 92."}))
-    strict, flexible = ([share for _, [share] in marks] for marks in marked.marks.values())
-    assert list(marked.marks) == ["exact_match (strict-match)", "exact_match (flexible-extract)"]
+    strict, flexible = ([share for _, [share] in marks] for marks in marked.values.values())
+    assert list(marked.values) == ["exact_match (strict-match)", "exact_match (flexible-extract)"]
     assert (strict, flexible) == ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0])
 
 
@@ -118,7 +124,7 @@ def test_what_cannot_be_asked_in_a_chat_is_refused(tmp_path: Path, settings: dic
     choices = {"task": "choices", "output_type": "multiple_choice", "doc_to_text": "{{prompt}}", "doc_to_target": 0}
     (tmp_path / "choices.yaml").write_text(json.dumps({**choices, "doc_to_choice": ["yes", "no"]}))
     with pytest.raises(ConfigError, match=f"benchmarks.mine: task '{settings['task']}': .*{said}"):
-        harness(tmp_path, include_path=str(tmp_path), **settings).questions()
+        questions(harness(tmp_path, include_path=str(tmp_path), **settings))
 
 
 @pytest.mark.slow
@@ -126,8 +132,8 @@ def test_what_cannot_be_asked_in_a_chat_is_refused(tmp_path: Path, settings: dic
 @needs_harness
 def test_figures_are_those_of_the_harness_with_a_client_of_its_own(tmp_path: Path) -> None:
     mine = harness(tmp_path)
-    asked = mine.questions()
-    given = {prompt: answer for _, prompt, answer in answers_to(asked, GOOD)}
+    asked = questions(mine)
+    given = {each.question: each.response for each in answers_to(asked, GOOD)}
 
     def answer(call: RecordedCall) -> Text:
         return Text(given[call.prompt])
@@ -147,7 +153,7 @@ def test_figures_are_those_of_the_harness_with_a_client_of_its_own(tmp_path: Pat
     assert done.returncode == 0, done.stderr[-2000:]
     [file] = tmp_path.rglob("results_*.json")
     figures = json.loads(file.read_text())["results"]["theirs"]
-    for metric, marks in mine.mark(answers_to(asked, GOOD)).marks.items():
+    for metric, marks in mine.mark(answers_to(asked, GOOD)).values.items():
         shares = [share for _, each in marks for share in each]
         assert sum(shares) / len(shares) == pytest.approx(figures[f"{metric},none"], abs=1e-12)
 
@@ -157,8 +163,10 @@ def test_a_task_that_would_draw_answers_in_another_way_says_so(tmp_path: Path, l
     file = tmp_path / "questions.jsonl"
     file.write_text('{"prompt": "Well?", "answer": "Yes."}\n')
     python, drawn = str(make_fake_harness(tmp_path)), Sampling(max_tokens=longest)
-    marked = harness(tmp_path, python=python, questions=str(file), answering=drawn).mark([("0", "Well?", "Yes.")])
-    assert marked.task.sampling == told
+    marked = harness(tmp_path, python=python, questions=str(file), answering=drawn).mark(
+        [Answered("0", "Well?", None, "Yes.")]
+    )
+    assert marked.rules == "ifeval 1.0" + (f" (its own sampling: {told})" if told else "")
 
 
 def test_a_child_that_is_told_to_stop_is_ended(tmp_path: Path) -> None:
@@ -170,7 +178,7 @@ def test_a_child_that_is_told_to_stop_is_ended(tmp_path: Path) -> None:
         raise Stopped("enough")
 
     with pytest.raises(Stopped):
-        harness(tmp_path, stop, python=str(python)).questions()
+        questions(harness(tmp_path, stop, python=str(python)))
 
 
 def test_an_interpreter_without_the_harness_names_the_remedy(tmp_path: Path) -> None:
@@ -178,7 +186,7 @@ def test_an_interpreter_without_the_harness_names_the_remedy(tmp_path: Path) -> 
     python.write_text("#!/bin/sh\necho \"ModuleNotFoundError: No module named 'lm_eval'\" >&2\nexit 1\n")
     python.chmod(0o755)
     with pytest.raises(MissingPrerequisite, match="has no lm-evaluation-harness; run `make lm-eval-env`"):
-        harness(tmp_path, python=str(python)).questions()
+        questions(harness(tmp_path, python=str(python)))
 
 
 def test_a_task_without_shares_has_nothing_to_report(tmp_path: Path) -> None:
@@ -188,14 +196,14 @@ def test_a_task_without_shares_has_nothing_to_report(tmp_path: Path) -> None:
     python.write_text(f"#!/bin/sh\necho '{made}' > \"$4\"\n")
     python.chmod(0o755)
     with pytest.raises(ConfigError, match=r"no metric is a mean of marks between 0 and 1 \(it has bleu\)"):
-        harness(tmp_path, python=str(python)).mark([("0", "Well?", "Yes.")])
+        harness(tmp_path, python=str(python)).mark([Answered("0", "Well?", None, "Yes.")])
 
 
 def test_a_file_with_broken_rows_names_them(tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     file.write_text('{"prompt": "Well?", "answer": "Yes."}\n{"prompt"\n')
     with pytest.raises(ConfigError, match=r"benchmarks.mine.questions: .*row 2: damaged JSON"):
-        harness(tmp_path, python=str(make_fake_harness(tmp_path)), questions=str(file)).questions()
+        questions(harness(tmp_path, python=str(make_fake_harness(tmp_path)), questions=str(file)))
 
 
 def test_a_child_that_ends_without_a_result_shows_its_last_lines(tmp_path: Path) -> None:
@@ -203,7 +211,7 @@ def test_a_child_that_ends_without_a_result_shows_its_last_lines(tmp_path: Path)
     file.write_text('{"prompt": "Well?", "answer": "Yes."}\n')
     python = str(make_fake_harness(tmp_path))
     with pytest.raises(EngineError, match=r"task 'broken': .*exit code 1; the last lines of .*\n.*\n.*KeyError"):
-        harness(tmp_path, python=python, questions=str(file), task="broken").questions()
+        questions(harness(tmp_path, python=python, questions=str(file), task="broken"))
 
 
 def test_data_of_nltk_that_is_not_there_is_named_with_its_remedy(tmp_path: Path) -> None:
@@ -212,4 +220,4 @@ def test_data_of_nltk_that_is_not_there_is_named_with_its_remedy(tmp_path: Path)
     python.write_text(f'#!/bin/sh\ncat >&2 <<"END"\n{said}END\nexit 1\n')
     python.chmod(0o755)
     with pytest.raises(MissingPrerequisite, match=r"nltk that is not here \(punkt_tab\); run .* NLTK_DATA"):
-        harness(tmp_path, python=str(python)).questions()
+        questions(harness(tmp_path, python=str(python)))

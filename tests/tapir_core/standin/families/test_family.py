@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.verifiable import is_correct, states_result
 from tapir_core.judging.prompt import neutralise
 from tapir_core.standin.families import FAMILIES, LEVELS, STREAMS, Problem, families_of, recognise
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.verifiable import is_correct, states_result
 
 any_problem = st.builds(
     lambda name, level, seed: FAMILIES[name].draw_problem(level, random.Random(seed)),

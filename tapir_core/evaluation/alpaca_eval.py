@@ -1,0 +1,262 @@
+"""AlpacaEval 2.0: a student's outputs against a baseline's, an annotator's choices, win rates, length control.
+
+The prompt is our own, so that figures are near published ones and not equal to them.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import polars as pl
+
+from tapir_core.config import AlpacaEvalBenchmark
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.annotations import (
+    BASELINE,
+    DRAW,
+    Annotation,
+    Comparison,
+    WinRates,
+    measure_position,
+    measure_win_rates,
+    preference_from_choice,
+    preference_from_logprobs,
+    read_outputs,
+)
+from tapir_core.evaluation.benchmark import Exchange, Game, Judging, Reading, items_table, register
+from tapir_core.evaluation.length_control import (
+    ControlledRate,
+    LengthTables,
+    control_length,
+    is_far_from,
+    length_alone,
+    read_length_tables,
+)
+from tapir_core.evaluation.rows import check_category, encodable, read_rows, text_of
+from tapir_core.evaluation.scores import (
+    NO_ANSWER,
+    NO_BASELINE,
+    ItemValues,
+    Judgment,
+    Order,
+    Place,
+    Score,
+    position_note,
+    score,
+    withhold_categories,
+)
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure
+from tapir_core.judging.agreement import favoured_position
+from tapir_core.judging.estimates import Estimate
+from tapir_core.judging.prompt import neutralise
+from tapir_core.prompts import Prompt
+from tapir_core.replies import Unparsed
+
+__all__ = ["AlpacaEval", "AlpacaEvalFigures", "measure_annotations"]
+
+_MODE, _PROMPT = "annotation", "alpaca_eval"
+_TAGS = ("output_1", "output_2")
+_LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
+_MINIMAL = "by lengths alone, never beside a published rate"
+_NO_TABLES = "needs the difficulty table and the anchors"
+
+
+@dataclass(frozen=True, slots=True)
+class AlpacaEvalFigures:
+    """One model against the baseline, in per cent."""
+
+    rates: WinRates
+    controlled: Estimate
+    """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
+    controlled_spread: float | None
+    """The spread of its predictions over the instructions, which the original calls ``lc_standard_error``."""
+    position: Estimate
+    """By how many points standing first raises the win rate; not defined where the orders are not known."""
+
+    @property
+    def length_is_doubtful(self) -> bool:
+        """True when length control moves the rate so far that its regression is to be doubted."""
+        raw = self.rates.win_rate.estimate.value
+        return raw is not None and self.controlled.value is not None and is_far_from(self.controlled.value, raw)
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The figures under the original's names."""
+        rate = self.rates.win_rate.estimate
+        return {
+            "win_rate": rate.value,
+            "standard_error": rate.stderr,
+            "discrete_win_rate": self.rates.discrete.estimate.value,
+            "n_total": rate.n,
+            "length_controlled_winrate": self.controlled.value,
+            "lc_standard_error": self.controlled_spread,
+        }
+
+
+@register(AlpacaEvalBenchmark)
+class AlpacaEval(Judging[AlpacaEvalBenchmark]):
+    """The benchmark with its settings."""
+
+    model_field = "generator"
+    outputs_form = "instruction and output in each row (model_outputs.json)"
+    labels: ClassVar[Mapping[str, str]] = {
+        "win_rate": "win rate, %",
+        "discrete_win_rate": "discrete win rate, %",
+        "length_controlled_win_rate": "length-controlled win rate, %",
+        "length_controlled_minimal": "win rate at equal lengths, %",
+        "position_gap": "gain by standing first, points",
+    }
+    headlines = ("win_rate",)
+
+    def items(self) -> pl.DataFrame:
+        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`).
+
+        An output that the baseline lacks is nothing, and its question counts as failed.
+        """
+        where, baseline = self.where, self._baseline()
+        asked = read_rows(
+            self.settings.questions,
+            lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
+            "question",
+        )
+        texts = [text for text, _ in asked]
+        self.check_baseline(texts, [text for text in texts if baseline.get(text) is None])
+        tables = self._tables()
+        if tables is not None and len(tables.difficulty) != len(asked):
+            raise ConfigError(
+                f"{where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of the "
+                "same questions, in their order"
+            )
+        return items_table(
+            (str(number), category, 1, text, None, baseline.get(text))
+            for number, (text, category) in enumerate(asked, start=1)
+        )
+
+    def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
+        """Found by the instruction."""
+        outputs = read_outputs(path)
+        asked = items.select("question_id", "turn", "question").rows()
+        return {(question, turn): outputs.get(text) for question, turn, text in asked}
+
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
+        [turn] = exchange.turns
+        if turn.response is None or turn.baseline is None:
+            lacking = NO_ANSWER if turn.response is None else NO_BASELINE
+            return [exchange.game(1, _MODE, "single", None, reason=lacking)]
+        pair = Comparison(turn.question, turn.response, turn.baseline)
+        order: Order = "model_first" if pair.switched else "baseline_first"
+        if pair.is_draw:
+            return [exchange.game(1, _MODE, order, None, reading=Reading(DRAW, how=_EQUAL))]
+        text = prompts[_PROMPT].render(
+            instruction=neutralise(turn.question, _TAGS),
+            output_1=neutralise(pair.shown.answer_1, _TAGS),
+            output_2=neutralise(pair.shown.answer_2, _TAGS),
+        )
+        return [exchange.game(1, _MODE, order, text, prompt=_PROMPT)]
+
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """The preference (1-2): from the log-probabilities where they hold an identifier, else from the reply."""
+        switched = game.order == "model_first"
+        found = preference_from_logprobs(logprobs, switched=switched)
+        if not isinstance(found, Unparsed):
+            return Reading(found, how=_LOGPROBS)
+        chosen = preference_from_choice(text, switched=switched)
+        return chosen if isinstance(chosen, Unparsed) else Reading(chosen, how=_CHOICE)
+
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+        """Win rates, also by category; the length-controlled one; what standing first is worth."""
+        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
+        rows = [_annotation(each, by_question) for each in exchanges]
+        limit, tables = self.settings.max_failed_share, self._tables()
+        figures = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
+        rates, whole = figures.rates, figures.rates.win_rate
+        note = f"by {_sources(judged)}"
+        failures = self.failures(judged)
+        scores = [
+            score("win_rate", whole, note=note, failures=failures),
+            score("discrete_win_rate", rates.discrete, note=note),
+        ]
+        controlled = Figure(figures.controlled, whole.n_failed)
+        if tables is not None:
+            doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
+            scores.append(score("length_controlled_win_rate", controlled, note=doubt))
+        else:
+            scores.append(score("length_controlled_minimal", controlled, note=_MINIMAL))
+        if whole.estimate.value is not None:
+            bias = position_note(favoured_position(figures.position))
+            scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
+        return withhold_categories([*scores, *self._by_category(exchanges, rows)])
+
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+        """The probability of a win, in per cent."""
+        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
+        preferences = {each.question_id: _annotation(each, by_question).preference for each in exchanges}
+        return {
+            "win_rate": {
+                name: None if found is None else 100 * (found - BASELINE) for name, found in preferences.items()
+            }
+        }
+
+    def _by_category(self, exchanges: Sequence[Exchange], rows: Sequence[Annotation]) -> Iterator[Score]:
+        for name in dict.fromkeys(each.category for each in exchanges if each.category):
+            of = [row for each, row in zip(exchanges, rows, strict=True) if each.category == name]
+            found = measure_win_rates(of, max_failed_share=self.settings.max_failed_share)
+            yield score("win_rate", found.win_rate, name)
+
+    def _baseline(self) -> dict[str, str | None]:
+        """Instruction → the baseline's output, which is nothing where it failed."""
+        if self.against is not None:
+            return self.against.outputs()
+        return read_outputs(self.settings.baseline_file or "")
+
+    def _tables(self) -> LengthTables | None:
+        if self.settings.difficulty is None or self.settings.anchors is None:
+            return None
+        return read_length_tables(self.settings.difficulty, self.settings.anchors)
+
+
+def measure_annotations(
+    judged: Sequence[Annotation],
+    tables: LengthTables | None = None,
+    *,
+    max_failed_share: float = MAX_FAILED_SHARE,
+) -> AlpacaEvalFigures:
+    """Win rates, and with ``tables`` the length-controlled one; above ``max_failed_share`` (0-1) of failures, none.
+
+    Raises:
+        ConfigError: there are more judgments than rows in the difficulty table.
+    """
+    if tables is not None and len(judged) > len(tables.difficulty):
+        raise ConfigError(
+            f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions; "
+            "give the table of the same instructions, and the annotations of one model"
+        )
+    rates = measure_win_rates(judged, max_failed_share=max_failed_share)
+    raw = rates.win_rate.estimate
+    if raw.value is None or tables is None:
+        controlled = ControlledRate(Estimate(None, 0, why=raw.why if raw.value is None else _NO_TABLES), spread=None)
+    else:
+        controlled = control_length(judged, tables)
+    # A prediction for all instructions, with the count of the judgments.
+    rate = replace(controlled.rate, n=raw.n)
+    return AlpacaEvalFigures(rates, rate, controlled.spread, measure_position(judged))
+
+
+def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judgment, Order]]) -> Annotation:
+    [turn] = exchange.turns
+    found, order = judged.get(exchange.question_id, (Judgment(), "single"))
+    # An output that is not there has no length. Its row has to stay, since difficulty goes by place: taken as equal.
+    own, other = turn.response, turn.baseline
+    chars, baseline_chars = (
+        len(text or "") for text in (other if own is None else own, own if other is None else other)
+    )
+    return Annotation(found.value, chars, baseline_chars, None if order == "single" else order == "model_first")
+
+
+def _sources(judged: Mapping[Place, Judgment]) -> str:
+    """What the preferences were read from: `log-probabilities`, `parsed choices`, or how many from each."""
+    counts = Counter(each.how for each in judged.values() if each.value is not None and each.how != _EQUAL)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return " and ".join(f"{how} ({number})" for how, number in sorted(counts.items())) or _EQUAL

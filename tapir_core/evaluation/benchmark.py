@@ -1,0 +1,453 @@
+"""A benchmark that is asked: its questions, what is judged or marked of a student's answers, its figures.
+
+One class a kind of benchmark, in a module of its own, registered for its configuration class (`register`) and found
+by `benchmark_of`. It is either `Judging`, a judge being asked about every answer, or marks them itself (`marking`).
+
+Grain: an `Exchange` is one question with all its turns and a student's answers; a `Game` is one judgment, one call of
+the judge at most. Nothing here makes a call.
+"""
+
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, singledispatch
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+import polars as pl
+
+from tapir_core.config import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunConfig, Sampling
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.baseline import BaselineStudent, baseline_student
+from tapir_core.evaluation.rows import read_rows
+from tapir_core.evaluation.scores import (
+    SCORES,
+    ItemValues,
+    Judgment,
+    Order,
+    Place,
+    Score,
+    failures_in_words,
+)
+from tapir_core.prompts import Prompt
+from tapir_core.replies import Unparsed
+
+__all__ = [
+    "ITEMS",
+    "Benchmark",
+    "Exchange",
+    "Game",
+    "Judging",
+    "Reading",
+    "ScriptFailed",
+    "Scripts",
+    "Turn",
+    "benchmark_of",
+    "exchanges_of",
+    "items_table",
+    "judging",
+    "register",
+    "registered",
+    "score_rows",
+    "without_files",
+]
+
+Json = Any
+
+ITEMS = pl.Schema(
+    {
+        "question_id": pl.String(),
+        "category": pl.String(),
+        "turn": pl.Int64(),
+        "question": pl.String(),
+        "reference": pl.String(),
+        "baseline": pl.String(),
+    }
+)
+"""One row a question and turn, in the order of the file; a reference where it has one.
+
+The baseline's answer is nothing where there is none to compare with, or it has failed.
+"""
+
+_SPLIT = "test"
+"""Figures of benchmarks are reported and read by no decision."""
+
+_FILES = "files (SHA-256): "
+_DIGITS = 12
+"""Of a file's digest, in a figure's record."""
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is asked in one turn, and what was answered."""
+
+    question: str
+    reference: str | None
+    baseline: str | None
+    """The baseline's answer without blanks around it; nothing where it gave none."""
+    response: str | None
+    """The student's, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question and everything said about it."""
+
+    question_id: str
+    category: str
+    turns: tuple[Turn, ...]
+
+    def game(self, turn: int, mode: str, order: Order, text: str | None, **known: Any) -> "Game":
+        """A judgment on one turn; without a text ``known`` has its reading, or the reason why nobody can be asked."""
+        return Game(self.question_id, self.category, turn, mode, order, text, **known)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a judge's reply comes to, as the benchmark counts it."""
+
+    value: float
+    baseline_value: float | None = None
+    """Of the baseline's answer, where a reply scores both."""
+    how: str = ""
+    """What it was read from, where that differs from reply to reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """One judgment to be made: a text for the judge, or what is known without asking."""
+
+    question_id: str
+    category: str
+    turn: int
+    """From 1."""
+    mode: str
+    order: Order
+    text: str | None
+    prompt: str = ""
+    """The prompt that the text was made with."""
+    reading: Reading | None = None
+    """What it comes to where nobody has to be asked."""
+    reason: str = ""
+    """Why nobody can be asked; it has failed then."""
+
+    @property
+    def place(self) -> Place:
+        """What tells it from the other judgments of one student."""
+        return self.question_id, self.turn, self.mode, self.order
+
+
+class ScriptFailed(Exception):
+    """Raised when a script ended without a result; whoever started it says what to do."""
+
+    def __init__(self, code: int, log: str, log_path: Path) -> None:
+        super().__init__(f"exit code {code}")
+        self.code, self.log, self.log_path = code, log, log_path
+
+
+class Scripts(Protocol):
+    """Runs Python of another interpreter: scripts of `tasks/engines/`, as supervised children without our keys."""
+
+    def run(self, script: str, job: Json, *, python: Path, environment: Mapping[str, str], log: str) -> Json:
+        """What ``script`` makes of ``job``; its output goes to the log file of this name.
+
+        Raises:
+            ScriptFailed: it ended without a result.
+            EngineError: the interpreter cannot be started.
+            Stopped: the run is to stop; the child was ended.
+        """
+        ...
+
+    def look(self, code: str, *, python: Path, environment: Mapping[str, str]) -> str | None:
+        """What a line of Python prints there, within a minute; nothing where it fails."""
+        ...
+
+
+S = TypeVar("S", bound=AskedBenchmark)
+J = TypeVar("J", bound=JudgedBenchmark)
+
+
+@dataclass(frozen=True)
+class Benchmark(ABC, Generic[S]):
+    """One benchmark of a run, as its part of the configuration says."""
+
+    settings: S
+    name: str = ""
+    """What the run's configuration calls it."""
+    against: BaselineStudent | None = None
+    """The student of another run that its baseline is; nothing where it is a file, or there is none."""
+    scripts: Scripts | None = field(default=None, repr=False)
+    """What runs other interpreters; only what marks with one asks for it."""
+
+    labels: ClassVar[Mapping[str, str]] = {}
+    """Metric → what a figure is called, with its unit; where it lacks, its own name and per cent."""
+    headlines: ClassVar[tuple[str, ...]] = ()
+    """Metrics that stand for it as a whole; where none is named, its first one does."""
+
+    @property
+    def where(self) -> str:
+        """Its place in the configuration."""
+        return f"evaluation.benchmarks.{self.name}"
+
+    @abstractmethod
+    def items(self) -> pl.DataFrame:
+        """The questions with what belongs to them, ``ITEMS``.
+
+        Raises:
+            ConfigError: a file is wrong, or lacks what another one asks for.
+        """
+
+    def answering(self, _category: str, student: Sampling) -> Sampling:
+        """How the student's answers are drawn; ``student`` is its own sampling."""
+        return self.settings.drawn(student)
+
+    @abstractmethod
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+        """All figures of one student; a judgment that is not there has failed."""
+
+    @abstractmethod
+    def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
+        """What each headline is made of, by metric: for a comparison of two students on the same questions."""
+
+    @abstractmethod
+    def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], replies: pl.DataFrame) -> tuple[str, str]:
+        """Who judged or marked, and by which prompts or rules, as it stands beside a figure."""
+
+    def settings_in_words(self, drawn: str) -> Iterator[str]:
+        """How the replies of both sides were drawn, and what they were set against; ``drawn`` says the student's."""
+        yield drawn
+
+    def look(self) -> str:
+        """What of this machine it needs, in words; empty where it needs nothing.
+
+        Raises:
+            MissingPrerequisite: it is not there.
+        """
+        return ""
+
+
+class Judging(Benchmark[J]):
+    """A benchmark whose answers a judge is asked about."""
+
+    @property
+    @abstractmethod
+    def model_field(self) -> str:
+        """The field of a file with a model's answers that says which model's they are."""
+
+    @property
+    @abstractmethod
+    def outputs_form(self) -> str:
+        """The form of such a file, in words."""
+
+    @abstractmethod
+    def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
+        """Every judgment on one question."""
+
+    @abstractmethod
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+        """What a reply says; ``logprobs`` are those of its first token, none where none came."""
+
+    @abstractmethod
+    def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
+        """Question and turn → a model's answer in a file; nothing where it failed.
+
+        Raises:
+            ConfigError: the file cannot be read, or has a row that is no answer.
+        """
+
+    def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
+        """What the file of ``model`` answers: a row for each turn of ``items``, in their order.
+
+        Columns: question_id, turn, response (nothing where the file has none), finish_reason (`given`, or
+        `failed:not_given`). What is no question of the benchmark is left out. How they were drawn is not known.
+
+        Raises:
+            ConfigError: the file cannot be read, has a row that is none, is of several models, or answers no question.
+        """
+        where, path = f"{self.where}.outputs.{model}", self.settings.outputs[model]
+        try:
+            found = self.read_outputs(path, items)
+            models = dict.fromkeys(read_rows(path, lambda row: str(row.get(self.model_field) or ""), "output"))
+        except ConfigError as exc:
+            raise ConfigError(f"{where}: {exc}; is it of another benchmark? Expected {self.outputs_form}") from exc
+        if len(models) > 1:
+            raise ConfigError(
+                f"{where}: {path!r} holds answers of {len(models)} models ({', '.join(list(models)[:_LISTED])}); give "
+                "those of one"
+            )
+        asked = items.select("question_id", "turn").rows()
+        lacking = {question for question, turn in asked if found.get((question, turn)) is None}
+        if lacking.issuperset(items["question_id"]):
+            shown = "; ".join(repr(text[:60]) for text in items["question"].head(_LISTED))
+            raise ConfigError(
+                f"{where}: {path!r} answers none of the {len(lacking)} questions of {self.settings.questions!r} "
+                f"({shown}; …) in all turns; is it of another benchmark? Give a file of {self.name!r}"
+            )
+        texts = ((place, found.get(place)) for place in asked)
+        rows = [(*place, text, "failed:not_given" if text is None else "given") for place, text in texts]
+        schema = {"question_id": pl.String, "turn": pl.Int64, "response": pl.String, "finish_reason": pl.String}
+        return pl.DataFrame(rows, schema=schema, orient="row")
+
+    @property
+    def baseline_name(self) -> str:
+        """Whose answers the student's are set against, in words."""
+        return repr(self.settings.baseline_file) if self.against is None else self.against.student
+
+    def check_baseline(self, questions: Sequence[str], lacking: Sequence[str]) -> None:
+        """Refuse a baseline that answers none of the questions; those that it lacks have failed, and are counted.
+
+        Raises:
+            ConfigError: it is one of another benchmark.
+        """
+        if len(lacking) == len(questions):
+            shown = "; ".join(repr(text[:60]) for text in questions[:_LISTED])
+            raise ConfigError(
+                f"{self.where}.baseline: {self.baseline_name} answers none of the {len(questions)} questions "
+                f"({shown}; …); give the answers to the same questions"
+            )
+
+    def failures(self, judged: Mapping[Place, Judgment], mode: str | None = None) -> str:
+        """What failed, in words; of one mode, if it is named."""
+        asked = self.settings.logprobs_asked
+        return failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=asked)
+
+    def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
+        """The judge with its identity, and the versions of its prompts."""
+        voice = config.judge_of(self.settings).answers_as("judge")
+        versions = (f"{name} {prompts[name].version}" for name in self.settings.prompts)
+        return f"{voice.model} ({voice.identity})", ", ".join(versions)
+
+    def settings_in_words(self, drawn: str) -> Iterator[str]:
+        """The judge's replies first, and last the student of another run that is the baseline."""
+        yield f"judge: {self.settings.judging_in_words}"
+        yield drawn
+        if self.against is not None:
+            yield f"baseline: {self.against.in_words}"
+
+
+@singledispatch
+def _make(settings: AskedBenchmark, *_: Any) -> Benchmark[Any]:
+    raise TypeError(_nobody_asks(type(settings).__name__))
+
+
+def _nobody_asks(kind: str) -> str:
+    return (
+        f"no benchmark is registered for the configuration class {kind}; write a class of `Judging` or `Marking` under "
+        f"`@register({kind})` in a module of tapir_core/evaluation/, or import the module that has it"
+    )
+
+
+def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
+    """A class decorator: benchmarks with ``settings`` of this class are of the decorated one.
+
+    Raises:
+        TypeError: the class leaves out what a benchmark must do.
+    """
+
+    def keep(kind: type) -> type:
+        lacking = sorted(getattr(kind, "__abstractmethods__", ()))
+        if lacking:
+            raise TypeError(f"benchmark {kind.__name__} does not say: {', '.join(lacking)}; write these methods")
+        _make.register(settings, kind)
+        return kind
+
+    return keep
+
+
+@cache
+def _import_shipped() -> None:
+    """Every module of this folder, so that a benchmark is registered by being there."""
+    import tapir_core.evaluation
+
+    for module in pkgutil.iter_modules(tapir_core.evaluation.__path__, "tapir_core.evaluation."):
+        import_module(module.name)
+
+
+def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
+    """The benchmark of every configuration class that is asked.
+
+    Raises:
+        TypeError: one has none.
+    """
+    _import_shipped()
+    asked = (kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark))
+    found = {kind: _make.dispatch(kind) for kind in asked}
+    if lacking := [kind.__name__ for kind, made in found.items() if not isinstance(made, type)]:
+        raise TypeError(_nobody_asks(lacking[0]))
+    return cast("dict[type[AskedBenchmark], type[Benchmark[Any]]]", found)
+
+
+def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -> Benchmark[Any]:
+    """The benchmark of this name; it is one that is asked.
+
+    Raises:
+        TypeError: no class is registered for its kind.
+    """
+    _import_shipped()
+    return _make(config.evaluation.asked[name], name, baseline_student(config, name), scripts)
+
+
+def judging(config: RunConfig, name: str) -> Judging[Any]:
+    """The benchmark of this name; it is one whose answers a judge is asked about."""
+    found = benchmark_of(config, name)
+    assert isinstance(found, Judging)
+    return found
+
+
+def items_table(rows: Iterable[tuple[object, ...]]) -> pl.DataFrame:
+    """Rows as ``ITEMS``."""
+    return pl.DataFrame(list(rows), schema=ITEMS, orient="row")
+
+
+def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
+    """Questions (``ITEMS``) with a student's answers (question_id, turn, response), in the order of ``items``.
+
+    Blanks around an answer and around a baseline's are left out: they are no part of either side's length.
+    """
+    given = {
+        (question, turn): text for question, turn, text in answers.select("question_id", "turn", "response").rows()
+    }
+    found: dict[str, list[Turn]] = {}
+    for row in items.iter_rows(named=True):
+        replies = (row["baseline"], given.get((row["question_id"], row["turn"])))
+        baseline, response = (None if text is None else text.strip() for text in replies)
+        found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
+    categories = dict(items.select("question_id", "category").rows())
+    return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
+
+
+def score_rows(
+    config: RunConfig,
+    name: str,
+    scores: Sequence[Score],
+    prompts: Mapping[str, Prompt],
+    replies: pl.DataFrame,
+    *,
+    outputs: tuple[str, str] | None = None,
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> pl.DataFrame:
+    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
+
+    ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student; ``files``
+    are the benchmark's own, field → SHA-256.
+    """
+    benchmark = benchmark_of(config, name)
+    drawn = f"student: {benchmark.settings.answering_in_words(config.student.sampling)}"
+    if outputs is not None:
+        model, file = outputs
+        drawn = f"outputs: {model}, from a file (SHA-256 {file[:_DIGITS]})"
+    told = [*benchmark.settings_in_words(drawn)]
+    if files:
+        told.append(_FILES + ", ".join(f"{each} {digest[:_DIGITS]}" for each, digest in files.items()))
+    beside = (*benchmark.judged_by(config, prompts, replies), "; ".join(told))
+    return pl.DataFrame([each.row(name, _SPLIT, *beside) for each in scores], schema=SCORES, orient="row")
+
+
+def without_files(settings: str) -> str:
+    """A figure's settings without the digests of files: other bytes may say the same."""
+    return "; ".join(each for each in settings.split("; ") if not each.startswith(_FILES))

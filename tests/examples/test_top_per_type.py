@@ -1,0 +1,116 @@
+"""A selection rule beside the product. Registration is for a whole process, so each test has one of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+[run]
+name = "small"
+[data.pool]
+type = "standin"
+rows = 40
+[teacher.endpoint]
+type = "standin"
+[judge.endpoint]
+type = "standin"
+[rounds.default]
+selection = { type = "top_per_type", share = 0.5 }
+"""
+RULE = """
+from typing import Literal
+from tapir_core.config import SelectionRule
+class Fair(SelectionRule):
+    '''A rule.'''
+"""
+HAS_TYPE = "    type: Literal['fair'] = 'fair'\n"
+HAS_SHARE = "    fixed_share = None\n"
+
+
+def python(*arguments: str) -> tuple[int, str]:
+    """Exit code and all that a child says."""
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def said(code: str) -> str:
+    return python("-c", code)[1]
+
+
+def command(folder: Path, *overrides: str) -> tuple[int, str]:
+    """What an estimate of the configuration says."""
+    (folder / "config.toml").write_text(CONFIG)
+    sets = [each for override in (f"run.root={folder}", *overrides) for each in ("--set", override)]
+    return python("-m", "tests.examples.tapir", "top_per_type", "estimate", str(folder / "config.toml"), *sets)
+
+
+def test_seeds_are_the_hardest_of_each_task_type() -> None:
+    code = """
+import random
+from tapir_core.curriculum import select_seeds
+from tests.builders import make_difficulty
+from tests.examples.top_per_type import TopPerType
+mfd = {"a": 9.0, "b": 8.0, "c": 7.0, "d": 6.0, "e": 0.5, "f": 0.2, "g": -1.0}
+types = dict.fromkeys("abcd", "Math") | dict.fromkeys("efg", "Law")
+parts = select_seeds(TopPerType(share=0.5), make_difficulty(mfd, types), random.Random(1))
+print(parts.seeds["instruction_id"].to_list(), parts.easy.height, parts.delta)
+"""
+    assert said(code) == "['a', 'b', 'e', 'f'] 3 0.2\n"
+
+
+def test_it_has_keys_of_its_own_and_changes_those_of_no_stage_before_it() -> None:
+    code = """
+from tapir_core.config import HardShare, RoundConfig, RunConfig
+from tapir_core.stage_keys import own_digest
+from tapir_core.stages import StageAt
+from tests.examples.top_per_type import TopPerType
+def keys(rule):
+    standin = {"type": "standin"}
+    table = {"run": {"name": "small"}, "data": {"pool": standin}, "teacher": {"endpoint": standin}}
+    table |= {"judge": {"endpoint": standin}, "rounds": {"default": {"selection": rule.model_dump()}}}
+    return [own_digest(StageAt(name, 1), RunConfig.model_validate(table), {}) for name in ("judge", "select")]
+(judge, one), (same, other), (also, hard) = keys(TopPerType()), keys(TopPerType(share=0.5)), keys(HardShare())
+print(judge == same == also, len({one, other, hard}))
+"""
+    assert said(code) == "True 3\n"
+
+
+def test_the_command_line_reads_it_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    code, estimate = command(tmp_path)
+    assert code == 0, estimate
+    assert "The share of seeds is the configured one." in " ".join(estimate.split())
+    code, wrong = command(tmp_path, "rounds.default.selection.share=2")
+    told = " ".join(wrong.split())
+    assert code == 2
+    assert "rounds.default.selection.share: value 2" in told
+    assert "expected number > 0 and < 1.0 (Share q of the scored instructions of a task type" in told
+    code, wrong = command(tmp_path, 'rounds.default.selection={ type = "top_of_type" }')
+    assert 'did you mean "top_per_type"?' in wrong
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (RULE, "Fair lacks fixed_share, type; SelectionRule says what each is"),
+        (RULE + HAS_TYPE, "Fair lacks fixed_share; SelectionRule says what each is"),
+        (RULE + HAS_SHARE, "Fair is a SelectionRule without a `type`; add to it:"),
+        (RULE + HAS_TYPE.replace("fair", "random") + HAS_SHARE, "has type = 'random', which RandomShare has already"),
+    ],
+)
+def test_a_class_that_lacks_a_part_is_refused_where_it_is_defined(rule: str, message: str) -> None:
+    assert message in said(rule)
+
+
+def test_a_rule_that_chooses_nothing_is_told_what_to_add() -> None:
+    chosen = f"""{RULE}{HAS_TYPE}{HAS_SHARE}
+import random
+from tapir_core.curriculum import select_seeds
+from tests.builders import make_difficulty
+select_seeds(Fair(), make_difficulty({{"a": 1.0}}), random.Random(1))
+"""
+    told = said(chosen)
+    assert "tapir_core.curriculum.selection.choose_rows does nothing for Fair yet" in told
+    assert "@choose_rows.register\n    def _(rule: Fair, " in told

@@ -1,0 +1,110 @@
+"""AlpacaEval's figures of every model whose judgments or coefficients are at hand, against the leaderboard's."""
+
+import math
+from functools import cache
+
+import pytest
+
+from tapir_core.evaluation.annotations import Annotation, measure_win_rates, preference_from_logprobs, read_annotations
+from tapir_core.evaluation.length_control import (
+    LengthModel,
+    LengthTables,
+    control_length,
+    fit_length_model,
+    predict_win_rate,
+    read_length_tables,
+)
+from tests.evalref import csv_rows, evalref, json_rows
+
+FOLDER = "alpaca_eval"
+
+SHORT_FILES = {"platolm-7b": 803}
+"""Rows of published annotation files that are not at hand and lack instructions."""
+
+
+@cache
+def leaderboard() -> dict[str, dict[str, str]]:
+    return {row["model"]: row for row in csv_rows(f"{FOLDER}/expected.csv")}
+
+
+@cache
+def judged() -> dict[str, list[Annotation]]:
+    return {
+        path.stem: read_annotations(str(path)).judged for path in sorted(evalref(f"{FOLDER}/models").glob("*.jsonl"))
+    }
+
+
+@cache
+def tables() -> LengthTables:
+    return read_length_tables(*(str(evalref(f"{FOLDER}/{file}")) for file in ("difficulty.csv", "anchor_pseudo.jsonl")))
+
+
+def test_win_rates_standard_errors_and_counts_of_all_models() -> None:
+    assert len(judged()) == 57
+    for name, annotations in judged().items():
+        published, found = leaderboard()[name], measure_win_rates(annotations)
+        assert found.win_rate.estimate.value == pytest.approx(float(published["win_rate"]), abs=1e-6), name
+        assert found.win_rate.estimate.stderr == pytest.approx(float(published["standard_error"]), abs=1e-6), name
+        assert found.discrete.estimate.value == pytest.approx(float(published["discrete_win_rate"]), abs=1e-6), name
+        counts = {"n_wins": found.n_wins, "n_wins_base": found.n_wins_base, "n_draws": found.n_draws}
+        counts["n_total"] = found.win_rate.estimate.n
+        assert {key: int(published[key]) for key in counts} == counts, name
+        assert found.win_rate.n_failed == 0
+
+
+def test_length_controlled_rates_from_the_published_coefficients() -> None:
+    files = evalref(f"{FOLDER}/lengths_only").glob("*.jsonl")
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in files}
+    checked = 0
+    for name, published in leaderboard().items():
+        if not published["w_model"] or published["weights_stale"] == "1":
+            continue
+        rows = SHORT_FILES.get(name) or len(judged().get(name, ())) or lengths.get(name, 805)
+        model = LengthModel(*(float(published[key]) for key in ("w_len", "w_difficulty", "w_model")))
+        found = predict_win_rate(model, tables().difficulty[:rows])
+        assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=1e-6), name
+        if published["lc_standard_error"]:
+            assert found.spread == pytest.approx(float(published["lc_standard_error"]), abs=1e-6), name
+        checked += 1
+    assert checked == 197
+
+
+def test_length_controlled_rates_fitted_at_the_published_strength() -> None:
+    checked = 0
+    for name, annotations in judged().items():
+        published = leaderboard()[name]
+        if published["C"]:
+            model = fit_length_model(annotations, tables(), float(published["C"]))
+            found = predict_win_rate(model, tables().difficulty[: len(annotations)])
+            assert found.rate.value == pytest.approx(float(published["length_controlled_winrate"]), abs=0.03), name
+            checked += 1
+    assert checked == 56
+
+
+def test_length_controlled_rates_with_own_folds() -> None:
+    for name, annotations in judged().items():
+        found = control_length(annotations, tables()).rate
+        published = float(leaderboard()[name]["length_controlled_winrate"])
+        assert found.value == pytest.approx(published, abs=0.2), name
+        assert found.value is not None
+        assert math.isfinite(found.value)
+
+
+def test_the_published_error_of_the_length_controlled_rate_is_no_sampling_error() -> None:
+    """Ours is larger for every model; the baseline, which stands against itself, has none."""
+    for name, annotations in judged().items():
+        found = control_length(annotations, tables())
+        if name == "gpt4_1106_preview":
+            assert (found.rate.low, found.spread) == (None, 0.0)
+            continue
+        assert found.rate.low < found.rate.value < found.rate.high, name
+        assert found.rate.stderr > 1.3 * found.spread, name
+
+
+def test_the_preferences_of_published_logprobs() -> None:
+    cases = json_rows(f"{FOLDER}/logprob_cases.jsonl")
+    for case in cases:
+        tokens = {token: case[f"logprob_{token}"] for token in ("m", "M") if case[f"logprob_{token}"] is not None}
+        found = preference_from_logprobs(tokens, switched=case["switched"])
+        assert found == pytest.approx(case["preference"], abs=1e-9), case
+    assert len(cases) == 505
