@@ -24,7 +24,7 @@ from tasks.engines.students import serve
 class LlamaCppEngine(StudentEngine):
     """llama.cpp's `llama-server`, which the run starts for each checkpoint and stops before training."""
 
-    runs_at: ClassVar = "here"
+    served_by: ClassVar = "driver"
     free: ClassVar[tuple[str, ...]] = ("program", "threads", "concurrency", "start_timeout_seconds")
 
     type: Literal["llama_cpp"] = "llama_cpp"

@@ -215,7 +215,10 @@ SOURCE = (Path(__file__).parent / "llama_cpp.py").read_text()
 
 LEFT_OUT: list[tuple[dict[str, str], str]] = [
     ({'    type: Literal["llama_cpp"] = "llama_cpp"\n': ""}, "LlamaCppEngine is a StudentEngine without a `type`; add"),
-    ({'    runs_at: ClassVar = "here"\n': ""}, "LlamaCppEngine lacks runs_at; define what StudentEngine says of it"),
+    (
+        {'    served_by: ClassVar = "driver"\n': ""},
+        "LlamaCppEngine lacks served_by; define what StudentEngine says of it",
+    ),
     (
         {"    concurrency: PositiveInt = 4\n": "", '"threads", "concurrency"': '"threads"'},
         "LlamaCppEngine lacks concurrency; define what StudentEngine says of it",
