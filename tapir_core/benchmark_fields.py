@@ -28,8 +28,7 @@ def items(config: RunConfig, at: StageAt) -> Json:
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
     """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = asked(config, at)
-    files = {**settings.files, **settings.folders}.items()
-    named = [f"file:{field}:{at.benchmark}" for field, path in files if path]
+    named = [f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)]
     runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
     return [f"file:questions:{at.benchmark}", *named, *runs]
 

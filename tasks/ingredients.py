@@ -95,7 +95,7 @@ def gather_files(config: RunConfig, *, say: Say = _quiet) -> dict[str, str]:
     for name, asked in config.evaluation.asked.items():
         if (student := baseline_student(config, name)) is not None:
             found[f"run:baseline:{name}"] = student.digest
-        found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items() if path}
+        found |= {f"file:{field}:{name}": _folder_sha256(Path(path)) for field, path in asked.folders.items()}
     if config.student.chat_template:
         found["file:chat_template"] = _sha256(config.student.chat_template)
     return found

@@ -88,7 +88,7 @@ class BenchmarkStages(StageWriter):
         scores = judging(config, at.benchmark).scores(self._exchanges(at), judgments_of(replies))
         prompts = {name: load_prompt(name) for name in judged.prompts}
         paths = {"questions": judged.questions, **judged.files}
-        files = {field: file_sha256(Path(path)) for field, path in paths.items() if path}
+        files = {field: file_sha256(Path(path)) for field, path in paths.items()}
         self._save(at, score_rows(config, at.benchmark, scores, prompts, replies, files=files))
 
     def _exchanges(self, at: StageAt) -> list[Exchange]:

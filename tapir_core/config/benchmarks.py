@@ -98,14 +98,22 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
 
     max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of judgments (of questions, where nobody judges) that may fail, for want of an answer too; above it no
-    figure."""
+    """Share of judgments (marked: of questions) that may fail, for want of an answer too; above it no figure."""
 
     shapes_answers: ClassVar[tuple[str, ...]] = ("answering", "max_tokens")
     """Fields that say how the student's answers are drawn."""
 
     shapes_replies: ClassVar[tuple[str, ...]] = ()
     """Fields that change judgments or marks, and neither questions nor answers."""
+
+    file_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that name a file beside the questions, or nothing."""
+
+    folder_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that name a folder, or nothing."""
+
+    read_for_figures: ClassVar[tuple[str, ...]] = ()
+    """Those of them whose files are read again for the figures of every student."""
 
     remedy: ClassVar[str] = ""
     """What to do where this machine lacks what it needs; empty where it needs nothing."""
@@ -126,12 +134,13 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     @property
     def all_files(self) -> dict[str, str]:
         """Its own, and those of models that stand beside the students."""
-        return super().all_files | {field: path for field, path in self.files.items() if path} | self.output_files
+        return super().all_files | self.files | self.output_files
 
     @property
-    def files(self) -> dict[str, str | None]:
+    def files(self) -> dict[str, str]:
         """Its files beside the questions, by the field that names them."""
-        return {}
+        found = {field: getattr(self, field) for field in self.file_fields}
+        return {field: path for field, path in found.items() if isinstance(path, str)}
 
     @property
     def output_files(self) -> dict[str, str]:
@@ -139,9 +148,9 @@ class AskedBenchmark(BenchmarkConfig, ABC):
         return {}
 
     @property
-    def folders(self) -> dict[str, str | None]:
+    def folders(self) -> dict[str, str]:
         """Its folders, by the field that names them."""
-        return {}
+        return {field: path for field in self.folder_fields if (path := getattr(self, field)) is not None}
 
     @abstractmethod
     def drawn(self, student: Sampling) -> Sampling:
@@ -168,11 +177,6 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     def contradictions(self) -> Iterator[str]:
         """What does not fit together, each to be put behind the benchmark's name."""
         return iter(())
-
-    @property
-    def read_for_figures(self) -> tuple[str, ...]:
-        """Fields whose files are read again for the figures of every student."""
-        return ()
 
 
 class JudgedBenchmark(AskedBenchmark, ABC):
@@ -206,8 +210,9 @@ class JudgedBenchmark(AskedBenchmark, ABC):
 
     @property
     def logprobs_asked(self) -> int:
-        """Log-probabilities asked of its judge."""
-        return 0
+        """Log-probabilities asked of its judge, where a field of it says so."""
+        found: int = getattr(self, "top_logprobs", 0)
+        return found
 
     @property
     def judging_in_words(self) -> str:
@@ -268,18 +273,15 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
     """Log-probabilities asked of the annotator; 0 for an endpoint that refuses them: then its choices are counted."""
 
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline", "difficulty", "anchors")
+    file_fields: ClassVar[tuple[str, ...]] = ("baseline", "difficulty", "anchors")
+    read_for_figures: ClassVar[tuple[str, ...]] = ("difficulty", "anchors")
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
     shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "top_logprobs")
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
         return ("alpaca_eval",)
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        """Its files beside the questions, by the field that names them."""
-        return {"baseline": self.baseline_file, "difficulty": self.difficulty, "anchors": self.anchors}
 
     def drawn(self, student: Sampling) -> Sampling:
         """As configured, else as the student answers elsewhere."""
@@ -292,16 +294,6 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
                 ": one of difficulty and anchors alone; the published length control needs both, and lengths alone are "
                 "controlled without either"
             )
-
-    @property
-    def logprobs_asked(self) -> int:
-        """As configured."""
-        return self.top_logprobs
-
-    @property
-    def read_for_figures(self) -> tuple[str, ...]:
-        """Both tables of length control."""
-        return ("difficulty", "anchors")
 
 
 class FastChatBenchmark(JudgedBenchmark, ABC):
@@ -336,18 +328,14 @@ class MTBenchBenchmark(FastChatBenchmark):
     modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
 
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "references", "baseline")
+    file_fields: ClassVar[tuple[str, ...]] = ("references", "baseline")
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
 
     @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
         names = {"single": "mt_bench_single", "pairwise": "mt_bench_pair"}
         return tuple(names[mode] for mode in self.modes)
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        """Its files beside the questions, by the field that names them."""
-        return {"references": self.references, "baseline": self.baseline_file}
 
     def contradictions(self) -> Iterator[str]:
         """Pairs without a baseline; a mode twice."""
@@ -371,7 +359,8 @@ class VicunaBenchmark(FastChatBenchmark):
     orders: Literal["both", "baseline_first"] = "both"
     """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
 
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", "baseline")
+    file_fields: ClassVar[tuple[str, ...]] = ("baseline",)
+    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
     shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "orders")
 
     @property
@@ -383,11 +372,6 @@ class VicunaBenchmark(FastChatBenchmark):
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
         return ("vicuna",)
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        """Its files beside the questions, by the field that names them."""
-        return {"baseline": self.baseline_file}
 
 
 class LmEvalBenchmark(MarkedBenchmark):
@@ -413,6 +397,8 @@ class LmEvalBenchmark(MarkedBenchmark):
     python: str = ".venv-lm-eval/bin/python"
     """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
 
+    file_fields: ClassVar[tuple[str, ...]] = ("examples",)
+    folder_fields: ClassVar[tuple[str, ...]] = ("include_path",)
     free: ClassVar[tuple[str, ...]] = ("questions", "examples", "include_path", "python")
     remedy: ClassVar[str] = "`make lm-eval-env` builds its environment anew"
 
@@ -420,16 +406,6 @@ class LmEvalBenchmark(MarkedBenchmark):
     def marker(self) -> str:
         """The harness."""
         return "lm-evaluation-harness"
-
-    @property
-    def files(self) -> dict[str, str | None]:
-        """Its files beside the questions, by the field that names them."""
-        return {"examples": self.examples}
-
-    @property
-    def folders(self) -> dict[str, str | None]:
-        """Its folders, by the field that names them."""
-        return {"include_path": self.include_path}
 
     def missing(self) -> Iterator[str]:
         """The interpreter that holds the harness."""

@@ -101,7 +101,7 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
             )
     for name, asked in evaluation.asked.items():
         for field, folder in asked.folders.items():
-            if folder is not None and not Path(folder).is_dir():
+            if not Path(folder).is_dir():
                 yield (
                     f'evaluation.benchmarks.{name}.{field}: value "{folder}": there is no such folder; name one that '
                     "holds the YAML files of tasks, or leave it out"

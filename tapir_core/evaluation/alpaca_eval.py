@@ -16,8 +16,8 @@ from tapir_core.evaluation.annotations import (
     BASELINE,
     DRAW,
     Annotation,
-    Comparison,
     WinRates,
+    is_switched,
     measure_position,
     measure_win_rates,
     preference_from_choice,
@@ -35,8 +35,6 @@ from tapir_core.evaluation.length_control import (
 )
 from tapir_core.evaluation.rows import check_category, encodable, read_rows, text_of
 from tapir_core.evaluation.scores import (
-    NO_ANSWER,
-    NO_BASELINE,
     ItemValues,
     Judgment,
     Order,
@@ -141,18 +139,13 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """One judgment, in the order that is drawn from the instruction; equal outputs are a draw."""
         [turn] = exchange.turns
-        if turn.response is None or turn.baseline is None:
-            lacking = NO_ANSWER if turn.response is None else NO_BASELINE
-            return [exchange.game(1, _MODE, "single", None, reason=lacking)]
-        pair = Comparison(turn.question, turn.response, turn.baseline)
-        order: Order = "model_first" if pair.switched else "baseline_first"
-        if pair.is_draw:
+        if turn.lacking:
+            return [exchange.game(1, _MODE, "single", None, reason=turn.lacking)]
+        order: Order = "model_first" if is_switched(turn.question) else "baseline_first"
+        if turn.response == turn.baseline:
             return [exchange.game(1, _MODE, order, None, reading=Reading(DRAW, how=_EQUAL))]
-        text = prompts[_PROMPT].render(
-            instruction=neutralise(turn.question, _TAGS),
-            output_1=neutralise(pair.shown.answer_1, _TAGS),
-            output_2=neutralise(pair.shown.answer_2, _TAGS),
-        )
+        shown = (neutralise(text, _TAGS) for text in (turn.question, *turn.shown(order)))
+        text = prompts[_PROMPT].render(**dict(zip(("instruction", *_TAGS), shown, strict=True)))
         return [exchange.game(1, _MODE, order, text, prompt=_PROMPT)]
 
     def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:

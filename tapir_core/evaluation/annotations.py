@@ -20,7 +20,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import BadRowError, answer_of, parse_rows, read_rows, text_of
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, estimate_difference, mean_figure
 from tapir_core.judging.estimates import Estimate
-from tapir_core.judging.orders import ShownAnswers
 from tapir_core.replies import Unparsed
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "SECOND",
     "Annotation",
     "AnnotationFile",
-    "Comparison",
     "WinRates",
     "annotations_by_model",
     "is_switched",
@@ -70,32 +68,6 @@ class Annotation:
     """Length of the baseline's output in code points."""
     switched: bool | None = None
     """Whether the model's output was shown first; None where nobody wrote it down."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """The two outputs to one instruction."""
-
-    instruction: str
-    model_output: str
-    baseline_output: str
-
-    @property
-    def is_draw(self) -> bool:
-        """True when the outputs are equal: a draw, and nobody is asked."""
-        return self.model_output == self.baseline_output
-
-    @property
-    def switched(self) -> bool:
-        """True when the model's output is shown first."""
-        return is_switched(self.instruction)
-
-    @property
-    def shown(self) -> ShownAnswers:
-        """The outputs as the annotator sees them."""
-        if self.switched:
-            return ShownAnswers(self.model_output, self.baseline_output)
-        return ShownAnswers(self.baseline_output, self.model_output)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.baseline import BaselineStudent, baseline_student
 from tapir_core.evaluation.rows import read_rows
 from tapir_core.evaluation.scores import (
+    NO_ANSWER,
+    NO_BASELINE,
     SCORES,
     ItemValues,
     Judgment,
@@ -92,6 +94,16 @@ class Turn:
     """The baseline's answer without blanks around it; nothing where it gave none."""
     response: str | None
     """The student's, likewise."""
+
+    @property
+    def lacking(self) -> str:
+        """Why nobody can set the two answers against each other; empty where both are there."""
+        return NO_ANSWER if self.response is None else NO_BASELINE if self.baseline is None else ""
+
+    def shown(self, order: Order) -> tuple[str, str]:
+        """Both answers in the order in which a judge sees them; one that is not there is empty."""
+        both = (self.response or "", self.baseline or "")
+        return both if order == "model_first" else both[::-1]
 
 
 @dataclass(frozen=True, slots=True)

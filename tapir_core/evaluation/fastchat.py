@@ -110,6 +110,11 @@ class Outcomes:
     win_rate_adjusted: Figure
     """Wins and half of the ties."""
 
+    @property
+    def in_words(self) -> str:
+        """The counts."""
+        return f"{self.wins} wins, {self.losses} losses, {self.ties} ties"
+
 
 @dataclass(frozen=True, slots=True)
 class PairFigures:

@@ -190,10 +190,9 @@ class MTBench(FastChat[MTBenchBenchmark]):
         pairs = self._paired(exchanges, judged)
         limit, failures = self.settings.max_failed_share, self.failures(judged, _PAIR)
         for category, figures in by_category(pairs, lambda rows: measure_pairs(rows, max_failed_share=limit)).items():
-            outcomes = figures.outcomes
-            counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
-            told = failures if category == ALL else ""
-            yield score("pair_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts, told)
+            outcomes, told = figures.outcomes, failures if category == ALL else ""
+            adjusted = in_percent(outcomes.win_rate_adjusted)
+            yield score("pair_win_rate_adjusted", adjusted, category, outcomes.in_words, told)
             yield score("pair_win_rate", in_percent(outcomes.win_rate), category)
             yield score("pair_loss_rate", in_percent(outcomes.loss_rate), category)
             if category == ALL:
@@ -210,18 +209,17 @@ class MTBench(FastChat[MTBenchBenchmark]):
 
     def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
         shown = exchange.turns[:turn]
-        if any(each.response is None for each in shown):
-            return exchange.game(turn, mode, order, None, reason=NO_ANSWER)
-        if mode == _PAIR and any(each.baseline is None for each in shown):
-            return exchange.game(turn, mode, order, None, reason=NO_BASELINE)
+        lacking = {each.lacking for each in shown}
+        for reason in (NO_ANSWER, NO_BASELINE) if mode == _PAIR else (NO_ANSWER,):
+            if reason in lacking:
+                return exchange.game(turn, mode, order, None, reason=reason)
         sections: dict[str, str | None] = {}
         for each, (question, prefix) in zip(shown, (("question", ""), ("follow_up", "follow_up_")), strict=False):
             sections |= {question: each.question, f"{prefix}reference": each.reference}
             if mode == _SINGLE:
                 sections[f"{prefix}answer"] = each.response
             else:
-                both = (each.response, each.baseline) if order == "model_first" else (each.baseline, each.response)
-                sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), both, strict=True))
+                sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), each.shown(order), strict=True))
         safe = {**dict.fromkeys(_TAGS, ""), **{tag: _harmless(text or "") for tag, text in sections.items()}}
         text = prompts[_PROMPTS[mode]].render(**safe)
         return exchange.game(turn, mode, order, text, prompt=_PROMPTS[mode])

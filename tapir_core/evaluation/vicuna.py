@@ -22,8 +22,6 @@ from tapir_core.config import VicunaBenchmark
 from tapir_core.evaluation.benchmark import Exchange, Game, Reading, items_table, register
 from tapir_core.evaluation.fastchat import NUMBER, FastChat, Outcomes, Winner, measure_outcomes, read_questions
 from tapir_core.evaluation.scores import (
-    NO_ANSWER,
-    NO_BASELINE,
     ItemValues,
     Judgment,
     Order,
@@ -144,27 +142,18 @@ class Vicuna(FastChat[VicunaBenchmark]):
             reviews, lambda rows: measure_reviews(rows, max_failed_share=limit)
         ).items():
             sums = f"sum of scores {figures.model_sum:.1f} to {figures.baseline_sum:.1f}"
-            outcomes = figures.outcomes
-            counts = f"{outcomes.wins} wins, {outcomes.losses} losses, {outcomes.ties} ties"
-            told = failures if category == ALL else ""
+            outcomes, told = figures.outcomes, failures if category == ALL else ""
             yield score("relative_quality", in_percent(figures.relative), category, sums, told)
-            yield score("review_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, counts)
+            yield score("review_win_rate_adjusted", in_percent(outcomes.win_rate_adjusted), category, outcomes.in_words)
             if category == ALL and self.settings.orders == "both":
                 yield score("review_position_gap", figures.order_gap, category, position_note(figures.favoured))
 
     def _game(self, exchange: Exchange, order: Order, prompt: Prompt) -> Game:
         [turn] = exchange.turns
-        if turn.response is None or turn.baseline is None:
-            lacking = NO_ANSWER if turn.response is None else NO_BASELINE
-            return exchange.game(1, _MODE, order, None, reason=lacking)
-        both = (turn.response, turn.baseline) if order == "model_first" else (turn.baseline, turn.response)
-        first, second = (neutralise(text, _TAGS) for text in both)
-        text = prompt.render(
-            kind=request_kind(exchange.category),
-            question=neutralise(turn.question, _TAGS),
-            response_1=first,
-            response_2=second,
-        )
+        if turn.lacking:
+            return exchange.game(1, _MODE, order, None, reason=turn.lacking)
+        shown = (neutralise(text, _TAGS) for text in (turn.question, *turn.shown(order)))
+        text = prompt.render(kind=request_kind(exchange.category), **dict(zip(_TAGS, shown, strict=True)))
         return exchange.game(1, _MODE, order, text, prompt=_PROMPT)
 
 

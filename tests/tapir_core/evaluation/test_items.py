@@ -10,6 +10,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.annotations import is_switched
 from tapir_core.evaluation.benchmark import ITEMS, benchmark_of, exchanges_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA
@@ -93,6 +94,20 @@ def test_an_output_that_differs_from_the_baselines_in_blanks_around_it_is_a_draw
     games = [game for each in exchanges_of(items, answers) for game in benchmark.games(each, prompts)]
     assert len(games) == items.height
     assert {game.text for game in games} == {None}, "nobody is asked"
+
+
+def test_the_first_of_the_shown_outputs_is_the_models_where_the_instruction_switches_them(tmp_path: Path) -> None:
+    benchmark = benchmark_of(configured(tmp_path, **ALPACA), "mine")
+    items = benchmark.items().with_columns(baseline=pl.lit("the baseline's"))
+    answers = items.select("question_id", "turn", response=pl.lit("the model's"))
+    prompts, first = {name: load_prompt(name) for name in PROMPT_NAMES}, set()
+    for each in exchanges_of(items, answers):
+        [game] = benchmark.games(each, prompts)
+        assert game.text is not None
+        model_first = game.text.index("the model's") < game.text.index("the baseline's")
+        assert model_first == is_switched(each.turns[0].question) == (game.order == "model_first")
+        first.add(model_first)
+    assert first == {True, False}
 
 
 @pytest.mark.parametrize("settings", [ALPACA, MT_BENCH, VICUNA], ids=["ae", "mt", "vi"])

@@ -3,13 +3,11 @@ import math
 import pytest
 
 from tapir_core.evaluation.annotations import (
-    Comparison,
     is_switched,
     kept_preference,
     preference_from_choice,
     preference_from_logprobs,
 )
-from tapir_core.judging.orders import ShownAnswers
 from tapir_core.replies import Unparsed
 
 
@@ -20,19 +18,6 @@ def test_the_order_is_drawn_from_the_instruction_alone_and_is_balanced() -> None
     assert sum(switched) == pytest.approx(1_000, abs=100)
     as_ever = "".join("s" if each else "b" for each in switched[:12])
     assert as_ever == "sssbbbssbssb", "other orders meet no stored judgment"
-
-
-def test_the_first_of_the_shown_outputs_is_the_models_where_switched() -> None:
-    for number in range(20):
-        pair = Comparison(f"Write about {number}.", "the model's", "the baseline's")
-        assert pair.switched == is_switched(pair.instruction)
-        first, second = ("the model's", "the baseline's") if pair.switched else ("the baseline's", "the model's")
-        assert pair.shown == ShownAnswers(first, second)
-
-
-def test_equal_outputs_are_a_draw() -> None:
-    assert Comparison("Say yes.", "Yes.", "Yes.").is_draw
-    assert not Comparison("Say yes.", "Yes.", "Yes").is_draw
 
 
 @pytest.mark.parametrize(
