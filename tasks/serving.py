@@ -58,7 +58,7 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         EngineError: the server did not start, or died.
     """
     config = run.config
-    if config.student.engine.runs_at != "workers":
+    if config.student.engine.served_by != "workers":
         raise ConfigError(
             f'run {run.ref.name!r} has student.engine.type = "{config.student.engine.type}" and asks no replica; '
             'run it with "replicas", which changes no answer'

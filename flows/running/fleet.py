@@ -33,7 +33,7 @@ def join_fleet(run: RunFolder) -> None:
     Raises:
         MissingPrerequisite: this Prefect server has no such workers to start.
     """
-    if run.config.student.engine.runs_at == "workers":
+    if run.config.student.engine.served_by == "workers":
         fleet, runtime = PrefectFleet(run), current(run)
         fleet.check()
         runtime.use_students(ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current)))

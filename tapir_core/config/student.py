@@ -33,7 +33,7 @@ SERVED_NAME = "student"
 """The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
 
 
-RunsAt: TypeAlias = Literal["here", "workers", "elsewhere"]
+ServedBy: TypeAlias = Literal["driver", "workers", "others"]
 
 
 class StudentEngine(Kind):
@@ -43,10 +43,10 @@ class StudentEngine(Kind):
     together), `api_key_env`.
     """
 
-    demands: ClassVar[tuple[str, ...]] = ("runs_at", "concurrency")
+    demands: ClassVar[tuple[str, ...]] = ("served_by", "concurrency")
 
-    runs_at: ClassVar[RunsAt]
-    """Whose machine computes: the one that drives the run, those of GPU workers, or one that others run."""
+    served_by: ClassVar[ServedBy]
+    """Who serves it: the machine that drives the run, workers that the run asks for, or others who serve it anyway."""
 
     if TYPE_CHECKING:
 
@@ -83,7 +83,7 @@ class StudentEngine(Kind):
 class VllmEngine(StudentEngine):
     """A vLLM server that the run starts for each checkpoint and stops before training."""
 
-    runs_at: ClassVar[RunsAt] = "here"
+    served_by: ClassVar[ServedBy] = "driver"
 
     free: ClassVar[tuple[str, ...]] = (
         *("python", "concurrency", "enforce_eager", "gpu_memory_utilization", "cpu_kv_cache_gib", "tensor_parallel"),
@@ -148,7 +148,7 @@ class VllmEngine(StudentEngine):
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
 
-    runs_at = "workers"
+    served_by = "workers"
 
     free: ClassVar[tuple[str, ...]] = (*VllmEngine.free, "replicas", "wait_seconds")
 
@@ -168,7 +168,7 @@ class ReplicasEngine(VllmEngine):
 class EndpointEngine(StudentEngine):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
 
-    runs_at = "elsewhere"
+    served_by = "others"
 
     free: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env", "concurrency")
 

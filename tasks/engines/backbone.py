@@ -284,7 +284,7 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ConfigError(
-            f"the chat template of {chat_template or folder} renders no conversation ({said}); mend it, or set "
+            f"the chat template of {chat_template or folder} renders no conversation ({said}); fix it, or set "
             "student.chat_template to a Jinja file that does (configs/chat_templates/ has some)"
         )
     return RenderedChat(**json.loads(done.stdout.splitlines()[-1]))

@@ -344,6 +344,8 @@ class LocalStudents:
 
 def served_here(server: type[StudentServer]) -> Serving:
     """An engine whose students this process serves."""
+    if lacking := ", ".join(sorted(server.__abstractmethods__)):
+        raise TypeError(f"{server.__name__} lacks {lacking}; define what StudentServer says of it")
     return Serving(lambda student, log_path, report: LocalStudents(server, student, log_path, report), server.installed)
 
 

@@ -5,7 +5,7 @@ from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.student_server import Serving, served_here
 from tasks.engines.vllm import VllmServer
 
-__all__ = ["serving"]
+__all__ = ["serve", "serving"]
 
 
 @by_kind(StudentEngine)
@@ -14,6 +14,11 @@ def serving(engine: StudentEngine) -> Serving:
     raise NotImplementedError
 
 
+def serve(kind: type[StudentEngine], how: Serving) -> None:
+    """Say how the students of a kind of engine are served, and of those that are made of it and say nothing else."""
+    serving.register(kind, lambda _: how)
+
+
 # Replicas too: their workers serve only where a driver has joined them to the run (flows/running/fleet.py).
-serving.register(VllmEngine, lambda _: served_here(VllmServer))
-serving.register(EndpointEngine, lambda _: Serving(EndpointStudents, lambda _engine: None))
+serve(VllmEngine, served_here(VllmServer))
+serve(EndpointEngine, Serving(EndpointStudents, lambda _: None))

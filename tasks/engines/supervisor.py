@@ -123,23 +123,16 @@ class Child:
 
     def terminate(self, grace_seconds: float = 10.0) -> int:
         """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
-        self._order(f"end {grace_seconds}")
+        with self._lock:
+            if self._life is not None:
+                # The supervisors may have ended since: then there is nothing left to end.
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(self._life, f"{grace_seconds}\n".encode())
         return self.wait()
-
-    def signal_child(self, number: signal.Signals) -> None:
-        """Send a signal to the child itself, if it still runs."""
-        self._order(f"signal {int(number)}")
 
     def descendants(self) -> list[int]:
         """Process ids of the child and of everything it started that still runs."""
         return [pid for pid in supervisor_main.descendants_of(self._process.pid) if pid not in self.supervisors]
-
-    def _order(self, line: str) -> None:
-        with self._lock:
-            if self._life is not None:
-                # The supervisors may have ended since: then there is nothing left to order.
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(self._life, f"{line}\n".encode())
 
     def __enter__(self) -> Self:
         return self

@@ -6,8 +6,8 @@ Started as a script with the standard library only: ``python -I -S supervisor_ma
 
     driver ──life──▶ guard ──orders──▶ keeper ──▶ child ──▶ all it starts, in whatever session
 
-Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. Orders travel down the
-pipes as lines (``signal NUMBER``, ``end GRACE_SECONDS``); end of file is an order to end everything too.
+Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. One order travels down
+the pipes, a line with the seconds of grace: end everything; end of file is that order too.
 
 - the driver dies: the guard sees end of file, closes ``orders``; the keeper ends everything below it;
 - the guard dies: the keeper sees end of file on ``orders``;
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def guard(keeper: Watched, life: int, forward: int, driver: int) -> None:
-    """Hand the driver's orders on until it or the keeper is gone."""
+    """Hand the driver's order on until it or the keeper is gone."""
     wakeup = _wake_on_child_end()
     sources = [life, wakeup]
     while not keeper.reap() and keeper.code is None:
@@ -139,7 +139,7 @@ def guard(keeper: Watched, life: int, forward: int, driver: int) -> None:
 
 
 def keep(orders: int, report: int, command: list[str]) -> None:
-    """Start the command, obey orders until it ends, end what it left, report its exit code."""
+    """Start the command, wait for its end or the order to end it, end what it left, report its exit code."""
     _become_subreaper()
     wakeup = _wake_on_child_end()
     scratch = tempfile.mkdtemp(prefix="tapir-")
@@ -162,25 +162,13 @@ def keep(orders: int, report: int, command: list[str]) -> None:
     while not child.reap() and child.code is None and grace_seconds is None:
         ready = select.select([orders, wakeup], [], [])[0]
         if orders in ready:
-            grace_seconds = _obey(child, os.read(orders, 4096))
+            order = os.read(orders, 4096).split()
+            grace_seconds = float(order[0]) if order else ORPHAN_GRACE_SECONDS
         _drain(wakeup, ready)
     child.end(LEFTOVER_GRACE_SECONDS if grace_seconds is None else grace_seconds)
     shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
         os.write(report, f"exit {child.code}\n".encode())
-
-
-def _obey(child: Watched, text: bytes) -> float | None:
-    """Do what the lines say; the grace in seconds if one of them is to end everything."""
-    if not text:
-        return ORPHAN_GRACE_SECONDS
-    for line in text.decode().splitlines():
-        verb, _, value = line.partition(" ")
-        if verb == "end":
-            return float(value)
-        if not child.reap() and child.code is None:
-            _send(child.pid, int(value))
-    return None
 
 
 def _send(pid: int, number: int) -> None:

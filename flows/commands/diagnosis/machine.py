@@ -49,7 +49,7 @@ def machine_checks(engine: StudentEngine | None) -> list[Check]:
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
     ]
-    if engine is None or engine.runs_at != "elsewhere":
+    if engine is None or engine.served_by != "others":
         remedy = "`make student-env` builds it anew"
         # A cold disk takes long to give what its Python imports.
         student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
@@ -96,7 +96,7 @@ def _installed(engine: StudentEngine | None) -> Installed | None:
 
 def _without_student(engine: StudentEngine | None, error: MissingPrerequisite) -> Finding:
     """A fault where this machine is to serve; one that drives runs whose student others serve needs no vLLM."""
-    if engine is not None and engine.runs_at == "here":
+    if engine is not None and engine.served_by == "driver":
         return told(str(error))
     _, gpu_pool = POOLS
     why, _, remedy = str(error).partition("; ")

@@ -55,7 +55,7 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
         for field, endpoint in _endpoints(config).items()
         if isinstance(endpoint, OpenAIEndpoint)
     ]
-    if config.student.engine.runs_at == "elsewhere":
+    if config.student.engine.served_by == "others":
         checks.append(_student_check(config.student))
     checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
     prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")

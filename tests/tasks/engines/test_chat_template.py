@@ -38,7 +38,7 @@ def test_the_conversation_is_rendered_in_a_child(folder: Path) -> None:
 
 def test_a_template_that_fails_is_named_with_its_remedy(folder: Path) -> None:
     broken = template(folder, "{{ messages[0].content | no_such_filter }}")
-    with pytest.raises(ConfigError, match=r"other\.jinja.*no_such_filter.*; mend it, or set student\.chat_template"):
+    with pytest.raises(ConfigError, match=r"other\.jinja.*no_such_filter.*; fix it, or set student\.chat_template"):
         render_chat(folder, broken, timeout_seconds=120)
 
 

@@ -93,7 +93,7 @@ def test_the_exit_code_passes_through(tmp_path: Path, code: int) -> None:
 
 def test_a_child_ended_by_a_signal_has_a_negative_exit_code(tmp_path: Path) -> None:
     child = start("import time; time.sleep(600)", tmp_path)
-    child.signal_child(signal.SIGUSR1)
+    os.kill(child.pid, signal.SIGUSR1)
     assert child.wait(10) == -signal.SIGUSR1
 
 
