@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.lines import console, errors
-from tapir_core.config.backbones import BackboneEntry, add_backbone
+from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import BACKBONES
 
