@@ -11,8 +11,8 @@ from pathlib import Path
 
 from flows.driver import Say, hold_run, is_done, read_config
 from tapir_core.config import RunConfig
-from tapir_core.config.backbones import BackboneEntry, load_backbones, settings_of
 from tapir_core.config.load import load_config
+from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import NoFigure, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting.benchmarks import require_round_figures

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tapir_core.config import RunConfig
-from tapir_core.config.backbones import BackboneEntry
+from tapir_core.config.presets import BackboneEntry
 from tapir_core.paths import RUN_RECORD
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef

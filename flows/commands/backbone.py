@@ -12,7 +12,7 @@ from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import BACKBONES
 
 if TYPE_CHECKING:
-    from tapir_core.config.backbones import BackboneEntry
+    from tapir_core.config.presets import BackboneEntry
 
 __all__ = ["REGISTERED", "backbone_app"]
 
@@ -38,7 +38,7 @@ def add(
 ) -> None:
     """Add a backbone to the list and tell Prefect, which starts a sweep where sweep-backbones is deployed."""
     from flows.prefect_server.connection import standing_server
-    from tapir_core.config.backbones import add_backbone
+    from tapir_core.config.presets import add_backbone
 
     fields = {"name": name, "backbone": backbone, "chat_template": template, "precision": precision}
     entry = add_backbone(file, {field: value for field, value in fields.items() if value is not None})

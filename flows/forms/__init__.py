@@ -127,13 +127,13 @@ def tag_flow_run(tag: str, *, name: str | None = None) -> None:
 
 def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for a run that serves its student or trains it here; nothing for one that does neither."""
-    serves = config.student.engine.runs_at == "here"
+    serves = config.student.engine.served_by == "driver"
     return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
 
 
 def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
     """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
-    return nullcontext() if config.student.engine.runs_at == "elsewhere" else _whole_machine()
+    return nullcontext() if config.student.engine.served_by == "others" else _whole_machine()
 
 
 def _progress_of(name: str) -> str:

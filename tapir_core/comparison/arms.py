@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import ArmEntry, ComparisonConfig
 from tapir_core.config.load import load_config, replace_values
+from tapir_core.config.presets import ArmEntry, ComparisonConfig
 from tapir_core.errors import ConfigError
 
 __all__ = ["READY", "Arm", "Match", "arm_config", "arms_of"]

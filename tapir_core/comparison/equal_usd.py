@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tapir_core.comparison.outcome import Training, recipe_stages, usd_of
 from tapir_core.comparison.plan import Size, with_sizes
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import RolePrices
 from tapir_core.config.load import replace_values
+from tapir_core.config.presets import RolePrices
 from tapir_core.errors import TapirError
 from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder

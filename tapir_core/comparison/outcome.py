@@ -15,7 +15,7 @@ from tapir_core.calls.spend import Spend
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.matching import Counted
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import RolePrices, TokenPrices
+from tapir_core.config.presets import RolePrices, TokenPrices
 from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.reporting.summary import summarise

@@ -13,8 +13,8 @@ from tapir_core.comparison.figures import RANDOM
 from tapir_core.comparison.matching import Target, is_near
 from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import ComparisonConfig, load_comparison
 from tapir_core.config.load import replace_values
+from tapir_core.config.presets import ComparisonConfig, load_comparison
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef

@@ -9,7 +9,7 @@ engines were at work, stands in each run's `training.json` and logs.
 from collections.abc import Iterator, Mapping
 
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import ComparisonConfig
+from tapir_core.config.presets import ComparisonConfig
 from tapir_core.judging import mode_of
 from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name

@@ -13,7 +13,7 @@ from flows.cli import app
 from flows.commands.backbone import REGISTERED, announce
 from flows.prefect_server import own_settings
 from tapir_core.config import EMBEDDED_STUDENT
-from tapir_core.config.backbones import BackboneEntry, load_backbones
+from tapir_core.config.presets import BackboneEntry, load_backbones
 from tests.conftest import StandingServer
 
 

@@ -8,7 +8,7 @@ import pytest
 from tapir_core.comparison.arms import READY, arm_config, arms_of
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.config import RandomShare, RunConfig
-from tapir_core.config.comparison import load_comparison
+from tapir_core.config.presets import load_comparison
 from tapir_core.errors import ConfigError
 
 CONFIG = """

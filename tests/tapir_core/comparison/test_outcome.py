@@ -10,7 +10,7 @@ from tapir_core.calls.spend import Spend
 from tapir_core.comparison.arms import Arm
 from tapir_core.comparison.equal_usd import buy_more
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
-from tapir_core.config.comparison import RolePrices, TokenPrices
+from tapir_core.config.presets import RolePrices, TokenPrices
 from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config import EMBEDDED_STUDENT
-from tapir_core.config.backbones import BackboneEntry, add_backbone, load_backbones, settings_of
 from tapir_core.config.load import load_config
+from tapir_core.config.presets import BackboneEntry, add_backbone, load_backbones, settings_of
 from tapir_core.errors import ConfigError
 from tests.tapir_core.config.test_load import SMALLEST
 

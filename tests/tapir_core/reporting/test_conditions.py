@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config import RunConfig
-from tapir_core.config.comparison import ComparisonConfig
+from tapir_core.config.presets import ComparisonConfig
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.reporting.conditions import conditions_lines, conditions_of, conditions_table
 from tapir_core.standin import STANDIN_VERSION

@@ -1,0 +1,283 @@
+"""TOML files beside the configurations: a comparison of arms, and a list of backbones. Read and checked whole.
+
+A comparison is one curriculum, the arms that depart from it, the run seeds; what an arm may be called, what the ready
+ones change, and whether their settings fit is known in `tapir_core.comparison`. A list of backbones names one
+curriculum, and the models that are taken through it. Limits: an entry says what belongs to a backbone and nothing else,
+so that all of them are taught by the same pool, teacher and judge; entries are added at the end of the file as text,
+which leaves comments and order alone.
+"""
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, ValidationError, field_validator
+
+from tapir_core.config._base import Section
+from tapir_core.config.checks import check_student
+from tapir_core.config.load import Table, read_toml
+from tapir_core.config.problems import explain
+from tapir_core.config.student import StudentConfig
+from tapir_core.errors import ConfigError
+from tapir_core.storage import Storage
+
+__all__ = [
+    "ArmEntry",
+    "ArmName",
+    "BackboneEntry",
+    "BackboneList",
+    "ComparisonConfig",
+    "RolePrices",
+    "TokenPrices",
+    "add_backbone",
+    "load_backbones",
+    "load_comparison",
+    "settings_of",
+]
+
+ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+"""Small letters, digits and `_`, at most 30."""
+
+Names = Annotated[tuple[ArmName, ...], Field(strict=False)]
+Overrides = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class ArmEntry(Section):
+    """What one arm has of its own."""
+
+    like: ArmName | None = None
+    """The ready arm that it begins with; nothing: the one of its own name, else the configuration as it is."""
+
+    label: str | None = None
+    """What it is called in tables; the ready arm's when left out."""
+
+    overrides: Overrides = ()
+    """Settings, as `--set` writes them; what makes a ready arm that arm is set after them."""
+
+
+class TokenPrices(Section):
+    """What tokens are counted at."""
+
+    usd_per_million_prompt_tokens: NonNegativeFloat
+    """Of 1,000,000 prompt tokens."""
+
+    usd_per_million_completion_tokens: NonNegativeFloat
+    """Of 1,000,000 completion tokens."""
+
+
+class RolePrices(Section):
+    """Prices in place of those that calls were paid at: for the stand-in, and where nothing is paid by the token."""
+
+    teacher: TokenPrices
+    """Of labels, plain answers, expansion and refinement."""
+
+    judge: TokenPrices
+    """Of verdicts."""
+
+
+class ComparisonConfig(Section):
+    """One comparison, whole."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,29}$")]
+    """Letters, digits, `.`, `_` and `-`, at most 30. The run of an arm and a run seed is NAME-ARM-sSEED."""
+
+    config: str
+    """The configuration of a run that all arms begin with; its own name and seed are replaced."""
+
+    overrides: Overrides = ()
+    """Settings for all arms, as `--set` writes them."""
+
+    run_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+    """`run.seed` of each repetition."""
+
+    reference: ArmName = "multi_round"
+    """The arm that goes first and that the others are matched to."""
+
+    primary: Names
+    """Arms with all run seeds; the reference and `random` are among them."""
+
+    exploratory: Names = ()
+    """Arms with the first run seed only, without a verdict."""
+
+    equal_usd_at_most: Annotated[float, Field(gt=1)] | None = None
+    """How many times random's examples `equal_usd` trains on at most; nothing: as many as equal USD buys."""
+
+    verdict: bool = True
+    """Say in words what the intervals show; `false` where runs are too small to carry a conclusion."""
+
+    prices: RolePrices | None = None
+    """`[prices.teacher]` and `[prices.judge]`: what tokens are counted at, in place of what was paid."""
+
+    arms: dict[ArmName, ArmEntry] = Field(default_factory=dict)
+    """`[arms.NAME]`: what an arm has of its own. A ready arm needs none."""
+
+    @field_validator("run_seeds", "primary", "exploratory", mode="after")
+    @classmethod
+    def _differ(cls, listed: tuple[object, ...]) -> tuple[object, ...]:
+        twice = sorted({str(each) for each in listed if listed.count(each) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} twice")
+        return listed
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every arm, the reference first."""
+        others = [name for name in (*self.primary, *self.exploratory) if name != self.reference]
+        return (self.reference, *others)
+
+    def run_name(self, arm: str, run_seed: int) -> str:
+        """Name of an arm's run with a run seed: its folder below the root, and its result file."""
+        return f"{self.name}-{arm}-s{run_seed}"
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The run seeds of an arm."""
+        return self.run_seeds[:1] if arm in self.exploratory else self.run_seeds
+
+
+def load_comparison(path: str | Path) -> ComparisonConfig:
+    """Read what is compared.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
+    """
+    try:
+        loaded = ComparisonConfig.model_validate(read_toml(Path(path)))
+    except ValidationError as error:
+        raise ConfigError(explain(error, root=ComparisonConfig), source=str(path)) from error
+    if problems := _check(loaded):
+        raise ConfigError(problems, source=str(path))
+    return loaded
+
+
+def _check(loaded: ComparisonConfig) -> list[str]:
+    """What is wrong between fields."""
+    problems = []
+    if not loaded.run_seeds:
+        problems.append("run_seeds: an empty list; name one, or several so that the intervals cover them")
+    elif loaded.verdict and len(loaded.run_seeds) == 1:
+        problems.append("run_seeds: a verdict takes two or more; name more, or set verdict = false")
+    for name in dict.fromkeys((loaded.reference, "random")):
+        if name not in loaded.primary:
+            problems.append(f"primary: {name!r} is missing; arms are matched to the reference and set against random")
+    if both := sorted(set(loaded.primary) & set(loaded.exploratory)):
+        problems.append(f"exploratory: {', '.join(both)} stand in primary too; choose one of the two")
+    if unused := sorted(set(loaded.arms) - set(loaded.names)):
+        problems.append(f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it")
+    return problems
+
+
+_OWN = re.compile(
+    r"(training|student\.engine|student\.sampling)\.[\w.]+=|(basic_tuning|rounds\.\w+)\.(epochs|learning_rate)="
+)
+
+
+class BackboneEntry(Section):
+    """One backbone."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
+    """What it is called: letters, digits, `.`, `_` and `-`, at most 40. Its run is named CURRICULUM-NAME."""
+
+    backbone: Annotated[str, Field(min_length=1)]
+    """Local folder, hub id, or `embedded:smollm2-135m-instruct`, as `student.backbone`."""
+
+    revision: str | None = None
+    """Revision of a hub id."""
+
+    chat_template: str | None = None
+    """Jinja file that replaces its own chat template; the curriculum's, which is another model's, is not taken."""
+
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    """Precision of its training; the curriculum's when left out."""
+
+    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """More of its training, as `--set` writes it: any field of `training`, `student.engine` and `student.sampling`,
+    `epochs` and `learning_rate` of `basic_tuning` and `rounds`."""
+
+    @field_validator("overrides", mode="after")
+    @classmethod
+    def _only_what_is_its_own(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        for each in overrides:
+            if not _OWN.match(each):
+                raise ValueError(
+                    f"{each!r} is no setting of a backbone; write training.FIELD=VALUE, student.engine.…, "
+                    "student.sampling.…, or epochs and learning_rate of basic_tuning and rounds.default"
+                )
+        return overrides
+
+
+class BackboneList(Section):
+    """A list of backbones, and the curriculum that they are taken through."""
+
+    config: str
+    """The curriculum: the configuration of a run. Its own backbone, and what an entry sets, are replaced."""
+
+    backbones: Annotated[tuple[BackboneEntry, ...], Field(strict=False)]
+    """The backbones, a `[[backbones]]` each; they run in this order."""
+
+    @field_validator("backbones", mode="after")
+    @classmethod
+    def _names_differ(cls, backbones: tuple[BackboneEntry, ...]) -> tuple[BackboneEntry, ...]:
+        if not backbones:
+            raise ValueError("names no backbone; write a [[backbones]] with name and backbone")
+        names = [each.name for each in backbones]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"names {', '.join(twice)} twice; each backbone has a run, and so a name, of its own")
+        return backbones
+
+
+def load_backbones(path: str | Path) -> BackboneList:
+    """Read a list.
+
+    Raises:
+        ConfigError: it cannot be read, or something in it is wrong; carries every problem found.
+    """
+    return _read_list(read_toml(Path(path)), str(path))
+
+
+def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
+    """Write a new entry at the end of a list; ``entry`` are its fields.
+
+    Raises:
+        ConfigError: the list or the entry is wrong, or the name is taken; nothing is written then.
+    """
+    read_toml(Path(path))
+    before = Path(path).read_text(encoding="utf-8-sig")
+    lines = [f"{field} = {json.dumps(value, ensure_ascii=False)}" for field, value in entry.items()]
+    text = "\n".join([before.rstrip("\n"), "", "[[backbones]]", *lines, ""])
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(
+            f"{str(path)!r} takes no entry at its end ({exc}); write its entries as [[backbones]]"
+        ) from exc
+    added = _read_list(table, str(path)).backbones[-1]
+    student = StudentConfig(backbone=added.backbone, chat_template=added.chat_template)
+    if problems := list(check_student(student)):
+        raise ConfigError(problems, source=f"backbone {added.name}")
+    Storage(Path(path).parent).write_bytes(Path(path).name, text.encode())
+    return added
+
+
+def settings_of(entry: BackboneEntry) -> list[str]:
+    """What the entry changes in the curriculum's configuration, as `--set` writes it."""
+    texts = {
+        "student.backbone": entry.backbone,
+        "student.revision": entry.revision or "",
+        "student.chat_template": entry.chat_template or "",
+    }
+    precision = [] if entry.precision is None else [f"training.precision={entry.precision}"]
+    return [
+        *(f"{field}={json.dumps(text, ensure_ascii=False)}" for field, text in texts.items()),
+        *precision,
+        *entry.overrides,
+    ]
+
+
+def _read_list(table: Table, source: str) -> BackboneList:
+    try:
+        return BackboneList.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(explain(error, root=BackboneList), source=source) from error
