@@ -12,8 +12,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from tapir_core.benchmark_fields import item_files
-from tapir_core.benchmark_fields import outputs as outputs_file
 from tapir_core.calls import (
     Answer,
     Failure,
@@ -39,6 +37,7 @@ from tapir_core.paths import log_file
 from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
+from tapir_core.stages.evaluation import item_files, output_files
 from tasks._task import shard_task, stage_task
 from tasks.asking import (
     ANSWER_COLUMNS,
@@ -321,7 +320,7 @@ def _outputs(run: RunFolder, at: StageAt) -> tuple[str, str] | None:
     """The model whose outputs are a file, and the file's SHA-256; nothing for a student."""
     if at.model is None:
         return None
-    [file] = outputs_file(run.config, at)
+    [file] = output_files(run.config, at)
     return at.model, run.record.ingredients[file]
 
 

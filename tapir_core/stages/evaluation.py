@@ -1,13 +1,13 @@
 """The stages that score a student: on the held-out set, and on benchmarks; and a model of a file on benchmarks."""
 
 from dataclasses import replace
+from typing import Any
 
-from tapir_core import benchmark_fields as benchmark
-from tapir_core.config import RunConfig
+from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.stage_fields import student_fields
 from tapir_core.stages.once import ANSWER_COLUMNS, HELDOUT
 from tapir_core.stages.round import CHAT_TEMPLATE, TRAIN
+from tapir_core.stages.settings import student_fields
 from tapir_core.stages.stage import Stage, StageAt, declare
 
 __all__ = [
@@ -18,7 +18,11 @@ __all__ = [
     "BENCHMARK_SCORES",
     "EVALUATE",
     "SCORE_COLUMNS",
+    "item_files",
+    "output_files",
 ]
+
+Json = Any
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -42,6 +46,61 @@ def _of_benchmark(at: StageAt, *names: str) -> list[StageAt]:
 
 def _has_heldout(config: RunConfig, _: StageAt) -> bool:
     return config.data.heldout is not None
+
+
+def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
+    """The benchmark that a stage belongs to."""
+    return config.evaluation.asked[at.benchmark_name]
+
+
+def _items(config: RunConfig, at: StageAt) -> Json:
+    """What kind of benchmark its files are read as."""
+    return [at.benchmark, _asked(config, at).shaping_of("items")]
+
+
+def item_files(config: RunConfig, at: StageAt) -> list[str]:
+    """All its files and folders, and the run whose student is its baseline, as ingredients."""
+    settings = _asked(config, at)
+    named = [f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)]
+    runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
+    return [f"file:questions:{at.benchmark}", *named, *runs]
+
+
+def _answers(config: RunConfig, at: StageAt) -> Json:
+    """How the student's answers are drawn; which student it is comes with the checkpoint.
+
+    Nothing is known of how those of a file were drawn.
+    """
+    return "outputs" if at.model is not None else [student_fields(config), _asked(config, at).shaping_of("answers")]
+
+
+def output_files(_: RunConfig, at: StageAt) -> list[str]:
+    """The file with a model's outputs, as an ingredient; none of a student."""
+    return [] if at.model is None else [f"file:outputs.{at.model}:{at.benchmark}"]
+
+
+def _replies(config: RunConfig, at: StageAt) -> Json:
+    """Who judges, and how; where nobody does, all that makes the questions and their marks."""
+    judged, shaping = config.evaluation.judged.get(at.benchmark_name), _asked(config, at).shaping_of("replies")
+    if judged is None:
+        return [at.benchmark, _asked(config, at).shaping_of("items") | shaping]
+    voice = config.judge_of(judged).answers_as("judge")
+    return [voice.model, voice.identity, shaping]
+
+
+def _prompts(config: RunConfig, at: StageAt) -> list[str]:
+    """The judge's prompts, as ingredients; where nobody judges, the files that are marked by."""
+    return [f"prompt:{name}" for name in _asked(config, at).prompts] or item_files(config, at)
+
+
+def _scores(config: RunConfig, at: StageAt) -> Json:
+    """What judgments come to, and what is said beside it."""
+    return [_asked(config, at).max_failed_share, _answers(config, at), _replies(config, at)]
+
+
+def _score_files(config: RunConfig, at: StageAt) -> list[str]:
+    """What stands beside a figure or makes it, as ingredients."""
+    return [*_prompts(config, at), *item_files(config, at), *output_files(config, at)]
 
 
 ANSWER_HELDOUT = declare(
@@ -80,8 +139,8 @@ BENCHMARK_ITEMS = declare(
         columns=("question_id", "category", "turn", "question", "reference", "baseline"),
         row="a turn of a question",
         version=2,
-        settings=benchmark.items,
-        files=benchmark.item_files,
+        settings=_items,
+        files=item_files,
         shown=False,
     )
 )
@@ -93,8 +152,8 @@ BENCHMARK_ANSWERS = declare(
         columns=("question_id", "turn", "response", "finish_reason", "prompt_tokens", "completion_tokens"),
         row="an answer to a turn",
         reads=lambda _, at: [*_of_benchmark(at), *_checkpoint(at)],
-        settings=benchmark.answers,
-        files=lambda c, at: benchmark.outputs(c, at) or _student_files(at),
+        settings=_answers,
+        files=lambda c, at: output_files(c, at) or _student_files(at),
         asks="student",
         roles=("answer",),
     )
@@ -111,8 +170,8 @@ BENCHMARK_REPLIES = declare(
         row="a judgment, or a mark",
         version=2,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers"),
-        settings=benchmark.replies,
-        files=benchmark.prompts,
+        settings=_replies,
+        files=_prompts,
         asks="judge",
         roles=("benchmark",),
         calls_per_row=1,
@@ -128,8 +187,8 @@ BENCHMARK_SCORES = declare(
         row="a figure: a category, a metric",
         version=4,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
-        settings=benchmark.scores,
-        files=benchmark.score_files,
+        settings=_scores,
+        files=_score_files,
         shown=False,
     )
 )

@@ -1,7 +1,7 @@
 """The stages that a run does once: what it is evaluated on, the pool, the teacher's labels and plain answers."""
 
 from tapir_core.config import RunConfig
-from tapir_core.stage_fields import pool_fields, searched_fields, teacher_fields
+from tapir_core.stages.settings import pool_fields, searched_fields, teacher_fields
 from tapir_core.stages.stage import Stage, StageAt, declare
 
 __all__ = ["ANSWER_COLUMNS", "CONTAMINATED", "HELDOUT", "LABEL", "POOL", "QUESTIONS", "TEACH", "question_stages"]

@@ -2,7 +2,8 @@
 
 from tapir_core.config import RunConfig
 from tapir_core.judging import verdicts_per_instruction
-from tapir_core.stage_fields import (
+from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
+from tapir_core.stages.settings import (
     judge_fields,
     judge_prompts,
     score_fields,
@@ -12,7 +13,6 @@ from tapir_core.stage_fields import (
     tuning_fields,
     wave_fields,
 )
-from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
 from tapir_core.stages.stage import Stage, StageAt, declare
 
 __all__ = [
