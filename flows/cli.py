@@ -80,7 +80,7 @@ def run(
     from flows.prefect_server.connection import connect_prefect
     from tapir_core.estimate.run import save_estimate
     from tapir_core.reporting.benchmarks import require_round_figures
-    from tapir_core.reporting.summary import summarise
+    from tapir_core.summary import summarise
 
     settings = read_config(config, overrides or [], name, until=until)
     with hold_run(settings, say=say, amend=amend) as opened:

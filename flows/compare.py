@@ -20,10 +20,10 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, is_matched, o
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.reporting.conditions import conditions_of
-from tapir_core.reporting.formats import duration
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import duration
 from tasks.ingredients import gather_files
 from tasks.runtime import open_store
 

@@ -17,8 +17,8 @@ from tapir_core.errors import NoFigure, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import gain_sentence
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.summary import summarise
 from tapir_core.sweep import Sweep, Swept, lacks_run
 from tasks.ingredients import gather_files
 

@@ -11,9 +11,9 @@ from typing import Literal
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.paths import RUN_RECORD
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import used_files
+from tapir_core.summary import summarise
 
 __all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
 

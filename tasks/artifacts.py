@@ -20,7 +20,6 @@ from prefect.context import FlowRunContext
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.accuracy_tables import scores_table, students_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
-from tapir_core.reporting.formats import round_name, student_name
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.reporting.judge_tables import judge_tables
@@ -28,15 +27,16 @@ from tapir_core.reporting.report import score_plots, write_report
 from tapir_core.reporting.run_card import markdown_text, plots_card, run_card
 from tapir_core.reporting.side_by_side import SideBySide
 from tapir_core.reporting.side_by_side_report import side_by_side_card
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
     mfd_table,
     shares_table,
     stages_table,
 )
-from tapir_core.reporting.types import RoundSummary, RunSummary
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import round_name, student_name
+from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
 __all__ = [

@@ -18,11 +18,11 @@ from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, RunBusy, RunChanged
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
-from tapir_core.reporting.formats import duration
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.scratch import fetch_stage, publish_stage
 from tapir_core.stages import TRAIN, StageAt
 from tapir_core.storage import file_sha256
+from tapir_core.summary.formats import duration
 from tasks._task import does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import follow_log, tell

@@ -10,7 +10,7 @@ import typer
 
 from flows.commands import Root, console, print_table, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.reporting.formats import NOTHING, count, number
+from tapir_core.summary.formats import NOTHING, count, number
 
 if TYPE_CHECKING:
     from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures
@@ -97,11 +97,11 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
     from tapir_core.reporting.accuracy_tables import students_table
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
-    from tapir_core.reporting.look import Look
     from tapir_core.reporting.report import write_report
     from tapir_core.reporting.sentences import report_path
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
-    from tapir_core.reporting.summary import summarise
+    from tapir_core.summary import summarise
+    from tapir_core.summary.run_reader import Look
 
     with hold_known_run(run_ref(name, root), say=say, any_version=True) as run:
         benchmarks = find_benchmarks(run, benchmark)

@@ -24,11 +24,11 @@ def export(
     """Write a student of a run as a model folder with a model card, for transformers and vLLM."""
     from tapir_core.export import export_student
     from tapir_core.paths import export_folder
-    from tapir_core.reporting.formats import student_name
     from tapir_core.reporting.model_card import model_card
     from tapir_core.reporting.students import find_student
     from tapir_core.run_folder import RunFolder
     from tapir_core.storage import Storage
+    from tapir_core.summary.formats import student_name
 
     use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
     run = RunFolder(run_ref(name, root))

@@ -25,7 +25,6 @@ from flows.running import TAG
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.accuracy_tables import accuracy_table
-from tapir_core.reporting.formats import count, duration, round_name
 from tapir_core.reporting.sentences import (
     gain_sentence,
     report_path,
@@ -34,9 +33,10 @@ from tapir_core.reporting.sentences import (
     ui_sentence,
 )
 from tapir_core.reporting.tables import rounds_table, seconds_table
-from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
+from tapir_core.summary.formats import count, duration, round_name
+from tapir_core.summary.types import RunSummary
 from tasks.progress import StageProgress
 from tasks.runtime import current
 

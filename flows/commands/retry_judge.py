@@ -10,9 +10,9 @@ from flows.driver import is_done
 from flows.prefect_server.connection import connect_prefect
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.sentences import changes_sentence, nothing_sentence
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.summary import summarise
 
 __all__ = ["ask_again"]
 

@@ -13,11 +13,11 @@ from tapir_core.calls.upkeep.opening import is_there
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
-from tapir_core.reporting.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.run_progress import RunProgress, read_progress
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
+from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
+from tapir_core.summary.run_reader import Look
 
 __all__ = ["print_runs", "print_status"]
 

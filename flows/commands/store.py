@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flows.commands import AsJson, console, print_line, print_rows, say
 from tapir_core.errors import TapirError
-from tapir_core.reporting.formats import NOTHING, count, duration, percent
+from tapir_core.summary.formats import NOTHING, count, duration, percent
 from tapir_core.text import shorten
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import BACKBONES, RUN_RECORD
 from tapir_core.reporting.sentences import next_sentence
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.summary import summarise
 
 __all__ = [
     "MAX_ROUNDS",

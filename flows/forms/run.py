@@ -37,9 +37,9 @@ from tapir_core.reporting.sentences import (
     state_sentence,
 )
 from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.summary import summarise
 
 __all__ = ["distill_from_form", "evaluate_from_form", "retry_judge_from_form"]
 

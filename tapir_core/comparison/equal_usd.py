@@ -18,8 +18,8 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import replace_values
 from tapir_core.config.presets import RolePrices
 from tapir_core.errors import TapirError
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
+from tapir_core.summary import summarise
 
 __all__ = ["MorePlain", "buy_more", "check_pool", "trained_sizes", "with_more"]
 

@@ -16,7 +16,7 @@ from tapir_core.evaluation.bootstrap import Resampled, Values, paired_values, re
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.formats import student_name
+from tapir_core.summary.formats import student_name
 
 __all__ = ["BASIC", "RANDOM", "ArmRow", "ComparedArms", "Costs", "Point", "compare_arms", "difference"]
 

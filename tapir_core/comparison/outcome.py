@@ -18,10 +18,10 @@ from tapir_core.config import RunConfig
 from tapir_core.config.presets import RolePrices, TokenPrices
 from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.paths import BACKBONE, training_file
-from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, LABEL, StageAt
+from tapir_core.summary import summarise
+from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
 __all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
 

@@ -12,8 +12,8 @@ from tapir_core.estimate.line import Charger, Line, benchmark_chargers, chargers
 from tapir_core.estimate.sentences import in_words
 from tapir_core.estimate.types import BenchmarkFigures, Estimate, Figures, Load, Span
 from tapir_core.estimate.workload import Pool
-from tapir_core.reporting.formats import student_name
 from tapir_core.stages import Asked, asked_in_roles, lines
+from tapir_core.summary.formats import student_name
 
 __all__ = ["forecast"]
 

@@ -14,9 +14,9 @@ from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import KnownLength
 from tapir_core.prompts import Prompt
-from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, lines_of_round, lines_once
+from tapir_core.summary.run_reader import Look
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

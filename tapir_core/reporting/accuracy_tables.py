@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from tapir_core.reporting.formats import accuracy, count, first_two_and_last, interval, most, score, student_name
 from tapir_core.reporting.sentences import accuracy_note
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RoundSummary, RunSummary, Score
+from tapir_core.summary.formats import accuracy, count, first_two_and_last, interval, most, score, student_name
+from tapir_core.summary.types import RoundSummary, RunSummary, Score
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["accuracy_table", "scores_table", "students_table"]

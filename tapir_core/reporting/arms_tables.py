@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from tapir_core.comparison.figures import ArmRow, ComparedArms
 from tapir_core.evaluation.bootstrap import Resampled
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.reporting.formats import NOTHING, count, duration, number, percent
 from tapir_core.reporting.tables import Table
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["arms_table", "arms_tables", "brief_table", "narrow_tables"]

@@ -16,10 +16,10 @@ from tapir_core.evaluation.statistics import PairedDifference, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import metric_label
-from tapir_core.reporting.formats import NOTHING, count, number, student_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt
+from tapir_core.summary.formats import NOTHING, count, number, student_name
+from tapir_core.summary.run_reader import Look
 
 __all__ = [
     "DIFFERS",

@@ -12,7 +12,7 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.reporting.figure import COLOURS, GREY, draw
-from tapir_core.reporting.formats import first_two_and_last, student_name
+from tapir_core.summary.formats import first_two_and_last, student_name
 
 __all__ = ["Spokes", "choose_spokes", "plot_benchmark_categories", "plot_benchmarks"]
 

@@ -6,10 +6,10 @@ import polars as pl
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import beside_in_words, headlines_in_words
-from tapir_core.reporting.formats import NOTHING, student_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import Compared, benchmark_stages
+from tapir_core.summary.formats import NOTHING, student_name
+from tapir_core.summary.run_reader import Look
 
 __all__ = ["benchmark_states_tables"]
 

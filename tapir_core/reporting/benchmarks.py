@@ -13,10 +13,10 @@ from tapir_core.errors import NoFigure
 from tapir_core.evaluation.benchmark import registered
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.evaluation.statistics import ALL
-from tapir_core.reporting.formats import NOTHING, count, number, student_name
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import Compared
+from tapir_core.summary.formats import NOTHING, count, number, student_name
+from tapir_core.summary.types import RunSummary
 
 __all__ = [
     "benchmark_names",

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.judging import mode_of
-from tapir_core.reporting.formats import count
 from tapir_core.reporting.model_card import backbone_name
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import plan, settings_of, used_files
+from tapir_core.summary.formats import count
 from tapir_core.text import digest
 
 __all__ = ["conditions_lines", "conditions_of", "conditions_table"]

@@ -1,42 +1,16 @@
 """What of pool and expansion held an evaluation question: by benchmark, and one by one."""
 
-from collections import Counter
-
 import polars as pl
 
-from tapir_core.config import HELDOUT
-from tapir_core.data.decontamination import CONTAMINATED
-from tapir_core.reporting.formats import count, number, round_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import BenchmarkHits, Decontamination
-from tapir_core.stages import StageAt
+from tapir_core.summary.formats import count, number
+from tapir_core.summary.types import Decontamination
 from tapir_core.text import shorten
 
-__all__ = ["contaminated_table", "decontamination_table", "summarise_decontamination"]
+__all__ = ["contaminated_table", "decontamination_table"]
 
 _LISTED = 50
 _SHOWN_CHARACTERS = 160
-
-
-def summarise_decontamination(look: Look) -> Decontamination | None:
-    """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
-    pool = look.rows(StageAt("contaminated"))
-    if pool is None:
-        return None
-    rounds = look.run.config.round_numbers
-    found = {number: rows for number in rounds if (rows := look.rows(StageAt("contaminated", number))) is not None}
-    expansion = Counter(name for rows in found.values() for name in rows["benchmark"])
-    in_pool = Counter(pool["benchmark"])
-    listed = [pool.with_columns(place=pl.lit("pool"))]
-    listed += [rows.with_columns(place=pl.lit(f"expansion, {round_name(number)}")) for number, rows in found.items()]
-    return Decontamination(
-        tuple(
-            BenchmarkHits(name, questions, in_pool[name], expansion[name])
-            for name, questions in _questions(look).items()
-        ),
-        pl.concat(listed).select("place", *CONTAMINATED.names()),
-    )
 
 
 def decontamination_table(found: Decontamination | None) -> Table:
@@ -67,17 +41,6 @@ def contaminated_table(found: Decontamination | None) -> Table:
     total = 0 if found is None else found.rows.height
     note = f"{count(len(rows))} of {count(total)}, the least similar; all of them are in `contaminated/`."
     return Table("Instructions that hold an evaluation question", columns, rows, text_columns=5, note=note)
-
-
-def _questions(look: Look) -> dict[str, int]:
-    """Benchmark → its questions, a turn counting as one."""
-    found: dict[str, int] = {}
-    heldout, questions = look.manifest(StageAt("heldout")), look.rows(StageAt("questions"))
-    if heldout is not None:
-        found[HELDOUT] = heldout.rows
-    if questions is not None:
-        found |= dict(sorted(Counter(questions["benchmark"]).items()))
-    return found
 
 
 _RULES = (

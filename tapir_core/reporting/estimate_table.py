@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 
 from tapir_core.estimate.types import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
-from tapir_core.reporting.formats import NOTHING, count, duration, number
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RunSummary, StageSummary, Usage
 from tapir_core.run_folder import RunFolder
+from tapir_core.summary.formats import NOTHING, count, duration, number
+from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
 __all__ = ["benchmark_table", "comparison_table", "kept_comparison", "role_table", "stage_table"]
 

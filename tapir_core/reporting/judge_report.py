@@ -7,7 +7,6 @@ from markupsafe import Markup
 
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting import judge_plots as plots
-from tapir_core.reporting.formats import count, percent, round_name
 from tapir_core.reporting.judge_round import JudgeRound
 from tapir_core.reporting.judge_sentences import (
     agreement_sentence,
@@ -20,6 +19,7 @@ from tapir_core.reporting.judge_sentences import (
 from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.page import Fact, Plot, render_page
 from tapir_core.run_folder import RunFolder
+from tapir_core.summary.formats import count, percent, round_name
 
 __all__ = ["render_judge_report", "write_judge_report"]
 

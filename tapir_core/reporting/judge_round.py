@@ -25,9 +25,9 @@ from tapir_core.judging.agreement import (
 from tapir_core.judging.missing import UnscoredVerdicts, count_unscored_verdicts
 from tapir_core.judging.orders import combine_judges
 from tapir_core.reporting.judge_reading import JudgedInstruction, choose_verdicts
-from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary.run_reader import Look
 
 __all__ = ["JudgeRound", "Measures", "summarise_judge"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from tapir_core.judging import POINTWISE
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.formats import count, percent
 from tapir_core.reporting.judge_round import JudgeRound
+from tapir_core.summary.formats import count, percent
 
 __all__ = [
     "agreement_sentence",

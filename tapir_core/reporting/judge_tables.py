@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from tapir_core.judging.agreement import WINNERS
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.formats import NOTHING, count, number, percent, round_name
 from tapir_core.reporting.judge_round import JudgeRound, Measures
 from tapir_core.reporting.judge_sentences import correlation, points
 from tapir_core.reporting.tables import Table
+from tapir_core.summary.formats import NOTHING, count, number, percent, round_name
 
 __all__ = ["judge_tables"]
 

@@ -14,14 +14,14 @@ from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.paths import RESOLVED_CONFIG, training_file
 from tapir_core.reporting.benchmarks import figures_tables
 from tapir_core.reporting.decontamination import decontamination_table
-from tapir_core.reporting.formats import NOTHING, count, moment, number, percent, round_name, student_name
 from tapir_core.reporting.run_card import markdown_table, markdown_text
 from tapir_core.reporting.sentences import standin_sentence
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import NOTHING, count, moment, number, percent, round_name, student_name
+from tapir_core.summary.types import RunSummary
 
 __all__ = ["backbone_name", "model_card"]
 

@@ -21,11 +21,11 @@ from tapir_core.reporting.benchmark_gains import (
     unpaired_cells,
 )
 from tapir_core.reporting.benchmarks import figures_side_by_side, metric_label
-from tapir_core.reporting.formats import student_name
-from tapir_core.reporting.grading import marks_on_test
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.summary.formats import student_name
+from tapir_core.summary.grading import marks_on_test
+from tapir_core.summary.run_reader import Look
 from tapir_core.text import digest
 
 __all__ = ["benchmarks_of_runs", "paired_runs_table"]

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
-from tapir_core.reporting.formats import first_two_and_last, round_name, student_name
-from tapir_core.reporting.types import RoundSummary, Score, StageSummary
 from tapir_core.stages import lines
+from tapir_core.summary.formats import first_two_and_last, round_name, student_name
+from tapir_core.summary.types import RoundSummary, Score, StageSummary
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = [

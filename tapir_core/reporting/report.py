@@ -23,7 +23,19 @@ from tapir_core.reporting.benchmarks import (
 )
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.formats import (
+from tapir_core.reporting.page import Fact, Plot, render_page
+from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
+from tapir_core.reporting.tables import (
+    Table,
+    left_out_table,
+    rounds_table,
+    seconds_table,
+    shares_table,
+    spend_table,
+)
+from tapir_core.run_folder import RunFolder
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import (
     count,
     duration,
     first_two_and_last,
@@ -35,21 +47,9 @@ from tapir_core.reporting.formats import (
     round_name,
     student_name,
 )
-from tapir_core.reporting.grading import Examples, choose_examples
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.page import Fact, Plot, render_page
-from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
-from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.tables import (
-    Table,
-    left_out_table,
-    rounds_table,
-    seconds_table,
-    shares_table,
-    spend_table,
-)
-from tapir_core.reporting.types import RunSummary, Score
-from tapir_core.run_folder import RunFolder
+from tapir_core.summary.grading import Examples, choose_examples
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import RunSummary, Score
 
 __all__ = ["render_report", "score_plots", "write_report"]
 

@@ -11,7 +11,6 @@ from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.figure import image_address
-from tapir_core.reporting.formats import moment
 from tapir_core.reporting.page import Plot
 from tapir_core.reporting.sentences import (
     gain_sentence,
@@ -27,7 +26,8 @@ from tapir_core.reporting.tables import (
     seconds_table,
     spend_table,
 )
-from tapir_core.reporting.types import RunSummary
+from tapir_core.summary.formats import moment
+from tapir_core.summary.types import RunSummary
 
 __all__ = ["markdown_table", "markdown_text", "plots_card", "run_card", "table_section"]
 

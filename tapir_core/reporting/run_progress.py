@@ -7,11 +7,11 @@ from statistics import fmean
 from tapir_core.data.dataset import Manifest
 from tapir_core.estimate.types import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.rounds import heldout_scores
-from tapir_core.reporting.types import RoundSummary, Score
 from tapir_core.run_state import state_of
 from tapir_core.stages import EXPAND, STAGES, StageAt, lines, plan
+from tapir_core.summary.rounds import heldout_scores
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import RoundSummary, Score
 
 __all__ = ["RunProgress", "read_progress"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.paths import REPORT
-from tapir_core.reporting.formats import NOTHING, number, percent, score_in_words, student_name
-from tapir_core.reporting.types import RunSummary, Score
+from tapir_core.summary.formats import NOTHING, number, percent, score_in_words, student_name
+from tapir_core.summary.types import RunSummary, Score
 
 __all__ = [
     "accuracy_note",

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.paired_runs import benchmarks_of_runs, paired_runs_table
 from tapir_core.reporting.sentences import accuracy_note
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RoundSummary, RunSummary, Score, Usage
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, lines
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import RoundSummary, RunSummary, Score, Usage
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["SideBySide", "last_student", "put_side_by_side", "reused_share", "side_by_side_tables"]

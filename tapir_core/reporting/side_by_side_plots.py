@@ -9,7 +9,7 @@ from typing import Any
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
 from tapir_core.reporting.plots import interval_bars
 from tapir_core.reporting.side_by_side import last_student
-from tapir_core.reporting.types import RunSummary
+from tapir_core.summary.types import RunSummary
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = ["plot_answers", "plot_students", "plot_task_types"]

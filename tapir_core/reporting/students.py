@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from tapir_core.errors import ConfigError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.formats import student_name
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import (
     BENCHMARK_REPLIES,
@@ -18,6 +16,8 @@ from tapir_core.stages import (
     StageAt,
     benchmark_stages,
 )
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import student_name
 
 OUTPUTS = "outputs"
 """What a person says for all models of files."""

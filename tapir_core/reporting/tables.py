@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.reporting.formats import (
+from tapir_core.reporting.sentences import accuracy_note
+from tapir_core.stages import lines
+from tapir_core.summary.formats import (
     NOTHING,
     accuracy,
     count,
@@ -18,9 +20,7 @@ from tapir_core.reporting.formats import (
     percent,
     round_name,
 )
-from tapir_core.reporting.sentences import accuracy_note
-from tapir_core.reporting.types import RoundSummary, RunSummary, StageSummary, Usage
-from tapir_core.stages import lines
+from tapir_core.summary.types import RoundSummary, RunSummary, StageSummary, Usage
 
 __all__ = [
     "Table",

@@ -14,9 +14,9 @@ from flows.evaluate import evaluate_students
 from flows.forms.run import evaluate_from_form
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
 from tapir_core.reporting.benchmarks import benchmark_tables
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.summary import summarise
 from tapir_core.stages import benchmark_stages
+from tapir_core.summary import summarise
+from tapir_core.summary.run_reader import Look
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, figures, judge, make_run
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.standin import StandinServer

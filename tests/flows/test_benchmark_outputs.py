@@ -14,13 +14,13 @@ from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
 from tapir_core.reporting.benchmarks import benchmark_tables
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.students import find_students
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
+from tapir_core.summary import summarise
+from tapir_core.summary.run_reader import Look
 from tasks.ingredients import gather_ingredients
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, judge, make_run
 from tests.doubles.provider import FakeProvider

@@ -12,9 +12,9 @@ from flows.distill import distill
 from flows.evaluate import evaluate_students
 from flows.forms.run import evaluate_from_form
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.summary import summarise
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
+from tapir_core.summary import summarise
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, figures, judge, make_run
 from tests.doubles.provider import FakeProvider
 from tests.doubles.standin import StandinServer

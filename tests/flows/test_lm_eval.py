@@ -15,12 +15,12 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_gains import benchmark_gains_table
 from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, figures_tables
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import write_report
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise
+from tapir_core.summary import summarise
+from tapir_core.summary.run_reader import Look
 from tasks.engines.backbone import checkpoint_digest
 from tasks.ingredients import gather_files
 from tasks.runtime import close_all

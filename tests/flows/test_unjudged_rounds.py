@@ -11,11 +11,11 @@ from flows.distill import distill
 from tapir_core.curriculum import shares_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import mfd_table, rounds_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import stop_reason
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tasks.runtime import close_all
 from tests.run_builder import build_run
 from tests.run_config import make_config

@@ -11,12 +11,12 @@ import pytest
 from tapir_core.errors import TapirError
 from tapir_core.estimate.history import past_seconds
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_copy import copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.run_fork import take_over
 from tapir_core.stages import STAGES, StageAt, plan
 from tapir_core.storage import Storage
+from tapir_core.summary import summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -18,7 +18,7 @@ from tapir_core import errors
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import TapirError
 from tapir_core.paths import TRAINING_SUMMARY
-from tapir_core.reporting.formats import duration
+from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 
 __all__ = [

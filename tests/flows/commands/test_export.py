@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.tiny_student import tiny_student

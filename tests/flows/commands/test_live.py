@@ -17,8 +17,8 @@ from flows.commands.live import (
 )
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.summary import summarise
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tasks.progress import Progress, StageProgress
 from tests.run_builder import build_run
 

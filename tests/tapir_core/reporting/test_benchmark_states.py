@@ -7,9 +7,9 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmark_states import benchmark_states_tables
-from tapir_core.reporting.look import Look
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, benchmark_stages
+from tapir_core.summary.run_reader import Look
 from tests.benchmark_runs import ALPACA, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config

@@ -18,15 +18,15 @@ from tapir_core.reporting.benchmarks import (
     headline_panels,
     require_figures,
 )
-from tapir_core.reporting.formats import student_name
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.report import render_report, score_plots, write_report
 from tapir_core.reporting.run_card import plots_card, run_card
-from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
+from tapir_core.summary import summarise
+from tapir_core.summary.formats import student_name
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import RunSummary
 from tests.benchmark_runs import ALPACA, MT_BENCH
 from tests.run_builder import build_run
 from tests.run_config import make_config

@@ -6,11 +6,11 @@ import pytest
 from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_card import run_card
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import left_out_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.pool import standin_pool
+from tapir_core.summary import summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

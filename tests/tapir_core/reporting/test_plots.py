@@ -15,8 +15,8 @@ from tapir_core.reporting import plots
 from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmark_plots import Spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.figure import draw
-from tapir_core.reporting.summary import summarise
-from tapir_core.reporting.types import RoundSummary, RunSummary
+from tapir_core.summary import summarise
+from tapir_core.summary.types import RoundSummary, RunSummary
 from tests.run_builder import build_run
 
 PLOTS: dict[str, Callable[[RunSummary], str]] = {

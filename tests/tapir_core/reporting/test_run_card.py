@@ -11,10 +11,10 @@ from tapir_core.reporting.figure import draw
 from tapir_core.reporting.page import Plot
 from tapir_core.reporting.report import score_plots
 from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card, run_card, table_section
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import Table
-from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
+from tapir_core.summary.types import RunSummary
 from tests.run_builder import build_run
 from tests.shown_plots import read_plots
 

@@ -6,7 +6,7 @@ import pytest
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.sentences import accuracy_note, gain_sentence
-from tapir_core.reporting.types import Gain, RoundSummary, RunSummary, Score
+from tapir_core.summary.types import Gain, RoundSummary, RunSummary, Score
 
 
 def summary(paired: PairedDifference) -> RunSummary:

@@ -4,7 +4,6 @@ import pytest
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table, students_table
-from tapir_core.reporting.summary import summarise
 from tapir_core.reporting.tables import (
     Table,
     left_out_table,
@@ -15,8 +14,9 @@ from tapir_core.reporting.tables import (
     spend_table,
     stages_table,
 )
-from tapir_core.reporting.types import RunSummary
 from tapir_core.stages import StageAt, plan
+from tapir_core.summary import summarise
+from tapir_core.summary.types import RunSummary
 from tests.run_builder import build_run, make_config
 
 OF_A_RUN = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]

@@ -10,9 +10,9 @@ from datetime import datetime
 import polars as pl
 
 from tapir_core.data.dataset import DatasetRef, Manifest
-from tapir_core.reporting.types import StageSummary, Usage
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, EVALUATION, Line, StageAt, lines, with_steps
+from tapir_core.summary.types import StageSummary, Usage
 
 __all__ = ["Look"]
 

@@ -1,19 +1,29 @@
 """One round of a run, read from its folder."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
 
+from tapir_core.config import HELDOUT
 from tapir_core.curriculum import SeedCounts, count_unscored, share_table, shares_of, target_shares
+from tapir_core.data.decontamination import CONTAMINATED
 from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
-from tapir_core.reporting.formats import round_name
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.types import ExpansionSummary, MixtureSummary, RefinementSummary, RoundSummary
 from tapir_core.stages import Compared, StageAt, benchmark_stages, lines_of_round
+from tapir_core.summary.formats import round_name
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import (
+    BenchmarkHits,
+    Decontamination,
+    ExpansionSummary,
+    MixtureSummary,
+    RefinementSummary,
+    RoundSummary,
+)
 
-__all__ = ["Pool", "benchmark_figures", "heldout_scores", "summarise_round"]
+__all__ = ["Pool", "benchmark_figures", "heldout_scores", "summarise_decontamination", "summarise_round"]
 
 _GATES = ("length", "echo", "near_duplicate", "contaminated", "task_type", "teacher_answer", "difficulty")
 _SHORTFALL = "shortfall: "
@@ -144,3 +154,34 @@ def _counted(values: pl.Series) -> dict[str, int]:
     """Value → rows, the most frequent first, then by name."""
     counts: list[tuple[str, int]] = values.drop_nulls().value_counts().rows()
     return dict(sorted(counts, key=lambda pair: (-pair[1], pair[0])))
+
+
+def summarise_decontamination(look: Look) -> Decontamination | None:
+    """What was looked for and found; nothing before the pool was looked through, or where nothing is looked for."""
+    pool = look.rows(StageAt("contaminated"))
+    if pool is None:
+        return None
+    rounds = look.run.config.round_numbers
+    found = {number: rows for number in rounds if (rows := look.rows(StageAt("contaminated", number))) is not None}
+    expansion = Counter(name for rows in found.values() for name in rows["benchmark"])
+    in_pool = Counter(pool["benchmark"])
+    listed = [pool.with_columns(place=pl.lit("pool"))]
+    listed += [rows.with_columns(place=pl.lit(f"expansion, {round_name(number)}")) for number, rows in found.items()]
+    return Decontamination(
+        tuple(
+            BenchmarkHits(name, questions, in_pool[name], expansion[name])
+            for name, questions in _questions(look).items()
+        ),
+        pl.concat(listed).select("place", *CONTAMINATED.names()),
+    )
+
+
+def _questions(look: Look) -> dict[str, int]:
+    """Benchmark → its questions, a turn counting as one."""
+    found: dict[str, int] = {}
+    heldout, questions = look.manifest(StageAt("heldout")), look.rows(StageAt("questions"))
+    if heldout is not None:
+        found[HELDOUT] = heldout.rows
+    if questions is not None:
+        found |= dict(sorted(Counter(questions["benchmark"]).items()))
+    return found

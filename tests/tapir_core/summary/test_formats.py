@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.formats import (
+from tapir_core.summary.formats import (
     count,
     duration,
     gain,
@@ -13,7 +13,7 @@ from tapir_core.reporting.formats import (
     score_in_words,
     student_name,
 )
-from tapir_core.reporting.types import Gain, Score
+from tapir_core.summary.types import Gain, Score
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.look import Look
 from tapir_core.reporting.run_progress import read_progress
 from tapir_core.reporting.sentences import standin_sentence, state_sentence
-from tapir_core.reporting.summary import summarise
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
+from tapir_core.summary.run_reader import Look
 from tests.run_builder import build_run, make_config
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeVar
 from tapir_core.paths import BACKBONE
 
 if TYPE_CHECKING:
-    from tapir_core.reporting.types import Gain, Score
     from tapir_core.stages import Compared
+    from tapir_core.summary.types import Gain, Score
 
 __all__ = [
     "NOTHING",

@@ -12,9 +12,9 @@ from tapir_core.curriculum import fill_quotas
 from tapir_core.evaluation.heldout import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.types import Gain
 from tapir_core.stages import StageAt
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import Gain
 from tapir_core.verifiable import is_correct
 
 __all__ = ["CHANGES", "Example", "ExampleAnswer", "Examples", "choose_examples", "marks_on_test", "measure_gain"]

@@ -10,14 +10,13 @@ from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import best_round, split_usable
 from tapir_core.data.dataset import Manifest
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.decontamination import summarise_decontamination
-from tapir_core.reporting.grading import measure_gain
-from tapir_core.reporting.look import Look
-from tapir_core.reporting.rounds import Pool, benchmark_figures, summarise_round
-from tapir_core.reporting.types import RunSummary
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, lines_once
+from tapir_core.summary.grading import measure_gain
+from tapir_core.summary.rounds import Pool, benchmark_figures, summarise_decontamination, summarise_round
+from tapir_core.summary.run_reader import Look
+from tapir_core.summary.types import RunSummary
 
 __all__ = ["summarise"]
 
