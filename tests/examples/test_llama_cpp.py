@@ -214,7 +214,10 @@ SOURCE = (Path(__file__).parent / "llama_cpp.py").read_text()
 
 
 LEFT_OUT: list[tuple[dict[str, str], str]] = [
-    ({'    type: Literal["llama_cpp"] = "llama_cpp"\n': ""}, "LlamaCppEngine is a StudentEngine without a `type`; add"),
+    (
+        {'    type: Literal["llama_cpp"] = "llama_cpp"\n': ""},
+        "LlamaCppEngine lacks type; define what StudentEngine says of it",
+    ),
     (
         {'    served_by: ClassVar = "driver"\n': ""},
         "LlamaCppEngine lacks served_by; define what StudentEngine says of it",
