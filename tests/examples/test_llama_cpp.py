@@ -250,10 +250,9 @@ def test_each_part_left_out_says_what_to_add(tmp_path: Path, changes: dict[str, 
     import example
     from tapir_core.config import StudentEngine
     from tasks.engines.students import serving
-    for kind in StudentEngine.kinds().values():  # as tests/tasks/engines/test_students.py does
+    for kind in StudentEngine.kinds().values():  # as tests/tapir_core/config/test_kinds.py does
         serving(kind.model_construct())
     """
     done = run_script(tmp_path, script)
     assert done.returncode == 1
     assert message in done.stderr
-    print(done.stderr.partition("TypeError: ")[2])
