@@ -75,8 +75,8 @@ class Marks:
 class Marking(Benchmark[M]):
     """A benchmark that marks answers itself, each with shares (0-1), and asks nobody.
 
-    A question has one mark or several in a metric. A figure is the mean over all marks, in per cent; n, what failed and
-    its share count questions, which the interval takes as independent, and not the marks.
+    A question has one turn, and one mark or several in a metric. A figure is the mean over all marks, in per cent; n,
+    what failed and its share count questions, which the interval takes as independent, and not the marks.
     """
 
     @abstractmethod
