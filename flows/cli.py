@@ -39,8 +39,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; every error a user can meet ends in one message and its exit code."""
-    # Polars puts a handler of its own before Python's when it is imported, with which a main thread that waits for tasks
-    # sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
+    # Polars puts a handler of its own before Python's when it is imported, and with that a main thread that waits for
+    # tasks sleeps through Ctrl-C. So it comes first, and SIGINT is set anew though it looks set.
     importlib.import_module("polars")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
