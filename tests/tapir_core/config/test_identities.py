@@ -26,5 +26,5 @@ def test_two_stand_ins_with_other_settings_have_other_names() -> None:
 
 
 def test_the_version_under_which_the_stand_ins_answers_are_stored_is_that_of_what_it_says() -> None:
-    remedy = "the stand-in answers otherwise now: write this version into tapir_core/config/endpoints.py"
+    remedy = "the stand-in answers otherwise now: write this version into STANDIN_VERSION of tapir_core/config/roles.py"
     assert FOUND == STANDIN_VERSION, remedy
