@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 
 from flows.commands.diagnosis import Finding, examine
 from flows.commands.diagnosis import server as server_module
@@ -105,6 +106,18 @@ def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: 
         "automations": "ok",
     }
     assert found["workers"].level == "fault", "none was started"
+
+
+@pytest.mark.usefixtures("_on_server", "_as_it_was")
+def test_a_deployment_that_an_earlier_version_applied_is_applied_again(
+    standing_prefect: StandingServer, tmp_path: Path
+) -> None:
+    deploy(standing_prefect.api, str(tmp_path), again=False)
+    with get_client(sync_client=True) as client:
+        now = client.read_deployment_by_name("evaluate/evaluate")
+        client.update_deployment(now.id, DeploymentUpdate(entrypoint="flows.forms.evaluate.evaluate_from_form"))
+        assert deploy(standing_prefect.api, str(tmp_path), again=False) == ["deployment evaluate/evaluate"]
+        assert client.read_deployment_by_name("evaluate/evaluate").entrypoint == now.entrypoint
 
 
 @pytest.mark.usefixtures("_on_server", "_as_it_was")
