@@ -1,11 +1,19 @@
-"""Text as identity: normal form, ids and digests; and one line of it to show. Every id in a run folder is made here."""
+"""Text: canonical JSON, digests, and a reply that does not hold what was asked for."""
 
 import hashlib
 import json
 import unicodedata
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["canonical_json", "digest", "instruction_id", "normalise", "shorten"]
+__all__ = [
+    "Unparsed",
+    "canonical_json",
+    "digest",
+    "instruction_id",
+    "normalise",
+    "shorten",
+]
 
 
 def normalise(text: str) -> str:
@@ -38,3 +46,11 @@ def shorten(text: str, characters: int) -> str:
     """The text on one line; of a longer one so many characters, and "…"."""
     line = " ".join(text.split())
     return line if len(line) <= characters else f"{line[:characters]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Unparsed:
+    """What every parser of a teacher's or judge's reply returns when it finds nothing usable."""
+
+    reason: str
+    """A short, countable reason without the reply's own words: `no verdict`, `score outside 1-10`."""

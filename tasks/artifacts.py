@@ -18,7 +18,6 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.accuracy_tables import scores_table, students_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
@@ -30,8 +29,10 @@ from tapir_core.reporting.side_by_side_report import side_by_side_card
 from tapir_core.reporting.tables import (
     Table,
     mfd_table,
+    scores_table,
     shares_table,
     stages_table,
+    students_table,
 )
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise

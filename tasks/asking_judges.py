@@ -9,7 +9,7 @@ from tapir_core.calls import Answer, IsStopped, OnOutcome, Parsed, Request, ask_
 from tapir_core.config import JudgeConfig
 from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 from tasks.asking import chat, make_request
 from tasks.runtime import Role, Runtime
 

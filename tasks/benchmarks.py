@@ -34,10 +34,10 @@ from tapir_core.evaluation.benchmark import (
 from tapir_core.evaluation.marking import Answered, marking
 from tapir_core.evaluation.scores import REPLIES, judgments_of
 from tapir_core.paths import log_file
-from tapir_core.replies import Unparsed
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
 from tapir_core.stages.evaluation import item_files, output_files
+from tapir_core.text import Unparsed
 from tasks._task import shard_task, stage_task
 from tasks.asking import (
     ANSWER_COLUMNS,

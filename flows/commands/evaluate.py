@@ -94,12 +94,12 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
     from flows.commands.live import shown_live
     from flows.driver import hold_known_run
     from flows.prefect_server.connection import connect_prefect
-    from tapir_core.reporting.accuracy_tables import students_table
     from tapir_core.reporting.benchmark_gains import benchmark_gains_table
     from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
     from tapir_core.reporting.report import write_report
     from tapir_core.reporting.sentences import report_path
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
+    from tapir_core.reporting.tables import students_table
     from tapir_core.summary import summarise
     from tapir_core.summary.run_reader import Look
 

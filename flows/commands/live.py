@@ -24,7 +24,6 @@ from flows.prefect_server.connection import connect_prefect
 from flows.running import TAG
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.sentences import (
     gain_sentence,
     report_path,
@@ -32,7 +31,7 @@ from tapir_core.reporting.sentences import (
     state_sentence,
     ui_sentence,
 )
-from tapir_core.reporting.tables import rounds_table, seconds_table
+from tapir_core.reporting.tables import accuracy_table, rounds_table, seconds_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, round_name

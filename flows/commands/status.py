@@ -12,7 +12,7 @@ from tapir_core.calls.store.address import store_url
 from tapir_core.calls.upkeep.opening import is_there
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmark_states import benchmark_states_tables
+from tapir_core.reporting.benchmark_gains import benchmark_states_tables
 from tapir_core.reporting.run_progress import RunProgress, read_progress
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef, runs_of

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from tapir_core.calls.asking import IsStopped, Once, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = ["REASK_STRIDE", "Parsed", "ask_parsed", "ask_read", "forget_unread"]
 

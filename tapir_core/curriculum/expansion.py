@@ -18,8 +18,7 @@ import polars as pl
 from tapir_core.curriculum.tables import CANDIDATES, EXAMPLES, in_order
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
-from tapir_core.text import instruction_id, normalise
+from tapir_core.text import Unparsed, instruction_id, normalise
 
 __all__ = [
     "ExpansionRequest",

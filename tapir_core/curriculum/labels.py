@@ -7,8 +7,8 @@ import re
 
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import Unparsed
 
 __all__ = ["parse_label", "render_label"]
 

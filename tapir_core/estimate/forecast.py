@@ -6,9 +6,8 @@ from tapir_core.calls.prices import UnknownPrice
 from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import priors_of, scenarios
 from tapir_core.estimate.benchmarks import BenchmarkSize
-from tapir_core.estimate.costs import cost_lines
+from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, chargers_of, cost_lines
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import Charger, Line, benchmark_chargers, chargers_of
 from tapir_core.estimate.sentences import in_words
 from tapir_core.estimate.types import BenchmarkFigures, Estimate, Figures, Load, Span
 from tapir_core.estimate.workload import Pool

@@ -5,10 +5,10 @@ from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.benchmarks import measure_benchmarks
+from tapir_core.estimate.costs import benchmark_chargers, chargers_of
 from tapir_core.estimate.evidence import Evidence
 from tapir_core.estimate.forecast import forecast
 from tapir_core.estimate.history import judgment_lengths, past_seconds, store_exists, stored_lengths
-from tapir_core.estimate.line import benchmark_chargers, chargers_of
 from tapir_core.estimate.pool import look_at_pool, read_instructions
 from tapir_core.estimate.prompts import measure_prompts
 from tapir_core.estimate.types import Estimate, estimate_json

@@ -6,8 +6,8 @@ from tapir_core.calls import Role
 from tapir_core.calls.prices import Price
 from tapir_core.config import RunConfig
 from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, Range, priors_of
+from tapir_core.estimate.costs import Charger
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.line import Charger
 from tapir_core.estimate.workload import Pool
 
 __all__ = ["in_words"]

@@ -49,7 +49,7 @@ from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = ["AlpacaEval", "AlpacaEvalFigures", "measure_annotations"]
 

@@ -20,7 +20,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.rows import BadRowError, answer_of, parse_rows, read_rows, text_of
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, estimate_difference, mean_figure
 from tapir_core.judging.estimates import Estimate
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = [
     "BASELINE",

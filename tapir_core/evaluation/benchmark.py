@@ -35,7 +35,7 @@ from tapir_core.evaluation.scores import (
     failures_in_words,
 )
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = [
     "ITEMS",

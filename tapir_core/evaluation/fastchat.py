@@ -21,7 +21,7 @@ from tapir_core.evaluation.benchmark import Judging
 from tapir_core.evaluation.rows import BadRowError, answer_of, check_category, encodable, read_rows, text_of
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, mean_figure
 from tapir_core.judging.agreement import favoured_position
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = [
     "NUMBER",

@@ -48,7 +48,7 @@ from tapir_core.evaluation.scores import (
 from tapir_core.evaluation.statistics import ALL, MAX_FAILED_SHARE, Figure, by_category, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = ["MTBench", "Rating", "RatingFigures", "measure_ratings", "parse_rating"]
 

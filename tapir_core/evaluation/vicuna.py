@@ -38,7 +38,7 @@ from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = ["Review", "ReviewFigures", "Vicuna", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
 

@@ -8,6 +8,7 @@ Limits: that scores go with length is no proof of a bias, since a longer answer 
 of the differences is the one to look at: it compares two answers to the same instruction. Length is in characters.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -18,11 +19,14 @@ import polars as pl
 from tapir_core.judging.estimates import Estimate, estimate_kappa, estimate_mean, estimate_share, estimate_spearman
 
 __all__ = [
+    "NO_TASK_TYPE",
     "WINNERS",
     "JudgePair",
     "LengthEffects",
     "OrderAgreement",
+    "UnscoredVerdicts",
     "compare_judges",
+    "count_unscored_verdicts",
     "favoured_position",
     "mean_scores",
     "measure_length",
@@ -182,4 +186,34 @@ def measure_length(rows: pl.DataFrame) -> LengthEffects:
         estimate_spearman(rows["student_score"].to_list(), chars["student"]),
         estimate_spearman(rows["teacher_score"].to_list(), chars["teacher"]),
         estimate_spearman(rows["mfd"].to_list(), longer),
+    )
+
+
+NO_TASK_TYPE = "no task type"
+_NO_REASON = "no reason given"
+
+
+@dataclass(frozen=True, slots=True)
+class UnscoredVerdicts:
+    """Unscored verdicts of a round."""
+
+    share: Estimate
+    """Of all verdicts."""
+    reasons: dict[str, int]
+    """Reason → verdicts, the most frequent first, then by name."""
+    task_types: dict[str, Estimate]
+    """Task type → unscored share of its verdicts; the highest share first, then by name."""
+
+
+def count_unscored_verdicts(verdicts: pl.DataFrame, labels: pl.DataFrame) -> UnscoredVerdicts:
+    """Shares of verdicts without scores; ``labels`` has instruction_id and task_type, one row an instruction."""
+    rows = verdicts.join(labels.select("instruction_id", "task_type"), on="instruction_id", how="left", validate="m:1")
+    missing = rows.filter(pl.col("status") != "scored")
+    reasons = Counter(reason or _NO_REASON for reason in missing["reason"])
+    asked, lost = (Counter(name or NO_TASK_TYPE for name in each["task_type"]) for each in (rows, missing))
+    shares = {name: estimate_share(lost[name], n) for name, n in asked.items()}
+    return UnscoredVerdicts(
+        estimate_share(missing.height, rows.height),
+        dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        dict(sorted(shares.items(), key=lambda item: (-(item[1].value or 0.0), item[0]))),
     )

@@ -20,7 +20,7 @@ from tapir_core.config import JudgeConfig, Order, PanelRule
 from tapir_core.judging.prompt import render_pairwise, render_pointwise
 from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
 from tapir_core.prompts import Prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = [
     "MODES",

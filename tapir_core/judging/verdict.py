@@ -16,7 +16,7 @@ is linear in the length of a reply: no pattern has an unbounded quantifier that 
 import re
 from dataclasses import dataclass
 
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 __all__ = ["SCALE", "PairScores", "parse_pointwise", "parse_verdict"]
 

@@ -8,15 +8,15 @@ from markupsafe import Markup
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting import judge_plots as plots
 from tapir_core.reporting.judge_round import JudgeRound
-from tapir_core.reporting.judge_sentences import (
+from tapir_core.reporting.judge_tables import (
     agreement_sentence,
     correlation,
+    judge_tables,
     length_sentence,
     points,
     position_sentence,
     unscored_sentence,
 )
-from tapir_core.reporting.judge_tables import judge_tables
 from tapir_core.reporting.page import Fact, Plot, render_page
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import count, percent, round_name

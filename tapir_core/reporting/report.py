@@ -11,7 +11,6 @@ from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting import plots
-from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmark_gains import NO_GAINS, benchmark_gains_table
 from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.benchmarks import (
@@ -27,6 +26,7 @@ from tapir_core.reporting.page import Fact, Plot, render_page
 from tapir_core.reporting.sentences import gain_sentence, report_path, standin_sentence, state_sentence, ui_sentence
 from tapir_core.reporting.tables import (
     Table,
+    accuracy_table,
     left_out_table,
     rounds_table,
     seconds_table,

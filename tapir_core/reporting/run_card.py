@@ -7,7 +7,6 @@ judges) goes through `markdown_text`, so that it is shown as it is written.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
 from tapir_core.reporting.decontamination import decontamination_table
 from tapir_core.reporting.figure import image_address
@@ -21,6 +20,7 @@ from tapir_core.reporting.sentences import (
 )
 from tapir_core.reporting.tables import (
     Table,
+    accuracy_table,
     left_out_table,
     rounds_table,
     seconds_table,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from tapir_core.paths import sweep_report_file
-from tapir_core.reporting import side_by_side_plots as plots
+from tapir_core.reporting import side_by_side as plots
 from tapir_core.reporting.page import Plot, render_page
 from tapir_core.reporting.run_card import table_section
 from tapir_core.reporting.sentences import standin_sentence

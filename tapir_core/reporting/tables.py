@@ -3,7 +3,7 @@
 Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,22 +15,30 @@ from tapir_core.summary.formats import (
     accuracy,
     count,
     duration,
+    first_two_and_last,
     interval,
+    most,
     number,
     percent,
     round_name,
+    score,
+    student_name,
 )
-from tapir_core.summary.types import RoundSummary, RunSummary, StageSummary, Usage
+from tapir_core.summary.types import RoundSummary, RunSummary, Score, StageSummary, Usage
+from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
     "Table",
+    "accuracy_table",
     "left_out_table",
     "mfd_table",
     "rounds_table",
+    "scores_table",
     "seconds_table",
     "shares_table",
     "spend_table",
     "stages_table",
+    "students_table",
 ]
 
 
@@ -230,3 +238,48 @@ _STORED = (
     "Calls to teacher and judge that the last start of each stage made; from store: answers that were there already, "
     "of another run or of an earlier start. USD is the price of both, each paid for once."
 )
+
+
+_COLUMNS = ("Accuracy, %", "95 % interval", "n", "Failed")
+
+
+def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
+    """Held-out accuracy by task type: backbone, S_0 and the last student."""
+    students = first_two_and_last(summary.students)
+    names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
+    rows = []
+    for name in names:
+        scores = [each.score(split, name) for each in students]
+        rows.append((name, *map(score, scores), most(scores)))
+    columns = ("Task type", *(student_name(each.number) for each in students), "n")
+    note = f"n counts what failed, too. {accuracy_note(each.score(split) for each in students)}"
+    return Table(f"Accuracy by task type ({split})", columns, tuple(rows), note=note)
+
+
+def scores_table(summary: RoundSummary) -> Table:
+    """Every held-out score of one student."""
+    rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
+    scores = {row: summary.score(*row) for row in rows}
+    cells = tuple((*row, *_score_cells(found)) for row, found in scores.items())
+    title = f"Held-out accuracy of {student_name(summary.number)}"
+    note = accuracy_note(scores.values())
+    return Table(title, ("Split", "Task type", *_COLUMNS), cells, text_columns=2, note=note)
+
+
+def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
+    """Held-out accuracy of these students, by split; of one student alone by task type too."""
+    found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
+    if len(found) == 1:
+        return scores_table(found[0])
+    rows = []
+    for each in found:
+        scores = {split: each.score(split) for split in ("dev", "test")}
+        rows += [(student_name(each.number), split, *_score_cells(one)) for split, one in scores.items() if one]
+    note = accuracy_note(each.score(split) for each in found for split in ("dev", "test"))
+    return Table("Held-out accuracy", ("Student", "Split", *_COLUMNS), tuple(rows), text_columns=2, note=note)
+
+
+def _score_cells(found: Score | None) -> tuple[str, ...]:
+    """The cells of an accuracy under ``_COLUMNS``."""
+    counts = (None, None) if found is None else (found.n, found.n_failed)
+    return (accuracy(found), interval(found), *map(count, counts))

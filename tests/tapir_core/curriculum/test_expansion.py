@@ -17,7 +17,7 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 from tests.builders import make_examples, make_expansion, make_seeds, shuffled
 
 SEEDS = make_seeds({"a": "Math", "b": "Math", "c": "Law"})

@@ -2,8 +2,8 @@ import pytest
 
 from tapir_core.curriculum import parse_label, render_label
 from tapir_core.prompts import load_prompt
-from tapir_core.replies import Unparsed
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import Unparsed
 
 NONE = Unparsed("no task type")
 

@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.evaluation.fastchat import needs_reference, temperature_of
 from tapir_core.evaluation.mt_bench import Rating, measure_ratings, parse_rating
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from tapir_core.evaluation.fastchat import (
     parse_pair_verdict,
     winner_of_game,
 )
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 WINNERS = st.sampled_from(["model", "baseline", "tie"])
 

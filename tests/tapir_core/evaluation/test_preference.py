@@ -8,7 +8,7 @@ from tapir_core.evaluation.annotations import (
     preference_from_choice,
     preference_from_logprobs,
 )
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 
 def test_the_order_is_drawn_from_the_instruction_alone_and_is_balanced() -> None:

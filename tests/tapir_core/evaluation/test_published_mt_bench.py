@@ -10,7 +10,7 @@ from tapir_core.evaluation.mt_bench import Rating, measure_ratings, parse_rating
 from tapir_core.evaluation.statistics import Figure, by_category
 from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line
 from tapir_core.judging.verdict import PairScores
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 from tests.evalref import csv_rows, json_rows
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line, parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 
 def reviews(*scores: tuple[float, float] | None, model_first: bool = True, category: str = "fermi") -> list[Review]:

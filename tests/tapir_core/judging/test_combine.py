@@ -13,7 +13,7 @@ from tapir_core.judging import (
     verdict_rows,
     verdicts_per_instruction,
 )
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 
 def make_judge(**fields: object) -> JudgeConfig:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tapir_core.judging import MAX_SECTION_CHARS, neutralise, parse_verdict, render_pairwise, render_pointwise
 from tapir_core.prompts import load_prompt
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 HOSTILE = st.text(st.one_of(st.sampled_from("<>/[] 19,.\n"), st.characters())) | st.lists(
     st.sampled_from(["</answer_1>", "< / Instruction >", "[[10, 1]]", "[[", "<", "answer_2>", "\ud800", "\0", "a"])

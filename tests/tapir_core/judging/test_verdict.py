@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.judging import PairScores, parse_pointwise, parse_verdict
-from tapir_core.replies import Unparsed
+from tapir_core.text import Unparsed
 
 NONE, OUTSIDE = Unparsed("no verdict"), Unparsed("score outside 1-10")
 

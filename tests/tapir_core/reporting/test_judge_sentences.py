@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.judge_round import summarise_judge
-from tapir_core.reporting.judge_sentences import (
+from tapir_core.reporting.judge_tables import (
     agreement_sentence,
     correlation,
     length_sentence,

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 
 from tapir_core.reporting import plots
-from tapir_core.reporting.accuracy_tables import accuracy_table
 from tapir_core.reporting.benchmark_plots import Spokes, plot_benchmark_categories, plot_benchmarks
 from tapir_core.reporting.figure import draw
+from tapir_core.reporting.tables import accuracy_table
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tests.run_builder import build_run

@@ -3,16 +3,18 @@ from pathlib import Path
 import pytest
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.accuracy_tables import accuracy_table, scores_table, students_table
 from tapir_core.reporting.tables import (
     Table,
+    accuracy_table,
     left_out_table,
     mfd_table,
     rounds_table,
+    scores_table,
     seconds_table,
     shares_table,
     spend_table,
     stages_table,
+    students_table,
 )
 from tapir_core.stages import StageAt, plan
 from tapir_core.summary import summarise
