@@ -13,7 +13,7 @@ from calls_ours import make_request
 from calls_server import VERDICT
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine
-from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
 PUTS_AT_ONCE = 2000

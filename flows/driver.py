@@ -13,7 +13,7 @@ from pathlib import Path
 from flows.until import find_stage, stages_until
 from tapir_core.calls import RunLease
 from tapir_core.calls.prices import missing_prices
-from tapir_core.calls.store.address import run_key, store_url
+from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.calls.store.address import run_key, store_url
-from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
+from tapir_core.calls.replicas import Replica, ReplicaRegistry
+from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder

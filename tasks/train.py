@@ -12,7 +12,7 @@ from logging import INFO
 from pathlib import Path
 
 from tapir_core.calls import RunLease
-from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store_address import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, RunBusy, RunChanged

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store_address import store_url
+from tapir_core.calls.wire import Reply
 from tapir_core.data.dataset import write_part
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

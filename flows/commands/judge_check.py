@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flows.commands import print_line, print_rows
 from tapir_core.calls import OnOutcome, Outcome, Parsed
-from tapir_core.calls.store.address import run_key
+from tapir_core.calls.store_address import run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of

@@ -20,7 +20,7 @@ from tapir_core.text import shorten
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from tapir_core.calls.upkeep import (
+    from tapir_core.store_admin import (
         AnswerGroup,
         Compacted,
         DoomedRows,
@@ -69,7 +69,7 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
-    from tapir_core.calls.upkeep import gather_stats
+    from tapir_core.store_admin import gather_stats
 
     with _opened(store, root) as engine:
         found = gather_stats(engine)
@@ -90,8 +90,8 @@ def export_answers(
     since: Annotated[str | None, typer.Option(help="Only from then on: 2026-11-01, or 30d for days back.")] = None,
 ) -> None:
     """Write answers as Parquet, with a manifest that is written last."""
-    from tapir_core.calls.upkeep import Archive, RowFilter, read_moment
-    from tapir_core.calls.upkeep import export_answers as export
+    from tapir_core.store_admin import Archive, RowFilter, read_moment
+    from tapir_core.store_admin import export_answers as export
 
     moment = read_moment(since, now=datetime.now(UTC)) if since else None
     chosen = RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
@@ -105,10 +105,10 @@ def export_answers(
 @store_app.command("import")
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
-    from tapir_core.calls.store.address import root_store_url
-    from tapir_core.calls.store.tables import open_engine
-    from tapir_core.calls.upkeep import Archive
-    from tapir_core.calls.upkeep import import_answers as insert
+    from tapir_core.calls.store_address import root_store_url
+    from tapir_core.calls.store_tables import open_engine
+    from tapir_core.store_admin import Archive
+    from tapir_core.store_admin import import_answers as insert
 
     archive = Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
@@ -135,7 +135,7 @@ def prune(
     ] = False,
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
-    from tapir_core.calls.upkeep import (
+    from tapir_core.store_admin import (
         RowFilter,
         compact,
         plan_prune,
@@ -174,7 +174,7 @@ def verify(
     ] = False,
 ) -> None:
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    from tapir_core.calls.upkeep import delete_rows, verify_store
+    from tapir_core.store_admin import delete_rows, verify_store
 
     with _opened(store, root) as engine:
         found = verify_store(engine)
@@ -195,8 +195,8 @@ def verify(
 
 @contextmanager
 def _opened(store: str | None, root: str) -> "Iterator[Engine]":
-    from tapir_core.calls.store.address import root_store_url
-    from tapir_core.calls.upkeep import open_existing
+    from tapir_core.calls.store_address import root_store_url
+    from tapir_core.store_admin import open_existing
 
     engine = open_existing(store or root_store_url(root))
     try:

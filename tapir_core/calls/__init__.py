@@ -1,11 +1,11 @@
 """Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
 
+from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.reask import Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.spend import LiveSpend, Spend
-from tapir_core.calls.store.answer_store import AnswerStore
-from tapir_core.calls.store.lease import RunLease
 from tapir_core.calls.types import (
     TERMINAL,
     Answer,

@@ -12,15 +12,15 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
+from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import UNPAID, reserve
-from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.spend import Spend, SpendMeter
-from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, Failure, Request
+from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.store.attempt_rows import Attempt, Settlement
+    from tapir_core.calls.attempt_rows import Attempt, Settlement
 
 Pending = tuple["Attempt", "asyncio.Future[str]"]
 
@@ -183,14 +183,14 @@ class Booked:
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> "Attempt":
     """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
-    from tapir_core.calls.store.attempt_rows import Attempt
+    from tapir_core.calls.attempt_rows import Attempt
 
     return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint))
 
 
 def settlement(attempt: int, reply: Reply | None) -> "Settlement":
     """What ``reply`` settles an attempt at; None says that it was never sent."""
-    from tapir_core.calls.store.attempt_rows import Settlement
+    from tapir_core.calls.attempt_rows import Settlement
 
     if reply is None or not reply.attempts:
         return Settlement(attempt, "", Spend())

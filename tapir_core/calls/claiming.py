@@ -9,13 +9,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.attempts import Attempts
 from tapir_core.calls.spend import SpendMeter, WorkClock
-from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Outcome
 
 if TYPE_CHECKING:
-    from tapir_core.calls.store.claim_rows import Claimed
+    from tapir_core.calls.claim_rows import Claimed
 
 __all__ = ["Books", "Claiming", "Tell", "Turn", "in_groups"]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
 from tapir_core.calls.attempts import STOPPED, Attempts
 from tapir_core.calls.background_loop import BackgroundLoop
@@ -21,12 +22,11 @@ from tapir_core.calls.claiming import Books, Tell
 from tapir_core.calls.sending import Sending
 from tapir_core.calls.single_flight import Claim, Flights
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
-from tapir_core.calls.store.answer_store import AnswerStore
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.endpoints.line import Line
+    from tapir_core.calls.endpoint import Line
 
 __all__ = ["CallEngine"]
 
@@ -174,7 +174,7 @@ class CallEngine:
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
         ways: list[Way] = []
         if batched:
-            from tapir_core.calls.batch.sending import BatchSending
+            from tapir_core.calls.batch_sending import BatchSending
 
             batches = BatchSending(self._books, endpoint, tell, config=self._config, rng=self._rng)
             ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
@@ -194,7 +194,7 @@ class CallEngine:
 
     def _line(self, endpoint: Endpoint) -> "Line":
         """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
-        from tapir_core.calls.endpoints.line import Line
+        from tapir_core.calls.endpoint import Line
 
         line = self._lines.get(endpoint.base_urls)
         if line is None:

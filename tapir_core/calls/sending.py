@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tapir_core.calls.asking import IsStopped
 from tapir_core.calls.attempts import STOPPED
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
-from tapir_core.calls.endpoints.limiter import Slot
+from tapir_core.calls.limiter import Slot
 from tapir_core.calls.types import Endpoint, Failure, Request
 
 if TYPE_CHECKING:
-    from tapir_core.calls.endpoints.line import Line
+    from tapir_core.calls.endpoint import Line
 
 __all__ = ["Sending"]
 

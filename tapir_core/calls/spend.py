@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tapir_core.calls.endpoints.wire import Reply
 from tapir_core.calls.types import Failure, FailureKind
+from tapir_core.calls.wire import Reply
 
 __all__ = ["LiveSpend", "Spend", "SpendMeter", "WorkClock"]
 

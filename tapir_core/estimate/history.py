@@ -59,7 +59,7 @@ def judgment_lengths(
 
 @contextmanager
 def _reading(url: str) -> Iterator["Connection"]:
-    from tapir_core.calls.store.tables import open_engine
+    from tapir_core.calls.store_tables import open_engine
 
     engine = open_engine(url)
     try:
@@ -75,7 +75,7 @@ def _mean_length(
     """Of the answers to prompts of these versions, if any are named; nothing where there are too few."""
     from sqlalchemy import func, select
 
-    from tapir_core.calls.store.tables import answers
+    from tapir_core.calls.store_tables import answers
 
     alike = [answers.c.role == role, answers.c.status == "answer"]
     alike += [answers.c.model == voice.model, answers.c.identity == voice.identity]

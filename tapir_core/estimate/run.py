@@ -1,6 +1,6 @@
 """The estimate of one run, from its configuration, a sample of its pool, the store and earlier runs. Asks nobody."""
 
-from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store_address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError

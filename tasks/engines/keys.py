@@ -46,7 +46,7 @@ def offline_environment() -> dict[str, str]:
 def hide_keys(text: str) -> str:
     """``text`` without the keys, tokens and passwords that our environment holds."""
     # Not at the top: it takes the library of the calls along, and every process that starts another one loads this.
-    from tapir_core.calls.endpoints.client import hide_key
+    from tapir_core.calls.client import hide_key
 
     for name, value in os.environ.items():
         text = hide_key(text, value) if _SECRET.search(name) or name in _named else text

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tapir_core.calls.live import LiveAddress, LiveAddresses
-from tapir_core.calls.store.address import run_key, store_url
-from tapir_core.calls.store.replicas import Replica, ReplicaRegistry
+from tapir_core.calls.replicas import Replica, ReplicaRegistry
+from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite, TapirError

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine
-from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tapir_core.judging import PairScores, parse_verdict
 from tests.acceptance.command_line import Project, descendants

@@ -5,7 +5,7 @@ import random
 from hashlib import sha256
 
 from tapir_core.calls import Message, Request
-from tapir_core.calls.endpoints.wire import request_body
+from tapir_core.calls.wire import request_body
 from tapir_core.config import Sampling
 from tapir_core.judging import render_pairwise
 from tapir_core.prompts import load_prompt

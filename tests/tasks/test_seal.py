@@ -3,12 +3,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.store.address import store_url
-from tapir_core.calls.upkeep import RowFilter, open_existing, prune_answers
+from tapir_core.calls.store_address import store_url
 from tapir_core.errors import ConfigError
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
+from tapir_core.store_admin import RowFilter, open_existing, prune_answers
 from tasks.label import label_shard
 from tasks.outcomes import Piece
 from tasks.pool import pool

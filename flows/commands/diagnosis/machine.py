@@ -18,7 +18,7 @@ import psutil
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from flows.prefect_server.caretaker import POOLS
-from tapir_core.calls.store.address import root_store_url
+from tapir_core.calls.store_address import root_store_url
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import probe_file
@@ -200,9 +200,9 @@ def _look_at_disk(root: str) -> Finding:
 def _look_at_store(root: str, url: str | None) -> Finding:
     from sqlalchemy import func, select
 
-    from tapir_core.calls.store.tables import answers, meta
-    from tapir_core.calls.upkeep import open_existing, shown_url
-    from tapir_core.calls.upkeep.opening import is_there, reading
+    from tapir_core.calls.store_tables import answers, meta
+    from tapir_core.store_admin import open_existing, shown_url
+    from tapir_core.store_admin.opening import is_there, reading
 
     try:
         url = url or root_store_url(root)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from tapir_core.calls import Endpoint, Failure
-from tapir_core.calls.endpoints.client import Client
+from tapir_core.calls.client import Client
 from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.config import (
     EMBEDDED_STUDENT,

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from flows.commands.estimate import print_estimate
 from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.store.address import store_url
+from tapir_core.calls.store_address import store_url
+from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.prompts import Instruction, label_request, teach_request

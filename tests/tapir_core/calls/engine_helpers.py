@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Self
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
-from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import Status, make_request
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tapir_core.calls.endpoints.adaptive import AdaptiveLimit
-from tapir_core.calls.endpoints.limiter import Place
+from tapir_core.calls.adaptive import AdaptiveLimit
+from tapir_core.calls.limiter import Place
 
 Serve = Callable[[float, int, random.Random], tuple[float, int | None]]
 """Gets the time, how many calls the server works on, and a generator; gives the seconds until the reply, and the

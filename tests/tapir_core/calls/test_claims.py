@@ -10,17 +10,17 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
+from tests.tapir_core.store_admin.store_rows import sql
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
-from tapir_core.calls.store.claim_rows import Claimed
-from tapir_core.calls.store.lease import Holder
-from tapir_core.calls.store.lease_rows import database_time
-from tapir_core.calls.store.tables import claims, holders, open_engine, writing
+from tapir_core.calls.claim_rows import Claimed
+from tapir_core.calls.lease import Holder
+from tapir_core.calls.lease_rows import database_time
+from tapir_core.calls.store_tables import claims, holders, open_engine, writing
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import FakeProvider
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
-from tests.tapir_core.calls.upkeep.store_rows import sql
 
 CLAIM_AND_HANG = """
 import sys, time
@@ -126,7 +126,7 @@ def test_what_was_answered_meanwhile_is_not_sent(store_url: str, engine: CallEng
 
 
 def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tapir_core.calls.store.answer_store.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.calls.answer_store.HEARTBEAT_SECONDS", 0.02)
     with AnswerStore(store_url) as store:
         states(store, "a")
         sql(store_url, "UPDATE holders SET heartbeat = datetime('now', '-1 day')")

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
+from tapir_core.calls.attempt_rows import Attempt, Settlement
 from tapir_core.calls.budget import Reservation
-from tapir_core.calls.endpoints.wire import Reply
-from tapir_core.calls.store.attempt_rows import Attempt, Settlement
-from tapir_core.calls.store.claim_rows import Claimed
-from tapir_core.calls.store.replicas import ReplicaRegistry
-from tapir_core.calls.store.tables import open_engine
-from tapir_core.calls.store.writes import _LOCK
+from tapir_core.calls.claim_rows import Claimed
+from tapir_core.calls.replicas import ReplicaRegistry
+from tapir_core.calls.store_tables import open_engine
+from tapir_core.calls.store_writes import _LOCK
+from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
 from tapir_core.standin.batches import BatchRules

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.endpoints.wire import Reply
+from tapir_core.calls.wire import Reply
 from tapir_core.config import ModelIdentity
 from tapir_core.estimate.history import past_seconds, store_exists, stored_lengths
 from tests.doubles.provider import make_request

@@ -1,0 +1,184 @@
+"""The call store: every received answer and every terminal failure, by content, shared by all runs.
+
+An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
+database is away answers wait in memory, and whoever wants to read waits too (patience.py). Retryable failures are never
+stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its request, the
+others wait for its answer.
+"""
+
+import itertools
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tapir_core.calls.group_writer import GroupWriter
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.types import Failure, Outcome, Request
+from tapir_core.calls.wire import Reply
+from tapir_core.config import BudgetConfig
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tapir_core.calls.attempt_rows import Attempt, Settlement
+    from tapir_core.calls.batch_rows import BatchWrite
+    from tapir_core.calls.claim_rows import Claimed
+    from tapir_core.calls.store_writes import Write
+
+__all__ = ["AnswerStore"]
+
+HEARTBEAT_SECONDS = 10.0
+
+T = TypeVar("T")
+
+
+class AnswerStore:
+    """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
+
+    def __init__(self, url: str, *, patient: bool = True) -> None:
+        """Open the store at ``url`` (`sqlite:///path/store.sqlite`, `postgresql://host/database`), made if it lacks.
+
+        One that is not ``patient`` fails at once when the database is away: for who only looks.
+
+        Raises:
+            ConfigError: the URL is not supported, or the store was written by a newer version.
+            MissingPrerequisite: the database cannot be reached or written.
+        """
+        from tapir_core.calls import answer_rows, attempt_rows, batch_rows, reuse_rows
+        from tapir_core.calls import store_tables as tables
+        from tapir_core.calls import store_writes as writes
+        from tapir_core.calls.store_patience import Patience
+
+        self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
+        self._reuse, self._batches, self._tables = reuse_rows, batch_rows, tables
+        self._engine = tables.open_engine(url)
+        self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
+        self._holder = secrets.token_hex(16)
+        self._heart: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit, writes.rows_of)
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """The stored outcome of each key that is there."""
+        return self._read(lambda connection: self._answers.read_outcomes(connection, keys))
+
+    def known(self, keys: Sequence[str]) -> set[str]:
+        """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
+        return self._read(lambda connection: self._answers.read_known(connection, keys))
+
+    def claim(self, keys: Sequence[str]) -> "Future[list[Claimed]]":
+        """Claim requests before they are sent; what became of each comes in the order of ``keys``.
+
+        A claim ends with `put` or `release`, or with this process.
+        """
+        self._show_life()
+        return self._writer.submit(self._writes.Claim(tuple(keys)))
+
+    def book(self, attempts: "Sequence[Attempt]", budget: BudgetConfig) -> Future[list[str]]:
+        """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
+
+        What is booked is spent until `settle` says otherwise, also when this process is killed.
+        """
+        return self._writer.submit(self._writes.Book(tuple(attempts), budget))
+
+    def settle(self, settlement: "Settlement") -> Future[None]:
+        """Write down what came of an attempt; nobody needs to wait for it."""
+        return self._writer.submit(settlement)
+
+    def lead(self, write: "BatchWrite") -> Future[Any]:
+        """Note something of a batch at a provider, or take it over; the future holds what the write gives.
+
+        A batch and its claims outlive this process: whoever asks next for its requests leads it on.
+        """
+        self._show_life()
+        return self._writer.submit(write)
+
+    def batched(self, keys: Sequence[str]) -> set[str]:
+        """Which of ``keys`` are in a batch that has not ended."""
+        return self._read(lambda connection: self._batches.read_batched(connection, keys))
+
+    def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
+        """Store the reply to ``request`` and end its claim.
+
+        Returns:
+            Done after the commit. It holds the reply's outcome, or the one that another process stored first.
+        """
+        outcome = reply.outcome
+        assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
+        return self._writer.submit(self._writes.Put(self._answers.make_row(key, request, reply), outcome))
+
+    def release(self, key: str) -> Future[None]:
+        """End the claim of a request without an outcome to store."""
+        return self._writer.submit(self._writes.Release(key))
+
+    def forget(self, keys: Sequence[str]) -> Future[int]:
+        """Delete outcomes, so that they are asked for again; the future holds how many there were."""
+        return self._writer.submit(self._writes.Forget(tuple(keys)))
+
+    def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
+        """Count requests that stored outcomes answered; nobody needs to wait for it."""
+        return self._writer.submit(self._writes.Reuse(self._reuse.count_asked(requests)))
+
+    def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
+        """Add working time to what ``run`` has spent."""
+        return self._writer.submit(self._writes.AddSeconds(run, role, seconds))
+
+    def spend_by_role(self, run: str) -> Mapping[str, Spend]:
+        """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
+        return self._read(lambda connection: self._attempts.read_spend(connection, run))
+
+    def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
+        """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
+
+        def adopt() -> None:
+            with self._tables.writing(self._engine) as connection:
+                self._attempts.adopt(connection, name, run, since=since)
+
+        if self.spend_by_role(name):
+            self._patience.try_until_back(adopt)
+
+    def close(self) -> None:
+        """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""
+        if not self._closing.is_set():
+            self._closing.set()
+            if self._heart is not None:
+                self._heart.join()
+                self._writer.submit(self._writes.Leave())
+            self._patience.close()
+            self._writer.close()
+            self._engine.dispose()
+
+    def __enter__(self) -> "AnswerStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _commit(self, queued: "Sequence[Write]") -> list[Any]:
+        tries = itertools.count()
+
+        def once() -> list[Any]:
+            results: list[Any] = self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0)
+            return results
+
+        return self._patience.try_until_back(once)
+
+    def _read(self, read: "Callable[[Connection], T]") -> T:
+        def once() -> T:
+            with self._engine.connect() as connection:
+                return read(connection)
+
+        return self._patience.try_until_back(once)
+
+    def _show_life(self) -> None:
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
+            self._writer.submit(self._writes.Beat())
+            self._heart.start()
+
+    def _beat_until_closed(self) -> None:
+        while not self._closing.wait(HEARTBEAT_SECONDS):
+            self._writer.submit(self._writes.Beat())

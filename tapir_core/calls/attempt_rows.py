@@ -1,0 +1,208 @@
+"""Rows of `attempts` and `spending`: what every attempt costs, written down before it is sent.
+
+An attempt is booked at the most that it can cost and settled at what its reply says. One whose reply never came,
+because of a time-out, a broken connection or a kill, stays booked: its provider may charge for it. Functions on a
+connection whose transaction the store's writer holds, so that attempts, sums and answers agree at every commit; each
+books nothing twice when it is repeated, for nobody knows of a commit that broke off whether it was made.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+
+from tapir_core.calls.budget import Reservation, cap_reached
+from tapir_core.calls.spend import Spend
+from tapir_core.calls.store_tables import answers, attempts, insert_or_add, spending
+from tapir_core.calls.types import Role
+from tapir_core.config import BudgetConfig
+
+__all__ = ["Attempt", "Settlement", "add_spend", "adopt", "book", "read_spend", "read_unknown", "settle"]
+
+IDS_PER_QUERY = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request that is about to be sent."""
+
+    id: int
+    """63 random bits."""
+    run: str
+    """The run's id."""
+    role: Role
+    key: str
+    most: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of an attempt."""
+
+    attempt: int
+    outcome: str
+    """`answer` or the kind of failure."""
+    spent: Spend | None
+    """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
+
+
+def book(
+    connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool = False
+) -> list[str]:
+    """Reserve for each attempt in turn; gives for each the cap that has no room for it, in words, or an empty text.
+
+    ``repeated`` says that this may have been committed before.
+    """
+    if not wanted:
+        return []
+    known = _known(connection, [each.id for each, _ in wanted]) if repeated else set()
+    ledger = _Ledger(connection)
+    refusals = ["" if each.id in known else ledger.reserve(each, budget) for each, budget in wanted]
+    booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
+    if booked:
+        connection.execute(_BOOK, [_row(each) for each in booked])
+        _add(connection, map(_sum_of, booked))
+    return refusals
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
+    """Replace what is booked for attempts by what they cost; one that is settled already stays as it is."""
+    known = {each.attempt: each for each in settlements}
+    booked: list[Any] = []
+    for some in _groups(sorted(known)):
+        booked += connection.execute(_UNSETTLED, {"ids": some}).all()
+    changed, dropped, more = [], [], []
+    for row in booked:
+        of = known[row.id]
+        most = Spend(1, row.prompt_tokens, row.completion_tokens, row.usd)
+        spent = most if of.spent is None else of.spent
+        more.append((row.run, row.role, spent - most))
+        if spent.requests:
+            figures = {"prompt": spent.prompt_tokens, "completion": spent.completion_tokens, "cost": spent.usd}
+            changed.append({"attempt": row.id, "came": of.outcome, "unsure": of.spent is None, **figures})
+        else:
+            dropped.append(row.id)
+    if changed:
+        connection.execute(_SETTLE, changed)
+    for some in _groups(dropped):
+        connection.execute(delete(attempts).where(attempts.c.id.in_(some)))
+    _add(connection, more)
+
+
+def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
+    """Add to what a run has spent for a role."""
+    connection.execute(insert_or_add(connection.engine, spending), {"run": run, "role": role, **asdict(more)})
+
+
+def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
+    """What a run has spent or reserved, by role."""
+    return {row.role: _as_spend(row._mapping) for row in connection.execute(_SPENT, {"of": run})}
+
+
+def read_unknown(connection: Connection, run: str) -> Spend:
+    """How much of that is for attempts whose cost nobody told."""
+    sums = (func.sum(column) for column in (attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd))
+    query = select(func.count(), *sums).where(attempts.c.run == run, attempts.c.unknown)
+    requests, prompt, completion, usd = connection.execute(query).one()
+    return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
+
+
+def adopt(connection: Connection, name: str, run: str, *, since: datetime) -> None:
+    """Give the run with the id ``run``, made at ``since`` (UTC), what a version before schema 4 booked by its ``name``.
+
+    Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
+    and then nobody can say whose spending it is.
+    """
+    first = connection.scalar(select(func.min(answers.c.created)).where(answers.c.run == name))
+    if first is not None and first >= since:
+        for role, spent in read_spend(connection, name).items():
+            add_spend(connection, run, role, spent)
+        connection.execute(delete(spending).where(spending.c.run == name))
+        connection.execute(update(attempts).where(attempts.c.run == name).values(run=run))
+
+
+class _Ledger:
+    """What the runs have spent and reserved at the moment of one transaction."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._spent: dict[str, dict[str, Spend]] = {}
+        self._unknown: dict[str, Spend] = {}
+
+    def reserve(self, wanted: Attempt, budget: BudgetConfig) -> str:
+        """Add ``wanted``, or say which cap has no room for it."""
+        if budget == _NO_CAPS:
+            return ""
+        if wanted.run not in self._spent:
+            self._spent[wanted.run] = read_spend(self._connection, wanted.run)
+        spent = self._spent[wanted.run]
+        reason = cap_reached(budget, spent, wanted.role, wanted.most)
+        if reason is None:
+            spent[wanted.role] = spent.get(wanted.role, Spend()) + _sum_of(wanted)[2]
+            return ""
+        if wanted.run not in self._unknown:
+            self._unknown[wanted.run] = read_unknown(self._connection, wanted.run)
+        unknown = self._unknown[wanted.run]
+        if unknown.requests:
+            reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
+        return reason
+
+
+_NO_CAPS = BudgetConfig()
+
+# Made once: to build a statement costs as much as to run it.
+_SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
+_UNSETTLED = select(attempts).where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
+_BOOK = insert(attempts)
+
+_SETTLE = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"))
+    .values(
+        outcome=bindparam("came"),
+        unknown=bindparam("unsure"),
+        prompt_tokens=bindparam("prompt"),
+        completion_tokens=bindparam("completion"),
+        usd=bindparam("cost"),
+    )
+)
+
+
+def _known(connection: Connection, ids: Sequence[int]) -> set[int]:
+    """Which of ``ids`` are written down already."""
+    found: set[int] = set()
+    for some in _groups(ids):
+        found.update(connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars())
+    return found
+
+
+def _row(attempt: Attempt) -> dict[str, Any]:
+    most, sent = asdict(attempt.most), datetime.now(UTC).replace(tzinfo=None)
+    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
+    return {**asked, "outcome": "", "unknown": True, "sent": sent, **most}
+
+
+def _sum_of(attempt: Attempt) -> tuple[str, str, Spend]:
+    most = attempt.most
+    return attempt.run, attempt.role, Spend(1, most.prompt_tokens, most.completion_tokens, most.usd)
+
+
+def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
+    added: dict[tuple[str, str], Spend] = defaultdict(Spend)
+    for run, role, more in sums:
+        added[run, role] += more
+    for (run, role), more in sorted(added.items(), key=lambda each: each[0]):
+        if more != Spend():
+            add_spend(connection, run, role, more)
+
+
+def _groups(ids: Sequence[int]) -> Iterable[Sequence[int]]:
+    return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
+
+
+def _as_spend(row: Mapping[Any, Any]) -> Spend:
+    tokens = int(row["prompt_tokens"]), int(row["completion_tokens"])
+    return Spend(int(row["requests"]), *tokens, float(row["usd"]), float(row["seconds"]))

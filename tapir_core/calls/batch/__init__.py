@@ -1,1 +1,0 @@
-"""The way through OpenAI's Batch API. Start at `sending`."""

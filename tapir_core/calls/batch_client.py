@@ -1,0 +1,235 @@
+"""Files and batches of one provider over HTTP: OpenAI's Batch API, each call with its retries.
+
+A batch carries our tag as metadata. Before a creation whose reply was lost is repeated, the batch is looked for.
+"""
+
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from typing import IO, Any, TypeVar
+
+import aiohttp
+
+from tapir_core.calls.batch_file import ENDPOINT
+from tapir_core.calls.batch_rows import OpenBatch
+from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, hide_key, read_foreign_error
+from tapir_core.calls.retry import RetryPolicy, pause_before_retry
+from tapir_core.calls.types import Endpoint, Failure, FailureKind
+from tapir_core.calls.wire import Reply, clean_text, read_error
+from tapir_core.config import BatchConfig, CallsConfig
+
+__all__ = ["BatchClient", "BatchStatus", "ProviderError"]
+
+TAG = "tapir"
+"""Name of our metadata."""
+CLOCKS_APART = timedelta(days=1)
+"""Batches that are older than ours by more than this are not looked at."""
+PAGE = 100
+PIECE_BYTES = 2**20
+FINAL = frozenset({"completed", "expired", "cancelled", "failed"})
+
+T = TypeVar("T")
+
+
+class ProviderError(Exception):
+    """Raised when a call has failed for good; never leaves the engine."""
+
+    def __init__(self, failure: Failure, reply: Reply, status: int | None) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.reply = reply
+        self.status = status
+        """HTTP status; nothing when there was no reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """How far a batch is."""
+
+    status: str
+    file_ids: tuple[str, ...] = ()
+    """Of output and errors, as far as there are any."""
+    problems: str = ""
+    """Why the provider did not take the input file, in words."""
+    code: str = ""
+    """The first problem's code."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more will come."""
+        return self.status in FINAL
+
+
+class BatchClient(Client):
+    """Files and batches at the first address of an endpoint. Belongs to one event loop."""
+
+    def __init__(self, endpoint: Endpoint, limits: BatchConfig, config: CallsConfig, *, rng: random.Random) -> None:
+        """Prepare the connections; none is opened yet.
+
+        Raises:
+            ConfigError: the address holds a user name or password, or the key cannot be sent.
+        """
+        super().__init__(endpoint, timeout_seconds=config.timeout_seconds)
+        self._base = endpoint.base_url.rstrip("/")
+        self._window = limits.completion_window
+        self._policy = RetryPolicy.of(config)
+        self._rng = rng
+        # A large file takes as long as it takes, as long as something moves.
+        self._patient = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=config.timeout_seconds)
+
+    @property
+    def tokens_field(self) -> str:
+        """What this address calls the longest answer."""
+        return self._tokens_field
+
+    async def upload(self, name: str, content: bytes) -> str:
+        """The id of a new input file."""
+        return str((await self._persist(lambda: self._upload(name, content)))["id"])
+
+    async def create(self, batch: OpenBatch, *, perhaps_made: bool) -> str:
+        """The id of the provider's batch over an uploaded file, made only if there is none with our tag."""
+        failed: Counter[FailureKind] = Counter()
+        while True:
+            if perhaps_made and (found := await self._search(batch)):
+                return found
+            body = {
+                "input_file_id": batch.input_file_id,
+                "endpoint": ENDPOINT,
+                "completion_window": self._window,
+                "metadata": {TAG: batch.tag},
+            }
+            try:
+                return str((await self._call("POST", "/batches", json=body))["id"])
+            except ProviderError as error:
+                await self._pause(error, failed)
+                perhaps_made = True
+
+    async def show(self, batch_id: str) -> BatchStatus:
+        """How far a batch is."""
+        found = await self._persist(lambda: self._call("GET", f"/batches/{batch_id}"))
+        problems = [each for each in (found.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
+        said = (
+            f"line {each['line']}: {each.get('message')}" if each.get("line") else str(each.get("message"))
+            for each in problems[:3]
+        )
+        files = (found.get("output_file_id"), found.get("error_file_id"))
+        code = str(problems[0].get("code") or "") if problems else ""
+        return BatchStatus(str(found.get("status")), tuple(str(each) for each in files if each), "; ".join(said), code)
+
+    async def download(self, file_id: str, into: IO[bytes]) -> None:
+        """Write a file's content into ``into``."""
+
+        async def fetch() -> None:
+            into.seek(0)
+            into.truncate()
+            address = f"{self._base}/files/{file_id}/content"
+            try:
+                async with self._session.get(
+                    address, headers=self._headers, timeout=self._patient, **self._proxy
+                ) as response:
+                    if response.status != 200:
+                        await self._read_json(response)
+                    async for piece in response.content.iter_chunked(PIECE_BYTES):
+                        into.write(piece)
+            except FOREIGN_ERRORS as error:
+                raise self._foreign(error) from error
+
+        await self._persist(fetch)
+        into.seek(0)
+
+    async def _upload(self, name: str, content: bytes) -> dict[str, Any]:
+        form = aiohttp.FormData()
+        form.add_field("purpose", "batch")
+        form.add_field("file", BytesIO(content), filename=name, content_type="application/jsonl")
+        return await self._call("POST", "/files", data=form, timeout=self._patient)
+
+    async def _search(self, batch: OpenBatch) -> str | None:
+        try:
+            return await self._persist(lambda: self._find(batch))
+        except ProviderError as error:
+            # Also a clear no to this question leaves open whether there is a batch.
+            raise ProviderError(error.failure, error.reply, None) from error
+
+    async def _find(self, batch: OpenBatch) -> str | None:
+        """The id of the provider's batch with our tag or over our file, which no other batch can have."""
+        after = ""
+        while True:
+            page = await self._call(
+                "GET", "/batches", params={"limit": str(PAGE)} | ({"after": after} if after else {})
+            )
+            some = [each for each in page.get("data") or [] if isinstance(each, dict)]
+            for each in some:
+                tagged = (each.get("metadata") or {}).get(TAG) == batch.tag
+                if tagged or each.get("input_file_id") == batch.input_file_id:
+                    return str(each["id"])
+            if not some or not page.get("has_more") or _made(some[-1]) < batch.created - CLOCKS_APART:
+                return None
+            after = str(some[-1]["id"])
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        failed: Counter[FailureKind] = Counter()
+        while True:
+            try:
+                return await call()
+            except ProviderError as error:
+                await self._pause(error, failed)
+
+    async def _pause(self, error: ProviderError, failed: Counter[FailureKind]) -> None:
+        """Wait until the next attempt.
+
+        Raises:
+            ProviderError: there should be none.
+        """
+        kind = error.failure.kind
+        failed[kind] += 1
+        pause = pause_before_retry(
+            self._policy,
+            kind=kind,
+            failed=failed,
+            retry_after_seconds=error.reply.retry_after_seconds,
+            rng=self._rng,
+        )
+        if pause is None or error.reply.endpoint_at_fault:
+            raise error
+        await asyncio.sleep(pause)
+
+    async def _call(self, method: str, path: str, **sent: Any) -> dict[str, Any]:
+        headers = {name: value for name, value in self._headers.items() if name != "Content-Type"}
+        try:
+            async with self._session.request(
+                method, self._base + path, headers=headers, **self._proxy, **sent
+            ) as response:
+                return await self._read_json(response)
+        except FOREIGN_ERRORS as error:
+            raise self._foreign(error) from error
+
+    async def _read_json(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
+        text = hide_key(clean_text((await response.read()).decode("utf-8", "replace")), self._endpoint.api_key)
+        try:
+            body = json.loads(text)
+        except ValueError:
+            body = text
+        if response.status == 200 and isinstance(body, dict):
+            return body
+        if response.status == 200:
+            raise self._failed(Reply(Failure("server", "the reply is no JSON object")), 200)
+        raise self._failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
+
+    def _foreign(self, error: Exception) -> ProviderError:
+        key, where = self._endpoint.api_key, self._endpoint.base_url
+        return self._failed(
+            read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds), None
+        )
+
+    def _failed(self, reply: Reply, status: int | None) -> ProviderError:
+        assert isinstance(reply.outcome, Failure)
+        return ProviderError(reply.outcome, reply, status)
+
+
+def _made(batch: dict[str, Any]) -> datetime:
+    return datetime.fromtimestamp(batch.get("created_at") or 0, UTC).replace(tzinfo=None)

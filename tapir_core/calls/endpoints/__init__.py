@@ -1,1 +1,0 @@
-"""The way to an endpoint: limits, retries, breaker and connections. Start at `line`."""

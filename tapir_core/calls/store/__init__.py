@@ -1,1 +1,0 @@
-"""Where answers, claims, batches and leases are kept: SQLite or PostgreSQL. Start at `answer_store`."""

@@ -1,0 +1,328 @@
+"""The call store's database: tables, and the one way to open it.
+
+SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which costs
+0.2 s of start-up: the modules above import it when a store is opened.
+"""
+
+import sqlite3
+import time
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    DateTime,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tapir_core.errors import ConfigError, MissingPrerequisite
+
+__all__ = [
+    "answers",
+    "attempts",
+    "batch_rows",
+    "batches",
+    "claims",
+    "holders",
+    "insert_or_add",
+    "insert_or_ignore",
+    "leases",
+    "open_engine",
+    "replicas",
+    "reuse",
+    "spending",
+    "writing",
+]
+
+BUSY_SECONDS = 20
+"""How long a writer waits for another process's transaction in SQLite before it fails, or tries again (patience.py)."""
+POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+"""A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
+
+metadata = MetaData()
+
+meta = Table("meta", metadata, Column("name", String(64), primary_key=True), Column("value", Text, nullable=False))
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("sample_index", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("finish_reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("raw", Text, nullable=True),
+    Column("created", DateTime, nullable=False),
+    Index("answers_by_run", "run", "role"),
+)
+"""One row per received outcome. `status` is `answer` or a terminal failure kind; `run` is the first asker; `created` is
+UTC; `raw` is the body as it came, with the key of the endpoint taken out."""
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("run_key", String(512), primary_key=True),
+    Column("token", String(32), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Float, nullable=False),
+    Column("since", DateTime, nullable=False),
+    Column("heartbeat", DateTime, nullable=False),
+    Column("flow_run", Text),
+)
+"""One row per run that is driven now, by the database's clock."""
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("run_key", String(512), nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("checkpoint", Text, nullable=False),
+    Column("base_url", Text, nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("leaving", Boolean, nullable=False),
+    Column("host", Text, nullable=True),
+    Column("boot_id", Text, nullable=True),
+    Column("pid", Integer, nullable=True),
+    Column("process_started", Float, nullable=True),
+    Column("heartbeat", DateTime, nullable=False),
+    Index("replicas_by_run", "run_key"),
+)
+"""One row per server of a run's student that is asked for, starts or serves, by the database's clock. No process has it
+while it is only asked for; `base_url` is empty until it serves. Its key stands nowhere: both sides derive it."""
+
+holders = Table(
+    "holders",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Float, nullable=False),
+    Column("heartbeat", DateTime, nullable=False),
+)
+"""One row per open store that has claimed something, by the database's clock."""
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Index("claims_by_holder", "holder"),
+)
+"""One row per request that a process or a batch is about to send or has sent: nobody else sends it meanwhile."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    # SQLite has 64 bits in every INTEGER, and keeps rows by it only under that name.
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("run", String(512), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("key", String(64), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("unknown", Boolean, nullable=False),
+    Column("sent", DateTime, nullable=False),
+    Index("attempts_by_run", "run", "unknown"),
+)
+"""One row per attempt, written before it is sent. `run` is the run's id; `outcome` is empty until a reply came, then
+`answer` or the kind of failure. While `unknown`, tokens and USD are the most that it can cost: no reply has come, or
+one that does not say. `sent` is UTC."""
+
+spending = Table(
+    "spending",
+    metadata,
+    Column("run", String(512), primary_key=True),
+    Column("role", String(16), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("usd", Float, nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+"""What each run, by its id, has spent by role, over all its starts and processes: sums of its `attempts`, and time."""
+
+reuse = Table(
+    "reuse",
+    metadata,
+    Column("role", String(16), primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("identity", Text, primary_key=True),
+    Column("prompt_version", String(64), primary_key=True),
+    Column("run", String(512), primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+)
+"""How many requests of each run were answered by outcomes that were there already."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("tag", String(32), primary_key=True),
+    Column("driver", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("run", Text, nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("identity", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("input_file_id", Text, nullable=False),
+    Column("provider_id", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("created", DateTime, nullable=False),
+    Column("ended", DateTime, nullable=True),
+    Index("batches_by_run", "run"),
+)
+"""One row per batch that was ever planned. `tag` is ours: the provider has it as metadata, and it holds the claims of
+the batch's requests. `driver` is the holder that leads it now, if that one lives. `state` is `planned`, `uploaded`,
+`made`, and in the end the provider's last word, or why it was dropped. Times are UTC."""
+
+batch_rows = Table(
+    "batch_rows",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("batch", String(32), nullable=False),
+    Column("prompt_version", String(64), nullable=False),
+    Column("sample_index", Integer, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Index("batch_rows_by_batch", "batch"),
+)
+"""One row per request of a batch that has not ended. What is still owed has a claim that the batch's tag holds."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine on ``url`` with every table in place.
+
+    Raises:
+        ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or a newer version of tapir wrote it.
+        MissingPrerequisite: the database cannot be reached or written.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The text itself is not shown: what cannot be parsed may hold a password anywhere.
+        raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
+    from tapir_core.calls.store_migrations import migrate
+
+    shown = parsed.render_as_string(hide_password=True)
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    supported = parsed.drivername in {"sqlite", "postgresql+psycopg"}
+    if not supported or parsed.database in {None, "", ":memory:"}:
+        raise ConfigError(
+            f"calls.store_url = {shown!r} is not supported. Use sqlite:///path/store.sqlite or postgresql://host/database"
+        )
+    try:
+        engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else _create_postgres(parsed)
+        with writing(engine) as connection:
+            migrate(connection, shown)
+    except (SQLAlchemyError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip()
+        raise MissingPrerequisite(
+            f"the call store {shown} cannot be opened: {reason}. Check the path, its rights and that the server runs."
+        ) from error
+    return engine
+
+
+def writing(engine: Engine) -> AbstractContextManager[Connection]:
+    """A transaction that takes the write lock at its start, so that it never fails half-way on a lock upgrade."""
+    return engine.execution_options(tapir_writes=True).begin()
+
+
+def insert_or_ignore(engine: Engine, table: Table) -> Any:
+    """An INSERT that leaves a row which is already there as it is."""
+    return _ignoring(engine.dialect.name, table)
+
+
+def insert_or_add(engine: Engine, table: Table) -> Any:
+    """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
+    return _adding(engine.dialect.name, table)
+
+
+@lru_cache
+def _ignoring(dialect: str, table: Table) -> Any:
+    return _insert(dialect, table).on_conflict_do_nothing()
+
+
+@lru_cache
+def _adding(dialect: str, table: Table) -> Any:
+    statement = _insert(dialect, table)
+    keys = [column.name for column in table.primary_key]
+    sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=sums)
+
+
+def _insert(dialect: str, table: Table) -> Any:
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+
+
+def _create_postgres(url: URL) -> Engine:
+    own = {name: value for name, value in POSTGRES.items() if name not in url.query}
+    return create_engine(url, connect_args=own, pool_pre_ping=True)
+
+
+def _create_sqlite(url: URL) -> Engine:
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own transaction handling would begin late and without the write lock; `_begin_sqlite` replaces it.
+    connection.isolation_level = None
+    _switch_to_wal(connection)
+    # A paid answer is worth an fsync: writes are group-committed, so it is one for many answers, and then neither a
+    # kill nor a power cut loses what was counted as received. (NORMAL would survive the kill only.)
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """While several processes make one new store, the switch fails at once instead of waiting its turn."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("tapir_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

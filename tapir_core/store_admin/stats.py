@@ -1,0 +1,158 @@
+"""What a store holds: rows, room, tokens and USD, by who was asked and with which prompt."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, Row, Select, cast, func, select
+
+from tapir_core.calls.reuse_rows import read_reuse
+from tapir_core.calls.store_tables import answers
+from tapir_core.store_admin.opening import reading
+from tapir_core.store_admin.space import StoreSize, store_size
+
+__all__ = ["AnswerGroup", "StoreStats", "gather_stats", "text_bytes"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerGroup:
+    """All rows of one role, model, identity and prompt version."""
+
+    role: str
+    model: str
+    identity: str
+    prompt_version: str
+    statuses: Mapping[str, int]
+    """Rows by `answer` or kind of failure."""
+    bytes: int
+    """Of texts and raw replies, uncompressed."""
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    """What the rows cost when they were paid."""
+    first: datetime
+    """UTC; when the oldest row was stored."""
+    last: datetime
+    """UTC; when the newest row was stored."""
+    reused: int
+    """Requests that its rows answered after they were stored."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of any status."""
+        return sum(self.statuses.values())
+
+    @property
+    def reuse_share(self) -> float:
+        """Share of the requests that cost nothing because a row was there."""
+        return self.reused / (self.reused + self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """One look at a store."""
+
+    store: str
+    """Its URL, without a password."""
+    size: StoreSize
+    groups: tuple[AnswerGroup, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of any status."""
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """Rows by `answer` or kind of failure, the most frequent first."""
+        counts: Counter[str] = Counter()
+        for group in self.groups:
+            counts.update(group.statuses)
+        return dict(counts.most_common())
+
+    def as_json(self) -> dict[str, Any]:
+        """The groups as plain JSON, with totals."""
+        groups = [
+            {
+                **asdict(group),
+                "rows": group.rows,
+                "reuse_share": group.reuse_share,
+                "first": group.first.isoformat(),
+                "last": group.last.isoformat(),
+            }
+            for group in self.groups
+        ]
+        summed = ("prompt_tokens", "completion_tokens", "usd", "reused")
+        totals = {name: sum(group[name] for group in groups) for name in summed}
+        return {
+            "store": self.store,
+            **asdict(self.size),
+            "rows": self.rows,
+            "statuses": self.statuses,
+            **totals,
+            "first": min((group["first"] for group in groups), default=None),
+            "last": max((group["last"] for group in groups), default=None),
+            "groups": groups,
+        }
+
+
+def gather_stats(engine: Engine) -> StoreStats:
+    """What the store holds now. The database reads every row once.
+
+    Raises:
+        TapirError: the database cannot be read.
+    """
+    named: dict[tuple[str, str, str, str], list[Row[Any]]] = {}
+    with reading(engine) as connection:
+        for row in connection.execute(_query(engine)):
+            named.setdefault((row.role, row.model, row.identity, row.prompt_version), []).append(row)
+        reused = read_reuse(connection)
+    store = engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=True)
+    return StoreStats(
+        store, store_size(engine), tuple(_group(rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
+    )
+
+
+def text_bytes(engine: Engine) -> ColumnElement[int]:
+    """Bytes of a row's text and raw reply, as SQL."""
+
+    def bytes_of(column: Column[Any]) -> ColumnElement[int]:
+        if engine.dialect.name == "postgresql":
+            return func.octet_length(column)
+        return func.length(cast(column, LargeBinary))  # of text, SQLite counts the characters up to the first NUL
+
+    return bytes_of(answers.c.text) + func.coalesce(bytes_of(answers.c.raw), 0)
+
+
+def _query(engine: Engine) -> Select[Any]:
+    names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version, answers.c.status)
+    return select(
+        *names,
+        func.count().label("rows"),
+        func.sum(text_bytes(engine)).label("bytes"),
+        func.sum(answers.c.prompt_tokens).label("prompt_tokens"),
+        func.sum(answers.c.completion_tokens).label("completion_tokens"),
+        func.sum(answers.c.usd).label("usd"),
+        func.min(answers.c.created).label("first"),
+        func.max(answers.c.created).label("last"),
+    ).group_by(*names)
+
+
+def _group(rows: Sequence[Row[Any]], reused: int) -> AnswerGroup:
+    """One group of rows that differ in their status only."""
+    return AnswerGroup(
+        role=rows[0].role,
+        model=rows[0].model,
+        identity=rows[0].identity,
+        prompt_version=rows[0].prompt_version,
+        statuses={row.status: row.rows for row in rows},
+        bytes=sum(int(row.bytes) for row in rows),
+        prompt_tokens=sum(int(row.prompt_tokens) for row in rows),
+        completion_tokens=sum(int(row.completion_tokens) for row in rows),
+        usd=sum(float(row.usd) for row in rows),
+        first=min(row.first for row in rows),
+        last=max(row.last for row in rows),
+        reused=reused,
+    )

@@ -1,0 +1,264 @@
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+
+from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
+from tapir_core.calls.client import Client, hide_key
+from tapir_core.calls.rate_headers import RateLimit
+from tapir_core.calls.wire import Reply, request_body
+from tapir_core.config import Sampling
+from tapir_core.errors import ConfigError
+from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
+
+KEY = "sk-very-secret-0123456789"
+
+# Of a reply's headers, those that say how the body travelled and for which program.
+OF_THE_PROGRAM = ("user-agent", "x-stainless-", "accept-encoding", "content-length", "host", "connection")
+
+
+def send(
+    reply: FakeReply, *, request: Request | None = None, timeout_seconds: float = 5.0, **fields: Any
+) -> tuple[Reply, RecordedCall]:
+    with FakeProvider(lambda _: reply) as provider:
+        return send_to(provider.endpoint(**fields), request, timeout_seconds), provider.calls[0]
+
+
+def send_to(endpoint: Endpoint, request: Request | None = None, timeout_seconds: float = 5.0) -> Reply:
+    async def run() -> Reply:
+        client = Client(endpoint, timeout_seconds=timeout_seconds)
+        try:
+            return await client.send(request or make_request())
+        finally:
+            await client.close()
+
+    return asyncio.run(run())
+
+
+def send_with_the_sdk(
+    reply: FakeReply, request: Request, key: str
+) -> tuple[openai.APIStatusError | None, RecordedCall]:
+    """The same request as the `openai` SDK sends it."""
+    with (
+        FakeProvider(lambda _: reply) as provider,
+        openai.OpenAI(base_url=provider.base_url, api_key=key, max_retries=0) as sdk,
+    ):
+        try:
+            sdk.post("/chat/completions", body=request_body(request), cast_to=httpx2.Response)
+        except openai.APIStatusError as error:
+            return error, provider.calls[0]
+        return None, provider.calls[0]
+
+
+def failed(reply: Reply) -> Failure:
+    assert isinstance(reply.outcome, Failure)
+    return reply.outcome
+
+
+REQUESTS = {
+    "plain": make_request("Say something."),
+    "system": Request(
+        "judge", (Message("system", "Be short."), Message("user", "Hi")), "m/1", "i", Sampling(top_p=0.5)
+    ),
+    "warm": make_request("Draw", sampling=Sampling(temperature=1.0, max_tokens=7), sample_index=3),
+    "odd text": make_request("tabs\t, “quotes”, 漢字, emoji 😀, a lone \ud800 surrogate, a NUL \x00, \u202e and \\n"),
+}
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_what_is_sent_is_what_the_sdk_sends(request_name: str):
+    request = REQUESTS[request_name]
+    _, ours = send(Text("fine"), request=request, api_key=KEY)
+    _, theirs = send_with_the_sdk(Text("fine"), request, KEY)
+    assert json.dumps(ours.body) == json.dumps(theirs.body)
+    assert meaning(ours) == meaning(theirs)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 500, 503])
+def test_an_error_is_read_as_the_sdk_reads_it(status: int):
+    answer = Status(status, {"error": {"message": "it broke", "code": "some_code"}}, {"Retry-After": "3"})
+    reply, _ = send(answer)
+    error, _ = send_with_the_sdk(answer, make_request(), KEY)
+    assert error is not None
+    assert error.status_code == status
+    assert error.response.text == reply.raw
+    assert f"HTTP {status}: it broke" == failed(reply).message
+    assert error.response.headers["retry-after"] == f"{reply.retry_after_seconds:g}"
+
+
+def meaning(call: RecordedCall) -> dict[str, str]:
+    """The headers that a server may act upon."""
+    headers = {name.lower(): value for name, value in call.headers.items()}
+    return {name: value for name, value in headers.items() if not name.startswith(OF_THE_PROGRAM)}
+
+
+def test_a_completion_is_answered_with_the_key_in_its_header_only():
+    reply, call = send(Text("fine"), api_key=KEY)
+    assert reply.outcome == Answer("fine", "stop", 10, 5)
+    assert call.headers["Authorization"] == f"Bearer {KEY}"
+    assert call.body["max_tokens"] == 1024
+
+
+def test_a_server_without_key_is_not_sent_the_users_own(monkeypatch: pytest.MonkeyPatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, KEY)
+    _, call = send(Text("fine"))
+    assert KEY not in str(call.headers)
+
+
+def test_the_environments_proxy_is_used_where_it_is_meant(monkeypatch: pytest.MonkeyPatch):
+    with FakeProvider() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1").replace("//", "//me:hush@"))
+        reply = send_to(Endpoint("http://model.invalid/v1", 1), make_request("Hi"))
+        assert isinstance(reply.outcome, Answer)
+        assert proxy.calls[0].headers["Host"] == "model.invalid"
+        assert proxy.calls[0].headers["Proxy-Authorization"] == "Basic bWU6aHVzaA=="
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert isinstance(send(Text("direct"))[0].outcome, Answer)
+        assert len(proxy.calls) == 1
+
+
+def test_a_proxy_is_shown_its_own_password_and_not_the_key(monkeypatch: pytest.MonkeyPatch):
+    shown: list[bytes] = []
+
+    async def run() -> Reply:
+        async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            shown.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.close()
+
+        server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://me:hush@127.0.0.1:{port}")
+        client = Client(Endpoint("https://model.invalid/v1", 1, KEY), timeout_seconds=5)
+        try:
+            return await client.send(make_request())
+        finally:
+            await client.close()
+            server.close()
+
+    assert failed(asyncio.run(run())).kind == "connection"
+    assert shown[0].startswith(b"CONNECT model.invalid:443")
+    assert b"Basic bWU6aHVzaA==" in shown[0]
+    assert KEY.encode() not in shown[0]
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 429, 500])
+def test_a_key_that_the_provider_repeats_is_in_no_part_of_the_reply(status: int):
+    reply, _ = send(Status(status, {"error": {"message": f"wrong key {KEY}", "code": status}}), api_key=KEY)
+    assert KEY not in repr(reply)
+    assert "[key]" in failed(reply).message
+
+
+def test_the_key_is_in_no_repr():
+    assert KEY not in repr(Endpoint("http://h/v1", 1, KEY))
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (Drop(), "connection"),
+        (Status(200, '{"choices": [{"mess'), "server"),
+        (Status(500), "server"),
+        (Status(429), "rate_limited"),
+        (Status(413), "too_long"),
+        (Status(301), "server"),
+        (Text(None, refusal="No."), "refused"),
+    ],
+)
+def test_what_goes_wrong_on_the_wire_has_its_kind(reply: FakeReply, kind: str):
+    assert failed(send(reply)[0]).kind == kind
+
+
+def test_a_server_that_hangs_is_a_timeout():
+    assert failed(send(Hang(), timeout_seconds=0.2)[0]).kind == "timeout"
+
+
+def test_a_server_that_is_not_there_is_a_connection_failure_that_names_it():
+    failure = failed(send_to(Endpoint("http://127.0.0.1:1/v1", 1)))
+    assert failure.kind == "connection"
+    assert "http://127.0.0.1:1/v1" in failure.message
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1/v1", "http:///v1", "http://127.0.0.1:99999/v1"])
+def test_what_is_no_address_is_told_at_once(address: str):
+    reply = send_to(Endpoint(address, 1))
+    assert failed(reply).kind == "connection"
+    assert reply.endpoint_at_fault
+
+
+def test_an_address_with_a_password_is_refused_without_showing_it():
+    with pytest.raises(ConfigError, match="api_key_env") as raised:
+        Client(Endpoint("http://user:hunter2@127.0.0.1:1/v1", 1), timeout_seconds=5)
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\n", "sk-séc", "sk\x7f"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(key: str):
+    with pytest.raises(ConfigError, match="MY_KEY") as raised:
+        Client(Endpoint("http://127.0.0.1:1/v1", 1, key, "MY_KEY"), timeout_seconds=5)
+    assert key.strip() not in str(raised.value)
+
+
+def test_retry_after_is_passed_on():
+    assert send(Status(429, headers={"Retry-After": "3"}))[0].retry_after_seconds == 3.0
+
+
+def test_limits_that_headers_show_are_passed_on_with_answers_and_failures():
+    headers = {"X-RateLimit-Remaining-Requests": "0", "X-RateLimit-Limit-Requests": "60"}
+    limited, _ = send(Status(429, headers=headers))
+    assert limited.rate_limits == (RateLimit("requests", 0, 60),)
+    assert limited.shows_spent_account
+    choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
+    answered, _ = send(Status(200, {"choices": [choice]}, headers))
+    assert answered.rate_limits == limited.rate_limits
+    assert not answered.shows_spent_account
+    assert not send(Status(429))[0].shows_spent_account
+
+
+def test_a_redirect_is_followed_but_the_key_stays_with_its_server():
+    with FakeProvider() as elsewhere:
+        moved = Status(307, headers={"Location": f"{elsewhere.base_url}/chat/completions"})
+        reply, _ = send(moved, request=make_request("Hi"), api_key=KEY)
+        (call,) = elsewhere.calls
+    assert isinstance(reply.outcome, Answer)
+    assert call.prompt == "Hi"
+    assert KEY not in str(call.headers)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("spell", [lambda key: key.replace("/", "\\/"), lambda key: f"\\u{ord(key[0]):04X}{key[1:]}"])
+def test_a_key_is_hidden_in_whatever_escapes_json_spells_it(spell: Callable[[str], str], depth: int):
+    key = "sk-with/slash+and=more"
+    text = f'"the key is {spell(key)}, or {key}"'
+    for _ in range(depth - 1):
+        text = json.dumps(text)
+    hidden = hide_key(text, key)
+    for _ in range(depth):
+        hidden = json.loads(hidden)
+    assert hidden == "the key is [key], or [key]"
+
+
+def test_a_text_of_backslashes_is_searched_in_linear_time():
+    text = "\\" * 200_000
+    assert hide_key(text, "sk-0123456789") == text
+
+
+def test_a_short_placeholder_key_garbles_no_reply():
+    assert hide_key("x marks the spot", "x") == "x marks the spot"
+
+
+def test_openai_itself_is_told_who_pays_and_knows_the_newer_field(monkeypatch: pytest.MonkeyPatch):
+    # Its own host cannot be served here: a proxy in its place shows what would go out, up to the tunnel.
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    with FakeProvider() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        send_to(Endpoint("http://api.openai.com/v1", 1, KEY))
+        (call,) = proxy.calls
+    assert call.headers["OpenAI-Organization"] == "org-1"
+    assert "OpenAI-Project" not in call.headers
+    assert call.body["max_completion_tokens"] == 1024
+    assert "max_tokens" not in call.body

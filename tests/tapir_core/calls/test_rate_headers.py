@@ -1,0 +1,90 @@
+"""What headers say about limits per minute: two families, three ways to write a reset, and what cannot be read."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tapir_core.calls.rate_headers import RateLimit, read_rate_limits
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+OPENAI = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-limit-tokens": "150000",
+    "x-ratelimit-remaining-requests": "59",
+    "x-ratelimit-remaining-tokens": "149984",
+    "x-ratelimit-reset-requests": "1s",
+    "x-ratelimit-reset-tokens": "6m0s",
+}
+ANTHROPIC = {
+    "anthropic-ratelimit-requests-limit": "4000",
+    "anthropic-ratelimit-requests-remaining": "0",
+    "anthropic-ratelimit-requests-reset": "2026-11-20T12:00:30Z",
+    "anthropic-ratelimit-tokens-limit": "400000",
+    "anthropic-ratelimit-tokens-remaining": "312000",
+    "anthropic-ratelimit-tokens-reset": "2026-11-20T11:59:00Z",
+}
+
+
+def test_openais_headers_are_read():
+    found = read_rate_limits(OPENAI, now=NOW)
+    assert found == (RateLimit("requests", 59, 60, 1), RateLimit("tokens", 149984, 150000, 360))
+    assert found[0].per_second == 1
+
+
+def test_anthropics_headers_are_read_and_a_reset_in_the_past_is_now():
+    found = read_rate_limits(ANTHROPIC, now=NOW)
+    assert found == (RateLimit("requests", 0, 4000, 30), RateLimit("tokens", 312000, 400000, 0))
+    assert found[1].per_second is None
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120ms", 0.12),
+        ("6m0s", 360),
+        ("1h2m3.5s", 3723.5),
+        ("1d", 86400),
+        ("250us", 0.00025),
+        ("17", 17),
+        ("0.5", 0.5),
+        (" 2s ", 2),
+        ("2026-11-20T12:01:00+00:00", 60),
+        ("2026-11-20T12:01:00", 60),
+        ("soon", None),
+        ("6m0", None),
+        ("-3", None),
+        ("", None),
+    ],
+)
+def test_a_reset_is_a_duration_a_number_or_a_date(text: str, seconds: float | None):
+    headers = {"x-ratelimit-remaining-requests": "1", "x-ratelimit-reset-requests": text}
+    (found,) = read_rate_limits(headers, now=NOW)
+    assert found.reset_seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x-ratelimit-remaining-requests": "many", "x-ratelimit-limit-requests": "60"},
+        {"x-ratelimit-limit-requests": "60", "x-ratelimit-reset-requests": "1s"},
+        {"x-ratelimit-remaining-tokens": "nan"},
+    ],
+)
+def test_without_what_is_left_nothing_is_learned(headers: dict[str, str]):
+    assert read_rate_limits(headers, now=NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("limit", "per_second"),
+    [
+        (RateLimit("requests", 30, 60, 15), 2),
+        (RateLimit("requests", 60, 60, 15), None),
+        (RateLimit("requests", 30, None, 15), None),
+        (RateLimit("requests", 30, 60, None), None),
+        (RateLimit("requests", 0, 0, 15), None),
+    ],
+)
+def test_how_fast_a_limit_fills_is_known_only_where_all_of_it_is_shown(limit: RateLimit, per_second: float | None):
+    assert limit.per_second == per_second

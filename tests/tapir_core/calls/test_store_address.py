@@ -1,0 +1,22 @@
+from pathlib import Path
+
+import pytest
+
+from tapir_core.calls.store_address import root_store_url, store_url
+from tapir_core.errors import ConfigError
+from tests.run_config import make_config
+
+
+def test_the_store_of_a_root_is_the_one_that_its_runs_use(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/.tapir/store.sqlite"
+    assert root_store_url(str(tmp_path)) == store_url(make_config(tmp_path)) == url
+
+
+def test_a_run_may_name_a_store_of_its_own_wherever_its_root_is():
+    calls = {"store_url": "postgresql://host/answers"}
+    assert store_url(make_config("s3://bucket/runs", calls=calls)) == "postgresql://host/answers"
+
+
+def test_a_remote_root_has_no_store_of_its_own():
+    with pytest.raises(ConfigError, match="--store"):
+        root_store_url("s3://bucket/runs")

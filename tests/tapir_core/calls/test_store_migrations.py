@@ -1,0 +1,83 @@
+"""A store of schema 3, as versions before attempts were written down left it, is brought to the newest."""
+
+from dataclasses import asdict
+from datetime import datetime
+
+import pytest
+from sqlalchemy import insert, text
+
+from tapir_core.calls import AnswerStore, RunLease, Spend
+from tapir_core.calls.attempt_rows import Attempt
+from tapir_core.calls.batch_rows import AdoptBatches
+from tapir_core.calls.budget import Reservation
+from tapir_core.calls.lease import Holder
+from tapir_core.calls.store_tables import leases, open_engine, writing
+from tapir_core.config import BudgetConfig
+from tapir_core.errors import RunBusy
+from tests.doubles.provider import make_request
+from tests.tapir_core.calls.batch_helpers import plan_batch
+
+SCHEMA_3 = """
+    DROP TABLE attempts;
+    DROP TABLE claims;
+    CREATE TABLE claims (
+        key VARCHAR(64) NOT NULL PRIMARY KEY, holder VARCHAR(32) NOT NULL, run TEXT NOT NULL, role VARCHAR(16) NOT NULL,
+        tokens BIGINT NOT NULL, usd FLOAT NOT NULL
+    );
+    ALTER TABLE batch_rows DROP COLUMN attempt;
+    DELETE FROM spending;
+    UPDATE meta SET value = '3' WHERE name = 'schema_version';
+    INSERT INTO claims VALUES ('in a batch', 'a-batch', 'quickstart', 'judge', 70, 0.5);
+    INSERT INTO claims VALUES ('of a process', 'somebody', 'quickstart', 'teach', 9, 9.0);
+    INSERT INTO spending VALUES ('quickstart', 'judge', 4, 100, 50, 2.0, 60.0)
+"""
+
+
+def make_schema_3(store_url: str) -> None:
+    row = make_request("question", role="judge", run="quickstart")
+    with AnswerStore(store_url) as store:
+        store.claim(["in a batch"]).result(timeout=30)
+        store.lead(plan_batch("a-batch", "http://127.0.0.1:9/v1", {"in a batch": row})).result(timeout=30)
+    engine = open_engine(store_url)
+    with writing(engine) as connection:
+        for statement in SCHEMA_3.split(";"):
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_open_batches_keep_their_claims_and_their_reservations(store_url: str):
+    make_schema_3(store_url)
+    for _ in range(2):
+        with AnswerStore(store_url) as store:
+            assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
+    with AnswerStore(store_url) as store:
+        (batch,) = store.lead(AdoptBatches(("in a batch",))).result(timeout=30)
+        assert list(batch.rows) == list(batch.attempts) == ["in a batch"]
+        assert [each.name for each in store.claim(["in a batch", "of a process"]).result(timeout=30)] == [
+            "ELSEWHERE",
+            "OURS",
+        ]
+
+
+def test_spending_by_name_is_no_other_runs(store_url: str):
+    make_schema_3(store_url)
+    with AnswerStore(store_url) as store:
+        wanted = Attempt(1, "a-new-id", "judge", "key", Reservation(10))
+        store.adopt_spending("quickstart", "a-new-id", since=datetime(2026, 11, 22))
+        assert store.book([wanted], BudgetConfig(requests=1)).result(timeout=30) == [""]
+
+
+def test_a_store_that_an_earlier_version_works_on_is_left_alone(store_url: str):
+    make_schema_3(store_url)
+    engine = open_engine(store_url)
+    with writing(engine) as connection:
+        connection.execute(text(SCHEMA_3.split(";")[1]))
+        connection.execute(text(SCHEMA_3.split(";")[2]))
+        connection.execute(text("UPDATE meta SET value = '3' WHERE name = 'schema_version'"))
+        row = {"run_key": "/runs/quickstart", "token": "t", "since": datetime.now(), "heartbeat": datetime.now()}
+        connection.execute(insert(leases).values(row | asdict(Holder.this_process())))
+    engine.dispose()
+    with pytest.raises(RunBusy, match="run /runs/quickstart is driven by process"):
+        RunLease(store_url, "/runs/another")
+    with pytest.raises(RunBusy):
+        AnswerStore(store_url)

@@ -1,0 +1,154 @@
+"""One commit of many kinds of writes: what came is stored and settled first, and nothing counts twice."""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, select
+
+from tapir_core.calls import Answer, Spend
+from tapir_core.calls.answer_rows import make_row, read_known
+from tapir_core.calls.attempt_rows import Attempt, Settlement, read_spend
+from tapir_core.calls.batch_rows import AdoptBatches, LeaveBatch
+from tapir_core.calls.budget import Reservation
+from tapir_core.calls.claim_rows import Claimed
+from tapir_core.calls.reuse_rows import count_asked, read_reuse
+from tapir_core.calls.store_tables import claims, holders, open_engine
+from tapir_core.calls.store_writes import (
+    AddSeconds,
+    Beat,
+    Book,
+    Claim,
+    Forget,
+    Leave,
+    Put,
+    Release,
+    Reuse,
+    commit,
+)
+from tapir_core.calls.wire import Reply
+from tapir_core.config import BudgetConfig
+from tests.doubles.provider import make_request
+from tests.tapir_core.calls.batch_helpers import plan_batch
+
+
+@pytest.fixture
+def engine(store_url: str) -> Iterator[Engine]:
+    engine = open_engine(store_url)
+    yield engine
+    engine.dispose()
+
+
+def put(key: str, text: str = "fine", *, role: str = "teach") -> Put:
+    answer = Answer(text, "stop", 10, 5, 0.25)
+    reply = Reply(answer, attempts=2, prompt_tokens=10, completion_tokens=5, usd=0.25)
+    return Put(make_row(key, make_request(role=role), reply), answer)
+
+
+def claim(*keys: str) -> Claim:
+    return Claim(keys)
+
+
+def book(attempt: int, **caps: float) -> Book:
+    wanted = Attempt(attempt, "a-run", "teach", f"key {attempt}", Reservation(10, 5, 0.5))
+    return Book((wanted,), BudgetConfig.model_validate(caps))
+
+
+def settle(attempt: int, spent: Spend | None) -> Settlement:
+    return Settlement(attempt, "answer", spent)
+
+
+def claimed(engine: Engine) -> dict[str, str]:
+    with engine.connect() as connection:
+        return dict(connection.execute(select(claims.c.key, claims.c.holder)).tuples().all())
+
+
+def spent(engine: Engine) -> dict[str, Spend]:
+    with engine.connect() as connection:
+        return read_spend(connection, "a-run")
+
+
+def test_each_write_has_its_own_result_in_its_own_place(engine: Engine):
+    commit(engine, "me", [put("a", "early"), book(1)])
+    writes = [
+        claim("c"),
+        put("b"),
+        book(2, requests=2),
+        Beat(),
+        put("a", "late"),
+        Release("c"),
+        book(3, requests=2),
+        put("d"),
+        settle(1, Spend(1)),
+        Forget(("a", "x")),
+    ]
+    claimed, b, second, beat, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
+    assert claimed == [Claimed.OURS]
+    assert [b, d] == [put("b").outcome, put("d").outcome]
+    assert (a.text, a.stored) == ("early", True)
+    assert second == [""]
+    assert "budget.requests = 2 is reached" in third[0]
+    assert (beat, released, settled, forgotten) == (None, None, None, 1)
+
+
+def test_a_claim_and_a_booking_see_what_their_own_commit_brings(engine: Engine):
+    commit(engine, "me", [claim("a", "b"), book(1)])
+    writes = [claim("a", "b"), book(2, usd=0.5), put("a"), Release("b"), settle(1, Spend(1, usd=0.0))]
+    claimed, refusal, *_ = commit(engine, "me", writes)
+    assert claimed == [Claimed.ANSWERED, Claimed.OURS]
+    assert refusal == [""]
+
+
+def test_a_commit_spends_what_its_attempts_cost_and_the_time_that_was_worked(engine: Engine):
+    commit(engine, "me", [book(1), book(2), AddSeconds("a-run", "teach", 1.5), AddSeconds("a-run", "judge", 0.5)])
+    assert spent(engine) == {"judge": Spend(seconds=0.5), "teach": Spend(2, 20, 10, 1.0, 1.5)}
+    commit(engine, "me", [settle(1, Spend(1, 7, 3, 0.25)), settle(2, None), put("a")])
+    assert spent(engine)["teach"] == Spend(2, 17, 8, 0.75, 1.5), "an answer costs what its attempt costs, and no more"
+
+
+def test_requests_that_the_store_answered_are_added_up(engine: Engine):
+    once = Reuse(count_asked([make_request("a"), make_request("b", run="b-run")]))
+    commit(engine, "me", [once, Reuse(count_asked([make_request("a", role="judge")])), once])
+    with engine.connect() as connection:
+        found = read_reuse(connection)
+    assert {role: requests for (role, *_), requests in found.items()} == {"judge": 1, "teach": 4}
+
+
+def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(engine: Engine):
+    rows = {"in a batch": make_request(role="teach")}
+    writes = [
+        claim("a", "in a batch"),
+        put("b"),
+        book(1, requests=2),
+        plan_batch("a-batch", "http://127.0.0.1:9/v1", rows, budget=BudgetConfig(requests=2)),
+        Release("a"),
+    ]
+    commit(engine, "me", [claim("in a batch")])
+    first = commit(engine, "me", writes)
+    again = commit(engine, "me", writes, repeated=True)
+    assert [again[1], again[2], again[3].refused] == [first[1], first[2], {}]
+    assert list(again[3].batch.rows) == ["in a batch"]
+    assert spent(engine)["teach"].requests == 2
+    (taken,) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=True)
+    assert taken == [], "it is led by somebody else who lives"
+    commit(engine, "me", [LeaveBatch("a-batch")])
+    for repeated in (False, True):
+        ((adopted,),) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=repeated)
+        assert adopted.tag == "a-batch"
+
+
+def test_who_leaves_takes_its_own_claims_along(engine: Engine):
+    commit(engine, "me", [claim("a")])
+    commit(engine, "you", [claim("b")])
+    commit(engine, "me", [Leave()])
+    assert claimed(engine) == {"b": "you"}
+    with engine.connect() as connection:
+        assert connection.execute(select(holders.c.id)).scalars().all() == ["you"]
+
+
+def test_a_commit_that_fails_leaves_nothing_of_itself(engine: Engine):
+    broken = Put({"key": "b"}, put("b").outcome)
+    with pytest.raises(Exception, match="b"):
+        commit(engine, "me", [put("a"), book(1), broken])
+    with engine.connect() as connection:
+        assert read_known(connection, ["a", "b"]) == set()
+    assert spent(engine) == {}

@@ -1,0 +1,229 @@
+import json
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.calls import Answer, Failure
+from tapir_core.calls.wire import Reply, read_completion, read_error, read_retry_after, request_body
+from tapir_core.config import Sampling
+from tests.doubles.provider import make_request
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+def completion(content: Any = "fine", *, finish_reason: Any = "stop", **message: Any) -> dict[str, Any]:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}}
+    return {
+        "choices": [{**choice, "finish_reason": finish_reason}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 500},
+    }
+
+
+def read(body: Any) -> Reply:
+    raw = body if isinstance(body, str) else json.dumps(body)
+    return read_completion(raw, usd_per_million_prompt=2.0, usd_per_million_completion=8.0)
+
+
+def test_a_completion_becomes_an_answer_with_tokens_and_price():
+    reply = read(completion("fine"))
+    assert reply.outcome == Answer("fine", "stop", 1000, 500, usd=0.006)
+    assert json.loads(reply.raw or "") == completion("fine")
+
+
+def test_an_answer_cut_off_keeps_its_finish_reason():
+    assert read(completion("half a sen", finish_reason="length")).outcome.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (completion(None, refusal="I cannot help with that."), "refused"),
+        (completion("half", finish_reason="content_filter"), "refused"),
+        ({"choices": []}, "server"),
+        ({"choices": [{"finish_reason": "stop"}]}, "server"),
+        ({"choices": "none"}, "server"),
+        (completion([{"type": "image"}]), "server"),
+        (completion("half", finish_reason="error"), "server"),
+        (completion("half", finish_reason="abort"), "server"),
+        (completion("half", finish_reason="insufficient_system_resource"), "server"),
+        ({}, "server"),
+        ("null", "server"),
+        ("[]", "server"),
+        ('{"choices": [{"message": {"content": "cut of', "server"),
+        ("<html>Bad gateway</html>", "server"),
+        ("", "server"),
+        ({"error": {"code": 429, "message": "slow down"}}, "rate_limited"),
+        ({"error": {"message": "upstream broke"}}, "server"),
+        ({"error": "upstream broke"}, "server"),
+    ],
+)
+def test_a_body_without_a_usable_reply_is_a_typed_failure(body: Any, kind: str):
+    outcome = read(body).outcome
+    assert isinstance(outcome, Failure)
+    assert outcome.kind == kind
+
+
+def test_a_refusal_keeps_what_it_cost():
+    assert read(completion(None, refusal="No.")).usd == pytest.approx(0.006)
+
+
+def test_a_reply_that_spent_its_tokens_on_reasoning_is_an_empty_answer():
+    assert read(completion(None, finish_reason="length")).outcome == Answer("", "length", 1000, 500, usd=0.006)
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ([{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "7"}], "7"),
+        ([{"type": "text", "text": "It is "}, {"type": "text", "text": "7."}], "It is 7."),
+        ([{"type": "thinking", "thinking": []}], ""),
+    ],
+)
+def test_of_a_reply_in_parts_the_text_is_the_answer(parts: list[dict[str, Any]], text: str):
+    assert read(completion(parts)).outcome == Answer(text, "stop", 1000, 500, usd=0.006)
+
+
+def test_missing_or_odd_usage_counts_as_nothing():
+    body = completion("fine") | {"usage": {"prompt_tokens": "many", "completion_tokens": None}}
+    assert read(body).outcome == Answer("fine", "stop", 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, {"error": {"message": "messages: wrong"}}, "bad_request"),
+        (422, {"detail": [{"msg": "Field required"}]}, "bad_request"),
+        (400, {"error": {"message": "too big", "code": "context_length_exceeded"}}, "too_long"),
+        (400, {"message": "This model's maximum context length is 2048 tokens."}, "too_long"),
+        (413, "Payload Too Large", "too_long"),
+        (400, {"error": {"message": "filtered", "code": "content_filter"}}, "refused"),
+        (400, {"error": {"message": "use max_completion_tokens", "code": "unsupported_parameter"}}, "connection"),
+        (401, {"error": {"message": "no"}}, "unauthorized"),
+        (400, [{"error": {"code": 400, "message": "API key not valid. Please pass another."}}], "unauthorized"),
+        (400, {"code": "an invalid argument", "error": "Incorrect%20API%20key%20provided:%20a***b"}, "unauthorized"),
+        (400, {"error": {"message": "bad role in: 'write a text on an invalid api key'"}}, "bad_request"),
+        (402, {"error": {"message": "Insufficient Balance"}}, "unauthorized"),
+        (400, {"error": {"type": "e", "message": "Your credit balance is too low to access the API."}}, "unauthorized"),
+        (400, {"error": {"code": "Arrearage", "message": "Access denied."}}, "unauthorized"),
+        (400, {"error": {"message": "bad role in: 'your credit balance is too low'"}}, "bad_request"),
+        (403, {}, "unauthorized"),
+        (404, {"error": {"message": "The model `x` does not exist.", "code": "model_not_found"}}, "connection"),
+        (404, "404 page not found", "connection"),
+        (408, {}, "timeout"),
+        (409, {}, "server"),
+        (429, {"error": {"message": "slow down"}}, "rate_limited"),
+        (429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}, "unauthorized"),
+        (500, {"error": {"message": "the context window broke"}}, "server"),
+        (503, "", "server"),
+        (529, None, "server"),
+        (301, "", "server"),
+    ],
+)
+def test_an_error_status_becomes_a_typed_failure(status: int, body: Any, kind: str):
+    outcome = read_error(status, body, raw="").outcome
+    assert isinstance(outcome, Failure)
+    assert outcome.kind == kind
+    assert str(status) in outcome.message
+
+
+def test_what_a_wrong_address_model_or_key_refuses_is_the_endpoints_fault_and_never_stored():
+    for status in (401, 403, 404):
+        reply = read_error(status, {}, raw="")
+        assert reply.endpoint_at_fault
+        assert isinstance(reply.outcome, Failure)
+        assert reply.outcome.retryable
+
+
+def test_a_providers_long_error_text_is_shortened():
+    assert len(read_error(500, {"error": {"message": "x" * 10_000}}, raw="").outcome.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "0"}, 0.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after": format_datetime(NOW + timedelta(seconds=30), usegmt=True)}, 30.0),
+        ({"retry-after": format_datetime(NOW - timedelta(seconds=30), usegmt=True)}, 0.0),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "-3"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({}, None),
+    ],
+)
+def test_retry_after_is_read_as_seconds_or_as_a_date(headers: dict[str, str], seconds: float | None):
+    assert read_retry_after(headers, now=NOW) == seconds
+
+
+def test_greedy_first_samples_send_no_seed_and_all_others_their_sample_index():
+    warm = Sampling(temperature=1.0)
+    assert "seed" not in request_body(make_request())
+    assert request_body(make_request(sampling=warm))["seed"] == 0
+    assert request_body(make_request(sampling=warm, sample_index=3))["seed"] == 3
+    assert request_body(make_request(sample_index=3))["seed"] == 3
+
+
+@given(st.text(st.characters(codec=None)))
+def test_any_text_can_be_sent_stored_and_read_again(text: str):
+    sent = request_body(make_request(text))["messages"][0]["content"]
+    received = read(completion(text)).outcome
+    assert isinstance(received, Answer)
+    assert sent == received.text
+    assert "\x00" not in received.text
+    received.text.encode("utf-8")
+
+
+WEIGHED = {
+    "content": [
+        {
+            "token": "m",
+            "logprob": -0.1,
+            "top_logprobs": [{"token": "m", "logprob": -0.1}, {"token": "M", "logprob": -3}],
+        }
+    ]
+}
+
+
+def test_log_probabilities_are_asked_for_only_where_they_are_wanted():
+    assert "logprobs" not in request_body(make_request())
+    body = request_body(make_request(top_logprobs=5))
+    assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
+
+
+def test_a_request_without_log_probabilities_keeps_the_key_that_stores_have():
+    key = "c2fe8161defb43bcd323bc87caf9bf1667eb8957ce63563fc6138676e7ed391e"
+    assert make_request("a fixed prompt").key == key
+    assert make_request("a fixed prompt", top_logprobs=5).key != key
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "found"),
+    [
+        (WEIGHED, (("m", -0.1), ("M", -3.0))),
+        (None, ()),
+        ({"content": []}, ()),
+        ({"content": [{"token": "m", "top_logprobs": None}]}, ()),
+        (
+            {
+                "content": [
+                    {"top_logprobs": [{"token": 3, "logprob": -1}, {"token": "m"}, 7, {"token": "M", "logprob": -2}]}
+                ]
+            },
+            (("M", -2.0),),
+        ),
+        ("none", ()),
+    ],
+)
+def test_the_first_tokens_alternatives_are_read_as_far_as_they_are_there(logprobs: Any, found: Any):
+    body = completion("m")
+    body["choices"][0]["logprobs"] = logprobs
+    outcome = read(body).outcome
+    assert isinstance(outcome, Answer)
+    assert outcome.logprobs == found
