@@ -31,7 +31,7 @@ from tapir_core.run_fork import take_over
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tapir_core.sweep import lacks_run
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 
 __all__ = ["Engines", "drive_run", "find_finished", "is_finished", "needed_by"]
 

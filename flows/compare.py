@@ -24,7 +24,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tasks.runtime import open_store
 
 __all__ = ["Asked", "Failed", "not_finished", "read_asked", "read_comparison", "run_comparison"]

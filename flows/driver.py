@@ -23,7 +23,7 @@ from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.run_state import state_of
 from tapir_core.scratch import publish_logs
 from tapir_core.storage import Storage
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
 __all__ = [

@@ -49,8 +49,7 @@ def walk(
         reads_open = {each.at for each in under_way}.intersection(at.stage.reads(run.config, at))
         if not work.in_shards or (reads_open and before is None):
             yield from _seal_all(run, under_way)
-        if run.holds(at) is None:
-            _run_inner(run, at)
+        _run_inner(run, at)
         if not work.in_shards:
             yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at, work)
         elif before is None:
@@ -96,9 +95,11 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
 
 
 def _run_inner(run: RunFolder, at: StageAt) -> None:
-    """Do the stages that are made only for those that read them."""
-    for each in (*at.stage.reads(run.config, at), *at.stage.reads_beside(run.config, at)):
-        if each.stage.inner:
+    """Do the stages that are made only for those that read them, if ``at`` reads some and does not hold."""
+    read = (*at.stage.reads(run.config, at), *at.stage.reads_beside(run.config, at))
+    inner = [each for each in read if each.stage.inner]
+    if inner and run.holds(at) is None:
+        for each in inner:
             _run_whole(run, each, work_of(run.config, each))
 
 

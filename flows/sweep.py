@@ -20,7 +20,7 @@ from tapir_core.reporting.sentences import gain_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
 from tapir_core.sweep import Sweep, Swept, lacks_run
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 
 __all__ = ["open_sweep", "run_sweep"]
 

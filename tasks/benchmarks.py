@@ -50,7 +50,7 @@ from tasks.asking import (
     worked,
 )
 from tasks.engines.scripts import ScriptRunner
-from tasks.ingredients import check_benchmark_files
+from tasks.input_files import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current

@@ -9,7 +9,7 @@ from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
 from tapir_core.standin.family import Problem
 from tasks.engines.backbone import checkpoint_digest
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
 from tests.doubles.standin import StandinServer
 from tests.run_builder import build_run

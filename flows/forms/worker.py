@@ -23,7 +23,7 @@ from tapir_core.scratch import publish_logs
 from tapir_core.stages import StageAt, plan
 from tasks.engines.training.job import TrainingProgress
 from tasks.follow_training import lease_token
-from tasks.ingredients import check_training_ingredients
+from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import check_wanted, make_student, training_lease

@@ -14,7 +14,7 @@ from flows.compare import read_comparison
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.reporting.arms_report import arms_card
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.tapir_core.comparison.test_arms import lay, spec
 from tests.tapir_core.comparison.test_figures import outcome
 

@@ -16,7 +16,7 @@ from tapir_core.data.dataset import read_rows
 from tapir_core.stages import StageAt
 from tapir_core.standin.families import recognise
 from tasks.engines.backbone import checkpoint_digest
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.conftest import StandingServer
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
 from tests.harness.processes import REPOSITORY

@@ -10,7 +10,7 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import DRAW, MIX, REFINE
 from tapir_core.summary import summarise
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tests.doubles.provider import FakeProvider
 from tests.examples.trim import TRIM
 from tests.golden import fakes

@@ -21,7 +21,7 @@ from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
 from tapir_core.summary import summarise
 from tapir_core.summary.run_reader import Look
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA, judge, make_run
 from tests.doubles.provider import FakeProvider
 from tests.doubles.standin import StandinServer

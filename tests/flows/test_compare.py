@@ -15,7 +15,7 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import RunChanged
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tests.flows.built_comparison import BuiltRuns, folder, lay_spec, run_all, trained
 
 

@@ -15,7 +15,7 @@ from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES
 from tapir_core.stages import plan as plan_of
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.conftest import StandingServer
 from tests.flows.built_comparison import BuiltRuns, lay_spec
 from tests.flows.test_compare_command import command

@@ -9,7 +9,7 @@ from flows.driver import hold_known_run, run_lease
 from tapir_core.errors import RunBusy
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tests.run_builder import build_run
 from tests.run_config import make_config
 

@@ -22,7 +22,7 @@ from tapir_core.standin.families import recognise
 from tapir_core.summary import summarise
 from tapir_core.summary.run_reader import Look
 from tasks.engines.backbone import checkpoint_digest
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tasks.runtime import close_all
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.ingredients import gather_ingredients
+from tasks.input_files import gather_ingredients
 from tests.harness.flow_run import FlowRun
 from tests.harness.stand_ins import RequestLog, endpoints
 from tests.harness.standing_root import StandingRoot

@@ -12,7 +12,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.benchmarks import benchmark_replies_shard, benchmark_scores
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tasks.outcomes import Piece, ShardOutcome
 from tasks.runtime import close_all, current
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, judge

@@ -17,7 +17,7 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt
 from tasks.benchmarks import benchmark_items
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tasks.pool import questions
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS

@@ -10,7 +10,7 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, open_run, stages_to_redo
 from tapir_core.stages import StageAt
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tasks.pool import contaminated, pool, questions
 from tasks.runtime import close_all
 from tests.run_builder import build_run

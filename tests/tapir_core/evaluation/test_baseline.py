@@ -16,7 +16,7 @@ from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.run_folder import RunFolder, RunRef, stages_to_redo
 from tapir_core.stages import StageAt, benchmark_stages
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.benchmark_runs import ALPACA, MT_BENCH, VICUNA
 from tests.run_builder import build_run
 from tests.run_config import make_config

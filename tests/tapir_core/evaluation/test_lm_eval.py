@@ -11,7 +11,7 @@ from tapir_core.evaluation.lm_eval import LmEval
 from tapir_core.evaluation.marking import UNKNOWN, Marks
 from tapir_core.evaluation.scores import REPLIES, judgments_of
 from tapir_core.stages import StageAt, own_digest
-from tasks.ingredients import gather_files
+from tasks.input_files import gather_files
 from tests.run_config import make_config
 
 MARKS = {
