@@ -34,9 +34,8 @@ def evaluate_students(
         run_stages(ref, _read_first(run, compared, benchmarks))
         for who in sorted(compared, key=lambda each: isinstance(each, str)):
             stages = scoring_stages(run, [who], benchmarks)
-            again = _forget_failed(run, stages) if also_terminal else []
             with tags(_tag(who)):
-                run_stages(ref, stages, again=again)
+                run_stages(ref, stages, again=lambda at: also_terminal and _forget_failed(run, at))
     publish_scores(ref, numbers)
     publish_run(ref)
 
@@ -51,15 +50,13 @@ def _read_first(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequen
     return stages
 
 
-def _forget_failed(run: RunFolder, stages: Sequence[StageAt]) -> list[StageAt]:
-    """The judgments of which some failed for good, once those are forgotten, so that their judges are asked anew."""
-    replies = [
-        at for at in stages if at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
-    ]
-    again = [at for at in replies if failed_judgments(run, at)]
-    for at in again:
+def _forget_failed(run: RunFolder, at: StageAt) -> bool:
+    """Whether judgments failed for good, once those are forgotten, so that their judge is asked anew."""
+    judged = at.name == BENCHMARK_REPLIES.name and at.benchmark in run.config.evaluation.judged
+    failed = judged and failed_judgments(run, at) > 0
+    if failed:
         forget_failed(run, at)
-    return again
+    return failed
 
 
 def _tag(who: Compared) -> str:

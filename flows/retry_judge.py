@@ -32,7 +32,7 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
         check_stored(run, at)
     if also_terminal:
         forget_unscored(run, at)
-    run_stages(ref, [ANSWER.at(number), at], again=[at])
+    run_stages(ref, [ANSWER.at(number), at], again=lambda each: each == at)
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}

@@ -6,7 +6,7 @@ within ``calls.max_missing_share``.
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from prefect.utilities.annotations import opaque
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import EXPAND, STAGES, WAVE, StageAt, asked_endpoints, with_steps
+from tapir_core.stages import EXPAND, STAGES, WAVE, StageAt, asked_endpoints, inner_stages, with_steps
 from tasks._task import Work, work_of
 from tasks.artifacts import publish_missing
 from tasks.late_tags import late_tags
@@ -28,14 +28,18 @@ from tasks.seal import seal
 __all__ = ["run_stage", "run_stages", "walk"]
 
 
+Again = Callable[[StageAt], bool]
+"""Asked of a stage that follows another's shards, before its own begin: whether to do it though it holds."""
+
+
 def walk(
-    ref: RunRef, stages: Iterable[StageAt], *, again: Collection[StageAt] = ()
+    ref: RunRef, stages: Iterable[StageAt], *, again: Again = lambda _: False
 ) -> Iterator[tuple[StageAt, DatasetRef]]:
     """Do these stages, inputs first; gives each with its rows as soon as it holds.
 
     Shards of stages that do not read each other work at the same time. Shards of a stage that follows another's begin
-    one by one, each when its own predecessor is done. Those of ``again`` are done though they hold: the old seal stays
-    until the next one takes its place.
+    one by one, each when its own predecessor is done. Those that are to be done ``again`` are done though they hold:
+    the old seal stays until the next one takes its place.
 
     Raises:
         TooMuchMissing: more rows lack an outcome than a stage may go on without.
@@ -55,11 +59,11 @@ def walk(
         elif before is None:
             under_way.append(_submit(run, at, work))
         else:
-            under_way.append(_follow(run, at, work, before, also_done=at in again))
+            under_way.append(_follow(run, at, work, before, also_done=again(at)))
     yield from _seal_all(run, under_way)
 
 
-def run_stages(ref: RunRef, stages: Iterable[StageAt], *, again: Collection[StageAt] = ()) -> dict[StageAt, DatasetRef]:
+def run_stages(ref: RunRef, stages: Iterable[StageAt], *, again: Again = lambda _: False) -> dict[StageAt, DatasetRef]:
     """Do these stages as `walk` does; gives the rows of each."""
     return dict(walk(ref, stages, again=again))
 
@@ -96,8 +100,7 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
 
 def _run_inner(run: RunFolder, at: StageAt) -> None:
     """Do the stages that are made only for those that read them, if ``at`` reads some and does not hold."""
-    read = (*at.stage.reads(run.config, at), *at.stage.reads_beside(run.config, at))
-    inner = [each for each in read if each.stage.inner]
+    inner = inner_stages(run.config, at)
     if inner and run.holds(at) is None:
         for each in inner:
             _run_whole(run, each, work_of(run.config, each))

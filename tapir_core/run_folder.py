@@ -31,7 +31,7 @@ from tapir_core.data.dataset import (
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
-from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, own_digest, plan, stage_key
+from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 __all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "runs_of", "stages_to_redo"]
@@ -290,19 +290,25 @@ def stages_to_redo(
     old, old_ingredients = folder.config, folder.record.ingredients
     stale: set[StageAt] = set()
     redo = []
-    known = {*plan(old), *asked_apart(old)}
-    for at in (*plan(config), *asked_apart(config)):
+    known = {*_with_inner(old), *asked_apart(old)}
+    for at in dict.fromkeys((*_with_inner(config), *asked_apart(config))):
         if at not in known:
             continue
         manifest = folder.manifest(at)
         found = _redo(at, manifest) if manifest else None
-        inputs = at.stage.reads(config, at)
+        inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
-        if changed or outdated or inputs != at.stage.reads(old, at) or stale.intersection(inputs):
+        if changed or outdated or inputs != before or stale.intersection(inputs):
             stale.add(at)
             redo += [found] if found else []
     return redo
+
+
+def _with_inner(config: RunConfig) -> Iterator[StageAt]:
+    """The plan, with the stages that are made only for those that read them before these."""
+    for at in plan(config):
+        yield from (*inner_stages(config, at), at)
 
 
 def _redo(at: StageAt, manifest: Manifest) -> Redo:

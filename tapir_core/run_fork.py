@@ -14,7 +14,7 @@ from tapir_core.errors import TapirError
 from tapir_core.paths import MANIFEST, is_part
 from tapir_core.run_copy import copy_file
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, plan, with_steps
+from tapir_core.stages import StageAt, inner_stages, plan, with_steps
 from tapir_core.storage import Storage
 
 __all__ = ["take_over"]
@@ -31,7 +31,8 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
         TapirError: a file of ``source`` is not what its manifest says.
     """
     seen: dict[StageAt, DatasetRef | None] = {}
-    planned = (each for at in plan(target.config) for each in with_steps(target.config, at))
+    config = target.config
+    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
     return [at for at in planned if _take(source, target, at, seen)]
 
 

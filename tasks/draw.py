@@ -11,7 +11,10 @@ from tasks.inputs import mixture_shares, used_before
 from tasks.outcomes import Worked
 from tasks.select import candidates
 
-__all__ = ["draw"]
+__all__ = ["SHORTFALL", "draw"]
+
+SHORTFALL = "shortfall: "
+"""In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
 
 
 @stage_task(DRAW)
@@ -25,4 +28,4 @@ def draw(run: RunFolder, at: StageAt) -> Worked:
     left = candidates(run, at.number).join(seeds, on="instruction_id", how="anti")
     easy = draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
     lacking = {**hard.shortfall, **easy.shortfall}
-    return Worked(pl.concat([hard.rows, easy.rows]), {name: float(rows) for name, rows in lacking.items()})
+    return Worked(pl.concat([hard.rows, easy.rows]), {f"{SHORTFALL}{name}": float(n) for name, n in lacking.items()})

@@ -6,8 +6,9 @@ from tapir_core.curriculum import BalancedDraw, Mixture, assemble, draw_basic
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import MIX, REFINE, StageAt, drawn_at
+from tapir_core.stages import DRAW, MIX, REFINE, StageAt, drawn_at
 from tasks._task import stage_task
+from tasks.draw import SHORTFALL
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
 
@@ -18,7 +19,7 @@ __all__ = ["mix"]
 def mix(run: RunFolder, at: StageAt) -> Worked:
     """The training set of the round, with what it lacks."""
     mixture = _mix_round(run, at) if at.number else _mix_basic(run)
-    shortfall = {f"shortfall: {task_type}": float(count) for task_type, count in mixture.shortfall.items()}
+    shortfall = {f"{SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
     return Worked(mixture.rows, {**shortfall, "missing_examples": mixture.missing})
 
 
@@ -29,9 +30,11 @@ def _mix_basic(run: RunFolder) -> Mixture:
 
 
 def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
-    drawn = drawn_at(run.config, at)
-    manifest, refinement = run.manifest(drawn), run.rows(REFINE.at(at.round))
-    assert manifest is not None
-    lacking = {name: int(count) for name, count in manifest.counts.items() if name != "seconds"}
-    rng, wanted = derive_rng(run.config.run.seed, at.number, "order"), run.config.round(at.number).examples
-    return assemble([BalancedDraw(run.rows(drawn), lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)
+    drawn, wanted = run.manifest(DRAW.at(at.round)), run.config.round(at.number).examples
+    assert drawn is not None
+    lacking = {
+        name.removeprefix(SHORTFALL): int(count) for name, count in drawn.counts.items() if name.startswith(SHORTFALL)
+    }
+    rows, refinement = run.rows(drawn_at(run.config, at)), run.rows(REFINE.at(at.round))
+    rng = derive_rng(run.config.run.seed, at.number, "order")
+    return assemble([BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)

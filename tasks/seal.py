@@ -31,7 +31,8 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
     parts = [outcome.part for outcome in ordered]
     if missing["budget"]:
         calls, rows = current(run).calls, sum(part.rows for part in parts)
-        spent = calls.paid().get(at.stage.roles[0])
+        # Of a stage that asks in several roles the price of one says nothing.
+        spent = calls.paid().get(at.stage.roles[0]) if len(at.stage.roles) == 1 else None
         raise BudgetReached(_budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
     check_failed(at, ordered, run.config)
     check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)

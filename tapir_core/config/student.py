@@ -48,6 +48,14 @@ class StudentEngine(Kind):
     served_by: ClassVar[ServedBy]
     """Who serves it: the machine that drives the run, workers that the run asks for, or others who serve it anyway."""
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if getattr(cls, "served_by", "") == "workers" and "wait_seconds" not in cls.model_fields:
+            raise TypeError(
+                f"{cls.__name__}.served_by: workers serve vLLM only; let it be a subclass of ReplicasEngine"
+            )
+
     if TYPE_CHECKING:
 
         @property

@@ -135,8 +135,8 @@ def failed_judgments(run: RunFolder, at: StageAt) -> int:
 
 
 def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iterator[StageAt]:
-    if isinstance(who, int) and run.config.data.heldout is not None:
-        yield from (stage.at(who) for stage in EVALUATION)
+    if isinstance(who, int):
+        yield from (stage.at(who) for stage in EVALUATION if stage.when(run.config, stage.at(who)))
     for name in benchmarks:
         if isinstance(who, int) or who in models_of(run, name):
             yield from benchmark_stages(name, who)

@@ -90,6 +90,7 @@ __all__ = [
     "benchmark_stages",
     "declare",
     "drawn_at",
+    "inner_stages",
     "lines",
     "lines_of_round",
     "lines_once",
@@ -217,6 +218,11 @@ def with_steps(config: RunConfig, at: StageAt, waves: Iterable[int] | None = Non
     numbers = range(1, config.curriculum.expansion.max_waves + 1) if waves is None else waves
     steps = [step.at(at.round, wave) for wave in numbers for step in WAVE]
     return [*steps, EXPANSION_REJECTED.at(at.round), *_planned(config, [CONTAMINATED.at(at.round)]), at]
+
+
+def inner_stages(config: RunConfig, at: StageAt) -> list[StageAt]:
+    """Of what a stage reads, those that stand in no plan and are made only for it and others that read them."""
+    return [each for each in at.stage.all_reads(config, at) if each.stage.inner]
 
 
 def used_files(config: RunConfig, files: Mapping[str, str]) -> dict[str, str]:

@@ -128,7 +128,7 @@ EVALUATE = declare(
         version=2,
         when=_has_heldout,
         reads=lambda _, at: [HELDOUT.at(), ANSWER_HELDOUT.at(at.round)],
-        settings=lambda c, _: c.student.sampling.model_dump(),
+        settings=lambda c, _: c.student.sampling.shaping(),
     )
 )
 

@@ -21,7 +21,7 @@ HELDOUT = declare(
         columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
         row="an instruction of the held-out set",
         when=lambda c, _: c.data.heldout is not None,
-        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.model_dump(exclude={"path"})],
+        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
         files=lambda *_: ["file:heldout"],
     )
 )
@@ -46,7 +46,7 @@ CONTAMINATED = declare(
         when=lambda c, _: bool(question_stages(c)),
         # Of a round: the candidates of its expansion.
         reads=lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
-        settings=lambda c, at: [c.evaluation.decontamination.model_dump(), *([] if at.round else searched_fields(c))],
+        settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
         files=lambda _, at: [] if at.round else ["file:pool"],
     )
 )
@@ -70,7 +70,7 @@ LABEL = declare(
         columns=("instruction_id", "task_type"),
         row="an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), c.teacher.labelling.model_dump(), c.teacher.reasks],
+        settings=lambda c, _: [teacher_fields(c), c.teacher.labelling.shaping(), c.teacher.reasks],
         files=lambda *_: ["prompt:label"],
         asks="teacher",
         roles=("label",),
@@ -85,7 +85,7 @@ TEACH = declare(
         columns=ANSWER_COLUMNS,
         row="the teacher's plain answer to an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), c.teacher.answering.model_dump()],
+        settings=lambda c, _: [teacher_fields(c), c.teacher.answering.shaping()],
         asks="teacher",
         roles=("teach",),
         calls_per_row=1,

@@ -168,7 +168,7 @@ SELECT = declare(
         version=2,
         when=_is_numbered,
         reads=lambda c, at: _measured(c, at) or _in_round(at),
-        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.model_dump()],
+        settings=lambda c, at: [c.run.seed, c.round(at.number).selection.shaping()],
     )
 )
 
@@ -251,7 +251,7 @@ REFINE = declare(
             size_fields(c, at.number),
             c.curriculum.refine,
             teacher_fields(c),
-            c.teacher.refining.model_dump(),
+            c.teacher.refining.shaping(),
         ],
         files=lambda *_: ["prompt:refine_steps", "prompt:refine_code", "prompt:refine_prose"],
         asks="teacher",

@@ -5,7 +5,7 @@ The declarations stand in `once`, `round` and `evaluation`, their order in `tapi
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tapir_core.calls.types import Role
 from tapir_core.config import RunConfig
@@ -141,6 +141,10 @@ class Stage:
         """It in its place."""
         return StageAt(self.name, round_number, wave)
 
+    def all_reads(self, config: RunConfig, at: StageAt) -> list[StageAt]:
+        """The stages whose rows it reads, in its key or beside it."""
+        return [*self.reads(config, at), *self.reads_beside(config, at)]
+
     @property
     def line(self) -> str:
         """The line of reports that it counts in; the empty text for none."""
@@ -166,7 +170,11 @@ def declare(stage: Stage) -> Stage:
         "a name of its own: there is another stage of this one": stage.name in STAGES,
         "columns= (those of its rows) or trains=True": not stage.columns and not stage.trains,
         "row= (what one row is, for docs/run-folder.md)": bool(stage.columns) and not stage.row and not stage.step_of,
-        "roles= (what its calls are for)": bool(stage.asks) and not stage.roles,
+        f"roles= (what its calls are for: some of {', '.join(get_args(Role))})": bool(stage.asks) and not stage.roles,
+        f"a known role: {', '.join(sorted({*stage.roles} - {*get_args(Role)}))} is none (tapir_core/calls/types.py)": (
+            not {*stage.roles} <= {*get_args(Role)}
+        ),
+        f"a stage that there is in shards_of= ({stage.shards_of!r} is none)": stage.shards_of not in ("", *STAGES),
         f"a stage that there is in replaces= ({stage.replaces!r} is none)": stage.replaces not in ("", *STAGES),
     }
     if wrong := [what for what, lacks in lacking.items() if lacks]:

@@ -39,7 +39,7 @@ TRIM = declare(
         row="a drawn instruction whose answer is not among the longest",
         when=lambda c, at: at.number > 0 and c.curriculum.trim is not None,
         reads=lambda c, at: [*DRAW.reads(c, at), DRAW.at(at.round)],
-        settings=lambda c, _: c.curriculum.trim.model_dump(),
+        settings=lambda c, _: c.curriculum.trim.shaping(),
         replaces=DRAW.name,
     )
 )

@@ -7,8 +7,9 @@ import pytest
 
 from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.run_fork import take_over
 from tapir_core.run_state import state_of
-from tapir_core.stages import DRAW, MIX, REFINE
+from tapir_core.stages import DRAW, MIX, REFINE, TRAIN
 from tapir_core.summary import summarise
 from tasks.input_files import gather_ingredients
 from tests.doubles.provider import FakeProvider
@@ -36,10 +37,18 @@ def test_a_run_goes_through_it(tmp_path: Path, provider: FakeProvider, monkeypat
         assert len(drawn - kept) == int(0.25 * len(drawn)) > 0
         assert set(run.rows(MIX.at(number))["instruction_id"]) == kept
         assert set(run.rows(REFINE.at(number))["instruction_id"]) <= kept
+        mixture = run.manifest(MIX.at(number))
+        assert mixture is not None
+        assert "shortfall: trimmed" not in mixture.counts
     first = summarise(run).round(1)
     assert first is not None
     assert "trim" in [stage.name for stage in first.stages]
     assert state_of(RunFolder(run.ref)).next_stage is None
+
+    # An arm of a comparison that would make the same takes all of it over.
+    arm = load_config("tests/golden/plain.toml", [*settings, "run.name=arm"])
+    taken = take_over(run, open_run(arm, gather_ingredients(arm)))
+    assert {DRAW.at(1), TRIM.at(1), MIX.at(1), TRAIN.at(1)} <= {*taken}
 
     # Another share makes it anew, and what reads it; what comes before stays.
     other = load_config("tests/golden/plain.toml", [*settings, "curriculum.trim.share=0.5"])

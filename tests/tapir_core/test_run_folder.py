@@ -363,3 +363,15 @@ def test_a_file_of_a_later_version_is_refused_by_its_name(finished, file):
     finished.storage.write_bytes(file, json.dumps({**written, "colour": "red"}).encode())
     with pytest.raises(ConfigError, match=f"{file} cannot be read .*'colour'.* a later one; use that one"):
         RunFolder(finished.ref).holds(StageAt("pool"))
+
+
+def test_a_newer_version_of_a_stage_that_stands_in_no_plan_is_seen_and_redoes_what_reads_it(
+    finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = StageAt("draw", 1)
+    finished.write(at, pl.DataFrame({name: ["x"] for name in STAGES["draw"].columns}))
+    monkeypatch.setitem(STAGES, "draw", replace(STAGES["draw"], version=2))
+    redo = [each.at for each in stages_to_redo(finished, finished.config, finished.record.ingredients)]
+    assert redo[0] == at
+    assert {StageAt("refine", 1), StageAt("mix", 1), StageAt("train", 1)} <= {*redo}
+    assert StageAt("select", 1) not in redo

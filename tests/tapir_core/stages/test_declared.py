@@ -1,5 +1,7 @@
 """Every stage is declared whole, stands in the one order, and has exactly one piece of work."""
 
+from pathlib import Path
+
 import pytest
 
 from tapir_core.config import RunConfig
@@ -21,6 +23,7 @@ from tapir_core.stages import (
 from tasks._task import work_of
 from tests.golden.variants import VARIANTS, overrides
 
+ROOT = Path(__file__).parents[3]
 ORDER = [*ONCE, *ROUND, *EVALUATION, *BENCHMARK]
 WHOLE = {"name": "trim", "folder": "trimmed", "columns": ("instruction_id",), "row": "an instruction"}
 
@@ -53,6 +56,12 @@ def test_every_stage_has_exactly_one_piece_of_work_wherever_it_is_planned(varian
     assert done >= {stage.name for stage in ROUND}
 
 
+def test_settings_are_taken_by_what_shapes_rows() -> None:
+    """Or a field that is free, or that came later, would change the keys of runs that exist."""
+    files = sorted((ROOT / "tapir_core/stages").glob("*.py"))
+    assert [file.name for file in files if "model_dump" in file.read_text()] == [], "write .shaping() there"
+
+
 def test_a_stage_without_work_is_told_what_to_write() -> None:
     stage = declare(Stage(**WHOLE))
     try:
@@ -68,10 +77,12 @@ def test_a_stage_without_work_is_told_what_to_write() -> None:
         (WHOLE | {"columns": ()}, r"lacks columns= .* or trains=True"),
         (WHOLE | {"row": ""}, r"lacks row= \(what one row is, for docs/run-folder\.md\)"),
         (WHOLE | {"asks": "teacher"}, "lacks roles="),
+        (WHOLE | {"asks": "teacher", "roles": ("review",)}, "a known role: review is none"),
+        (WHOLE | {"shards_of": "answr"}, r"in shards_of= \('answr' is none\)"),
         (WHOLE | {"replaces": "drwa"}, r"in replaces= \('drwa' is none\)"),
         (WHOLE | {"name": TRAIN.name}, "a name of its own"),
     ],
-    ids=["columns", "row", "roles", "replaces", "name"],
+    ids=["columns", "row", "roles", "known role", "shards_of", "replaces", "name"],
 )
 def test_what_a_declaration_leaves_out_is_named_at_import(fields_of: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
