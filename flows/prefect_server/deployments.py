@@ -44,6 +44,7 @@ __all__ = [
     "cancelled_automation",
     "deploy",
     "install_automation",
+    "is_foreign",
     "kept_changes",
     "standing_deployments",
     "triggers_of",
@@ -110,10 +111,8 @@ def deploy(api: str, root: str, *, again: bool) -> list[str]:
         for wanted in automations():
             if install_automation(client, wanted):
                 made.append(f"automation {wanted.name!r}")
-        # One that starts a function which is not ours any more was applied by an earlier version of tapir.
-        ours = (files("deployments") / "prefect.yaml").read_text()
         standing = standing_deployments(client, DEPLOYMENTS)
-        missing = [name for name in DEPLOYMENTS if name not in standing or f"{standing[name].entrypoint}\n" not in ours]
+        missing = [name for name in DEPLOYMENTS if name not in standing or is_foreign(standing[name])]
     if missing or again:
         with kept_changes(DEPLOYMENTS):
             _apply()
@@ -166,6 +165,12 @@ def kept_changes(deployments: Sequence[str]) -> Iterator[None]:
             for each in triggers_of(client, new):
                 if was_on.get(each.name, each.enabled) != each.enabled:
                     (client.pause_automation if each.enabled else client.resume_automation)(each.id)
+
+
+def is_foreign(deployment: "DeploymentResponse") -> bool:
+    """Whether it starts a function that this version of tapir does not have: another version applied it."""
+    ours = (files("deployments") / "prefect.yaml").read_text()
+    return f"{deployment.entrypoint}\n" not in ours
 
 
 def standing_deployments(client: "SyncPrefectClient", names: Sequence[str]) -> "dict[str, DeploymentResponse]":

@@ -13,7 +13,14 @@ from flows.commands.diagnosis import Check, Finding, fault, ok, warning
 from flows.prefect_server import own_settings, worker_settings
 from flows.prefect_server.caretaker import POOLS
 from flows.prefect_server.connection import living_server, standing_server
-from flows.prefect_server.deployments import CANCELLED, DEPLOYMENTS, ZOMBIES, standing_deployments, triggers_of
+from flows.prefect_server.deployments import (
+    CANCELLED,
+    DEPLOYMENTS,
+    ZOMBIES,
+    is_foreign,
+    standing_deployments,
+    triggers_of,
+)
 from tapir_core.paths import SERVER_RECORD, worker_log
 from tapir_core.storage import on_this_machine
 
@@ -84,6 +91,12 @@ def _look_at_pools(root: str) -> Finding:
 
 
 def _look_at_deployments(root: str) -> Finding:
+    with _client(root) as client:
+        foreign = [name for name, each in standing_deployments(client, DEPLOYMENTS).items() if is_foreign(each)]
+    if foreign:
+        return fault(
+            f"{', '.join(foreign)}: applied by another version of tapir, which starts what is not here", _make(root)
+        )
     return _look_for(root, DEPLOYMENTS, lambda client, name: client.read_deployment_by_name(name).paused)
 
 

@@ -116,6 +116,8 @@ def test_a_deployment_that_an_earlier_version_applied_is_applied_again(
     with get_client(sync_client=True) as client:
         now = client.read_deployment_by_name("evaluate/evaluate")
         client.update_deployment(now.id, DeploymentUpdate(entrypoint="flows.forms.evaluate.evaluate_from_form"))
+        applied = look(tmp_path)["deployments"]
+        assert (applied.level, "another version of tapir" in applied.found) == ("fault", True)
         assert deploy(standing_prefect.api, str(tmp_path), again=False) == ["deployment evaluate/evaluate"]
         assert client.read_deployment_by_name("evaluate/evaluate").entrypoint == now.entrypoint
 
