@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of, sql
 from typer.testing import CliRunner, Result
 
 from flows.commands.store import store_app
@@ -14,6 +13,7 @@ from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.paths import STORE
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
+from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of, sql
 
 
 def tapir_store(*words: object) -> Result:

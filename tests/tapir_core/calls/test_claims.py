@@ -10,7 +10,6 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import insert, select, update
-from tests.tapir_core.store_admin.store_rows import sql
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
 from tapir_core.calls.claim_rows import Claimed
@@ -21,6 +20,7 @@ from tapir_core.config import CallsConfig
 from tests.doubles.provider import FakeProvider
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
+from tests.tapir_core.store_admin.store_rows import sql
 
 CLAIM_AND_HANG = """
 import sys, time

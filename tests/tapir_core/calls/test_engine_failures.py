@@ -3,7 +3,6 @@
 from collections import Counter
 
 import pytest
-from tests.tapir_core.store_admin.store_rows import sql
 
 from tapir_core.calls import CallEngine, Endpoint, Failure
 from tapir_core.config import CallsConfig
@@ -21,6 +20,7 @@ from tests.doubles.provider import (
     make_request,
 )
 from tests.tapir_core.calls.engine_helpers import SLOW_DOWN, never, open_engine, prompts, texts
+from tests.tapir_core.store_admin.store_rows import sql
 
 
 @pytest.mark.parametrize(
