@@ -7,7 +7,6 @@ every child process.
 import atexit
 import threading
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, StandinServers, endpoint_source
-from tasks.engines.logs import follow_log
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
@@ -52,8 +50,6 @@ class Runtime:
         self._calls: CallEngine | None = None
         self._students: Students | None = None
         self._standins: StandinServers | None = None
-        self._followed = ExitStack()
-        """Logs of the two above."""
         self._endpoints = Endpoints(run.config.calls.concurrency, lambda: self.standins)
         self._fetching = threading.Lock()
         self._tables: dict[Hashable, pl.DataFrame] = {}
@@ -79,7 +75,6 @@ class Runtime:
         with self._making:
             if self._students is None:
                 log = self.run.workplace.local(log_file("student"))
-                self._followed.enter_context(follow_log("student server", log))
                 student = self.config.student
                 self._students = serving(student.engine).students(student, log, self.progress.note_current)
             return self._students
@@ -96,9 +91,7 @@ class Runtime:
         """Stand-in servers that this run started."""
         with self._making:
             if self._standins is None:
-                log = self.run.workplace.local(log_file("standin"))
-                self._followed.enter_context(follow_log("stand-in", log))
-                self._standins = StandinServers(log)
+                self._standins = StandinServers(self.run.workplace.local(log_file("standin")))
             return self._standins
 
     def stop(self) -> None:
@@ -210,7 +203,6 @@ class Runtime:
             self._calls.close()
         if self._standins is not None:
             self._standins.stop()
-        self._followed.close()
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         return Role(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))

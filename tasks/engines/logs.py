@@ -4,7 +4,7 @@
 file: what libraries say to developers (`DeprecationWarning` …), what our own settings bring about, and the errors that
 the trainer prints for its driver, which raises them. `follow_log` tells them to the flow run at work, which says so
 with `told_to`; the innermost one is told, and outside of a flow run nobody is. Each message names the file, and no
-message holds a key. Limits: logs are appended to, never replaced.
+message holds a key. What ended a child is in its `last_words`. Limits: logs are appended to, never replaced.
 """
 
 import contextvars
@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
 from tasks.engines.keys import hide_keys
@@ -25,8 +24,10 @@ __all__ = [
     "LogReader",
     "Record",
     "follow_log",
+    "last_words",
     "tell",
     "told_to",
+    "whole_lines",
 ]
 
 PERIOD_SECONDS = 60.0
@@ -64,14 +65,10 @@ _CHAINED = re.compile(r"\s|$|Traceback \(most|During handling of the above|The a
 
 _EXPECTED = re.compile(
     # What our own settings bring about.
-    r"Enforce eager set|disabled by user settings|VLLM_ENABLE_V1_MULTIPROCESSING is set to False|\[shutdown\]|"
+    r"Enforce eager set|disabled by user settings|VLLM_ENABLE_V1_MULTIPROCESSING is set to False|"
     # What a CPU or a container is like; who reads of a run can do nothing about it.
     r"Triton|libtcmalloc|libiomp|Reset SSM cache type|NUMA binding|Found ulimit of"
 )
-_CLOCK = re.compile(r"[A-Z]+ \d\d-\d\d (\d\d:\d\d:\d\d) ")
-_STARTS = re.compile(r"non-default args: .*'model': '([^']+)'")
-_READY = "Application startup complete."
-_TOLD_TO_END = "[shutdown] API server: shutdown triggered"
 _BUSY = re.compile(r"Engine \d+: Avg prompt throughput.* Running: [1-9]")
 _TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) .*")
 _PREFLIGHT = re.compile(r"  (examples|steps|memory) {2,}(.*)")
@@ -93,16 +90,8 @@ class LogReader:
         """Lines of the error that is being read."""
         self._speaker: str | None = None
         """Whose error lines are read; nothing while a bare traceback is."""
-        self._raised = False
-        """The bare traceback has come to the line that names its exception."""
         self._times: Counter[str] = Counter()
         self._next_busy = 0.0
-        self._model = ""
-        """What the server that starts will serve."""
-        self._began = self._clock = ""
-        """By the log's own clock: its start, and the last line."""
-        self._ending = False
-        """The server was told to end: what breaks in it from then on is no error."""
 
     def read(self, lines: Iterable[str], now: float) -> list[Record]:
         """What to tell of lines that came at ``now`` (seconds of any clock); an error stays open until another line."""
@@ -110,66 +99,41 @@ class LogReader:
 
     def flush(self) -> list[Record]:
         """The error that is open: nothing more of it comes."""
-        lines, self._error, self._speaker, self._raised = self._error, [], None, False
+        lines, self._error = self._error, []
         if not lines:
             return []
         shown = ["…", *lines[-LONGEST_RECORD:]] if len(lines) > LONGEST_RECORD else lines
         return self._tell(logging.ERROR, "\n".join(shown).rstrip())
 
     def _read_line(self, line: str, now: float) -> list[Record]:
-        origin = _FROM.match(line)
-        speaker, line = (origin[origin.lastindex or 0], line[origin.end() :]) if origin else ("", line)
-        if clock := _CLOCK.match(line):
-            self._clock = clock[1]
-        level, text = _parse(line)
-        if level == logging.ERROR and self._ending:
-            return self.flush()
-        if level == logging.ERROR:
-            # One error comes in many lines of its speaker, each at its level.
-            told = self.flush() if speaker != self._speaker else []
-            self._speaker = speaker
+        speaker, level, text = _parse(line)
+        if self._error and self._goes_on(speaker, level, text):
             self._error.append(text)
-            return told
-        if level is None and self._error and self._speaker is None and self._goes_on(line):
-            self._error.append(line)
             return []
         told = self.flush()
-        if level is None and _CRASH.match(line):
-            self._error.append(line)
+        if level == logging.ERROR or (level is None and _CRASH.match(text)):
+            self._error, self._speaker = [text], None if level is None else speaker
             return told
         return [*told, *self._read_quiet(level, text, now)]
 
-    def _goes_on(self, line: str) -> bool:
-        """Whether a line belongs to the bare traceback that is open: indented, or its exception, or what is chained."""
-        if _CHAINED.match(line):
-            self._raised = self._raised and not line.strip()
-            return True
-        first, self._raised = not self._raised, True
-        return first
+    def _goes_on(self, speaker: str, level: int | None, text: str) -> bool:
+        """Whether a line belongs to the error that is open."""
+        if level is not None or self._speaker is not None:
+            # One error comes in many lines of its speaker, each at its level.
+            return level == logging.ERROR and speaker == self._speaker
+        # A bare traceback: indented lines, the exception that comes after them, and what is chained.
+        last = next(each for each in reversed(self._error) if each.strip())
+        return bool(_CHAINED.match(text)) or last.startswith(" ")
 
     def _read_quiet(self, level: int | None, text: str, now: float) -> list[Record]:
         if level == logging.WARNING:
             return [] if _EXPECTED.search(text) else self._tell(level, text)
-        shown = ""
-        if level == logging.INFO:
-            shown = self._read_server(text, now)
-        elif level is None and (match := _PREFLIGHT.match(text)):
-            shown = f"{match[1]}: {match[2]}"
-        elif level is None and _TRAINER.match(text):
-            shown = text
-        return [Record(logging.INFO, shown)] if shown else []
-
-    def _read_server(self, text: str, now: float) -> str:
-        if match := _STARTS.match(text):
-            self._model, self._began, self._ending = match[1], self._clock, False
-        elif text == _TOLD_TO_END:
-            self._ending = True
-        elif text == _READY and self._began:
-            return f"ready with {self._model} after {_seconds_between(self._began, self._clock)} s"
-        elif _BUSY.match(text) and now >= self._next_busy:
+        if level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
             self._next_busy = now + PERIOD_SECONDS
-            return text
-        return ""
+            return [Record(level, text)]
+        if level is None and (match := _PREFLIGHT.match(text)):
+            return [Record(logging.INFO, f"{match[1]}: {match[2]}")]
+        return [Record(logging.INFO, text)] if level is None and _TRAINER.match(text) else []
 
     def _tell(self, level: int, text: str) -> list[Record]:
         # Process ids and times differ where the same is said again.
@@ -181,18 +145,39 @@ class LogReader:
         return [Record(level, text)] if str(times).rstrip("0") == "1" else []
 
 
-def _parse(line: str) -> tuple[int | None, str]:
-    """Level and text of a line; no level where its form is not one that we know."""
+def _parse(line: str) -> tuple[str, int | None, str]:
+    """Speaker, level and text of a line; no level where its form is not one that we know."""
+    origin = _FROM.match(line)
+    speaker, line = (origin[origin.lastindex or 0], line[origin.end() :]) if origin else ("", line)
     for form in _FORMS:
         if match := form.match(line):
-            return _LEVELS.get(match[1], logging.DEBUG), match[2]
-    return None, line
+            return speaker, _LEVELS.get(match[1], logging.DEBUG), match[2]
+    return speaker, None, line
 
 
-def _seconds_between(began: str, ended: str) -> int:
-    """Of two times of day, less than a day apart."""
-    passed = datetime.fromisoformat(f"2000-01-01 {ended}") - datetime.fromisoformat(f"2000-01-01 {began}")
-    return (passed % timedelta(days=1)).seconds
+_ERROR = re.compile(r"\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: error: .*)$")
+# What vLLM raises around the error that matters.
+_WRAPPER = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|VLLM Init failed")
+
+
+def last_words(output: str) -> str:
+    """The errors that ended a child, as its output tells them; else its last lines."""
+    lines = [(level, text.rstrip()) for _, level, text in map(_parse, output.splitlines()) if text.strip()]
+    errors = [text.strip() for _, text in lines if _ERROR.match(text) and not _WRAPPER.search(text)]
+    telling = [text for level, text in lines if level not in (logging.INFO, logging.WARNING)]
+    last = telling or [text for _, text in lines] or ["(it wrote nothing)"]
+    return "\n".join(f"  {text[:500]}" for text in list(dict.fromkeys(errors))[-3:] or last[-5:])
+
+
+def whole_lines(path: Path, offset: int) -> tuple[list[str], int]:
+    """The whole lines of a file after ``offset`` bytes, and where they end; none while there is no file."""
+    if not path.exists():
+        return [], offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        written = file.read()
+    whole = written[: written.rfind(b"\n") + 1]
+    return whole.decode("utf-8", "replace").splitlines(), offset + len(whole)
 
 
 Tell = Callable[[int, str], object]
@@ -268,25 +253,11 @@ class _Follower:
     def look(self, *, ended: bool = False) -> None:
         """Tell what is new; when nothing is, or all has ``ended``, also the error whose last line has come."""
         with self._looking:
-            lines = self._new_lines()
+            lines, self._offset = whole_lines(self._path, self._offset)
             records = self._reader.read(lines, time.monotonic())
             if ended or not lines:
                 records += self._reader.flush()
             for record in records:
-                self._tell(record)
-
-    def _new_lines(self) -> list[str]:
-        """The whole lines that were appended since the last look."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            written = file.read()
-        whole = written[: written.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return whole.decode("utf-8", "replace").splitlines()
-
-    def _tell(self, record: Record) -> None:
-        text = _ASSIGNED.sub(r"\1[key]", hide_keys(record.text))
-        separator = "\n" if "\n" in text else " "
-        tell(record.level, f"{self._name} ({self._path.absolute()}):{separator}{text}")
+                text = _ASSIGNED.sub(r"\1[key]", hide_keys(record.text))
+                separator = "\n" if "\n" in text else " "
+                tell(record.level, f"{self._name} ({self._path.absolute()}):{separator}{text}")

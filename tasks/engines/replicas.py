@@ -4,22 +4,13 @@ Replicas are asked for when the first missing answer is, and asked to leave befo
 free. One that was killed, whose machine went silent or whose server died in service is replaced. One that could not
 start is not, for the next would fail alike; nor is one that a person cancelled. Who joins by itself is used as the
 others are. What a replica does on its worker is in tasks/serving.py.
-
-The key of a replica is derived by driver and worker from the fleet's secret, so that none of them sends it. The secret
-is ``TAPIR_FLEET_SECRET``, which every machine of a fleet must have alike, or else a file of this machine that is made
-when it is first needed. It stands in no argument, log, database or environment of an engine.
 """
 
-import contextlib
-import hmac
 import logging
-import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from tapir_core.calls.live import LiveAddress, LiveAddresses
@@ -27,23 +18,18 @@ from tapir_core.calls.replicas import Replica, ReplicaRegistry
 from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import ReplicasEngine
-from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
-from tapir_core.paths import FLEET_SECRET
+from tapir_core.errors import EngineError, TapirError
 from tapir_core.run_folder import RunFolder
-from tapir_core.storage import on_this_machine
+from tasks.engines.keys import SECRET_VARIABLE, replica_key
 from tasks.engines.student_server import Report, Student
 
 __all__ = [
-    "SECRET_VARIABLE",
     "Ended",
     "How",
     "ReplicaStudents",
     "Replicas",
-    "replica_key",
     "replicas_of",
 ]
-
-SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
 
 LOOK_SECONDS = 1.0
 
@@ -112,7 +98,7 @@ class ReplicaStudents:
     def __init__(self, replicas: Replicas) -> None:
         """Nothing is asked for yet."""
         self._replicas = replicas
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._aborted = False
         self._watch: _Watch | None = None
         # A set for each checkpoint, kept: its calls go to its own replicas, whenever these come back.
@@ -131,14 +117,21 @@ class ReplicaStudents:
             EngineError: one that lives does not leave.
         """
         with self._lock:
-            self._stop()
+            self._end_watch()
+            deadline = time.monotonic() + LEAVE_SECONDS
+            while (left := self._dismiss()) and not self._aborted:
+                if time.monotonic() > deadline:
+                    raise EngineError(
+                        f"the replicas {', '.join(left)} do not leave, so that their GPUs are not free; cancel their "
+                        "flow runs of serve-student, then the same command goes on"
+                    )
+                time.sleep(_POLL_SECONDS)
 
     def abort(self) -> None:
         """Make everybody who waits for a replica give up, from any thread."""
         self._aborted = True
-        watch = self._watch
-        if watch is not None:
-            watch.halt()
+        if (watch := self._watch) is not None:
+            watch.over.set()
         for live in list(self._live.values()):
             live.give_up("the run was told to stop")
 
@@ -158,14 +151,16 @@ class ReplicaStudents:
             if checkpoint in self._failures:
                 raise EngineError(self._failures[checkpoint])
             if any(each.checkpoint != checkpoint for each in self._replicas.registry.all()):
-                self._stop()
+                self.stop()
             if self._aborted:
                 raise EngineError("the run was told to stop")
             live = self._live.setdefault(checkpoint, LiveAddresses())
-            if self._watch is None or self._watch.checkpoint != checkpoint or self._watch.is_over:
-                self._end_watch()
-                self._watch = self._begin_watch(number, checkpoint, live)
             watch = self._watch
+            if watch is None or watch.checkpoint != checkpoint or watch.over.is_set():
+                self._end_watch()
+                watch = _Watch(self._replicas, number, checkpoint, live)
+                watch.begin()
+                self._watch = watch
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
         came = live.wait(2 * self._replicas.engine.wait_seconds)
         if watch.failed_to_start:
@@ -174,23 +169,6 @@ class ReplicaStudents:
             raise EngineError(live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
         concurrency = self._replicas.engine.replicas * self._replicas.engine.concurrency
         return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
-
-    def _begin_watch(self, number: int, checkpoint: str, live: LiveAddresses) -> "_Watch":
-        live.set([])
-        watch = _Watch(self._replicas, number, checkpoint, live)
-        watch.begin()
-        return watch
-
-    def _stop(self) -> None:
-        self._end_watch()
-        deadline = time.monotonic() + LEAVE_SECONDS
-        while (left := self._dismiss()) and not self._aborted:
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f"the replicas {', '.join(left)} do not leave, so that their GPUs are not free; cancel their flow "
-                    "runs of serve-student, then the same command goes on"
-                )
-            time.sleep(_POLL_SECONDS)
 
     def _end_watch(self) -> None:
         if self._watch is not None:
@@ -227,13 +205,9 @@ class _Watch:
         self._served: set[str] = set()
         self._ends: dict[str, Ended] = {}
         self._without_since = time.monotonic()
-        self._over = threading.Event()
+        self.over = threading.Event()
+        """Set when nobody looks any more."""
         self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody looks any more."""
-        return self._over.is_set()
 
     def begin(self) -> None:
         """Ask for as many as lack; what an earlier driver's replicas still serve is used.
@@ -250,20 +224,16 @@ class _Watch:
             self._ask_one()
         self._thread.start()
 
-    def halt(self) -> None:
-        """Look no more; does not wait for a look that is under way."""
-        self._over.set()
-
     def end(self) -> None:
         """Look no more, from now on."""
-        self.halt()
+        self.over.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def _follow(self) -> None:
         said = ""
         try:
-            while not self._over.is_set():
+            while not self.over.is_set():
                 try:
                     self._look()
                 except TapirError as error:
@@ -271,7 +241,7 @@ class _Watch:
                     if str(error) != said:
                         said = str(error)
                         logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, said)
-                self._over.wait(LOOK_SECONDS)
+                self.over.wait(LOOK_SECONDS)
         except BaseException as bug:  # raised again: who waits for a replica must hear of it
             self._give_up(f"the watch over the replicas ended: {bug!r}")
             raise
@@ -303,9 +273,8 @@ class _Watch:
 
     def _look_at_flow_run(self, replica: str, *, is_dead: bool) -> None:
         """One that no worker has taken, that is dead or that is not there any more."""
-        ended = self._replicas.fleet.ended(replica)
-        if ended is None and is_dead:
-            ended = Ended("crashed", "its process or its machine is gone")
+        lost = Ended("crashed", "its process or its machine is gone") if is_dead else None
+        ended = self._replicas.fleet.ended(replica) or lost
         if ended is None:
             return
         logger.warning("replica %s %s: %s", replica, ended.how, ended.message)
@@ -332,63 +301,21 @@ class _Watch:
     def _wait_or_give_up(self, *, coming: bool) -> None:
         waited = time.monotonic() - self._without_since
         if not coming:
-            self.failed_to_start = not self._served and {each.how for each in self._ends.values()} <= {
-                "failed",
-                "crashed",
-            }
-            self._give_up(f"no replica is left: {'; '.join(self._reasons())}")
+            ends = self._ends.values()
+            self.failed_to_start = not self._served and all(each.how in ("failed", "crashed") for each in ends)
+            reasons = dict.fromkeys(f"{each.how}: {each.message}".rstrip(": ") for each in ends)
+            self._give_up(f"no replica is left: {'; '.join(reasons)}")
         elif waited > self._replicas.engine.wait_seconds:
             self._give_up(
                 f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "
                 "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on"
             )
 
-    def _reasons(self) -> list[str]:
-        return list(dict.fromkeys(f"{each.how}: {each.message}".rstrip(": ") for each in self._ends.values()))
-
     def _give_up(self, reason: str) -> None:
-        self._over.set()
+        self.over.set()
         self._live.give_up(reason)
 
     def _ours(self) -> list[Replica]:
         return [
             each for each in self._replicas.registry.all() if each.checkpoint == self.checkpoint and not each.leaving
         ]
-
-
-def replica_key(root: str, run_id: str, replica: str) -> str:
-    """The key with which the run asks its replica: HMAC-SHA256 of both ids, in hex.
-
-    Raises:
-        MissingPrerequisite: the secret's file cannot be read or is empty.
-    """
-    return hmac.new(_secret(root).encode(), f"{run_id} {replica}".encode(), "sha256").hexdigest()
-
-
-def _secret(root: str) -> str:
-    given = os.environ.get(SECRET_VARIABLE, "").strip()
-    if given:
-        return given
-    file = on_this_machine(root).local(FLEET_SECRET)
-    try:
-        if not file.exists():
-            _make(file)
-        kept = file.read_text().strip()
-    except OSError as exc:
-        raise MissingPrerequisite(f"{file}: {exc.strerror}; make it readable, or export {SECRET_VARIABLE}=…") from exc
-    if not kept:
-        raise MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
-    return kept
-
-
-def _make(file: Path) -> None:
-    """Write the secret whole before it gets its name; of two processes the first one's stays."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = file.with_name(f"{file.name}-{secrets.token_hex(8)}")
-    with os.fdopen(os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as content:
-        content.write(secrets.token_hex(32))
-        content.flush()
-        os.fsync(content.fileno())
-    with contextlib.suppress(FileExistsError):
-        os.link(unnamed, file)
-    unnamed.unlink()

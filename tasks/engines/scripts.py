@@ -42,7 +42,6 @@ class ScriptRunner:
             Stopped: the run is to stop; the child was ended.
         """
         log_path = self.log_file(log)
-        start = log_path.stat().st_size if log_path.exists() else 0
         with tempfile.TemporaryDirectory(prefix="tapir-script-") as folder:
             given, result = Path(folder, "job.json"), Path(folder, "result.json")
             given.write_text(json.dumps(job))
@@ -55,7 +54,7 @@ class ScriptRunner:
                     self.check_stop()
                     time.sleep(_POLL_SECONDS)
             if code or not result.exists():
-                raise ScriptFailed(code, log_path.read_bytes()[start:].decode("utf-8", "replace"), log_path)
+                raise ScriptFailed(code, child.output(), log_path)
             return json.loads(result.read_text())
 
     def look(self, code: str, *, python: Path, environment: Mapping[str, str]) -> str | None:

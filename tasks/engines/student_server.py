@@ -7,14 +7,14 @@ which gets the whole machine.
 
 import http.client
 import json
-import re
+import logging
 import secrets
 import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, TapirError
+from tasks.engines.logs import follow_log, last_words, tell
 from tasks.engines.supervisor import Child, start_child
 
 __all__ = [
@@ -155,6 +156,7 @@ class StudentServer(ABC):
         self._log_path = log_path
         self._report = report
         self._api_key = api_key
+        self._following = ExitStack()
         self._child: Child | None = None
         self._aborted = False
 
@@ -191,16 +193,18 @@ class StudentServer(ABC):
             EngineError: the server died, did not get ready in time or answers wrongly; names the log.
         """
         key = self._api_key or secrets.token_urlsafe(32)
-        log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
         # Bound and never listening, it keeps the port from everyone but a server that names it (both reuse addresses).
         with socket.socket() as reserved:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._bind(reserved)
             port = int(reserved.getsockname()[1])
             launch = self.launch(port, key)
-            self._child = start_child(launch.command, env=launch.env, log_path=self._log_path, name="student server")
+            self._following.enter_context(follow_log("student server", self._log_path))
+            self._child = child = start_child(
+                launch.command, env=launch.env, log_path=self._log_path, name="student server"
+            )
             try:
-                self._wait_until_healthy(port, log_start, launch.start_timeout_seconds)
+                self._wait_until_healthy(child, port, launch.start_timeout_seconds)
                 self._warm_up(port, key)
             except BaseException:
                 self.stop()
@@ -209,16 +213,16 @@ class StudentServer(ABC):
 
     def stop(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
-        if self._child is not None:
-            self._child.terminate(_STOP_GRACE_SECONDS)
+        # What breaks in a server that is told to end is no error.
+        self._following.close()
+        if (child := self._child) is not None:
+            child.terminate(_STOP_GRACE_SECONDS)
             self._child = None
 
     def abort(self) -> None:
-        """End the child from another thread than the one that starts or stops it."""
+        """End the server from another thread than the one that starts it, which then raises EngineError."""
         self._aborted = True
-        child = self._child
-        if child is not None:
-            child.terminate(_STOP_GRACE_SECONDS)
+        self.stop()
 
     def _bind(self, reserved: socket.socket) -> None:
         try:
@@ -226,30 +230,30 @@ class StudentServer(ABC):
         except OSError as exc:
             raise ConfigError(f"the student server cannot listen at {self.host!r}: {exc}") from exc
 
-    def _wait_until_healthy(self, port: int, log_start: int, timeout_seconds: float) -> None:
-        assert self._child is not None
-        began = time.monotonic()
-        reported = began
+    def _wait_until_healthy(self, child: Child, port: int, timeout_seconds: float) -> None:
+        began, reported = time.monotonic(), 0.0
         while not self._is_healthy(port):
-            now = time.monotonic()
+            waited = time.monotonic() - began
             if self._aborted:
                 raise EngineError("the student server was told to stop before it was ready")
-            code = self._child.poll()
+            code = child.poll()
             if code is not None:
                 raise EngineError(
                     f"the student server for {self.checkpoint} ended with exit code {code} before it was ready:\n"
-                    f"{_last_words(self._log_path, log_start)}\nits log is {self._log_path}"
+                    f"{last_words(child.output())}\nits log is {self._log_path}"
                 )
-            if now - began > timeout_seconds:
+            if waited > timeout_seconds:
                 raise EngineError(
-                    f"the student server for {self.checkpoint} is not ready after {now - began:.0f} s; raise "
+                    f"the student server for {self.checkpoint} is not ready after {waited:.0f} s; raise "
                     f"student.engine.start_timeout_seconds if it only needs longer; its log is {self._log_path}"
                 )
-            if now - reported >= _PROGRESS_SECONDS:
-                reported = now
-                self._report(f"student server starts ({now - began:.0f} s)")
+            if waited - reported >= _PROGRESS_SECONDS:
+                reported = waited
+                self._report(f"student server starts ({waited:.0f} s)")
             time.sleep(_POLL_SECONDS)
-        self._report(f"student server is ready ({time.monotonic() - began:.0f} s)")
+        took = f"{time.monotonic() - began:.0f} s"
+        self._report(f"student server is ready ({took})")
+        tell(logging.INFO, f"student server ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
     def _warm_up(self, port: int, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
@@ -295,7 +299,7 @@ class LocalStudents:
         self._report = report
         self._server: StudentServer | None = None
         self._endpoint: Endpoint | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._aborted = False
         self._failures: dict[Path, TapirError] = {}
         """Why a checkpoint's server did not start: said to everyone who asks, and not tried again for each of them."""
@@ -307,15 +311,16 @@ class LocalStudents:
     def stop(self) -> None:
         """End the server, if one runs."""
         with self._lock:
-            self._stop()
+            if self._server is not None:
+                self._server.stop()
+            self._server = self._endpoint = None
 
     close = stop
 
     def abort(self) -> None:
         """End the server also while another thread waits for its start; that thread then gets an EngineError."""
         self._aborted = True
-        server = self._server
-        if server is not None:
+        if (server := self._server) is not None:
             server.abort()
 
     def _endpoint_for(self, checkpoint: Path) -> Endpoint:
@@ -326,7 +331,7 @@ class LocalStudents:
                 raise EngineError("the student server was told to stop")
             if checkpoint in self._failures:
                 raise self._failures[checkpoint]
-            self._stop()
+            self.stop()
             self._server = self._make(self._student, checkpoint, self._log_path, report=self._report)
             try:
                 self._endpoint = self._server.start()
@@ -336,32 +341,9 @@ class LocalStudents:
             self.starts += 1
             return self._endpoint
 
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-        self._server = self._endpoint = None
-
 
 def served_here(server: type[StudentServer]) -> Serving:
     """An engine whose students this process serves."""
     if lacking := ", ".join(sorted(server.__abstractmethods__)):
         raise TypeError(f"{server.__name__} lacks {lacking}; define what StudentServer says of it")
     return Serving(lambda student, log_path, report: LocalStudents(server, student, log_path, report), server.installed)
-
-
-_PREFIX = re.compile(r"^(\(\w[^)]*pid=\d+\) )?([A-Z]+ [\d-]+ [\d:]+ (\[[^\]]+\] )?)?")
-_ERROR = re.compile(r"^\s*([\w.]*(Error|Exception)\b.*|Value error, .*|.*: error: .*)$")
-# What vLLM raises around the error that matters.
-_WRAPPER = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|VLLM Init failed")
-
-
-def _last_words(log_path: Path, start: int) -> str:
-    """The error that ended a server, as its log tells it; else the last lines."""
-    with log_path.open("rb") as file:
-        file.seek(start)
-        text = file.read().decode(errors="replace")
-    lines = [_PREFIX.sub("", line).rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line]
-    errors = [line.strip() for line in lines if _ERROR.match(line) and not _WRAPPER.search(line)]
-    chosen = list(dict.fromkeys(errors))[-3:] or lines[-5:] or ["(it wrote nothing)"]
-    return "\n".join(f"  {line[:500]}" for line in chosen)

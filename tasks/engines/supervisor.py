@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
@@ -22,9 +24,77 @@ from tasks.engines import supervisor_main
 __all__ = ["Child", "start_child"]
 
 
+@dataclass(eq=False)
+class Child:
+    """A supervised process and everything it starts. As a context manager it is ended on leaving.
+
+    It counts as ended when nothing that it started is left, not when its first process is gone; when its guard was
+    killed, `poll` waits for the keeper to say so.
+    """
+
+    name: str
+    log_path: Path
+    log_start: int
+    """Bytes of the log that others wrote before."""
+    pid: int
+    supervisors: tuple[int, int]
+    """Process ids of guard and keeper."""
+    _guard: "subprocess.Popen[bytes]"
+    _life: FileIO
+    _report: TextIO
+    _returncode: int | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def poll(self) -> int | None:
+        """The exit code (-n: ended by signal n) once nothing is left, else nothing; -9 if its keeper was killed."""
+        with self._lock:
+            if self._returncode is None and self._guard.poll() is not None:
+                verb, _, value = self._report.read().strip().partition(" ")
+                self._returncode = int(value) if verb == "exit" else -signal.SIGKILL
+                self._report.close()
+                self._life.close()
+            return self._returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until nothing is left; the exit code as `poll` gives it.
+
+        Raises:
+            TimeoutError: something still runs after ``timeout`` seconds.
+        """
+        try:
+            self._guard.wait(timeout)
+        except subprocess.TimeoutExpired as exc:
+            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout} s") from exc
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def terminate(self, grace_seconds: float = 10.0) -> int:
+        """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
+        # The supervisors may have ended since: then there is nothing left to end.
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            if self._returncode is None:
+                self._life.write(f"{grace_seconds}\n".encode())
+        return self.wait()
+
+    def output(self) -> str:
+        """What it wrote to its log so far."""
+        with self.log_path.open("rb") as log:
+            log.seek(self.log_start)
+            return log.read().decode("utf-8", "replace")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+
 def start_child(
     argv: Sequence[str], *, env: Mapping[str, str], log_path: Path, cwd: Path | None = None, name: str
-) -> "Child":
+) -> Child:
     """Start ``argv`` under supervision; its output is appended to ``log_path``.
 
     Args:
@@ -42,8 +112,9 @@ def start_child(
     report_read, report_write = os.pipe()
     main = os.path.abspath(supervisor_main.__file__)
     with log_path.open("ab") as log:
+        log_start = log.tell()
         # `pass_fds` opens these two for this process only: another thread's child cannot hold our pipe open.
-        process = subprocess.Popen(
+        guard = subprocess.Popen(
             [sys.executable, "-I", "-S", main, str(life_read), str(report_write), *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -55,89 +126,12 @@ def start_child(
         )
     os.close(life_read)
     os.close(report_write)
-    report = os.fdopen(report_read, "r")
+    life, report = FileIO(life_write, "w"), os.fdopen(report_read)
     verb, _, value = report.readline().strip().partition(" ")
     if verb != "started":
-        os.close(life_write)
+        life.close()
         report.close()
-        process.wait()
+        guard.wait()
         raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
     keeper, pid = map(int, value.split())
-    return Child(process, life_write, report, pid=pid, keeper=keeper, log_path=log_path, name=name)
-
-
-class Child:
-    """A supervised process and everything it starts. As a context manager it is ended on leaving.
-
-    It counts as ended when nothing that it started is left, not when its first process is gone; when its guard was
-    killed, `poll` waits for the keeper to say so.
-    """
-
-    def __init__(
-        self,
-        process: "subprocess.Popen[bytes]",
-        life: int,
-        report: TextIO,
-        *,
-        pid: int,
-        keeper: int,
-        log_path: Path,
-        name: str,
-    ) -> None:
-        self.pid = pid
-        self.name = name
-        self.log_path = log_path
-        self.supervisors = (process.pid, keeper)
-        """Process ids of guard and keeper."""
-        self._process = process
-        self._life: int | None = life
-        self._report = report
-        self._returncode: int | None = None
-        self._lock = threading.Lock()
-
-    def poll(self) -> int | None:
-        """The exit code (-n: ended by signal n) once nothing is left, else nothing; -9 if its keeper was killed."""
-        with self._lock:
-            if self._returncode is None and self._process.poll() is not None:
-                verb, _, value = self._report.read().strip().partition(" ")
-                self._returncode = int(value) if verb == "exit" else -signal.SIGKILL
-                self._report.close()
-                if self._life is not None:
-                    os.close(self._life)
-                    self._life = None
-            return self._returncode
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until nothing is left; the exit code as `poll` gives it.
-
-        Raises:
-            TimeoutError: something still runs after ``timeout`` seconds.
-        """
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired as exc:
-            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout} s") from exc
-        code = self.poll()
-        assert code is not None
-        return code
-
-    def terminate(self, grace_seconds: float = 10.0) -> int:
-        """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
-        with self._lock:
-            if self._life is not None:
-                # The supervisors may have ended since: then there is nothing left to end.
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(self._life, f"{grace_seconds}\n".encode())
-        return self.wait()
-
-    def descendants(self) -> list[int]:
-        """Process ids of the child and of everything it started that still runs."""
-        return [pid for pid in supervisor_main.descendants_of(self._process.pid) if pid not in self.supervisors]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.terminate()
+    return Child(name, log_path, log_start, pid, (guard.pid, keeper), guard, life, report)

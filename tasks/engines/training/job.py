@@ -18,6 +18,7 @@ from tapir_core import errors
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import TapirError
 from tapir_core.paths import TRAINING_SUMMARY
+from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 
@@ -101,12 +102,10 @@ class TrainingJob:
     @property
     def identity(self) -> str:
         """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
-        value = self.to_json()
-        for name in ("output", "log_path"):
-            del value[name]
-        for name in ("runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"):
-            del value["training"][name]
-        return digest(value)
+        free = {"output", "log_path"}
+        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+        value = self.to_json() | {"training": self.training.model_dump(mode="json", exclude=free_of_training)}
+        return digest({name: each for name, each in value.items() if name not in free})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,24 +197,13 @@ class Attempt:
             earlier = TrainingJob.from_json(json.loads(self.job_file.read_text()))
             if earlier.identity != job.identity:
                 shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_durably(self.job_file, json.dumps(job.to_json(), indent=1))
+        Storage(self.folder).write_bytes(self.job_file.name, json.dumps(job.to_json(), indent=1).encode())
 
     def summary(self) -> TrainingSummary | None:
         """The finished training, if there is one."""
         if not self.summary_file.exists():
             return None
         return TrainingSummary.from_json(json.loads(self.summary_file.read_text()))
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a file so that it is either whole or absent, also after a kill or a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 _RECORD = "complete.json"
@@ -246,7 +234,7 @@ class Save:
 def publish_save(written: Path, record: SaveRecord) -> Path:
     """Make the folder ``written`` a complete save and drop all but the newest two."""
     sync_folder(written)
-    write_durably(written / _RECORD, json.dumps(asdict(record)))
+    Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
     place = written.parent / f"{_PREFIX}{record.step:08d}"
     if place.exists():
         _drop(place)

@@ -15,8 +15,16 @@ from typing import Any, Self
 
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.keys import offline_environment
-from tasks.engines.training.batches import BatchPlan, count_training, plan_training
-from tasks.engines.training.data import IGNORED, Corpus, encode, read_conversations
+from tasks.engines.training.data import (
+    IGNORED,
+    BatchPlan,
+    Corpus,
+    count_training,
+    encode,
+    load_tokenizer,
+    plan_training,
+    read_conversations,
+)
 from tasks.engines.training.job import TrainingCount, TrainingJob, child_error, print_child_error
 
 __all__ = [
@@ -76,13 +84,8 @@ class MemoryEstimate:
         return self.states + self.activations
 
     def __str__(self) -> str:
-        parts = {
-            "weights": self.weights,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "activations": self.activations,
-        }
-        return ", ".join(f"{name} {size / _GIB:.2f}" for name, size in parts.items()) + f"; {self.total / _GIB:.2f} GiB"
+        parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in asdict(self).items())
+        return f"{parts}; {self.total / _GIB:.2f} GiB"
 
 
 def estimate_memory(job: TrainingJob, size: ModelSize, *, longest: int, world_size: int) -> MemoryEstimate:
@@ -199,8 +202,6 @@ def main(jobs: Sequence[TrainingJob]) -> int:
 
 
 def _count(job: TrainingJob) -> TrainingCount:
-    from tasks.engines.training.student import load_tokenizer
-
     corpus = encode(load_tokenizer(job), read_conversations(job.mixture), max_length=job.training.max_length)
     return count_training(job, corpus, plan_training(job, corpus, world_size=1))
 

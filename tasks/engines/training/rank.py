@@ -1,7 +1,7 @@
 """One rank of a fine-tune: TRL's SFTTrainer with DeepSpeed, on the job that a JSON file describes.
 
-Run as ``python -m tasks.engines.training.rank JOB.json`` by the DeepSpeed launcher, never by hand. What a user can act
-on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
+Run as ``python -m tasks.engines.training.rank JOB.json`` by `trainer.py`, never by hand; its environment says which one
+it is. What a user can act on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
 """
 
 import json
@@ -24,9 +24,8 @@ from transformers.utils import is_flash_attn_2_available, logging
 from trl import SFTConfig
 
 from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
-from tasks.engines.training import preflight, student
-from tasks.engines.training.batches import BatchPlan, count_training, plan_training
-from tasks.engines.training.data import IGNORED, Corpus, encode, mark_trained, read_conversations
+from tasks.engines.training import data, preflight, sft
+from tasks.engines.training.data import BatchPlan, Corpus
 from tasks.engines.training.job import (
     Attempt,
     TrainingJob,
@@ -35,7 +34,7 @@ from tasks.engines.training.job import (
     print_child_error,
     sync_folder,
 )
-from tasks.engines.training.sft import PlannedTrainer, StepClock, Watch, sft_settings
+from tasks.engines.training.sft import PlannedTrainer, Watch
 
 __all__ = ["main"]
 
@@ -45,7 +44,7 @@ STOPPED = 75
 
 def main(job_file: Path) -> int:
     """Train; returns the exit code."""
-    job = student.settle_precision(TrainingJob.from_json(json.loads(job_file.read_text())))
+    job = sft.settle_precision(TrainingJob.from_json(json.loads(job_file.read_text())))
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
@@ -64,32 +63,25 @@ def _train(job: TrainingJob) -> int:
             "training.packing = true needs FlashAttention 2 (package flash-attn and an NVIDIA GPU), or packed examples "
             "would see each other; install it, or set training.packing = false"
         )
-    tokenizer = student.load_tokenizer(job)
-    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=job.training.max_length)
+    tokenizer = data.load_tokenizer(job)
+    corpus = data.encode(tokenizer, data.read_conversations(job.mixture), max_length=job.training.max_length)
     preflight.check_masks(corpus)
-    plan = plan_training(job, corpus, world_size)
+    plan = data.plan_training(job, corpus, world_size)
     save = newest_save(attempt.saves, world_size=world_size)
-    resumed = (*save.record.resumed_from_steps, save.record.step) if save else ()
-    clock = StepClock(save.record.seconds if save else 0.0)
-    config = SFTConfig(**sft_settings(job, plan, on_cpu=not torch.cuda.is_available()))  # before the model: ZeRO-3
+    earlier_seconds = save.record.seconds if save else 0.0
+    # Before the model: ZeRO-3 loads it in parts.
+    settings = SFTConfig(**sft.sft_settings(job, plan, on_cpu=not torch.cuda.is_available()))
+    watch = Watch(job, plan.tokens_by_step(corpus.lengths), earlier_seconds=earlier_seconds, world_size=world_size)
     trainer = PlannedTrainer(
         plan=plan,
-        clock=clock,
-        resumed_from_steps=resumed,
-        model=student.load_model(job),
-        args=config,
+        watch=watch,
+        resumed_from_steps=(*save.record.resumed_from_steps, save.record.step) if save else (),
+        model=sft.load_model(job),
+        args=settings,
         train_dataset=_dataset(corpus),
         processing_class=tokenizer,
-        peft_config=student.lora_config(job),
+        peft_config=sft.lora_config(job),
     )
-    watch = Watch(
-        clock=clock,
-        progress_file=attempt.progress_file,
-        tokens_by_step=plan.tokens_by_step(corpus.lengths),
-        save_minutes=job.training.save_minutes,
-        world_size=world_size,
-    )
-    trainer.add_callback(watch)
     _look_before(job, trainer, corpus, plan, tokenizer)
     if save and trainer.is_world_process_zero():
         print(f"resuming from step {save.record.step}", flush=True)
@@ -107,7 +99,7 @@ def _dataset(corpus: Corpus) -> Dataset:
     return Dataset.from_dict(
         {
             "input_ids": [*(example.tokens for example in corpus.examples), filler],
-            "labels": [*(example.labels for example in corpus.examples), [IGNORED] * len(filler)],
+            "labels": [*(example.labels for example in corpus.examples), [data.IGNORED] * len(filler)],
         }
     )
 
@@ -122,7 +114,9 @@ def _look_before(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan
         memory = [f"{estimate} a process, {free / 2**30:.2f} GiB free", *([warning] if warning else [])]
         report = preflight.describe(job, corpus, plan, world_size=world_size, device=device.type, memory=memory)
         print(report)
-        print(f"  one example, trained between ⟦ and ⟧:\n{mark_trained(tokenizer, corpus.examples[0])}", flush=True)
+        print(
+            f"  one example, trained between ⟦ and ⟧:\n{data.mark_trained(tokenizer, corpus.examples[0])}", flush=True
+        )
 
 
 def _finish(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan, tokenizer: Any) -> None:
@@ -136,8 +130,8 @@ def _finish(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Bat
     if job.training.lora:
         adapter = attempt.folder / "adapter"
         model.save_pretrained(adapter, state_dict=state)
-        model, state = student.merge_adapter(job, adapter), None
-    student.write_student(model, tokenizer, state, folder, closing=corpus.closing)
+        model, state = sft.merge_adapter(job, adapter), None
+    sft.write_student(model, tokenizer, state, folder, closing=corpus.closing)
     summary = json.dumps(asdict(_summary(job, trainer, corpus, plan)), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
@@ -154,7 +148,7 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         raise EngineError(
             'the loss became infinite or no number; lower the learning rate, or use training.precision = "fp32"'
         )
-    count, seconds = count_training(job, corpus, plan), trainer.clock.seconds
+    count, seconds = data.count_training(job, corpus, plan), trainer.watch.seconds
     assert trainer.state.global_step == count.steps, "the trainer made other steps than were planned"
     return TrainingSummary(
         **asdict(count),
@@ -168,7 +162,7 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         precision=job.training.precision,
         zero_stage=job.training.zero_stage,
         resumed_from_steps=list(trainer.resumed_from_steps),
-        versions=student.versions(),
+        versions=sft.versions(),
     )
 
 

@@ -1,32 +1,41 @@
-"""TRL's `SFTTrainer` as we use it: our settings, planned batches, saves that are whole or absent, what follows a step.
+"""The student that is trained, and TRL's `SFTTrainer` as we use it.
 
-All ranks must agree on saving and stopping, since both are collective: one small reduction a step does it.
+The model is loaded from the base and written as a whole checkpoint. The trainer gets our settings, planned batches,
+saves that are whole or absent, and what follows a step: all ranks must agree on saving and stopping, since both are
+collective, and one small reduction a step does it.
 """
 
+import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTTrainer
 
-from tasks.engines.training.batches import BatchPlan
-from tasks.engines.training.data import IGNORED
+from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
+from tasks.engines.training.data import IGNORED, BatchPlan
 from tasks.engines.training.job import Attempt, SaveRecord, TrainingJob, TrainingProgress, publish_save
 
 __all__ = [
     "PlannedTrainer",
-    "StepClock",
     "Watch",
     "deepspeed_config",
+    "load_model",
+    "lora_config",
+    "merge_adapter",
+    "settle_precision",
     "sft_settings",
+    "versions",
+    "write_student",
 ]
 
 _BUCKET_ELEMENTS = 50_000_000
@@ -88,60 +97,40 @@ def sft_settings(job: TrainingJob, plan: BatchPlan, *, on_cpu: bool) -> dict[str
     }
 
 
-class StepClock:
-    """Seconds of training steps, over all starts of an attempt."""
-
-    def __init__(self, earlier_seconds: float) -> None:
-        self._earlier = earlier_seconds
-        self._started = time.monotonic()
-
-    def start(self) -> None:
-        """The first step begins."""
-        self._started = time.monotonic()
-
-    @property
-    def here(self) -> float:
-        """Seconds since this start's first step."""
-        return time.monotonic() - self._started
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all starts together."""
-        return self._earlier + self.here
-
-
 class Watch(TrainerCallback):
     """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
 
-    def __init__(
-        self, *, clock: StepClock, progress_file: Path, tokens_by_step: list[int], save_minutes: float, world_size: int
-    ) -> None:
+    def __init__(self, job: TrainingJob, tokens_by_step: list[int], *, earlier_seconds: float, world_size: int) -> None:
+        """``earlier_seconds`` are those of the steps before this start."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
-        self._clock = clock
-        self._path = progress_file
+        self._job = job
         self._tokens_by_step = tokens_by_step
-        self._save_seconds = save_minutes * 60
-        self._saved_at = time.monotonic()
+        self._earlier_seconds = earlier_seconds
         self._world_size = world_size
+        self._began = self._saved_at = time.monotonic()
         self._told_to_stop = False
         self._first_step = 0
         self._file: TextIO | None = None
-        signal.signal(signal.SIGTERM, self._remember)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training steps, over all starts of the attempt."""
+        return self._earlier_seconds + time.monotonic() - self._began
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """The optimizer is ready and, on a resume, restored."""
+        """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
+        signal.signal(signal.SIGTERM, self._remember)
         self._first_step = state.global_step
-        self._saved_at = time.monotonic()
-        self._clock.start()
+        self._began = self._saved_at = time.monotonic()
         if state.is_world_process_zero:
-            self._file = self._path.open("a", buffering=1)
+            self._file = Attempt(self._job.output).progress_file.open("a", buffering=1)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Agree on what is due."""
-        due = time.monotonic() - self._saved_at >= self._save_seconds
+        due = time.monotonic() - self._saved_at >= self._job.training.save_minutes * 60
         save, self.stopped = self._agree(due or self._told_to_stop, self._told_to_stop, args.device)
         if state.global_step < state.max_steps:  # after the last step the finished student is written instead
             control.should_save = save
@@ -166,7 +155,7 @@ class Watch(TrainerCallback):
         if self._file is None or not logs or "loss" not in logs:
             return
         done_here = sum(self._tokens_by_step[self._first_step : state.global_step])
-        rate = done_here / max(self._clock.here, 1e-9)
+        rate = done_here / max(time.monotonic() - self._began, 1e-9)
         left = sum(self._tokens_by_step[state.global_step :])
         progress = TrainingProgress(
             step=state.global_step,
@@ -192,12 +181,10 @@ class Watch(TrainerCallback):
 class PlannedTrainer(SFTTrainer):
     """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
 
-    def __init__(
-        self, *, plan: BatchPlan, clock: StepClock, resumed_from_steps: tuple[int, ...], **settings: Any
-    ) -> None:
-        super().__init__(**settings)
+    def __init__(self, *, plan: BatchPlan, watch: Watch, resumed_from_steps: tuple[int, ...], **settings: Any) -> None:
+        super().__init__(callbacks=[watch], **settings)
         self._plan = plan
-        self.clock = clock
+        self.watch = watch
         self.resumed_from_steps = resumed_from_steps
 
     def get_train_dataloader(self) -> Any:
@@ -231,7 +218,7 @@ class PlannedTrainer(SFTTrainer):
         return total / num_items_in_batch * self.accelerator.num_processes
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Nothing: DeepSpeed's part of a save holds the weights already; `student.write_student` ends a training."""
+        """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Nothing: a save is no model that is shown to anyone."""
@@ -243,7 +230,84 @@ class PlannedTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             record = SaveRecord(
-                self.state.global_step, self.clock.seconds, self.args.world_size, self.resumed_from_steps
+                self.state.global_step, self.watch.seconds, self.args.world_size, self.resumed_from_steps
             )
             publish_save(folder, record)
         self.accelerator.wait_for_everyone()
+
+
+def settle_precision(job: TrainingJob) -> TrainingJob:
+    """The job with ``precision = "auto"`` decided for this rank's device."""
+    if job.training.precision != "auto":
+        return job
+    precision = "bf16" if _computes_in_bf16() else "fp32"
+    return replace(job, training=job.training.model_copy(update={"precision": precision}))
+
+
+def load_model(job: TrainingJob) -> Any:
+    """The base's weights in the job's precision."""
+    training = job.training
+    return AutoModelForCausalLM.from_pretrained(
+        job.base,
+        dtype=_dtype(job),
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="flash_attention_2" if training.packing else "sdpa",
+    )
+
+
+def lora_config(job: TrainingJob) -> Any:
+    """PEFT's configuration of the adapters, or nothing."""
+    lora = job.training.lora
+    if lora is None:
+        return None
+    from peft import LoraConfig  # only here: it costs half a second of every start
+
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def write_student(model: Any, tokenizer: Any, state: dict[str, Any] | None, folder: Path, *, closing: int) -> None:
+    """Write a whole checkpoint that stops at ``closing`` when it is served."""
+    stops = model.generation_config.eos_token_id
+    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
+    if closing not in stops:
+        model.generation_config.eos_token_id = [closing, *stops]
+    if folder.exists():
+        shutil.rmtree(folder)
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+def merge_adapter(job: TrainingJob, adapter: Path) -> Any:
+    """The base with a trained adapter added into its weights."""
+    from peft import PeftModel
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
+    base = AutoModelForCausalLM.from_pretrained(
+        job.base, dtype=_dtype(job), trust_remote_code=False, use_safetensors=True
+    )
+    return PeftModel.from_pretrained(base, adapter).merge_and_unload()
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a training's numbers depend on."""
+    names = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
+def _computes_in_bf16() -> bool:
+    """Whether this rank's device is faster in bf16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+
+
+def _dtype(job: TrainingJob) -> torch.dtype:
+    return torch.bfloat16 if job.training.precision == "bf16" else torch.float32

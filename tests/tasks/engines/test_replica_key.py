@@ -7,8 +7,7 @@ import pytest
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import FLEET_SECRET
-from tasks.engines.keys import keyless_environment
-from tasks.engines.replicas import SECRET_VARIABLE, replica_key
+from tasks.engines.keys import SECRET_VARIABLE, keyless_environment, replica_key
 
 
 @pytest.fixture(autouse=True)

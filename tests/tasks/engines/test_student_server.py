@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -20,6 +22,7 @@ from tapir_core.calls.types import Endpoint
 from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
+from tasks.engines.logs import told_to
 from tasks.engines.student_server import LocalStudents, Student
 from tasks.engines.students import serving
 from tasks.engines.supervisor_main import descendants_of
@@ -106,6 +109,28 @@ def test_a_server_answers_on_loopback_until_it_is_stopped(tmp_path: Path) -> Non
     server.stop()
     assert not server.runs
     assert servers_left() == []
+
+
+def test_a_flow_is_told_what_matters_of_a_server_until_that_is_to_end(tmp_path: Path) -> None:
+    before = """
+        import signal
+        print("WARNING:  hot", flush=True)
+        def end(*_):
+            print("ERROR:  broken by the end", flush=True)
+            os._exit(0)
+        signal.signal(signal.SIGTERM, end)
+        """
+    told: list[tuple[int, str]] = []
+    server = make_server(tmp_path, fake_python(tmp_path, before=before))
+    with told_to(lambda level, text: told.append((level, text))):
+        server.start()
+        server.stop()
+    log = tmp_path / "logs" / "student.log"
+    assert "broken by the end" in log.read_text()
+    ready, hot = sorted(told)
+    assert hot == (logging.WARNING, f"student server ({log}): hot")
+    assert ready[0] == logging.INFO
+    assert re.fullmatch(rf"student server \({log}\): ready with {server.checkpoint} after \d+ s", ready[1])
 
 
 def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) -> None:

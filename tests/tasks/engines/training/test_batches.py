@@ -4,7 +4,7 @@ from statistics import fmean, pstdev
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.engines.training.batches import BatchPlan, plan_batches, plan_packed_batches
+from tasks.engines.training.data import BatchPlan, plan_batches, plan_packed_batches
 
 lengths_lists = st.lists(st.integers(2, 60), min_size=1, max_size=60)
 small = st.integers(1, 9)

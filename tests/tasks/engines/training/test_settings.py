@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
-from tasks.engines.training.batches import plan_batches
+from tasks.engines.training.data import plan_batches
 from tasks.engines.training.job import TrainingJob
 from tasks.engines.training.preflight import ModelSize, check_memory, estimate_memory
 from tasks.engines.training.sft import deepspeed_config, sft_settings

@@ -1,4 +1,3 @@
-import base64
 import dataclasses
 import json
 import subprocess
@@ -15,7 +14,7 @@ from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
 from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
 from tasks.engines.training.preflight import count_trainings
-from tasks.engines.training.trainer import child_environment, explain, launcher_command, read_progress, train_student
+from tasks.engines.training.trainer import explain, rank_environments, read_progress, train_student
 from tests.harness.watches import ListenWatch
 from tests.tiny_student import tiny_student
 
@@ -55,19 +54,31 @@ def test_the_driver_side_imports_no_torch() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_the_launcher_starts_one_rank_for_each_accelerator() -> None:
-    command = launcher_command(Path("job.json"), ["2", "5"])
-    world = next(part for part in command if part.startswith("--world_info=")).partition("=")[2]
-    assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": ["2", "5"]}
-    assert command[-1] == "job.json"
+def test_one_rank_starts_for_each_accelerator_or_as_many_as_are_asked_for(tmp_path: Path) -> None:
+    def ranks(processes: int | None, *accelerators: str) -> list[tuple[str, ...]]:
+        job = make_job(tmp_path, training=TrainingConfig(processes=processes))
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")
+        return [tuple(each.get(name, "") for name in names) for each in rank_environments(job, {}, accelerators)]
+
+    assert ranks(None, "2", "5") == [("0", "0", "2", "2,5"), ("1", "1", "2", "2,5")]
+    assert ranks(1, "2", "5") == [("0", "0", "1", "2")]
+    assert ranks(None) == [("0", "0", "1", "")]
+    assert [rank for rank, *_ in ranks(3)] == ["0", "1", "2"]
 
 
-def test_the_child_stays_off_the_network_and_keeps_what_the_user_set() -> None:
-    values = child_environment({"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, on_cpu=True, processes=1)
+def test_the_ranks_meet_at_one_address_of_this_machine(tmp_path: Path) -> None:
+    one, other = rank_environments(make_job(tmp_path, training=TrainingConfig(processes=2)), {}, [])
+    assert one["MASTER_ADDR"] == "127.0.0.1"
+    assert one["MASTER_PORT"] == other["MASTER_PORT"]
+
+
+def test_the_ranks_stay_off_the_network_and_keep_what_the_user_set(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    [values] = rank_environments(job, {"PYTHONPATH": "mine", "OMP_WAIT_POLICY": "active"}, [])
     assert values["HF_HUB_OFFLINE"] == "1"
     assert values["PYTHONPATH"].endswith("mine")
     assert "GOMP_SPINCOUNT" not in values
-    assert "DS_ACCELERATOR" not in child_environment({}, on_cpu=False, processes=1)
+    assert "DS_ACCELERATOR" not in rank_environments(job, {}, ["0"])[0]
 
 
 def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
@@ -89,7 +100,6 @@ def test_progress_is_read_by_whole_lines(tmp_path: Path) -> None:
         ("tapir error MissingPrerequisite: needs FlashAttention\n", MissingPrerequisite, "FlashAttention"),
         ("torch.OutOfMemoryError: CUDA out of memory.", EngineError, r"training\.micro_batch_size \(now 2\)"),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory", EngineError, "ran out of memory"),
-        ("[ERROR] [launch.py] x exits with return code = -9", EngineError, "was killed"),
         ("stopped by SIGTERM after step 3; the same command goes on", EngineError, "SIGTERM after step 3"),
         ("[INFO] [x] hello\nValueError: bad\n", EngineError, "ValueError: bad"),
         ("", EngineError, "exit code 1"),
@@ -101,6 +111,11 @@ def test_a_failure_is_explained_from_the_log(tmp_path: Path, log: str, kind: typ
     with pytest.raises(kind, match=words):
         raise error
     assert "train.log" in str(error)
+
+
+def test_a_killed_rank_is_most_often_one_without_memory(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"was killed, .* training\.micro_batch_size \(now 2\).*train\.log"):
+        raise explain(make_job(tmp_path), -9, "")
 
 
 def test_more_processes_than_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
