@@ -9,8 +9,6 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,9 +46,9 @@ def main(job_file: Path) -> int:
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
+    _served = _rendezvous()
     try:
-        with _rendezvous():
-            return _train(job)
+        return _train(job)
     except TapirError as error:
         print_child_error(error)
         return 1
@@ -166,22 +164,17 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
     )
 
 
-@contextmanager
-def _rendezvous() -> Iterator[None]:
-    """The address at which the launcher tells all ranks to meet is served for the block, by the first of them.
+def _rendezvous() -> TCPStore | None:
+    """What serves the address at which all ranks are to meet, for as long as it lives; the first of them has it.
 
     On 127.0.0.1: what torch would make listens on every address. The process group itself is made by DeepSpeed.
     """
     # So torch connects in every rank and serves in none.
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
-    served = _serve(int(os.environ["MASTER_PORT"])) if os.environ["RANK"] == "0" else None
-    yield
-    del served
-
-
-def _serve(port: int) -> TCPStore:
+    if os.environ["RANK"] != "0":
+        return None
+    port, ranks = int(os.environ["MASTER_PORT"]), int(os.environ["WORLD_SIZE"])
     listening = socket.create_server(("127.0.0.1", port))
-    ranks = int(os.environ["WORLD_SIZE"])
     return TCPStore("127.0.0.1", port, ranks, True, wait_for_workers=False, master_listen_fd=listening.detach())
 
 
