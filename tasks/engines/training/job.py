@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -220,7 +221,7 @@ class SaveRecord:
     """Seconds of training steps that led here."""
     world_size: int
     """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
-    resumed_from_steps: tuple[int, ...]
+    resumed_from_steps: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,13 +267,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def _complete(saves: Path) -> list[Save]:
-    found = []
-    for folder in sorted(saves.glob(f"{_PREFIX}*")):
-        if (folder / _RECORD).exists():
-            value = json.loads((folder / _RECORD).read_text())
-            value["resumed_from_steps"] = tuple(value["resumed_from_steps"])
-            found.append(Save(folder, SaveRecord(**value)))
-    return found
+    records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
+    return [Save(record.parent, SaveRecord(**json.loads(record.read_text()))) for record in records]
 
 
 def _drop(folder: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
@@ -181,7 +182,7 @@ class Watch(TrainerCallback):
 class PlannedTrainer(SFTTrainer):
     """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
 
-    def __init__(self, *, plan: BatchPlan, watch: Watch, resumed_from_steps: tuple[int, ...], **settings: Any) -> None:
+    def __init__(self, *, plan: BatchPlan, watch: Watch, resumed_from_steps: Sequence[int], **settings: Any) -> None:
         super().__init__(callbacks=[watch], **settings)
         self._plan = plan
         self.watch = watch
