@@ -50,8 +50,8 @@ _UNPAID = ("answer", "run")
 _FORMAT = 4
 """Raised when the fields of a file change; files of another format are refused."""
 _SHOWN = 3
-_MARKS = {"1": 1.0, "0": 0.0}
-_NO_MARK = "-"
+_MARKS = {"1": 1.0, "0": 0.0, "-": None}
+"""Right, wrong, or without an answer."""
 _OF_STAGES = ("config", "files")
 _FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
@@ -297,6 +297,7 @@ def _differing(one: Any, other: Any, name: str = "") -> list[str]:
 
 
 def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
+    marks = {value: mark for mark, value in _MARKS.items()}
     items: dict[str, dict[str, str]] = {}
     for (_, split), graded in outcome.students.items():
         items.setdefault(split, {}).update(graded.task_types)
@@ -304,7 +305,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         {
             "round": number,
             "split": split,
-            "marks": "".join(_mark(graded.correct.get(item)) for item in items[split]),
+            "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
         }
         for (number, split), graded in outcome.students.items()
     ]
@@ -337,8 +338,5 @@ def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
 
 
 def _graded(marks: str, items: dict[str, str]) -> Graded:
-    return Graded({item: _MARKS[mark] for item, mark in zip(items, marks, strict=True) if mark != _NO_MARK}, items)
-
-
-def _mark(correct: float | None) -> str:
-    return _NO_MARK if correct is None else str(int(correct))
+    values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
+    return Graded({item: value for item, value in values.items() if value is not None}, items)

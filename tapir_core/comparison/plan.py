@@ -191,8 +191,9 @@ def _like(comparison: ComparisonConfig, name: str) -> str:
 
 def _label(comparison: ComparisonConfig, name: str) -> str:
     """What an arm is called; one that may not spend all of it is not called equal."""
-    if name in comparison.arms and comparison.arms[name].label:
-        return comparison.arms[name].label
+    entry = comparison.arms.get(name)
+    if entry is not None and entry.label:
+        return entry.label
     if name not in READY:
         return name.replace("_", " ")
     most = comparison.equal_usd_at_most

@@ -101,7 +101,8 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
 
         An output that the baseline lacks is nothing, and its question counts as failed.
         """
-        where, baseline = self.where, self._baseline()
+        path, other = self.settings.baseline_file or "", self.against
+        baseline = read_outputs(path) if other is None else other.outputs()
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
@@ -112,8 +113,8 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
-                f"{where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of the "
-                "same questions, in their order"
+                f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
+                "the same questions, in their order"
             )
         return items_table(
             (str(number), category, 1, text, None, baseline.get(text))
@@ -177,12 +178,6 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         rows = zip(exchanges, _annotations(exchanges, judged), strict=True)
         wins = {each.question_id: row.win for each, row in rows}
         return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
-
-    def _baseline(self) -> dict[str, str | None]:
-        """Instruction → the baseline's output, which is nothing where it failed."""
-        if self.against is not None:
-            return self.against.outputs()
-        return read_outputs(self.settings.baseline_file or "")
 
     def _tables(self) -> LengthTables | None:
         if self.settings.difficulty is None or self.settings.anchors is None:

@@ -295,8 +295,9 @@ class Judging(Benchmark[J]):
         for name in dict.fromkeys(each.category for each in exchanges):
             categories[name] = [each for each in exchanges if each.category == name]
         found: list[Score] = []
+        logprobs = self.settings.logprobs_asked
         for mode in self.modes:
-            failures = self.failures(judged, mode)
+            failures = failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
             for name, of in categories.items():
                 for metric, figure in self.figures(mode, of, judged, whole=name == ALL).items():
                     found.append(score(metric, figure, name, failures))
@@ -353,11 +354,6 @@ class Judging(Benchmark[J]):
                 f"{self.where}.baseline: {self.baseline_name} answers none of the {len(questions)} questions "
                 f"({shown}; …); give the answers to the same questions"
             )
-
-    def failures(self, judged: Mapping[Place, Judgment], mode: str) -> str:
-        """What failed in one mode, in words."""
-        asked = self.settings.logprobs_asked
-        return failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=asked)
 
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""

@@ -114,7 +114,9 @@ def read_questions(path: str) -> list[Question]:
     Raises:
         ConfigError: the file cannot be read, has a row that is no question, or an id twice.
     """
-    questions = read_rows(path, _question, "question")
+    questions = read_rows(
+        path, lambda row: Question(_id(row), check_category(text_of(row, "category")), _turns(row)), "question"
+    )
     ids = [each.question for each in questions]
     if twice := sorted({each for each in ids if ids.count(each) > 1}):
         raise ConfigError(f"{path!r} has question_id {', '.join(twice)} more than once")
@@ -202,10 +204,6 @@ def measure_outcomes(
     }
     counts = f"{outcomes.count(1.0)} wins, {outcomes.count(0.0)} losses, {outcomes.count(0.5)} ties"
     return {**found, "win_rate_adjusted": replace(found["win_rate_adjusted"], note=counts)}
-
-
-def _question(fields: Mapping[str, Any]) -> Question:
-    return Question(_id(fields), check_category(text_of(fields, "category")), _turns(fields))
 
 
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:

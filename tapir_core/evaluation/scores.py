@@ -9,9 +9,9 @@ accuracy.
 """
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -134,7 +134,7 @@ def value_at(judged: Mapping[Place, Judgment], place: Place) -> float | None:
     return judged[place].value if place in judged else None
 
 
-def by_question(values: Mapping[tuple[str, Hashable], float | None]) -> ItemValues:
+def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
     """Question → the mean of its values, which are told apart by what stands behind it (a turn, an order)."""
     found: dict[str, list[float | None]] = {}
     for (question, _), value in values.items():
