@@ -380,7 +380,7 @@ def _read_standardised(text: str, path: str) -> SoftRows:
             f"{path!r} has no column {', '.join(lacking)} (found {', '.join(table.columns[1:])}); "
             f"anchors are annotations of the anchor models, or a CSV file with {', '.join(_ANCHOR_COLUMNS)}"
         )
-    judged = table.drop_nulls("preference")
+    judged = table.filter(pl.col("preference") != "")
     lengths, difficulty, wins = (_numbers(judged, name, path) for name in _ANCHOR_COLUMNS)
     if not ((wins >= 0) & (wins <= 1)).all():
         raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
@@ -391,14 +391,19 @@ def _read_standardised(text: str, path: str) -> SoftRows:
 def _read_csv(text: str, path: str) -> pl.DataFrame:
     """The cells as texts, behind the lines that they stand in."""
     try:
-        table = pl.read_csv(io.StringIO(text), infer_schema=False, truncate_ragged_lines=True)
+        table = pl.read_csv(
+            io.StringIO(text), infer_schema=False, truncate_ragged_lines=True, empty_string_is_null=False
+        )
     except pl.exceptions.NoDataError:
         table = pl.DataFrame()
     except pl.exceptions.PolarsError as exc:
-        raise ConfigError(f"{path!r} is damaged CSV: {exc}") from exc
+        why = str(exc).partition("\n")[0]
+        raise ConfigError(
+            f"{path!r} is damaged CSV: {why}; quote cells that hold commas, quotes or line breaks"
+        ) from exc
     if table.is_empty():
         raise ConfigError(f"{path!r} holds no row; expected CSV with a header")
-    return table.with_row_index(_LINE, offset=2).filter(~pl.all_horizontal(pl.exclude(_LINE).is_null()))
+    return table.with_row_index(_LINE, offset=2).filter(pl.any_horizontal(pl.exclude(_LINE) != ""))
 
 
 def _numbers(table: pl.DataFrame, column: str, path: str) -> Floats:
