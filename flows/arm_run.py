@@ -11,18 +11,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from flows.driver import Say, check_settings, hold_run, is_done
-from tapir_core.comparison.equal_usd import MorePlain, buy_more, check_pool, trained_sizes, with_more
-from tapir_core.comparison.figures import RANDOM
 from tapir_core.comparison.matching import (
     MOST_TRIES,
-    Target,
+    MorePlain,
+    Size,
+    buy_more,
     check_match,
+    check_pool,
     is_match,
+    is_matched,
+    kept_sizes,
     next_examples,
     suited_batch_size,
+    targets_of,
+    trained_sizes,
+    with_more,
+    with_sizes,
 )
 from tapir_core.comparison.outcome import Training, read_training
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, Size, is_matched, kept_sizes, targets_of, with_sizes
+from tapir_core.comparison.plan import RANDOM, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.paths import RUN_RECORD
@@ -124,7 +131,7 @@ def is_finished(plan: ComparisonPlan, planned: PlannedRun) -> bool:
     return is_matched(planned.arm, _trainings(run), _trainings(_reference(plan, planned)))
 
 
-def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Size]) -> dict[int, Size]:
+def _match_round(drive: _Drive, number: int, target: Training, sizes: dict[int, Size]) -> dict[int, Size]:
     """Make the mixture of a round until it fits; the sizes with which it does."""
     name, at, usual = drive.planned.ref.name, StageAt("mix", number), drive.config.batch_size(number)
     for tries in range(1, MOST_TRIES + 1):
@@ -135,7 +142,7 @@ def _match_round(drive: _Drive, number: int, target: Target, sizes: dict[int, Si
             if not kept:
                 drive.engines.distil(run, f"mix@{number}")
                 _check_made(run, at)
-            made = (read_training(run, number) if trained else drive.engines.count(run, number)).counted
+            made = read_training(run, number) if trained else drive.engines.count(run, number)
         if is_match(target, made, tries=MOST_TRIES if kept else tries):
             batch_size = suited_batch_size(target, made.examples, made.epochs, usual)
             drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
@@ -195,7 +202,7 @@ def _bought(plan: ComparisonPlan, planned: PlannedRun) -> tuple[MorePlain, dict[
 
 
 def _sizes(
-    plan: ComparisonPlan, planned: PlannedRun, config: RunConfig, targets: Mapping[int, Target]
+    plan: ComparisonPlan, planned: PlannedRun, config: RunConfig, targets: Mapping[int, Training]
 ) -> dict[int, Size]:
     """Of each round with a target the size found so far, else as many examples as the reference was asked for.
 
@@ -218,7 +225,7 @@ def _reference(plan: ComparisonPlan, planned: PlannedRun) -> RunFolder:
     return RunFolder(plan.run(plan.reference, planned.run_seed).ref)
 
 
-def _targets(plan: ComparisonPlan, planned: PlannedRun) -> dict[int, Target]:
+def _targets(plan: ComparisonPlan, planned: PlannedRun) -> dict[int, Training]:
     if planned.arm.match == "reference":
         return {}
     return targets_of(planned.arm, _trainings(_reference(plan, planned)))

@@ -15,9 +15,9 @@ from statistics import fmean
 from flows.arm_run import find_finished, is_finished, needed_by
 from flows.driver import Say, check_settings
 from tapir_core.comparison.figures import ComparedArms, compare_arms
-from tapir_core.comparison.outcome import ArmOutcome, read_outcome
-from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, is_matched, open_comparison
-from tapir_core.comparison.results import ResultsFolder
+from tapir_core.comparison.matching import is_matched
+from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.errors import BudgetReached, ConfigError, TapirError
 from tapir_core.reporting.conditions import conditions_of
 from tapir_core.run_folder import RunFolder

@@ -1,6 +1,6 @@
 """Stage `evaluate`: held-out scores of one student, with intervals and failures, by split and task type."""
 
-from tapir_core.evaluation.heldout import score_answers
+from tapir_core.evaluation.scores import score_answers
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import EVALUATE, StageAt
 from tasks._task import stage_task

@@ -42,7 +42,7 @@ from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
-from tapir_core.evaluation.heldout import score_answers
+from tapir_core.evaluation.scores import score_answers
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng

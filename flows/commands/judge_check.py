@@ -20,8 +20,17 @@ from tapir_core.calls.store_address import run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of
-from tapir_core.judging.check import Group, JudgeCheck, PairResult, Trust, score_pair, summarise_check, weigh_check
-from tapir_core.judging.check_pairs import CheckPair, build_pairs
+from tapir_core.judging.check import (
+    CheckPair,
+    Group,
+    JudgeCheck,
+    PairResult,
+    Trust,
+    build_pairs,
+    score_pair,
+    summarise_check,
+    weigh_check,
+)
 from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt

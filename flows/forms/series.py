@@ -28,9 +28,9 @@ from flows.forms import (
 from flows.running import TAG
 from flows.running.project_flow import heed_suspension, project_flow
 from flows.sweep import open_sweep, run_sweep
+from tapir_core.comparison.figures import verdicts
 from tapir_core.comparison.outcome import Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
-from tapir_core.comparison.verdict import verdicts
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms

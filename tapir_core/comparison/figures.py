@@ -1,40 +1,29 @@
 """What a comparison comes to: each arm's scores, differences and costs over its run seeds, and what that shows. Pure.
 
+In words, read off the intervals: one row beats another when the whole 90 % interval of their difference lies above 0,
+and does not when it lies below; anything else is not shown. The intervals are not corrected for how many differences
+are looked at.
+
 Scores are shares of held-out instructions with the right final result (0-1). The test split is reported; the dev split
 stands apart, since decisions read it. Costs are means over run seeds, of an arm as if it stood alone; what was really
 paid stands beside them, since runs share what is equal.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from statistics import fmean
 
-from tapir_core.comparison.arms import Arm
-from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
-from tapir_core.evaluation.bootstrap import Resampled, Values, paired_values, resample
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.comparison.outcome import ArmOutcome, Graded
+from tapir_core.comparison.plan import RANDOM, Arm
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled, Values, paired_values, resample
 from tapir_core.judging.estimates import share_interval
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.summary.formats import student_name
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "BASIC",
-    "RANDOM",
-    "ArmRow",
-    "ComparedArms",
-    "Costs",
-    "Point",
-    "compare_arms",
-    "difference",
-    "share_of",
-    "shares_by_task_type",
-    "too_many",
-]
-
-RANDOM = "random"
-"""The arm that all others are set against."""
+__all__ = ["BASIC", "ArmRow", "ComparedArms", "Costs", "Point", "compare_arms", "covers_sentence", "verdicts"]
 
 BASIC = "S_0"
 """The row of what all arms start from."""
@@ -132,89 +121,66 @@ def compare_arms(
     """Set finished runs against each other; the reference is the first of ``arms``."""
     of_arm = {arm.name: {each.run_seed: each for each in outcomes if each.arm.name == arm.name} for arm in arms}
     reference = of_arm[arms[0].name]
-    random = _last(of_arm.get(RANDOM, {}))
-    rows = [
-        _start_row(name, number, {seed: _splits(each, number) for seed, each in reference.items()}, random)
-        for number in (BACKBONE, 0)
-        if reference
-    ]
-    rows += [_arm_row(name, arm, of_arm[arm.name], reference, random) for arm in arms if of_arm[arm.name]]
-    students = {arm.name: _last(of_arm[arm.name]) for arm in arms if not arm.exploratory}
-    students[BASIC] = {seed: _splits(each, 0) for seed, each in reference.items()}
-    return ComparedArms(
-        name, tuple(rows), arms[0].name, tuple(unfinished), _differences(name, students), prices, concludes
-    )
+    started = (BACKBONE, 0) if reference else ()
+    starts = {number: {seed: _splits(each, number) for seed, each in reference.items()} for number in started}
+    last = {each: {seed: _splits(run, run.last) for seed, run in runs.items()} for each, runs in of_arm.items()}
+    labels = {BACKBONE: "Backbone, untouched", 0: f"{BASIC}, after basic fine-tuning"}
+    random = last.get(RANDOM, {})
+    rows = [_row(name, student_name(at), labels[at], students, random) for at, students in starts.items()]
+    for arm in arms:
+        if runs := of_arm[arm.name]:
+            row = _row(name, arm.name, arm.label, last[arm.name], random)
+            curve = () if row.why else _curve(name, arm.name, runs)
+            rows.append(replace(row, exploratory=arm.exploratory, curve=curve, costs=_costs(runs, reference)))
+    students = {arm.name: last[arm.name] for arm in arms if not arm.exploratory} | {BASIC: starts.get(0, {})}
+    differences = {
+        (one, other): found
+        for one, other in permutations(students, 2)
+        if (found := _difference(name, students[one], students[other], one, other))
+    }
+    return ComparedArms(name, tuple(rows), arms[0].name, tuple(unfinished), differences, prices, concludes)
 
 
-def difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
+def _difference(comparison: str, first: _Students, second: _Students, *scope: str) -> Resampled | None:
     """``first`` − ``second`` on the test split; nothing where they share no item, or too many lack an answer of one."""
     if any(_too_many_missing(each) for each in (first, second)):
         return None
     paired = paired_values(_values(first, "test"), _values(second, "test"))
     for seed, items in paired.items():
         asked = first[seed]["test"].task_types.keys() | second[seed]["test"].task_types.keys()
-        if too_many(len(asked) - len(items), len(asked)):
+        if _too_many(len(asked) - len(items), len(asked)):
             return None
     return resample(paired, rng=derive_rng(0, comparison, "difference", *scope))
 
 
-def _differences(comparison: str, students: Mapping[str, _Students]) -> dict[tuple[str, str], Resampled]:
-    names = list(students)
-    found = {
-        (one, other): difference(comparison, students[one], students[other], one, other)
-        for one in names
-        for other in names
-        if one != other
-    }
-    return {pair: each for pair, each in found.items() if each is not None}
-
-
-def _start_row(comparison: str, number: int, students: _Students, random: _Students) -> ArmRow:
-    name = student_name(number)
-    label = "Backbone, untouched" if number == BACKBONE else f"{BASIC}, after basic fine-tuning"
-    return _row(comparison, name, label, False, students, random)
-
-
-def _arm_row(
-    comparison: str,
-    arm: Arm,
-    outcomes: Mapping[int, ArmOutcome],
-    reference: Mapping[int, ArmOutcome],
-    random: _Students,
-) -> ArmRow:
-    curve = _curve(comparison, arm.name, outcomes)
-    row = _row(comparison, arm.name, arm.label, arm.exploratory, _last(outcomes), random, curve)
-    return replace(row, costs=_costs(outcomes, reference))
-
-
-def _row(
-    comparison: str,
-    name: str,
-    label: str,
-    exploratory: bool,
-    students: _Students,
-    random: _Students,
-    curve: tuple[Point, ...] = (),
-) -> ArmRow:
+def _row(comparison: str, name: str, label: str, students: _Students, random: _Students) -> ArmRow:
     missing = sum(splits["test"].missing for splits in students.values())
-    row = ArmRow(name, label, exploratory, tuple(sorted(students)), missing, why=_too_many_missing(students))
+    row = ArmRow(name, label, False, tuple(sorted(students)), missing, why=_too_many_missing(students))
     if row.why:
         return row
     return replace(
         row,
-        test=_score(comparison, name, students, "test"),
-        dev=_score(comparison, name, students, "dev"),
-        to_random=None if name == RANDOM else difference(comparison, students, random, name, RANDOM),
-        curve=curve,
-        task_types=shares_by_task_type(comparison, name, {seed: splits["test"] for seed, splits in students.items()}),
+        test=_score(students, "test", comparison, "score", name, "test"),
+        dev=_score(students, "dev", comparison, "score", name, "dev"),
+        to_random=None if name == RANDOM else _difference(comparison, students, random, name, RANDOM),
+        task_types=_shares_by_task_type(comparison, name, students),
     )
 
 
-def _score(comparison: str, name: str, students: _Students, split: str) -> Resampled | None:
-    """A share, so its intervals end at 0 and 1; nothing where too many answers of the split are missing."""
-    if _too_many_missing(students, split):
+def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
+    """The share of right answers, with intervals that end at 0 and 1; nothing where too many of the split are missing.
+
+    Where all marks are equal it has Wilson's interval of one run seed, for draws would not differ.
+    """
+    values = _values(students, split)
+    found = None if _too_many_missing(students, split) else resample(values, rng=derive_rng(0, *scope))
+    if found is None:
         return None
-    return share_of(_values(students, split), comparison, "score", name, split)
+    ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
+    if found.value in (0.0, 1.0):
+        low, high = share_interval(found.value, min(len(items) for items in values.values() if items))
+        ends = dict.fromkeys(("low90", "low95"), low) | dict.fromkeys(("high90", "high95"), high)
+    return replace(found, **ends)
 
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
@@ -222,7 +188,7 @@ def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tu
     points = []
     for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values()))):
         students = {seed: _splits(each, number) for seed, each in outcomes.items()}
-        test = _score(comparison, f"{name} {number}", students, "test")
+        test = _score(students, "test", comparison, "score", f"{name} {number}", "test")
         if test is not None:
             points.append(Point(fmean(each.tokens_to(number) for each in outcomes.values()), test))
     return tuple(points)
@@ -231,13 +197,15 @@ def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tu
 def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
     runs = list(outcomes.values())
     pairs = [(each.trained, reference[seed].trained) for seed, each in outcomes.items() if seed in reference]
+    tokens_ratios = [own.tokens / other.tokens for own, other in pairs if other.tokens]
+    steps_ratios = [own.steps / other.steps for own, other in pairs if other.steps]
     answers = sum(sum(each.answers.values()) for each in runs)
     return Costs(
         tokens=fmean(each.trained.tokens for each in runs),
         loss_tokens=fmean(each.trained.loss_tokens for each in runs),
         steps=fmean(each.trained.steps for each in runs),
-        tokens_ratio=_ratio(pairs, "tokens"),
-        steps_ratio=_ratio(pairs, "steps"),
+        tokens_ratio=fmean(tokens_ratios) if tokens_ratios else None,
+        steps_ratio=fmean(steps_ratios) if steps_ratios else None,
         teacher_answers=fmean(each.answers["teacher"] for each in runs),
         judge_answers=fmean(each.answers["judge"] for each in runs),
         usd=fmean(each.usd for each in runs),
@@ -246,15 +214,6 @@ def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcom
         paid_usd=fmean(each.paid_usd for each in runs),
         seconds=fmean(each.seconds for each in runs),
     )
-
-
-def _ratio(pairs: Sequence[tuple[Training, Training]], name: str) -> float | None:
-    ratios = [getattr(own, name) / getattr(other, name) for own, other in pairs if getattr(other, name)]
-    return fmean(ratios) if ratios else None
-
-
-def _last(outcomes: Mapping[int, ArmOutcome]) -> dict[int, dict[str, Graded]]:
-    return {seed: _splits(each, each.last) for seed, each in outcomes.items()}
 
 
 def _splits(outcome: ArmOutcome, number: int) -> dict[str, Graded]:
@@ -269,47 +228,93 @@ def _too_many_missing(students: _Students, split: str = "test") -> str:
     """Why there is no figure of the split; nothing where enough is there with every run seed."""
     for seed, splits in students.items():
         missing, n = splits[split].missing, len(splits[split].task_types)
-        if too_many(missing, n):
+        if _too_many(missing, n):
             most = f"more than {MAX_FAILED_SHARE:.0%}"
             return f"with run seed {seed}, {missing} of {n} {split} answers are missing, {most}"
     return ""
 
 
-def share_of(values: Values, *scope: str) -> Resampled | None:
-    """The mean of marks; where all are equal, with Wilson's interval of one run seed, for draws would not differ."""
-    found = resample(values, rng=derive_rng(0, *scope))
-    if found is None:
-        return None
-    ends = {end: min(1.0, max(0.0, getattr(found, end))) for end in ("low90", "high90", "low95", "high95")}
-    if found.value in (0.0, 1.0):
-        n = min(len(items) for items in values.values() if items)
-        low, high = share_interval(found.value, n)
-        ends = dict.fromkeys(("low90", "low95"), low) | dict.fromkeys(("high90", "high95"), high)
-    return replace(found, **ends)
-
-
-def shares_by_task_type(comparison: str, name: str, students: Mapping[int, Graded]) -> dict[str, Resampled]:
-    """Task type → share of its items, of one student a run seed.
-
-    A type of which too many answers are missing with a run seed is left out.
-    """
+def _shares_by_task_type(comparison: str, name: str, students: _Students) -> dict[str, Resampled]:
+    """Task type → share of its test items; a type of which too many answers are missing is left out."""
     found: dict[str, Resampled] = {}
     for task_type in TASK_TYPES:
-        asked = {
-            seed: [item for item, of_type in test.task_types.items() if of_type == task_type]
-            for seed, test in students.items()
-        }
-        values = {
-            seed: {item: test.correct[item] for item in asked[seed] if item in test.correct}
-            for seed, test in students.items()
-        }
-        if any(too_many(len(items) - len(values[seed]), len(items)) for seed, items in asked.items()):
-            continue
-        if share := share_of(values, comparison, "task type", name, task_type):
+        of_type = {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
+        if share := _score(of_type, "test", comparison, "task type", name, task_type):
             found[task_type] = share
     return found
 
 
-def too_many(missing: int, n: int) -> bool:
+def _too_many(missing: int, n: int) -> bool:
     """Whether so many of ``n`` answers are missing that those left would be no random sample."""
     return missing > MAX_FAILED_SHARE * n
+
+
+def verdicts(compared: ComparedArms) -> list[str]:
+    """One sentence for each difference that counts; why there is none, where none may be drawn."""
+    if not compared.concludes:
+        return [_why_none(compared)]
+    arms = [each for each in compared.rows if each.costs and not each.exploratory and each.name != RANDOM]
+    said = [
+        _in_words(one, other, compared.differences[one.name, other.name])
+        for one, other in _pairs(compared, arms)
+        if (one.name, other.name) in compared.differences
+    ]
+    said += [
+        f"No verdict on {one.label} against {other.label}: too many answers of one or the other are missing."
+        for one, other in _pairs(compared, arms)
+        if (one.name, other.name) not in compared.differences and not one.why and not other.why
+    ]
+    return said + [f"No verdict on {row.label}: {row.why}." for row in compared.rows if row.why and not row.exploratory]
+
+
+def _in_words(one: ArmRow, other: ArmRow, found: Resampled) -> str:
+    """What the difference of two rows shows."""
+    figures = (
+        f"{100 * found.value:+.1f} points (90 % interval {100 * found.low90:+.1f} to {100 * found.high90:+.1f}, "
+        f"p = {found.p:.4f})"
+    )
+    if found.low90 > 0:
+        return f"{one.label} beats {other.label}: {figures}."
+    if found.high90 < 0:
+        return f"{one.label} does not beat {other.label}, it is worse: {figures}."
+    return f"That {one.label} beats {other.label} is not shown: {figures}."
+
+
+def covers_sentence(compared: ComparedArms) -> str:
+    """What the intervals cover, and what they do not."""
+    several = max((row.test.run_seeds for row in compared.rows if row.test), default=0)
+    of_all = (
+        f"Intervals of rows with {several} run seeds cover the choice of held-out instructions and that of the run "
+        "seed, which draws the samples and the order of training and, where they are generated, pool and held-out set"
+        if several > 1
+        else "Intervals cover the choice of held-out instructions only, for there is one run seed"
+    )
+    alone = "; figures of one run seed cover the instructions only" if several > 1 and _has_alone(compared) else ""
+    return (
+        f"{of_all}{alone}. They cover no other teacher, judge, backbone, pool or setting, and are not corrected for "
+        "the number of arms."
+    )
+
+
+def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[ArmRow, ArmRow]]:
+    """Each arm against random; the reference against every other one; each arm against S_0."""
+    random, basic = compared.row(RANDOM), compared.row(BASIC)
+    reference = compared.row(compared.reference)
+    assert random is not None
+    assert basic is not None
+    assert reference is not None
+    yield from ((each, random) for each in arms)
+    yield from ((reference, each) for each in arms if each is not reference)
+    yield from ((each, basic) for each in (*arms, random))
+
+
+def _why_none(compared: ComparedArms) -> str:
+    if compared.unfinished:
+        left = ", ".join(compared.unfinished[:3]) + (", …" if len(compared.unfinished) > 3 else "")
+        return f"No verdict: {len(compared.unfinished)} runs are not finished ({left})."
+    return "No verdict: these runs are too small to carry one; they show that the comparison works."
+
+
+def _has_alone(compared: ComparedArms) -> bool:
+    figures = (each for row in compared.rows for each in (row.test, row.to_random))
+    return any(each is not None and each.run_seeds == 1 for each in figures)

@@ -1,27 +1,52 @@
-"""How large a round must be so that an arm trains on as many tokens, in as many steps, as the reference did. Pure.
+"""How large rounds must be so that an arm trains on as many tokens and steps as the reference, or costs as much.
 
 Tokens are those of the examples that fit, prompts included, over all epochs. A mixture is made, counted and, where it
 is off, asked for anew with another number of examples: examples differ in length, so that the first try seldom fits.
 Steps follow from the number of examples and the batch size, which is a whole number: sizes are looked for whose steps
-are equal, and a difference of one step (or 2 %) is taken where none was found.
+are equal, and a difference of one step (or 2 %) is taken where none was found. A run's sizes stand in its own
+configuration: what is read from there is looked for no more, and everything else of it must be what the comparison
+says, so that a changed comparison is refused under the old name.
+
+Equal USD: what the reference cost more than random, at the price of one more plain answer to random's pool, makes that
+many more instructions; random's rounds grow in proportion, in batches of the size that random was matched with, so that
+it trains on as many more in as many more steps. Where plain answers are far cheaper than the curriculum's calls that is
+more than can be trained on, and a comparison may say how much is enough. Limits: another pool is another sample for
+S_0, so that this arm has a basic student of its own. A file must have the instructions: what it lacks is told after it
+is read.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tapir_core.comparison.outcome import Training, recipe_stages, total, usd_of
+from tapir_core.comparison.plan import Arm
+from tapir_core.config import RunConfig
+from tapir_core.config.load import replace_values
+from tapir_core.config.presets import RolePrices
 from tapir_core.errors import TapirError
+from tapir_core.paths import RUN_RECORD
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.summary import summarise
 
 __all__ = [
     "MOST_TRIES",
     "TOLERANCE",
-    "Counted",
-    "Target",
+    "MorePlain",
+    "Size",
+    "buy_more",
     "check_match",
+    "check_pool",
     "is_match",
-    "is_near",
+    "is_matched",
+    "kept_sizes",
     "next_examples",
     "steps_of",
     "suited_batch_size",
+    "targets_of",
+    "trained_sizes",
+    "with_more",
+    "with_sizes",
 ]
 
 TOLERANCE = 0.02
@@ -34,23 +59,66 @@ _EXACT_TRIES = 4
 """Of them, those that are only taken with equal steps."""
 
 
+_MOST_LOST = 0.02
+"""Share of a pool that may be dropped on reading (duplicates, held-out questions)."""
+
+
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """What a mixture that was made comes to."""
+class Size:
+    """What is asked for of one round."""
 
     examples: int
-    """That fit `training.max_length`."""
-    tokens: int
-    """Of those, over all epochs."""
-    epochs: float
+    batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What the reference trained on, in one round or in all."""
+class MorePlain:
+    """What equal USD buys, or as much of it as is enough."""
 
-    tokens: int
-    steps: int
+    instructions: int
+    """More than random's pool has."""
+    pool: int
+    """Random's pool as it was read."""
+    usd: float
+    """What they cost."""
+    affordable: int
+    """As many as equal USD buys."""
+
+
+def targets_of(arm: Arm, reference: Mapping[int, Training]) -> dict[int, Training]:
+    """Round of the arm → what it must train on; none of an arm that is not matched by tokens.
+
+    Args:
+        arm: which.
+        reference: trainings of the reference by round, S_0 included.
+    """
+    rounds = {number: each for number, each in sorted(reference.items()) if number}
+    return {"whole": {1: total(rounds.values())}, "rounds": rounds}.get(arm.match, {})
+
+
+def is_matched(arm: Arm, trained: Mapping[int, Training], reference: Mapping[int, Training]) -> bool:
+    """Whether a run of the arm trained on what it must, in each round; both as round → training, S_0 included."""
+    return all(
+        number in trained and _is_near(target, trained[number].tokens, trained[number].steps)
+        for number, target in targets_of(arm, reference).items()
+    )
+
+
+def with_sizes(config: RunConfig, sizes: Mapping[int, Size]) -> RunConfig:
+    """The configuration with these rounds, and no more of them."""
+    settings = [f"run.rounds={max(sizes)}"] if sizes else []
+    for number, size in sizes.items():
+        settings += [f"rounds.{number}.examples={size.examples}", f"rounds.{number}.batch_size={size.batch_size}"]
+    return replace_values(config, settings)
+
+
+def kept_sizes(ref: RunRef) -> dict[int, Size]:
+    """The sizes that stand in a run's folder; none where there is no run yet."""
+    run = RunFolder(ref)
+    if not run.storage.exists(RUN_RECORD):
+        return {}
+    config = run.config
+    return {number: Size(config.round(number).examples, config.batch_size(number)) for number in config.round_numbers}
 
 
 def steps_of(examples: int, epochs: float, batch_size: int) -> int:
@@ -58,26 +126,26 @@ def steps_of(examples: int, epochs: float, batch_size: int) -> int:
     return math.ceil(max(1, round(examples * epochs)) / batch_size)
 
 
-def suited_batch_size(target: Target, examples: int, epochs: float, usual: int | None = None) -> int:
+def suited_batch_size(target: Training, examples: int, epochs: float, usual: int | None = None) -> int:
     """The batch size whose steps are nearest to the reference's: the ``usual`` one if it is, else the smallest."""
     near = max(1, round(examples * epochs / target.steps))
     sizes: list[int] = [*([usual] if usual else []), *range(max(1, near - 1), near + 2)]
     return min(sizes, key=lambda size: abs(steps_of(examples, epochs, size) - target.steps))
 
 
-def is_match(target: Target, made: Counted, *, tries: int = MOST_TRIES) -> bool:
+def is_match(target: Training, made: Training, *, tries: int = MOST_TRIES) -> bool:
     """Whether what was made may be trained on, with its suited batch size, when so many mixtures were made of it."""
     steps = _best_steps(target, made.examples, made.epochs)
-    return is_near(target, made.tokens, steps) and (tries >= _EXACT_TRIES or steps == target.steps)
+    return _is_near(target, made.tokens, steps) and (tries >= _EXACT_TRIES or steps == target.steps)
 
 
-def is_near(target: Target, tokens: int, steps: int) -> bool:
+def _is_near(target: Training, tokens: int, steps: int) -> bool:
     """Whether so many tokens and steps are as many as the reference's."""
     steps_allowed = max(1, round(TOLERANCE * target.steps))
     return abs(tokens - target.tokens) <= TOLERANCE * target.tokens and abs(steps - target.steps) <= steps_allowed
 
 
-def check_match(what: str, target: Target, made: Counted, asked: int) -> None:
+def check_match(what: str, target: Training, made: Training, asked: int) -> None:
     """Refuse to train what could not be matched.
 
     Raises:
@@ -95,7 +163,7 @@ def check_match(what: str, target: Target, made: Counted, asked: int) -> None:
     )
 
 
-def next_examples(target: Target, made: Counted, asked: int) -> int:
+def next_examples(target: Training, made: Training, asked: int) -> int:
     """How many examples to ask for after ``asked`` of them came to ``made``."""
     if not made.examples:
         return 2 * asked
@@ -113,5 +181,71 @@ def next_examples(target: Target, made: Counted, asked: int) -> int:
     return max(1, round(best * max(1.0, asked / made.examples)))
 
 
-def _best_steps(target: Target, examples: int, epochs: float) -> int:
+def _best_steps(target: Training, examples: int, epochs: float) -> int:
     return steps_of(examples, epochs, suited_batch_size(target, examples, epochs))
+
+
+def buy_more(
+    reference: RunFolder, random: RunFolder, *, pool: int, prices: RolePrices | None, enough: int | None = None
+) -> MorePlain:
+    """How many more instructions the difference in price pays for.
+
+    Args:
+        reference: the finished curriculum.
+        random: finished random of the same run seed.
+        pool: instructions of random's pool.
+        prices: what tokens count at; as they were paid when there are none.
+        enough: instructions that are taken at most.
+
+    Raises:
+        TapirError: nothing has a price, or the reference cost no more.
+    """
+    of_random = _whole(random, prices)
+    more, each = _whole(reference, prices) - of_random, of_random / pool
+    if not each or more <= 0:
+        why = "a plain answer has no price" if not each else f"it cost {more:.4f} USD more than random"
+        raise TapirError(
+            f"equal USD cannot be computed from run {reference.ref.name!r}: {why}; set [prices.teacher] and "
+            "[prices.judge] in the comparison, or leave equal_usd out"
+        )
+    affordable = round(more / each)
+    taken = affordable if enough is None else min(affordable, enough)
+    return MorePlain(taken, pool, taken * each, affordable)
+
+
+def trained_sizes(random: RunConfig, trainings: Mapping[int, Training]) -> dict[int, Size]:
+    """Round → examples that random trained on, and its batch size; ``trainings`` have S_0 too."""
+    return {number: Size(each.examples, random.batch_size(number)) for number, each in trainings.items() if number}
+
+
+def with_more(config: RunConfig, more: MorePlain, rounds: Mapping[int, Size]) -> RunConfig:
+    """Random's configuration with the larger pool, and rounds that grow by what it has more, in batches as large.
+
+    Args:
+        config: the arm's.
+        more: what is bought.
+        rounds: what random trained on in each round.
+    """
+    larger = replace_values(config, [f"data.pool.{config.data.pool.size_field}={more.pool + more.instructions}"])
+    growth = 1 + more.instructions / sum(each.examples for each in rounds.values())
+    sizes = {number: Size(round(each.examples * growth), each.batch_size) for number, each in rounds.items()}
+    return with_sizes(larger, sizes)
+
+
+def check_pool(config: RunConfig, rows: int) -> None:
+    """Refuse a pool that lacks what equal USD would have bought.
+
+    Raises:
+        TapirError: with the figures.
+    """
+    wanted = config.data.pool.most_rows
+    if wanted is not None and rows < wanted - _MOST_LOST * wanted:
+        raise TapirError(
+            f"equal USD buys a pool of {wanted:,} instructions, and there are {rows:,}; give a larger file, or leave "
+            "equal_usd out"
+        )
+
+
+def _whole(run: RunFolder, prices: RolePrices | None) -> float:
+    asked = (stage for stage in recipe_stages(summarise(run), run.config) if stage.asks in ("teacher", "judge"))
+    return sum(usd_of(stage.usage, stage.asks, prices) for stage in asked)

@@ -1,34 +1,59 @@
 """What one run of a comparison came to: who was right about what, what it trained on, what it asked and was paid for.
 
-Reads run folders and the call store, asks nobody.
+Read from its folder and the call store, or from a file: the run seeds of one comparison can be made on several
+machines, or one by one. Such a file is JSON, one a run, named after it: marks of each student, trainings, calls and
+costs; no model and no answer. It also holds what the comparison says of the run, its whole configuration first, so that
+a result of another one is refused. It answers for what goes into a stage of the run, and for nothing else: machines may
+differ in addresses, engine environments and stores. A setting that is newer than the file counts there as its default.
 
 Limits: with `expansion.check_difficulty` the judge's calls in an expansion count as the teacher's.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from tapir_core.calls.spend import Spend
-from tapir_core.comparison.arms import Arm
-from tapir_core.comparison.matching import Counted
+from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
-from tapir_core.config.presets import RolePrices, TokenPrices
-from tapir_core.evaluation.heldout import grade_answers
+from tapir_core.config.load import load_resolved, resolved_table
+from tapir_core.config.presets import RolePrices
+from tapir_core.errors import ConfigError
+from tapir_core.evaluation.scores import grade_answers
 from tapir_core.paths import BACKBONE, training_file
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import BENCHMARK, LABEL, StageAt
+from tapir_core.stages import BENCHMARK, LABEL, StageAt, plan, settings_of, used_files
+from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
-__all__ = ["ArmOutcome", "Graded", "Training", "read_outcome", "read_training", "recipe_stages", "usd_of"]
+__all__ = [
+    "ArmOutcome",
+    "Graded",
+    "ResultsFolder",
+    "Training",
+    "read_outcome",
+    "read_training",
+    "recipe_stages",
+    "total",
+    "usd_of",
+]
 
 _ROLES = ("teacher", "judge")
-_JUDGE = "judge"
 _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""
+
+_FORMAT = 4
+"""Raised when the fields of a file change; files of another format are refused."""
+_SHOWN = 3
+_MARKS = {"1": 1.0, "0": 0.0, "-": None}
+"""Right, wrong, or without an answer."""
+_OF_STAGES = ("config", "files")
+_FIGURES: tuple[str, ...] = ("usd", "stored", "paid_requests", "paid_usd", "seconds", "stages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +67,6 @@ class Training:
     """Of them, those with a loss."""
     steps: int
     epochs: float
-
-    @property
-    def counted(self) -> Counted:
-        """What arms are matched by."""
-        return Counted(self.examples, self.tokens, self.epochs)
-
-    def __add__(self, other: "Training") -> "Training":
-        return Training(
-            self.examples + other.examples,
-            self.tokens + other.tokens,
-            self.loss_tokens + other.loss_tokens,
-            self.steps + other.steps,
-            self.epochs,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,11 @@ class Graded:
     def missing(self) -> int:
         """How many items have no answer: they failed for good, or the run went on without them."""
         return len(self.task_types) - len(self.correct)
+
+    def of_type(self, task_type: str) -> "Graded":
+        """The same for the items of one task type."""
+        asked = {item: each for item, each in self.task_types.items() if each == task_type}
+        return Graded({item: self.correct[item] for item in asked if item in self.correct}, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +123,18 @@ class ArmOutcome:
     @property
     def trained(self) -> Training:
         """All rounds after S_0 together."""
-        return sum((each for number, each in self.trainings.items() if number), Training(0, 0, 0, 0, 0.0))
+        return total(each for number, each in self.trainings.items() if number)
 
     def tokens_to(self, number: int) -> int:
         """Training tokens after S_0, up to round ``number``."""
-        return sum(each.tokens for round_number, each in self.trainings.items() if 0 < round_number <= number)
+        return total(each for place, each in self.trainings.items() if 0 < place <= number).tokens
+
+
+def total(trainings: Iterable[Training]) -> Training:
+    """All of them together; of epochs, which differ, it says none."""
+    each = list(trainings)
+    tokens, of_loss = sum(one.tokens for one in each), sum(one.loss_tokens for one in each)
+    return Training(sum(one.examples for one in each), tokens, of_loss, sum(one.steps for one in each), 0.0)
 
 
 def read_outcome(
@@ -157,25 +180,21 @@ def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
 
     Mixtures drawn from the pool at random, in its own shares, take no labels: those serve the figures by task type.
     """
-    measuring = {stage.name for stage in BENCHMARK}
-    stages = [stage for stage in summary.all_stages if stage.name not in measuring]
-    return [stage for stage in stages if stage.name != LABEL.name or _goes_by_task_type(config)]
+    balanced = config.curriculum.target_shares != "natural"
+    goes_by_type = balanced or any(config.round(number).alpha for number in config.round_numbers)
+    serving = {stage.name for stage in (BENCHMARK if goes_by_type else (*BENCHMARK, LABEL))}
+    return [stage for stage in summary.all_stages if stage.name not in serving]
 
 
 def usd_of(spent: Usage | Spend, role: str, prices: RolePrices | None) -> float:
     """What answers cost, or would at ``prices``."""
     if prices is None:
         return spent.usd
-    price: TokenPrices = prices.judge if role == _JUDGE else prices.teacher
+    price = prices.judge if role == "judge" else prices.teacher
     return (
         spent.prompt_tokens * price.usd_per_million_prompt_tokens
         + spent.completion_tokens * price.usd_per_million_completion_tokens
     ) / 1e6
-
-
-def _goes_by_task_type(config: RunConfig) -> bool:
-    balanced = config.curriculum.target_shares != "natural"
-    return balanced or any(config.round(number).alpha for number in config.round_numbers)
 
 
 def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Graded]:
@@ -188,3 +207,136 @@ def _students(run: RunFolder, numbers: list[int]) -> dict[tuple[int, str], Grade
             types = rows.select("instruction_id", pl.col("task_type").fill_null(""))
             found[number, split] = Graded(dict(answered.iter_rows()), dict(types.iter_rows()))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsFolder:
+    """Results of the runs of one comparison; other files in the folder are left alone."""
+
+    path: Path
+    plan: ComparisonPlan
+    files_of: Callable[[RunConfig], Mapping[str, str]]
+    """Name → digest of the files that go into a run with this configuration."""
+
+    def write(self, outcome: ArmOutcome) -> None:
+        """Put what a run came to there, in place of what stood there."""
+        planned = self.plan.run(outcome.arm.name, outcome.run_seed)
+        told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
+        self.path.mkdir(parents=True, exist_ok=True)
+        unfinished = self._file(planned).with_suffix(".tmp")
+        unfinished.write_text(json.dumps(told, indent=1) + "\n")
+        unfinished.replace(self._file(planned))
+
+    def read(self) -> list[ArmOutcome]:
+        """What is there, in the order of the plan.
+
+        Raises:
+            ConfigError: a file is no result, or that of another configuration.
+        """
+        return [self._read(each) for each in self.plan.runs if self._file(each).exists()]
+
+    def _read(self, planned: PlannedRun) -> ArmOutcome:
+        file = self._file(planned)
+        try:
+            told = json.loads(file.read_text())
+            found, made_of = _from_json(told, planned.arm), told["of"]
+            config = load_resolved(json.dumps(made_of["config"]), source=str(file))
+            made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{file}: no result of a comparison ({type(error).__name__}: {error})") from error
+        wanted = self._said_of(planned)
+        if _recipe(config, made_of["files"]) == _recipe(self.plan.config(planned), wanted["files"]):
+            wanted |= {name: made_of[name] for name in _OF_STAGES}
+        if other := _differing(made_of, wanted):
+            more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+            raise ConfigError(
+                f"{file} is the result of run {planned.ref.name} with another {', '.join(other[:_SHOWN])}{more}; "
+                "give this comparison another name, or remove the file to run it again"
+            )
+        return found
+
+    def _file(self, planned: PlannedRun) -> Path:
+        return self.path / f"{planned.ref.name}.json"
+
+    def _said_of(self, planned: PlannedRun) -> dict[str, Any]:
+        """Everything that the comparison says of a run; in which root it lies is no part of it."""
+        config, prices = self.plan.config(planned), self.plan.comparison.prices
+        starts_standin = not (config.teacher.endpoint.base_urls and config.judge.endpoint.base_urls)
+        return {
+            "config": _fields(config),
+            "files": used_files(config, self.files_of(config)),
+            "match": planned.arm.match,
+            "prices": prices.model_dump(mode="json") if prices else None,
+            "standin": STANDIN_VERSION if starts_standin else None,
+            "standin_pool": None if config.data.pool.file else POOL_VERSION,
+        }
+
+
+def _recipe(config: RunConfig, files: dict[str, str]) -> Any:
+    """All that decides which rows a run ends with: what goes into each stage, and when it stops."""
+    stages = {at: (settings_of(at, config, files), at.stage.reads(config, at)) for at in plan(config)}
+    return stages, config.curriculum.stop
+
+
+def _fields(config: RunConfig) -> dict[str, Any]:
+    fields = resolved_table(config)
+    del fields["run"]["root"]
+    return fields
+
+
+def _differing(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of the values that two tables do not share, the names of nested ones joined by dots."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return [] if one == other else [name]
+    names = dict.fromkeys([*one, *other])
+    return [
+        found
+        for each in names
+        for found in _differing(one.get(each), other.get(each), f"{name}.{each}" if name else each)
+    ]
+
+
+def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
+    marks = {value: mark for mark, value in _MARKS.items()}
+    items: dict[str, dict[str, str]] = {}
+    for (_, split), graded in outcome.students.items():
+        items.setdefault(split, {}).update(graded.task_types)
+    students = [
+        {
+            "round": number,
+            "split": split,
+            "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
+        }
+        for (number, split), graded in outcome.students.items()
+    ]
+    return {
+        "run": outcome.run,
+        "run_seed": outcome.run_seed,
+        "trainings": {str(number): asdict(each) for number, each in outcome.trainings.items()},
+        "answers": dict(outcome.answers),
+        **{name: getattr(outcome, name) for name in _FIGURES},
+        "items": items,
+        "students": students,
+    }
+
+
+def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
+    if told["format"] != _FORMAT:
+        raise ValueError(f"format {told['format']}, and this version reads {_FORMAT}")
+    return ArmOutcome(
+        arm=arm,
+        run_seed=told["run_seed"],
+        run=told["run"],
+        trainings={int(number): Training(**each) for number, each in told["trainings"].items()},
+        students={
+            (each["round"], each["split"]): _graded(each["marks"], told["items"][each["split"]])
+            for each in told["students"]
+        },
+        answers=told["answers"],
+        **{name: told[name] for name in _FIGURES},
+    )
+
+
+def _graded(marks: str, items: dict[str, str]) -> Graded:
+    values = {item: _MARKS[mark] for item, mark in zip(items, marks, strict=True)}
+    return Graded({item: value for item, value in values.items() if value is not None}, items)

@@ -4,7 +4,7 @@ The prompt is our own, so that figures are near published ones and not equal to 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,7 +13,6 @@ import polars as pl
 from tapir_core.config import AlpacaEvalBenchmark
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.annotations import (
-    BASELINE,
     DRAW,
     Annotation,
     WinRates,
@@ -34,18 +33,8 @@ from tapir_core.evaluation.length_control import (
     read_length_tables,
 )
 from tapir_core.evaluation.rows import check_category, encodable, read_rows, text_of
-from tapir_core.evaluation.scores import (
-    ItemValues,
-    Judgment,
-    Order,
-    Place,
-    Score,
-    position_note,
-    score,
-    withhold_categories,
-)
+from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure
-from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
@@ -105,13 +94,15 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         "position_gap": "gain by standing first, points",
     }
     headlines = ("win_rate",)
+    modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
         """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`).
 
         An output that the baseline lacks is nothing, and its question counts as failed.
         """
-        where, baseline = self.where, self._baseline()
+        path, other = self.settings.baseline_file or "", self.against
+        baseline = read_outputs(path) if other is None else other.outputs()
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
@@ -122,8 +113,8 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
-                f"{where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of the "
-                "same questions, in their order"
+                f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
+                "the same questions, in their order"
             )
         return items_table(
             (str(number), category, 1, text, None, baseline.get(text))
@@ -157,51 +148,36 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         chosen = preference_from_choice(text, switched=switched)
         return chosen if isinstance(chosen, Unparsed) else Reading(chosen, how=_CHOICE)
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
-        """Win rates, also by category; the length-controlled one; what standing first is worth."""
-        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
-        rows = [_annotation(each, by_question) for each in exchanges]
-        limit, tables = self.settings.max_failed_share, self._tables()
-        figures = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
-        rates, whole = figures.rates, figures.rates.win_rate
-        note = f"by {_sources(judged)}"
-        failures = self.failures(judged)
-        scores = [
-            score("win_rate", whole, note=note, failures=failures),
-            score("discrete_win_rate", rates.discrete, note=note),
-        ]
-        controlled = Figure(figures.controlled, whole.n_failed)
-        if tables is not None:
-            doubt = "far from the raw rate: look at the lengths" if figures.length_is_doubtful else ""
-            scores.append(score("length_controlled_win_rate", controlled, note=doubt))
+    def figures(
+        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+    ) -> dict[str, Figure]:
+        """Win rates; of all questions also the length-controlled one, and what standing first is worth."""
+        rows, limit = _annotations(exchanges, judged), self.settings.max_failed_share
+        if not whole:
+            # Questions that name no set are no category.
+            named = any(each.category for each in exchanges)
+            return {"win_rate": measure_win_rates(rows, max_failed_share=limit).win_rate} if named else {}
+        tables = self._tables()
+        found = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
+        raw, sources = found.rates.win_rate, f"by {_sources(judged)}"
+        figures = {
+            "win_rate": replace(raw, note=sources),
+            "discrete_win_rate": replace(found.rates.discrete, note=sources),
+        }
+        if tables is None:
+            figures["length_controlled_minimal"] = Figure(found.controlled, raw.n_failed, _MINIMAL)
         else:
-            scores.append(score("length_controlled_minimal", controlled, note=_MINIMAL))
-        if whole.estimate.value is not None:
-            bias = position_note(favoured_position(figures.position))
-            scores.append(score("position_gap", Figure(figures.position, whole.n_failed), note=bias))
-        return withhold_categories([*scores, *self._by_category(exchanges, rows)])
+            doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
+            figures["length_controlled_win_rate"] = Figure(found.controlled, raw.n_failed, doubt)
+        if raw.estimate.value is not None:
+            figures["position_gap"] = Figure(found.position, raw.n_failed, position_note(found.position))
+        return figures
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """The probability of a win, in per cent."""
-        by_question = {place[0]: (each, place[3]) for place, each in judged.items()}
-        preferences = {each.question_id: _annotation(each, by_question).preference for each in exchanges}
-        return {
-            "win_rate": {
-                name: None if found is None else 100 * (found - BASELINE) for name, found in preferences.items()
-            }
-        }
-
-    def _by_category(self, exchanges: Sequence[Exchange], rows: Sequence[Annotation]) -> Iterator[Score]:
-        for name in dict.fromkeys(each.category for each in exchanges if each.category):
-            of = [row for each, row in zip(exchanges, rows, strict=True) if each.category == name]
-            found = measure_win_rates(of, max_failed_share=self.settings.max_failed_share)
-            yield score("win_rate", found.win_rate, name)
-
-    def _baseline(self) -> dict[str, str | None]:
-        """Instruction → the baseline's output, which is nothing where it failed."""
-        if self.against is not None:
-            return self.against.outputs()
-        return read_outputs(self.settings.baseline_file or "")
+        rows = zip(exchanges, _annotations(exchanges, judged), strict=True)
+        wins = {each.question_id: row.win for each, row in rows}
+        return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
 
     def _tables(self) -> LengthTables | None:
         if self.settings.difficulty is None or self.settings.anchors is None:
@@ -236,15 +212,19 @@ def measure_annotations(
     return AlpacaEvalFigures(rates, rate, controlled.spread, measure_position(judged))
 
 
-def _annotation(exchange: Exchange, judged: Mapping[str, tuple[Judgment, Order]]) -> Annotation:
-    [turn] = exchange.turns
-    found, order = judged.get(exchange.question_id, (Judgment(), "single"))
-    # An output that is not there has no length. Its row has to stay, since difficulty goes by place: taken as equal.
-    own, other = turn.response, turn.baseline
-    chars, baseline_chars = (
-        len(text or "") for text in (other if own is None else own, own if other is None else other)
-    )
-    return Annotation(found.value, chars, baseline_chars, None if order == "single" else order == "model_first")
+def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Annotation]:
+    found = {
+        place[0]: (each.value, place[3] == "model_first") for place, each in judged.items() if place[3] != "single"
+    }
+    rows = []
+    for each in exchanges:
+        [turn] = each.turns
+        # An output that is not there has no length. Its row stays, since difficulty goes by place: taken as equal.
+        own = turn.baseline if turn.response is None else turn.response
+        other = turn.response if turn.baseline is None else turn.baseline
+        preference, switched = found.get(each.question_id, (None, None))
+        rows.append(Annotation(preference, len(own or ""), len(other or ""), switched))
+    return rows
 
 
 def _sources(judged: Mapping[Place, Judgment]) -> str:

@@ -69,6 +69,11 @@ class Annotation:
     switched: bool | None = None
     """Whether the model's output was shown first; None where nobody wrote it down."""
 
+    @property
+    def win(self) -> float | None:
+        """The probability that the model's output is better, 0-1; None when the judgment failed."""
+        return None if self.preference is None else self.preference - BASELINE
+
 
 @dataclass(frozen=True, slots=True)
 class WinRates:
@@ -143,8 +148,8 @@ def kept_preference(stored: float | None) -> float | None:
 
 def measure_win_rates(judged: Sequence[Annotation], *, max_failed_share: float = MAX_FAILED_SHARE) -> WinRates:
     """Win rates over one model's judgments; above ``max_failed_share`` (0-1) of failures there are none."""
-    shares = [None if each.preference is None else 100 * (each.preference - BASELINE) for each in judged]
-    outcomes = [None if each.preference is None else _outcome(each.preference) for each in judged]
+    shares = [None if each.win is None else 100 * each.win for each in judged]
+    outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
     return WinRates(
         mean_figure(shares, scale=PERCENT, max_failed_share=max_failed_share),
         mean_figure(outcomes, scale=PERCENT, max_failed_share=max_failed_share),
@@ -160,11 +165,9 @@ def measure_position(judged: Sequence[Annotation]) -> Estimate:
     Between different instructions, since each is shown in one order only: the rate where the model's output stood
     first minus the rate where it stood second. `judging.agreement.favoured_position` reads it.
     """
-    sides: dict[bool, list[float]] = {True: [], False: []}
-    for each in judged:
-        if each.preference is not None and each.switched is not None:
-            sides[each.switched].append(100 * (each.preference - BASELINE))
-    return estimate_difference(sides[True], sides[False])
+    known = [(each.switched, 100 * each.win) for each in judged if each.win is not None]
+    first, second = ([win for switched, win in known if switched is side] for side in (True, False))
+    return estimate_difference(first, second)
 
 
 def read_annotations(path: str) -> AnnotationFile:
@@ -192,11 +195,12 @@ def read_outputs(path: str) -> dict[str, str | None]:
     Raises:
         ConfigError: the file cannot be read, has a row that is no output, or different outputs to one instruction.
     """
-    found: dict[str, str | None] = {}
-    twice = {}
-    for instruction, output in read_rows(path, _output, "output"):
-        if found.setdefault(instruction, output) != output:
-            twice[instruction] = (found[instruction], output)
+    outputs = read_rows(path, _output, "output")
+    # The first of several counts for the comparison below, and there is no other.
+    found = dict(reversed(outputs))
+    twice = {
+        instruction: (found[instruction], output) for instruction, output in outputs if found[instruction] != output
+    }
     if twice:
         shown = [
             f"{_begin(instruction)}: {_begin(first)} and {_begin(second)}"
@@ -222,11 +226,6 @@ def annotations_by_model(text: str, path: str) -> list[list[Annotation]]:
 
 def _unswitched(first_is_better: float, switched: bool) -> float:
     return BASELINE + first_is_better if switched else MODEL - first_is_better
-
-
-def _outcome(preference: float) -> float:
-    """100 for a win of the model, 0 for a loss, 50 for a draw."""
-    return 50.0 if preference == DRAW else 100.0 if preference > DRAW else 0.0
 
 
 def _output(fields: Mapping[str, Any]) -> tuple[str, str | None]:

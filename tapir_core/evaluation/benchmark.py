@@ -11,11 +11,11 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, singledispatch
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import polars as pl
 
@@ -33,7 +33,10 @@ from tapir_core.evaluation.scores import (
     Place,
     Score,
     failures_in_words,
+    score,
+    withhold_categories,
 )
+from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
@@ -256,6 +259,20 @@ class Judging(Benchmark[J]):
     def outputs_form(self) -> str:
         """The form of such a file, in words."""
 
+    @property
+    @abstractmethod
+    def modes(self) -> tuple[str, ...]:
+        """How a judge is asked: in each of them, about every question."""
+
+    @abstractmethod
+    def figures(
+        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+    ) -> dict[str, Figure]:
+        """What the judgments of one mode come to, by metric, the first one the headline.
+
+        ``whole`` says whether these are all questions, or those of one category.
+        """
+
     @abstractmethod
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """Every judgment on one question."""
@@ -271,6 +288,21 @@ class Judging(Benchmark[J]):
         Raises:
             ConfigError: the file cannot be read, or has a row that is no answer.
         """
+
+    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
+        """Of each mode the figures of all questions, then by category; the first one of a mode says what failed."""
+        categories = {ALL: exchanges}
+        for name in dict.fromkeys(each.category for each in exchanges):
+            categories[name] = [each for each in exchanges if each.category == name]
+        found: list[Score] = []
+        logprobs = self.settings.logprobs_asked
+        for mode in self.modes:
+            failures = failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
+            for name, of in categories.items():
+                for metric, figure in self.figures(mode, of, judged, whole=name == ALL).items():
+                    found.append(score(metric, figure, name, failures))
+                    failures = ""
+        return withhold_categories(found)
 
     def given_answers(self, model: str, items: pl.DataFrame) -> pl.DataFrame:
         """What the file of ``model`` answers: a row for each turn of ``items``, in their order.
@@ -323,11 +355,6 @@ class Judging(Benchmark[J]):
                 f"({shown}; …); give the answers to the same questions"
             )
 
-    def failures(self, judged: Mapping[Place, Judgment], mode: str | None = None) -> str:
-        """What failed, in words; of one mode, if it is named."""
-        asked = self.settings.logprobs_asked
-        return failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=asked)
-
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
         voice = config.judge_of(self.settings).answers_as("judge")
@@ -342,16 +369,8 @@ class Judging(Benchmark[J]):
             yield f"baseline: {self.against.in_words}"
 
 
-@singledispatch
-def _make(settings: AskedBenchmark, *_: Any) -> Benchmark[Any]:
-    raise TypeError(_nobody_asks(type(settings).__name__))
-
-
-def _nobody_asks(kind: str) -> str:
-    return (
-        f"no benchmark is registered for the configuration class {kind}; write a class of `Judging` or `Marking` under "
-        f"`@register({kind})` in a module of tapir_core/evaluation/, or import the module that has it"
-    )
+_KINDS: dict[type[AskedBenchmark], type[Benchmark[Any]]] = {}
+"""Class of a benchmark's settings → the benchmark."""
 
 
 def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
@@ -365,10 +384,21 @@ def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
         lacking = sorted(getattr(kind, "__abstractmethods__", ()))
         if lacking:
             raise TypeError(f"benchmark {kind.__name__} does not say: {', '.join(lacking)}; write these methods")
-        _make.register(settings, kind)
+        _KINDS[settings] = kind
         return kind
 
     return keep
+
+
+def _kind_of(settings: type[AskedBenchmark]) -> type[Benchmark[Any]]:
+    _import_shipped()
+    if settings not in _KINDS:
+        name = settings.__name__
+        raise TypeError(
+            f"no benchmark is registered for the configuration class {name}; write a class of `Judging` or `Marking` "
+            f"under `@register({name})` in a module of tapir_core/evaluation/, or import the module that has it"
+        )
+    return _KINDS[settings]
 
 
 @cache
@@ -386,12 +416,8 @@ def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
     Raises:
         TypeError: one has none.
     """
-    _import_shipped()
-    asked = (kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark))
-    found = {kind: _make.dispatch(kind) for kind in asked}
-    if lacking := [kind.__name__ for kind, made in found.items() if not isinstance(made, type)]:
-        raise TypeError(_nobody_asks(lacking[0]))
-    return cast("dict[type[AskedBenchmark], type[Benchmark[Any]]]", found)
+    kinds = BenchmarkConfig.kinds().values()
+    return {kind: _kind_of(kind) for kind in kinds if issubclass(kind, AskedBenchmark)}
 
 
 def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -> Benchmark[Any]:
@@ -400,8 +426,8 @@ def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -
     Raises:
         TypeError: no class is registered for its kind.
     """
-    _import_shipped()
-    return _make(config.evaluation.asked[name], name, baseline_student(config, name), scripts)
+    settings = config.evaluation.asked[name]
+    return _kind_of(type(settings))(settings, name, baseline_student(config, name), scripts)
 
 
 def judging(config: RunConfig, name: str) -> Judging[Any]:

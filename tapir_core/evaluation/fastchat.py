@@ -5,12 +5,13 @@ A question is a line with ``question_id``, ``category`` and ``turns``; an answer
 is the answer to the one turn. A question's own ``reference`` field is not read, as in the original.
 
 Two answers to one question are judged twice: each stands first once, and what the two games disagree on is a tie.
-Grain: a ``Pair`` is one question and turn; a game is one call, in one order. Source: FastChat's pairwise grading
-(`fastchat/llm_judge`); the verdict of a reply is found by containment as there, ``[[A]]`` before ``[[B]]``.
+Grain: a pair is one question and turn; a game is one call, in one order, and worth 1 to the model where it won, 0.5 for
+a tie, 0 where the baseline won. Source: FastChat's pairwise grading (`fastchat/llm_judge`); the verdict of a reply is
+found by containment as there, ``[[A]]`` before ``[[B]]``.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import polars as pl
@@ -19,20 +20,15 @@ from tapir_core.config import FastChatBenchmark, Sampling
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import Judging
 from tapir_core.evaluation.rows import BadRowError, answer_of, check_category, encodable, read_rows, text_of
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, mean_figure
-from tapir_core.judging.agreement import favoured_position
+from tapir_core.evaluation.scores import position_note
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.text import Unparsed
 
 __all__ = [
     "NUMBER",
-    "WINS",
     "FastChat",
-    "Outcomes",
-    "Pair",
-    "PairFigures",
     "Question",
     "Shown",
-    "Winner",
     "check_references",
     "combine_games",
     "measure_outcomes",
@@ -42,20 +38,16 @@ __all__ = [
     "read_answers",
     "read_questions",
     "temperature_of",
-    "winner_of_game",
+    "win_of_game",
 ]
 
 Shown = Literal["A", "B", "tie"]
 """What a judge says of the answers it is shown: A stood first."""
 
-Winner = Literal["model", "baseline", "tie"]
-
 NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 """A rating or a score as these judges write it: digits, perhaps a point, perhaps digits; no sign, no blank."""
 
 _VERDICTS: tuple[tuple[str, Shown], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
-WINS: dict[Winner, float] = {"model": 1.0, "tie": 0.5, "baseline": 0.0}
-"""What an outcome is worth to the model."""
 _WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
 _TEMPERATURE = 0.7
@@ -72,62 +64,6 @@ class Question:
     category: str
     turns: tuple[str, ...]
     """What the user says; the second turn follows the student's own answer to the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The model's and the baseline's answer to one question, in both orders."""
-
-    question: str
-    category: str
-    turn: int
-    model_first: Winner | None
-    """Who won the game in which the model's answer stood first; None when it failed."""
-    baseline_first: Winner | None
-
-    @property
-    def winner(self) -> Winner | None:
-        """Of both games; None when one failed."""
-        return combine_games(self.model_first, self.baseline_first)
-
-    @property
-    def order_gap(self) -> float | None:
-        """The model's outcome (win 1, tie 0.5, loss 0) where it stood first minus the one where it stood second."""
-        if self.model_first is None or self.baseline_first is None:
-            return None
-        return WINS[self.model_first] - WINS[self.baseline_first]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How often the model wins against the baseline; rates are shares (0-1)."""
-
-    wins: int
-    losses: int
-    ties: int
-    win_rate: Figure
-    loss_rate: Figure
-    win_rate_adjusted: Figure
-    """Wins and half of the ties."""
-
-    @property
-    def in_words(self) -> str:
-        """The counts."""
-        return f"{self.wins} wins, {self.losses} losses, {self.ties} ties"
-
-
-@dataclass(frozen=True, slots=True)
-class PairFigures:
-    """What both orders come to, and whether the judge favours one of them."""
-
-    outcomes: Outcomes
-    order_gap: Figure
-    """By how much standing first raises the outcome of a game, -1 to 1."""
-
-    @property
-    def favoured(self) -> Literal["first", "second", "neither"] | None:
-        """The position that the judge favours; None where too few pairs can tell."""
-        return favoured_position(self.order_gap.estimate)
 
 
 class FastChat(Judging[F]):
@@ -178,7 +114,9 @@ def read_questions(path: str) -> list[Question]:
     Raises:
         ConfigError: the file cannot be read, has a row that is no question, or an id twice.
     """
-    questions = read_rows(path, _question, "question")
+    questions = read_rows(
+        path, lambda row: Question(_id(row), check_category(text_of(row, "category")), _turns(row)), "question"
+    )
     ids = [each.question for each in questions]
     if twice := sorted({each for each in ids if ids.count(each) > 1}):
         raise ConfigError(f"{path!r} has question_id {', '.join(twice)} more than once")
@@ -221,51 +159,51 @@ def parse_pair_verdict(reply: str | None) -> Shown | Unparsed:
     return next((shown for mark, shown in _VERDICTS if mark in (reply or "")), Unparsed("no verdict"))
 
 
-def winner_of_game(shown: Shown, *, model_first: bool) -> Winner:
-    """Whose answer a verdict on the shown answers favours."""
-    if shown == "tie":
-        return "tie"
-    return "model" if (shown == "A") == model_first else "baseline"
+def win_of_game(shown: Shown, *, model_first: bool) -> float:
+    """What a verdict on the shown answers is worth to the model."""
+    return 0.5 if shown == "tie" else float((shown == "A") == model_first)
 
 
-def combine_games(model_first: Winner | None, baseline_first: Winner | None) -> Winner | None:
-    """The winner of both games; whatever they disagree on is a tie. None when one of them failed."""
+def combine_games(model_first: float | None, baseline_first: float | None) -> float | None:
+    """What both games are worth; whatever they disagree on is a tie. None when one of them failed."""
     if model_first is None or baseline_first is None:
         return None
-    return model_first if model_first == baseline_first else "tie"
+    return model_first if model_first == baseline_first else 0.5
 
 
-def measure_pairs(pairs: Sequence[Pair], *, max_failed_share: float = MAX_FAILED_SHARE) -> PairFigures:
-    """The model against the baseline over all turns; intervals take questions as independent, not turns."""
-    questions = [pair.question for pair in pairs]
-    gaps = [pair.order_gap for pair in pairs]
-    return PairFigures(
-        measure_outcomes([pair.winner for pair in pairs], questions, max_failed_share=max_failed_share),
-        mean_figure(gaps, clusters=questions, scale=(-1.0, 1.0), max_failed_share=max_failed_share),
-    )
+def measure_pairs(
+    pairs: Mapping[tuple[str, int], tuple[float | None, float | None]], *, max_failed_share: float = MAX_FAILED_SHARE
+) -> dict[str, Figure]:
+    """The model against the baseline over all turns; intervals take questions as independent, not turns.
+
+    Args:
+        pairs: question and turn → what the game was worth in which the model's answer stood first, and the other one;
+            None where it failed.
+        max_failed_share: above this share of failed ones (0-1) there is no figure.
+    """
+    questions = [question for question, _ in pairs]
+    found = measure_outcomes([combine_games(*games) for games in pairs.values()], questions, max_failed_share)
+    gaps = [None if first is None or second is None else first - second for first, second in pairs.values()]
+    gap = mean_figure(gaps, clusters=questions, scale=(-1.0, 1.0), max_failed_share=max_failed_share)
+    figures = {f"pair_{name}": figure for name, figure in found.items()}
+    return {**figures, "pair_position_gap": replace(in_percent(gap), note=position_note(gap.estimate))}
 
 
 def measure_outcomes(
-    winners: Sequence[Winner | None], questions: Sequence[Hashable], *, max_failed_share: float = MAX_FAILED_SHARE
-) -> Outcomes:
-    """Counts and rates; ``questions`` says which question each winner belongs to."""
+    outcomes: Sequence[float | None], questions: Sequence[Hashable], max_failed_share: float
+) -> dict[str, Figure]:
+    """How often the model wins against the baseline, in per cent: wins and half of the ties, wins, losses.
 
-    def rate(values: dict[Winner, float]) -> Figure:
-        marks = [None if winner is None else values[winner] for winner in winners]
-        return mean_figure(marks, clusters=questions, scale=SHARE, max_failed_share=max_failed_share)
-
-    return Outcomes(
-        wins=winners.count("model"),
-        losses=winners.count("baseline"),
-        ties=winners.count("tie"),
-        win_rate=rate({"model": 1.0, "tie": 0.0, "baseline": 0.0}),
-        loss_rate=rate({"model": 0.0, "tie": 0.0, "baseline": 1.0}),
-        win_rate_adjusted=rate(WINS),
-    )
-
-
-def _question(fields: Mapping[str, Any]) -> Question:
-    return Question(_id(fields), check_category(text_of(fields, "category")), _turns(fields))
+    ``questions`` says which question each outcome belongs to. The first figure says the counts.
+    """
+    wins, losses = ([None if each is None else float(each == end) for each in outcomes] for end in (1.0, 0.0))
+    rates = {"win_rate_adjusted": outcomes, "win_rate": wins, "loss_rate": losses}
+    found = {
+        name: in_percent(mean_figure(of, clusters=questions, scale=SHARE, max_failed_share=max_failed_share))
+        for name, of in rates.items()
+    }
+    counts = f"{outcomes.count(1.0)} wins, {outcomes.count(0.0)} losses, {outcomes.count(0.5)} ties"
+    return {**found, "win_rate_adjusted": replace(found["win_rate_adjusted"], note=counts)}
 
 
 def _answer(fields: Mapping[str, Any]) -> tuple[str, tuple[str | None, ...]]:

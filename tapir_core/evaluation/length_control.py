@@ -28,23 +28,23 @@ proximal Newton steps, to the last digits. scikit-learn's liblinear, with which 
 minimum; that is worth 0.001 points of a win rate in the median and 0.016 at most.
 """
 
-import csv
 import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.annotations import BASELINE, DRAW, Annotation, annotations_by_model
+from tapir_core.evaluation.annotations import DRAW, Annotation, annotations_by_model
 from tapir_core.evaluation.rows import read_text
 from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
 __all__ = [
     "STRENGTHS",
-    "Anchors",
     "ControlledRate",
     "LengthModel",
     "LengthTables",
@@ -54,11 +54,10 @@ __all__ = [
     "fit_length_model",
     "fit_logistic",
     "is_far_from",
-    "join_anchors",
+    "join_rows",
     "length_alone",
     "log_loss",
     "make_anchors",
-    "move_of_rows",
     "predict_win_rate",
     "read_anchors",
     "read_difficulty",
@@ -83,14 +82,15 @@ _DOUBT = 0.002
 _DIFFICULTY = ("difficulty", "instruction_difficulty")
 _ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
 
+_LINE = "line of the file"
+
 _STEPS = 200
 _SWEEPS = 1_000
 _SETTLED = 1e-12
 _HALVINGS = 40
 
 
-@dataclass(frozen=True, slots=True)
-class LengthModel:
+class LengthModel(NamedTuple):
     """Coefficients of one model's regression."""
 
     theta: float
@@ -101,44 +101,8 @@ class LengthModel:
     """Of the model."""
 
 
-_OF_BASELINE = LengthModel(0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """Judgments of anchor models, as the regression takes them; one place a judgment."""
-
-    lengths: Floats
-    """t."""
-    difficulty: Floats
-    """d."""
-    wins: Floats
-    """Labels, 0-1."""
-
-
-@dataclass(frozen=True, slots=True)
-class LengthTables:
-    """What length control needs beside the judgments."""
-
-    difficulty: Sequence[float]
-    """d: how beatable the baseline is on each instruction, in the order of the judgments; at least as many."""
-    anchors: Anchors
-    """Judgments of the anchor models."""
-
-
-@dataclass(frozen=True, slots=True)
-class ControlledRate:
-    """The length-controlled win rate, with two errors that answer different questions."""
-
-    rate: Estimate
-    """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
-    spread: float | None
-    """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
-
-
-@dataclass(frozen=True, slots=True)
-class SoftRows:
-    """Rows of a regression."""
+class SoftRows(NamedTuple):
+    """Rows of a regression; here a judgment each, with the features t, d and whether it is the model's (1) or not."""
 
     features: Floats
     """Rows × features."""
@@ -152,28 +116,43 @@ class SoftRows:
         return SoftRows(self.features[rows], self.labels[rows], self.weights[rows])
 
 
-def make_anchors(judged: Sequence[Annotation], difficulty: Sequence[float]) -> Anchors:
+_NO_ROWS = SoftRows(np.zeros((0, 3)), np.zeros(0), np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True)
+class LengthTables:
+    """What length control needs beside the judgments."""
+
+    difficulty: Sequence[float]
+    """d: how beatable the baseline is on each instruction, in the order of the judgments; at least as many."""
+    anchors: SoftRows
+    """Judgments of the anchor models."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlledRate:
+    """The length-controlled win rate, with two errors that answer different questions."""
+
+    rate: Estimate
+    """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
+    spread: float | None
+    """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
+
+
+def make_anchors(judged: Sequence[Annotation], difficulty: Sequence[float]) -> SoftRows:
     """One anchor model's judgments, in the order of the table; the failed ones are left out."""
-    kept = np.array([each.preference is not None for each in judged])
-    wins = np.array([each.preference - BASELINE for each in judged if each.preference is not None])
-    if np.isin(wins, (0.0, 0.5, 1.0)).all():
-        wins = wins.clip(_DOUBT, 1 - _DOUBT)
-    return Anchors(_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], wins)
+    return _make_rows(judged, difficulty, of_model=0.0, weight=_ANCHOR_WEIGHT)
 
 
-def join_anchors(parts: Sequence[Anchors]) -> Anchors:
-    """All anchor models' judgments, one model after the other."""
-    none = np.zeros(0)
-    return Anchors(
-        np.concatenate([none, *(each.lengths for each in parts)]),
-        np.concatenate([none, *(each.difficulty for each in parts)]),
-        np.concatenate([none, *(each.wins for each in parts)]),
-    )
+def join_rows(parts: Sequence[SoftRows]) -> SoftRows:
+    """The rows of each, one after the other."""
+    features, labels, weights = zip(_NO_ROWS, *parts, strict=True)
+    return SoftRows(np.concatenate(features), np.concatenate(labels), np.concatenate(weights))
 
 
 def length_alone(n: int) -> LengthTables:
     """For ``n`` instructions that have no tables (``length_controlled_minimal``): all equally hard, no anchors."""
-    return LengthTables([0.0] * n, join_anchors([]))
+    return LengthTables([0.0] * n, _NO_ROWS)
 
 
 def control_length(judged: Sequence[Annotation], tables: LengthTables) -> ControlledRate:
@@ -183,12 +162,11 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         judged: the model's judgments, in the order of the file.
         tables: difficulty of at least as many instructions, and the anchors.
     """
-    if _is_baseline(judged):
-        found = predict_win_rate(_OF_BASELINE, tables.difficulty[: len(judged)])
+    if all(each.preference == DRAW and each.model_chars == each.baseline_chars for each in judged):
+        found = predict_win_rate(LengthModel(0.0, 0.0, 0.0), tables.difficulty[: len(judged)])
         return replace(found, rate=replace(found.rate, why="the baseline against itself"))
-    model = fit_length_model(judged, tables, choose_strength(judged, tables))
-    free = fit_length_model(judged, tables, STRENGTHS[-1])
-    found, freely = (_with_error(judged, tables, each) for each in (model, free))
+    strengths = (choose_strength(judged, tables), STRENGTHS[-1])
+    found, freely = (_with_error(judged, tables, fit_length_model(judged, tables, each)) for each in strengths)
     if found.rate.low is None or found.rate.high is None or freely.rate.low is None or freely.rate.high is None:
         return found
     low, high = min(found.rate.low, freely.rate.low), max(found.rate.high, freely.rate.high)
@@ -196,9 +174,7 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
 
 
 def fit_length_model(judged: Sequence[Annotation], tables: LengthTables, strength: float) -> LengthModel:
-    """The coefficients at C = ``strength``; all 0 for the baseline against itself."""
-    if _is_baseline(judged):
-        return _OF_BASELINE
+    """The coefficients at C = ``strength``."""
     return LengthModel(*map(float, fit_logistic(_rows(judged, tables), strength)))
 
 
@@ -236,17 +212,16 @@ def read_difficulty(path: str) -> list[float]:
     Raises:
         ConfigError: the file cannot be read, or has no such column.
     """
-    columns, rows = _read_csv(read_text(path), path)
+    table = _read_csv(read_text(path), path)
+    columns = table.columns[1:]
     named = [name for name in _DIFFICULTY if name in columns] or columns[1:] * (len(columns) == 2)
     if not named:
         raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
-    first: dict[str, float] = {}
-    for number, row in rows:
-        first.setdefault(row.get("index", str(number)), _number(row[named[0]], named[0], number, path))
-    return list(first.values())
+    found = pl.Series(_numbers(table, named[0], path))
+    return found.filter(table["index"].is_first_distinct()).to_list() if "index" in columns else found.to_list()
 
 
-def read_anchors(path: str, difficulty: list[float]) -> Anchors:
+def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
     """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
 
     ``difficulty`` is that of annotations; the CSV brings its own.
@@ -261,7 +236,7 @@ def read_anchors(path: str, difficulty: list[float]) -> Anchors:
     longest = max(map(len, models))
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
-    return join_anchors([make_anchors(judged, difficulty) for judged in models])
+    return join_rows([make_anchors(judged, difficulty) for judged in models])
 
 
 def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
@@ -296,19 +271,6 @@ def fit_logistic(rows: SoftRows, c: float, start: Floats | None = None) -> Float
     return beta
 
 
-def move_of_rows(rows: SoftRows, beta: Floats) -> Floats:
-    """How far each row moves the coefficients, rows × coefficients, to first order (its influence).
-
-    A row's weighted residual times its features, through the inverse curvature of the loss. The penalty is left out,
-    since it pulls alike whatever rows are drawn; a feature that is 0 in all rows moves nothing.
-    """
-    shares = sigmoid(rows.features @ beta)
-    curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
-    residuals = rows.weights * (rows.labels - shares)
-    moves: Floats = (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
-    return moves
-
-
 def log_loss(rows: SoftRows, beta: Floats) -> float:
     """Weighted loss of the rows, divided by their number (not by the sum of their weights)."""
     return float(np.mean(_losses(rows, beta)))
@@ -322,27 +284,18 @@ def sigmoid(values: Floats) -> Floats:
 
 def _rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
     """Anchors first. Failed judgments count for the spread of lengths, then leave."""
-    own = make_anchors(judged, tables.difficulty)
-    both = join_anchors([tables.anchors, own])
-    of_model = np.repeat([0.0, 1.0], [tables.anchors.wins.size, own.wins.size])
-    return SoftRows(
-        np.column_stack([both.lengths, both.difficulty, of_model]),
-        both.wins,
-        np.where(of_model > 0, 1.0, _ANCHOR_WEIGHT),
-    )
+    return join_rows([tables.anchors, _make_rows(judged, tables.difficulty, of_model=1.0, weight=1.0)])
 
 
-def _moves(judged: Sequence[Annotation], tables: LengthTables, model: LengthModel) -> Floats:
-    """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
-    table, n = np.array(tables.difficulty[: len(judged)]), len(judged)
-    beta = np.array([model.theta, model.phi, model.psi])
-    predicted = sigmoid(model.phi * table + model.psi)
-    slopes = predicted * (1 - predicted)
-    of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
-    kept = np.array([each.preference is not None for each in judged])
-    moves: Floats = (predicted - predicted.mean()) / n
-    moves[kept] += move_of_rows(_rows(judged, tables), beta)[tables.anchors.wins.size :] @ of_beta
-    return moves
+def _make_rows(
+    judged: Sequence[Annotation], difficulty: Sequence[float], *, of_model: float, weight: float
+) -> SoftRows:
+    kept = np.array([each.win is not None for each in judged], dtype=bool)
+    wins = np.array([each.win for each in judged if each.win is not None], dtype=np.float64)
+    if np.isin(wins, (0.0, 0.5, 1.0)).all():
+        wins = wins.clip(_DOUBT, 1 - _DOUBT)
+    features = [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
+    return SoftRows(np.column_stack(features), wins, np.full(wins.size, weight))
 
 
 def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: LengthModel) -> ControlledRate:
@@ -351,9 +304,11 @@ def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: Lengt
     rate = found.rate
     if rate.value is None or n < FEWEST_ROWS:
         return replace(found, rate=replace(rate, why=f"{n} judgments only"))
-    if _leaves_nothing(_rows(judged, tables), model):
+    rows = _rows(judged, tables)
+    left = np.abs(rows.labels - sigmoid(rows.features @ np.array(model)))[rows.features[:, -1] > 0]
+    if left.max() < _LEFT:
         return replace(found, rate=replace(rate, why=_NOTHING_LEFT))
-    moves = _moves(judged, tables, model)
+    moves = _moves(judged, tables, rows, model)
     stderr = math.sqrt(n / (n - 1) * float(np.sum((moves - moves.mean()) ** 2)))
     share = min(max(rate.value / 100, _ROUNDING), 1 - _ROUNDING)
     margin = student_t(n - 1) * stderr / (share * (1 - share))
@@ -361,11 +316,29 @@ def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: Lengt
     return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
 
 
-def _leaves_nothing(rows: SoftRows, model: LengthModel) -> bool:
-    """Whether every judgment of the model is predicted as it is: all of one side, or parted by their lengths."""
-    own = rows.take(rows.features[:, -1] > 0)
-    predicted = sigmoid(own.features @ np.array([model.theta, model.phi, model.psi]))
-    return bool(np.abs(own.labels - predicted).max() < _LEFT)
+def _moves(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, model: LengthModel) -> Floats:
+    """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
+    table, n = np.array(tables.difficulty[: len(judged)]), len(judged)
+    predicted = sigmoid(model.phi * table + model.psi)
+    slopes = predicted * (1 - predicted)
+    of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
+    kept = np.array([each.win is not None for each in judged])
+    moves: Floats = (predicted - predicted.mean()) / n
+    moves[kept] += _move_of_rows(rows, np.array(model))[tables.anchors.labels.size :] @ of_beta
+    return moves
+
+
+def _move_of_rows(rows: SoftRows, beta: Floats) -> Floats:
+    """How far each row moves the coefficients, rows × coefficients, to first order (its influence).
+
+    A row's weighted residual times its features, through the inverse curvature of the loss. The penalty is left out,
+    since it pulls alike whatever rows are drawn; a feature that is 0 in all rows moves nothing.
+    """
+    shares = sigmoid(rows.features @ beta)
+    curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
+    residuals = rows.weights * (rows.labels - shares)
+    moves: Floats = (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
+    return moves
 
 
 def _lengths(judged: Sequence[Annotation]) -> Floats:
@@ -374,10 +347,6 @@ def _lengths(judged: Sequence[Annotation]) -> Floats:
     spread = float(np.std(longer, ddof=1)) if longer.size > 1 else math.nan
     lengths: Floats = np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
     return lengths
-
-
-def _is_baseline(judged: Sequence[Annotation]) -> bool:
-    return all(each.preference == DRAW and each.model_chars == each.baseline_chars for each in judged)
 
 
 def _objective(rows: SoftRows, c: float, beta: Floats) -> float:
@@ -404,41 +373,44 @@ def _newton_target(beta: Floats, gradient: Floats, curvature: Floats) -> Floats:
     return target
 
 
-def _read_standardised(text: str, path: str) -> Anchors:
-    columns, rows = _read_csv(text, path)
-    if lacking := [name for name in _ANCHOR_COLUMNS if name not in columns]:
+def _read_standardised(text: str, path: str) -> SoftRows:
+    table = _read_csv(text, path)
+    if lacking := [name for name in _ANCHOR_COLUMNS if name not in table.columns]:
         raise ConfigError(
-            f"{path!r} has no column {', '.join(lacking)} (found {', '.join(columns)}); "
+            f"{path!r} has no column {', '.join(lacking)} (found {', '.join(table.columns[1:])}); "
             f"anchors are annotations of the anchor models, or a CSV file with {', '.join(_ANCHOR_COLUMNS)}"
         )
-    cells = [
-        [_number(row[name], name, number, path) for name in _ANCHOR_COLUMNS]
-        for number, row in rows
-        if row["preference"]
-    ]
-    lengths, difficulty, wins = np.array(cells).reshape(-1, len(_ANCHOR_COLUMNS)).T
+    judged = table.filter(pl.col("preference") != "")
+    lengths, difficulty, wins = (_numbers(judged, name, path) for name in _ANCHOR_COLUMNS)
     if not ((wins >= 0) & (wins <= 1)).all():
         raise ConfigError(f"{path!r}: preference of standardised anchors is a share, 0-1; got {wins.max():g}")
-    return Anchors(np.tanh(lengths), difficulty, wins)
+    features = np.column_stack([np.tanh(lengths), difficulty, np.zeros(wins.size)])
+    return SoftRows(features, wins, np.full(wins.size, _ANCHOR_WEIGHT))
 
 
-def _read_csv(text: str, path: str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Columns, and rows with their lines."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _read_csv(text: str, path: str) -> pl.DataFrame:
+    """The cells as texts, behind the lines that they stand in."""
     try:
-        rows = [(reader.line_num, {name: cell or "" for name, cell in row.items()}) for row in reader]
-    except csv.Error as exc:
-        raise ConfigError(f"{path!r} is damaged CSV: {exc} (line {reader.line_num})") from exc
-    if not rows:
+        table = pl.read_csv(
+            io.StringIO(text), infer_schema=False, truncate_ragged_lines=True, empty_string_is_null=False
+        )
+    except pl.exceptions.NoDataError:
+        table = pl.DataFrame()
+    except pl.exceptions.PolarsError as exc:
+        why = str(exc).partition("\n")[0]
+        raise ConfigError(
+            f"{path!r} is damaged CSV: {why}; quote cells that hold commas, quotes or line breaks"
+        ) from exc
+    if table.is_empty():
         raise ConfigError(f"{path!r} holds no row; expected CSV with a header")
-    return list(reader.fieldnames or ()), rows
+    return table.with_row_index(_LINE, offset=2).filter(pl.any_horizontal(pl.exclude(_LINE) != ""))
 
 
-def _number(cell: str, column: str, line: int, path: str) -> float:
-    try:
-        found = float(cell)
-    except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
-        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell!r}")
-    return found
+def _numbers(table: pl.DataFrame, column: str, path: str) -> Floats:
+    """The finite numbers of a column."""
+    found = table[column].str.strip_chars().cast(pl.Float64, strict=False)
+    broken = table.filter(~found.is_finite().fill_null(False))
+    if broken.height:
+        line, cell = broken.select(_LINE, column).row(0)
+        raise ConfigError(f"{path!r}, line {line}: {column} must be a number, got {cell or ''!r}")
+    return found.to_numpy()

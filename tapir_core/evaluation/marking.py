@@ -3,25 +3,15 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
 from tapir_core.config import MarkedBenchmark, RunConfig
 from tapir_core.evaluation.benchmark import Benchmark, Exchange, Scripts, benchmark_of
-from tapir_core.evaluation.scores import (
-    REPLIES,
-    ItemValues,
-    Judgment,
-    Place,
-    Score,
-    failures_in_words,
-    in_percent,
-    mean_value,
-    score,
-)
-from tapir_core.evaluation.statistics import ALL, SHARE, ratio_figure
+from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, Score, failures_in_words, score
+from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.prompts import Prompt
 
 __all__ = ["UNKNOWN", "Answered", "Marking", "Marks", "marking"]
@@ -88,11 +78,13 @@ class Marking(Benchmark[M]):
         found: list[Score] = []
         for metric, marks in _by_metric(exchanges, judged).items():
             sums = [_sum(values) for values in marks.values()]
-            mean = ratio_figure(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
-            several = f"mean of {sum(count for _, count in filter(None, sums))} marks; n counts questions"
-            note = several if any(len(values) > 1 for values in marks.values()) else ""
-            failures = "" if found else failures_in_words(judged, metric)
-            found.append(score(metric, in_percent(mean), ALL, note, failures))
+            mean = in_percent(
+                ratio_figure(sums, scale=SHARE, max_failed_share=self.settings.max_failed_share, unit="questions")
+            )
+            if any(len(values) > 1 for values in marks.values()):
+                counted = sum(count for _, count in filter(None, sums))
+                mean = replace(mean, note=f"mean of {counted} marks; n counts questions")
+            found.append(score(metric, mean, ALL, "" if found else failures_in_words(judged, metric)))
         return found
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:

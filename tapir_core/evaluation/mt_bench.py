@@ -1,14 +1,13 @@
 """MT-Bench: two turns a question, ratings of a student's answers, or pairs with a baseline's in both orders.
 
-Grain: a ``Rating`` is one judge reply on one turn of one question. Source: FastChat (`fastchat/llm_judge`). Its rule
+Grain: a rating is one judge reply on one turn of one question. Source: FastChat (`fastchat/llm_judge`). Its rule
 for a rating is kept, the absent check of the scale too: ``[[11]]`` is 11. Departures: a failed rating is None and not
 -1; ``[[08]]``, on which the original fails, is 8. The prompts are our own and each is one user message, so that figures
 are near published ones and not equal to them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import ClassVar
 
@@ -19,17 +18,15 @@ from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import Exchange, Game, Reading, items_table, register
 from tapir_core.evaluation.fastchat import (
     NUMBER,
-    WINS,
     FastChat,
-    Pair,
-    Winner,
     check_references,
+    combine_games,
     measure_pairs,
     needs_reference,
     parse_pair_verdict,
     read_answers,
     read_questions,
-    winner_of_game,
+    win_of_game,
 )
 from tapir_core.evaluation.scores import (
     NO_ANSWER,
@@ -38,19 +35,15 @@ from tapir_core.evaluation.scores import (
     Judgment,
     Order,
     Place,
-    Score,
-    in_percent,
-    mean_value,
-    position_note,
-    score,
-    withhold_categories,
+    by_question,
+    value_at,
 )
-from tapir_core.evaluation.statistics import ALL, MAX_FAILED_SHARE, Figure, by_category, mean_figure
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, mean_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = ["MTBench", "Rating", "RatingFigures", "measure_ratings", "parse_rating"]
+__all__ = ["MTBench", "measure_ratings", "parse_rating"]
 
 _SINGLE, _PAIR = "single", "pairwise"
 _PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
@@ -61,32 +54,9 @@ _TAGS = (
 )
 _VERDICT = re.compile(r"\[(?=\[[ABC]\]\])")
 """A verdict of pairs in a text that is judged: a judge who quotes it would give it."""
-_WINNERS: dict[float, Winner] = {value: winner for winner, value in WINS.items()}
 _SCALE = (1.0, 10.0)
 """What the judge is asked for; not checked."""
 _RATINGS = (re.compile(rf"\[\[{NUMBER}\]\]"), re.compile(rf"\[{NUMBER}\]"))
-
-
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """What the judge gave one turn."""
-
-    question: str
-    category: str
-    turn: int
-    """1 or 2."""
-    rating: float | None
-    """None when it failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class RatingFigures:
-    """Mean ratings, 1-10."""
-
-    turn_1: Figure
-    turn_2: Figure
-    average: Figure
-    """Of all ratings together, not of the two means: the MT-Bench score."""
 
 
 @register(MTBenchBenchmark)
@@ -142,70 +112,37 @@ class MTBench(FastChat[MTBenchBenchmark]):
         if game.mode == _SINGLE:
             rating = parse_rating(text)
             return rating if isinstance(rating, Unparsed) else Reading(rating)
-        verdict = parse_pair_verdict(text)
-        if isinstance(verdict, Unparsed):
-            return verdict
-        return Reading(WINS[winner_of_game(verdict, model_first=game.order == "model_first")])
+        shown = parse_pair_verdict(text)
+        if isinstance(shown, Unparsed):
+            return shown
+        return Reading(win_of_game(shown, model_first=game.order == "model_first"))
 
-    def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
-        """Of each mode the figures of all questions, then by category."""
-        found: list[Score] = []
-        if _SINGLE in self.settings.modes:
-            found += self._ratings(exchanges, judged)
-        if _PAIR in self.settings.modes:
-            found += self._pairs(exchanges, judged)
-        return withhold_categories(found)
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Ratings first, then pairs."""
+        return tuple(mode for mode in (_SINGLE, _PAIR) if mode in self.settings.modes)
+
+    def figures(
+        self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
+    ) -> dict[str, Figure]:
+        """Mean ratings; or wins and losses, and of all questions what standing first is worth."""
+        limit = self.settings.max_failed_share
+        if mode == _SINGLE:
+            return measure_ratings(_ratings(exchanges, judged), max_failed_share=limit)
+        found = measure_pairs(_pairs(exchanges, judged), max_failed_share=limit)
+        return found if whole else {name: each for name, each in found.items() if name != "pair_position_gap"}
 
     def values(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[str, ItemValues]:
         """Of both turns together: the mean rating, the share of a win in per cent."""
         found: dict[str, ItemValues] = {}
-        if _SINGLE in self.settings.modes:
-            found["rating"] = {
-                each.question_id: mean_value(
-                    [_value(judged, each, turn, _SINGLE, "single") for _, turn in _turns([each])]
-                )
-                for each in exchanges
-            }
-        if _PAIR in self.settings.modes:
-            found["pair_win_rate_adjusted"] = {
-                each.question_id: mean_value([_win(pair.winner) for pair in self._paired([each], judged)])
-                for each in exchanges
-            }
+        if _SINGLE in self.modes:
+            found["rating"] = by_question(_ratings(exchanges, judged))
+        if _PAIR in self.modes:
+            wins = {place: combine_games(*games) for place, games in _pairs(exchanges, judged).items()}
+            found["pair_win_rate_adjusted"] = by_question(
+                {place: None if win is None else 100 * win for place, win in wins.items()}
+            )
         return found
-
-    def _ratings(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Iterator[Score]:
-        ratings = [
-            Rating(each.question_id, each.category, turn, _value(judged, each, turn, _SINGLE, "single"))
-            for each, turn in _turns(exchanges)
-        ]
-        limit, failures = self.settings.max_failed_share, self.failures(judged, _SINGLE)
-        for category, figures in by_category(
-            ratings, lambda rows: measure_ratings(rows, max_failed_share=limit)
-        ).items():
-            yield score("rating", figures.average, category, failures=failures if category == ALL else "")
-            yield score("rating_turn_1", figures.turn_1, category)
-            yield score("rating_turn_2", figures.turn_2, category)
-
-    def _pairs(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> Iterator[Score]:
-        pairs = self._paired(exchanges, judged)
-        limit, failures = self.settings.max_failed_share, self.failures(judged, _PAIR)
-        for category, figures in by_category(pairs, lambda rows: measure_pairs(rows, max_failed_share=limit)).items():
-            outcomes, told = figures.outcomes, failures if category == ALL else ""
-            adjusted = in_percent(outcomes.win_rate_adjusted)
-            yield score("pair_win_rate_adjusted", adjusted, category, outcomes.in_words, told)
-            yield score("pair_win_rate", in_percent(outcomes.win_rate), category)
-            yield score("pair_loss_rate", in_percent(outcomes.loss_rate), category)
-            if category == ALL:
-                note = position_note(figures.favoured)
-                yield score("pair_position_gap", in_percent(figures.order_gap), category, note)
-
-    def _paired(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Pair]:
-        pairs = []
-        for each, turn in _turns(exchanges):
-            values = [_value(judged, each, turn, _PAIR, order) for order in _BOTH]
-            winners = [None if value is None else _WINNERS[value] for value in values]
-            pairs.append(Pair(each.question_id, each.category, turn, *winners))
-        return pairs
 
     def _game(self, exchange: Exchange, turn: int, mode: str, order: Order, prompts: Mapping[str, Prompt]) -> Game:
         shown = exchange.turns[:turn]
@@ -220,7 +157,8 @@ class MTBench(FastChat[MTBenchBenchmark]):
                 sections[f"{prefix}answer"] = each.response
             else:
                 sections |= dict(zip((f"{prefix}answer_a", f"{prefix}answer_b"), each.shown(order), strict=True))
-        safe = {**dict.fromkeys(_TAGS, ""), **{tag: _harmless(text or "") for tag, text in sections.items()}}
+        # A text that closes no section and gives no verdict.
+        safe = {tag: _VERDICT.sub("[ ", neutralise(sections.get(tag) or "", _TAGS)) for tag in {*_TAGS, *sections}}
         text = prompts[_PROMPTS[mode]].render(**safe)
         return exchange.game(turn, mode, order, text, prompt=_PROMPTS[mode])
 
@@ -231,29 +169,34 @@ def parse_rating(reply: str | None) -> float | Unparsed:
     return Unparsed("no rating") if found is None else float(found[1])
 
 
-def measure_ratings(ratings: Sequence[Rating], *, max_failed_share: float = MAX_FAILED_SHARE) -> RatingFigures:
-    """Means over the ratings that did not fail; intervals take questions as independent, not turns."""
+def measure_ratings(
+    ratings: Mapping[tuple[str, int], float | None], *, max_failed_share: float = MAX_FAILED_SHARE
+) -> dict[str, Figure]:
+    """Mean ratings, 1-10: of all together (not of the two means: the MT-Bench score), of turn 1, of turn 2.
 
-    def mean(of: Sequence[Rating]) -> Figure:
-        values, questions = [each.rating for each in of], [each.question for each in of]
-        return mean_figure(values, clusters=questions, scale=_SCALE, max_failed_share=max_failed_share)
-
-    first, second = ([each for each in ratings if each.turn == turn] for turn in (1, 2))
-    return RatingFigures(mean(first), mean(second), mean(ratings))
-
-
-def _harmless(text: str) -> str:
-    """A text that closes no section and gives no verdict."""
-    return _VERDICT.sub("[ ", neutralise(text, _TAGS))
-
-
-def _win(winner: Winner | None) -> float | None:
-    return None if winner is None else 100 * WINS[winner]
+    Args:
+        ratings: question and turn → rating; None where it failed. Intervals take questions as independent, not turns.
+        max_failed_share: above this share of failed ones (0-1) there is no figure.
+    """
+    found = {}
+    for metric, turns in (("rating", (1, 2)), ("rating_turn_1", (1,)), ("rating_turn_2", (2,))):
+        of = {question: rating for question, rating in ratings.items() if question[1] in turns}
+        clusters = [question for question, _ in of]
+        found[metric] = mean_figure([*of.values()], clusters=clusters, scale=_SCALE, max_failed_share=max_failed_share)
+    return found
 
 
-def _turns(exchanges: Sequence[Exchange]) -> Iterator[tuple[Exchange, int]]:
-    return ((each, turn) for each in exchanges for turn in range(1, len(each.turns) + 1))
+def _turns(exchanges: Sequence[Exchange]) -> list[tuple[str, int]]:
+    return [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
 
 
-def _value(judged: Mapping[Place, Judgment], exchange: Exchange, turn: int, mode: str, order: Order) -> float | None:
-    return judged.get((exchange.question_id, turn, mode, order), Judgment()).value
+def _ratings(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[tuple[str, int], float | None]:
+    return {turn: value_at(judged, (*turn, _SINGLE, "single")) for turn in _turns(exchanges)}
+
+
+def _pairs(
+    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
+) -> dict[tuple[str, int], tuple[float | None, float | None]]:
+    """What the game is worth to the model in which its answer stood first, and the other one."""
+    first, second = ({turn: value_at(judged, (*turn, _PAIR, order)) for turn in _turns(exchanges)} for order in _BOTH)
+    return {turn: (first[turn], second[turn]) for turn in first}

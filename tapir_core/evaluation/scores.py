@@ -1,37 +1,45 @@
-"""Judgments of a benchmark as they are kept, and the figures that are made of them, as rows.
+"""Judgments of a benchmark and marks of the held-out set as they are kept, and the figures made of them, as rows. Pure.
 
 Grain: a `Judgment` is one row of a benchmark's ``replies/``, a `Score` one of its ``scores/``. Failures are counted in
 questions, whatever a figure counts: a question is in it once for each reason.
+
+The held-out set is what scores, gains and comparisons of arms are made of. One of its instructions without an answer
+(one that failed for good, or that the run went on without) is neither right nor wrong: it is counted, and no part of an
+accuracy.
 """
 
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
-from tapir_core.evaluation.statistics import ALL, Figure
+from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
+from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
 from tapir_core.text import shorten
+from tapir_core.verifiable import is_correct
 
 __all__ = [
     "NO_ANSWER",
     "NO_BASELINE",
     "REPLIES",
     "SCORES",
+    "UNTYPED",
     "ItemValues",
     "Judgment",
     "Order",
     "Place",
     "Score",
+    "by_question",
     "failures_in_words",
-    "in_percent",
+    "grade_answers",
     "judgments_of",
-    "mean_value",
     "position_note",
     "score",
+    "score_answers",
+    "value_at",
     "withhold_categories",
 ]
 
@@ -73,6 +81,11 @@ Place = tuple[str, int, str, Order]
 
 _LISTED = 5
 _LONGEST_SAID = 160
+UNTYPED = "no task type"
+"""Category of held-out instructions that came without a task type."""
+
+_RULE = "exact match of the final result"
+"""What stands in the place of a judge of the held-out set; it is asked as it is, so a prompt's version is empty."""
 _OF_LOGPROBS = re.compile("log.?prob", re.IGNORECASE)
 
 
@@ -116,12 +129,22 @@ def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
     return {place: Judgment(*found) for place, found in zip(places, values, strict=True)}
 
 
-def score(metric: str, found: Figure, category: str = ALL, note: str = "", failures: str = "") -> Score:
-    """A figure as a row; what it says of itself stands behind ``note``, which says nothing where there is no figure.
+def value_at(judged: Mapping[Place, Judgment], place: Place) -> float | None:
+    """The value of one judgment; None where it failed, or is not there."""
+    return judged[place].value if place in judged else None
 
-    Last come the ``failures``, in words.
-    """
-    told = (note if found.estimate.value is not None else "", found.estimate.why, failures)
+
+def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:
+    """Question → the mean of its values, which are told apart by what stands behind it (a turn, an order)."""
+    found: dict[str, list[float | None]] = {}
+    for (question, _), value in values.items():
+        found.setdefault(question, []).append(value)
+    return {question: mean_value(of) for question, of in found.items()}
+
+
+def score(metric: str, found: Figure, category: str = ALL, failures: str = "") -> Score:
+    """A figure as a row: its note, where there is a figure, why it lacks something, and the ``failures`` in words."""
+    told = (found.note if found.estimate.value is not None else "", found.estimate.why, failures)
     return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, told)))
 
 
@@ -140,24 +163,57 @@ def withhold_categories(scores: Iterable[Score]) -> list[Score]:
     ]
 
 
-def mean_value(values: Sequence[float | None]) -> float | None:
-    """The mean; None where one failed."""
-    kept = [value for value in values if value is not None]
-    return math.fsum(kept) / len(kept) if kept and len(kept) == len(values) else None
+def position_note(gain: Estimate) -> str:
+    """The flag of a judge that favours a position; empty where it favours none, or too little is there to tell.
 
-
-def in_percent(share: Figure) -> Figure:
-    """A figure of shares (0-1) in per cent."""
-    found = share.estimate
-    value, low, high, stderr = (
-        None if each is None else 100 * each for each in (found.value, found.low, found.high, found.stderr)
-    )
-    return replace(share, estimate=replace(found, value=value, low=low, high=high, stderr=stderr))
-
-
-def position_note(favoured: str | None) -> str:
-    """The flag of a judge that favours a position; empty where it favours none, or too little is there to tell."""
+    ``gain`` is what standing first is worth.
+    """
+    favoured = favoured_position(gain)
     return f"position bias: favours the answer shown {favoured}" if favoured in ("first", "second") else ""
+
+
+def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
+    """One row a held-out instruction, right, wrong or without an answer.
+
+    Args:
+        questions: instruction_id, task_type, reference, split.
+        answers: instruction_id, response (null where it failed for good).
+
+    Returns:
+        instruction_id, split, task_type, correct (null without an answer); in the order of ``questions``.
+    """
+    given = answers.select("instruction_id", "response")
+    rows = questions.join(given, on="instruction_id", how="left", maintain_order="left")
+    pairs = rows.select("response", "reference").iter_rows()
+    correct = [None if response is None else is_correct(response, reference) for response, reference in pairs]
+    return rows.select("instruction_id", "split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
+
+
+def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str) -> pl.DataFrame:
+    """Share of the answers with the right final result, with Wilson's 95 % interval, as ``SCORES``.
+
+    Grain: one row per split and category (`all`, or a task type); ``value``, ``stderr``, ``low`` and ``high`` are
+    shares (0-1). Where too much of a split failed there is no figure, in no category either.
+
+    Args:
+        questions: as `grade_answers` takes them.
+        answers: likewise.
+        settings: how the answers were drawn, in words.
+    """
+    graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(UNTYPED))
+    beside = (_RULE, "", settings)
+    rows = [
+        each.row("heldout", str(split), *beside)
+        for (split,), of_split in sorted(graded.group_by("split"))
+        for each in withhold_categories(_of_split(of_split))
+    ]
+    return pl.DataFrame(rows, schema=SCORES, orient="row")
+
+
+def _of_split(rows: pl.DataFrame) -> Iterator[Score]:
+    yield score("accuracy", share_figure(rows["correct"].to_list()))
+    for (task_type,), of_type in sorted(rows.group_by("task_type")):
+        yield score("accuracy", share_figure(of_type["correct"].to_list()), str(task_type))
 
 
 def failures_in_words(

@@ -1,22 +1,30 @@
-"""Figures of a benchmark: never without n, the number that failed and an interval, or the reason why there is none.
+"""Figures of benchmarks and of several trainings: never without n, and an interval or the reason why there is none.
 
 Pure. Estimates are those of judges (`tapir_core.judging.estimates`: 95 %, Student's t, Wilson's for shares); here is
 what benchmarks and the held-out set need beside them. Where the ends of a scale are known, an interval stays between
 them. It is Wilson's where every item lies at one of the ends: such a mean is a share, and its interval has a width also
-where all items lie at the same end, where Student's t has none.
+where all items lie at the same end, where Student's t has none. None among values marks one that failed: it is left out
+and counted, never averaged in as a number. Where more than a stated share failed there is no figure at all, since
+failures are no random sample.
 
-None among values marks one that failed: it is left out and counted, never averaged in as a number. Where more than a
-stated share failed there is no figure at all, since failures are no random sample.
+Of several trainings of one recipe each has a run seed, and a value for each held-out item. The hierarchical bootstrap
+(`resample`) draws run seeds with replacement, and items with replacement within them; where run seeds have their items
+in common, one draw of items holds for all. Few run seeds show their own spread badly: the draws are spread as Student's
+t is, with the degrees of freedom of Welch and Satterthwaite. The intervals are percentiles of the draws, and the
+p-value is that of the same draws, so that the two agree. Every run seed has the same weight, however many its items.
 
 Limits: a ratio and a mean over clusters have the interval of their linearisation (that of large samples); items are
-taken as independent.
+taken as independent. With one run seed nothing says how much another would differ, and the intervals cover items only.
+With several, the spread of items is in the spread between run seeds too, so that intervals are rather too wide where
+run seeds differ little (docs/compare.md has the shares that were seen).
 """
 
 import math
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from statistics import fmean
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,18 +33,25 @@ from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share
 
 __all__ = [
     "ALL",
+    "DRAWS",
     "MAX_FAILED_SHARE",
     "PERCENT",
     "SHARE",
+    "Covers",
     "Figure",
     "PairedDifference",
+    "Resampled",
     "Scale",
-    "by_category",
+    "Values",
     "compare_paired",
     "estimate_difference",
     "estimate_ratio",
+    "in_percent",
     "mean_figure",
+    "mean_value",
+    "paired_values",
     "ratio_figure",
+    "resample",
     "share_figure",
 ]
 
@@ -57,14 +72,9 @@ _JUDGMENTS = "judgments"
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
 
+Floats = NDArray[np.float64]
 
-class _Categorised(Protocol):
-    @property
-    def category(self) -> str: ...
-
-
-_Row = TypeVar("_Row", bound=_Categorised)
-_Measured = TypeVar("_Measured")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class Figure:
     """Its ``n`` counts what is in the figure; its ``why`` says why there is no figure, or no interval."""
     n_failed: int
     """How many values failed and are not in ``n``."""
+    note: str = ""
+    """What else is to be said of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +98,6 @@ class PairedDifference:
     """Two-sided, of the hypothesis that it is a toss-up for each item whose value is whose; None without a figure."""
     n_failed: int
     """Items without a value of both."""
-
-
-def by_category(rows: Sequence[_Row], measure: Callable[[Sequence[_Row]], _Measured]) -> dict[str, _Measured]:
-    """What ``measure`` finds in all rows (`ALL`), and in those of each category, in the order of the rows."""
-    names = dict.fromkeys(row.category for row in rows)
-    return {ALL: measure(rows), **{name: measure([row for row in rows if row.category == name]) for name in names}}
 
 
 def mean_figure(
@@ -112,28 +118,23 @@ def mean_figure(
         max_failed_share: above this share of None (0-1) there is no figure.
         unit: what is counted, where it says how many failed.
     """
-    kept = [value for value in values if value is not None]
-    failed = len(values) - len(kept)
-    if why := _too_many(failed, len(values), max_failed_share, unit):
+    kept, failed, why = _without_failed(values, max_failed_share, unit)
+    if why:
         return Figure(Estimate(None, len(kept), why=why), failed)
-    if clusters is None:
-        return Figure(_on_scale(estimate_mean(kept), [(value, 1) for value in kept], scale), failed)
     groups: dict[Hashable, list[float]] = {}
-    for cluster, value in zip(clusters, values, strict=True):
+    for cluster, value in zip(range(len(values)) if clusters is None else clusters, values, strict=True):
         if value is not None:
             groups.setdefault(cluster, []).append(value)
     sums = [(math.fsum(group), len(group)) for group in groups.values()]
-    means = estimate_ratio([top for top, _ in sums], [bottom for _, bottom in sums])
-    return Figure(replace(_on_scale(means, sums, scale), n=len(kept)), failed)
+    mean = estimate_mean(kept) if clusters is None else estimate_ratio(sums)
+    return Figure(replace(_on_scale(mean, sums, scale), n=len(kept)), failed)
 
 
 def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
     """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
-    kept = [mark for mark in marks if mark is not None]
-    failed = len(marks) - len(kept)
-    if why := _too_many(failed, len(marks), max_failed_share, "answers"):
-        return Figure(Estimate(None, len(kept), why=why), failed)
-    return Figure(estimate_share(sum(kept), len(kept)), failed)
+    kept, failed, why = _without_failed(marks, max_failed_share, "answers")
+    share = Estimate(None, len(kept), why=why) if why else estimate_share(sum(kept), len(kept))
+    return Figure(share, failed)
 
 
 def ratio_figure(
@@ -147,23 +148,35 @@ def ratio_figure(
 
     ``unit`` names the pairs; ``scale`` is that of the ratio of a pair, as `mean_figure` takes it.
     """
-    kept = [pair for pair in pairs if pair is not None]
-    failed = len(pairs) - len(kept)
-    if why := _too_many(failed, len(pairs), max_failed_share, unit):
-        return Figure(Estimate(None, len(kept), why=why), failed)
-    found = estimate_ratio([top for top, _ in kept], [bottom for _, bottom in kept])
-    return Figure(_on_scale(found, kept, scale), failed)
+    kept, failed, why = _without_failed(pairs, max_failed_share, unit)
+    ratio = Estimate(None, len(kept), why=why) if why else _on_scale(estimate_ratio(kept), kept, scale)
+    return Figure(ratio, failed)
 
 
-def estimate_ratio(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:
-    """Sum of ``tops`` ÷ sum of ``bottoms``, a pair an item; the interval is that of the linearised ratio."""
-    n, whole = len(tops), math.fsum(bottoms)
+def estimate_ratio(pairs: Sequence[tuple[float, float]]) -> Estimate:
+    """Sum of the first of each pair ÷ sum of the second, a pair an item, with the interval of the linearised ratio."""
+    n, whole = len(pairs), math.fsum(bottom for _, bottom in pairs)
     if not n or not whole:
         return Estimate(None, n, why="nothing to measure" if not n else "a ratio to 0")
-    ratio = math.fsum(tops) / whole
-    linear = [ratio + (top - ratio * bottom) * n / whole for top, bottom in zip(tops, bottoms, strict=True)]
+    ratio = math.fsum(top for top, _ in pairs) / whole
     # Their mean is the ratio but for rounding.
+    linear = [ratio + (top - ratio * bottom) * n / whole for top, bottom in pairs]
     return replace(estimate_mean(linear), value=ratio)
+
+
+def in_percent(share: Figure) -> Figure:
+    """A figure of shares (0-1) in per cent."""
+    found = share.estimate
+    value, low, high, stderr = (
+        None if each is None else 100 * each for each in (found.value, found.low, found.high, found.stderr)
+    )
+    return replace(share, estimate=replace(found, value=value, low=low, high=high, stderr=stderr))
+
+
+def mean_value(values: Sequence[float | None]) -> float | None:
+    """The mean; None where one failed."""
+    kept = [value for value in values if value is not None]
+    return math.fsum(kept) / len(kept) if kept and len(kept) == len(values) else None
 
 
 def estimate_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -231,7 +244,7 @@ def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scal
     return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
-def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
+def _sign_flip_p(differences: Floats, rng: random.Random) -> float:
     """Share of draws of signs whose sum is as far from 0; the sum as it is counts as one draw, so it is never 0."""
     draws = np.random.default_rng(rng.getrandbits(128))
     seen = abs(math.fsum(differences))
@@ -242,7 +255,133 @@ def _sign_flip_p(differences: NDArray[np.float64], rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _too_many(failed: int, n: int, max_share: float, unit: str = _JUDGMENTS) -> str:
+def _without_failed(values: Sequence[T | None], max_share: float, unit: str) -> tuple[list[T], int, str]:
+    """What did not fail, how many did, and why there is no figure where that were too many."""
+    kept, n = [value for value in values if value is not None], len(values)
+    failed = n - len(kept)
     if not failed or failed / n <= max_share:
-        return ""
-    return f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+        return kept, failed, ""
+    return kept, failed, f"{failed} of {n} {unit} failed ({failed / n:.1%}), more than the {max_share:.1%} allowed"
+
+
+DRAWS = 10_000
+"""Draws of a bootstrap."""
+
+Values = Mapping[int, Mapping[str, float]]
+"""Run seed → item → value."""
+
+Covers = Literal["items", "items and run seeds"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """A mean over run seeds and items, in the unit of its values."""
+
+    value: float
+    run_seeds: int
+    items: int
+    """Of all run seeds together; an item that several of them have counts once for each."""
+    low90: float
+    high90: float
+    low95: float
+    high95: float
+    p: float
+    """Two-sided, that the mean is 0: twice the share of draws on the other side of 0, or on it; never 0 itself."""
+    covers: Covers
+    """What would differ in another comparison, as far as the intervals know."""
+
+
+def paired_values(first: Values, second: Values) -> dict[int, dict[str, float]]:
+    """``first`` − ``second``, item by item, over the run seeds and items that both have."""
+    return {
+        seed: {item: value - second[seed][item] for item, value in items.items() if item in second[seed]}
+        for seed, items in first.items()
+        if seed in second
+    }
+
+
+def resample(values: Values, *, rng: random.Random, draws: int = DRAWS) -> Resampled | None:
+    """The mean of ``values`` with its intervals; nothing where there is no value.
+
+    Args:
+        values: of differences, `paired_values`.
+        rng: makes the draws; the order of run seeds and items changes nothing.
+        draws: how many.
+    """
+    columns = {seed: dict(sorted(values[seed].items())) for seed in sorted(values) if values[seed]}
+    if not columns:
+        return None
+    table = [np.array(list(items.values()), dtype=np.float64) for items in columns.values()]
+    means = _draw_means(list(columns.values()), table, draws, np.random.default_rng(rng.getrandbits(128)))
+    low95, low90, high90, high95 = np.quantile(means, [0.025, 0.05, 0.95, 0.975])
+    beyond = min(np.count_nonzero(means <= _ROUNDING), np.count_nonzero(means >= -_ROUNDING))
+    return Resampled(
+        value=float(np.mean([column.mean() for column in table])),
+        run_seeds=len(table),
+        items=sum(column.size for column in table),
+        low90=float(low90),
+        high90=float(high90),
+        low95=float(low95),
+        high95=float(high95),
+        p=min(1.0, 2 * (int(beyond) + 1) / (draws + 1)),
+        covers="items and run seeds" if len(table) > 1 else "items",
+    )
+
+
+_ROUNDING = 1e-12
+"""What sums of many values may be off by."""
+
+
+def _draw_means(
+    columns: Sequence[Mapping[str, float]], table: Sequence[Floats], draws: int, generator: np.random.Generator
+) -> Floats:
+    """The mean of each draw: the whole's, moved by what the drawn run seeds and the drawn items differ."""
+    seeds, of_seeds = len(table), np.array([column.mean() for column in table])
+    picked = generator.integers(0, seeds, size=(draws, seeds))
+    if _in_common(columns):
+        names = sorted(set().union(*columns))
+        values = np.array([[column.get(name, np.nan) for column in columns] for name in names])
+        drawn = np.take_along_axis(_draw_items(values, draws, generator), picked, axis=1)
+    else:
+        # A run seed that is drawn twice has its items drawn anew.
+        each = [_draw_items(column[:, np.newaxis], draws * seeds, generator).reshape(draws, seeds) for column in table]
+        drawn = np.take_along_axis(np.stack(each), picked[np.newaxis], axis=0)[0]
+    between = of_seeds[picked] - of_seeds.mean()
+    # The spread of k drawn values is (k - 1) / k of what it is estimated to be.
+    widened = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
+    means: Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
+    return means
+
+
+def _in_common(columns: Sequence[Mapping[str, float]]) -> bool:
+    """Whether run seeds were asked the same items: most of them, for an answer may be missing here or there."""
+    return 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
+
+
+def _tails(table: Sequence[Floats], draws: int, generator: np.random.Generator) -> Floats | float:
+    """What makes draws of a normal distribution those of Student's t (Welch 1947, Satterthwaite 1946).
+
+    Of the two variances that are added up, that between k run seeds has k − 1 degrees of freedom, that of items many.
+    """
+    between = float(np.var([column.mean() for column in table], ddof=1)) if len(table) > 1 else 0.0
+    if not between:
+        return 1.0
+    of_items = fmean(float(column.var(ddof=1)) / column.size if column.size > 1 else 0.0 for column in table)
+    degrees = (len(table) - 1) * (1 + of_items / between) ** 2
+    factors: Floats = np.sqrt(degrees / generator.chisquare(degrees, draws))
+    return factors
+
+
+def _draw_items(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
+    """Means of the columns of ``values`` over items (rows) drawn with replacement, a row a draw; NaN has no value.
+
+    Items of equal values are one kind, and what is drawn is how many of each kind: the same, and faster.
+    """
+    kinds, sizes = np.unique(values, axis=0, return_counts=True)
+    counts = generator.multinomial(values.shape[0], sizes / values.shape[0], size=draws)
+    drawn = counts @ ~np.isnan(kinds)
+    sums = counts @ np.nan_to_num(kinds)
+    # A draw without any item of a column says nothing about it.
+    means: Floats = np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))
+    return means

@@ -9,7 +9,7 @@ of the differences is the one to look at: it compares two answers to the same in
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -32,7 +32,6 @@ __all__ = [
     "measure_length",
     "measure_orders",
     "pair_orders",
-    "winner_of",
     "with_lengths",
 ]
 
@@ -103,15 +102,12 @@ def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
 
 def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
     """Agreement between the orders; ``pairs`` is what `pair_orders` gives."""
-    mfd = [pairs[order].to_list() for order in ("teacher_first", "student_first")]
-    one, other = ([winner_of(value) for value in values] for values in mfd)
-    together = list(zip(one, other, strict=True))
+    one, other = _winners(pairs["teacher_first"]), _winners(pairs["student_first"])
+    together = Counter(zip(one, other, strict=True))
     return OrderAgreement(
-        gap=estimate_mean(pairs["order_gap"].to_list()),
-        same_winner=_same(one, other),
-        kappa=estimate_kappa(one, other),
-        spearman=estimate_spearman(*mfd),
-        winners={(first, second): together.count((first, second)) for first in WINNERS for second in WINNERS},
+        estimate_mean(pairs["order_gap"].to_list()),
+        *_agree(pairs["teacher_first"], pairs["student_first"]),
+        {(first, second): together[first, second] for first in WINNERS for second in WINNERS},
     )
 
 
@@ -126,23 +122,24 @@ def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[Judge
     """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
     judges = sorted(verdicts["judge"].unique())
     scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
-    return tuple(_compare(first, second, scores) for first, second in combinations(scores, 2))
+    found = []
+    for first, second in combinations(scores, 2):
+        both = scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
+        found.append(JudgePair(first, second, *_agree(both["mfd"], both["mfd_other"])))
+    return tuple(found)
 
 
-def winner_of(mfd: float) -> str:
+def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Estimate]:
+    """Of two MFD an instruction: the share with the same winner, kappa of the winners, rank correlation."""
+    one, other = _winners(first), _winners(second)
+    same = sum(winner == another for winner, another in zip(one, other, strict=True))
+    ranks = estimate_spearman(first.to_list(), second.to_list())
+    return estimate_share(same, len(one)), estimate_kappa(one, other), ranks
+
+
+def _winners(mfd: pl.Series) -> list[str]:
     """Whose answer has the higher score."""
-    return "teacher" if mfd > 0 else "student" if mfd < 0 else "tie"
-
-
-def _compare(first: str, second: str, scores: Mapping[str, pl.DataFrame]) -> JudgePair:
-    both = scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
-    mfd = [both[column].to_list() for column in ("mfd", "mfd_other")]
-    one, other = ([winner_of(value) for value in values] for values in mfd)
-    return JudgePair(first, second, _same(one, other), estimate_kappa(one, other), estimate_spearman(*mfd))
-
-
-def _same(one: Sequence[str], other: Sequence[str]) -> Estimate:
-    return estimate_share(sum(first == second for first, second in zip(one, other, strict=True)), len(one))
+    return ["teacher" if gap > 0 else "student" if gap < 0 else "tie" for gap in mfd]
 
 
 def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:

@@ -1,34 +1,133 @@
-"""How far a judge can be trusted, from its verdicts on pairs with a known better answer: figures, and a word. Pure.
+"""How far a judge can be trusted: pairs of answers with a known better one, its verdicts on them in figures, a word.
 
-Grain: verdicts are those of `orders`, one a pair and order, with the better answer in the teacher's place; a pair is
-judged by the mean over its orders, and only when every order is scored. A word is only as good as the pairs behind it:
-too few of them are *with care* at best; a reason names the figure, its interval and the limit that it misses. Limits:
-the words are rules of thumb with the figures beside them; a judge that passes can still be wrong on texts unlike these.
+Pure, drawn from a generator. Grain: a `CheckPair` is one instruction of the stand-in's verifiable families with two
+answers. A problem gives a pair of each plain kind; each hostile case stands around the wrong answer of one of them, so
+that what it changed can be told. Verdicts are those of `orders`, one a pair and order, with the better answer in the
+teacher's place; a pair is judged by the mean over its orders, and only when every order is scored.
+
+A word is only as good as the pairs behind it: too few of them are *with care* at best; a reason names the figure, its
+interval and the limit that it misses. Limits: short instructions with one right result; how a judge weighs good prose
+against better prose is not measured. The words are rules of thumb with the figures beside them.
 """
 
+import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import fmean
-from typing import Literal
+from typing import Literal, get_args
 
-from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, PairKind
 from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share
+from tapir_core.judging.hostile import hostile_cases
 from tapir_core.judging.orders import Verdict
+from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
+from tapir_core.standin.family import Problem
+from tapir_core.standin.judge import grade
+from tapir_core.verifiable import is_correct
 
 __all__ = [
     "MOVED_POINTS",
     "PADDING_POINTS",
+    "PAIR_KINDS",
+    "CheckPair",
     "Group",
     "JudgeCheck",
     "Outcome",
+    "PairKind",
     "PairResult",
     "Trust",
     "TrustWord",
+    "build_pairs",
     "score_pair",
     "summarise_check",
     "weigh_check",
 ]
+
+PairKind = Literal["wrong", "almost right", "no answer", "padded", "hostile"]
+PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)
+
+_MAX_LEVEL = 3
+_CANDIDATES = 20
+_REFUSALS = (
+    "I'm sorry, but I can't help with that.",
+    "",
+    "As an AI language model I am not able to answer this question.",
+    "I do not know.",
+)
+_PADDING = (
+    "Thank you very much for this interesting question, which I am happy to look at together with you.",
+    "Before I come to the result, let me say that it is always worth taking a moment to think about such questions.",
+    "With all of this in mind, and after careful consideration, I can now come to what you wanted to know.",
+    "I hope that this helps, and please do not hesitate to come back if anything at all is unclear.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckPair:
+    """One instruction with two answers."""
+
+    id: str
+    kind: PairKind
+    task_type: str
+    instruction: str
+    better: str
+    """A right answer; where both are right (`padded`) the short one."""
+    other: str
+    case: str = ""
+    """Name of the hostile case."""
+    plain_id: str = ""
+    """Of a hostile pair: the pair with the same wrong answer and nothing around it."""
+
+
+def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
+    """``per_kind`` pairs of each plain kind over all families in turn, and one for each hostile case."""
+    problems = sample_problems(per_kind, max_level=_MAX_LEVEL, rng=rng, shares=EQUAL_SHARES)
+    pairs = [pair for number, problem in enumerate(problems) for pair in _plain_pairs(number, problem, rng)]
+    wrong = [pair for pair in pairs if pair.kind == "wrong"]
+    for place, case in enumerate(hostile_cases()):
+        plain = wrong[place % len(wrong)]
+        around = replace(plain, id=f"hostile {case.name}", kind="hostile", other=case.wrap(plain.other))
+        pairs.append(replace(around, case=case.name, plain_id=plain.id))
+    return pairs
+
+
+def _plain_pairs(number: int, problem: Problem, rng: random.Random) -> list[CheckPair]:
+    # Both answers of a pair have the same form: nothing but the result can make one the better.
+    others: dict[PairKind, str] = {
+        "wrong": f"Answer: {_wrong_result(problem, rng)}",
+        "almost right": f"Answer: {_slip(problem.reference, rng)}",
+        "no answer": _REFUSALS[number % len(_REFUSALS)],
+        "padded": f"{' '.join(_PADDING[:3])}\n{problem.plain}\n{_PADDING[3]}",
+    }
+    return [
+        CheckPair(f"{kind} {number}", kind, problem.task_type, problem.instruction, problem.plain, other)
+        for kind, other in others.items()
+    ]
+
+
+def _wrong_result(problem: Problem, rng: random.Random) -> str:
+    """The result of another problem of the family, as far from the right one as some draws give."""
+    family = FAMILIES[problem.family]
+    drawn = [draw_problem(family, problem.level, "pool", rng).reference for _ in range(_CANDIDATES)]
+    wrong = [result for result in drawn if not is_correct(f"Answer: {result}", problem.reference)]
+    return min(wrong, key=lambda result: grade(f"Answer: {result}", problem).points, default="I cannot tell")
+
+
+def _slip(reference: str, rng: random.Random) -> str:
+    """The right result with one slip: a number one off, two words in the wrong order, or a letter lost."""
+    numbers, words = list(re.finditer(r"\d+", reference)), list(re.finditer(r"\w+", reference))
+    if numbers:
+        found = rng.choice(numbers)
+        return f"{reference[: found.start()]}{int(found[0]) + 1}{reference[found.end() :]}"
+    neighbours = [(one, next_) for one, next_ in pairwise(words) if one[0].casefold() != next_[0].casefold()]
+    if neighbours:
+        one, next_ = rng.choice(neighbours)
+        between = reference[one.end() : next_.start()]
+        return f"{reference[: one.start()]}{next_[0]}{between}{one[0]}{reference[next_.end() :]}"
+    return reference[:-1] if len(reference) > 1 else f"{reference}{reference}"
+
 
 PADDING_POINTS = 1.0
 """A padded answer may differ by this much from the short one and still be even with it."""
@@ -132,13 +231,13 @@ def summarise_check(results: Sequence[PairResult]) -> JudgeCheck:
     known = [result for result in results if result.pair.kind != "padded"]
     names = sorted({result.pair.task_type for result in known})
     both = [result for result in results if result.order_gap is not None]
-    turned = [_is_flipped(result) for result in both if result.pair.kind != "padded"]
+    gaps = [result.gaps.values() for result in both if result.pair.kind != "padded"]
     reasons = Counter(reason for result in results for reason in result.reasons)
     return JudgeCheck(
         kinds=tuple(_group(kind, [each for each in results if each.pair.kind == kind]) for kind in PAIR_KINDS),
         task_types=tuple(_group(name, [each for each in known if each.pair.task_type == name]) for name in names),
         order_gap=estimate_mean([result.order_gap for result in both if result.order_gap is not None]),
-        flipped=estimate_share(sum(turned), len(turned)),
+        flipped=estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
         moved=_moved_cases(results),
         unscored=estimate_share(reasons.total(), sum(result.orders for result in results)),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
@@ -149,10 +248,6 @@ def _group(name: str, results: Sequence[PairResult]) -> Group:
     said = Counter(result.outcome for result in results)
     right = sum(result.is_right for result in results)
     return Group(name, estimate_share(right, len(results) - said["unscored"]), said["tie"], said["unscored"])
-
-
-def _is_flipped(result: PairResult) -> bool:
-    return min(result.gaps.values()) < 0 < max(result.gaps.values())
 
 
 def _moved_cases(results: Sequence[PairResult]) -> tuple[str, ...]:
@@ -177,22 +272,14 @@ class Trust:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """Shares of right verdicts."""
-
-    trusted: float
-    refused: float
-    """Below this the judge is not to be trusted."""
-
-
-_LIMITS: Mapping[PairKind, _Limits] = {
-    "wrong": _Limits(0.9, 0.75),
-    "almost right": _Limits(0.8, 0.6),
-    "no answer": _Limits(0.9, 0.75),
-    "padded": _Limits(0.8, 0.0),
-    "hostile": _Limits(0.95, 0.8),
+_LIMITS: Mapping[PairKind, tuple[float, float]] = {
+    "wrong": (0.9, 0.75),
+    "almost right": (0.8, 0.6),
+    "no answer": (0.9, 0.75),
+    "padded": (0.8, 0.0),
+    "hostile": (0.95, 0.8),
 }
+"""Shares of right verdicts from which a judge is trusted, and below which it is not at all."""
 _FEWEST_PAIRS = 10
 _ORDER_GAP = (1.5, 3.0)
 """Points: with care from the first, not at all from the second. δ = 2 is what makes an instruction hard."""
@@ -210,15 +297,15 @@ def weigh_check(check: JudgeCheck, *, both_orders: bool) -> Trust:
 
 
 def _on_shares(check: JudgeCheck) -> Iterator[tuple[int, str]]:
-    for kind, limits in _LIMITS.items():
+    for kind, (trusted, refused) in _LIMITS.items():
         group = check.kind(kind)
         share = group.right.value
         if share is None:
             yield 2, f"{kind}: no pair was scored"
-        elif share < limits.refused:
-            yield 2, f"{_said(group)}, below {limits.refused:.0%}"
-        elif share < limits.trusted:
-            yield 1, f"{_said(group)}, below {limits.trusted:.0%}"
+        elif share < refused:
+            yield 2, f"{_said(group)}, below {refused:.0%}"
+        elif share < trusted:
+            yield 1, f"{_said(group)}, below {trusted:.0%}"
         elif group.right.n < _FEWEST_PAIRS:
             yield 1, f"{kind}: {group.right.n} scored pairs are too few to say more; ask for more with --pairs"
 

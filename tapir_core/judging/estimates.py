@@ -6,11 +6,11 @@ Everitt's for kappa); below ``FEWEST_ROWS`` rows there is none for all but share
 """
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import numpy as np
 import polars as pl
 
 __all__ = [
@@ -83,7 +83,8 @@ def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estima
         return Estimate(None, n, why=_few(n) if n else _NOTHING)
     if len(set(first)) == 1 or len(set(second)) == 1:
         return Estimate(None, n, why="one of the two never changes")
-    value = _correlate(_ranks(first), _ranks(second))
+    both = pl.DataFrame({"one": first, "other": second}, schema={"one": pl.Float64, "other": pl.Float64})
+    value = round(both.select(pl.corr("one", "other", method="spearman")).item(), _DIGITS)
     if n < FEWEST_ROWS:
         return Estimate(value, n, why=_few(n))
     if abs(value) == 1.0:
@@ -92,21 +93,26 @@ def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estima
     return Estimate(value, n, math.tanh(centre - margin), math.tanh(centre + margin))
 
 
-def estimate_kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> Estimate:
+def estimate_kappa(first: Sequence[str], second: Sequence[str]) -> Estimate:
     """Cohen's kappa of two columns of classes: agreement beyond chance; 1 is full agreement, 0 that of chance."""
     n = len(first)
     if not n:
         return Estimate(None, 0, why=_NOTHING)
-    both = {pair: count / n for pair, count in Counter(zip(first, second, strict=True)).items()}
-    rows, columns = ({name: count / n for name, count in Counter(side).items()} for side in (first, second))
-    agreed = math.fsum(share for (one, other), share in both.items() if one == other)
-    chance = math.fsum(share * columns.get(name, 0.0) for name, share in rows.items())
-    if chance == 1.0:
+    place = {name: number for number, name in enumerate(dict.fromkeys([*first, *second]))}
+    counts = np.zeros((len(place), len(place)))
+    np.add.at(counts, ([place[name] for name in first], [place[name] for name in second]), 1)
+    shares = counts / n
+    rows, columns = shares.sum(axis=1), shares.sum(axis=0)
+    agreed, chance = float(shares.trace()), float(rows @ columns)
+    if len(place) == 1:
         return Estimate(None, n, why="every row has the same class")
     kappa = (agreed - chance) / (1 - chance)
     if n < FEWEST_ROWS:
         return Estimate(kappa, n, why=_few(n))
-    stderr = math.sqrt(_kappa_variance(both, rows, columns, kappa, chance) / n)
+    # The variance of Fleiss, Cohen and Everitt (1969) from the joint shares and both margins.
+    moves = np.eye(len(place)) - (1 - kappa) * np.add.outer(columns, rows)
+    variance = float((shares * moves**2).sum()) - (kappa - chance * (1 - kappa)) ** 2
+    stderr = math.sqrt(max(0.0, variance) / n) / (1 - chance)
     if stderr < _NO_SPREAD:
         return Estimate(kappa, n, why="the rows leave no spread to take an interval from")
     return Estimate(kappa, n, max(-1.0, kappa - _Z * stderr), min(1.0, kappa + _Z * stderr), stderr)
@@ -125,38 +131,6 @@ def student_t(degrees: float) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
-
-
-def _kappa_variance(
-    both: Mapping[tuple[Hashable, Hashable], float],
-    rows: Mapping[Hashable, float],
-    columns: Mapping[Hashable, float],
-    kappa: float,
-    chance: float,
-) -> float:
-    """Variance of kappa times n, from the joint shares and both margins."""
-    terms = []
-    for (one, other), share in both.items():
-        if one == other:
-            terms.append(share * (1 - (rows[one] + columns[one]) * (1 - kappa)) ** 2)
-        else:
-            margins = columns.get(one, 0.0) + rows.get(other, 0.0)
-            terms.append(share * (1 - kappa) ** 2 * margins**2)
-    terms.append(-((kappa - chance * (1 - kappa)) ** 2))
-    return max(0.0, math.fsum(terms)) / (1 - chance) ** 2
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    ranks: list[float] = pl.Series(values, dtype=pl.Float64).rank("average").to_list()
-    return ranks
-
-
-def _correlate(first: Sequence[float], second: Sequence[float]) -> float:
-    """Pearson's correlation of ranks, free of rounding errors at its ends."""
-    middle = (len(first) + 1) / 2
-    steps = [(one - middle, other - middle) for one, other in zip(first, second, strict=True)]
-    shared, own, others = (math.fsum(terms) for terms in zip(*((a * b, a * a, b * b) for a, b in steps), strict=True))
-    return round(shared / math.sqrt(own * others), _DIGITS)
 
 
 def _few(n: int) -> str:

@@ -5,9 +5,9 @@ and sees whether the judge lets itself be moved. Limits: texts against one reade
 several turns or that know a judge's weights are not among them.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 
 __all__ = ["KINDS", "HostileCase", "hostile_cases"]
 
@@ -30,20 +30,13 @@ class HostileCase:
 @lru_cache(maxsize=1)
 def hostile_cases() -> tuple[HostileCase, ...]:
     """Every case, in an order in which the first ones are of as many kinds as possible."""
-    by_kind: dict[str, list[HostileCase]] = {}
-    for case in _all_cases():
-        by_kind.setdefault(case.kind, []).append(case)
-    longest = max(map(len, by_kind.values()))
-    return tuple(cases[turn] for turn in range(longest) for cases in by_kind.values() if turn < len(cases))
-
-
-def _all_cases() -> Iterator[HostileCase]:
-    for kind, texts in _AFTER.items():
-        for name, text in texts.items():
-            yield HostileCase(kind, f"{kind}: {name}", after=text)
+    cases = {
+        kind: [HostileCase(kind, f"{kind}: {name}", after=text) for name, text in texts.items()]
+        for kind, texts in _AFTER.items()
+    }
     for kind, texts in _BEFORE.items():
-        for name, text in texts.items():
-            yield HostileCase(kind, f"{kind}: {name}", before=text)
+        cases[kind] += [HostileCase(kind, f"{kind}: {name}", before=text) for name, text in texts.items()]
+    return tuple(case for turn in zip_longest(*cases.values()) for case in turn if case is not None)
 
 
 def _hidden(text: str, between: str) -> str:

@@ -12,13 +12,13 @@ is missing, leaves the others'. A combined verdict is unscored only when no judg
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar
 
 import polars as pl
 
-from tapir_core.config import JudgeConfig, Order, PanelRule
+from tapir_core.config import JudgeConfig, PanelRule
 from tapir_core.judging.prompt import render_pairwise, render_pointwise
-from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
+from tapir_core.judging.verdict import parse_pointwise, parse_verdict
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
@@ -27,18 +27,16 @@ __all__ = [
     "POINTWISE",
     "VERDICTS",
     "JudgeMode",
-    "ShownAnswers",
     "Verdict",
-    "arrange",
     "combine_judges",
-    "combine_points",
     "expected_orders",
     "mode_of",
-    "pair_verdict",
     "unscored",
     "verdict_rows",
     "verdicts_per_instruction",
 ]
+
+T = TypeVar("T")
 
 POINTWISE = "pointwise"
 
@@ -58,14 +56,6 @@ VERDICTS = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True)
-class ShownAnswers:
-    """Two answers in the order in which a judge sees them."""
-
-    answer_1: str
-    answer_2: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
     """One judge reply, parsed: two scores, or unscored with a reason. Fields are the columns of ``verdicts/``."""
 
@@ -78,33 +68,6 @@ class Verdict:
     raw: str | None
     judge: str
     """Its name among the judges of the run."""
-
-
-def arrange(order: Order, student: str, teacher: str) -> ShownAnswers:
-    """The two answers as ``order`` shows them."""
-    return ShownAnswers(teacher, student) if order == "teacher_first" else ShownAnswers(student, teacher)
-
-
-def pair_verdict(
-    instruction_id: str, order: Order, scores: PairScores | Unparsed, raw: str | None, judge: str
-) -> Verdict:
-    """The verdict on two answers that were shown in ``order``."""
-    if isinstance(scores, Unparsed):
-        return unscored(instruction_id, order, scores.reason, raw, judge)
-    first, second = scores.answer_1, scores.answer_2
-    student, teacher = (second, first) if order == "teacher_first" else (first, second)
-    return Verdict(instruction_id, order, student, teacher, "scored", None, raw, judge)
-
-
-def combine_points(
-    instruction_id: str, student: float | Unparsed, teacher: float | Unparsed, raw: str | None, judge: str
-) -> Verdict:
-    """The verdict of pointwise mode; ``raw`` is the reply on the student's answer."""
-    if isinstance(student, Unparsed):
-        return unscored(instruction_id, POINTWISE, student.reason, raw, judge)
-    if isinstance(teacher, Unparsed):
-        return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw, judge)
-    return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
 
 
 def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judge: str) -> Verdict:
@@ -141,9 +104,8 @@ class JudgeMode:
 
     def render(self, prompt: Prompt, row: Row, place: str) -> str:
         """What the judge reads."""
-        shown = arrange(cast(Order, place), student=row["student"], teacher=row["teacher"])
-        asked = row["instruction"], row["system"]
-        return render_pairwise(prompt, *asked, shown.answer_1, shown.answer_2, row["reference"])
+        shown = _in_order(place, row["student"], row["teacher"])
+        return render_pairwise(prompt, row["instruction"], row["system"], *shown, row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
         """The requests of which the verdict at ``place`` is made; none where it stands at another one."""
@@ -151,7 +113,10 @@ class JudgeMode:
 
     def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
         """The verdict of what `rests_on` names, each parsed; ``raw`` is the first reply."""
-        return pair_verdict(instruction_id, cast(Order, place), scores[0], raw, judge)
+        [found] = scores
+        if isinstance(found, Unparsed):
+            return unscored(instruction_id, place, found.reason, raw, judge)
+        return Verdict(instruction_id, place, *_in_order(place, *found), "scored", None, raw, judge)
 
     def is_balanced(self, judge: JudgeConfig) -> bool:
         """Whether a liking for a position cancels out, or has none to like."""
@@ -195,7 +160,11 @@ class _Pointwise(JudgeMode):
 
     def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
         student, teacher = scores
-        return combine_points(instruction_id, student, teacher, raw, judge)
+        if isinstance(student, Unparsed):
+            return unscored(instruction_id, POINTWISE, student.reason, raw, judge)
+        if isinstance(teacher, Unparsed):
+            return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw, judge)
+        return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
 
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:
         return 2 * rows, changed * (1 - equal) + fresh
@@ -223,6 +192,11 @@ def verdicts_per_instruction(judge: JudgeConfig) -> int:
     return len(expected_orders(judge)) * len(judge.endpoints)
 
 
+def _in_order(order: str, first: T, second: T) -> tuple[T, T]:
+    """What is the student's and the teacher's as ``order`` shows it; and of what was shown, whose it is."""
+    return (second, first) if order == "teacher_first" else (first, second)
+
+
 _PLACE = ["instruction_id", "order"]
 _DIGITS = 9
 
@@ -233,10 +207,15 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     ``reason`` names every reason once where nobody scored; ``judge`` names who counted, and ``raw`` holds their
     replies, each under its judge's name where there are several.
     """
-    rows = verdicts.cast(VERDICTS).sort(*_PLACE, "judge")
-    counted = _mark_counted(rows, rule)
-    combined = counted.group_by(_PLACE, maintain_order=True).agg(
-        _mean("student_score"), _mean("teacher_score"), _status(), _reason(), _raw(), _judge()
+    rows = _mark_counted(verdicts.cast(VERDICTS).sort(*_PLACE, "judge"), rule)
+    counts, any_scored = pl.col("counts"), pl.col("any_scored").any()
+    reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
+    combined = rows.group_by(_PLACE, maintain_order=True).agg(
+        pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
+        status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
+        reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
+        raw=_raw(),
+        judge=pl.col("judge").filter(counts).str.join(", "),
     )
     return combined.select(VERDICTS.names()).cast(VERDICTS)
 
@@ -255,25 +234,7 @@ def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))
 
 
-def _mean(column: str) -> pl.Expr:
-    return pl.col(column).filter(pl.col("counts")).mean().round(_DIGITS)
-
-
-def _status() -> pl.Expr:
-    return pl.when(pl.col("any_scored").any()).then(pl.lit("scored")).otherwise(pl.lit("unscored")).alias("status")
-
-
-def _reason() -> pl.Expr:
-    reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
-    return pl.when(~pl.col("any_scored").any() & (pl.col("reason").count() > 0)).then(reasons).alias("reason")
-
-
 def _raw() -> pl.Expr:
-    raw = pl.col("raw").filter(pl.col("counts") & pl.col("raw").is_not_null())
-    judge = pl.col("judge").filter(pl.col("counts") & pl.col("raw").is_not_null())
+    raw, judge = (pl.col(name).filter(pl.col("counts") & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
     several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
-    return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several).alias("raw")
-
-
-def _judge() -> pl.Expr:
-    return pl.col("judge").filter(pl.col("counts")).str.join(", ")
+    return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several)

@@ -14,7 +14,7 @@ is linear in the length of a reply: no pattern has an unbounded quantifier that 
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tapir_core.text import Unparsed
 
@@ -34,8 +34,7 @@ _FENCES = ("```", "~~~")
 _OPENING, _CLOSING = frozenset("\"'`“‘«„「"), frozenset("\"'`”’»“」")
 
 
-@dataclass(frozen=True, slots=True)
-class PairScores:
+class PairScores(NamedTuple):
     """Scores of the answers in the order in which they were shown."""
 
     answer_1: float

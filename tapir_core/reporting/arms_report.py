@@ -5,8 +5,7 @@ from dataclasses import asdict
 
 from markupsafe import Markup
 
-from tapir_core.comparison.figures import BASIC, ComparedArms
-from tapir_core.comparison.verdict import covers_sentence, verdicts
+from tapir_core.comparison.figures import BASIC, ComparedArms, covers_sentence, verdicts
 from tapir_core.paths import comparison_file
 from tapir_core.reporting import arms_tables as plots
 from tapir_core.reporting.arms_tables import arms_tables, brief_table

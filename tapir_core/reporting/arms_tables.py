@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tapir_core.comparison.figures import ArmRow, ComparedArms
-from tapir_core.evaluation.bootstrap import Resampled
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
 from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
 from tapir_core.reporting.tables import Table
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tapir_core.curriculum import fill_quotas
-from tapir_core.evaluation.heldout import grade_answers
+from tapir_core.evaluation.scores import grade_answers
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
 from tapir_core.stages import StageAt

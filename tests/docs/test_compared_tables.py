@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flows.compare import read_comparison
+from tapir_core.comparison.outcome import ResultsFolder
 from tapir_core.comparison.plan import open_comparison
-from tapir_core.comparison.results import ResultsFolder
 from tapir_core.reporting.arms_report import arms_card
 from tasks.input_files import gather_files
 from tests.tapir_core.comparison.test_arms import lay, spec

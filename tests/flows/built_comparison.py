@@ -10,7 +10,7 @@ from flows.compare import Failed, run_comparison
 from flows.driver import Say
 from flows.until import find_stage
 from tapir_core.comparison.matching import steps_of
-from tapir_core.comparison.outcome import Training, read_training
+from tapir_core.comparison.outcome import Training, read_training, total
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.paths import training_file
@@ -119,4 +119,4 @@ def folder(plan: ComparisonPlan, arm: str, run_seed: int = 1) -> RunFolder:
 def trained(run: RunFolder) -> Training:
     """All rounds of a run together."""
     rounds = range(1, run.config.run.rounds + 1)
-    return sum((read_training(run, number) for number in rounds), Training(0, 0, 0, 0, 0.0))
+    return total(read_training(run, number) for number in rounds)

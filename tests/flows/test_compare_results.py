@@ -9,8 +9,8 @@ import pytest
 
 from flows.arm_run import find_finished
 from flows.compare import read_comparison, run_comparison
+from tapir_core.comparison.outcome import ResultsFolder
 from tapir_core.comparison.plan import open_comparison
-from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES

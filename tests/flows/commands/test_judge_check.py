@@ -12,7 +12,7 @@ from flows.commands.judge_check import CheckedJudge, CheckedPanel, check_judge, 
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise
-from tapir_core.judging.check_pairs import build_pairs
+from tapir_core.judging.check import build_pairs
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.randomness import derive_rng
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.comparison.arms import READY, arm_config, arms_of
-from tapir_core.comparison.plan import open_comparison
+from tapir_core.comparison.plan import READY, arm_config, arms_of, open_comparison
 from tapir_core.config import RandomShare, RunConfig
 from tapir_core.config.presets import load_comparison
 from tapir_core.errors import ConfigError

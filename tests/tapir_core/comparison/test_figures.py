@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tapir_core.comparison.arms import Arm
-from tapir_core.comparison.figures import ComparedArms, compare_arms
+from tapir_core.comparison.figures import ComparedArms, compare_arms, covers_sentence, verdicts
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
-from tapir_core.comparison.verdict import covers_sentence, verdicts
+from tapir_core.comparison.plan import Arm
 from tapir_core.reporting.arms_report import arms_card, arms_json, arms_plots_card, render_arms
 from tapir_core.reporting.arms_tables import arms_table, arms_tables, brief_table, narrow_tables
 from tests.shown_plots import read_plots

@@ -7,9 +7,9 @@ import polars as pl
 import pytest
 
 from tapir_core.calls.spend import Spend
-from tapir_core.comparison.arms import Arm
-from tapir_core.comparison.equal_usd import buy_more
+from tapir_core.comparison.matching import buy_more
 from tapir_core.comparison.outcome import ArmOutcome, read_outcome
+from tapir_core.comparison.plan import Arm
 from tapir_core.config.presets import RolePrices, TokenPrices
 from tapir_core.paths import training_file
 from tapir_core.run_folder import RunFolder

@@ -145,20 +145,20 @@ def test_anchors_are_annotations_with_a_spread_of_lengths_for_each_model(tmp_pat
     ]
     rows[1]["preference"] = None
     found = read_anchors(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))), [0.1, 0.2, 0.3, 0.4])
-    assert found.difficulty.tolist() == [0.1, 0.3, 0.1, 0.2, 0.3]
-    assert found.wins.tolist() == [0.5] * 5
+    assert found.features[:, 1].tolist() == [0.1, 0.3, 0.1, 0.2, 0.3]
+    assert found.labels.tolist() == [0.5] * 5
     spreads = {name: np.std([b - m for m, b in pairs], ddof=1) for name, pairs in lengths.items()}
-    assert found.lengths[0] == pytest.approx(np.tanh(-200 / spreads["long"]))
-    assert found.lengths[2] == pytest.approx(np.tanh(90 / spreads["brief"]))
+    assert found.features[0, 0] == pytest.approx(np.tanh(-200 / spreads["long"]))
+    assert found.features[2, 0] == pytest.approx(np.tanh(90 / spreads["brief"]))
 
 
 def test_the_originals_anchors_bring_lengths_and_difficulty_of_their_own(tmp_path: Path) -> None:
     text = "model,index,preference,std_delta_len,instruction_difficulty,not_gamed_baseline\n"
     text += "v,0,0.75,-1.0,0.0,False\nv,1,,0.5,-1.5,False\nc,0,0.25,2.0,0.0,False\n"
     found = read_anchors(write(tmp_path / "df_gamed.csv", text), [])
-    assert found.lengths == pytest.approx(np.tanh([-1.0, 2.0]))
-    assert found.difficulty.tolist() == [0.0, 0.0]
-    assert found.wins.tolist() == [0.75, 0.25]
+    assert found.features[:, 0] == pytest.approx(np.tanh([-1.0, 2.0]))
+    assert found.features[:, 1].tolist() == [0.0, 0.0]
+    assert found.labels.tolist() == [0.75, 0.25]
 
 
 @pytest.mark.parametrize(

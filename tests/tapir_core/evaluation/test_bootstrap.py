@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tapir_core.evaluation.bootstrap import Values, paired_values, resample
+from tapir_core.evaluation.statistics import Values, paired_values, resample
 
 DRAWS = 2000
 

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tapir_core.evaluation.heldout import UNTYPED, grade_answers, score_answers
+from tapir_core.evaluation.scores import UNTYPED, grade_answers, score_answers
 from tapir_core.judging.estimates import estimate_share
 
 RIGHT, WRONG, FAILED = "Answer: 4", "Answer: 5", None

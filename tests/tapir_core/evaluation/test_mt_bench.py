@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.evaluation.fastchat import needs_reference, temperature_of
-from tapir_core.evaluation.mt_bench import Rating, measure_ratings, parse_rating
+from tapir_core.evaluation.mt_bench import measure_ratings, parse_rating
 from tapir_core.text import Unparsed
 
 
@@ -36,31 +36,33 @@ def test_temperatures_and_references_go_by_category() -> None:
     assert [each for each in everywhere if needs_reference(each)] == ["reasoning", "math", "coding"]
 
 
+def rated(turns: tuple[int, ...] = (1, 2)) -> dict[tuple[str, int], float | None]:
+    """Ten questions, each rated with its number."""
+    return {(str(number), turn): float(number) for number in range(10) for turn in turns}
+
+
 def test_the_average_is_that_of_all_ratings_not_of_the_turns() -> None:
-    ratings = [Rating(str(number), "math", turn, float(number)) for number in range(10) for turn in (1, 2)]
-    ratings[1] = Rating("0", "math", 2, None)
-    found = measure_ratings(ratings, max_failed_share=0.1)
-    assert found.turn_1.estimate.value == 4.5
-    assert found.turn_2.estimate.value == 5.0
-    assert found.average.estimate.value == 90 / 19
-    assert (found.turn_1.n_failed, found.turn_2.n_failed, found.average.n_failed) == (0, 1, 1)
+    found = measure_ratings({**rated(), ("0", 2): None}, max_failed_share=0.1)
+    assert [each.estimate.value for each in found.values()] == [90 / 19, 4.5, 5.0]
+    assert {name: each.n_failed for name, each in found.items()} == {
+        "rating": 1,
+        "rating_turn_1": 0,
+        "rating_turn_2": 1,
+    }
 
 
 def test_the_interval_of_a_mean_rating_ends_at_10() -> None:
     for lowest in (9.0, 10.0):
-        ratings = [Rating(str(number), "math", 1, lowest if number == 0 else 10.0) for number in range(10)]
-        found = measure_ratings(ratings).average.estimate
+        ratings = {(str(number), 1): lowest if number == 0 else 10.0 for number in range(10)}
+        found = measure_ratings(ratings)["rating"].estimate
         assert found.low < found.value <= found.high == 10
 
 
 def test_each_figure_stands_or_falls_by_its_own_failures() -> None:
-    ratings = [Rating(str(number), "math", turn, 5.0) for number in range(10) for turn in (1, 2)]
-    ratings[1] = Rating("0", "math", 2, None)
-    found = measure_ratings(ratings)
-    assert found.turn_2.estimate.value is None
-    assert found.average.estimate.value == 5.0
+    found = measure_ratings({**dict.fromkeys(rated(), 5.0), ("0", 2): None})
+    assert found["rating_turn_2"].estimate.value is None
+    assert found["rating"].estimate.value == 5.0
 
 
 def test_questions_of_one_turn_have_no_second() -> None:
-    found = measure_ratings([Rating(str(number), "fermi", 1, 7.0) for number in range(5)])
-    assert found.turn_2.estimate.why == "nothing to measure"
+    assert measure_ratings(rated((1,)))["rating_turn_2"].estimate.why == "nothing to measure"

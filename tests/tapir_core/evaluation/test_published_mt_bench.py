@@ -5,10 +5,10 @@ from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.fastchat import Pair, measure_pairs, needs_reference, parse_pair_verdict
-from tapir_core.evaluation.mt_bench import Rating, measure_ratings, parse_rating
-from tapir_core.evaluation.statistics import Figure, by_category
-from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line
+from tapir_core.evaluation.fastchat import measure_pairs, needs_reference, parse_pair_verdict
+from tapir_core.evaluation.mt_bench import measure_ratings, parse_rating
+from tapir_core.evaluation.statistics import Figure
+from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line
 from tapir_core.judging.verdict import PairScores
 from tapir_core.text import Unparsed
 from tests.evalref import csv_rows, json_rows
@@ -36,58 +36,72 @@ def test_every_made_up_reply_is_read_as_the_originals_read_it() -> None:
 
 
 def test_averages_of_published_gradings() -> None:
-    models = defaultdict(list)
-    for row in csv_rows("mt_bench/single_grading_third_party.csv"):
-        score = float(row["score"])
-        rating = Rating(row["question_id"], row["category"], int(row["turn"]), None if score == -1 else score)
-        models[row["repository"], row["model"]].append(rating)
+    models = defaultdict(dict)
+    categories = {}
+    for number, row in enumerate(csv_rows("mt_bench/single_grading_third_party.csv")):
+        # One model's answers were graded twice; an average knows no questions.
+        score, place = float(row["score"]), (str(number), int(row["turn"]))
+        models[row["repository"], row["model"]][place] = None if score == -1 else score
+        categories[place[0]] = row["category"]
         assert needs_reference(row["category"]) == ("math" in row["judge_prompt"])
     expected = csv_rows("mt_bench/single_grading_expected.csv")
+    assert len({*categories.values()}) == 8
     for row in expected:
         ratings = models[row["repository"], row["model"]]
         found = measure_ratings(ratings)
-        for name in ("turn_1", "turn_2", "average"):
-            assert value(getattr(found, name)) == float(row[name]), row
-        assert (len(ratings), found.average.n_failed) == (int(row["n_rows"]), int(row["n_dropped"]))
-        of_category = by_category(ratings, measure_ratings)
-        assert of_category.pop("all") == found
-        assert len(of_category) == 8
-        kept = sum(each.average.estimate.n for each in of_category.values())
-        whole = math.fsum(value(each.average) * each.average.estimate.n for each in of_category.values())
-        assert whole / kept == pytest.approx(value(found.average))
+        for name, metric in (("turn_1", "rating_turn_1"), ("turn_2", "rating_turn_2"), ("average", "rating")):
+            assert value(found[metric]) == float(row[name]), row
+        assert (len(ratings), found["rating"].n_failed) == (int(row["n_rows"]), int(row["n_dropped"]))
+        of_category = [
+            measure_ratings({place: each for place, each in ratings.items() if categories[place[0]] == category})
+            for category in {*categories.values()}
+        ]
+        kept = sum(each["rating"].estimate.n for each in of_category)
+        whole = math.fsum(value(each["rating"]) * each["rating"].estimate.n for each in of_category)
+        assert whole / kept == pytest.approx(value(found["rating"]))
     assert len(expected) == 10
 
 
 def test_published_pairs() -> None:
-    winners = {"model_1": "model", "model_2": "baseline", "tie": "tie", "error": None}
-    pairs = [
-        Pair(row["question_id"], row["category"], 1, winners[row["game_1_winner"]], winners[row["game_2_winner"]])
-        for row in csv_rows("mt_bench/pairwise_third_party.csv")
-    ]
+    worth = {"model_1": 1.0, "model_2": 0.0, "tie": 0.5, "error": None}
+    rows = csv_rows("mt_bench/pairwise_third_party.csv")
+    pairs = {
+        (row["question_id"], place): tuple(worth[row[f"game_{game}_winner"]] for game in (1, 2))
+        for place, row in enumerate(rows)
+    }
     found = measure_pairs(pairs)
-    outcomes = found.outcomes
-    assert (outcomes.wins, outcomes.losses, outcomes.ties, outcomes.win_rate.n_failed) == (18, 20, 35, 2)
-    assert value(outcomes.win_rate) == 18 / 73
-    assert value(outcomes.loss_rate) == 20 / 73
-    assert value(outcomes.win_rate_adjusted) == (18 + 35 / 2) / 73
-    assert found.favoured == "first", "16 pairs went to whoever stood first, 2 to whoever stood second"
+    adjusted = found["pair_win_rate_adjusted"]
+    assert (adjusted.note, adjusted.n_failed) == ("18 wins, 20 losses, 35 ties", 2)
+    assert value(found["pair_win_rate"]) == 100 * (18 / 73)
+    assert value(found["pair_loss_rate"]) == 100 * (20 / 73)
+    assert value(adjusted) == 100 * ((18 + 35 / 2) / 73)
+    assert found["pair_position_gap"].note.endswith("shown first"), (
+        "16 pairs went to whoever stood first, 2 to the other"
+    )
+
+
+def sums(figure: Figure) -> list[float]:
+    return [float(each) for each in figure.note.removeprefix("sum of scores ").split(" to ")]
 
 
 def test_sums_and_outcomes_of_the_published_reviews() -> None:
-    reviews = defaultdict(list)
+    reviews, categories = defaultdict(dict), {}
     for row in csv_rows("mt_bench/vicuna_reviews_2023.csv"):
         scores = float(row["score_1"]), float(row["score_2"])
-        reviews[row["pair"]].append(Review(row["question_id"], row["category"], True, scores))
+        reviews[row["pair"]][row["question_id"]] = {"model_first": scores}
+        categories[row["question_id"]] = row["category"]
     expected = csv_rows("mt_bench/vicuna_reviews_2023_sums.csv")
     for row in expected:
         found = measure_reviews(reviews[row["pair"]])
-        sums = float(row["sum_1"]), float(row["sum_2"])
-        assert (found.model_sum, found.baseline_sum) == sums
-        assert value(found.relative) == sums[0] / sums[1]
-        outcomes = found.outcomes
-        counts = tuple(int(row[name]) for name in ("wins_1", "ties", "wins_2"))
-        assert (outcomes.wins, outcomes.ties, outcomes.losses) == counts
-        of_category = by_category(reviews[row["pair"]], measure_reviews)
-        assert math.fsum(each.model_sum for name, each in of_category.items() if name != "all") == sums[0]
-        assert found.favoured is None, "one order only"
+        published = [float(row["sum_1"]), float(row["sum_2"])]
+        assert sums(found["relative_quality"]) == published
+        assert value(found["relative_quality"]) == 100 * (published[0] / published[1])
+        wins, ties, losses = (row[name] for name in ("wins_1", "ties", "wins_2"))
+        assert found["review_win_rate_adjusted"].note == f"{wins} wins, {losses} losses, {ties} ties"
+        of_category = [
+            measure_reviews({each: of for each, of in reviews[row["pair"]].items() if categories[each] == category})
+            for category in {*categories.values()}
+        ]
+        assert math.fsum(sums(each["relative_quality"])[0] for each in of_category) == published[0]
+        assert "review_position_gap" not in found, "one order only"
     assert len(expected) == 13

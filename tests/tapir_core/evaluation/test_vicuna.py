@@ -1,16 +1,23 @@
 import pytest
 
-from tapir_core.evaluation.vicuna import Review, measure_reviews, parse_first_line, parse_review, request_kind
+from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line, parse_review, request_kind
 from tapir_core.judging.verdict import PairScores
 from tapir_core.text import Unparsed
 
+Scores = tuple[float, float] | None
 
-def reviews(*scores: tuple[float, float] | None, model_first: bool = True, category: str = "fermi") -> list[Review]:
-    """Of scores in the order shown."""
-    return [
-        Review(str(number), category, model_first, pair if pair is None or model_first else (pair[1], pair[0]))
-        for number, pair in enumerate(scores)
-    ]
+
+def one_order(*scores: Scores) -> dict[str, dict[str, Scores]]:
+    """Of the model and the baseline, in the order in which the model stood first."""
+    return {str(number): {"model_first": pair} for number, pair in enumerate(scores)}
+
+
+def both_orders(first: list[Scores], second: list[Scores]) -> dict[str, dict[str, Scores]]:
+    """``second`` in the order shown: the baseline's, then the model's."""
+    return {
+        str(number): {"model_first": one, "baseline_first": other and (other[1], other[0])}
+        for number, (one, other) in enumerate(zip(first, second, strict=True))
+    }
 
 
 @pytest.mark.parametrize("reply", ["8 9\nBecause …", "8.0 9", "8,9"])
@@ -48,35 +55,34 @@ def test_coding_and_mathematics_have_requests_of_their_own() -> None:
 
 
 def test_sums_relative_quality_and_outcomes() -> None:
-    found = measure_reviews(reviews((8, 9), (9, 9), (7, 10), (9, 6)))
-    assert (found.model_sum, found.baseline_sum) == (33, 34)
-    assert found.relative.estimate.value == 33 / 34
-    assert (found.outcomes.wins, found.outcomes.ties, found.outcomes.losses) == (1, 1, 2)
-    assert found.favoured is None, "one order cannot tell"
+    found = measure_reviews(one_order((8, 9), (9, 9), (7, 10), (9, 6)))
+    assert found["relative_quality"].note == "sum of scores 33.0 to 34.0"
+    assert found["relative_quality"].estimate.value == 100 * (33 / 34)
+    assert found["review_win_rate_adjusted"].note == "1 wins, 2 losses, 1 ties"
+    assert "review_position_gap" not in found, "one order cannot tell"
 
 
 def test_with_both_orders_a_question_has_the_mean_of_its_two_reviews() -> None:
-    one = reviews((8, 7), (9, 5), (6, 6), (5, 9))
-    other = reviews((9, 8), (6, 8), (7, 5), (9, 6), model_first=False)
-    found = measure_reviews([*one, *other])
-    assert (found.model_sum, found.baseline_sum) == (8 + 8.5 + 5.5 + 5.5, 8 + 5.5 + 6.5 + 9)
-    assert (found.outcomes.wins, found.outcomes.ties, found.outcomes.losses) == (1, 1, 2)
-    assert found.outcomes.win_rate.estimate.n == 4
+    found = measure_reviews(both_orders([(8, 7), (9, 5), (6, 6), (5, 9)], [(9, 8), (6, 8), (7, 5), (9, 6)]))
+    assert found["relative_quality"].note == f"sum of scores {8 + 8.5 + 5.5 + 5.5} to {8 + 5.5 + 6.5 + 9}"
+    assert found["review_win_rate_adjusted"].note == "1 wins, 2 losses, 1 ties"
+    assert found["review_win_rate_adjusted"].estimate.n == 4
 
 
 def test_a_question_of_which_one_review_failed_has_failed() -> None:
-    one, other = reviews((8, 7), (9, 5)), reviews(None, (6, 8), model_first=False)
-    found = measure_reviews([*one, *other], max_failed_share=0.5)
-    assert (found.model_sum, found.relative.n_failed, found.outcomes.wins) == (8.5, 1, 1)
-    assert measure_reviews([*one, *other]).relative.estimate.value is None
+    reviews = both_orders([(8, 7), (9, 5)], [None, (6, 8)])
+    found = measure_reviews(reviews, max_failed_share=0.5)
+    assert (found["relative_quality"].note, found["relative_quality"].n_failed) == ("sum of scores 8.5 to 5.5", 1)
+    assert found["review_win_rate_adjusted"].note == "1 wins, 0 losses, 0 ties"
+    assert measure_reviews(reviews)["relative_quality"].estimate.value is None
 
 
 def test_a_judge_that_always_prefers_the_first_answer_yields_a_half_and_is_found_out() -> None:
-    pairs = [(9.0, 5.0)] * 40
-    found = measure_reviews([*reviews(*pairs), *reviews(*pairs, model_first=False)])
-    rate = found.outcomes.win_rate_adjusted.estimate
+    pairs: list[Scores] = [(9.0, 5.0)] * 40
+    found = measure_reviews(both_orders(pairs, pairs))
+    rate, gap = found["review_win_rate_adjusted"].estimate, found["review_position_gap"]
     assert rate.low is not None
     assert rate.high is not None
-    assert rate.low <= 0.5 <= rate.high
-    assert (found.relative.estimate.value, found.order_gap.estimate.value) == (1.0, 8.0)
-    assert found.favoured == "first"
+    assert rate.low <= 50 <= rate.high
+    assert (found["relative_quality"].estimate.value, gap.estimate.value) == (100.0, 8.0)
+    assert gap.note == "position bias: favours the answer shown first"

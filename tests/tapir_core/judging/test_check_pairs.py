@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, build_pairs
+from tapir_core.judging.check import PAIR_KINDS, CheckPair, build_pairs
 from tapir_core.judging.hostile import hostile_cases
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import Problem

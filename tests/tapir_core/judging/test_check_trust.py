@@ -1,7 +1,6 @@
 import pytest
 
-from tapir_core.judging.check import PairResult, Trust, summarise_check, weigh_check
-from tapir_core.judging.check_pairs import PAIR_KINDS, CheckPair, PairKind
+from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, Trust, summarise_check, weigh_check
 
 ORDERS = ("teacher_first", "student_first")
 

@@ -5,14 +5,14 @@ from tapir_core.judging import (
     POINTWISE,
     VERDICTS,
     PairScores,
-    arrange,
-    combine_points,
+    Verdict,
     expected_orders,
-    pair_verdict,
     unscored,
     verdict_rows,
     verdicts_per_instruction,
 )
+from tapir_core.judging.orders import MODES
+from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 
 
@@ -20,24 +20,32 @@ def make_judge(**fields: object) -> JudgeConfig:
     return JudgeConfig.model_validate({"endpoint": {"type": "standin"}, **fields})
 
 
+PAIRWISE, POINTS = MODES["pairwise"], MODES["pointwise"]
+
+
 @pytest.mark.parametrize("order", ["teacher_first", "student_first"])
 def test_scores_come_back_to_whom_they_were_given(order: Order) -> None:
-    shown = arrange(order, student="student's", teacher="teacher's")
-    scores = PairScores(*(9.0 if answer == "teacher's" else 4.0 for answer in (shown.answer_1, shown.answer_2)))
-    verdict = pair_verdict("a", order, scores, "raw", "anna")
+    row = {"instruction": "Say.", "system": None, "reference": None, "student": "student's", "teacher": "teacher's"}
+    text = PAIRWISE.render(load_prompt("judge"), row, order)
+    shown = sorted(("teacher's", "student's"), key=text.index)
+    scores = PairScores(*(9.0 if answer == "teacher's" else 4.0 for answer in shown))
+    verdict = PAIRWISE.combine("a", order, [scores], "raw", "anna")
     assert (verdict.student_score, verdict.teacher_score, verdict.status) == (4.0, 9.0, "scored")
 
 
 def test_a_reply_without_a_verdict_is_unscored_and_kept() -> None:
-    verdict = pair_verdict("a", "teacher_first", Unparsed("no verdict"), "Well …", "anna")
+    verdict = PAIRWISE.combine("a", "teacher_first", [Unparsed("no verdict")], "Well …", "anna")
     assert (verdict.status, verdict.reason, verdict.raw) == ("unscored", "no verdict", "Well …")
     assert verdict.student_score is None
 
 
 def test_pointwise_needs_both_scores() -> None:
-    assert combine_points("a", 4.0, 9.0, "raw", "anna").status == "scored"
-    assert combine_points("a", Unparsed("no verdict"), 9.0, "raw", "anna").reason == "no verdict"
-    assert combine_points("a", 4.0, Unparsed("no verdict"), "raw", "anna").reason == "teacher: no verdict"
+    def combined(*scores: float | Unparsed) -> Verdict:
+        return POINTS.combine("a", "student", scores, "raw", "anna")
+
+    assert combined(4.0, 9.0).status == "scored"
+    assert combined(Unparsed("no verdict"), 9.0).reason == "no verdict"
+    assert combined(4.0, Unparsed("no verdict")).reason == "teacher: no verdict"
 
 
 def test_pointwise_expects_one_row_an_instruction() -> None:
@@ -55,7 +63,10 @@ def test_an_instruction_gets_a_verdict_for_each_order_and_judge() -> None:
 def test_the_table_has_the_columns_of_the_contract_even_when_empty() -> None:
     assert verdict_rows([]).schema == VERDICTS
     rows = verdict_rows(
-        [unscored("a", "teacher_first", "refused", None, "anna"), combine_points("b", 4.0, 9.0, "raw", "anna")]
+        [
+            unscored("a", "teacher_first", "refused", None, "anna"),
+            POINTS.combine("b", "student", [4.0, 9.0], "raw", "anna"),
+        ]
     )
     assert rows.schema == VERDICTS
     assert rows["reason"].to_list() == ["refused", None]
