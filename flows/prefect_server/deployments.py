@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.prefect_server import (
     HEARTBEAT_SECONDS,
+    TAG,
     check_entry,
     prepare_prefect,
     save_results_storage,
 )
 from flows.prefect_server.caretaker import POOLS, Post
-from flows.running import TAG
 from tapir_core.errors import EngineError
 
 if TYPE_CHECKING:

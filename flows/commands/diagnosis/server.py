@@ -10,9 +10,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, warning
-from flows.prefect_server import own_settings, worker_settings
+from flows.prefect_server import living_server, own_settings, standing_server, worker_settings
 from flows.prefect_server.caretaker import POOLS
-from flows.prefect_server.connection import living_server, standing_server
 from flows.prefect_server.deployments import (
     CANCELLED,
     DEPLOYMENTS,
