@@ -7,7 +7,7 @@ deployments begin here alike, so that both refuse the same things in the same wo
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tapir_core.calls import RunLease
@@ -109,8 +109,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False, any_version: b
             publish_logs(run)
 
 
-@contextmanager
-def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Iterator[RunFolder]:
+def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:
     """Hold and open a run by its own configuration, wherever its folder lies now; ``any_version`` as in `open_run`.
 
     Raises:
@@ -118,8 +117,7 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Itera
         RunBusy: another process drives the run.
         RunChanged: finished stages would be made otherwise now.
     """
-    with hold_run(RunFolder(ref).config, say=say, any_version=any_version) as run:
-        yield run
+    return hold_run(RunFolder(ref).config, say=say, any_version=any_version)
 
 
 def drive(

@@ -60,6 +60,7 @@ __all__ = [
     "is_healthy",
     "is_taken",
     "living_server",
+    "named_server",
     "own_settings",
     "prepare_prefect",
     "results_setting",
@@ -132,23 +133,32 @@ def connect_prefect(ref: RunRef) -> Iterator[str]:
         yield shown_at or api.removesuffix("/api")
 
 
+def named_server(root: str) -> str | None:
+    """The API of the server that should stay, which may be away: that of ``PREFECT_API_URL``, or that of `tapir up`."""
+    if api := os.environ.get("PREFECT_API_URL", "").rstrip("/"):
+        return api
+    kept = _kept_server(root)
+    return None if kept is None else kept.api
+
+
 def find_server(root: str) -> str | None:
     """The API of a server that stays: the one that ``PREFECT_API_URL`` names, or the one of `tapir up`, if one stands.
 
     Raises:
         MissingPrerequisite: nothing answers at the named one, or it wants a password.
     """
-    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
-    if api and not is_healthy(api):
+    api = named_server(root)
+    if api is None:
+        return None
+    if is_healthy(api):
+        check_entry(api)
+        return api
+    if os.environ.get("PREFECT_API_URL"):
         raise MissingPrerequisite(
             f"PREFECT_API_URL is {api} and nothing answers there; start that server, or unset the variable and the "
             "run brings its own"
         )
-    if not api and (server := living_server(root)) is not None:
-        api = server.api
-    if api:
-        check_entry(api)
-    return api or None
+    return None
 
 
 def standing_server(root: str) -> str:
