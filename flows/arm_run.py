@@ -32,9 +32,6 @@ from tapir_core.summary import summarise
 from tapir_core.sweep import lacks_run
 from tasks.input_files import gather_files
 
-__all__ = ["Count", "Distil", "drive_run", "find_finished", "is_finished", "needed_by"]
-
-
 Distil = Callable[[RunFolder, str | None], object]
 """Distils an opened run to the end, or until a stage holds."""
 Count = Callable[[RunFolder, int], Training]

@@ -15,8 +15,6 @@ from typer.core import TyperGroup
 from flows.commands import errors
 from tapir_core.errors import TapirError
 
-__all__ = ["app", "load_command", "main"]
-
 INTERRUPTED = 130
 
 COMMANDS = {

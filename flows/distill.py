@@ -20,8 +20,6 @@ from tasks.artifacts import publish_judge, publish_round, publish_run
 from tasks.inputs import check_pool
 from tasks.training_runs import check_trainer
 
-__all__ = ["distill", "round_flow"]
-
 
 @project_flow("distill", run_name="{ref.name}")
 def distill(ref: RunRef, until: str | None = None) -> dict[str, object]:

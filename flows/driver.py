@@ -30,20 +30,6 @@ from tapir_core.summary.types import RunSummary
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
 
-__all__ = [
-    "Say",
-    "check_settings",
-    "drive",
-    "find_stage",
-    "hold_known_run",
-    "hold_run",
-    "is_done",
-    "read_config",
-    "run_lease",
-    "stages_until",
-    "worker_root",
-]
-
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 

@@ -35,8 +35,6 @@ from tapir_core.run_state import count_gaps, state_of
 from tapir_core.stages import ANSWER, JUDGE, StageAt
 from tasks.judge import check_stored, forget_unscored
 
-__all__ = ["INCOMPLETE", "MOST_RETRIES", "retry_judge", "tell_gaps"]
-
 INCOMPLETE = "tapir.judge.incomplete"
 """The event on which deployments/prefect.yaml starts *retry-judge*."""
 

@@ -34,17 +34,6 @@ from tapir_core.sweep import Sweep, Swept, lacks_run
 from tasks.input_files import gather_files
 from tasks.runtime import open_store
 
-__all__ = [
-    "Asked",
-    "Failed",
-    "not_finished",
-    "open_sweep",
-    "read_asked",
-    "read_comparison",
-    "run_comparison",
-    "run_sweep",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:

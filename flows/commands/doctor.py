@@ -18,8 +18,6 @@ from flows.commands.diagnosis.run import read_run, run_checks
 from flows.commands.diagnosis.server import server_check, server_parts
 from tapir_core.errors import ConfigError
 
-__all__ = ["diagnose", "doctor", "findings_json", "print_findings"]
-
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 

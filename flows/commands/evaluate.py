@@ -26,8 +26,6 @@ from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.run_reader import Look
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     name: Annotated[

@@ -36,8 +36,6 @@ from tasks.asking import counts_of, missing_by_kind
 from tasks.asking_judges import ask_judge, read_verdicts, render_texts
 from tasks.runtime import Runtime
 
-__all__ = ["CheckedJudge", "CheckedPanel", "check_judge", "judge_check", "print_check"]
-
 _NAME = "judge-check"
 _SEED = 1
 _ORDERS: tuple[Order, Order] = ("teacher_first", "student_first")

@@ -38,20 +38,6 @@ from tapir_core.summary.types import RunSummary
 from tasks.progress import StageProgress
 from tasks.runtime import current
 
-__all__ = [
-    "PlainLines",
-    "Snapshot",
-    "connect_when_needed",
-    "connected",
-    "distil_shown",
-    "live_display",
-    "print_summary",
-    "render_snapshot",
-    "shown_live",
-    "spend_line",
-    "stage_line",
-]
-
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
 _TRIFLE_SECONDS = 1.0

@@ -19,8 +19,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count
 
-__all__ = ["move", "move_run"]
-
 
 def move(
     name: RunName,

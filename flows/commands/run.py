@@ -33,8 +33,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
 
-__all__ = ["ask_again", "estimate", "print_estimate", "report", "retry_judge", "run"]
-
 
 def estimate(
     config: ConfigPath,

@@ -35,8 +35,6 @@ from tapir_core.reporting.side_by_side_report import write_side_by_side, write_s
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
 
-__all__ = ["REGISTERED", "announce", "backbone_app", "compare", "show_arms", "side_by_side", "sweep"]
-
 REGISTERED = "tapir.backbone.registered"
 """The event on which deployments/prefect.yaml starts a sweep."""
 

@@ -9,8 +9,6 @@ from flows.prefect_server import deployments, living_server, standing_server, st
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
 
-__all__ = ["deploy", "down", "up"]
-
 
 def up(
     root: Root = "runs",

@@ -10,8 +10,6 @@ from tapir_core.standin.faults import read_faults
 from tapir_core.standin.judge import Behaviour, Preference
 from tapir_core.standin.server import Service, run_server
 
-__all__ = ["standin_app"]
-
 standin_app = typer.Typer(no_args_is_help=True)
 
 

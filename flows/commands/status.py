@@ -21,8 +21,6 @@ from tapir_core.store_admin.opening import is_there
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tapir_core.summary.run_reader import Look
 
-__all__ = ["status"]
-
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
 

@@ -33,8 +33,6 @@ from tapir_core.store_admin import (
 from tapir_core.summary.formats import NOTHING, count, duration, percent
 from tapir_core.text import shorten
 
-__all__ = ["print_stats", "store_app"]
-
 store_app = typer.Typer(no_args_is_help=True)
 
 _COPIED_BYTES_PER_SECOND = 100e6

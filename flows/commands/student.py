@@ -16,8 +16,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import student_name
 
-__all__ = ["ask", "export"]
-
 
 def ask(
     name: RunName,

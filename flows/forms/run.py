@@ -40,8 +40,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
 
-__all__ = ["distill_from_form", "evaluate_from_form", "retry_judge_from_form"]
-
 
 @run_form_flow("distill")
 def distill_from_form(

@@ -45,8 +45,6 @@ from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
 from tasks.train import count_round
 
-__all__ = ["compare_from_form", "distil_child", "sweep_from_form"]
-
 
 @form_flow("compare", run_name="compare")
 def compare_from_form(

@@ -37,23 +37,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.events.schemas.automations import Automation, AutomationCore
 
-__all__ = [
-    "CANCELLED",
-    "DEPLOYMENTS",
-    "SILENCE_SECONDS",
-    "ZOMBIES",
-    "cancelled_automation",
-    "deploy",
-    "install_automation",
-    "is_foreign",
-    "kept_changes",
-    "online_workers",
-    "standing_deployments",
-    "triggers_of",
-    "wait_for_workers",
-    "zombie_automation",
-]
-
 DEPLOYMENTS = (
     "distill/distill",
     "retry-judge/retry-judge",

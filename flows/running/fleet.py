@@ -9,8 +9,6 @@ from tasks.engines.replicas import Ended, How, ReplicaStudents, replicas_of
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
-__all__ = ["PrefectFleet", "join_fleet"]
-
 SERVE_STUDENT = "serve-student/serve-student"
 
 _LACKING = (

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -25,8 +26,6 @@ from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tasks.artifacts import artifact_key
 from tasks.progress import StageProgress
 from tasks.runtime import current
-
-__all__ = ["live_spend", "share_done", "spend_card"]
 
 _SECONDS = 5.0
 """Between two looks at the beginning; later a hundredth of the time that has passed, at most a minute."""
@@ -122,7 +121,7 @@ class _Artifact:
         if wanted == self._shown:
             return
         if self._id is None:
-            self._id = create_progress_artifact(wanted[0], self._key, card)
+            self._id = cast(UUID, create_progress_artifact(wanted[0], self._key, card))
         else:
             update_progress_artifact(self._id, *wanted)
         self._shown = wanted

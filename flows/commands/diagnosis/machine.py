@@ -30,8 +30,6 @@ from tapir_core.store_admin.opening import is_there, open_existing, reading, sho
 from tasks.engines.student_server import Installed
 from tasks.engines.students import serving
 
-__all__ = ["machine_checks", "root_checks"]
-
 _PACKAGES = ("prefect", "openai", "torch", "transformers", "trl", "deepspeed")
 _GIB = 2**30
 _MEMORY_GIB = 6

@@ -27,8 +27,6 @@ from tapir_core.storage import on_this_machine
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-__all__ = ["server_check", "server_parts"]
-
 AUTOMATIONS = {
     ZOMBIES: "nothing notices a flow run whose worker was killed",
     CANCELLED: "a cancelled flow run does not say how it goes on",
