@@ -5,6 +5,7 @@ in modules of `flows.commands`, which are imported when one of theirs is given: 
 """
 
 import importlib
+import pkgutil
 import signal
 import sys
 from typing import Any
@@ -100,8 +101,7 @@ app = typer.Typer(
 def load_command(name: str) -> Any:
     """The command of this name, or the group of several, as typer runs it."""
     address, help_text = COMMANDS[name]
-    module, _, attribute = address.partition(":")
-    found = getattr(importlib.import_module(f"flows.commands.{module}"), attribute)
+    found = pkgutil.resolve_name(f"flows.commands.{address}")
     loaded = typer.Typer()
     if isinstance(found, typer.Typer):
         loaded.add_typer(found, name=name, help=help_text)
