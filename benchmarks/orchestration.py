@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.prefect_server.connection import connect_prefect
+from flows.prefect_server import connect_prefect
 from tapir_core.calls import Answer, EndpointSource, IsStopped, LiveSpend, Outcome, Request, Spend, never_stopped
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
@@ -196,7 +196,7 @@ def time_round(run: RunFolder, clock: Clock) -> Round:
     """A whole round up to its mixture, and the same again when all of it is done."""
     from prefect import flow, tags
 
-    from flows.round import round_flow
+    from flows.distill import round_flow
     from flows.steps import run_stages
     from tapir_core.stages import LABEL, MIX, POOL, TEACH
     from tasks.artifacts import publish_judge

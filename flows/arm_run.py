@@ -5,10 +5,9 @@ fit the reference's; only then it is trained on. The sizes that were found stand
 the same command goes on from there. What another run of the run seed has made just so is taken over.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from flows.driver import Say, check_settings, hold_run, is_done
 from tapir_core.comparison.matching import (
@@ -40,17 +39,10 @@ from tapir_core.summary import summarise
 from tapir_core.sweep import lacks_run
 from tasks.input_files import gather_files
 
-__all__ = ["Engines", "drive_run", "find_finished", "is_finished", "needed_by"]
-
-
-class Engines(Protocol):
-    """What does the work on an opened run."""
-
-    def distil(self, run: RunFolder, until: str | None) -> object:
-        """Distil it to the end, or until a stage holds."""
-
-    def count(self, run: RunFolder, number: int) -> Training:
-        """What the training of a round will come to, once its mixture holds."""
+Distil = Callable[[RunFolder, str | None], object]
+"""Distils an opened run to the end, or until a stage holds."""
+Count = Callable[[RunFolder, int], Training]
+"""What the training of a round of an opened run will come to, once its mixture holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +51,8 @@ class _Drive:
 
     plan: ComparisonPlan
     planned: PlannedRun
-    engines: Engines
+    distil: Distil
+    count: Count
     say: Say
     config: RunConfig
     """Before its rounds are sized."""
@@ -83,7 +76,7 @@ class _Drive:
             yield run
 
 
-def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, say: Say) -> None:
+def drive_run(plan: ComparisonPlan, planned: PlannedRun, distil: Distil, count: Count, *, say: Say) -> None:
     """Distil one run of a comparison, when those that it needs are finished.
 
     Raises:
@@ -91,7 +84,7 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, sa
     """
     config = _config(plan, planned)
     check_settings(config, source=f"arm {planned.arm.name}")
-    drive = _Drive(plan, planned, engines, say, config)
+    drive = _Drive(plan, planned, distil, count, say, config)
     targets = _targets(plan, planned)
     sizes = _sizes(plan, planned, config, targets)
     if planned.arm.match == "usd":
@@ -101,7 +94,7 @@ def drive_run(plan: ComparisonPlan, planned: PlannedRun, engines: Engines, *, sa
         sizes = _match_round(drive, number, target, sizes)
     with drive.open(sizes) as run:
         if not is_done(run, None):
-            engines.distil(run, None)
+            distil(run, None)
 
 
 def find_finished(plan: ComparisonPlan) -> list[PlannedRun]:
@@ -140,9 +133,9 @@ def _match_round(drive: _Drive, number: int, target: Training, sizes: dict[int, 
             # An earlier start may have begun to train on it: a mixture that may be trained on is not given up.
             kept = trained or run.holds(at) is not None
             if not kept:
-                drive.engines.distil(run, f"mix@{number}")
+                drive.distil(run, f"mix@{number}")
                 _check_made(run, at)
-            made = read_training(run, number) if trained else drive.engines.count(run, number)
+            made = read_training(run, number) if trained else drive.count(run, number)
         if is_match(target, made, tries=MOST_TRIES if kept else tries):
             batch_size = suited_batch_size(target, made.examples, made.epochs, usual)
             drive.say(f"{name}, round {number}: {made.tokens:,} tokens for {target.tokens:,} of the reference")
@@ -179,7 +172,7 @@ def _look_at_pool(drive: _Drive, sizes: dict[int, Size]) -> None:
     """Refuse a pool that lacks what is bought, before a call is made for it."""
     with drive.open(sizes) as run:
         if run.holds(StageAt("pool")) is None:
-            drive.engines.distil(run, "pool")
+            drive.distil(run, "pool")
         manifest = run.manifest(StageAt("pool"))
         assert manifest is not None
         check_pool(drive.config, manifest.rows)

@@ -1,40 +1,113 @@
 """The command line, `tapir`. Each command checks its input, does its work, and ends with a code (docs/cli.md).
 
-0 done · 1 failed · 2 bad config or usage · 3 budget reached · 4 too much missing · 130 interrupted. A command stands in
-a module of its own; those whose modules are heavy to import are declared here, and import them when they are given.
+0 done · 1 failed · 2 bad config or usage · 3 budget reached · 4 too much missing · 130 interrupted. The commands stand
+in modules of `flows.commands`, which are imported when one of theirs is given: `tapir --help` imports none.
 """
 
 import importlib
+import pkgutil
 import signal
 import sys
-from typing import Annotated
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from flows.commands import AsJson, ConfigPath, Overrides, Root, RunName, console, errors, print_line, run_ref, say
-from flows.commands.ask import ask
-from flows.commands.backbone import backbone_app
-from flows.commands.compare import compare
-from flows.commands.doctor import doctor
-from flows.commands.estimate import estimate
-from flows.commands.evaluate import evaluate
-from flows.commands.export import export
-from flows.commands.standin import standin_app
-from flows.commands.store import store_app
-from flows.commands.sweep import side_by_side, sweep
-from tapir_core.errors import ConfigError, TapirError
-from tapir_core.paths import REPORT
-
-__all__ = ["app", "main"]
+from flows.commands import errors
+from tapir_core.errors import TapirError
 
 INTERRUPTED = 130
 
+COMMANDS = {
+    "doctor": (
+        "doctor:doctor",
+        "Check every part that a run needs, and say what mends each fault; ends with 1 when there is one.",
+    ),
+    "sweep": (
+        "series:sweep",
+        "Distil every backbone of a list that has no finished run of a curriculum; then put them side by side.",
+    ),
+    "compare": (
+        "series:compare",
+        "Run the arms of a comparison that are not finished, each matched to the reference; then set them side by "
+        "side.",
+    ),
+    "side-by-side": (
+        "series:side_by_side",
+        "Put runs with the same held-out set side by side: accuracy, benchmarks, paired differences, cost.",
+    ),
+    "evaluate": (
+        "evaluate:evaluate",
+        "Score students of a run on its held-out set and on benchmarks, where scores do not stand; or read "
+        "annotations.",
+    ),
+    "export": (
+        "student:export",
+        "Write a student of a run as a model folder with a model card, for transformers and vLLM.",
+    ),
+    "run": ("run:run", "Run a distillation, or go on with it; a finished one is only reported."),
+    "estimate": ("run:estimate", "Say what a run will take: calls, tokens, USD and hours by stage. Asks nobody."),
+    "judge-check": (
+        "judge_check:judge_check",
+        "Say how far the configured judge can be trusted, before money is spent.",
+    ),
+    "retry-judge": ("run:retry_judge", "Ask the judge again for the verdicts that a run went on without."),
+    "status": (
+        "status:status",
+        "Say how far a run is, what it scores and what it paid; works at any time, also while it runs.",
+    ),
+    "ask": ("student:ask", "Let the trained student answer."),
+    "report": ("run:report", "Write report.html again from what the run folder holds."),
+    "move": (
+        "move:move",
+        "Copy a run to another root, local or on S3, and verify every file; given again, it goes on.",
+    ),
+    "up": (
+        "server:up",
+        "Start a Prefect server, its deployments and workers for each pool, which stay; start again what is missing.",
+    ),
+    "down": (
+        "server:down",
+        "End the server and the workers of `tapir up`; flow runs at work stop first and can go on.",
+    ),
+    "deploy": (
+        "server:deploy",
+        "Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`.",
+    ),
+    "standin": ("standin:standin_app", "The offline, rule-based teacher and judge. No LLM."),
+    "store": ("store:store_app", "The store of all paid answers: look, move, shrink, check."),
+    "backbone": ("series:backbone_app", "The list of backbones that a curriculum is run for."),
+}
+"""Command → where it stands below `flows.commands`, as `module:name`, and its help."""
+
+
+class _Commands(TyperGroup):
+    """Lists the commands by their help alone, and imports the one that is given."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else load_command(name), rest
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Distil instruction following from a strong LLM into a small one, round by round.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def load_command(name: str) -> Any:
+    """The command of this name, or the group of several, as typer runs it."""
+    address, help_text = COMMANDS[name]
+    found = pkgutil.resolve_name(f"flows.commands.{address}")
+    loaded = typer.Typer()
+    if isinstance(found, typer.Typer):
+        loaded.add_typer(found, name=name, help=help_text)
+    else:
+        loaded.command(name, help=help_text)(found)
+    return typer.main.get_group(loaded).commands[name]
 
 
 def main() -> None:
@@ -62,190 +135,12 @@ def main() -> None:
     sys.exit(code or 0)
 
 
-def run(
-    config: ConfigPath,
-    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
-    overrides: Overrides = None,
-    until: Annotated[
-        str | None,
-        typer.Option(metavar="STAGE", help="Go no further than this stage: judge (of round 1), judge@2, train@0."),
-    ] = None,
-    amend: Annotated[
-        bool, typer.Option(help="Redo what a changed file, setting or version of tapir changes; keep the rest.")
-    ] = False,
-) -> None:
-    """Run a distillation, or go on with it; a finished one is only reported."""
-    from flows.commands.live import distil_shown, print_summary
-    from flows.driver import hold_run, is_done, read_config
-    from flows.prefect_server.connection import connect_prefect
-    from tapir_core.estimate.run import save_estimate
-    from tapir_core.reporting.benchmarks import require_round_figures
-    from tapir_core.summary import summarise
-
-    settings = read_config(config, overrides or [], name, until=until)
-    with hold_run(settings, say=say, amend=amend) as opened:
-        if is_done(opened, until):
-            say(f"run {opened.ref.name} has nothing left to do")
-            if not opened.storage.exists(REPORT):
-                report(opened.ref.name, opened.ref.root)
-        else:
-            save_estimate(opened)
-            say("connecting to Prefect")
-            with connect_prefect(opened.ref) as address:
-                say(f"run {opened.ref.name}; Prefect UI {address} while it runs")
-                distil_shown(opened, console, until)
-        summary = summarise(opened)
-        print_summary(console, summary)
-        require_round_figures(summary, settings.evaluation.each_round)
+def _given_by_name() -> None:
+    """Stands in the list for a command until it is given."""
 
 
-def judge_check(
-    config: ConfigPath,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each kind; the hostile kind has one for each text.")] = 20,
-    overrides: Overrides = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say how far the configured judge can be trusted, before money is spent."""
-    from flows.commands.judge_check import check_judge, print_check
-    from tapir_core.config.load import load_config
-
-    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=say)
-    if as_json:
-        typer.echo(found.to_json())
-    else:
-        print_check(console, found)
-    raise typer.Exit(found.exit_code)
-
-
-def retry_judge(
-    name: RunName,
-    round_number: Annotated[int | None, typer.Option("--round", help="One round; all when left out.")] = None,
-    also: Annotated[
-        str | None, typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price.")
-    ] = None,
-    go_on: Annotated[
-        bool, typer.Option("--continue", help="Redo the stages that change, and go on to the end.")
-    ] = False,
-    root: Root = "runs",
-) -> None:
-    """Ask the judge again for the verdicts that a run went on without."""
-    from flows.commands.retry_judge import ask_again
-    from flows.driver import hold_known_run
-
-    if also not in (None, "terminal"):
-        raise ConfigError(f"--also {also}: only `terminal` is known")
-    with hold_known_run(run_ref(name, root), say=say) as opened:
-        ask_again(opened, round_number, console, say=say, also_terminal=also == "terminal", go_on=go_on)
-
-
-def status(
-    name: Annotated[str | None, typer.Argument(help="Name of a run; all runs when left out.")] = None,
-    root: Root = "runs",
-) -> None:
-    """Say how far a run is, what it scores and what it paid; works at any time, also while it runs."""
-    from flows.commands.status import print_runs, print_status
-
-    if name is None:
-        print_runs(console, root)
-    else:
-        print_status(console, run_ref(name, root))
-
-
-def report(name: RunName, root: Root = "runs") -> None:
-    """Write report.html again from what the run folder holds."""
-    from tapir_core.reporting.report import write_report
-    from tapir_core.run_folder import RunFolder
-
-    folder = RunFolder(run_ref(name, root))
-    _ = folder.record
-    print_line(console, f"report: {write_report(folder)}")
-
-
-def move(
-    name: RunName,
-    to: Annotated[str, typer.Argument(metavar="ROOT", help="Folder of all runs, or s3://…", show_default=False)],
-    root: Root = "runs",
-    remove: Annotated[bool, typer.Option("--remove", help="Delete the original once the copy is verified.")] = False,
-) -> None:
-    """Copy a run to another root, local or on S3, and verify every file; given again, it goes on."""
-    from flows.commands.move import move_run
-
-    move_run(run_ref(name, root), to, console, say=say, remove=remove)
-
-
-def up(
-    root: Root = "runs",
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 4200,
-    postgres: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Prefect's database; a file of the root when left out."),
-    ] = None,
-    gpu_workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers of the pool tapir-gpu, which share the GPUs; 1 when left out.")
-    ] = None,
-) -> None:
-    """Start a Prefect server, its deployments and workers for each pool, which stay; start again what is missing."""
-    from flows.prefect_server.caretaker import staff
-    from flows.prefect_server.connection import living_server, start_server
-    from flows.prefect_server.deployments import DEPLOYMENTS, deploy, wait_for_workers
-
-    stood = living_server(root)
-    posts = staff(gpu_workers or (stood.gpu_workers if stood else 1))
-    server = stood or start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
-    if gpu_workers not in (None, server.gpu_workers):
-        raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
-    for made in deploy(server.api, root, again=stood is None):
-        say(f"applied {made}")
-    wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
-    console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
-    console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
-    console.print(f"workers: {', '.join(post.label for post in posts)}, for runs in {root!r}", highlight=False)
-
-
-def down(root: Root = "runs") -> None:
-    """End the server and the workers of `tapir up`; flow runs at work stop first and can go on."""
-    from flows.prefect_server.connection import stop_server
-
-    server = stop_server(root)
-    console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
-
-
-def deploy(root: Root = "runs") -> None:
-    """Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`."""
-    from flows.prefect_server import worker_settings
-    from flows.prefect_server.connection import standing_server
-    from flows.prefect_server.deployments import deploy as apply_to
-
-    for made in apply_to(standing_server(root), root, again=True):
-        console.print(f"applied {made}", highlight=False)
-    console.print(
-        f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
-    )
-
-
-for command in (
-    doctor,
-    sweep,
-    compare,
-    side_by_side,
-    evaluate,
-    export,
-    run,
-    estimate,
-    judge_check,
-    retry_judge,
-    status,
-    ask,
-    report,
-    move,
-    up,
-    down,
-    deploy,
-):
-    app.command()(command)
-app.add_typer(standin_app, name="standin")
-app.add_typer(store_app, name="store")
-app.add_typer(backbone_app, name="backbone")
+for listed, (_, summary) in COMMANDS.items():
+    app.command(listed, help=summary)(_given_by_name)
 
 
 if __name__ == "__main__":

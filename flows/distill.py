@@ -6,21 +6,19 @@ Order only, and that of the stages stands in `tapir_core.stages`: what a stage d
 
 from prefect import tags
 
-from flows.round import round_flow
+from flows.driver import stages_until
+from flows.retry_judge import tell_gaps
 from flows.running.fleet import join_fleet
-from flows.running.judge_gaps import tell_gaps
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
-from flows.steps import run_stages
-from flows.until import stages_until
+from flows.steps import run_stages, walk
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import TRAIN, plan, stages_of
-from tasks.artifacts import publish_round, publish_run
+from tapir_core.run_state import stop_reason
+from tapir_core.stages import JUDGE, MIX, SELECT, TRAIN, plan, stages_of
+from tasks.artifacts import publish_judge, publish_round, publish_run
 from tasks.inputs import check_pool
 from tasks.training_runs import check_trainer
-
-__all__ = ["distill"]
 
 
 @project_flow("distill", run_name="{ref.name}")
@@ -60,3 +58,24 @@ def _distill(run: RunFolder, until: str | None) -> list[dict[str, object]]:
         if rounds[-1]["stopped"] or wanted[-1].round == number:
             break
     return rounds
+
+
+@project_flow("round", run_name="round-{number}", child=True)
+def round_flow(ref: RunRef, number: int, until: str | None = None) -> dict[str, object]:
+    """From S_{r−1} to S_r, or to the stage ``until``; returns how many seeds and examples it had, and why it stops."""
+    run = RunFolder(ref)
+    stages, wanted = list(stages_of(run.config, number)), stages_until(run.config, until)
+    found: dict[str, object] = {"round": number}
+    for at, made in walk(ref, [at for at in stages if at in wanted]):
+        if at.name == JUDGE.name:
+            publish_judge(ref, number)
+        elif at.name == SELECT.name:
+            found["seeds"] = made.rows
+            if (reason := stop_reason(run, number)) is not None:
+                return {**found, "stopped": reason}
+        elif at.name == MIX.name:
+            found["examples"] = made.rows
+    if stages[-1] not in wanted:
+        return {**found, "stopped": f"{wanted[-1]} was asked for and nothing after it"}
+    publish_round(ref, number)
+    return {**found, "stopped": stop_reason(run, number)}

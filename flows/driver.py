@@ -7,10 +7,9 @@ deployments begin here alike, so that both refuse the same things in the same wo
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from flows.until import find_stage, stages_until
 from tapir_core.calls import RunLease
 from tapir_core.calls.prices import missing_prices
 from tapir_core.calls.store_address import run_key, store_url
@@ -18,24 +17,18 @@ from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
-from tapir_core.paths import ROOT_VARIABLE
+from tapir_core.estimate.run import save_estimate
+from tapir_core.paths import REPORT, ROOT_VARIABLE
+from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.run_state import state_of
 from tapir_core.scratch import publish_logs
+from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
+from tapir_core.summary import summarise
+from tapir_core.summary.types import RunSummary
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current
-
-__all__ = [
-    "Say",
-    "check_settings",
-    "hold_known_run",
-    "hold_run",
-    "is_done",
-    "read_config",
-    "run_lease",
-    "worker_root",
-]
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
@@ -102,8 +95,7 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False, any_version: b
             publish_logs(run)
 
 
-@contextmanager
-def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Iterator[RunFolder]:
+def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> AbstractContextManager[RunFolder]:
     """Hold and open a run by its own configuration, wherever its folder lies now; ``any_version`` as in `open_run`.
 
     Raises:
@@ -111,8 +103,32 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Itera
         RunBusy: another process drives the run.
         RunChanged: finished stages would be made otherwise now.
     """
-    with hold_run(RunFolder(ref).config, say=say, any_version=any_version) as run:
-        yield run
+    return hold_run(RunFolder(ref).config, say=say, any_version=any_version)
+
+
+def drive(
+    config: RunConfig,
+    distil: Callable[[RunFolder], object],
+    *,
+    say: Say,
+    until: str | None = None,
+    amend: bool = False,
+) -> RunSummary:
+    """Hold a run and ``distil`` it where something is left to do; what it has come to.
+
+    Raises:
+        RunBusy: another process drives the run.
+        RunChanged: finished stages would be made otherwise now, and `amend` is not set.
+    """
+    with hold_run(config, say=say, amend=amend) as run:
+        if not is_done(run, until):
+            save_estimate(run)
+            distil(run)
+        else:
+            say(f"run {run.ref.name} has nothing left to do")
+            if not run.storage.exists(REPORT):
+                say(f"report: {write_report(run)}")
+        return summarise(run)
 
 
 def run_lease(config: RunConfig) -> RunLease:
@@ -152,3 +168,37 @@ def _own_flow_run() -> str | None:
 def is_done(run: RunFolder, until: str | None) -> bool:
     """Whether nothing is left to do, as far as the user wants to go."""
     return state_of(run).next_stage not in stages_until(run.config, until)
+
+
+def find_stage(config: RunConfig, name: str) -> StageAt:
+    """The stage that a person names: `teach`, `judge` (of round 1), `judge@2`, `train@0` (of S_0).
+
+    Raises:
+        ConfigError: the run has no such stage.
+    """
+    stage, _, number = name.partition("@")
+    found = [at for at in plan(config) if at.name == stage]
+    wanted = [at for at in found if number == ("" if at.round is None else str(at.round))]
+    wanted += [at for at in found if not number and at.round == 1]
+    if not wanted:
+        raise ConfigError(f"--until {name}: this run has no such stage; it has {_known(config)}")
+    return wanted[0]
+
+
+def stages_until(config: RunConfig, name: str | None) -> list[StageAt]:
+    """The plan as far as a person wants to go: to the stage of that name, or all of it.
+
+    Raises:
+        ConfigError: the run has no such stage.
+    """
+    stages = list(plan(config))
+    return stages if name is None else stages[: stages.index(find_stage(config, name)) + 1]
+
+
+def _known(config: RunConfig) -> str:
+    """All names, each with its rounds: `pool, label, mix@0-2`."""
+    rounds: dict[str, list[int]] = {}
+    for at in plan(config):
+        rounds.setdefault(at.name, []).extend([] if at.round is None else [at.round])
+    spans = {name: f"@{min(numbers)}-{max(numbers)}" if numbers else "" for name, numbers in rounds.items()}
+    return ", ".join(f"{name}{span}" for name, span in spans.items())

@@ -17,8 +17,6 @@ from tapir_core.summary.formats import student_name
 from tasks.artifacts import publish_run, publish_scores
 from tasks.benchmarks import forget_failed
 
-__all__ = ["evaluate_students"]
-
 
 @project_flow("evaluate", run_name="{ref.name}")
 def evaluate_students(

@@ -1,21 +1,47 @@
-"""Flow *retry-judge*: ask the judge again for what a round went on without, or stopped for.
+"""What a run lacks of its judge: flow *retry-judge* asks for it, and an event tells that it can be asked for.
 
-A sealed stage is never asked again by itself. Here what it lacks is asked and it is sealed anew; until then the old
+A sealed stage is never asked again by itself. The flow asks for what it lacks and seals it anew; until then the old
 seal stays, so that a kill leaves the round as it was. The stages that read it stay until somebody redoes them.
+
+The event starts *retry-judge* after a while. It is sent when the run is let go, not when the judge stage is sealed:
+until then nobody else may drive it. Limits: a judge that stays away must not be asked for ever, so nothing is sent when
+*retry-judge* has taken the run up three times within a day; and it goes on to the run's end, so nothing is sent by a
+drive that was to go to a stage only.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
-from flows.running.judge_gaps import tell_gaps
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterStartTime,
+    FlowRunFilterTags,
+)
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
 from flows.steps import run_stages
+from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_state import count_gaps
-from tapir_core.stages import ANSWER, JUDGE
+from tapir_core.run_state import count_gaps, state_of
+from tapir_core.stages import ANSWER, JUDGE, StageAt
 from tasks.judge import check_stored, forget_unscored
 
-__all__ = ["retry_judge"]
+INCOMPLETE = "tapir.judge.incomplete"
+"""The event on which deployments/prefect.yaml starts *retry-judge*."""
+
+MOST_RETRIES = 3
+"""Flow runs of *retry-judge* for a run within 24 hours, those that a person started included."""
+
+_DAY = timedelta(hours=24)
 
 
 @project_flow("retry-judge", run_name="{ref.name}")
@@ -24,6 +50,25 @@ def retry_judge(ref: RunRef, rounds: list[int], also_terminal: bool = False) -> 
     asked = [stage.at(number) for number in rounds for stage in (ANSWER, JUDGE)]
     with tell_gaps(ref), live_spend(ref, asked):
         return [_retry_round(RunFolder(ref), number, also_terminal) for number in rounds]
+
+
+@contextmanager
+def tell_gaps(ref: RunRef, *, whole: bool = True) -> Iterator[None]:
+    """Around a drive of a run: send the event when it stopped in judging, or went on with verdicts missing.
+
+    Not when it is to go to a stage only (``whole``).
+    """
+    run = RunFolder(ref)
+    try:
+        yield
+    except (TooMuchMissing, MissingPrerequisite, EngineError):
+        following = state_of(run).next_stage
+        if whole and following is not None and following.name == "judge":
+            _tell(ref, "stopped")
+        raise
+    judged = (at for each in run.config.round_numbers if run.holds(at := StageAt("judge", each)))
+    if whole and any(count_gaps(run, at.number).missing for at in judged):
+        _tell(ref, "went on")
 
 
 def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, int]:
@@ -36,3 +81,31 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
     after = asdict(count_gaps(run, number))
     told = {f"{name}_{when}": each[name] for when, each in (("before", before), ("after", after)) for name in each}
     return {"round": number, **told}
+
+
+def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
+    if FlowRunContext.get() is None:
+        return
+    try:
+        if _retries(ref) >= MOST_RETRIES:
+            return
+    except Exception:  # a server that is away starts nothing, and must not hide why the run ended
+        return
+    resource = {
+        "prefect.resource.id": f"tapir.run.{ref.name}",
+        "prefect.resource.name": ref.name,
+        "tapir.run": ref.name,
+        "tapir.judge": how,
+    }
+    emit_event(INCOMPLETE, resource)
+
+
+def _retries(ref: RunRef) -> int:
+    """How often *retry-judge* has taken the run up within a day."""
+    retries = FlowFilter(name=FlowFilterName(any_=["retry-judge"]))
+    of_run = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[f"run-{ref.name}"]),
+        start_time=FlowRunFilterStartTime(after_=datetime.now(UTC) - _DAY),
+    )
+    with get_client(sync_client=True) as client:
+        return len(client.read_flow_runs(flow_filter=retries, flow_run_filter=of_run, limit=MOST_RETRIES))

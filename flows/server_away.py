@@ -9,8 +9,6 @@ tags, for child flows and concurrency limits, a worker for what tells it that a 
 
 from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
 
-__all__ = ["outlast_server"]
-
 
 def outlast_server() -> None:
     """Let every client of this process take the server for reached before, which it was: a flow or a worker runs."""

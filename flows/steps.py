@@ -25,9 +25,6 @@ from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 from tasks.seal import seal
 
-__all__ = ["run_stage", "run_stages", "walk"]
-
-
 Again = Callable[[StageAt], bool]
 """Asked of a stage that follows another's shards, before its own begin: whether to do it though it holds."""
 

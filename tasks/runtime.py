@@ -49,6 +49,7 @@ class Runtime:
         self._making = threading.Lock()
         self._calls: CallEngine | None = None
         self._students: Students | None = None
+        self._make_students = self._serve_here
         self._standins: StandinServers | None = None
         self._endpoints = Endpoints(run.config.calls.concurrency, lambda: self.standins)
         self._fetching = threading.Lock()
@@ -74,17 +75,15 @@ class Runtime:
         """Serves one checkpoint at a time, started when an answer is missing."""
         with self._making:
             if self._students is None:
-                log = self.run.workplace.local(log_file("student"))
-                student = self.config.student
-                self._students = serving(student.engine).students(student, log, self.progress.note_current)
+                self._students = self._make_students()
             return self._students
 
-    def use_students(self, students: Students) -> None:
-        """Let others than this process serve the run's students: GPU workers."""
+    def use_students(self, make: Callable[[], Students]) -> None:
+        """Let others than this process serve the run's students from now on: GPU workers. Made when one is asked."""
         with self._making:
             if self._students is not None:
                 self._students.close()
-            self._students = students
+            self._students, self._make_students = None, make
 
     @property
     def standins(self) -> StandinServers:
@@ -203,6 +202,11 @@ class Runtime:
             self._calls.close()
         if self._standins is not None:
             self._standins.stop()
+
+    def _serve_here(self) -> Students:
+        log = self.run.workplace.local(log_file("student"))
+        student = self.config.student
+        return serving(student.engine).students(student, log, self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
         return Role(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))

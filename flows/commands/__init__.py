@@ -1,15 +1,14 @@
 """The commands of `tapir`. Here is what they share: what a user gives them, and how they print.
 
-`tapir --help` imports them all, those apart that `flows/cli.py` declares: Prefect, SQLAlchemy, polars and plots are
-imported by the functions that need them. Prefect for another reason too: its settings must stand in the environment
-before.
+A module is imported when one of its commands is given. Only Prefect is imported later, by the functions that need it:
+its settings must stand in the environment before.
 """
 
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from rich.cells import cell_len
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tapir_core.run_folder import RunRef
 
 __all__ = [
+    "Also",
     "AsJson",
     "ConfigPath",
     "Overrides",
@@ -34,6 +34,7 @@ __all__ = [
     "print_line",
     "print_rows",
     "print_table",
+    "print_tables",
     "run_ref",
     "say",
 ]
@@ -43,6 +44,8 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.F
 RunName = Annotated[str, typer.Argument(help="Name of a run, or its folder.", show_default=False)]
 Root = Annotated[str, typer.Option(help="Folder of all runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Also = Literal["terminal"] | None
+"""Of an option `--also`: ask anew, too, where a judge failed for good."""
 
 console = Console()
 """What a command came to."""
@@ -77,6 +80,13 @@ def print_line(console: Console, line: str) -> None:
 def say(line: str) -> None:
     """What a command is at."""
     errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_tables(console: Console, *tables: "Table") -> None:
+    """Those of the tables that have rows."""
+    for table in tables:
+        if table.rows:
+            print_table(console, table)
 
 
 def print_rows(

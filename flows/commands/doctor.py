@@ -13,9 +13,10 @@ from rich.text import Text
 
 from flows.commands import AsJson, Overrides, console
 from flows.commands.diagnosis import Finding, examine
+from flows.commands.diagnosis.machine import machine_checks, root_checks
+from flows.commands.diagnosis.run import read_run, run_checks
+from flows.commands.diagnosis.server import server_check, server_parts
 from tapir_core.errors import ConfigError
-
-__all__ = ["diagnose", "doctor", "findings_json", "print_findings"]
 
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
@@ -28,7 +29,7 @@ def doctor(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every part that a run needs, and say what mends each fault; ends with 1 when there is one."""
+    """`tapir doctor`."""
     if overrides and config is None:
         raise ConfigError("--set replaces a value of a configuration; name its file: `tapir doctor CONFIG --set …`")
     found = diagnose(config, overrides or [], root)
@@ -47,10 +48,6 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
         overrides: Its `section.field=value`.
         root: Folder of all runs; the configuration's where left out, and ``runs`` without one.
     """
-    from flows.commands.diagnosis.machine import machine_checks, root_checks
-    from flows.commands.diagnosis.run import read_run, run_checks
-    from flows.commands.diagnosis.server import server_check, server_parts
-
     read, said = (None, []) if config is None else read_run(config, overrides)
     place = root or (read.run.root if read else "runs")
     *found, server = examine(

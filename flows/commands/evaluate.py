@@ -4,21 +4,27 @@ With `--annotations` it computes AlpacaEval's figures from judgments that are th
 """
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from flows.commands import Root, console, print_table, run_ref, say
+from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
+from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures, measure_annotations
+from tapir_core.evaluation.annotations import read_annotations
+from tapir_core.evaluation.length_control import LengthTables, read_length_tables
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.judging.agreement import favoured_position
+from tapir_core.judging.estimates import Estimate
+from tapir_core.reporting.benchmark_gains import benchmark_gains_table
+from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
+from tapir_core.reporting.report import write_report
+from tapir_core.reporting.sentences import report_path
+from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
+from tapir_core.reporting.tables import Table, students_table
+from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, number
-
-if TYPE_CHECKING:
-    from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures
-    from tapir_core.evaluation.length_control import LengthTables
-    from tapir_core.judging.estimates import Estimate
-    from tapir_core.reporting.tables import Table
-
-__all__ = ["evaluate"]
+from tapir_core.summary.run_reader import Look
 
 
 def evaluate(
@@ -35,7 +41,7 @@ def evaluate(
         str | None, typer.Option(metavar="NAME[,NAME]", help="Benchmarks of the run's configuration, asked too.")
     ] = None,
     also: Annotated[
-        str | None, typer.Option(metavar="terminal", help="Ask judges of benchmarks anew where they failed for good.")
+        Also, typer.Option(metavar="terminal", help="Ask judges of benchmarks anew where they failed for good.")
     ] = None,
     root: Root = "runs",
     annotations: Annotated[
@@ -55,7 +61,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --annotations: print one JSON object.")] = False,
 ) -> None:
-    """Score students of a run on its held-out set and on benchmarks, where scores do not stand; or read annotations."""
+    """`tapir evaluate`."""
     with_annotations = {
         "--difficulty": difficulty,
         "--anchors": anchors,
@@ -70,8 +76,6 @@ def evaluate(
         raise ConfigError(f"{', '.join(misplaced)} without --annotations FILE: they go together")
     elif name is None:
         raise ConfigError("nothing to evaluate: give a RUN, or --annotations FILE")
-    elif also not in (None, "terminal"):
-        raise ConfigError(f"--also {also}: only `terminal` is known")
     elif also and not benchmark:
         raise ConfigError(f"--also {also} without --benchmark NAME: it asks the judge of a benchmark anew")
     else:
@@ -80,35 +84,27 @@ def evaluate(
 
 def _check_alone(name: str | None, which: str, benchmark: str | None, also: str | None) -> None:
     """Refuse what is about a run beside ``--annotations``."""
-    if name is not None:
-        raise ConfigError(f"a run ({name}) and --annotations: give one of the two")
-    if benchmark is not None:
-        raise ConfigError(f"--benchmark {benchmark} and --annotations: a benchmark is asked of the students of a RUN")
-    if also is not None:
-        raise ConfigError(f"--also {also} and --annotations: nobody is asked for judgments that are there")
-    if which != "all":
-        raise ConfigError(f"--round {which} and --annotations: a round is one of a RUN")
+    about_a_run = {
+        f"a run ({name})": (name is not None, "give one of the two"),
+        f"--benchmark {benchmark}": (benchmark is not None, "a benchmark is asked of the students of a RUN"),
+        f"--also {also}": (also is not None, "nobody is asked for judgments that are there"),
+        f"--round {which}": (which != "all", "a round is one of a RUN"),
+    }
+    for given, (is_given, why) in about_a_run.items():
+        if is_given:
+            raise ConfigError(f"{given} and --annotations: {why}")
 
 
 def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
-    from flows.commands.live import shown_live
+    # Here: annotations are read without the engines, the store and Prefect.
+    from flows.commands.live import connected, shown_live
     from flows.driver import hold_known_run
-    from flows.prefect_server.connection import connect_prefect
-    from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-    from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
-    from tapir_core.reporting.report import write_report
-    from tapir_core.reporting.sentences import report_path
-    from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
-    from tapir_core.reporting.tables import students_table
-    from tapir_core.summary import summarise
-    from tapir_core.summary.run_reader import Look
 
     with hold_known_run(run_ref(name, root), say=say, any_version=True) as run:
         benchmarks = find_benchmarks(run, benchmark)
         compared = find_students(run, which, benchmarks)
         if unscored_students(run, compared, benchmarks, also_terminal=also_terminal):
-            say("connecting to Prefect")
-            with connect_prefect(run.ref), shown_live(run, console):
+            with connected(run.ref), shown_live(run, console):
                 from flows.evaluate import evaluate_students
 
                 evaluate_students(run.ref, compared, benchmarks, also_terminal)
@@ -116,12 +112,9 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
             write_report(run)
         summary = summarise(run)
         numbers = [who for who in compared if isinstance(who, int)]
-        tables = [students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks)]
+        print_tables(console, students_table(summary, numbers), *benchmark_tables(summary, compared, benchmarks))
         if benchmarks:
-            tables.append(benchmark_gains_table(Look(run), numbers, summary.best))
-        for table in tables:
-            if table.rows:
-                print_table(console, table)
+            print_tables(console, benchmark_gains_table(Look(run), numbers, summary.best))
         say(f"report: {report_path(summary)}")
         require_figures(summary, compared, benchmarks)
 
@@ -135,15 +128,10 @@ def _score_annotations(
         ConfigError: a file is wrong, or only one of difficulty and anchors is given.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    from tapir_core.evaluation.alpaca_eval import measure_annotations
-    from tapir_core.evaluation.annotations import read_annotations
-    from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-
     most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     tables = _read_tables(difficulty, anchors)
     found = read_annotations(path)
-    judged = found.judged
-    figures = measure_annotations(judged, tables, max_failed_share=most)
+    figures = measure_annotations(found.judged, tables, max_failed_share=most)
     rate = figures.rates.win_rate
     if rate.estimate.value is None:
         raise NoFigure(
@@ -153,11 +141,12 @@ def _score_annotations(
     if found.in_words:
         say(found.in_words)
     if rate.n_failed:
-        say(f"{rate.n_failed} of {len(judged)} judgments failed; they are in no figure")
-    if tables is not None and len(judged) < len(tables.difficulty):
+        say(f"{rate.n_failed} of {len(found.judged)} judgments failed; they are in no figure")
+    if tables is not None and len(found.judged) < len(tables.difficulty):
         say(
-            f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions: annotations "
-            "take their difficulty by place, as published figures do, so behind a gap they take a neighbour's"
+            f"{len(found.judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions: "
+            "annotations take their difficulty by place, as published figures do, so behind a gap they take a "
+            "neighbour's"
         )
     if figures.length_is_doubtful:
         say("length control moves the win rate very far: look at the lengths before you trust it")
@@ -169,10 +158,8 @@ def _score_annotations(
         print_table(console, _figures_table(figures, found.in_words))
 
 
-def _figures_table(figures: "AlpacaEvalFigures", whose: str) -> "Table":
+def _figures_table(figures: AlpacaEvalFigures, whose: str) -> Table:
     """The figures in words; ``whose`` judgments they are of stands in the note."""
-    from tapir_core.reporting.tables import Table
-
     rates, controlled = figures.rates, figures.controlled
     estimates = {
         "win rate": rates.win_rate.estimate,
@@ -205,24 +192,20 @@ def _figures_table(figures: "AlpacaEvalFigures", whose: str) -> "Table":
     return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
 
 
-def _row(name: str, found: "Estimate") -> tuple[str, ...]:
+def _row(name: str, found: Estimate) -> tuple[str, ...]:
     interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
     return (name, number(found.value), number(found.stderr), interval, count(found.n))
 
 
-def _position_bias(figures: "AlpacaEvalFigures") -> str:
+def _position_bias(figures: AlpacaEvalFigures) -> str:
     """Empty where no position is favoured, or nothing can tell."""
-    from tapir_core.judging.agreement import favoured_position
-
     favoured = favoured_position(figures.position)
     return (
         f"position bias: the annotator favours the output shown {favoured}" if favoured in ("first", "second") else ""
     )
 
 
-def _read_tables(difficulty: str | None, anchors: str | None) -> "LengthTables | None":
-    from tapir_core.evaluation.length_control import read_length_tables
-
+def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
     if difficulty is None and anchors is None:
         return None
     if difficulty is None or anchors is None:

@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands import print_line, print_rows
+from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_rows, say
 from tapir_core.calls import OnOutcome, Outcome, Parsed
 from tapir_core.calls.store_address import run_key
 from tapir_core.config import Order, RunConfig
+from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
 from tapir_core.judging import Verdict, mode_of
 from tapir_core.judging.check import (
@@ -42,8 +44,6 @@ from tapir_core.text import digest
 from tasks.asking import counts_of, missing_by_kind
 from tasks.asking_judges import ask_judge, read_verdicts, render_texts
 from tasks.runtime import Runtime
-
-__all__ = ["CheckedJudge", "CheckedPanel", "check_judge", "print_check"]
 
 _NAME = "judge-check"
 _SEED = 1
@@ -109,6 +109,21 @@ class _NoRun(RunFolder):
         self.record = RunRecord(known_by, _NAME, datetime.now(UTC).isoformat(), {})
 
 
+def judge_check(
+    config: ConfigPath,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of each kind; the hostile kind has one for each text.")] = 20,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """`tapir judge-check`."""
+    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=say)
+    if as_json:
+        typer.echo(found.to_json())
+    else:
+        print_check(console, found)
+    raise typer.Exit(found.exit_code)
+
+
 def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -> CheckedPanel:
     """Ask every judge of ``config`` about ``pairs`` pairs of each kind, and about every hostile case.
 
@@ -132,7 +147,12 @@ def print_check(console: Console, found: CheckedPanel) -> None:
     for each in found.judges:
         if len(found.judges) > 1:
             console.rule(Text(each.name))
-        _print_judge(console, each)
+        columns = ("", "pairs", "right", "95 % interval", "ties", "unscored")
+        print_rows(console, columns, map(_row, each.check.kinds), title="By kind of pair")
+        title = "By task type (pairs with a better answer)"
+        print_rows(console, columns, map(_row, each.check.task_types), title=title)
+        for line in _lines(each):
+            print_line(console, line)
 
 
 def _as_checked(config: RunConfig) -> RunConfig:
@@ -192,28 +212,19 @@ def _refuse_gaps(config: RunConfig, asked: Sequence[Parsed[Any]]) -> None:
     raise IncompleteBatch(f"{said}; the same command asks for those only")
 
 
-def _print_judge(console: Console, found: CheckedJudge) -> None:
+def _lines(found: CheckedJudge) -> list[str]:
     check, cost = found.check, found.cost
-    _print_groups(console, "By kind of pair", check.kinds)
-    _print_groups(console, "By task type (pairs with a better answer)", check.task_types)
-    lines = [
+    reasons = "".join(f" · {count(rows)} {reason}" for reason, rows in check.reasons.items())
+    return [
         _order_line(check),
         f"hostile texts that moved it: {', '.join(check.moved) or 'none'}",
-        f"unscored verdicts: {_figure(check.unscored, '.1%')}"
-        + "".join(f" · {count(rows)} {reason}" for reason, rows in check.reasons.items()),
+        f"unscored verdicts: {_figure(check.unscored, '.1%')}{reasons}",
         f"calls {count(cost['calls'])} · from the store {count(cost['stored'])} · tokens "
         f"{count(cost['prompt_tokens'])} in, {count(cost['completion_tokens'])} out · {cost['usd']:.2f} USD",
         "",
         f"{found.name}: {found.trust.word}",
         *(f"  - {reason}" for reason in found.trust.reasons),
     ]
-    for line in lines:
-        print_line(console, line)
-
-
-def _print_groups(console: Console, title: str, groups: Sequence[Group]) -> None:
-    columns = ("", "pairs", "right", "95 % interval", "ties", "unscored")
-    print_rows(console, columns, map(_row, groups), title=title)
 
 
 def _row(group: Group) -> tuple[str, ...]:

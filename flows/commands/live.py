@@ -5,13 +5,13 @@ elsewhere a stage is one line when it starts, one when it ends and one every 30 
 reads snapshots only: it knows nothing of Prefect, of engines or of the store.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
-from types import TracebackType
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.live import Live
@@ -19,9 +19,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.commands import print_table, say
-from flows.prefect_server.connection import connect_prefect
-from flows.running import TAG
+from flows.commands import print_tables, say
+from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.spend import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.sentences import (
@@ -38,19 +37,6 @@ from tapir_core.summary.formats import count, duration, round_name
 from tapir_core.summary.types import RunSummary
 from tasks.progress import StageProgress
 from tasks.runtime import current
-
-__all__ = [
-    "LiveDisplay",
-    "PlainLines",
-    "Snapshot",
-    "connect_when_needed",
-    "distil_shown",
-    "print_summary",
-    "render_snapshot",
-    "shown_live",
-    "spend_line",
-    "stage_line",
-]
 
 _REFRESHES_PER_SECOND = 2
 _LINE_SECONDS = 30.0
@@ -78,24 +64,23 @@ class Snapshot:
     spend: LiveSpend = field(default_factory=LiveSpend)
 
 
-@dataclass(slots=True)
-class _Told:
-    """What has been said of one stage."""
-
-    started: bool = False
-    ended: bool = False
-    next_seconds: float = _LINE_SECONDS
+@contextmanager
+def connected(ref: RunRef) -> Iterator[None]:
+    """Connect like `connect_prefect` for as long as the block lasts, and say so."""
+    say("connecting to Prefect")
+    with connect_prefect(ref) as address:
+        say(f"Prefect UI {address} while it runs")
+        yield
 
 
 @contextmanager
 def connect_when_needed(ref: RunRef) -> Iterator[Callable[[], None]]:
-    """Gives what connects like `connect_prefect` and says so, once, for as long as the block lasts."""
+    """Gives what connects, once, for as long as the block lasts."""
     with ExitStack() as servers:
 
         @cache
         def connect() -> None:
-            say("connecting to Prefect")
-            say(f"Prefect UI {servers.enter_context(connect_prefect(ref))} while it runs")
+            servers.enter_context(connected(ref))
 
         yield connect
 
@@ -114,12 +99,42 @@ def shown_live(run: RunFolder, console: Console) -> Iterator[None]:
     """Flow runs of the block carry the run's tags; what they do is shown while they work."""
     from prefect import tags
 
+    def look() -> Snapshot:
+        return Snapshot(runtime.progress.stages(), runtime.calls.spend())
+
     runtime = current(run)
-    with (
-        tags(TAG, f"run-{run.ref.name}"),
-        LiveDisplay(lambda: Snapshot(runtime.progress.stages(), runtime.calls.spend()), console),
-    ):
+    with tags(TAG, f"run-{run.ref.name}"), live_display(look, console):
         yield
+
+
+@contextmanager
+def live_display(look: Callable[[], Snapshot], console: Console) -> Iterator[None]:
+    """Show a run at work for as long as the block lasts; a thread calls ``look`` about twice a second."""
+    lines, ended = PlainLines(only_ends=console.is_terminal), threading.Event()
+    shown = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def refresh() -> None:
+        while not ended.wait(1 / _REFRESHES_PER_SECOND):
+            try:
+                snapshot = look()
+            except TapirError:
+                return  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
+            _print(console, lines.new_lines(snapshot))
+            if shown is not None:
+                shown.update(render_snapshot(snapshot), refresh=True)
+
+    thread = threading.Thread(target=refresh, name="tapir-display", daemon=True)
+    try:
+        with shown or nullcontext():
+            thread.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                thread.join()
+    finally:
+        last = look()
+        _print(console, [*lines.new_lines(last), spend_line(last.spend)])
 
 
 class PlainLines:
@@ -127,66 +142,22 @@ class PlainLines:
 
     def __init__(self, *, only_ends: bool = False) -> None:
         self._only_ends = only_ends
-        self._told: dict[tuple[StageAt, float], _Told] = {}
+        self._due: dict[tuple[StageAt, float], float] = {}
+        """A stage and its start → after how many seconds it is worth a line again."""
 
     def new_lines(self, snapshot: Snapshot) -> list[str]:
         """What is new since the last look. A stage that began and ended between two looks is one line."""
         lines = []
         for stage in snapshot.stages:
-            told = self._told.setdefault((stage.at, stage.started), _Told())
-            if stage.ended is not None and not told.ended:
-                told.ended = True
+            key = stage.at, stage.started
+            due = self._due.get(key, 0.0)
+            if stage.ended is not None and due < math.inf:
+                self._due[key] = math.inf
                 lines += [] if _is_trifle(stage) else [stage_line(stage)]
-            elif stage.ended is None and not self._only_ends:
-                lines += _lines_at_work(stage, told, snapshot.spend)
+            elif stage.ended is None and not self._only_ends and stage.seconds >= due:
+                lines.append(_working_line(stage, snapshot.spend) if due else _start_line(stage))
+                self._due[key] = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS if due else _LINE_SECONDS
         return lines
-
-
-class LiveDisplay:
-    """Shows a run at work for as long as the block lasts.
-
-    ``look`` gives a snapshot; it is called from a thread of the display, about twice a second.
-    """
-
-    def __init__(self, look: Callable[[], Snapshot], console: Console | None = None) -> None:
-        self._look = look
-        self._console = console or Console()
-        self._live: Live | None = None
-        self._lines = PlainLines(only_ends=self._console.is_terminal)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._refresh, name="tapir-display", daemon=True)
-
-    def __enter__(self) -> "LiveDisplay":
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
-            self._live.start()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-        if self._live is not None:
-            self._live.stop()
-        last = self._look()
-        self._print(self._lines.new_lines(last))
-        self._print([spend_line(last.spend)])
-
-    def _refresh(self) -> None:
-        while not self._ended.wait(1 / _REFRESHES_PER_SECOND):
-            try:
-                snapshot = self._look()
-            except TapirError:
-                return  # what cannot be looked at (a store that does not open) fails in the run itself, with its remedy
-            self._print(self._lines.new_lines(snapshot))
-            if self._live is not None:
-                self._live.update(render_snapshot(snapshot), refresh=True)
-
-    def _print(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self._console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def render_snapshot(snapshot: Snapshot) -> RenderableType:
@@ -230,26 +201,27 @@ def spend_line(spend: LiveSpend) -> str:
 
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
-    for table in (rounds_table(summary), accuracy_table(summary), seconds_table(summary)):
-        if table.rows:
-            print_table(console, table)
+    print_tables(console, rounds_table(summary), accuracy_table(summary), seconds_table(summary))
     said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines_at_work(stage: StageProgress, told: _Told, spend: LiveSpend) -> list[str]:
-    if not told.started:
-        told.started = True
-        shards = f" in {count(stage.shards)} shards" if stage.shards > 1 else ""
-        return [f"{_name(stage.at)}: started" + (f", {count(stage.rows)} rows{shards}" if stage.rows else "")]
-    if stage.seconds < told.next_seconds:
-        return []
-    told.next_seconds = (stage.seconds // _LINE_SECONDS + 1) * _LINE_SECONDS
+def _print(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(f"{datetime.now():%H:%M:%S}  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _start_line(stage: StageProgress) -> str:
+    shards = f" in {count(stage.shards)} shards" if stage.shards > 1 else ""
+    return f"{_name(stage.at)}: started" + (f", {count(stage.rows)} rows{shards}" if stage.rows else "")
+
+
+def _working_line(stage: StageProgress, spend: LiveSpend) -> str:
     rows = f"{count(stage.rows_done)} of {count(stage.rows)} rows, {_rate(stage) or 0} rows/s, " if stage.rows else ""
     missing = f"{count(stage.missing)} missing, " if stage.missing else ""
     note = f" · {stage.note}" if stage.note else ""
-    return [f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"]
+    return f"{_name(stage.at)}: {rows}{missing}{duration(stage.seconds)}{note} · {spend_line(spend)}"
 
 
 def _name(at: StageAt) -> str:

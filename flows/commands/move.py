@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+from flows.commands import Root, RunName, console, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
@@ -16,7 +19,15 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count
 
-__all__ = ["move_run"]
+
+def move(
+    name: RunName,
+    to: Annotated[str, typer.Argument(metavar="ROOT", help="Folder of all runs, or s3://…", show_default=False)],
+    root: Root = "runs",
+    remove: Annotated[bool, typer.Option("--remove", help="Delete the original once the copy is verified.")] = False,
+) -> None:
+    """`tapir move`."""
+    move_run(run_ref(name, root), to, console, say=say, remove=remove)
 
 
 def move_run(ref: RunRef, root: str, console: Console, *, say: Say, remove: bool = False) -> None:

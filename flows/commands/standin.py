@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from tapir_core.standin.judge import Preference
+from tapir_core.standin.batches import BatchRules
+from tapir_core.standin.faults import read_faults
+from tapir_core.standin.judge import Behaviour, Preference
+from tapir_core.standin.server import Service, run_server
 
-__all__ = ["standin_app"]
-
-standin_app = typer.Typer(help="The offline, rule-based teacher and judge. No LLM.", no_args_is_help=True)
+standin_app = typer.Typer(no_args_is_help=True)
 
 
 @standin_app.command()
@@ -31,11 +32,6 @@ def serve(
     log: Annotated[Path | None, typer.Option(help="Append one JSON line a request to this file.")] = None,
 ) -> None:
     """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted."""
-    from tapir_core.standin.batches import BatchRules
-    from tapir_core.standin.faults import read_faults
-    from tapir_core.standin.judge import Behaviour
-    from tapir_core.standin.server import Service, run_server
-
     service = Service(
         Behaviour(position_bias, noise, prefers, logprobs),
         latency_ms=latency_ms,

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
-from flows.commands import print_line, print_table
+from flows.commands import Root, console, print_line, print_table, run_ref
 from tapir_core.calls import AnswerStore
 from tapir_core.calls.store_address import store_url
 from tapir_core.errors import ConfigError, TapirError
@@ -19,10 +21,19 @@ from tapir_core.store_admin.opening import is_there
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name
 from tapir_core.summary.run_reader import Look
 
-__all__ = ["print_runs", "print_status"]
-
 _RUNS = ("run", "created", "next", "stages", "accuracy, %", "USD", "left, about")
 _STAGES = ("round", "stage", "rows", "missing", "seconds")
+
+
+def status(
+    name: Annotated[str | None, typer.Argument(help="Name of a run; all runs when left out.")] = None,
+    root: Root = "runs",
+) -> None:
+    """`tapir status`."""
+    if name is None:
+        _print_runs(console, root)
+    else:
+        _print_status(console, run_ref(name, root))
 
 
 class _Stores(ExitStack):
@@ -56,7 +67,7 @@ class _Stores(ExitStack):
             raise TapirError(f"the call store cannot be read: {getattr(error, 'orig', error)}") from error
 
 
-def print_runs(console: Console, root: str) -> None:
+def _print_runs(console: Console, root: str) -> None:
     """One line for each run of a root.
 
     Raises:
@@ -70,7 +81,7 @@ def print_runs(console: Console, root: str) -> None:
     print_table(console, Table("", _RUNS, rows, text_columns=3, note=_NOTE))
 
 
-def print_status(console: Console, ref: RunRef) -> None:
+def _print_status(console: Console, ref: RunRef) -> None:
     """Every stage of a run, with the rows that it holds, what it goes on without, and its seconds.
 
     Then its benchmarks, its score, what it paid and how long it may take.

@@ -7,33 +7,33 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
+from sqlalchemy import Engine
 
 from flows.commands import AsJson, console, print_line, print_rows, say
+from tapir_core import store_admin
+from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import TapirError
+from tapir_core.store_admin import (
+    Archive,
+    Compacted,
+    DoomedRows,
+    Imported,
+    RowFilter,
+    RunAtStake,
+    StoreSize,
+    StoreStats,
+    Verified,
+)
 from tapir_core.summary.formats import NOTHING, count, duration, percent
 from tapir_core.text import shorten
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from tapir_core.store_admin import (
-        AnswerGroup,
-        Compacted,
-        DoomedRows,
-        Imported,
-        RunAtStake,
-        StoreSize,
-        StoreStats,
-        Verified,
-    )
-
-__all__ = ["print_stats", "store_app"]
-
-store_app = typer.Typer(help="The store of all paid answers: look, move, shrink, check.", no_args_is_help=True)
+store_app = typer.Typer(no_args_is_help=True)
 
 _COPIED_BYTES_PER_SECOND = 100e6
 """How fast a store is rewritten, roughly, on the disk of a laptop."""
@@ -69,10 +69,8 @@ def stats(
     as_json: AsJson = False,
 ) -> None:
     """Say what the store holds and what it cost, and how often answers were re-used."""
-    from tapir_core.store_admin import gather_stats
-
     with _opened(store, root) as engine:
-        found = gather_stats(engine)
+        found = store_admin.gather_stats(engine)
     if as_json:
         print(json.dumps(found.as_json(), indent=1))
     else:
@@ -90,13 +88,12 @@ def export_answers(
     since: Annotated[str | None, typer.Option(help="Only from then on: 2026-11-01, or 30d for days back.")] = None,
 ) -> None:
     """Write answers as Parquet, with a manifest that is written last."""
-    from tapir_core.store_admin import Archive, RowFilter, read_moment
-    from tapir_core.store_admin import export_answers as export
-
-    moment = read_moment(since, now=datetime.now(UTC)) if since else None
+    moment = store_admin.read_moment(since, now=datetime.now(UTC)) if since else None
     chosen = RowFilter(tuple(roles or ()), tuple(models or ()), runs=tuple(runs or ()), since=moment)
     with _opened(store, root) as engine:
-        done = export(engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written"))
+        done = store_admin.export_answers(
+            engine, Archive(place), chosen, on_part=lambda rows: say(f"{rows:,} rows written")
+        )
     print_line(console, f"exported {done.rows:,} rows in {done.parts:,} parts to {place}")
     if done.damaged:
         print_line(console, f"left out: {done.damaged:,} damaged rows, which `tapir store verify` lists")
@@ -105,18 +102,10 @@ def export_answers(
 @store_app.command("import")
 def import_answers(place: Place, store: StoreUrl = None, root: Root = "runs") -> None:
     """Insert what an export has and the store lacks; nothing is overwritten. Makes the store where there is none."""
-    from tapir_core.calls.store_address import root_store_url
-    from tapir_core.calls.store_tables import open_engine
-    from tapir_core.store_admin import Archive
-    from tapir_core.store_admin import import_answers as insert
-
     archive = Archive(place)
     archive.read_manifest()  # a wrong place must not leave an empty store behind
-    engine = open_engine(store or root_store_url(root))
-    try:
-        _print_imported(console, insert(engine, archive))
-    finally:
-        engine.dispose()
+    with _opened(store, root, make=True) as engine:
+        _print_imported(console, store_admin.import_answers(engine, archive))
 
 
 @store_app.command()
@@ -135,17 +124,7 @@ def prune(
     ] = False,
 ) -> None:
     """Remove answers by age, model, role, outcome, …; without --yes it only says what would go and its cost."""
-    from tapir_core.store_admin import (
-        RowFilter,
-        compact,
-        plan_prune,
-        prune_answers,
-        read_age,
-        runs_at_stake,
-        store_size,
-    )
-
-    before = datetime.now(UTC).replace(tzinfo=None) - read_age(older_than) if older_than else None
+    before = datetime.now(UTC).replace(tzinfo=None) - store_admin.read_age(older_than) if older_than else None
     chosen = RowFilter(
         tuple(roles or ()),
         tuple(models or ()),
@@ -155,14 +134,14 @@ def prune(
         before=before,
     )
     with _opened(store, root) as engine:
-        doomed = plan_prune(engine, chosen)
-        _print_doomed(console, doomed, runs_at_stake(root, doomed), store_size(engine))
+        doomed = store_admin.plan_prune(engine, chosen)
+        _print_doomed(console, doomed, store_admin.runs_at_stake(root, doomed), store_admin.store_size(engine))
         if not yes or not doomed:
             print_line(console, "nothing is changed" + ("; --yes removes these rows" if doomed else ""))
             return
-        print_line(console, f"removed {prune_answers(engine, chosen):,} rows")
+        print_line(console, f"removed {store_admin.prune_answers(engine, chosen):,} rows")
         if not keep_room:
-            _print_compacted(console, compact(engine))
+            _print_compacted(console, store_admin.compact(engine))
 
 
 @store_app.command()
@@ -174,13 +153,13 @@ def verify(
     ] = False,
 ) -> None:
     """Look for damaged rows, and of SQLite for a damaged file; ends with 1 when there is something."""
-    from tapir_core.store_admin import delete_rows, verify_store
-
     with _opened(store, root) as engine:
-        found = verify_store(engine)
+        found = store_admin.verify_store(engine)
         _print_verified(console, found)
         if remove and found.places:
-            print_line(console, f"removed {delete_rows(engine, found.places):,} rows; who needs them asks again")
+            print_line(
+                console, f"removed {store_admin.delete_rows(engine, found.places):,} rows; who needs them asks again"
+            )
     if found.file_faults:
         raise TapirError(
             "the database itself is damaged, which removing rows does not mend. Move it away, import the last export "
@@ -194,29 +173,44 @@ def verify(
 
 
 @contextmanager
-def _opened(store: str | None, root: str) -> "Iterator[Engine]":
-    from tapir_core.calls.store_address import root_store_url
-    from tapir_core.store_admin import open_existing
-
-    engine = open_existing(store or root_store_url(root))
+def _opened(store: str | None, root: str, *, make: bool = False) -> Iterator[Engine]:
+    """The store that a user means; with ``make`` one is made where there is none."""
+    engine = (open_engine if make else store_admin.open_existing)(store or root_store_url(root))
     try:
         yield engine
     finally:
         engine.dispose()
 
 
-def print_stats(console: Console, stats: "StoreStats") -> None:
+def print_stats(console: Console, stats: StoreStats) -> None:
     """What a store holds, what it cost, and what of it was used again."""
-    free = f", {_bytes(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
-    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {_bytes(stats.size.bytes)}{free}")
+    free = f", {decimal(stats.size.free_bytes)} of it free for new rows" if stats.size.free_bytes else ""
+    print_line(console, f"{stats.store}: {count(stats.rows)} rows in {decimal(stats.size.bytes)}{free}")
     if stats.groups:
         first, last = min(group.first for group in stats.groups), max(group.last for group in stats.groups)
         statuses = ", ".join(f"{count(rows)} {status}" for status, rows in stats.statuses.items())
-        print_line(console, f"{statuses}; stored from {_minute(first)} to {_minute(last)} UTC")
-        _print_groups(console, stats.groups)
+        print_line(console, f"{statuses}; stored from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC")
+        columns = ("role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share")
+        rows = (
+            (
+                group.role,
+                group.model,
+                shorten(group.identity, _IDENTITY_CHARACTERS),
+                group.prompt_version or NOTHING,
+                count(group.rows),
+                count(group.rows - group.statuses.get("answer", 0)),
+                decimal(group.bytes),
+                count(group.prompt_tokens + group.completion_tokens),
+                f"{group.usd:,.2f}",
+                count(group.reused),
+                percent(group.reuse_share),
+            )
+            for group in stats.groups
+        )
+        print_rows(console, columns, rows, text_columns=4)
 
 
-def _print_imported(console: Console, done: "Imported") -> None:
+def _print_imported(console: Console, done: Imported) -> None:
     """What came of an import, and the first rows that differ."""
     print_line(
         console,
@@ -232,13 +226,11 @@ def _print_imported(console: Console, done: "Imported") -> None:
         print_rows(console, columns, rows, text_columns=len(columns))
 
 
-def _print_doomed(
-    console: Console, doomed: "Sequence[DoomedRows]", runs: "Sequence[RunAtStake]", size: "StoreSize"
-) -> None:
+def _print_doomed(console: Console, doomed: Sequence[DoomedRows], runs: Sequence[RunAtStake], size: StoreSize) -> None:
     """What would be removed, what asking again would cost, and which runs would."""
     rows = []
     for each in doomed:
-        figures = (count(each.rows), _bytes(each.bytes), count(each.tokens), _usd(each.usd))
+        figures = (count(each.rows), decimal(each.bytes), count(each.tokens), f"{each.usd:,.2f}")
         rows.append((each.role, each.model, shorten(each.identity, _IDENTITY_CHARACTERS), each.run, *figures))
     if doomed:
         columns = ("role", "model", "identity", "asked first by", "rows", "text", "tokens", "USD")
@@ -247,8 +239,8 @@ def _print_doomed(
     tokens, usd = sum(each.tokens for each in doomed), sum(each.usd for each in doomed)
     print_line(
         console,
-        f"{count(total)} rows, {_bytes(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
-        f"{_usd(usd)} USD at the prices that were paid",
+        f"{count(total)} rows, {decimal(room)} of text, {count(tokens)} tokens; asking all of them again would cost "
+        f"{usd:,.2f} USD at the prices that were paid",
     )
     for run in runs:
         print_line(console, f"run {run.run}: {_stake(run)}")
@@ -256,25 +248,27 @@ def _print_doomed(
         left = max(size.bytes - room, 0)
         print_line(
             console,
-            f"giving the room back rewrites about {_bytes(left)}, roughly {duration(left / _COPIED_BYTES_PER_SECOND)}; "
-            "whoever writes to the store waits meanwhile (--keep-room leaves it in the file)",
+            f"giving the room back rewrites about {decimal(left)}, roughly "
+            f"{duration(left / _COPIED_BYTES_PER_SECOND)}; whoever writes to the store waits meanwhile (--keep-room "
+            "leaves it in the file)",
         )
 
 
-def _print_compacted(console: Console, done: "Compacted") -> None:
+def _print_compacted(console: Console, done: Compacted) -> None:
     """What giving back room brought."""
     if done.obstacle:
         print_line(
-            console, f"the file keeps its {_bytes(done.bytes_before)}: {done.obstacle}. New answers fill the room."
+            console,
+            f"the file keeps its {decimal(done.bytes_before)}: {done.obstacle}. New answers fill the room.",
         )
         return
     print_line(
         console,
-        f"the file went from {_bytes(done.bytes_before)} to {_bytes(done.bytes_after)} in {duration(done.seconds)}",
+        f"the file went from {decimal(done.bytes_before)} to {decimal(done.bytes_after)} in {duration(done.seconds)}",
     )
 
 
-def _print_verified(console: Console, found: "Verified") -> None:
+def _print_verified(console: Console, found: Verified) -> None:
     """What is wrong with a store, with the first rows that it is wrong of."""
     print_line(console, f"{count(found.rows)} rows looked at, {count(len(found.places))} of them damaged")
     if found.without_reply:
@@ -291,28 +285,7 @@ def _print_verified(console: Console, found: "Verified") -> None:
         print_rows(console, ("key", "role", "model", "run", "faults"), damaged, text_columns=5)
 
 
-def _print_groups(console: Console, groups: "Sequence[AnswerGroup]") -> None:
-    columns = ("role", "model", "identity", "prompt", "rows", "failed", "text", "tokens", "USD", "re-used", "share")
-    rows = (
-        (
-            group.role,
-            group.model,
-            shorten(group.identity, _IDENTITY_CHARACTERS),
-            group.prompt_version or NOTHING,
-            count(group.rows),
-            count(group.rows - group.statuses.get("answer", 0)),
-            _bytes(group.bytes),
-            count(group.prompt_tokens + group.completion_tokens),
-            _usd(group.usd),
-            count(group.reused),
-            percent(group.reuse_share),
-        )
-        for group in groups
-    )
-    print_rows(console, columns, rows, text_columns=4)
-
-
-def _stake(run: "RunAtStake") -> str:
+def _stake(run: RunAtStake) -> str:
     asked = f"asked first for {count(run.rows)} of these rows"
     if run.unreadable:
         return f"{asked}; its stages cannot be told: {run.unreadable}"
@@ -323,20 +296,3 @@ def _stake(run: "RunAtStake") -> str:
 
 def _short(text: str) -> str:
     return shorten(text, _TEXT_CHARACTERS)
-
-
-def _bytes(size: float) -> str:
-    """1.5 MB, in powers of 1000."""
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-def _usd(value: float) -> str:
-    return f"{value:,.2f}"
-
-
-def _minute(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M")

@@ -6,7 +6,7 @@ checked by the configuration, with the command line's messages.
 """
 
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import wraps
 from pathlib import Path
@@ -21,7 +21,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.driver import worker_root
-from flows.running import TAG
+from flows.prefect_server import TAG
 from flows.running.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
@@ -34,13 +34,12 @@ __all__ = [
     "MAX_ROUNDS",
     "Overrides",
     "RunName",
-    "comparison_presets",
     "form_flow",
     "machine_to_distil",
     "machine_to_evaluate",
     "preset_file",
+    "presets",
     "run_form_flow",
-    "run_presets",
     "shown",
     "tag_flow_run",
 ]
@@ -49,7 +48,6 @@ MAX_ROUNDS = 49
 
 _PRESETS = Path("configs")
 """In the folder in which a worker works."""
-_COMPARISONS = "compare_*.toml"
 
 _ASK_AGAIN_SECONDS = 60.0
 """Between two looks at whether a run that waits for the machine was suspended."""
@@ -69,15 +67,11 @@ Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], show
 """Settings, one `section.field=value` each."""
 
 
-def run_presets() -> dict[str, list[str]]:
-    """For the field of a form: names of the configurations of a run."""
-    others = {Path(BACKBONES).name, *(file.name for file in _PRESETS.glob(_COMPARISONS))}
-    return _choice(file.stem for file in _PRESETS.glob("*.toml") if file.name not in others)
-
-
-def comparison_presets() -> dict[str, list[str]]:
-    """For the field of a form: names of the comparisons."""
-    return _choice(file.stem for file in _PRESETS.glob(_COMPARISONS))
+def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
+    """For the field of a form: names of configurations, of runs or of comparisons; any text where there are none."""
+    compared = set(_PRESETS.glob("compare_*.toml"))
+    files = compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(BACKBONES).name}
+    return {"enum": sorted(file.stem for file in files)} if files else {}
 
 
 def preset_file(name: str) -> Path:
@@ -139,12 +133,6 @@ def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
 def _progress_of(name: str) -> str:
     run = RunFolder(RunRef(worker_root(), name))
     return next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
-
-
-def _choice(names: Iterable[str]) -> dict[str, list[str]]:
-    """Any text may be typed where there are none."""
-    listed = sorted(names)
-    return {"enum": listed} if listed else {}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from pydantic import Field
 
 from flows.distill import distill
-from flows.driver import hold_known_run, hold_run, is_done, read_config, worker_root
+from flows.driver import drive, hold_known_run, is_done, read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.forms import (
     MAX_ROUNDS,
@@ -20,12 +20,11 @@ from flows.forms import (
     machine_to_distil,
     machine_to_evaluate,
     preset_file,
+    presets,
     run_form_flow,
-    run_presets,
     shown,
 )
 from flows.retry_judge import retry_judge
-from tapir_core.estimate.run import save_estimate
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
 from tapir_core.reporting.sentences import (
     changes_sentence,
@@ -37,17 +36,15 @@ from tapir_core.reporting.sentences import (
     state_sentence,
 )
 from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
-from tapir_core.run_folder import RunRef
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
-
-__all__ = ["distill_from_form", "evaluate_from_form", "retry_judge_from_form"]
 
 
 @run_form_flow("distill")
 def distill_from_form(
     run: RunName,
-    preset: Annotated[str, shown("Preset", **run_presets())] = "quickstart",
+    preset: Annotated[str, shown("Preset", **presets())] = "quickstart",
     config_file: Annotated[str, shown("Configuration file")] = "",
     backbone: Annotated[str, shown("Backbone")] = "",
     rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
@@ -74,18 +71,17 @@ def distill_from_form(
         overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
             fields above.
     """
-    log = get_run_logger()
     given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
     settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
     source, last = config_file or preset_file(preset), until or None
     config = read_config(source, [*settings, *overrides], run, until=last)
-    with hold_run(config, say=log.info, amend=amend) as opened:
-        if not is_done(opened, last):
-            save_estimate(opened)
-            with machine_to_distil(config):
-                distill.fn(opened.ref, last)
-        summary = summarise(opened)
-        require_round_figures(summary, config.evaluation.each_round)
+
+    def distil(opened: RunFolder) -> None:
+        with machine_to_distil(config):
+            distill.fn(opened.ref, last)
+
+    summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
+    require_round_figures(summary, config.evaluation.each_round)
     shown = f"Report: {report_path(summary)}" if summary.next_stage is None else ""
     return " ".join(filter(None, (state_sentence(summary), gain_sentence(summary), shown)))
 

@@ -12,24 +12,29 @@ from prefect import get_run_logger, tags
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.arm_run import Engines, drive_run
-from flows.compare import not_finished, read_asked, read_comparison, run_comparison
+from flows.arm_run import drive_run
 from flows.distill import distill
 from flows.driver import worker_root
 from flows.forms import (
     Overrides,
-    comparison_presets,
     form_flow,
     machine_to_distil,
     preset_file,
+    presets,
     shown,
     tag_flow_run,
 )
-from flows.running import TAG
+from flows.prefect_server import TAG
 from flows.running.project_flow import heed_suspension, project_flow
-from flows.sweep import open_sweep, run_sweep
+from flows.series import (
+    not_finished,
+    open_sweep,
+    read_asked,
+    read_comparison,
+    run_comparison,
+    run_sweep,
+)
 from tapir_core.comparison.figures import verdicts
-from tapir_core.comparison.outcome import Training
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES
@@ -40,12 +45,10 @@ from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
 from tasks.train import count_round
 
-__all__ = ["compare_from_form", "distil_child", "sweep_from_form"]
-
 
 @form_flow("compare", run_name="compare")
 def compare_from_form(
-    preset: Annotated[str, shown("Preset", **comparison_presets())] = "compare_quickstart",
+    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = "compare_quickstart",
     comparison_file: Annotated[str, shown("Comparison file")] = "",
     only: Annotated[str, shown("Arms")] = "",
     run_seeds: Annotated[str, shown("Run seeds")] = "",
@@ -68,9 +71,8 @@ def compare_from_form(
     name = asked.plan.comparison.name
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):
-        drive = _apart(asked.plan, _Engines())
         say = get_run_logger().info
-        failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
+        failed = run_comparison(asked.plan, asked.chosen, _apart(asked.plan), say=say, results=asked.results)
     compared = read_comparison(asked.plan, asked.results, keep=True)
     page = ""
     if compared.rows:
@@ -83,27 +85,20 @@ def compare_from_form(
     return " ".join([*verdicts(compared), f"Page: {page}"])
 
 
-class _Engines:
-    """The real ones, in the flow run of the run that they work on."""
-
-    def distil(self, run: RunFolder, until: str | None) -> None:
-        """Distil it."""
-        save_estimate(run)
-        distill.fn(run.ref, until)
-
-    def count(self, run: RunFolder, number: int) -> Training:
-        """What the training of a round will come to."""
-        return count_round(run, number)
+def _distil(run: RunFolder, until: str | None) -> None:
+    """In the flow run of the run that is worked on."""
+    save_estimate(run)
+    distill.fn(run.ref, until)
 
 
-def _apart(plan: ComparisonPlan, engines: Engines) -> Callable[[PlannedRun], None]:
+def _apart(plan: ComparisonPlan) -> Callable[[PlannedRun], None]:
     """Drives each run in a flow run of its own below the comparison's, once the machine is free."""
 
     def drive(planned: PlannedRun) -> None:
         # Made anew for each, for what a flow is given stands on its page.
         @project_flow("distill", run_name="{ref.name}", child=True)
         def drive_child(ref: RunRef) -> None:
-            drive_run(plan, planned, engines, say=get_run_logger().info)
+            drive_run(plan, planned, _distil, count_round, say=get_run_logger().info)
 
         with machine_to_distil(plan.config(planned)), tags(TAG, f"run-{planned.ref.name}"):
             drive_child(planned.ref)

@@ -28,8 +28,6 @@ from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import check_wanted, make_student, training_lease
 
-__all__ = ["fine_tune_from_form", "serve_student_from_form"]
-
 _PATIENCE_SECONDS = 90.0
 """Longer than another machine's lease lives on, and than a training takes to see that nobody wants it any more."""
 

@@ -32,8 +32,6 @@ from tapir_core.storage import on_this_machine
 from tasks.engines.machine import GPUS_VARIABLE, share_out, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["LIMITS", "POOLS", "Post", "staff", "worker_environment"]
-
 POOLS = ("tapir-cpu", "tapir-gpu")
 """Flows run on the first; what takes a GPU for itself runs on the second."""
 

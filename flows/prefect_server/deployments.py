@@ -18,39 +18,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from http import HTTPStatus
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 from flows.prefect_server import (
     HEARTBEAT_SECONDS,
+    TAG,
     check_entry,
     prepare_prefect,
     save_results_storage,
 )
 from flows.prefect_server.caretaker import POOLS, Post
-from flows.running import TAG
 from tapir_core.errors import EngineError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.events.schemas.automations import Automation, AutomationCore
-
-__all__ = [
-    "CANCELLED",
-    "DEPLOYMENTS",
-    "SILENCE_SECONDS",
-    "ZOMBIES",
-    "cancelled_automation",
-    "deploy",
-    "install_automation",
-    "is_foreign",
-    "kept_changes",
-    "standing_deployments",
-    "triggers_of",
-    "wait_for_workers",
-    "zombie_automation",
-]
 
 DEPLOYMENTS = (
     "distill/distill",
@@ -126,18 +111,29 @@ def wait_for_workers(api: str, posts: Sequence[Post], *, is_alive: Callable[[], 
         EngineError: one does not come.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
 
-    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
     deadline, waiting = time.monotonic() + _WORKERS_SECONDS, list(posts)
     with get_client(sync_client=True) as client:
         while waiting:
-            pools = {post.pool for post in waiting}
-            found = {w.name for pool in pools for w in client.read_workers_for_work_pool(pool, worker_filter=online)}
+            found = {name for pool in {post.pool for post in waiting} for name in online_workers(client, pool)}
             waiting = [post for post in waiting if post.name not in found]
             if waiting and (time.monotonic() > deadline or not is_alive()):
                 raise EngineError(f"no worker came to {' and '.join(post.label for post in waiting)} at {api}")
             time.sleep(0.3 if waiting else 0)
+
+
+def online_workers(client: "SyncPrefectClient", pool: str) -> list[str]:
+    """Names of the workers of a pool that have given a sign of life; none where there is no such pool."""
+    from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    try:
+        return [worker.name for worker in client.read_workers_for_work_pool(pool, worker_filter=online)]
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        return []
 
 
 @contextmanager

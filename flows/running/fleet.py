@@ -3,13 +3,11 @@
 from prefect.client.schemas.objects import StateType
 from prefect.states import Cancelled
 
-from flows.running import TAG
+from flows.prefect_server import TAG
 from tapir_core.run_folder import RunFolder
 from tasks.engines.replicas import Ended, How, ReplicaStudents, replicas_of
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
-
-__all__ = ["PrefectFleet", "join_fleet"]
 
 SERVE_STUDENT = "serve-student/serve-student"
 
@@ -36,7 +34,11 @@ def join_fleet(run: RunFolder) -> None:
     if run.config.student.engine.served_by == "workers":
         fleet, runtime = PrefectFleet(run), current(run)
         fleet.check()
-        runtime.use_students(ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current)))
+
+        def students() -> ReplicaStudents:
+            return ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current))
+
+        runtime.use_students(students)
 
 
 class PrefectFleet:

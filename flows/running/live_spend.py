@@ -8,12 +8,11 @@ import contextvars
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import cast
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext
 
 from tapir_core.calls import LiveSpend, Spend
@@ -28,8 +27,6 @@ from tasks.artifacts import artifact_key
 from tasks.progress import StageProgress
 from tasks.runtime import current
 
-__all__ = ["live_spend", "share_done", "spend_card"]
-
 _SECONDS = 5.0
 """Between two looks at the beginning; later a hundredth of the time that has passed, at most a minute."""
 _MOST_SECONDS = 60.0
@@ -43,20 +40,35 @@ def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) ->
 
     ``whole``: the block is to do all of them.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
+    if FlowRunContext.get() is None:
         yield
         return
-    shown = _Shown(RunFolder(ref), stages, context.flow_run.id)
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(shown.go_on,), name="tapir-live-spend", daemon=True
-    )
+    runtime, ended, all_done = current(RunFolder(ref)), threading.Event(), False
+    artifact = _Artifact(artifact_key(ref.name, "spend"))
+
+    def show() -> None:
+        working, calls, caps = runtime.progress.stages(), runtime.calls, runtime.config.budget
+        share = 1.0 if all_done else share_done(working, stages)
+        artifact.show(100 * share, f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), caps)}")
+
+    def follow() -> None:
+        began, is_last = time.monotonic(), False
+        while True:
+            # Whatever keeps a look from being shown, a server or a store that is away, ends no run.
+            with suppress(Exception):
+                show()
+            if is_last:
+                return
+            is_last = ended.wait(min(max(_SECONDS, (time.monotonic() - began) / 100), _MOST_SECONDS))
+
+    following = contextvars.copy_context().run
+    thread = threading.Thread(target=following, args=(follow,), name="tapir-live-spend", daemon=True)
     thread.start()
     try:
         yield
-        shown.whole = whole
+        all_done = whole
     finally:
-        shown.ended.set()
+        ended.set()
         thread.join(_LAST_SECONDS)
 
 
@@ -95,49 +107,24 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
     return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
 
 
-class _Shown:
-    """The artifact of one flow run."""
+class _Artifact:
+    """The artifact of one flow run, which changes in place."""
 
-    def __init__(self, run: RunFolder, stages: Sequence[StageAt], flow_run_id: UUID) -> None:
-        self.ended = threading.Event()
-        self.whole = False
-        """Everything that the flow run was to do is done."""
-        self._runtime = current(run)
-        self._key = artifact_key(run.ref.name, "spend")
-        self._title = f"Run {run.ref.name}"
-        self._stages = stages
-        self._flow_run_id = flow_run_id
-        self._artifact: UUID | None = None
-        self._last: tuple[float, str] | None = None
+    def __init__(self, key: str) -> None:
+        self._key = key
+        self._id: UUID | None = None
+        self._shown: tuple[float, str] | None = None
 
-    def go_on(self) -> None:
-        """Show until the flow run ends, and once more then."""
-        began, ended = time.monotonic(), False
-        while not ended:
-            pause = min(max(_SECONDS, (time.monotonic() - began) / 100), _MOST_SECONDS)
-            self._show()
-            ended = self.ended.wait(pause)
-        self._show()
-
-    def _show(self) -> None:
-        try:
-            working, calls, config = self._runtime.progress.stages(), self._runtime.calls, self._runtime.config
-            share = 1.0 if self.whole else share_done(working, self._stages)
-            card = f"{self._title}\n\n{spend_card(working, calls.spend(), calls.paid(), config.budget)}"
-            if (share, card) != self._last:
-                self._send(round(100 * share, 1), card)
-                self._last = share, card
-        except Exception:  # whatever keeps a look from being shown, a server or a store that is away, ends no run
+    def show(self, percent_done: float, card: str) -> None:
+        """Sent when it differs from what is shown."""
+        wanted = round(percent_done, 1), card
+        if wanted == self._shown:
             return
-
-    def _send(self, progress: float, description: str) -> None:
-        figures: dict[str, Any] = {"data": progress, "description": description}
-        with get_client(sync_client=True) as client:
-            if self._artifact is not None:
-                client.update_artifact(self._artifact, ArtifactUpdate(**figures))
-                return
-            place = {"key": self._key, "type": "progress", "flow_run_id": self._flow_run_id}
-            self._artifact = client.create_artifact(ArtifactCreate(**place, **figures)).id
+        if self._id is None:
+            self._id = cast(UUID, create_progress_artifact(wanted[0], self._key, card))
+        else:
+            update_progress_artifact(self._id, *wanted)
+        self._shown = wanted
 
 
 def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:

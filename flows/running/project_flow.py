@@ -32,8 +32,6 @@ from flows.server_away import outlast_server
 from tasks.engines.logs import told_to
 from tasks.runtime import abort_all, stop_all
 
-__all__ = ["GO_ON", "GRACE_SECONDS", "heed_suspension", "leave_if_suspended", "project_flow", "tell_remedy"]
-
 GO_ON = (
     "Retry goes on where it stopped, and so does a new start under the same name; what is stored is not asked again."
 )

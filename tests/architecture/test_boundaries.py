@@ -85,6 +85,19 @@ def test_commands_import_prefect_only_after_they_have_settled_where_its_files_go
     assert done.stdout.strip() == "False"
 
 
+def test_the_list_of_commands_imports_none_of_them():
+    script = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from flows.cli import COMMANDS, app\n"
+        "shown = CliRunner().invoke(app, ['--help']).output\n"
+        "print([name for name in COMMANDS if name not in shown])\n"
+        "print([name for name in sys.modules if name.startswith('flows.commands.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["[]", "[]"]
+
+
 def test_paths_of_the_run_folder_are_built_in_one_module():
     names = {paths.MANIFEST, paths.RUN_RECORD, paths.RESOLVED_CONFIG, paths.REPORT, paths.JUDGE_REPORT, paths.STORE}
     elsewhere = []

@@ -15,7 +15,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli import COMMANDS, app, load_command
 from tests.students import needs_student_env
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,8 @@ def problem(command: Command) -> str | None:
     while hasattr(known, "commands") and words and not words[0].isupper():
         if words[0] not in known.commands:
             return f"{command.text}: there is no command {words[0]!r}"
-        known = known.commands[words.pop(0)]
+        name = words.pop(0)
+        known = known.commands[name] if known.name in COMMANDS else load_command(name)
     if command.is_whole:
         try:
             known.make_context("tapir", ["1" if word == "N" else word for word in words])

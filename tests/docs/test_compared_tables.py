@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.compare import read_comparison
+from flows.series import read_comparison
 from tapir_core.comparison.outcome import ResultsFolder
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.reporting.arms_report import arms_card

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.cli import app
+from flows.cli import app, load_command
 from tapir_core import errors
 from tapir_core.stages import STAGES
 
@@ -19,8 +19,8 @@ def page_id(page):
 
 
 def commands(group=None, prefix="tapir"):
-    click = typer.main.get_command(app) if group is None else group
-    for name, command in click.commands.items():
+    for name in (typer.main.get_command(app) if group is None else group).commands:
+        command = load_command(name) if group is None else group.commands[name]
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix} {name}")
         else:

@@ -6,9 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from flows.arm_run import drive_run
-from flows.compare import Failed, run_comparison
-from flows.driver import Say
-from flows.until import find_stage
+from flows.driver import Say, find_stage
+from flows.series import Failed, run_comparison
 from tapir_core.comparison.matching import steps_of
 from tapir_core.comparison.outcome import Training, read_training, total
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
@@ -57,7 +56,7 @@ class BuiltRuns:
 
     def drive(self, plan: ComparisonPlan, say: Say = lambda _: None) -> Callable[[PlannedRun], None]:
         """Drives a run of a comparison with these engines."""
-        return partial(drive_run, plan, engines=self, say=say)
+        return partial(drive_run, plan, distil=self.distil, count=self.count, say=say)
 
     def distil(self, run: RunFolder, until: str | None) -> None:
         self.driven.append((run.ref.name, until))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flows.arm_run import find_finished
-from flows.compare import read_comparison, run_comparison
 from flows.driver import Say
+from flows.series import read_comparison, run_comparison
 from tapir_core.comparison.matching import TOLERANCE
 from tapir_core.comparison.outcome import Training, read_training
 from tapir_core.comparison.plan import PlannedRun, open_comparison

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.compare import read_asked, read_comparison
+from flows.series import read_asked, read_comparison
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.errors import BudgetReached, ConfigError, MissingPrerequisite
 from tapir_core.paths import comparison_file
@@ -39,7 +39,7 @@ def test_a_comparison_that_was_changed_is_refused_under_its_old_name(spec: Path)
 def test_a_spending_cap_that_stops_a_run_has_its_own_exit_code(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = BuiltRuns(failing=["c-multi_round-s1"])
     engines.failure = BudgetReached("the cap of 1 USD is reached")
-    monkeypatch.setattr("flows.commands.compare._Engines", lambda *_: engines)
+    monkeypatch.setattr("flows.commands.series._drive", lambda plan, *_: engines.drive(plan))
     done = CliRunner().invoke(app, ["compare", str(spec), "--only", "random", "--run-seeds", "1"])
     assert isinstance(done.exception, BudgetReached)
     assert "the cap of 1 USD" in str(done.exception)
@@ -56,7 +56,7 @@ def test_a_pool_that_is_too_small_is_told_with_the_figures(spec: Path, tmp_path:
 
 def test_to_show_runs_nothing_and_shows_what_is_finished(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines = BuiltRuns()
-    monkeypatch.setattr("flows.commands.compare._Engines", lambda *_: engines)
+    monkeypatch.setattr("flows.commands.series._drive", lambda plan, *_: engines.drive(plan))
     empty = CliRunner().invoke(app, ["compare", str(spec), "--show"])
     assert "nothing is finished yet" in empty.stdout
     run_all(spec, BuiltRuns(), only=["multi_round"], seeds=[1])

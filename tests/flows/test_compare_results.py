@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.arm_run import find_finished
-from flows.compare import read_comparison, run_comparison
+from flows.series import read_comparison, run_comparison
 from tapir_core.comparison.outcome import ResultsFolder
 from tapir_core.comparison.plan import open_comparison
 from tapir_core.errors import ConfigError

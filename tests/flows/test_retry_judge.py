@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.retry_judge import ask_again
+from flows.commands.run import ask_again
 from flows.retry_judge import retry_judge
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure

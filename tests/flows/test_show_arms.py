@@ -9,7 +9,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterName,
 )
 
-from flows.commands.compare import show_arms
+from flows.commands.series import show_arms
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -13,9 +13,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterTaskRun
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
+from flows.driver import find_stage, stages_until
 from flows.running.project_flow import project_flow
 from flows.steps import run_stage, run_stages
-from flows.until import find_stage, stages_until
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing
 from tapir_core.prompts import PROMPT_NAMES, load_prompt

@@ -11,10 +11,9 @@ from prefect import Task
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.distill import distill
+from flows.distill import distill, round_flow
 from flows.forms.series import distil_child, sweep_from_form
-from flows.round import round_flow
-from flows.sweep import open_sweep, run_sweep
+from flows.series import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
 from tapir_core.run_folder import RunFolder, RunRef
@@ -90,7 +89,7 @@ def test_a_backbone_without_a_figure_is_no_success_at_any_start_and_is_still_com
         if summary.name == "q-b":
             raise NoFigure("9 of 40 failed")
 
-    monkeypatch.setattr("flows.sweep.require_round_figures", require)
+    monkeypatch.setattr("flows.series.require_round_figures", require)
     for well in ("finished", "finished before"):
         swept = sweep(listed, finish)
         assert outcomes(swept) == {"a": well, "b": "without a figure", "c": well}

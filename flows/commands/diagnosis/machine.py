@@ -11,29 +11,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
 import psutil
+from sqlalchemy import func, select
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from flows.prefect_server.caretaker import POOLS
 from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls.store_tables import answers, meta
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import probe_file
 from tapir_core.storage import Storage
+from tapir_core.store_admin.opening import is_there, open_existing, reading, shown_url
 from tasks.engines.student_server import Installed
 from tasks.engines.students import serving
-
-__all__ = ["machine_checks", "root_checks"]
 
 _PACKAGES = ("prefect", "openai", "torch", "transformers", "trl", "deepspeed")
 _GIB = 2**30
 _MEMORY_GIB = 6
 """A student server and a training of the quickstart's size, one after the other, with the driver beside them."""
-
-_GPU_QUERY = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"]
 
 _GB = 10**9
 _LITTLE_GB = 10
@@ -44,32 +44,35 @@ _TOO_LITTLE_GB = 1
 
 def machine_checks(engine: StudentEngine | None) -> list[Check]:
     """Checks of this machine; ``engine`` is a configuration's, which may want no student's environment here."""
-    checks = [
+    # A cold disk takes long to give what the Python of an environment imports.
+    student = Check(
+        "student environment", lambda: _look_at_student(engine), "`make student-env` builds it anew", limit_seconds=60
+    )
+    return [
         Check("environment", _look_at_environment, "`make setup` builds it"),
+        *([student] if engine is None or engine.served_by != "others" else []),
         Check("accelerators", lambda: _look_at_accelerators(engine), "look at `nvidia-smi`; a driver may hang"),
         Check("memory", _look_at_memory, "look at /proc/meminfo"),
     ]
-    if engine is None or engine.served_by != "others":
-        remedy = "`make student-env` builds it anew"
-        # A cold disk takes long to give what its Python imports.
-        student = Check("student environment", lambda: _look_at_student(engine), remedy, limit_seconds=60)
-        checks.insert(1, student)
-    return checks
 
 
 def root_checks(root: str, store_url: str | None) -> list[Check]:
     """Checks of a root; ``store_url`` is a configuration's, if one names a store of its own."""
-    storage = Check(
-        "storage", lambda: _look_at_storage(root), "correct the root's address, or its credentials in the environment"
-    )
     disk = Check("disk", lambda: _look_at_disk(root), "look whether the file system of the root answers")
-    store = Check(
-        "store",
-        lambda: _look_at_store(root, store_url),
-        "`tapir store verify` looks for what is damaged; docs/store.md says how to save what is left",
-        limit_seconds=30,
-    )
-    return [storage, *([] if "://" in root else [disk]), store]
+    return [
+        Check(
+            "storage",
+            lambda: _look_at_storage(root),
+            "correct the root's address, or its credentials in the environment",
+        ),
+        *([] if "://" in root else [disk]),
+        Check(
+            "store",
+            lambda: _look_at_store(root, store_url),
+            "`tapir store verify` looks for what is damaged; docs/store.md says how to save what is left",
+            limit_seconds=30,
+        ),
+    ]
 
 
 def _look_at_environment() -> Finding:
@@ -121,7 +124,13 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ok("no NVIDIA GPU (no nvidia-smi): student and training use the CPU")
-    done = subprocess.run([program, *_GPU_QUERY], capture_output=True, text=True, timeout=10, check=False)
+    done = subprocess.run(
+        [program, "--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader"],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()
         return fault(
@@ -133,23 +142,16 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     shown = "; ".join(gpus)
     if (_version("torch") or "").endswith("+cpu"):
         return warning(f"{shown}, and the torch of this environment is a CPU build", "remove .venv, then `make setup`")
-    if _is_cpu_build(engine):
-        remedy = "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`"
-        return warning(f"{shown}, and the student's environment is a CPU build", remedy)
+    # That an environment is missing has a check of its own.
+    with suppress(MissingPrerequisite):
+        if (found := _installed(engine)) is not None and found.device == "cpu":
+            remedy = "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`"
+            return warning(f"{shown}, and the student's environment is a CPU build", remedy)
     return ok(shown)
 
 
-def _is_cpu_build(engine: StudentEngine | None) -> bool:
-    """Whether the student's environment, if one is here, leaves the GPUs unused."""
-    try:
-        found = _installed(engine)
-    except MissingPrerequisite:
-        return False  # there is a check of its own
-    return found is not None and found.device == "cpu"
-
-
 def _gpu(line: str) -> str:
-    name, memory, used, driver = (each.strip() for each in line.split(","))
+    name, memory, used, driver = map(str.strip, line.split(","))
     return f"{name}, {memory}, {used} in use, driver {driver}"
 
 
@@ -198,12 +200,6 @@ def _look_at_disk(root: str) -> Finding:
 
 
 def _look_at_store(root: str, url: str | None) -> Finding:
-    from sqlalchemy import func, select
-
-    from tapir_core.calls.store_tables import answers, meta
-    from tapir_core.store_admin import open_existing, shown_url
-    from tapir_core.store_admin.opening import is_there, reading
-
     try:
         url = url or root_store_url(root)
     except ConfigError as error:

@@ -30,8 +30,6 @@ from tasks.engines.scripts import ScriptRunner
 from tasks.engines.student_server import Student
 from tasks.engines.students import serving
 
-__all__ = ["read_run", "run_checks"]
-
 _REPLY_SECONDS = 10.0
 _TEMPLATE_SECONDS = 60.0
 

@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, warning
-from flows.prefect_server import own_settings, worker_settings
+from flows.prefect_server import living_server, named_server, own_settings, standing_server, worker_settings
 from flows.prefect_server.caretaker import POOLS
-from flows.prefect_server.connection import living_server, standing_server
 from flows.prefect_server.deployments import (
     CANCELLED,
     DEPLOYMENTS,
     ZOMBIES,
     is_foreign,
+    online_workers,
     standing_deployments,
     triggers_of,
 )
@@ -26,8 +26,6 @@ from tapir_core.storage import on_this_machine
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-__all__ = ["server_check", "server_parts"]
 
 AUTOMATIONS = {
     ZOMBIES: "nothing notices a flow run whose worker was killed",
@@ -118,23 +116,12 @@ def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefect
 
 
 def _look_at_workers(root: str) -> Finding:
-    from prefect.client.schemas.filters import WorkerFilter, WorkerFilterStatus
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    online, lacking = [], []
-    only_online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
     with _client(root) as client:
-        for pool in POOLS:
-            try:
-                workers = client.read_workers_for_work_pool(pool, worker_filter=only_online)
-            except PrefectHTTPStatusError as error:
-                if error.response.status_code != 404:
-                    raise
-                workers = []  # there is no such pool, and its own check says so
-            online += [worker.name for worker in workers]
-            lacking += [] if workers else [pool]
+        # Where there is no such pool, its own check says so.
+        online = {pool: online_workers(client, pool) for pool in POOLS}
+    lacking = [pool for pool, workers in online.items() if not workers]
     if not lacking:
-        return ok(f"online: {', '.join(online)}")
+        return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
     if _is_own(root):
         logs = " and ".join(worker_log(pool) for pool in lacking)
         return fault(f"none is online for {', '.join(lacking)}", f"`tapir up` starts it again; it writes to {logs}")
@@ -163,7 +150,8 @@ def _look_at_automations(root: str) -> Finding:
 @contextmanager
 def _client(root: str) -> "Iterator[SyncPrefectClient]":
     """A client of the server that stands, whatever Prefect took for its address when it was imported."""
-    api = standing_server(root)
+    # That it answers is seen by the check of the server.
+    api = named_server(root) or standing_server(root)
     os.environ.update(own_settings(root))
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings

@@ -10,7 +10,7 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.backbone import REGISTERED, announce
+from flows.commands.series import REGISTERED, announce
 from flows.prefect_server import own_settings
 from tapir_core.config import EMBEDDED_STUDENT
 from tapir_core.config.presets import BackboneEntry, load_backbones

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.commands.estimate import print_estimate
+from flows.commands.run import print_estimate
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.store_address import store_url
 from tapir_core.calls.wire import Reply

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from flows.commands.live import (
-    LiveDisplay,
     PlainLines,
     Snapshot,
+    live_display,
     print_summary,
     render_snapshot,
     spend_line,
@@ -113,7 +113,7 @@ def test_the_spend_line_counts_failures_by_kind() -> None:
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None:
     progress, console = Progress(), make_console(force_terminal=terminal)
-    with LiveDisplay(lambda: Snapshot(progress.stages(), LiveSpend(sent=5)), console):
+    with live_display(lambda: Snapshot(progress.stages(), LiveSpend(sent=5)), console):
         progress.begin(ANSWER, shards=1, rows=2)
         count = progress.row_counter(ANSWER)
         count()
@@ -126,7 +126,7 @@ def test_a_display_tells_of_every_stage_before_it_leaves(terminal: bool) -> None
 
 def test_a_display_leaves_when_the_run_fails() -> None:
     console = make_console()
-    with pytest.raises(KeyboardInterrupt), LiveDisplay(Snapshot, console):
+    with pytest.raises(KeyboardInterrupt), live_display(Snapshot, console):
         raise KeyboardInterrupt
     assert "calls 0" in text_of(console)
 
@@ -160,6 +160,6 @@ def test_a_run_that_cannot_be_looked_at_fails_by_its_own_error_and_leaves_no_tra
     def look() -> Snapshot:
         raise ConfigError("the call store cannot be opened")
 
-    with pytest.raises(ConfigError, match="call store"), LiveDisplay(look, make_console()):
+    with pytest.raises(ConfigError, match="call store"), live_display(look, make_console()):
         time.sleep(0.7)
     assert "Traceback" not in capfd.readouterr().err

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.forms.series import compare_from_form
-from flows.running import TAG
+from flows.prefect_server import TAG
 from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file
 from tests.flows.built_comparison import BuiltRuns, lay_spec
@@ -31,7 +31,8 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> BuiltRuns:
     built = BuiltRuns()
-    monkeypatch.setattr("flows.forms.series._Engines", lambda: built)
+    monkeypatch.setattr("flows.forms.series._distil", built.distil)
+    monkeypatch.setattr("flows.forms.series.count_round", built.count)
     return built
 
 

@@ -10,7 +10,7 @@ import yaml
 from prefect.events import DeploymentEventTrigger, Event, Resource
 from prefect.flows import load_flow_from_entrypoint
 
-from flows.commands.backbone import REGISTERED
+from flows.commands.series import REGISTERED
 from flows.driver import read_config
 from flows.forms.run import distill_from_form, evaluate_from_form, retry_judge_from_form
 from flows.forms.series import compare_from_form, sweep_from_form

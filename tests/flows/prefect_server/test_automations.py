@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
 from prefect.states import Cancelled, Running
 
+from flows.prefect_server import TAG
 from flows.prefect_server.deployments import (
     CANCELLED,
     ZOMBIES,
@@ -19,7 +20,6 @@ from flows.prefect_server.deployments import (
     install_automation,
     zombie_automation,
 )
-from flows.running import TAG
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

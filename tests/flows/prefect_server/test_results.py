@@ -15,7 +15,7 @@ ROOT = "s3://runs/all"
 MADE = {"__class__": "tapir_core.data.dataset.DatasetRef", "data": {"path": "pool", "digest": "abab", "rows": 7}}
 
 RUN = """
-from flows.prefect_server.connection import connect_prefect
+from flows.prefect_server import connect_prefect
 from tapir_core.run_folder import RunRef
 
 with connect_prefect(RunRef("s3://runs/all", "far")):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from flows.running import fleet as fleet_module
 from flows.running.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
-from tasks.engines.replicas import Ended, ReplicaStudents
+from tasks.engines.replicas import Ended, Replicas, ReplicaStudents, replicas_of
 from tasks.runtime import close_all, current
 from tests.run_config import make_config
 
@@ -67,10 +68,21 @@ def test_a_run_that_serves_its_student_itself_needs_no_deployment(tmp_path: Path
 
 
 @pytest.mark.usefixtures("deployed")
-def test_a_run_that_has_joined_asks_its_workers(run: RunFolder) -> None:
+def test_a_run_that_has_joined_asks_its_workers_and_opens_their_registry_then(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[RunFolder] = []
+
+    def open_replicas(run: RunFolder, *more: Any) -> Replicas:
+        opened.append(run)
+        return replicas_of(run, *more)
+
+    monkeypatch.setattr(fleet_module, "replicas_of", open_replicas)
     join_fleet(run)
+    assert opened == []
     try:
         assert type(current(run).students) is ReplicaStudents
+        assert opened == [run]
     finally:
         close_all()
 

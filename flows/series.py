@@ -1,8 +1,9 @@
-"""Arms against each other: every run of a comparison that is not finished, one after another, then what they came to.
+"""Many runs, one after another: the arms of a comparison, or one curriculum for the backbones of a list.
 
-The command line and the deployment differ only in ``drive``, what they do with one planned run. The reference of a run
-seed comes first, for the others are matched to it; a run that fails is noted, and the next one that does not need it
-starts.
+The command line and the deployments differ only in what they do with one run, ``drive`` and ``distil``. What is
+finished is not run again; a run that fails is noted, and the next one that does not need it starts. Of a comparison the
+reference of a run seed comes first, for the others are matched to it. What two runs of a sweep both need (labels, plain
+answers, equal verdicts) comes from the store.
 """
 
 import time
@@ -13,21 +14,25 @@ from pathlib import Path
 from statistics import fmean
 
 from flows.arm_run import find_finished, is_finished, needed_by
-from flows.driver import Say, check_settings
+from flows.driver import Say, check_settings, drive, read_config
 from tapir_core.comparison.figures import ComparedArms, compare_arms
 from tapir_core.comparison.matching import is_matched
 from tapir_core.comparison.outcome import ArmOutcome, ResultsFolder, read_outcome
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, open_comparison
-from tapir_core.errors import BudgetReached, ConfigError, TapirError
+from tapir_core.config import RunConfig
+from tapir_core.config.load import load_config
+from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
+from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
+from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.conditions import conditions_of
-from tapir_core.run_folder import RunFolder
+from tapir_core.reporting.sentences import gain_sentence
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import duration
+from tapir_core.sweep import Sweep, Swept, lacks_run
 from tasks.input_files import gather_files
 from tasks.runtime import open_store
-
-__all__ = ["Asked", "Failed", "not_finished", "read_asked", "read_comparison", "run_comparison"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +147,14 @@ def _try(plan: ComparisonPlan, planned: PlannedRun, drive: Callable[[PlannedRun]
         return Failed(name, f"it is matched to {' and '.join(lacking)}, which is not finished", TapirError)
     try:
         drive(planned)
-    except TapirError as error:
-        return Failed(name, str(error), type(error))
-    except Exception:  # told with its traceback, and the comparison ends as failed; the other runs do not wait for it
-        return Failed(name, traceback.format_exc(), TapirError)
+    except Exception as error:  # told, and the comparison ends as failed; the other runs do not wait for it
+        return Failed(name, _why(error), type(error) if isinstance(error, TapirError) else TapirError)
     return None
+
+
+def _why(error: Exception) -> str:
+    """What is told of a failure: its message, and all of what nobody expected."""
+    return str(error) if isinstance(error, TapirError) else "".join(traceback.format_exception(error))
 
 
 def not_finished(failed: Sequence[Failed]) -> TapirError:
@@ -293,3 +301,47 @@ def _time_left(left: Sequence[PlannedRun], took: dict[str, list[float]]) -> str:
     of_any = fmean(seconds for of_arm in took.values() for seconds in of_arm)
     expected = sum(fmean(took[each.arm.name]) if each.arm.name in took else of_any for each in left)
     return f"about {duration(expected)} left"
+
+
+def open_sweep(backbones: str | Path, config: str | Path | None, overrides: Sequence[str]) -> Sweep:
+    """Read the list and its curriculum; ``config`` stands in for the one that the list names.
+
+    Raises:
+        ConfigError: one of the two is wrong; nothing has started.
+    """
+    listed = load_backbones(backbones)
+    source = str(config or listed.config)
+    curriculum = load_config(source, overrides).run
+    return Sweep(source, tuple(overrides), RunRef(curriculum.root, curriculum.name), listed.backbones)
+
+
+def run_sweep(sweep: Sweep, distil: Callable[[RunFolder], object], *, say: Say) -> list[Swept]:
+    """Distil every backbone that lacks a finished run; what became of each, in the order of the list."""
+    found = []
+    for entry in sweep.entries:
+        say(f"backbone {entry.name}")
+        found.append(_sweep_backbone(sweep, entry, distil, say))
+        say(f"backbone {entry.name}: {found[-1].outcome}")
+    return found
+
+
+def _sweep_backbone(sweep: Sweep, entry: BackboneEntry, distil: Callable[[RunFolder], object], say: Say) -> Swept:
+    run = RunRef(sweep.curriculum.root, f"{sweep.curriculum.name}-{entry.name}")
+    try:
+        config = read_config(sweep.source, [*sweep.overrides, *settings_of(entry)], run.name)
+        if not lacks_run(config, gather_files(config)):
+            return _told(Swept(entry.name, run, "finished before"), config)
+        drive(config, distil, say=say)
+        return _told(Swept(entry.name, run, "finished"), config)
+    except Exception as error:  # told, and the sweep ends as failed; the other backbones do not wait for it
+        return Swept(entry.name, run, "failed", _why(error))
+
+
+def _told(swept: Swept, config: RunConfig) -> Swept:
+    """A finished run with what it came to, or with what it has no figure of."""
+    summary = summarise(RunFolder(swept.run))
+    try:
+        require_round_figures(summary, config.evaluation.each_round)
+    except NoFigure as error:
+        return replace(swept, outcome="without a figure", message=str(error))
+    return replace(swept, message=gain_sentence(summary))

@@ -1,0 +1,150 @@
+"""Commands that drive one run or say what it comes to: `tapir estimate`, `run`, `retry-judge`, `report`."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.commands import (
+    Also,
+    AsJson,
+    ConfigPath,
+    Overrides,
+    Root,
+    RunName,
+    console,
+    print_line,
+    print_rows,
+    print_tables,
+    run_ref,
+    say,
+)
+from flows.commands.live import connected, distil_shown, print_summary, shown_live
+from flows.driver import drive, hold_known_run, is_done, read_config
+from tapir_core.config.load import load_config
+from tapir_core.estimate.run import estimate_run
+from tapir_core.estimate.types import Estimate, estimate_json
+from tapir_core.reporting.benchmarks import require_round_figures
+from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
+from tapir_core.reporting.report import write_report
+from tapir_core.reporting.sentences import changes_sentence, nothing_sentence
+from tapir_core.run_folder import RunFolder
+from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.summary import summarise
+
+
+def estimate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(min=1, help="Instructions that are put into the real prompts.")] = 200,
+    as_json: AsJson = False,
+) -> None:
+    """`tapir estimate`."""
+    found = estimate_run(load_config(config, overrides or []), source=str(config), sample=sample)
+    if as_json:
+        typer.echo(estimate_json(found), nl=False)
+    else:
+        print_estimate(console, found)
+
+
+def print_estimate(console: Console, estimate: Estimate) -> None:
+    """The tables, who has no price, and what the figures rest on."""
+    print_tables(console, stage_table(estimate), role_table(estimate), benchmark_table(estimate))
+    for line in estimate.unknown_prices:
+        console.print(f"No price: {line}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print("Assumptions", style="bold")
+    for sentence in estimate.assumptions:
+        print_line(console, f"- {sentence}")
+
+
+def run(
+    config: ConfigPath,
+    name: Annotated[str | None, typer.Option(help="Name of the run, instead of the file's.")] = None,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Go no further than this stage: judge (of round 1), judge@2, train@0."),
+    ] = None,
+    amend: Annotated[
+        bool, typer.Option(help="Redo what a changed file, setting or version of tapir changes; keep the rest.")
+    ] = False,
+) -> None:
+    """`tapir run`."""
+
+    def distil(opened: RunFolder) -> None:
+        with connected(opened.ref):
+            distil_shown(opened, console, until)
+
+    settings = read_config(config, overrides or [], name, until=until)
+    summary = drive(settings, distil, say=say, until=until, amend=amend)
+    print_summary(console, summary)
+    require_round_figures(summary, settings.evaluation.each_round)
+
+
+def report(name: RunName, root: Root = "runs") -> None:
+    """`tapir report`."""
+    folder = RunFolder(run_ref(name, root))
+    _ = folder.record
+    print_line(console, f"report: {write_report(folder)}")
+
+
+def retry_judge(
+    name: RunName,
+    round_number: Annotated[int | None, typer.Option("--round", help="One round; all when left out.")] = None,
+    also: Annotated[
+        Also, typer.Option(metavar="terminal", help="`terminal`: ask unscored verdicts again too, at full price.")
+    ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Redo the stages that change, and go on to the end.")
+    ] = False,
+    root: Root = "runs",
+) -> None:
+    """`tapir retry-judge`."""
+    with hold_known_run(run_ref(name, root), say=say) as opened:
+        ask_again(opened, round_number, console, say=say, also_terminal=also is not None, go_on=go_on)
+
+
+def ask_again(
+    run: RunFolder,
+    number: int | None,
+    console: Console,
+    *,
+    say: Callable[[str], None],
+    also_terminal: bool,
+    go_on: bool,
+) -> None:
+    """Ask again for what the judged rounds lack; with ``go_on`` redo what that changes, and go on to the run's end.
+
+    Raises:
+        ConfigError: round ``number`` is not judged.
+        NoFigure: the run went on, and too many judgments of a benchmark failed.
+    """
+    rounds = rounds_to_retry(run, number, also_terminal=also_terminal)
+    if not (rounds or changed_stages(run) or (go_on and not is_done(run, None))):
+        console.print(nothing_sentence(also_terminal=also_terminal))
+    else:
+        with connected(run.ref), shown_live(run, console):
+            # Not before: Prefect reads its settings when it is imported.
+            from flows.distill import distill
+            from flows.retry_judge import retry_judge
+
+            if rounds:
+                _print_counts(console, retry_judge(run.ref, rounds, also_terminal))
+            stale = changed_stages(run)
+            if go_on:
+                say("going on with the run")
+                distill(run.ref)
+            console.print(changes_sentence(stale, redone=go_on), highlight=False)
+            if stale and not go_on:
+                console.print(
+                    f"redo them with `tapir retry-judge {run.ref.name} --continue`, or with the run's own command"
+                )
+    if go_on:
+        require_round_figures(summarise(run), run.config.evaluation.each_round)
+
+
+def _print_counts(console: Console, counts: list[dict[str, int]]) -> None:
+    names = ("round", "missing_before", "missing_after", "unscored_before", "unscored_after")
+    columns = ("round", "missing before", "after", "unscored before", "after")
+    print_rows(console, columns, (tuple(str(each[name]) for name in names) for each in counts))

@@ -1,0 +1,228 @@
+"""Commands that work on many runs, one after another: `tapir sweep`, `compare`, `side-by-side`, `backbone add`."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.arm_run import drive_run
+from flows.commands import Root, console, errors, print_line, print_table, print_tables, say
+from flows.commands.live import connect_when_needed, distil_shown
+from flows.prefect_server import find_server, own_settings, standing_server
+from flows.series import (
+    not_finished,
+    open_sweep,
+    read_asked,
+    read_comparison,
+    run_comparison,
+    run_sweep,
+)
+from tapir_core.comparison.figures import ComparedArms, covers_sentence, verdicts
+from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
+from tapir_core.config.presets import BackboneEntry, add_backbone
+from tapir_core.errors import MissingPrerequisite, TapirError
+from tapir_core.estimate.run import save_estimate
+from tapir_core.paths import BACKBONES, COMPARE_PLACE, SIDE_BY_SIDE, SWEEP_PLACE
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
+from tapir_core.reporting.arms_tables import narrow_tables
+from tapir_core.reporting.side_by_side import SideBySide, put_side_by_side, side_by_side_tables
+from tapir_core.reporting.side_by_side_report import write_side_by_side, write_sweep_report
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.sweep import sweep_sentence
+
+REGISTERED = "tapir.backbone.registered"
+"""The event on which deployments/prefect.yaml starts a sweep."""
+
+OverridesOfAll = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Replace a value for all of them.")
+]
+
+
+def compare(
+    spec: Annotated[
+        Path, typer.Argument(help="TOML file that says what is compared; configs/compare_*.toml.", show_default=False)
+    ],
+    only: Annotated[str, typer.Option(metavar="ARM[,ARM]", help="Run these arms, and what they are matched to.")] = "",
+    run_seeds: Annotated[str, typer.Option(metavar="N[,N]", help="Run these run seeds.")] = "",
+    overrides: OverridesOfAll = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Put what finished runs came to there, and run none of which it is there already: a comparison can be "
+            "made on several machines.",
+            show_default=False,
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Run nothing: set side by side what is finished.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown alone.")] = False,
+) -> None:
+    """`tapir compare`."""
+    asked = read_asked(spec, overrides or [], only=only, run_seeds=run_seeds, results=results, show=show)
+    with connect_when_needed(RunRef(asked.plan.root, COMPARE_PLACE)) as connect:
+        drive = _drive(asked.plan, connect, errors if markdown else console)
+        failed = run_comparison(asked.plan, asked.chosen, drive, say=say, results=asked.results)
+        compared = read_comparison(asked.plan, asked.results, keep=not show)
+        if compared.rows:
+            page, card = write_arms(compared, asked.plan.root), arms_card(compared)
+            if markdown:
+                typer.echo(card, nl=False)
+            else:
+                _print_arms(compared, page)
+            # A server of our own would be started, and ended, for a table that has just been printed.
+            if _stands(asked.plan.root):
+                connect()
+                show_arms(compared.name, card, arms_plots_card(compared))
+        else:
+            console.print("nothing is finished yet, so there is nothing to compare", highlight=False)
+    if failed:
+        raise not_finished(failed)
+
+
+def show_arms(name: str, card: str, plots: str) -> None:
+    """Show the arms of the comparison ``name`` in Prefect's UI: their card and their plots, both Markdown."""
+    # Not before: Prefect reads its settings when it is imported.
+    from flows.running.project_flow import project_flow
+    from tasks.artifacts import publish_comparison
+
+    # Without parameters: Prefect would keep the images with the flow run, and load them with every list of flow runs.
+    @project_flow("compare", run_name=name)
+    def compare() -> None:
+        publish_comparison(name, card, plots)
+
+    compare()
+
+
+def sweep(
+    config: Annotated[
+        Path | None, typer.Argument(help="The curriculum; the one that the list names when left out.")
+    ] = None,
+    backbones: Annotated[Path, typer.Option(help="TOML file that lists them.")] = Path(BACKBONES),
+    overrides: OverridesOfAll = None,
+) -> None:
+    """`tapir sweep`."""
+    planned = open_sweep(backbones, config, overrides or [])
+    with connect_when_needed(RunRef(planned.curriculum.root, SWEEP_PLACE)) as connect:
+
+        def distil(run: RunFolder) -> None:
+            connect()
+            distil_shown(run, console)
+
+        swept = run_sweep(planned, distil, say=say)
+    if (written := write_sweep_report(planned.curriculum, swept)) is not None:
+        _print_side_by_side(*written)
+    said = sweep_sentence(swept)
+    if not all(each.is_well for each in swept):
+        raise TapirError(said)
+    print_line(console, said)
+
+
+def side_by_side(
+    names: Annotated[list[str], typer.Argument(metavar="RUN...", help="Names of runs.", show_default=False)],
+    root: Root = "runs",
+) -> None:
+    """`tapir side-by-side`."""
+    shown = put_side_by_side([RunFolder(RunRef(root, name)) for name in names])
+    _print_side_by_side(shown, write_side_by_side(shown, root, SIDE_BY_SIDE))
+
+
+backbone_app = typer.Typer(no_args_is_help=True)
+
+
+@backbone_app.callback()
+def _group() -> None:
+    """Keeps `add` a word of its own: typer takes a group's only command for the group."""
+
+
+@backbone_app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What it is called; its run is named after it.", show_default=False)],
+    backbone: Annotated[str, typer.Argument(help="Model folder, hub id or embedded student.", show_default=False)],
+    template: Annotated[str | None, typer.Option(help="Jinja file that replaces its own chat template.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of its training: auto, bf16 or fp32.")] = None,
+    file: Annotated[Path, typer.Option(help="TOML file that lists the backbones.")] = Path(BACKBONES),
+    root: Annotated[str, typer.Option(help="Folder of all runs, whose server is told.")] = "runs",
+) -> None:
+    """Add a backbone to the list and tell Prefect, which starts a sweep where sweep-backbones is deployed."""
+    fields = {"name": name, "backbone": backbone, "chat_template": template, "precision": precision}
+    entry = add_backbone(file, {field: value for field, value in fields.items() if value is not None})
+    console.print(f"added {entry.name} to {file}", markup=False, highlight=False)
+    try:
+        api = standing_server(root)
+    except MissingPrerequisite as missing:
+        errors.print(f"nobody was told: {missing}; `tapir sweep` runs it too", markup=False, highlight=False)
+        return
+    announce(api, root, entry, file)
+    console.print(f"told {api}: {REGISTERED}", markup=False, highlight=False)
+
+
+def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
+    """Send the event that a backbone was added, and wait until the server has it.
+
+    Args:
+        api: URL of the server's API.
+        root: Prefect's own files of this process go below it.
+        entry: The new backbone.
+        file: The list that it was added to.
+    """
+    os.environ.update({**own_settings(root), "PREFECT_API_URL": api})
+    # Not before: Prefect reads its settings when it is imported.
+    from prefect.events import Event, Resource
+    from prefect.events.clients import PrefectEventsClient
+
+    resource = {
+        "prefect.resource.id": f"tapir.backbone.{entry.name}",
+        "prefect.resource.name": entry.name,
+        "tapir.backbone": entry.backbone,
+        "tapir.file": str(file),
+    }
+
+    async def send() -> None:
+        # The client of the library's own events would send later, from a thread, and swallow what goes wrong.
+        async with PrefectEventsClient(api, checkpoint_every=1) as client:
+            await client.emit(Event(event=REGISTERED, resource=Resource(resource)))
+
+    asyncio.run(send())
+
+
+def _drive(plan: ComparisonPlan, connect: Callable[[], None], shown_on: Console) -> Callable[[PlannedRun], None]:
+    """Drives a run of a comparison with the live display."""
+
+    def distil(run: RunFolder, until: str | None) -> None:
+        save_estimate(run)
+        distil_shown(run, shown_on, until)
+
+    def drive(planned: PlannedRun) -> None:
+        connect()
+        # Not before: Prefect reads its settings when it is imported.
+        from tasks.train import count_round
+
+        drive_run(plan, planned, distil, count_round, say=say)
+
+    return drive
+
+
+def _stands(root: str) -> bool:
+    """Whether a server is there that shows the table; one that is named and away keeps nobody from reading it."""
+    try:
+        return find_server(root) is not None
+    except MissingPrerequisite as error:
+        say(f"not shown in Prefect's UI: {error}")
+        return False
+
+
+def _print_arms(compared: ComparedArms, page: str) -> None:
+    for table in narrow_tables(compared):
+        print_table(console, table)
+    for sentence in (*verdicts(compared), covers_sentence(compared), f"page: {page}"):
+        print_line(console, sentence)
+
+
+def _print_side_by_side(shown: SideBySide, report: str) -> None:
+    """The tables, and where the page is."""
+    print_tables(console, *side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired)
+    print_line(console, f"report: {report}")
