@@ -153,8 +153,7 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     @property
     def files(self) -> dict[str, str]:
         """Its files beside the questions, by the field that names them."""
-        found = {field: getattr(self, field) for field in self.file_fields}
-        return {field: path for field, path in found.items() if isinstance(path, str)}
+        return {field: path for field in self.file_fields if isinstance(path := getattr(self, field), str)}
 
     @property
     def output_files(self) -> dict[str, str]:

@@ -8,7 +8,6 @@ which leaves comments and order alone.
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
-from tapir_core.config._base import DIFFERENT, Section, check_different
+from tapir_core.config._base import DIFFERENT, Section, check_different, matching
 from tapir_core.config.checks import check_student
 from tapir_core.config.load import read_toml, validated
 from tapir_core.config.student import StudentConfig
@@ -155,9 +154,15 @@ def _contradictions(loaded: ComparisonConfig) -> Iterator[str]:
         yield f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it"
 
 
-_OWN = re.compile(
-    r"(training|student\.engine|student\.sampling)\.[\w.]+=|(basic_tuning|rounds\.\w+)\.(epochs|learning_rate)="
-)
+OwnSetting = Annotated[
+    str,
+    matching(
+        r"((training|student\.engine|student\.sampling)\.[\w.]+|(basic_tuning|rounds\.\w+)\.(epochs|learning_rate))=(?s:.*)",
+        "is no setting of a backbone; write training.FIELD=VALUE, student.engine.…, student.sampling.…, or epochs and "
+        "learning_rate of basic_tuning and rounds.default",
+    ),
+]
+"""A setting that belongs to a backbone, as `--set` writes it."""
 
 
 class BackboneEntry(Section):
@@ -178,20 +183,9 @@ class BackboneEntry(Section):
     precision: Literal["auto", "bf16", "fp32"] | None = None
     """Precision of its training; the curriculum's when left out."""
 
-    overrides: Overrides = ()
+    overrides: Annotated[tuple[OwnSetting, ...], Field(strict=False)] = ()
     """More of its training, as `--set` writes it: any field of `training`, `student.engine` and `student.sampling`,
     `epochs` and `learning_rate` of `basic_tuning` and `rounds`."""
-
-    @field_validator("overrides", mode="after")
-    @classmethod
-    def _only_what_is_its_own(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
-        for each in overrides:
-            if not _OWN.match(each):
-                raise ValueError(
-                    f"{each!r} is no setting of a backbone; write training.FIELD=VALUE, student.engine.…, "
-                    "student.sampling.…, or epochs and learning_rate of basic_tuning and rounds.default"
-                )
-        return overrides
 
 
 class BackboneList(Section):

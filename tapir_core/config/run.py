@@ -267,8 +267,10 @@ class RunConfig(Section):
 
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""
+        numbered = [int(name) for name in self.rounds if name != "default"]
+        own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
         fields: dict[str, Any] = {}
-        for entry in (self.rounds.get("default"), self._entry_of(number)):
+        for entry in (self.rounds.get("default"), self.rounds.get(own)):
             if entry is not None:
                 fields |= {name: getattr(entry, name) for name in entry.model_fields_set}
         if fields.get("alpha") is None:
@@ -289,8 +291,7 @@ class RunConfig(Section):
         if number < 1 or not self.round(number).selection.reads_difficulty:
             return None
         first = number if self.curriculum.rejudge else 1
-        judged = (each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
-        return next(judged, None)
+        return next(each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
 
     def judge_of(self, benchmark: JudgedBenchmark) -> EndpointConfig:
         """Who judges a benchmark: its own judge, or the run's first one."""
@@ -303,10 +304,3 @@ class RunConfig(Section):
     def checks_expansion(self, number: int) -> bool:
         """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
         return self.curriculum.expansion.check_difficulty and self.judges(number)
-
-    def _entry_of(self, number: int) -> RoundConfig | None:
-        """The entry of the round's number; past the last entry, the last one holds."""
-        numbered = sorted(int(name) for name in self.rounds if name != "default")
-        if numbered and number > numbered[-1]:
-            number = numbered[-1]
-        return self.rounds.get(str(number))

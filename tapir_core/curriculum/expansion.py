@@ -28,7 +28,7 @@ from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, EXAMPLES, EXPANSION, REJECTED, in_order
 from tapir_core.curriculum.teacher import unusable_reason
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.similarity import NearDuplicates, SharedRuns
+from tapir_core.data.similarity import NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
@@ -195,7 +195,7 @@ def text_gates(
     """The gates that need no call. ``known`` are pool and accepted instructions (instruction_id, instruction)."""
     return (
         _LengthGate(config.min_chars, config.max_chars),
-        _EchoGate(SharedRuns([_TEMPLATE.sub("\n", prompt.text)], _ECHO_WORDS)),
+        _EchoGate(word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)),
         _NearDuplicateGate(set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)),
         _ContaminationGate(questions),
     )
@@ -224,11 +224,13 @@ class _LengthGate(_Stateless):
 class _EchoGate(_Stateless):
     """Repeats words of the expansion prompt: our tags, or a run of words from its text."""
 
-    prompt: SharedRuns
+    prompt: set[str]
+    """Its runs of words."""
     name = "echo"
 
     def passes(self, row: Row) -> bool:
-        return not _OWN_WORDS.search(row["instruction"]) and not self.prompt.overlaps(row["instruction"])
+        own = word_runs(row["instruction"], _ECHO_WORDS)
+        return not _OWN_WORDS.search(row["instruction"]) and self.prompt.isdisjoint(own)
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,7 @@ def assemble(
     mixed = [_example(row) for row in rows.iter_rows(named=True)]
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIXTURE, orient="row")
-    shortfall: dict[str, int] = {}
-    for draw in draws:
-        shortfall.update(draw.shortfall)
+    shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
     return Mixture(table, shares_of(table), shortfall, wanted - table.height)
 
 

@@ -39,7 +39,8 @@ def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Seq
     """The table ``difficulty/``: one row an instruction that is scored in every one of ``orders``."""
     gap = (pl.col("teacher_score") - pl.col("student_score")).alias("mfd")
     scored = (
-        _scored(verdicts, orders)
+        verdicts.filter(pl.col("status") == "scored", pl.col("order").is_in(list(orders)))
+        .drop_nulls(["student_score", "teacher_score"])
         .with_columns(gap)
         .group_by("instruction_id")
         .agg(
@@ -72,15 +73,6 @@ def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequenc
     for identity in set(asked["instruction_id"]) - scored:
         reasons.setdefault(identity, "an order is missing" if identity in labelled else "no task type")
     return dict(sorted(Counter(reasons.values()).items()))
-
-
-def _scored(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
-    return verdicts.filter(
-        (pl.col("status") == "scored")
-        & pl.col("order").is_in(list(orders))
-        & pl.col("student_score").is_not_null()
-        & pl.col("teacher_score").is_not_null()
-    )
 
 
 def _of_order(order: str) -> pl.Expr:
