@@ -21,23 +21,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = [
-    "BY_KIND",
-    "DIFFERENT",
-    "EnvironmentName",
-    "Kind",
-    "Later",
-    "Section",
-    "StoreUrl",
-    "WebAddress",
-    "by_kind",
-    "check_different",
-    "check_web_address",
-    "is_family",
-    "listed",
-    "matching",
-]
-
 if TYPE_CHECKING:
     from functools import _SingleDispatchCallable
 

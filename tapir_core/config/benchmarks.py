@@ -15,26 +15,6 @@ from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 from tapir_core.config._base import DIFFERENT, Kind, Section, matching
 from tapir_core.config.roles import EndpointConfig, Sampling
 
-__all__ = [
-    "HELDOUT",
-    "AlpacaEvalBenchmark",
-    "AskedBenchmark",
-    "Baseline",
-    "BenchmarkConfig",
-    "BenchmarkName",
-    "DecontaminationConfig",
-    "EvaluationConfig",
-    "FastChatBenchmark",
-    "JudgedBenchmark",
-    "LmEvalBenchmark",
-    "MTBenchBenchmark",
-    "MarkedBenchmark",
-    "ModelName",
-    "QuestionsOnly",
-    "RunBaseline",
-    "VicunaBenchmark",
-]
-
 HELDOUT = "heldout"
 """What the run's own held-out set is called among benchmarks."""
 

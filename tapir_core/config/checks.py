@@ -16,8 +16,6 @@ from tapir_core.config.run import RunConfig, TrainingConfig
 from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.prompts import check_prompts
 
-__all__ = ["check_config", "check_student", "missing_prerequisites"]
-
 
 def check_config(config: RunConfig) -> list[str]:
     """Everything that is wrong with a configuration beside its types, one line each, all at once."""

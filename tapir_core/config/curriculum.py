@@ -17,26 +17,6 @@ from pydantic import (
 from tapir_core.config._base import Kind, Section, matching
 from tapir_core.task_types import TARGET_SHARES
 
-__all__ = [
-    "CurriculumConfig",
-    "DataConfig",
-    "ExpansionConfig",
-    "FileHeldout",
-    "FilePool",
-    "HardShare",
-    "HeldoutConfig",
-    "PoolConfig",
-    "RandomShare",
-    "RoundConfig",
-    "RoundName",
-    "SelectionRule",
-    "StandinHeldout",
-    "StandinPool",
-    "StopConfig",
-    "TargetShares",
-    "Threshold",
-]
-
 
 class PoolConfig(Kind):
     """Where the pool D comes from; what reads or makes it is registered in `tapir_core.sources`."""

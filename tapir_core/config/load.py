@@ -20,17 +20,6 @@ from tapir_core.config.run import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 
-__all__ = [
-    "TRANSLATIONS",
-    "load_config",
-    "load_resolved",
-    "read_toml",
-    "replace_values",
-    "resolved_json",
-    "resolved_table",
-    "validated",
-]
-
 Table = dict[str, Any]
 AnySection = TypeVar("AnySection", bound=Section)
 

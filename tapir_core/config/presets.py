@@ -22,20 +22,6 @@ from tapir_core.config.student import StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage
 
-__all__ = [
-    "ArmEntry",
-    "ArmName",
-    "BackboneEntry",
-    "BackboneList",
-    "ComparisonConfig",
-    "RolePrices",
-    "TokenPrices",
-    "add_backbone",
-    "load_backbones",
-    "load_comparison",
-    "settings_of",
-]
-
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 """Small letters, digits and `_`, at most 30."""
 

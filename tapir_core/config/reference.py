@@ -21,8 +21,6 @@ from pydantic.fields import FieldInfo
 from tapir_core.config._base import Kind, Section, is_family
 from tapir_core.config.run import RunConfig
 
-__all__ = ["Table", "explain", "render_reference", "walk_tables"]
-
 SectionType = type[Section]
 
 _NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
@@ -88,13 +86,11 @@ class _Place:
 
 def render_reference() -> str:
     """The whole reference as Markdown."""
-    written: dict[SectionType, Table] = {}
     tables = list(walk_tables(RunConfig))
-    for table in tables:
-        written.setdefault(table.section, table)
+    written = {table.section: table for table in reversed(tables)}  # where a section stands first
     template = Path(__file__).with_name("reference.md.jinja2").read_text(encoding="utf-8")
-    made = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return made.render(tables=tables, written=written)
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return environment.from_string(template).render(tables=tables, written=written)
 
 
 def walk_tables(root: SectionType, path: str = "") -> Iterator[Table]:

@@ -16,20 +16,6 @@ from pydantic_core import PydanticCustomError
 from tapir_core.config._base import DIFFERENT, EnvironmentName, Kind, Section, check_web_address
 from tapir_core.text import canonical_json
 
-__all__ = [
-    "STANDIN_VERSION",
-    "BatchConfig",
-    "EndpointConfig",
-    "JudgeConfig",
-    "ModelIdentity",
-    "OpenAIEndpoint",
-    "Order",
-    "PanelRule",
-    "Sampling",
-    "StandinEndpoint",
-    "TeacherConfig",
-]
-
 STANDIN_VERSION = "c77237e37faa"
 """Version of the stand-in's answers, under which they are stored; raised when they change."""
 

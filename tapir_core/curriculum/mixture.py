@@ -19,24 +19,6 @@ from tapir_core.curriculum.tables import MIXTURE, SEEDS, in_order
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
 
-__all__ = [
-    "BalancedDraw",
-    "Mixture",
-    "assemble",
-    "draw_balanced",
-    "draw_basic",
-    "draw_easy",
-    "draw_hard",
-    "draw_rows",
-    "fill_quotas",
-    "hard_count",
-    "quotas",
-    "share_table",
-    "shares_of",
-    "supply_of",
-    "target_shares",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class BalancedDraw:

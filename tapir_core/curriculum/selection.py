@@ -21,16 +21,6 @@ from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, 
 from tapir_core.curriculum.mixture import draw_rows
 from tapir_core.curriculum.tables import DIFFICULTY, SEEDS, in_order
 
-__all__ = [
-    "SeedCounts",
-    "SeedSelection",
-    "choose_rows",
-    "compute_difficulty",
-    "count_unscored",
-    "hardest",
-    "select_seeds",
-]
-
 _DIGITS = 9
 """Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""
 

@@ -26,18 +26,6 @@ from tapir_core.task_types import TASK_TYPES, family_of
 from tapir_core.text import Unparsed
 from tapir_core.verifiable import final_result, normalise_result, states_result
 
-__all__ = [
-    "Refinement",
-    "Usable",
-    "parse_label",
-    "refinement_outcome",
-    "refinement_prompt_name",
-    "render_label",
-    "render_refinement",
-    "split_usable",
-    "unusable_reason",
-]
-
 _REFUSALS = frozenset({"refused", "content_filter"})
 
 

@@ -25,16 +25,6 @@ from rapidfuzz.distance import Indel
 from tapir_core.config import HELDOUT, DecontaminationConfig
 from tapir_core.data.similarity import ROUNDING, Vocabulary
 
-__all__ = [
-    "CONTAMINATED",
-    "FEWEST_WORDS",
-    "RULES",
-    "EvaluationQuestions",
-    "RunIndex",
-    "Runs",
-    "runs_of",
-]
-
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
@@ -251,8 +241,6 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
 
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
     """instruction_id, instruction: a row for each instruction, and one with the system text of each that has one."""
-    texts = instructions.select("instruction_id", "instruction")
-    if "system" not in instructions.columns:
-        return texts
-    systems = instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String))
-    return pl.concat([texts, systems.drop_nulls()])
+    columns = [name for name in ("instruction", "system") if name in instructions.columns]
+    texts = [instructions.select("instruction_id", instruction=pl.col(name).cast(pl.String)) for name in columns]
+    return pl.concat(texts).drop_nulls("instruction")

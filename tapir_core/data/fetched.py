@@ -11,8 +11,6 @@ from tapir_core.config import BenchmarkConfig, RunConfig
 from tapir_core.paths import fetched_file
 from tapir_core.storage import Storage
 
-__all__ = ["file_ingredient", "is_address", "is_kept", "keep_file", "kept_files", "with_kept_files"]
-
 
 def is_address(path: str) -> bool:
     """Whether a file is named by its address, such as `https://…`."""

@@ -16,8 +16,6 @@ import polars as pl
 
 from tapir_core.errors import ConfigError
 
-__all__ = ["BrokenRecord", "Record", "read_records"]
-
 _ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 """Longest wait for a web server to take a connection, and for its next bytes."""

@@ -27,21 +27,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import instruction_id, normalise
 
-__all__ = [
-    "HELDOUT_SCHEMA",
-    "POOL_SCHEMA",
-    "QUESTIONS",
-    "BadRecordError",
-    "ReadRows",
-    "Row",
-    "heldout_questions",
-    "read_heldout",
-    "read_heldout_row",
-    "read_pool",
-    "read_questions",
-    "read_row",
-]
-
 Fields = Mapping[str, Any]
 OnBadRow = Literal["stop", "skip"]
 T = TypeVar("T")

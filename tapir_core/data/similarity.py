@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-__all__ = ["ROUNDING", "NearDuplicates", "Vocabulary", "rouge_l", "word_runs", "words_of"]
-
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 _SURROGATES = range(0xD800, 0xE000)
