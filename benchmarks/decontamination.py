@@ -19,7 +19,7 @@ import polars as pl
 
 from tapir_core.config import DecontaminationConfig
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.questions import QUESTIONS
+from tapir_core.data.readers import QUESTIONS
 
 VOCABULARY, FOLLOWERS, BENCHMARKS = 60_000, 8, 5
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]

@@ -2,8 +2,8 @@
 
 import polars as pl
 
-from tapir_core.curriculum.gates import CONTAMINATED_GATE
-from tapir_core.data import questions as evaluation
+from tapir_core.curriculum.expansion import CONTAMINATED_GATE
+from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder
@@ -26,7 +26,7 @@ def heldout(run: RunFolder, _: StageAt) -> Worked:
 @stage_task(QUESTIONS)
 def questions(run: RunFolder, _: StageAt) -> Worked:
     """Read the questions of the benchmarks."""
-    return Worked(evaluation.read_questions(run.kept_config.evaluation.benchmarks))
+    return Worked(readers.read_questions(run.kept_config.evaluation.benchmarks))
 
 
 @stage_task(CONTAMINATED)
@@ -60,9 +60,9 @@ def pool(run: RunFolder, _: StageAt) -> Worked:
 
 def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     """All questions that pool and expansion must not hold: those of the benchmarks and the held-out set."""
-    tables = [pl.DataFrame(schema=evaluation.QUESTIONS)]
+    tables = [pl.DataFrame(schema=readers.QUESTIONS)]
     if run.config.data.heldout is not None:
-        tables.append(evaluation.heldout_questions(run.rows(StageAt("heldout"))))
+        tables.append(readers.heldout_questions(run.rows(StageAt("heldout"))))
     if run.config.evaluation.benchmarks:
         tables.append(run.rows(StageAt("questions")))
     return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)

@@ -8,7 +8,7 @@ import polars as pl
 from tapir_core.config import DecontaminationConfig, ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.questions import QUESTIONS
+from tapir_core.data.readers import QUESTIONS
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.text import instruction_id
 

@@ -36,12 +36,11 @@ from tapir_core.curriculum import (
     target_shares,
     text_gates,
 )
-from tapir_core.curriculum.expansion import ExpansionRequest
-from tapir_core.curriculum.gates import CONTAMINATED_GATE
+from tapir_core.curriculum.expansion import CONTAMINATED_GATE, ExpansionRequest
 from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
 from tapir_core.data.dataset import Part
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.questions import QUESTIONS, heldout_questions, read_questions
+from tapir_core.data.readers import QUESTIONS, heldout_questions, read_questions
 from tapir_core.evaluation.scores import score_answers
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt

@@ -1,10 +1,13 @@
-"""Configuration: closed, frozen models, a file a section; TOML in, resolved JSON out."""
+"""Configuration: closed, frozen models; TOML in, resolved JSON out."""
 
 from tapir_core.config._base import Kind, Later, Section, by_kind, listed
 from tapir_core.config.benchmarks import (
+    HELDOUT,
     AlpacaEvalBenchmark,
     AskedBenchmark,
     BenchmarkConfig,
+    DecontaminationConfig,
+    EvaluationConfig,
     FastChatBenchmark,
     JudgedBenchmark,
     LmEvalBenchmark,
@@ -14,28 +17,24 @@ from tapir_core.config.benchmarks import (
     RunBaseline,
     VicunaBenchmark,
 )
-from tapir_core.config.calls import BudgetConfig, CallsConfig, Caps
 from tapir_core.config.curriculum import (
     CurriculumConfig,
+    DataConfig,
     ExpansionConfig,
+    FileHeldout,
+    FilePool,
     HardShare,
+    HeldoutConfig,
+    PoolConfig,
     RandomShare,
     RoundConfig,
     SelectionRule,
+    StandinHeldout,
+    StandinPool,
     StopConfig,
     TargetShares,
     Threshold,
 )
-from tapir_core.config.data import (
-    DataConfig,
-    FileHeldout,
-    FilePool,
-    HeldoutConfig,
-    PoolConfig,
-    StandinHeldout,
-    StandinPool,
-)
-from tapir_core.config.evaluation import HELDOUT, DecontaminationConfig, EvaluationConfig
 from tapir_core.config.roles import (
     STANDIN_VERSION,
     BatchConfig,
@@ -49,7 +48,16 @@ from tapir_core.config.roles import (
     StandinEndpoint,
     TeacherConfig,
 )
-from tapir_core.config.run import BasicTuningConfig, LoraConfig, RunConfig, RunSection, TrainingConfig
+from tapir_core.config.run import (
+    BasicTuningConfig,
+    BudgetConfig,
+    CallsConfig,
+    Caps,
+    LoraConfig,
+    RunConfig,
+    RunSection,
+    TrainingConfig,
+)
 from tapir_core.config.student import (
     EMBEDDED_STUDENT,
     SERVED_NAME,

@@ -21,19 +21,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-__all__ = [
-    "BY_KIND",
-    "EnvironmentName",
-    "Kind",
-    "Later",
-    "Section",
-    "StoreUrl",
-    "WebAddress",
-    "by_kind",
-    "is_family",
-    "listed",
-]
-
 if TYPE_CHECKING:
     from functools import _SingleDispatchCallable
 
@@ -207,17 +194,35 @@ def _complete_value(field: FieldInfo, value: Any) -> Any:
     return value
 
 
-def _check_environment_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise PydanticCustomError(
-            "secret",
-            "is no name of an environment variable (the value is not shown, it may be a key); "
-            'write the name, such as "OPENAI_API_KEY", and export the key under it',
-        )
-    return name
+def check_different(values: tuple[T, ...]) -> tuple[T, ...]:
+    """The values, if none of them stands there twice.
+
+    Raises:
+        ValueError: one does.
+    """
+    twice = sorted({str(each) for each in values if values.count(each) > 1})
+    if twice:
+        raise ValueError(f"names {', '.join(twice)} twice; each is named once")
+    return values
 
 
-def _check_web_address(address: str) -> str:
+def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> AfterValidator:
+    """Of a text: refuses one that is not of this form as a whole, with what is said ``otherwise``."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text):
+            return text
+        raise PydanticCustomError("secret", "{said}", {"said": otherwise}) if may_be_secret else ValueError(otherwise)
+
+    return AfterValidator(check)
+
+
+def check_web_address(address: str) -> str:
+    """The address as it is kept.
+
+    Raises:
+        ValueError: it is none, or carries what is secret, and is not shown then.
+    """
     parts = urlsplit(address)
     if parts.username or parts.password or parts.query:
         raise PydanticCustomError(
@@ -245,10 +250,21 @@ def _check_store_url(url: str) -> str:
     return url
 
 
-EnvironmentName = Annotated[str, AfterValidator(_check_environment_name)]
+DIFFERENT = AfterValidator(check_different)
+"""Of a list: refuses what it names twice."""
+
+EnvironmentName = Annotated[
+    str,
+    matching(
+        r"[A-Za-z_][A-Za-z0-9_]*",
+        "is no name of an environment variable (the value is not shown, it may be a key); "
+        'write the name, such as "OPENAI_API_KEY", and export the key under it',
+        may_be_secret=True,
+    ),
+]
 """Name of an environment variable; never what it holds."""
 
-WebAddress = Annotated[str, AfterValidator(_check_web_address)]
+WebAddress = Annotated[str, AfterValidator(check_web_address)]
 """Address of a server, without user, password and query."""
 
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]

@@ -1,36 +1,32 @@
-"""Benchmarks from outside: whose questions stay out of what is trained on, and which of them the student is asked.
+"""Evaluation: benchmarks from outside, when they are asked, and how far what is trained on stays away from them.
 
 A table without a `type` names questions to keep away from; with one the student answers them, and a judge says how
 well, or the benchmark marks the answers itself.
 """
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, NonNegativeInt, PositiveInt, Tag
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
 
-from tapir_core.config._base import Kind, Section
+from tapir_core.config._base import DIFFERENT, Kind, Section, matching
 from tapir_core.config.roles import EndpointConfig, Sampling
 
-__all__ = [
-    "AlpacaEvalBenchmark",
-    "AskedBenchmark",
-    "Baseline",
-    "BenchmarkConfig",
-    "FastChatBenchmark",
-    "JudgedBenchmark",
-    "LmEvalBenchmark",
-    "MTBenchBenchmark",
-    "MarkedBenchmark",
-    "ModelName",
-    "QuestionsOnly",
-    "RunBaseline",
-    "VicunaBenchmark",
+HELDOUT = "heldout"
+"""What the run's own held-out set is called among benchmarks."""
+
+
+BenchmarkName = Annotated[
+    str,
+    matching(
+        rf"(?!{HELDOUT}$)[a-z][a-z0-9_-]{{0,39}}",
+        f'is no name for a benchmark; use a small letter, then small letters, digits, `_` and `-`, not "{HELDOUT}"',
+    ),
 ]
+"""A benchmark's name in tables and folders."""
 
 
 class RunBaseline(Section):
@@ -53,16 +49,14 @@ Baseline = Annotated[
 """File or URL, or a student of another run. With tags an error speaks of the form that was written."""
 
 
-def _check_model_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", name) or re.fullmatch(r"backbone|[sS]_\d+", name):
-        raise ValueError(
-            "is no name for a model; use a letter or digit, then letters, digits, `.`, `_` and `-`, and not what a "
-            "student of the run is called (backbone, S_0, …)"
-        )
-    return name
-
-
-ModelName = Annotated[str, AfterValidator(_check_model_name)]
+ModelName = Annotated[
+    str,
+    matching(
+        r"(?!backbone$|[sS]_\d+$)[A-Za-z0-9][A-Za-z0-9._-]{0,59}",
+        "is no name for a model; use a letter or digit, then letters, digits, `.`, `_` and `-`, and not what a "
+        "student of the run is called (backbone, S_0, …)",
+    ),
+]
 """A model's name in tables and folders."""
 
 
@@ -139,8 +133,7 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     @property
     def files(self) -> dict[str, str]:
         """Its files beside the questions, by the field that names them."""
-        found = {field: getattr(self, field) for field in self.file_fields}
-        return {field: path for field, path in found.items() if isinstance(path, str)}
+        return {field: path for field in self.file_fields if isinstance(path := getattr(self, field), str)}
 
     @property
     def output_files(self) -> dict[str, str]:
@@ -152,9 +145,10 @@ class AskedBenchmark(BenchmarkConfig, ABC):
         """Its folders, by the field that names them."""
         return {field: path for field in self.folder_fields if (path := getattr(self, field)) is not None}
 
-    @abstractmethod
     def drawn(self, student: Sampling) -> Sampling:
-        """How an answer is drawn, by the student's own sampling or the benchmark's; its category may change that."""
+        """How an answer is drawn: by its field `answering`, else as the student's are; its category may change that."""
+        own: Sampling | None = getattr(self, "answering", None)
+        return own or student
 
     def answering_in_words(self, student: Sampling) -> str:
         """How the student's answers are drawn, whose own sampling is given."""
@@ -168,7 +162,8 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     @property
     def baseline_run(self) -> RunBaseline | None:
         """The student of another run that is its baseline, if one is."""
-        return None
+        baseline = getattr(self, "baseline", None)
+        return baseline if isinstance(baseline, RunBaseline) else None
 
     def missing(self) -> Iterator[str]:
         """What this machine lacks for it, each to be put behind the benchmark's name."""
@@ -221,12 +216,6 @@ class JudgedBenchmark(AskedBenchmark, ABC):
         return f"{self.sampling.in_words}{asked}"
 
     @property
-    def baseline_run(self) -> RunBaseline | None:
-        """The student of another run that is its baseline, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, RunBaseline) else None
-
-    @property
     def baseline_file(self) -> str | None:
         """The file that its baseline is, if one is."""
         baseline = getattr(self, "baseline", None)
@@ -243,10 +232,6 @@ class MarkedBenchmark(AskedBenchmark, ABC):
     @abstractmethod
     def marker(self) -> str:
         """Who marks, in words."""
-
-    def drawn(self, student: Sampling) -> Sampling:
-        """As configured, else as the student answers elsewhere."""
-        return self.answering or student
 
 
 class AlpacaEvalBenchmark(JudgedBenchmark):
@@ -282,10 +267,6 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
     def prompts(self) -> tuple[str, ...]:
         """Prompts of its judge."""
         return ("alpaca_eval",)
-
-    def drawn(self, student: Sampling) -> Sampling:
-        """As configured, else as the student answers elsewhere."""
-        return self.answering or student
 
     def contradictions(self) -> Iterator[str]:
         """One of the two tables of length control without the other."""
@@ -325,7 +306,7 @@ class MTBenchBenchmark(FastChatBenchmark):
     baseline: Baseline | None = None
     """A baseline's answers in the same form, or the student of another run; `pairwise` needs them."""
 
-    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False)] = ("single",)
+    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
 
     file_fields: ClassVar[tuple[str, ...]] = ("references", "baseline")
@@ -338,11 +319,9 @@ class MTBenchBenchmark(FastChatBenchmark):
         return tuple(names[mode] for mode in self.modes)
 
     def contradictions(self) -> Iterator[str]:
-        """Pairs without a baseline; a mode twice."""
+        """Pairs without a baseline."""
         if "pairwise" in self.modes and self.baseline is None:
             yield ".baseline: missing; modes has pairwise, which compares with a baseline's answers"
-        if len(set(self.modes)) < len(self.modes):
-            yield ".modes: names a mode twice; each is asked once"
 
 
 class VicunaBenchmark(FastChatBenchmark):
@@ -414,3 +393,52 @@ class LmEvalBenchmark(MarkedBenchmark):
                 f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; `make "
                 "lm-eval-env` builds its environment, or take the benchmark out of each_round"
             )
+
+
+class DecontaminationConfig(Section):
+    """When an instruction of pool or expansion holds an evaluation question, and is dropped."""
+
+    overlap_words: Annotated[int, Field(ge=5)] = 13
+    """It shares this many words in a row with a question, or holds a shorter one of at least 8 words whole."""
+
+    max_rouge_l: Annotated[float, Field(ge=0.8, le=1)] = 0.8
+    """Highest ROUGE-L F1 to a benchmark's question that passes; 1 switches near-duplicates off."""
+
+
+class EvaluationConfig(Section):
+    """Benchmarks from outside; the held-out set is a part of `[data]`."""
+
+    free: ClassVar[tuple[str, ...]] = ("each_round",)
+
+    benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field(default_factory=dict)
+    """`[evaluation.benchmarks.NAME]`, one table a benchmark; the names are yours, such as `alpaca_eval`."""
+
+    each_round: Annotated[tuple[BenchmarkName, ...], Field(strict=False), DIFFERENT] = ()
+    """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
+
+    decontamination: DecontaminationConfig = DecontaminationConfig()
+    """What keeps their questions, and the held-out set, out of what is trained on."""
+
+    @property
+    def asked(self) -> dict[str, AskedBenchmark]:
+        """The benchmarks that can be asked, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, AskedBenchmark)}
+
+    @property
+    def judged(self) -> dict[str, JudgedBenchmark]:
+        """Those whose answers a judge is asked about, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, JudgedBenchmark)}
+
+    @property
+    def marked(self) -> dict[str, MarkedBenchmark]:
+        """Those that mark answers themselves, by name."""
+        return {name: each for name, each in self.benchmarks.items() if isinstance(each, MarkedBenchmark)}
+
+    @property
+    def judges(self) -> dict[str, EndpointConfig]:
+        """The judges that benchmarks have of their own, by the field that sets them."""
+        return {
+            f"evaluation.benchmarks.{name}.judge": each.judge
+            for name, each in self.judged.items()
+            if each.judge is not None
+        }

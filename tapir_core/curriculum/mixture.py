@@ -2,19 +2,125 @@
 
 The hard part is drawn before it is refined, since only what is drawn is paid for: ``draw_hard`` → refine →
 ``draw_easy`` → ``assemble``. Nothing is drawn twice; what lacks makes the mixture smaller and is reported.
+Task types are balanced by largest remainder, in exact fractions: each count is within one of its share, and they sum to
+the total.
 """
 
+import math
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import polars as pl
 
-from tapir_core.curriculum.balance import BalancedDraw, draw_balanced, fill_quotas, quotas, shares_of, supply_of
+from tapir_core.config import TargetShares
 from tapir_core.curriculum.tables import MIXTURE, SEEDS, in_order
+from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
 
-__all__ = ["Mixture", "assemble", "draw_basic", "draw_easy", "draw_hard", "hard_count"]
+
+@dataclass(frozen=True, slots=True)
+class BalancedDraw:
+    """Drawn rows, by instruction id, and the task types that ran short."""
+
+    rows: pl.DataFrame
+    shortfall: dict[str, int]
+    """Task type → rows that were wanted and not there; only task types that lack."""
+
+
+def quotas(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """``total`` split by ``shares`` (scaled to sum to 1): the largest remainders round up, ties by name.
+
+    Raises:
+        ValueError: no share is positive.
+    """
+    exact = {name: Fraction(share) for name, share in shares.items()}
+    whole = sum(exact.values())
+    if whole <= 0:
+        raise ValueError(f"no share is positive in {dict(shares)}")
+    ideal = {name: total * share / whole for name, share in exact.items()}
+    counts = {name: math.floor(count) for name, count in ideal.items()}
+    by_remainder = sorted(ideal, key=lambda name: (counts[name] - ideal[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+def fill_quotas(total: int, shares: Mapping[str, float], supply: Mapping[str, int]) -> dict[str, int]:
+    """Quotas that no supply falls short of: what one task type lacks is asked of the others, by their shares.
+
+    The sum is below ``total`` only when every task type with a share is used up.
+    """
+    counts = dict.fromkeys(shares, 0)
+    while (rest := total - sum(counts.values())) > 0:
+        unused = {name: share for name, share in shares.items() if share > 0 and counts[name] < supply.get(name, 0)}
+        if not unused:
+            break
+        for name, more in quotas(rest, unused).items():
+            counts[name] = min(counts[name] + more, supply[name])
+    return counts
+
+
+def draw_balanced(
+    candidates: pl.DataFrame, wanted: Mapping[str, int], rng: random.Random, used: Collection[str] = ()
+) -> BalancedDraw:
+    """Draw ``wanted`` rows of each task type without repeats; the order of ``candidates`` changes nothing.
+
+    Of each task type, instructions in ``used`` are drawn when all others are. From the same generator, a draw that
+    wants more of some task types and less of none holds the smaller draw.
+    """
+    candidates = in_order(candidates)
+    ids = candidates["instruction_id"].to_list()
+    rows_of: dict[str, list[int]] = {}
+    for row, task_type in enumerate(candidates["task_type"]):
+        rows_of.setdefault(task_type, []).append(row)
+    drawn: list[int] = []
+    shortfall = {}
+    for task_type, count in sorted(wanted.items()):
+        there = rows_of.get(task_type, [])
+        drawn += draw_rows(there, count, rng, [row for row in there if ids[row] in used])
+        if count > len(there):
+            shortfall[task_type] = count - len(there)
+    return BalancedDraw(candidates[sorted(drawn)], shortfall)
+
+
+def draw_rows(rows: Sequence[int], count: int, rng: random.Random, last: Sequence[int] = ()) -> list[int]:
+    """``count`` of the row numbers ``rows``, or as many as there are; those in ``last`` when all others are drawn.
+
+    All are put in order and the first ``count`` taken: from the same generator a larger count draws the same rows and
+    more, and leaves the generator as a smaller one does. What was paid for a mixture serves the next size of it.
+    """
+    late = set(last)
+    first = [row for row in rows if row not in late]
+    return [*rng.sample(first, len(first)), *rng.sample(last, len(last))][:count]
+
+
+def supply_of(rows: pl.DataFrame) -> dict[str, int]:
+    """Task type → rows, by name; rows without a task type are in none."""
+    return dict(sorted(rows.drop_nulls("task_type").group_by("task_type").len().iter_rows()))
+
+
+def shares_of(rows: pl.DataFrame) -> dict[str, float]:
+    """Task type → share of the rows that have one; the natural shares, when the rows are a pool's labels."""
+    supply = supply_of(rows)
+    return {task_type: count / sum(supply.values()) for task_type, count in supply.items()}
+
+
+def target_shares(configured: TargetShares, natural: Mapping[str, float]) -> Mapping[str, float]:
+    """Pr(task type): as configured, or the ``natural`` shares of the first pool."""
+    return natural if configured == "natural" else configured
+
+
+def share_table(natural: pl.DataFrame, target: Mapping[str, float], got: pl.DataFrame) -> pl.DataFrame:
+    """Natural, target and got share of each of the 32 task types; ``natural`` and ``got`` have a ``task_type``."""
+    before, after = shares_of(natural), shares_of(got)
+    rows = [(name, before.get(name, 0.0), float(target.get(name, 0.0)), after.get(name, 0.0)) for name in TASK_TYPES]
+    return pl.DataFrame(
+        rows,
+        schema={"task_type": pl.String, "natural": pl.Float64, "target": pl.Float64, "got": pl.Float64},
+        orient="row",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +200,7 @@ def assemble(
     mixed = [_example(row) for row in rows.iter_rows(named=True)]
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIXTURE, orient="row")
-    shortfall: dict[str, int] = {}
-    for draw in draws:
-        shortfall.update(draw.shortfall)
+    shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
     return Mixture(table, shares_of(table), shortfall, wanted - table.height)
 
 

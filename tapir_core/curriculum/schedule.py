@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from tapir_core.config import StopConfig
 
-__all__ = ["RoundHistory", "best_round", "should_stop"]
-
 
 @dataclass(frozen=True, slots=True)
 class RoundHistory:

@@ -1,22 +1,72 @@
-"""Which instructions are seeds: those above a threshold, the hardest share, or a share drawn at random.
+"""How hard an instruction is for the student, and which instructions are seeds.
 
-The threshold is the paper's rule. The hardest share is for weak students, of whose pool most lies above any fixed δ.
-The random share knows no difficulty: it is what the other two are compared with. A rule of your own registers what it
-chooses with `choose_rows.register`.
+Model Fitting Difficulty is how far the student's answer falls behind the teacher's, by the judge's scores: the mean
+over orders of teacher − student (method.md: the paper's summaries print the opposite sign, but keep what is *above* δ
+as hard). An instruction counts as scored only when every configured order is, and when it has a task type.
+
+Seeds are those above a threshold, the paper's rule; the hardest share, for weak students, of whose pool most lies above
+any fixed δ; or a share drawn at random, which knows no difficulty: it is what the other two are compared with. A rule
+of your own registers what it chooses with `choose_rows.register`.
 """
 
 import math
 import random
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, by_kind
-from tapir_core.curriculum.balance import draw_rows
-from tapir_core.curriculum.tables import SEEDS, in_order
+from tapir_core.curriculum.mixture import draw_rows
+from tapir_core.curriculum.tables import DIFFICULTY, SEEDS, in_order
 
-__all__ = ["SeedCounts", "SeedSelection", "ceil_share", "choose_rows", "hardest", "select_seeds"]
+_DIGITS = 9
+"""Scores with decimals must not become harder than δ by a rounding error in the 16th digit."""
+
+
+def compute_difficulty(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
+    """The table ``difficulty/``: one row an instruction that is scored in every one of ``orders``."""
+    gap = (pl.col("teacher_score") - pl.col("student_score")).alias("mfd")
+    scored = (
+        verdicts.filter(pl.col("status") == "scored", pl.col("order").is_in(list(orders)))
+        .drop_nulls(["student_score", "teacher_score"])
+        .with_columns(gap)
+        .group_by("instruction_id")
+        .agg(
+            pl.col("order").n_unique().alias("orders"),
+            pl.col("student_score", "teacher_score", "mfd").mean().round(_DIGITS),
+            _of_order("teacher_first").alias("teacher_first"),
+            _of_order("student_first").alias("student_first"),
+        )
+        .filter(pl.col("orders") == len(set(orders)))
+        .with_columns((pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS).alias("order_gap"))
+    )
+    rows = scored.join(labels.drop_nulls("task_type"), on="instruction_id", how="inner", validate="1:1")
+    return in_order(rows).select(DIFFICULTY.names()).cast(DIFFICULTY)
+
+
+def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequence[str]) -> dict[str, int]:
+    """Why instructions with a verdict are in neither seeds nor easy: reason → instructions.
+
+    An instruction with several reasons counts under the first of its verdicts in the order of ``orders``.
+    """
+    scored = set(compute_difficulty(verdicts, labels, orders)["instruction_id"])
+    place = {order: number for number, order in enumerate(orders)}
+    reasons: dict[str, str] = {}
+    asked = verdicts.filter(pl.col("order").is_in(list(orders)))
+    rows = asked.select("instruction_id", "order", "status", "reason").rows()
+    for identity, _, status, reason in sorted(rows, key=lambda row: (row[0], place[row[1]])):
+        if identity not in scored and status != "scored":
+            reasons.setdefault(identity, reason or "no reason given")
+    labelled = set(labels.drop_nulls("task_type")["instruction_id"])
+    for identity in set(asked["instruction_id"]) - scored:
+        reasons.setdefault(identity, "an order is missing" if identity in labelled else "no task type")
+    return dict(sorted(Counter(reasons.values()).items()))
+
+
+def _of_order(order: str) -> pl.Expr:
+    return pl.col("mfd").filter(pl.col("order") == order).mean()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,6 @@
 
 import polars as pl
 
-__all__ = [
-    "CANDIDATES",
-    "DIFFICULTY",
-    "EXAMPLES",
-    "EXPANSION",
-    "MIXTURE",
-    "REFINEMENT",
-    "REJECTED",
-    "SEEDS",
-    "in_order",
-]
-
 _TEXT = pl.String()
 _SCORE = pl.Float64()
 _COUNT = pl.Int64()

@@ -18,18 +18,6 @@ from tapir_core.paths import manifest_file, part_name
 from tapir_core.storage import Storage
 from tapir_core.text import digest
 
-__all__ = [
-    "DatasetRef",
-    "Manifest",
-    "Part",
-    "read_manifest",
-    "read_part",
-    "read_rows",
-    "unknown_file",
-    "write_manifest",
-    "write_part",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Part:

@@ -13,7 +13,7 @@ Limits: a question in other words, or in another language, is not found.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,16 +24,6 @@ from rapidfuzz.distance import Indel
 
 from tapir_core.config import HELDOUT, DecontaminationConfig
 from tapir_core.data.similarity import ROUNDING, Vocabulary
-
-__all__ = [
-    "CONTAMINATED",
-    "FEWEST_WORDS",
-    "RULES",
-    "EvaluationQuestions",
-    "RunIndex",
-    "Runs",
-    "runs_of",
-]
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -137,7 +127,7 @@ class EvaluationQuestions:
     """Evaluation questions, ready to be looked for in any number of instructions."""
 
     def __init__(self, questions: pl.DataFrame, settings: DecontaminationConfig) -> None:
-        """``questions`` has the columns `tapir_core.data.questions.QUESTIONS`."""
+        """``questions`` has the columns `tapir_core.data.readers.QUESTIONS`."""
         self._names = questions.select("benchmark", "question_id", "question")
         self._limit = settings.max_rouge_l
         self._words = Vocabulary()
@@ -157,11 +147,15 @@ class EvaluationQuestions:
         """
         searched = _searched(instructions)
         hits: list[Hit] = []
-        for first, batch in _batches(searched["instruction"]):
-            hits += ((first + place, question, rule, alike) for place, question, rule, alike in self._find(batch))
+        # In batches, which bound the memory.
+        batch = pl.col("instruction").str.len_chars().cum_sum() // _BATCH_CHARACTERS
+        for some in searched.with_row_index("place").with_columns(batch=batch).partition_by("batch"):
+            places = some["place"].to_list()
+            found = self._find(some["instruction"].to_list())
+            hits += ((places[place], question, rule, alike) for place, question, rule, alike in found)
         columns = {"place": pl.Int64, "question_place": pl.Int64, "rule_number": pl.Int64, "similarity": pl.Float64}
-        found = pl.DataFrame(hits, schema=columns, orient="row")
-        named = pl.concat([found, searched[found["place"]], self._names[found["question_place"]]], how="horizontal")
+        rows = pl.DataFrame(hits, schema=columns, orient="row")
+        named = pl.concat([rows, searched[rows["place"]], self._names[rows["question_place"]]], how="horizontal")
         best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule_number", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
         rule = pl.col("rule_number").replace_strict(dict(enumerate(RULES)), return_dtype=pl.String)
@@ -247,22 +241,6 @@ def _pairs_to_look_for(words: int, limit: float) -> int:
 
 def _searched(instructions: pl.DataFrame) -> pl.DataFrame:
     """instruction_id, instruction: a row for each instruction, and one with the system text of each that has one."""
-    texts = instructions.select("instruction_id", "instruction")
-    if "system" not in instructions.columns:
-        return texts
-    systems = instructions.select("instruction_id", instruction=pl.col("system").cast(pl.String))
-    return pl.concat([texts, systems.drop_nulls()])
-
-
-def _batches(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Texts in batches that bound the memory, each with the place of its first text."""
-    batch: list[str] = []
-    first = characters = 0
-    for text in texts:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
-            yield first, batch
-            first, batch, characters = first + len(batch), [], 0
-    if batch:
-        yield first, batch
+    columns = [name for name in ("instruction", "system") if name in instructions.columns]
+    texts = [instructions.select("instruction_id", instruction=pl.col(name).cast(pl.String)) for name in columns]
+    return pl.concat(texts).drop_nulls("instruction")

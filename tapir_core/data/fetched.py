@@ -11,8 +11,6 @@ from tapir_core.config import BenchmarkConfig, RunConfig
 from tapir_core.paths import fetched_file
 from tapir_core.storage import Storage
 
-__all__ = ["file_ingredient", "is_address", "is_kept", "keep_file", "kept_files", "with_kept_files"]
-
 
 def is_address(path: str) -> bool:
     """Whether a file is named by its address, such as `https://…`."""
@@ -40,34 +38,27 @@ def is_kept(root: Storage, address: str, sha256: str) -> bool:
 
 def with_kept_files(config: RunConfig, ingredients: dict[str, str]) -> RunConfig:
     """A run's configuration with the kept file in place of each address of a benchmark; what the run's stages read."""
-    kept = {
-        name: benchmark.model_copy(update=_kept(config.run.root, name, benchmark, ingredients))
-        for name, benchmark in config.evaluation.benchmarks.items()
-    }
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"benchmarks": kept})})
+    root, benchmarks = config.run.root.rstrip("/"), {}
+    for name, benchmark in config.evaluation.benchmarks.items():
+        update: dict[str, Any] = {}
+        for field, (place, _) in _kept(name, benchmark, ingredients).items():
+            section, _, model = field.partition(".")
+            file = f"{root}/{place}"
+            update[section] = {**update.get(section, getattr(benchmark, section)), model: file} if model else file
+        benchmarks[name] = benchmark.model_copy(update=update)
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"benchmarks": benchmarks})})
 
 
 def kept_files(config: RunConfig, ingredients: dict[str, str]) -> dict[str, str]:
     """The kept files of a run, below the run root → the digest of each."""
+    found = (_kept(name, benchmark, ingredients) for name, benchmark in config.evaluation.benchmarks.items())
+    return dict(file for files in found for file in files.values())
+
+
+def _kept(name: str, benchmark: BenchmarkConfig, ingredients: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Field of a benchmark that gives an address → the kept file, below the run root, and its digest."""
     return {
-        fetched_file(sha256, address): sha256
-        for name, benchmark in config.evaluation.benchmarks.items()
+        field: (fetched_file(sha256, address), sha256)
         for field, address in benchmark.all_files.items()
         if is_address(address) and (sha256 := ingredients.get(file_ingredient(name, field)))
     }
-
-
-def _kept(root: str, name: str, benchmark: BenchmarkConfig, ingredients: dict[str, str]) -> dict[str, Any]:
-    """Fields that name a file → its place."""
-    found: dict[str, Any] = {}
-    for field, address in benchmark.all_files.items():
-        sha256 = ingredients.get(file_ingredient(name, field))
-        if not is_address(address) or not sha256:
-            continue
-        place = f"{root.rstrip('/')}/{fetched_file(sha256, address)}"
-        section, _, model = field.partition(".")
-        if model:
-            found[section] = {**getattr(benchmark, section), **found.get(section, {}), model: place}
-        else:
-            found[section] = place
-    return found

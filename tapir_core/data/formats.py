@@ -16,9 +16,7 @@ import polars as pl
 
 from tapir_core.errors import ConfigError
 
-__all__ = ["BrokenRecord", "Record", "read_records"]
-
-ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
+_ACCEPTED = "Alpaca JSON, JSON lines (messages or ShareGPT), CSV with a header, or Parquet"
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 """Longest wait for a web server to take a connection, and for its next bytes."""
 
@@ -53,12 +51,8 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
     if content.startswith(b"PAR1"):
         return list(_parquet_records(content, path))
     text = _decode(content, path)
-    start = text.lstrip()[:1]
-    if start == "[":
-        return list(_json_records(text, path))
-    if start == "{":
-        return list(_json_line_records(text, path))
-    return list(_csv_records(text, path))
+    read = {"[": _json_records, "{": _json_line_records}.get(text.lstrip()[:1], _csv_records)
+    return list(read(text, path))
 
 
 def read_content(path: str) -> bytes:
@@ -67,36 +61,31 @@ def read_content(path: str) -> bytes:
     Raises:
         ConfigError: it is not there or cannot be read.
     """
+    if "://" in path:
+        return _read_remote(path)
     try:
-        return _read_remote(path) if "://" in path else Path(path).read_bytes()
+        return Path(path).read_bytes()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
     except OSError as exc:
-        if "://" in path:
-            why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}"
-            said = f"nothing can be read at {_public(path)!r}; check the address and the network{why}"
-            raise ConfigError(said.replace(path, _public(path))) from exc
-        if isinstance(exc, FileNotFoundError):
-            raise ConfigError(f"there is no file {path!r}; check the path and the folder you start in") from exc
         raise ConfigError(f"{path!r} cannot be read: {exc.strerror or exc}") from exc
-
-
-def _public(path: str) -> str:
-    """The path, or an address without its query, which may be a signature."""
-    return path.partition("?")[0] if "://" in path else path
 
 
 def _read_remote(url: str) -> bytes:
     import aiohttp  # a local file needs neither
     import fsspec
 
+    public = url.partition("?")[0]  # a query may be a signature
     patience = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
     of_http = {"client_kwargs": {"timeout": patience, "trust_env": True}} if url.startswith("http") else {}
     try:
         files, path = fsspec.url_to_fs(url, **of_http)
         content: bytes = files.cat_file(path)
-    except OSError:
-        raise
+    except OSError as exc:
+        why = "" if isinstance(exc, FileNotFoundError) else f": {exc.strerror or exc}".replace(url, public)
+        raise ConfigError(f"nothing can be read at {public!r}; check the address and the network{why}") from exc
     except Exception as exc:  # each file system of fsspec has errors of its own
-        raise ConfigError(f"{_public(url)!r} cannot be read: {str(exc).replace(url, _public(url))}") from exc
+        raise ConfigError(f"{public!r} cannot be read: {str(exc).replace(url, public)}") from exc
     return content
 
 
@@ -118,11 +107,12 @@ def _json_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
 
 
 def _json_line_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    records = [_json_line(number, line) for number, line in lines]
-    if not any(isinstance(record, Record) for record in records):
+    lines = enumerate(text.split("\n"), start=1)
+    records = [_json_line(number, line) for number, line in lines if line.strip()]
+    if all(isinstance(record, BrokenRecord) for record in records):
         raise ConfigError(
-            f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; expected {ACCEPTED}"
+            f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
+            f"expected {_ACCEPTED}"
         )
     yield from records
 
@@ -179,5 +169,5 @@ def _check_columns(columns: list[str], path: str) -> None:
         found = ", ".join(map(repr, columns[:10])) or "nothing"
         raise ConfigError(
             f"{path!r} is of an unknown format: no column {', '.join(MARKS[:-1])} or {MARKS[-1]} (found {found}); "
-            f"expected {ACCEPTED}"
+            f"expected {_ACCEPTED}"
         )

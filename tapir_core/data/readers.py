@@ -1,23 +1,35 @@
-"""Files of a user as tables: the pool and the held-out set, with what was wrong in them counted.
+"""Instructions in files of a user: the pool, the held-out set and the questions of benchmarks.
 
-Tables are sorted by instruction id, so the order of a file's rows changes nothing. Rows with one id are merged: of
-several references or sources the first in alphabetical order stays, and one row in dev puts all of them in dev.
+A record is Alpaca, messages or ShareGPT, one turn each (method.md, Identity and One turn): texts are kept in their
+normal form, so that equal ids are equal instructions. What a file calls `output`, and every answer in a conversation,
+is ignored: the student is judged against the teacher's answer. A reference is only what a field of that name gives.
+
+Pool and held-out set are sorted by instruction id, so the order of a file's rows changes nothing. Rows with one id are
+merged: of several references or sources the first in alphabetical order stays, and one row in dev puts all in dev.
+
+Of a benchmark, which may be AlpacaEval's list, MT-Bench's turns or anything the pool may be, every turn is a question
+of its own, since an instruction that holds any of them gives it away. Only the texts are read: categories, references
+and outputs belong to who scores the benchmark.
 """
 
+import difflib
+import json
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import polars as pl
 
-from tapir_core.data.formats import BrokenRecord, Record, read_records
-from tapir_core.data.rows import BadRecordError, Fields, Row, read_heldout_row, read_row
+from tapir_core.config import HELDOUT, BenchmarkConfig
+from tapir_core.data.formats import MARKS, BrokenRecord, Record, read_records
 from tapir_core.errors import ConfigError
+from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import instruction_id, normalise
 
-__all__ = ["HELDOUT_SCHEMA", "POOL_SCHEMA", "BadRow", "ReadHeldout", "ReadPool", "read_heldout", "read_pool"]
-
+Fields = Mapping[str, Any]
 OnBadRow = Literal["stop", "skip"]
+T = TypeVar("T")
 
 POOL_SCHEMA = dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), pl.String)
 """One row per instruction; `system` and `reference` may be null."""
@@ -27,53 +39,62 @@ HELDOUT_SCHEMA = dict.fromkeys(
 )
 """One row per instruction; `system` and `task_type` may be null."""
 
-LISTED_BAD_ROWS = 20
+QUESTIONS = pl.Schema(
+    {"benchmark": pl.String(), "question_id": pl.String(), "turn": pl.Int64(), "question": pl.String()}
+)
+"""One row per question and turn, from 1."""
+
+_LISTED = 20
 """Bad rows that an error spells out."""
 
+_QUESTION_IDS = ("question_id", "instruction_id", "id", "key")
+_USER = ("user", "human")
+_CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+"""Field of a conversation → where its turns say who speaks, and what."""
+
+
+class BadRecordError(ValueError):
+    """Raised when a record is no instruction; the message says why. It never leaves this module."""
+
+
+class Row(NamedTuple):
+    """One instruction."""
+
+    instruction_id: str
+    instruction: str
+    system: str | None
+    source: str
+    """The record's own `source`, or `file`; never the file's name, so that a renamed file is the same pool."""
+    reference: str | None
+    task_type: str | None = None
+    split: str = "test"
+    dropped_turns: int = 0
+    """User turns after the first."""
+
+
+_ROW = {**dict.fromkeys(Row._fields, pl.String()), "dropped_turns": pl.Int64()}
+
+
+class _Asked(NamedTuple):
+    system: str | None
+    instruction: str | None
+    dropped_turns: int = 0
+
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that is no instruction."""
-
-    number: int
-    """Line in JSON lines and CSV, place in JSON and Parquet; from 1."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPool:
-    """A pool and what was found in its file."""
+class ReadRows:
+    """Instructions, and what was found in their file."""
 
     rows: pl.DataFrame
-    """`POOL_SCHEMA`."""
-    bad_rows: list[BadRow]
+    """`POOL_SCHEMA` or `HELDOUT_SCHEMA`."""
+    bad_rows: list[BrokenRecord]
     duplicates: int
     """Rows merged into another with the same instruction id."""
     dropped_turns: int
     """User turns after the first, over all rows."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadHeldout:
-    """A held-out set and what was found in its file."""
-
-    rows: pl.DataFrame
-    """`HELDOUT_SCHEMA`."""
-    bad_rows: list[BadRow]
-    duplicates: int
-    dropped_turns: int
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadRows:
-    rows: list[Row]
-    """Without duplicates, sorted by instruction id."""
-    bad_rows: list[BadRow]
-    duplicates: int
-    dropped_turns: int
-
-
-def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> ReadPool:
+def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> ReadRows:
     """The pool in a file of any accepted format.
 
     Args:
@@ -86,80 +107,196 @@ def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random
         ConfigError: the file cannot be read, has bad rows under `stop`, or holds no instruction.
     """
     read = _read(path, read_row, on_bad_row)
-    rows = read.rows
-    if limit is not None and limit < len(rows):
-        rows = sorted(rng.sample(rows, limit), key=lambda row: row.instruction_id)
-    return ReadPool(_table(rows, POOL_SCHEMA), read.bad_rows, read.duplicates, read.dropped_turns)
+    rows = read.rows.select(list(POOL_SCHEMA))
+    if limit is not None and limit < rows.height:
+        rows = rows[sorted(rng.sample(range(rows.height), limit))]
+    return ReadRows(rows, read.bad_rows, read.duplicates, read.dropped_turns)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadHeldout:
+def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadRows:
     """The held-out set in a file of any accepted format, each row with a reference.
 
     Raises:
         ConfigError: as `read_pool`, or no row belongs to the test split.
     """
     read = _read(path, read_heldout_row, on_bad_row)
-    if not any(row.split == "test" for row in read.rows):
+    if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return ReadHeldout(_table(read.rows, HELDOUT_SCHEMA), read.bad_rows, read.duplicates, read.dropped_turns)
+    return ReadRows(read.rows.select(list(HELDOUT_SCHEMA)), read.bad_rows, read.duplicates, read.dropped_turns)
 
 
-def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> _ReadRows:
-    records = read_records(path)
-    results = [_read_record(record, read_one) for record in records]
-    bad_rows = [result for result in results if isinstance(result, BadRow)]
-    good_rows = [result for result in results if isinstance(result, Row)]
-    if bad_rows and (on_bad_row == "stop" or not good_rows):
-        raise ConfigError(_bad_rows_in_words(path, bad_rows, len(records)))
-    if not good_rows:
-        raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
-    rows = _merge(good_rows)
-    return _ReadRows(
-        rows=rows,
-        bad_rows=bad_rows,
-        duplicates=len(good_rows) - len(rows),
-        dropped_turns=sum(row.dropped_turns for row in good_rows),
+def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
+    """The questions of every benchmark, ``QUESTIONS``, sorted by benchmark, in the order of its file.
+
+    A question's id is the field `question_id`, `instruction_id`, `id` or `key` of its record, or its number (the line
+    of JSON lines, the place in a list; from 1).
+
+    Raises:
+        ConfigError: a file cannot be read, or a record of it holds no question.
+    """
+    tables = [_read_benchmark(name, benchmarks[name].questions) for name in sorted(benchmarks)]
+    return pl.concat([pl.DataFrame(schema=QUESTIONS), *tables])
+
+
+def heldout_questions(heldout: pl.DataFrame) -> pl.DataFrame:
+    """The held-out set (instruction_id, instruction) as ``QUESTIONS``."""
+    return heldout.select(
+        benchmark=pl.lit(HELDOUT), question_id="instruction_id", turn=pl.lit(1, pl.Int64), question="instruction"
     )
 
 
-def _read_record(record: Record | BrokenRecord, read_one: Callable[[Fields], Row]) -> Row | BadRow:
-    if isinstance(record, BrokenRecord):
-        return BadRow(record.number, record.reason)
-    try:
-        return read_one(record.fields)
-    except BadRecordError as exc:
-        return BadRow(record.number, str(exc))
+def read_row(fields: Fields) -> Row:
+    """One instruction of a pool.
+
+    Raises:
+        BadRecordError: the record is no instruction.
+    """
+    system, instruction, dropped_turns = _asked(fields)
+    if instruction is None:
+        raise BadRecordError("the instruction is empty")
+    return Row(
+        instruction_id=instruction_id(instruction, system),
+        instruction=instruction,
+        system=system,
+        source=_text(fields, "source") or "file",
+        reference=_text(fields, "reference"),
+        dropped_turns=dropped_turns,
+    )
 
 
-def _bad_rows_in_words(path: str, bad_rows: list[BadRow], total: int) -> str:
-    listed = [f"  row {row.number}: {row.reason}" for row in bad_rows[:LISTED_BAD_ROWS]]
-    if len(bad_rows) > LISTED_BAD_ROWS:
-        listed.append(f"  … and {len(bad_rows) - LISTED_BAD_ROWS} more")
+def read_heldout_row(fields: Fields) -> Row:
+    """One instruction of a held-out set.
+
+    Raises:
+        BadRecordError: the record is no instruction, has no reference, or names an unknown task type or split.
+    """
+    row = read_row(fields)
+    if row.reference is None:
+        raise BadRecordError("no `reference`, and a held-out row is scored by it")
+    task_type, split = _text(fields, "task_type"), _text(fields, "split") or "test"
+    if task_type is not None and task_type not in TASK_TYPES:
+        near = difflib.get_close_matches(task_type, TASK_TYPES, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the 32 are {', '.join(TASK_TYPES)}"
+        raise BadRecordError(f"`task_type` {task_type!r} is unknown; {hint}")
+    if split not in ("dev", "test"):
+        raise BadRecordError(f"`split` {split!r} is neither 'dev' nor 'test'")
+    return row._replace(task_type=task_type, split=split)
+
+
+def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> ReadRows:
+    """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
+    found, bad = _read_each(path, read_one)
+    if bad and (on_bad_row == "stop" or not found):
+        raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad)))
+    if not found:
+        raise ConfigError(f"{path!r} holds no instruction; bring a file with at least one row")
+    rows = pl.DataFrame([row for _, row in found], schema=_ROW, orient="row")
+    merged = rows.group_by("instruction_id").agg(
+        pl.col("instruction", "system").first(), pl.col("source", "reference", "task_type", "split").min()
+    )
+    return ReadRows(merged.sort("instruction_id"), bad, rows.height - merged.height, int(rows["dropped_turns"].sum()))
+
+
+def _read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[BrokenRecord]]:
+    """Every record of a file with what it holds, and those that hold nothing."""
+    found: list[tuple[Record, T]] = []
+    bad: list[BrokenRecord] = []
+    for record in read_records(path):
+        if isinstance(record, BrokenRecord):
+            bad.append(record)
+            continue
+        try:
+            found.append((record, read_one(record.fields)))
+        except BadRecordError as exc:
+            bad.append(BrokenRecord(record.number, str(exc)))
+    return found, bad
+
+
+def _bad_rows_in_words(path: str, bad_rows: list[BrokenRecord], total: int) -> str:
+    remedy = 'Repair them, or set data.on_bad_row = "skip" to go on without them; they are counted.'
     if len(bad_rows) == total:
         remedy = "No row is an instruction: docs/own-data.md shows the accepted formats."
-    else:
-        remedy = 'Repair them, or set data.on_bad_row = "skip" to go on without them; they are counted.'
-    return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *listed, remedy])
+    return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *_listed(bad_rows), remedy])
 
 
-def _merge(rows: Iterable[Row]) -> list[Row]:
-    """One row for each instruction id, whatever order the rows come in."""
-    merged: dict[str, Row] = {}
-    for row in rows:
-        other = merged.get(row.instruction_id, row)
-        merged[row.instruction_id] = replace(
-            row,
-            source=min(row.source, other.source),
-            reference=_first(row.reference, other.reference),
-            task_type=_first(row.task_type, other.task_type),
-            split=min(row.split, other.split),
-        )
-    return [merged[instruction_id] for instruction_id in sorted(merged)]
+def _listed(bad_rows: list[BrokenRecord]) -> list[str]:
+    more = [f"  … and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
+    return [*(f"  row {row.number}: {row.reason}" for row in bad_rows[:_LISTED]), *more]
 
 
-def _first(*texts: str | None) -> str | None:
-    return min((text for text in texts if text is not None), default=None)
+def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
+    found, bad = _read_each(path, _turns_of)
+    if bad or not found:
+        shown = _listed(bad) or ["  there is no record in it"]
+        said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"
+        remedy = "It is `instruction`, `prompt`, `question`, `turns` or `messages` (docs/decontamination.md)."
+        raise ConfigError("\n".join([said, *shown, remedy]))
+    rows = []
+    for record, texts in found:
+        ids = (record.fields[name] for name in _QUESTION_IDS if record.fields.get(name) is not None)
+        named = str(next(ids, record.number))
+        rows += [(benchmark, named, turn, text) for turn, text in enumerate(texts, start=1)]
+    return pl.DataFrame(rows, schema=QUESTIONS, orient="row")
 
 
-def _table(rows: list[Row], schema: dict[str, type[pl.String]]) -> pl.DataFrame:
-    return pl.DataFrame({name: [getattr(row, name) for row in rows] for name in schema}, schema=schema)
+def _turns_of(fields: Fields) -> list[str]:
+    """The turns of one record of a benchmark."""
+    turns = fields.get("turns", fields.get("prompt"))
+    if turns is None and not fields.keys() & set(MARKS):
+        turns = fields.get("question")
+    if turns is None:
+        return [read_row(fields).instruction]
+    found = [turns] if isinstance(turns, str) else turns
+    if not isinstance(found, list) or not found or not all(isinstance(turn, str) and turn.strip() for turn in found):
+        raise BadRecordError("`turns`, `prompt` or `question` is neither a text nor a list of texts")
+    return [normalise(turn) for turn in found]
+
+
+def _asked(fields: Fields) -> _Asked:
+    """System and instruction of a record of any shape."""
+    for name, (speaker, content) in _CONVERSATIONS.items():
+        if fields.get(name) not in (None, ""):
+            asked = _first_turn(_conversation(name, fields[name]), name, speaker, content)
+            return asked._replace(system=asked.system or _text(fields, "system"))
+    if "instruction" not in fields:
+        known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
+        raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
+    instruction, given = _text(fields, "instruction"), _text(fields, "input")
+    if instruction is not None and given is not None:
+        instruction = f"{instruction}\n\n{given}"
+    return _Asked(_text(fields, "system"), instruction)
+
+
+def _conversation(name: str, value: Any) -> list[Any]:
+    """The turns of a conversation; a CSV cell or Parquet text holds them as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as exc:
+            raise BadRecordError(f"`{name}` is text but no JSON list: {exc}") from exc
+    if not isinstance(value, list):
+        raise BadRecordError(f"`{name}` is no list of turns")
+    return value
+
+
+def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> _Asked:
+    """An optional system turn and the user turn after it; later ones are counted and not looked at."""
+    speakers = [turn.get(speaker) if isinstance(turn, dict) else None for turn in turns]
+    first = 1 if speakers[:1] == ["system"] else 0
+    if len(turns) <= first or speakers[first] not in _USER:
+        raise BadRecordError(f"`{name}` does not start with a user turn (after at most one system turn)")
+    return _Asked(
+        system=_text(turns[0], content) if first else None,
+        instruction=_text(turns[first], content),
+        dropped_turns=sum(speaker in _USER for speaker in speakers[first + 1 :]),
+    )
+
+
+def _text(fields: Fields, name: str) -> str | None:
+    """A field's text in its normal form; nothing where it is absent or blank."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadRecordError(f"`{name}` is {type(value).__name__}, not text")
+    return normalise(value) or None

@@ -11,12 +11,10 @@ Korean, Thai) count character by character. Past 1,112,063 distinct words two ra
 import bisect
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
-
-__all__ = ["ROUNDING", "NearDuplicates", "SharedRuns", "Vocabulary", "rouge_l", "words_of"]
 
 _UNSPACED = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
@@ -32,6 +30,12 @@ def words_of(text: str) -> list[str]:
     """Words of a text, without case and punctuation; a text without any word gives its characters instead."""
     folded = unicodedata.normalize("NFC", text).casefold()
     return _WORD.findall(folded) or [character for character in folded if not character.isspace()]
+
+
+def word_runs(text: str, size: int) -> set[str]:
+    """Every ``size`` words of a text that stand in a row; of a shorter one, all of it."""
+    words = words_of(text)
+    return {" ".join(words[start : start + size]) for start in range(max(1, len(words) - size + 1))}
 
 
 def rouge_l(one: str, other: str) -> float:
@@ -83,24 +87,6 @@ class NearDuplicates:
             score_cutoff=max(0.0, self.max_rouge_l - ROUNDING),
         )
         return found is not None and found[1] > self.max_rouge_l + ROUNDING
-
-
-class SharedRuns:
-    """Runs of ``words`` words of some texts, and whether another text shares one."""
-
-    def __init__(self, texts: Iterable[str], words: int) -> None:
-        self.words = words
-        split = [words_of(text) for text in texts]
-        self._whole = {tuple(each) for each in split if each}
-        self._runs = {run for each in split for run in self._runs_of(each)}
-
-    def overlaps(self, text: str) -> bool:
-        """True when ``text`` is equal to one of the texts or shares a run of words with one."""
-        split = words_of(text)
-        return tuple(split) in self._whole or any(run in self._runs for run in self._runs_of(split))
-
-    def _runs_of(self, split: list[str]) -> Iterator[str]:
-        return (" ".join(split[start : start + self.words]) for start in range(len(split) - self.words + 1))
 
 
 def _code(number: int) -> str:

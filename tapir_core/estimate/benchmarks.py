@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from tapir_core.config import RunConfig
-from tapir_core.data.questions import read_questions
+from tapir_core.data.readers import read_questions
 from tapir_core.estimate.assumptions import Scenario
 from tapir_core.estimate.tokens import MESSAGE_TOKENS, estimate_tokens, mean_tokens
 from tapir_core.estimate.workload import Work

@@ -12,7 +12,7 @@ from tapir_core.calls import Answer, AnswerStore, Outcome
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import parse_label
 from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.questions import heldout_questions, read_questions
+from tapir_core.data.readers import heldout_questions, read_questions
 from tapir_core.estimate.history import store_exists
 from tapir_core.estimate.prompts import Instruction, label_request, teach_request
 from tapir_core.estimate.workload import Pool

@@ -15,7 +15,7 @@ import jinja2.meta
 
 from tapir_core.errors import ConfigError
 
-__all__ = ["PROMPT_NAMES", "Prompt", "load_prompt"]
+__all__ = ["PROMPT_NAMES", "Prompt", "check_prompts", "load_prompt"]
 
 _SHIPPED = Path(__file__).parent
 _SUFFIX = ".jinja2"
@@ -82,18 +82,27 @@ def load_prompt(name: str, folder: str | None = None) -> Prompt:
     return Prompt(name, text, hashlib.sha256(content).hexdigest()[:12])
 
 
-def _find(name: str, folder: str | None) -> Path:
-    shipped = _SHIPPED / f"{name}{_SUFFIX}"
-    if folder is None:
-        return shipped
+def check_prompts(folder: str) -> list[str]:
+    """What is wrong with a folder of prompt files of the user's own."""
     if not Path(folder).is_dir():
-        raise ConfigError(f"run.prompts = {folder!r} is no folder; create it or remove the setting")
-    unknown = sorted(path.name for path in Path(folder).glob(f"*{_SUFFIX}") if path.stem not in _SECTIONS)
-    if unknown:
-        known = ", ".join(f"{each}{_SUFFIX}" for each in PROMPT_NAMES)
-        raise ConfigError(f"run.prompts: {folder!r} holds {', '.join(unknown)}, which replaces nothing; use {known}")
-    own = Path(folder) / shipped.name
-    return own if own.exists() else shipped
+        return [f'run.prompts: value "{folder}": there is no such folder; make it or leave the field out']
+    templates = sorted(file.name for file in Path(folder).iterdir() if file.suffix in (_SUFFIX, ".jinja", ".j2"))
+    shipped = [f"{name}{_SUFFIX}" for name in PROMPT_NAMES]
+    return [
+        f'run.prompts: value "{folder}": {name} replaces no prompt; the prompts are {", ".join(shipped)}'
+        for name in templates
+        if name not in shipped
+    ]
+
+
+def _find(name: str, folder: str | None) -> Path:
+    file = f"{name}{_SUFFIX}"
+    if folder is None:
+        return _SHIPPED / file
+    if problems := check_prompts(folder):
+        raise ConfigError(problems)
+    own = Path(folder) / file
+    return own if own.exists() else _SHIPPED / file
 
 
 def _check_sections(name: str, text: str, path: Path) -> None:
@@ -107,10 +116,9 @@ def _check_sections(name: str, text: str, path: Path) -> None:
         problems.append(f"it lacks {', '.join(f'{{{{ {each} }}}}' for each in lacking)}; add it")
     if problems:
         raise ConfigError(problems, source=f"prompt file {str(path)!r}")
+    template = _compile(text)
     try:
-        _compile(text).render(dict.fromkeys(_SECTIONS[name], "x"))
-    except jinja2.TemplateSyntaxError:
-        raise
+        template.render(dict.fromkeys(_SECTIONS[name], "x"))
     except (jinja2.TemplateError, TypeError) as exc:
         raise ConfigError(f"prompt file {str(path)!r} cannot be filled in: {exc}; correct the template") from exc
 

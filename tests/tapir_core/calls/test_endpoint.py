@@ -12,7 +12,7 @@ from tapir_core.calls import endpoint_pool as pool_module
 from tapir_core.calls.endpoint import Line
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
-from tapir_core.config.calls import RetriesConfig
+from tapir_core.config.run import RetriesConfig
 from tests.doubles.provider import (
     Drop,
     FakeProvider,

@@ -234,7 +234,6 @@ def test_a_benchmark_of_each_round_is_one_that_can_be_asked(benchmark_file: str)
     assert "there are: none" in the_problem(evaluation={**apart, "each_round": ["mine"]})
     asked = {"vi": {"type": "vicuna", "questions": benchmark_file, "baseline": benchmark_file}}
     assert check_config(make_config(evaluation={"benchmarks": asked, "each_round": ["vi"]})) == []
-    assert "names a benchmark twice" in the_problem(evaluation={"benchmarks": asked, "each_round": ["vi", "vi"]})
 
 
 def test_what_a_benchmark_needs_beside_its_questions_is_named(benchmark_file: str) -> None:
@@ -242,8 +241,6 @@ def test_what_a_benchmark_needs_beside_its_questions_is_named(benchmark_file: st
     assert "one of difficulty and anchors alone" in the_problem(evaluation={"benchmarks": {"ae": alone}})
     pairs = {"type": "mt_bench", "questions": benchmark_file, "modes": ["pairwise"]}
     assert "evaluation.benchmarks.mt.baseline: missing" in the_problem(evaluation={"benchmarks": {"mt": pairs}})
-    twice = {"type": "mt_bench", "questions": benchmark_file, "modes": ["single", "single"]}
-    assert "names a mode twice" in the_problem(evaluation={"benchmarks": {"mt": twice}})
 
 
 def test_answers_to_a_benchmark_must_fit_the_students_server(benchmark_file: str) -> None:

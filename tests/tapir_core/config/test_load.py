@@ -106,7 +106,14 @@ def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> N
         ("curriculum.target_shares=naturel", 'expected "natural" (Task type → share'),
         ("curriculum.target_shares=3", "curriculum.target_shares: value 3"),
         ('judge.orders=["student_first", "student_first"]', "judge.orders: value"),
+        ('judge.orders=["student_first", "student_first"]', "names student_first twice"),
         ("judge.orders=[]", "judge.orders: value []"),
+        ('evaluation.each_round=["vi", "vi"]', "evaluation.each_round: value"),
+        ('evaluation.each_round=["vi", "vi"]', "names vi twice; each is named once"),
+        (
+            "evaluation.benchmarks.mt={type = 'mt_bench', questions = 'q', modes = ['single', 'single']}",
+            "names single twice; each is named once",
+        ),
         ("judge.orders=student_first", 'expected list of "teacher_first" or "student_first"'),
         ('judge.orders=["first"]', 'judge.orders.0: value "first"'),
         ("evaluation.benchmarks.heldout={questions = 'q'}", "is no name for a benchmark; use a small letter"),
@@ -203,8 +210,8 @@ def test_a_round_takes_default_then_its_own_entry_and_past_the_last_entry_the_la
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[run\nname = 1", "is no TOML: .*line 1"),
-        (b'[run]\nname = "caf\xe9"', "is not UTF-8"),
+        (b"[run\nname = 1", "is no TOML in UTF-8: .*line 1"),
+        (b'[run]\nname = "caf\xe9"', "is no TOML in UTF-8: 'utf-8' codec can't decode byte 0xe9"),
     ],
 )
 def test_a_file_that_is_no_toml_is_one_clear_error(tmp_path: Path, content: bytes, message: str) -> None:

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from tapir_core.config import RunConfig
-from tapir_core.config.problems import walk_tables
-from tapir_core.config.reference import render_reference
+from tapir_core.config.reference import render_reference, walk_tables
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "configuration.md"
 

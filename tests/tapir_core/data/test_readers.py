@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, ReadPool, read_heldout, read_pool
+from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, ReadRows, read_heldout, read_pool
 from tapir_core.errors import ConfigError
 
 WORDS = st.sampled_from(["A?", " A?", "B?", "C?\n", "\u00e9", "e\u0301"])
@@ -28,7 +28,7 @@ def write(folder: Path, rows: list[Any]) -> str:
 
 def read(
     folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1
-) -> ReadPool:
+) -> ReadRows:
     return read_pool(write(folder, rows), on_bad_row=on_bad_row, limit=limit, rng=random.Random(seed))
 
 

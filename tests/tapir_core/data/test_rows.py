@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.data.rows import BadRecordError, read_heldout_row, read_row
+from tapir_core.data.readers import BadRecordError, read_heldout_row, read_row
 from tapir_core.text import instruction_id
 
 

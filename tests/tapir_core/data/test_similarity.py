@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.data.similarity import NearDuplicates, rouge_l, words_of
+from tapir_core.data.similarity import NearDuplicates, rouge_l, word_runs, words_of
 
 WORDS = st.lists(
     st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "and", "then", "left", "1", "2", "3", "4"]),
@@ -57,6 +57,11 @@ def test_a_similarity_at_the_limit_passes() -> None:
 )
 def test_words_are_split_without_case_and_punctuation(text: str, words: list[str]) -> None:
     assert words_of(text) == words
+
+
+def test_runs_are_words_in_a_row_and_of_a_short_text_all_of_it() -> None:
+    assert word_runs("One, two and three.", 3) == {"one two and", "two and three"}
+    assert word_runs("One, two.", 3) == {"one two"}
 
 
 def test_two_texts_of_unknown_words_are_not_alike() -> None:

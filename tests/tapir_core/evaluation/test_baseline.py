@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
-from tapir_core.config.problems import explain
+from tapir_core.config.reference import explain
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import RESOLVED_CONFIG

@@ -108,7 +108,7 @@ def test_a_broken_prompt_is_refused_with_its_file(tmp_path: Path, content: bytes
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="there is no such folder"):
         load_prompt("expand", str(tmp_path / "absent"))
 
 

@@ -1,0 +1,195 @@
+"""What the teacher says of the pool: usable answers, task types, and answers refined.
+
+An answer that is refused, empty, cut off or failed for good leaves the pool, counted by reason. Refinement rewrites an
+answer in the style of its task family, and the final result must survive: a refined answer that loses the plain one's
+is rejected with a reason, and the plain one is kept. Code is parsed, never run.
+
+Limits: usable means complete, not right; whether an answer is right is never asked of a plain teacher answer. A task
+type is taken as it comes; only its spelling is forgiven. Where the plain answer states no result after ``Answer:``,
+step-by-step answers are compared by their last number and prose is not compared at all; what follows ``Answer:`` is a
+result up to 80 characters, past that it is prose. Code is compared by the names it defines, and only when it is Python.
+"""
+
+import ast
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from tapir_core.curriculum.tables import EXAMPLES, in_order
+from tapir_core.judging import neutralise
+from tapir_core.prompts import Prompt
+from tapir_core.task_types import TASK_TYPES, family_of
+from tapir_core.text import Unparsed
+from tapir_core.verifiable import final_result, normalise_result, states_result
+
+_REFUSALS = frozenset({"refused", "content_filter"})
+
+
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The instructions that stay, and why the others leave."""
+
+    examples: pl.DataFrame
+    """One row an instruction that can be trained on, by instruction id; columns ``EXAMPLES``."""
+    dropped: dict[str, int]
+    """Reason → instructions."""
+
+
+def unusable_reason(response: str | None, finish_reason: str | None) -> str | None:
+    """Why a teacher's answer cannot be trained on: refused, failed:<kind>, cut_off or empty; nothing if it can."""
+    ending = finish_reason or ""
+    if ending in _REFUSALS:
+        return "refused"
+    if ending.startswith("failed"):
+        return ending
+    if ending == "length":
+        return "cut_off"
+    return None if (response or "").strip() else "empty"
+
+
+def split_usable(pool: pl.DataFrame, teacher: pl.DataFrame, labels: pl.DataFrame) -> Usable:
+    """Keep what the teacher answered usably and gave a task type.
+
+    An instruction without a row in ``teacher`` counts as ``missing``; one without a task type as ``no_task_type``,
+    because nothing that follows can place it.
+    """
+    answers = {row[0]: row[1:] for row in teacher.select("instruction_id", "response", "finish_reason").iter_rows()}
+    labelled = set(labels.drop_nulls("task_type")["instruction_id"])
+    reasons = []
+    for identity in pool["instruction_id"]:
+        reason = unusable_reason(*answers[identity]) if identity in answers else "missing"
+        reasons.append(reason or (None if identity in labelled else "no_task_type"))
+    kept = pool.filter(pl.Series([reason is None for reason in reasons], dtype=pl.Boolean))
+    examples = kept.join(labels.select("instruction_id", "task_type"), on="instruction_id", validate="1:1").join(
+        teacher.select("instruction_id", "response"), on="instruction_id", validate="1:1"
+    )
+    counts = Counter(reason for reason in reasons if reason is not None)
+    return Usable(in_order(examples.select(EXAMPLES.names())), dict(sorted(counts.items())))
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*")
+_LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=](.*)", re.IGNORECASE)
+
+
+def render_label(prompt: Prompt, instruction: str) -> str:
+    """The teacher's message that asks for the task type of one instruction."""
+    return prompt.render(instruction=neutralise(instruction), task_types="\n".join(TASK_TYPES))
+
+
+def parse_label(raw: str | None) -> str | Unparsed:
+    """The task type on the last ``Task type:`` line, or on the last line of a reply without one.
+
+    Case, quotes, emphasis, hyphens and a plural s are forgiven; a name that is none of the 32 is not.
+    """
+    lines = [line for line in (raw or "").splitlines() if line.strip()]
+    named = [found.group(1) for found in map(_LINE.search, lines) if found]
+    candidate = _NAME.search((named or lines or [""])[-1])
+    return _BY_SPELLING.get(_spelling(candidate.group()) if candidate else "") or Unparsed("no task type")
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower()).removesuffix("s")
+
+
+_BY_SPELLING = {_spelling(name): name for name in TASK_TYPES}
+assert len(_BY_SPELLING) == len(TASK_TYPES)
+
+
+_MAX_RESULT_CHARS = 80
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?", re.ASCII)
+_FENCED = re.compile(r"^[ \t]*(?:```|~~~)([^\n]*)\n(.*?)^[ \t]*(?:```|~~~)", re.DOTALL | re.MULTILINE)
+_PYTHON = frozenset({"python", "python3", "py"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """Whether a refined answer replaces the plain one."""
+
+    accepted: bool
+    reason: str | None = None
+    """Why it does not: refused, cut_off, empty, failed:<kind>, lost_result, lost_code, broken_code or lost_names."""
+
+
+def refinement_prompt_name(task_type: str) -> str:
+    """Name of the prompt that refines answers of this task type."""
+    return f"refine_{family_of(task_type)}"
+
+
+def render_refinement(prompt: Prompt, instruction: str, system: str | None, answer: str) -> str:
+    """The teacher's message that asks for a refined answer."""
+    return prompt.render(
+        instruction=neutralise(instruction), system=neutralise(system or ""), answer=neutralise(answer)
+    )
+
+
+def refinement_outcome(
+    plain: str, refined: str | None, task_type: str, finish_reason: str | None = "stop"
+) -> Refinement:
+    """Accept a refined answer that is complete and still comes to what the plain one came to."""
+    reason = unusable_reason(refined, finish_reason)
+    if reason is None:
+        refined, family = refined or "", family_of(task_type)
+        if not _keeps_result(plain, refined, by_number=family == "steps"):
+            reason = "lost_result"
+        elif family == "code":
+            reason = _code_problem(plain, refined)
+    return Refinement(reason is None, reason)
+
+
+def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
+    stated = final_result(plain) if states_result(plain) else ""
+    if stated and len(stated) <= _MAX_RESULT_CHARS:
+        return final_result(refined) == stated
+    numbers = _last_numbers(plain) if by_number else []
+    return not numbers or numbers[-1] in _last_numbers(refined)
+
+
+def _last_numbers(text: str) -> list[str]:
+    """Numbers of the last line that has any, in normal form."""
+    for line in reversed(text.splitlines()):
+        numbers = _NUMBER.findall(line)
+        if numbers:
+            return [normalise_result(number.rstrip(",")) for number in numbers]
+    return []
+
+
+def _code_problem(plain: str, refined: str) -> str | None:
+    had_fence, has_fence = _FENCED.search(plain), _FENCED.search(refined)
+    if had_fence and not has_fence:
+        return "lost_code"
+    before, after = _parsed(plain), _parsed(refined)
+    if before and not after:
+        return "broken_code"
+    return "lost_names" if _names(before) - _names(after) else None
+
+
+def _parsed(text: str) -> list[ast.Module]:
+    """The blocks that parse as Python and are meant as Python: they say so, or define a name.
+
+    The second half matters because almost any single word parses. A text without fences is one block.
+    """
+    modules = []
+    for language, block in _FENCED.findall(text) or [("", text)]:
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                module = ast.parse(block)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        said = language.strip().lower()
+        if said in _PYTHON or (not said and _names([module])):
+            modules.append(module)
+    return modules
+
+
+def _names(modules: Iterable[ast.Module]) -> set[str]:
+    """Functions and classes that the code defines at its top level; variables are the refiner's to rename."""
+    return {
+        node.name
+        for module in modules
+        for node in module.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
