@@ -8,19 +8,18 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 from tapir_core.standin.judge import Behaviour, annotate, judge
-from tapir_core.standin.teacher import Ask, Kind, Refusal, Reply, Weighted, answer, expand, label, read_ask, refine
+from tapir_core.standin.teacher import Ask, Refusal, Reply, Weighted, answer, expand, label, read_ask, refine
 
 __all__ = [
     "MODELS",
     "BadRequest",
     "ChatReply",
     "ChatRequest",
-    "Outcome",
     "completion",
     "model_list",
     "parse_chat",
@@ -30,9 +29,6 @@ __all__ = [
 ]
 
 MODELS = ("standin-teacher", "standin-judge")
-
-Outcome = Literal["answered", "refused", "rejected", "failed"]
-"""How a request ended: `rejected` as wrong in itself, `failed` by a fault that was ordered."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -63,17 +59,7 @@ class ChatReply:
     """A reply that can be sent."""
 
     status: int
-    body: dict[str, Any] | str
-    """A text is sent as it is, all else as JSON."""
-    outcome: Outcome
-    kind: Kind | None
-    """Nothing for a request that was not looked at."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """The body as it is sent."""
-        return self.body if isinstance(self.body, str) else json.dumps(self.body)
+    body: dict[str, Any]
 
 
 def reply_to(content: bytes, behaviour: Behaviour) -> ChatReply:
@@ -92,16 +78,14 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
     except BadRequest as problem:
         return rejection(problem)
     ask = read_ask(chat.messages, chat.seed)
-    kind: Kind = ask.kind if isinstance(ask, Ask) else "answer"
     reply = _say(ask, behaviour) if isinstance(ask, Ask) else ask
-    outcome: Outcome = "refused" if isinstance(reply, Refusal) else "answered"
-    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs), outcome, kind)
+    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs))
 
 
 def rejection(problem: BadRequest) -> ChatReply:
     """An error as OpenAI words it."""
     error = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
-    return ChatReply(problem.status, {"error": error}, "rejected", None)
+    return ChatReply(problem.status, {"error": error})
 
 
 def _say(ask: Ask, behaviour: Behaviour) -> Reply:

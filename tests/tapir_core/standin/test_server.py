@@ -15,9 +15,8 @@ COMMAND = [sys.executable, "-m", "tapir_core.standin.server"]
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_says_where_it_listens_and_stops_cleanly(stop: signal.Signals, tmp_path: Path) -> None:
-    port_file, log = tmp_path / "port", tmp_path / "log.jsonl"
-    command = [*COMMAND, "--port-file", str(port_file), "--log", str(log), "--position-bias", "0", "--noise", "0"]
-    command += ["--faults", "hang@3600-", "--batch-seconds", "2", "--batch-max-rows", "5"]
+    port_file = tmp_path / "port"
+    command = [*COMMAND, "--port-file", str(port_file), "--position-bias", "0", "--noise", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -29,7 +28,7 @@ def test_the_command_says_where_it_listens_and_stops_cleanly(stop: signal.Signal
         process.send_signal(stop)
         assert process.wait(timeout=10) == 0
         assert process.stderr.read() == ""
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["log.jsonl", "port"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["port"]
 
 
 def test_a_taken_port_is_one_clear_message_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,20 +47,6 @@ def test_a_port_file_that_cannot_be_written_is_one_clear_message(
 ) -> None:
     assert main(["--port-file", str(tmp_path / "missing" / "port")]) == 2
     assert "choose another --port-file" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--faults", "429=2,nap=0.1"], "2 problems in the faults '429=2,nap=0.1'"),
-        (["--batch-fail-share", "2"], "the batches' fail_share is 2: give a number from 0 to 1"),
-    ],
-)
-def test_wrong_faults_and_batch_rules_are_one_clear_message_and_exit_code_2(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    assert said in capsys.readouterr().err
 
 
 def test_the_server_imports_nothing_heavy() -> None:

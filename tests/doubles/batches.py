@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -23,17 +23,15 @@ from typing import Any, Literal, Protocol
 from aiohttp import BodyPartReader, web
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.chat import MODELS, BadRequest, ChatReply, reply_to_json
-from tapir_core.standin.faults import FaultKind, FaultScript, draw_unit
+from tapir_core.standin.chat import MODELS, BadRequest, reply_to_json
 from tapir_core.standin.judge import Behaviour
+from tapir_core.standin.server import CHAT, Handler
+from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
 
 __all__ = ["Batch", "BatchApi", "BatchInput", "BatchRow", "BatchRules", "StoredFile", "read_input", "to_jsonl"]
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
-_ENDPOINT = "/v1/chat/completions"
-"""The one address that the stand-in answers in batches."""
 _WINDOW = "24h"
 """The one completion window, as at OpenAI."""
 _WINDOW_SECONDS = 24 * 3600
@@ -151,7 +149,7 @@ class Batch:
         return {
             "id": self.id,
             "object": "batch",
-            "endpoint": _ENDPOINT,
+            "endpoint": CHAT,
             "errors": {"object": "list", "data": self.problems} if self.problems else None,
             "input_file_id": self.input_file_id,
             "completion_window": _WINDOW,
@@ -190,7 +188,7 @@ class BatchInput:
 class Record(Protocol):
     """Counts a chat request and writes its line."""
 
-    def __call__(self, content: bytes, reply: ChatReply, *, fault: FaultKind | None, batch: str) -> None: ...
+    def __call__(self, content: bytes, reply: SentReply, *, fault: FaultKind | None, batch: str) -> None: ...
 
 
 class BatchApi:
@@ -265,7 +263,7 @@ class BatchApi:
             raise BadRequest(f"the body is not JSON: {exc}") from exc
         if not isinstance(asked, dict):
             raise BadRequest("the body must be a JSON object")
-        for name, wanted in (("endpoint", _ENDPOINT), ("completion_window", _WINDOW)):
+        for name, wanted in (("endpoint", CHAT), ("completion_window", _WINDOW)):
             if asked.get(name) != wanted:
                 raise BadRequest(f"'{name}' must be {wanted!r}, not {asked.get(name)!r}")
         source = self._file(str(asked.get("input_file_id")))
@@ -344,7 +342,7 @@ class BatchApi:
             batch.failed.append(_unreached(row_id, row, "expired"))
             return
         fault: FaultKind | None = "500" if point < self._rules.expire_share + self._rules.fail_share else None
-        reply = self._script.error(fault) if fault else reply_to_json(row.body, self._behaviour)
+        reply = self._script.error(fault) if fault else describe(row.body, reply_to_json(row.body, self._behaviour))
         self._record(content, reply, fault=fault, batch=batch.id)
         response = {"status_code": reply.status, "request_id": f"req_{row_id}", "body": reply.body}
         lines = batch.answered if reply.status == 200 else batch.failed
@@ -435,7 +433,7 @@ def _read_row(line: bytes, number: int, before: dict[str, BatchRow]) -> BatchRow
         ),
         (name not in before, "duplicate_custom_id", "custom_id", f"The custom_id {custom_id!r} came before."),
         (method == "POST", "invalid_method", "method", f"The method {method!r} is not 'POST'."),
-        (url == _ENDPOINT, "url_mismatch", "url", f"The url {url!r} is not the batch's."),
+        (url == CHAT, "url_mismatch", "url", f"The url {url!r} is not the batch's."),
         (isinstance(body, dict), "missing_required_parameter", "body", "'body' is missing."),
         (model in MODELS, "model_not_found", "body.model", f"There is no model {model!r}."),
         (
