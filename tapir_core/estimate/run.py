@@ -4,13 +4,10 @@ from tapir_core.calls.store_address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.benchmarks import measure_benchmarks
 from tapir_core.estimate.costs import benchmark_chargers, chargers_of
-from tapir_core.estimate.evidence import Evidence
+from tapir_core.estimate.evidence import Evidence, look_at_pool, past_seconds, read_instructions, stored_lengths
 from tapir_core.estimate.forecast import forecast
-from tapir_core.estimate.history import judgment_lengths, past_seconds, store_exists, stored_lengths
-from tapir_core.estimate.pool import look_at_pool, read_instructions
-from tapir_core.estimate.prompts import measure_prompts
+from tapir_core.estimate.prompts import measure_benchmarks, measure_prompts
 from tapir_core.estimate.types import Estimate, estimate_json
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
@@ -30,26 +27,24 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     Raises:
         ConfigError: the configuration is wrong, or a file of the pool or of a benchmark is not there or wrong.
     """
-    problems = check_config(config)
-    if problems:
+    if problems := check_config(config):
         raise ConfigError(problems, source=source)
     found = read_instructions(config)
     prompts = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}
-    rng = derive_rng(config.run.seed, "estimate")
-    sampled = rng.sample(found.pool, min(sample, len(found.pool)))
-    url = store_url(config)
-    chargers = chargers_of(config)
-    roles = [(role, asks) for role, asks in asked_in_roles().items() if role != "benchmark"]
+    sampled = derive_rng(config.run.seed, "estimate").sample(found.pool, min(sample, len(found.pool)))
+    url, chargers, roles = store_url(config), chargers_of(config), asked_in_roles().items()
     asked = [(role, each.voice) for each in chargers for role, asks in roles if asks == each.asks]
-    judges = {name: each.voice for name, each in benchmark_chargers(config, chargers[1]).items()}
-    there = store_exists(url)
+    judges = benchmark_chargers(config, chargers[1])
+    versions = {name: [prompts[each].version for each in config.evaluation.judged[name].prompts] for name in judges}
     pool = look_at_pool(config, found, prompts["label"], url)
     evidence = Evidence(
         prompts=measure_prompts(config, prompts, sampled, pool.natural_shares),
         sampled=len(sampled),
-        lengths=stored_lengths(url, asked) if there else {},
+        lengths=stored_lengths(url, {each: (*each, ()) for each in asked}),
         benchmarks=measure_benchmarks(config, prompts),
-        judgments=judgment_lengths(url, config, judges, prompts) if there else {},
+        judgments=stored_lengths(
+            url, {name: ("benchmark", each.voice, versions[name]) for name, each in judges.items()}
+        ),
         seconds=past_seconds(config),
     )
     return forecast(config, pool, evidence)
