@@ -110,7 +110,11 @@ def measure_prompts(
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
     shares = expected_shares(config, natural, skew=0)
     judge, mode = config.judge, mode_of(config.judge)
-    judged = [mode.render(prompts[judge.prompt], _unanswered(each), mode.places(judge)[0]) for each in sample]
+    unanswered = [
+        {"instruction": each.text, "system": each.system, "reference": each.reference, "teacher": "", "student": ""}
+        for each in sample
+    ]
+    judged = [mode.render(prompts[judge.prompt], row, mode.places(judge)[0]) for row in unanswered]
     chats = [_chat(each) for each in sample]
     asked = _mean([sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in chat) for chat in chats])
     likeliest = max(shares, key=lambda name: shares[name])
@@ -129,11 +133,6 @@ def measure_prompts(
         "refine": ("teach",),
     }
     return PromptTokens(fixed, mean_tokens(each.text for each in sample), shown)
-
-
-def _unanswered(each: Instruction) -> dict[str, str | None]:
-    asked = {"instruction": each.text, "system": each.system, "reference": each.reference}
-    return {**asked, "teacher": "", "student": ""}
 
 
 def _refinement_tokens(
@@ -215,22 +214,17 @@ def estimate_tokens(text: str) -> int:
     """
     if not text:
         return 0
-    tokens, seen = float(len(_NEW_LINES.findall(text))), _length(_BLANK, text)
+    tokens, rest = float(len(_NEW_LINES.findall(text))), _BLANK.sub("", text)
     for kind, chars_per_token in _KINDS:
-        chars = _length(kind, text)
-        tokens += chars / chars_per_token
-        seen += chars
-    tokens += (len(text) - seen) / _OTHER_CHARS_PER_TOKEN
-    return max(1, math.ceil(tokens))
+        others = kind.sub("", rest)
+        tokens += (len(rest) - len(others)) / chars_per_token
+        rest = others
+    return max(1, math.ceil(tokens + len(rest) / _OTHER_CHARS_PER_TOKEN))
 
 
 def mean_tokens(texts: Iterable[str]) -> float:
     """Tokens of a text on average; 0 without any."""
     return _mean([estimate_tokens(text) for text in texts])
-
-
-def _length(kind: re.Pattern[str], text: str) -> int:
-    return sum(len(run) for run in kind.findall(text))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -20,7 +20,7 @@ from tapir_core.judging import mode_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["BenchmarkSize", "Pool", "Work", "expected_shares", "workload"]
+__all__ = ["COUNTED", "BenchmarkSize", "Pool", "Work", "expected_shares", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def workload(
     """
     run = _Run(config, pool, scenario, student_tokens, benchmarks or {})
     for at in plan(config):
-        count = _COUNTED.get(at.name)
+        count = COUNTED.get(at.name)
         if count is not None:
             yield from count(run, at)
         elif at.stage.asks:
@@ -250,7 +250,7 @@ class _Run:
         return 1 + (self.scenario.reask_share if reasks else 0.0)
 
 
-_COUNTED: dict[str, Callable[[_Run, StageAt], Iterable[Work]]] = {
+COUNTED: dict[str, Callable[[_Run, StageAt], Iterable[Work]]] = {
     "label": _Run.label,
     "teach": _Run.teach,
     "judge": _Run.judge,

@@ -77,8 +77,10 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
         chat = parse_chat(body)
     except BadRequest as problem:
         return rejection(problem)
-    ask = read_ask(chat.messages, chat.seed)
-    reply = _say(ask, behaviour) if isinstance(ask, Ask) else ask
+    try:
+        reply: Reply | Refusal = _say(read_ask(chat.messages, chat.seed), behaviour)
+    except Refusal as refusal:
+        reply = refusal
     return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs))
 
 
@@ -121,7 +123,7 @@ def parse_chat(body: Any) -> ChatRequest:
     return ChatRequest(model, messages, max_tokens, seed, wanted)
 
 
-def completion(chat: ChatRequest, reply: Reply, *, created: int, logprobs: bool = True) -> dict[str, Any]:
+def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logprobs: bool = True) -> dict[str, Any]:
     """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks).
 
     Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.

@@ -25,7 +25,7 @@ from aiohttp import web
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin.chat import ChatReply, parse_chat
-from tapir_core.standin.teacher import Ask, Kind, read_ask
+from tapir_core.standin.teacher import Kind, Refusal, read_ask
 
 __all__ = [
     "FAULT_KINDS",
@@ -75,9 +75,10 @@ def describe(asked: Any, reply: ChatReply) -> SentReply:
     if reply.status != 200:
         return SentReply(reply.status, reply.body, "rejected", None)
     chat = parse_chat(asked)
-    ask = read_ask(chat.messages, chat.seed)
+    kind: Kind = "answer"
+    with suppress(Refusal):
+        kind = read_ask(chat.messages, chat.seed).kind
     refused = reply.body["choices"][0]["message"]["refusal"] is not None
-    kind: Kind = ask.kind if isinstance(ask, Ask) else "answer"
     return SentReply(200, reply.body, "refused" if refused else "answered", kind)
 
 

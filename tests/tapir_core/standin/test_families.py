@@ -120,6 +120,7 @@ def test_a_changed_word_gives_another_problem_or_none_but_never_the_same_answer_
         "Who is tallest? Ann is taller than Ben, Ben than Ann.",
         "Who is tallest? Ann is taller than Ben, Cara than Dan.",
         "Who is tallest? Ann is taller than Ann.",
+        "Who is tallest? Ann is taller than Ben, Ben than Cara, Cara than Ben.",
         "Who won: Lions 3, Bears 3?",
         "Who won: Lions 3, Lions 2?",
         "Who won: Lions 3, Bears 1 and 9?",
