@@ -30,11 +30,9 @@ from tapir_core.summary.run_reader import Look
 
 __all__ = [
     "Evidence",
-    "Instructions",
     "KnownLength",
-    "look_at_pool",
     "past_seconds",
-    "read_instructions",
+    "read_pool",
     "store_exists",
     "stored_lengths",
 ]
@@ -79,16 +77,10 @@ class Evidence:
     seconds of an example."""
 
 
-@dataclass(frozen=True, slots=True)
-class Instructions:
-    """What the stages `pool` and `heldout` will make."""
+def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruction], Pool]:
+    """The pool that stage `pool` will make, and what is known of it; ``prompt`` labels it, ``url`` is the store.
 
-    pool: tuple[Instruction, ...]
-    heldout_rows: int
-
-
-def read_instructions(config: RunConfig) -> Instructions:
-    """The instructions of the run; what holds an evaluation question is left out, as the run will leave it out.
+    What holds an evaluation question is left out, as the run will leave it out.
 
     Raises:
         ConfigError: a file cannot be read, or has bad rows.
@@ -100,28 +92,27 @@ def read_instructions(config: RunConfig) -> Instructions:
     questions = pl.concat([*asked, read_questions(config.evaluation.benchmarks)])
     contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
     rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
-    texts = rows.select("instruction", "system", "reference").iter_rows()
-    return Instructions(tuple(Instruction(*row) for row in texts), 0 if heldout is None else heldout.height)
+    pool = [Instruction(*row) for row in rows.select("instruction", "system", "reference").iter_rows()]
+    return pool, _known(config, pool, 0 if heldout is None else heldout.height, prompt, url)
 
 
-def look_at_pool(config: RunConfig, found: Instructions, prompt: Prompt, url: str) -> Pool:
-    """What is known of the pool; ``prompt`` is the label prompt, ``url`` the store."""
+def _known(config: RunConfig, pool: list[Instruction], heldout_rows: int, prompt: Prompt, url: str) -> Pool:
     labels: dict[str, Outcome] = {}
     answered: set[str] = set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
-            labels = store.lookup([label_request(config, prompt, each).key for each in found.pool])
-            answered = store.known([teach_request(config, each).key for each in found.pool])
+            labels = store.lookup([label_request(config, prompt, each).key for each in pool])
+            answered = store.known([teach_request(config, each).key for each in pool])
     parsed = [parse_label(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
     task_types = [each for each in parsed if isinstance(each, str)]
     usable_share = None
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
-        task_types = [problem.task_type for each in found.pool if (problem := recognise(each.text))]
-        usable_share = len(task_types) / len(found.pool) if found.pool else None
+        task_types = [problem.task_type for each in pool if (problem := recognise(each.text))]
+        usable_share = len(task_types) / len(pool) if pool else None
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
-    return Pool(len(found.pool), found.heldout_rows, natural, usable_share, len(labels), len(answered))
+    return Pool(len(pool), heldout_rows, natural, usable_share, len(labels), len(answered))
 
 
 def store_exists(url: str) -> bool:

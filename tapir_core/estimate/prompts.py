@@ -40,9 +40,6 @@ __all__ = [
     "teach_request",
 ]
 
-_PLACEHOLDER = "-"
-"""Stands for a student's answer where a prompt is made up."""
-
 _ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
 
 MESSAGE_TOKENS = 5
@@ -58,12 +55,11 @@ _KINDS = [
     (re.compile("[\u0900-\u109f]+"), 1.6),  # writings of India and its east
     # Chinese, Japanese, Korean
     (re.compile("[\u1100-\u11ff\u3001-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+"), 1.2),
+    (re.compile(".+", re.DOTALL), 0.5),  # all others: signs, emoji and rare writings take two tokens and more each
 ]
 """Kind of characters, and how many of it make a token."""
 _BLANK = re.compile(r"\s+")
 _NEW_LINES = re.compile(r"\n+")
-_OTHER_CHARS_PER_TOKEN = 0.5
-"""Of all other characters: signs, emoji and rare writings take two tokens and more each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +113,8 @@ def measure_prompts(
     judged = [mode.render(prompts[judge.prompt], row, mode.places(judge)[0]) for row in unanswered]
     chats = [_chat(each) for each in sample]
     asked = _mean([sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in chat) for chat in chats])
-    likeliest = max(shares, key=lambda name: shares[name])
     labels = [render_label(prompts["label"], each.text) for each in sample]
-    seeds = [render_expansion(prompts["expand"], each.text, likeliest) for each in sample]
+    seeds = [render_expansion(prompts["expand"], each.text, max(shares, key=shares.__getitem__)) for each in sample]
     fixed: dict[Role, float] = {
         "label": mean_tokens(labels) + MESSAGE_TOKENS,
         "teach": asked,
@@ -175,8 +170,8 @@ def measure_benchmarks(config: RunConfig, prompts: Mapping[str, Prompt]) -> dict
 def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> BenchmarkSize:
     benchmark = judging(config, name)
     items = benchmark.items()
-    answers = items.select("question_id", "turn").with_columns(response=pl.lit(_PLACEHOLDER))
-    exchanges = exchanges_of(items, answers)
+    # A placeholder stands for the student's answers.
+    exchanges = exchanges_of(items, items.select("question_id", "turn", response=pl.lit("-")))
     games = [game for each in exchanges for game in benchmark.games(each, prompts) if game.text is not None]
     asked = [tokens for each in exchanges for tokens in _answer_prompts(each)]
     return BenchmarkSize(
@@ -195,8 +190,7 @@ def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
     """Of what is marked without a call: its prompts are taken to be the questions of its file."""
     asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
     tokens = mean_tokens(asked) + MESSAGE_TOKENS
-    marker = config.evaluation.marked[name].marker
-    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0, marker)
+    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0)
 
 
 def _answer_prompts(exchange: Exchange) -> Iterator[float]:
@@ -219,7 +213,7 @@ def estimate_tokens(text: str) -> int:
         others = kind.sub("", rest)
         tokens += (len(rest) - len(others)) / chars_per_token
         rest = others
-    return max(1, math.ceil(tokens + len(rest) / _OTHER_CHARS_PER_TOKEN))
+    return max(1, math.ceil(tokens))
 
 
 def mean_tokens(texts: Iterable[str]) -> float:

@@ -7,7 +7,6 @@ paragraph of assumptions.txt.jinja2 for each thing that could turn out otherwise
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -23,9 +22,8 @@ from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, charger
 from tapir_core.estimate.evidence import (
     Evidence,
     KnownLength,
-    look_at_pool,
     past_seconds,
-    read_instructions,
+    read_pool,
     stored_lengths,
 )
 from tapir_core.estimate.prompts import measure_benchmarks, measure_prompts
@@ -53,14 +51,13 @@ def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Est
     """
     if problems := check_config(config):
         raise ConfigError(problems, source=source)
-    found = read_instructions(config)
     prompts = {name: load_prompt(name, config.run.prompts) for name in PROMPT_NAMES}
-    sampled = derive_rng(config.run.seed, "estimate").sample(found.pool, min(sample, len(found.pool)))
     url, chargers, roles = store_url(config), chargers_of(config), asked_in_roles().items()
+    instructions, pool = read_pool(config, prompts["label"], url)
+    sampled = derive_rng(config.run.seed, "estimate").sample(instructions, min(sample, len(instructions)))
     asked = [(role, each.voice) for each in chargers for role, asks in roles if asks == each.asks]
     judges = benchmark_chargers(config, chargers[1])
     versions = {name: [prompts[each].version for each in config.evaluation.judged[name].prompts] for name in judges}
-    pool = look_at_pool(config, found, prompts["label"], url)
     evidence = Evidence(
         prompts=measure_prompts(config, prompts, sampled, pool.natural_shares),
         sampled=len(sampled),
@@ -109,12 +106,12 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
         total=_figures("all", "", runs),
         unknown_prices=tuple(unknown),
         assumptions=_in_words(config, pool, evidence, priors, chargers, judges),
-        benchmarks=tuple(_benchmark(runs, name, judges.get(name), size) for name, size in evidence.benchmarks.items()),
+        benchmarks=tuple(_benchmark(config, runs, name, size, judges) for name, size in evidence.benchmarks.items()),
     )
 
 
 def _benchmark(
-    runs: Sequence[Sequence[Line]], name: str, judge: Charger | None, size: BenchmarkSize
+    config: RunConfig, runs: Sequence[Sequence[Line]], name: str, size: BenchmarkSize, judges: Mapping[str, Charger]
 ) -> BenchmarkFigures:
     found = _chosen(runs, lambda line: line.work.benchmark, name)
     numbers = dict.fromkeys(line.work.round for line in found[0] if line.work.round is not None)
@@ -126,7 +123,7 @@ def _benchmark(
         )
         for stage in ("benchmark_answers", "benchmark_replies")
     }
-    judged_by = size.marker if judge is None else judge.voice.model
+    judged_by = judges[name].voice.model if name in judges else config.evaluation.marked[name].marker
     return BenchmarkFigures(name, judged_by, size.questions, sides["benchmark_answers"], sides["benchmark_replies"])
 
 
@@ -196,7 +193,9 @@ def _in_words(
     for name in evaluation.each_round:
         if name in evaluation.marked:
             marked[evaluation.marked[name].marker].append(name)
-    text = _assumptions().render(
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
+    text = environment.from_string(template).render(
         config=config,
         pool=pool,
         evidence=evidence,
@@ -226,10 +225,3 @@ def _in_words(
 
 def _assumed(charger: Charger, role: Role) -> float:
     return priors_of(charger.endpoint).completion_tokens[role]
-
-
-@lru_cache(maxsize=1)
-def _assumptions() -> jinja2.Template:
-    text = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(text)

@@ -55,8 +55,6 @@ class BenchmarkSize:
     """Of the prompt of a judgment on average, without the student's answers."""
     judged_answers: float
     """How many of these stand in it, on average."""
-    marker: str = ""
-    """What marks the answers without a call; empty where a judge is asked."""
 
 
 @dataclass(frozen=True, slots=True)

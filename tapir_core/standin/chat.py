@@ -75,10 +75,9 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
     """The reply to a request's decoded JSON."""
     try:
         chat = parse_chat(body)
+        reply: Reply | Refusal = _say(read_ask(chat.messages, chat.seed), behaviour)
     except BadRequest as problem:
         return rejection(problem)
-    try:
-        reply: Reply | Refusal = _say(read_ask(chat.messages, chat.seed), behaviour)
     except Refusal as refusal:
         reply = refusal
     return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs))

@@ -14,17 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Literal, get_args
+from typing import Literal
 
 from tapir_core.text import digest
 
-__all__ = ["LEVELS", "STREAMS", "Family", "Problem", "Slots", "Solution", "Stream", "any_of", "distinct"]
+__all__ = ["LEVELS", "Family", "Problem", "Slots", "Solution", "Stream", "any_of", "distinct"]
 
 Slots = Mapping[str, str]
 """Slot name → its text; the content of a problem without its phrasing."""
 
 Stream = Literal["pool", "dev", "test"]
-STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 LEVELS = (1, 2, 3, 4, 5)
 """Levels of difficulty, easiest first; every family has them all."""

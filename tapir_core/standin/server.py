@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -22,11 +22,9 @@ from tapir_core.standin import STANDIN_VERSION
 from tapir_core.standin.chat import model_list, reply_to
 from tapir_core.standin.judge import Behaviour, Preference
 
-__all__ = ["CHAT", "Handler", "behaviour_of", "listen", "main", "make_application", "make_parser", "serve"]
+__all__ = ["CHAT", "listen", "main", "make_application", "make_parser", "serve"]
 
 CHAT = "/v1/chat/completions"
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
@@ -50,10 +48,14 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Applicati
         reply = reply_to(content, behaviour)
         return web.json_response(reply.body, status=reply.status)
 
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response(model_list())
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "version": STANDIN_VERSION})
+
     application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
-    application.router.add_post(CHAT, chat)
-    application.router.add_get("/v1/models", _show(model_list()))
-    application.router.add_get("/health", _show({"status": "ok", "version": STANDIN_VERSION}))
+    application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
     return application
 
 
@@ -112,7 +114,8 @@ def _write_port(path: Path, port: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and serve; gives the exit code."""
     given = make_parser().parse_args(arguments)
-    application = make_application(behaviour_of(given), given.latency_ms)
+    behaviour = Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs)
+    application = make_application(behaviour, given.latency_ms)
     try:
         asyncio.run(serve(application, given.host, given.port, given.port_file))
     except TapirError as problem:
@@ -139,18 +142,6 @@ def make_parser() -> argparse.ArgumentParser:
     said = "give no log-probabilities to who asks for them"
     parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help=said)
     return parser
-
-
-def behaviour_of(given: argparse.Namespace) -> Behaviour:
-    """What the options say of judgments."""
-    return Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs)
-
-
-def _show(value: Any) -> Handler:
-    async def show(_: web.Request) -> web.Response:
-        return web.json_response(value)
-
-    return show
 
 
 if __name__ == "__main__":

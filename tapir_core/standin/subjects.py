@@ -92,8 +92,7 @@ def _solve_chain(slots: Slots) -> Solution:
     if not known or not 0 <= place < len(chain):
         raise ValueError(f"{slots['chain']!r} does not say what {asked}")
     low, high = sorted((place, place - offset))
-    eaten = chain[low : high + 1]
-    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(eaten))
+    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[low : high + 1]))
     return Solution(level, chain[place], f"In this chain {meals}.")
 
 
@@ -157,25 +156,20 @@ def _solve_conversion(slots: Slots) -> Solution:
     amount, pair = Decimal(slots["amount"]), (slots["source"], slots["target"])
     whole = "." not in slots["amount"]
     if pair in _UP:
-        level = 3
-    elif pair in _LEAPS:
-        level = 5
-    else:
-        level = 4 if not whole else 1 if amount <= 99 else 2
-    if amount == 0 or (level in (3, 5) and not whole):
-        raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
-    if pair in _UP:
-        result, rule = amount / _UP[pair], f"1 {pair[1]} is {_UP[pair]} {pair[0]}: {amount} / {_UP[pair]}"
+        level, result = 3, amount / _UP[pair]
+        rule = f"1 {pair[1]} is {_UP[pair]} {pair[0]}: {amount} / {_UP[pair]}"
     else:
         factor = {**_STEPS, **_LEAPS}[pair]
-        result, rule = amount * factor, f"1 {pair[0]} is {factor} {pair[1]}: {amount} x {factor}"
+        level, result = 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2, amount * factor
+        rule = f"1 {pair[0]} is {factor} {pair[1]}: {amount} x {factor}"
+    if amount == 0 or (level in (3, 5) and not whole):
+        raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
     text = f"{result:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return Solution(level, text, f"{rule} = {text}.")
 
 
-_NAMES_OF_SYMBOLS = {symbol: name for name, symbol in ELEMENTS.items()}
-_LOOKUPS = {"symbol": ELEMENTS, "name": _NAMES_OF_SYMBOLS}
+_LOOKUPS = {"symbol": ELEMENTS, "name": {symbol: name for name, symbol in ELEMENTS.items()}}
 
 
 def _draw_element(level: int, rng: random.Random) -> Slots:

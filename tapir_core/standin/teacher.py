@@ -95,7 +95,8 @@ def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
     sections = _read_sections(text)
     if "system" in sections:
         raise Refusal("The stand-in knows no instruction with a system message.")
-    return Ask(_kind(sections), sections or {"instruction": text}, text, seed or 0)
+    kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
+    return Ask(kind, sections or {"instruction": text}, text, seed or 0)
 
 
 def known(instruction: str) -> Problem:
@@ -157,7 +158,3 @@ def _read_sections(text: str) -> dict[str, str]:
             sections[tag] = text[place : following[0].start()].strip()
             place = following[0].end()
     return sections
-
-
-def _kind(sections: Mapping[str, str]) -> Kind:
-    return next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")

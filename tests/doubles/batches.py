@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -25,11 +25,22 @@ from aiohttp import BodyPartReader, web
 from tapir_core.errors import ConfigError
 from tapir_core.standin.chat import MODELS, BadRequest, reply_to_json
 from tapir_core.standin.judge import Behaviour
-from tapir_core.standin.server import CHAT, Handler
+from tapir_core.standin.server import CHAT
 from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
 
-__all__ = ["Batch", "BatchApi", "BatchInput", "BatchRow", "BatchRules", "StoredFile", "read_input", "to_jsonl"]
+__all__ = [
+    "Batch",
+    "BatchApi",
+    "BatchInput",
+    "BatchRow",
+    "BatchRules",
+    "Handler",
+    "StoredFile",
+    "read_input",
+    "to_jsonl",
+]
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 
 _WINDOW = "24h"

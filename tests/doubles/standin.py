@@ -25,9 +25,9 @@ from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin import STANDIN_VERSION
 from tapir_core.standin.chat import BadRequest, ChatReply, rejection
 from tapir_core.standin.judge import Behaviour, Preference
-from tapir_core.standin.server import CHAT, Handler, behaviour_of, listen, make_application, make_parser, serve
+from tapir_core.standin.server import CHAT, listen, make_application, make_parser, serve
 from tapir_core.standin.teacher import Kind
-from tests.doubles.batches import BatchApi, BatchRules
+from tests.doubles.batches import BatchApi, BatchRules, Handler
 from tests.doubles.faults import FaultKind, Faults, FaultScript, Outcome, SentReply, describe, read_faults
 
 __all__ = ["StandinServer", "Troubled", "main"]
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         service = Troubled(
-            behaviour_of(given),
+            Behaviour(given.position_bias, given.noise, given.prefers, given.logprobs),
             latency_ms=given.latency_ms,
             faults=read_faults(given.faults),
             batches=BatchRules(

@@ -2,6 +2,7 @@ import ast
 import random
 import re
 from collections import defaultdict
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from tapir_core.judging.prompt import neutralise
 from tapir_core.standin.families import FAMILIES, families_of, recognise
-from tapir_core.standin.family import LEVELS, STREAMS, Problem
+from tapir_core.standin.family import LEVELS, Problem, Stream
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.verifiable import is_correct, states_result
 
@@ -41,7 +42,7 @@ def test_every_family_has_several_phrasings_and_hundreds_of_instructions_at_ever
     for level in LEVELS:
         drawn = draw(name, level, 2500)
         assert len({problem.instruction for problem in drawn}) >= 300
-        assert {problem.stream for problem in drawn} == set(STREAMS)
+        assert {problem.stream for problem in drawn} == set(get_args(Stream))
 
 
 @settings(deadline=None)
