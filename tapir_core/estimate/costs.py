@@ -42,10 +42,10 @@ class Charger:
 
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     """The teacher, then every judge."""
-    judges = config.judge.endpoints
     names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
-    found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
-    return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
+    judges = zip(names, config.judge.endpoints.items(), strict=True)
+    teacher = _charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)
+    return (teacher, *(_charger("judge", name, *item) for name, item in judges))
 
 
 def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:

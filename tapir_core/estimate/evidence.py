@@ -175,8 +175,12 @@ def _runs_alike(config: RunConfig) -> list[RunFolder]:
 
 
 def _models(config: RunConfig) -> tuple[object, ...]:
-    teacher, judges = config.teacher.endpoint.answers_as("teacher"), config.judge.identities
-    return teacher, judges, config.student.backbone, config.student.engine.type
+    return (
+        config.teacher.endpoint.answers_as("teacher"),
+        config.judge.identities,
+        config.student.backbone,
+        config.student.engine.type,
+    )
 
 
 def _benchmark_voices(config: RunConfig) -> set[ModelIdentity]:

@@ -189,8 +189,7 @@ def _measure(config: RunConfig, name: str, prompts: Mapping[str, Prompt]) -> Ben
 def _measure_marked(config: RunConfig, name: str) -> BenchmarkSize:
     """Of what is marked without a call: its prompts are taken to be the questions of its file."""
     asked = read_questions({name: config.evaluation.benchmarks[name]}).filter(turn=1)["question"]
-    tokens = mean_tokens(asked) + MESSAGE_TOKENS
-    return BenchmarkSize(len(asked), len(asked), 0, tokens, 0.0, 0.0, 0.0)
+    return BenchmarkSize(len(asked), len(asked), 0, mean_tokens(asked) + MESSAGE_TOKENS, 0.0, 0.0, 0.0)
 
 
 def _answer_prompts(exchange: Exchange) -> Iterator[float]:

@@ -40,7 +40,6 @@ __all__ = ["SAMPLE", "estimate_run", "forecast", "save_estimate"]
 
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
-_TEACHER_ROLES: tuple[Role, ...] = ("label", "teach", "expand", "refine")
 
 
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:
@@ -87,15 +86,17 @@ def forecast(config: RunConfig, pool: Pool, evidence: Evidence) -> Estimate:
     """
     chargers, priors = chargers_of(config), priors_of(config.teacher.endpoint)
     judges = benchmark_chargers(config, chargers[1])
-    everybody = tuple(dict.fromkeys([*chargers, *judges.values()]))
     runs = [cost_lines(config, pool, evidence, scenario, chargers) for scenario in scenarios(priors)]
-    asked = asked_in_roles().items()
-    known = _stages().items()
-    stages = [_figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in known]
-    roles = [_figures(role, asks, _chosen(runs, lambda line: line.work.role, role)) for role, asks in asked]
+    stages = [
+        _figures(name, asks, _chosen(runs, lambda line: line.work.stage, name)) for name, asks in _stages().items()
+    ]
+    roles = [
+        _figures(role, asks, _chosen(runs, lambda line: line.work.role, role))
+        for role, asks in asked_in_roles().items()
+    ]
     unknown = [
         f"{each.field}: {each.price.reason}; {each.price.remedy}"
-        for each in everybody
+        for each in dict.fromkeys([*chargers, *judges.values()])
         if isinstance(each.price, UnknownPrice)
     ]
     return Estimate(
@@ -187,8 +188,13 @@ def _in_words(
 ) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     teacher, *judges = chargers
-    asked: list[tuple[str, Role, Charger]] = [(judge.name, "judge", judge) for judge in judges]
-    asked = [*((role, role, teacher) for role in _TEACHER_ROLES), *asked]
+    asked: list[tuple[str, Role, Charger]] = [
+        ("label", "label", teacher),
+        ("teach", "teach", teacher),
+        ("expand", "expand", teacher),
+        ("refine", "refine", teacher),
+        *((judge.name, "judge", judge) for judge in judges),
+    ]
     evaluation, marked = config.evaluation, defaultdict[str, list[str]](list)
     for name in evaluation.each_round:
         if name in evaluation.marked:

@@ -135,7 +135,7 @@ def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logpr
     finish_reason = "stop"
     if isinstance(reply, Refusal):
         message["refusal"] = reply.reason
-        tokens = _count(reply.reason)
+        tokens = len(_TOKEN.findall(reply.reason))
     else:
         ends = [match.end() for match in _TOKEN.finditer(reply)]
         tokens = len(ends)
@@ -143,7 +143,7 @@ def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logpr
             tokens, finish_reason = chat.max_tokens, "length"
             reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
         message["content"] = reply
-    prompt_tokens = sum(_count(str(each.get("content") or "")) for each in chat.messages)
+    prompt_tokens = sum(len(_TOKEN.findall(str(each.get("content") or ""))) for each in chat.messages)
     return {
         "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",
         "object": "chat.completion",
@@ -170,7 +170,3 @@ def model_list() -> dict[str, Any]:
     """The models, as `GET /v1/models` lists them."""
     models = [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS]
     return {"object": "list", "data": models}
-
-
-def _count(text: str) -> int:
-    return len(_TOKEN.findall(text))

@@ -31,7 +31,6 @@ _FIRST = {
 }
 _THEN = {"adds": "adds {}", "subtracts": "subtracts {}", "multiplies": "multiplies by {}", "divides": "divides by {}"}
 _STEP = re.compile(r"(adds|subtracts|multiplies|divides) (?:x )?(?:by )?(\d{1,2})(?: to x| from x)?")
-_Step = tuple[str, str]
 
 
 def _draw_lambda(level: int, rng: random.Random) -> Slots:
@@ -41,7 +40,7 @@ def _draw_lambda(level: int, rng: random.Random) -> Slots:
     return {"wish": _wish(steps, conditional=level == 5)}
 
 
-def _wish(steps: list[_Step], *, conditional: bool) -> str:
+def _wish(steps: list[tuple[str, str]], *, conditional: bool) -> str:
     (verb, number), *others = steps
     if conditional:
         other_verb, other_number = others[0]
@@ -52,7 +51,7 @@ def _wish(steps: list[_Step], *, conditional: bool) -> str:
 def _solve_lambda(slots: Slots) -> Solution:
     wish = slots["wish"]
     conditional = " if x is even, else " in wish
-    steps: list[_Step] = _STEP.findall(wish)
+    steps: list[tuple[str, str]] = _STEP.findall(wish)
     if _wish(steps, conditional=conditional) != wish:
         raise ValueError(f"{wish!r} holds more than steps")
     if conditional:
@@ -63,7 +62,7 @@ def _solve_lambda(slots: Slots) -> Solution:
     return Solution(level, f"lambda x: {body}", f"f = lambda x: {body}  # {wish}")
 
 
-def _expression(steps: list[_Step]) -> str:
+def _expression(steps: list[tuple[str, str]]) -> str:
     text, loose = "x", False
     for verb, number in steps:
         sign = _SIGNS[verb]
