@@ -126,8 +126,9 @@ class _Run:
         self.seeds = self.hard = self.new = 0.0
         """Of the round; rows of its hard part, and of these the new instructions."""
         self.accepted: dict[str, float] = {}
+        """Task type → expansions of this round."""
         self.added = dict.fromkeys(self.wanted, 0.0)
-        """Task type → expansions of this round, and of those before."""
+        """Task type → expansions of the rounds before."""
         self.refined = 0.0
         """Rows whose answers an earlier round refined: a seed among them is not paid again."""
 
@@ -165,6 +166,7 @@ class _Run:
         right_share = self.scenario.passes_share * self.scenario.keeps_type_share
         accepted_share = right_share * self.scenario.usable_share * (NEW_ARE_HARD if checks else 1.0)
         requests = self.hard = self.new = 0.0
+        self.accepted = {}
         for task_type, quota in self.quotas.items():
             lacks = self._lacking(task_type, quota)
             asked = self._requests(lacks, accepted_share)
@@ -225,9 +227,8 @@ class _Run:
     def _lacking(self, task_type: str, quota: int) -> float:
         """What the seeds of a task type lack to its quota, over the shares and the hardness that it may have."""
         rate = self.seeds / self.rows if self.rows else 0.0
-        unevenness = self.scenario.unevenness
         rows = [self.first_rows * share + self.added[task_type] for share in self.natural[task_type]]
-        hardness = (1 - unevenness, 1.0, 1 + unevenness)
+        hardness = (1 - self.scenario.unevenness, 1.0, 1 + self.scenario.unevenness)
         lacks = [max(0.0, quota - rate * factor * each) for each in rows for factor in hardness]
         return sum(lacks) / len(lacks)
 

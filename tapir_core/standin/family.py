@@ -28,7 +28,7 @@ Stream = Literal["pool", "dev", "test"]
 LEVELS = (1, 2, 3, 4, 5)
 """Levels of difficulty, easiest first; every family has them all."""
 
-_STREAM_OF_TENTH: list[Stream] = [*["pool"] * 6, *["dev"] * 2, *["test"] * 2]
+_STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 
 
 @dataclass(frozen=True, slots=True)

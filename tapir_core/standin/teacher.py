@@ -95,7 +95,7 @@ def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
     sections = _read_sections(text)
     if "system" in sections:
         raise Refusal("The stand-in knows no instruction with a system message.")
-    kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
+    kind: Kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
     return Ask(kind, sections or {"instruction": text}, text, seed or 0)
 
 
