@@ -23,7 +23,7 @@ def serve(
 ) -> None:
     """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted.
 
-    A server that fails on purpose, keeps a log or serves batches: `python -m tests.doubles.standin` in a clone.
+    A server that fails on purpose or keeps a log: `python -m tests.doubles.standin` in a clone.
     """
     from tapir_core.standin import server
     from tapir_core.standin.judge import Behaviour

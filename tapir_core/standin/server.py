@@ -19,6 +19,7 @@ from aiohttp import web
 
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin import STANDIN_VERSION
+from tapir_core.standin.batches import Batches
 from tapir_core.standin.chat import model_list, reply_to
 from tapir_core.standin.judge import Behaviour, Preference
 
@@ -30,16 +31,17 @@ _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
 _LAST_CONNECTION_SECONDS = 0.05
 """For connections that are being accepted when the server is stopped."""
-_LARGEST_BODY_BYTES = 16 * 2**20
-"""Of a chat request."""
+_LARGEST_BODY_BYTES = 512 * 2**20
+"""Of an uploaded file."""
 
 
-def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Application:
+def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool = True) -> web.Application:
     """The stand-in behind HTTP.
 
     Args:
         behaviour: What judgments depend on.
         latency_ms: Milliseconds before each chat reply.
+        batches: Whether it serves batches; the tests have their own.
     """
 
     async def chat(request: web.Request) -> web.Response:
@@ -56,6 +58,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0) -> web.Applicati
 
     application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
+    application.add_routes(Batches(behaviour).routes() if batches else [])
     return application
 
 

@@ -60,7 +60,7 @@ class Troubled:
         self._log: TextIO | None = None
         self._ended: Counter[tuple[Outcome, Kind | None]] = Counter()
         self._faults: Counter[FaultKind] = Counter()
-        self.application = make_application(behaviour, latency_ms)
+        self.application = make_application(behaviour, latency_ms, batches=False)
         """The log is open while it runs."""
         for method, address, handler in self._batches.routes():
             self.application.router.add_route(method, address, self._guard(handler))

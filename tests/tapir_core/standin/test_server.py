@@ -6,6 +6,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import openai
 import pytest
 
 from tapir_core.standin.server import main
@@ -55,3 +56,42 @@ def test_the_server_imports_nothing_heavy() -> None:
         "print(sorted({'polars', 'openai', 'pydantic', 'numpy', 'torch', 'prefect', 'sqlalchemy'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_it_answers_batches_when_they_are_made(tmp_path: Path) -> None:
+    port_file = tmp_path / "port"
+    with subprocess.Popen([*COMMAND, "--port-file", str(port_file)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        base_url = f"http://127.0.0.1:{int(port_file.read_text())}/v1"
+        with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            asked = {"right": "standin-teacher", "wrong": "another-model"}
+            rows = [
+                {
+                    "custom_id": name,
+                    "body": {"model": model, "messages": [{"role": "user", "content": "What is 1 + 2?"}]},
+                }
+                for name, model in asked.items()
+            ]
+            content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            uploaded = client.files.create(file=("rows.jsonl", content), purpose="batch")
+            made = client.batches.create(
+                input_file_id=uploaded.id, endpoint="/v1/chat/completions", completion_window="24h"
+            )
+            batch = client.batches.retrieve(made.id)
+            assert (batch.status, [each.id for each in client.batches.list().data]) == ("completed", [batch.id])
+            answered, failed = (
+                json.loads(client.files.content(name or "").text)
+                for name in (batch.output_file_id, batch.error_file_id)
+            )
+            for ask in (client.batches.retrieve, client.files.content):
+                with pytest.raises(openai.NotFoundError):
+                    ask("unknown")
+            with pytest.raises(openai.BadRequestError, match="multipart form"):
+                client.post("/files", cast_to=object, body={"purpose": "batch"})
+            with pytest.raises(openai.NotFoundError):
+                client.batches.create(input_file_id="no", endpoint="/v1/chat/completions", completion_window="24h")
+        process.terminate()
+    assert answered["custom_id"] == "right"
+    assert answered["response"]["body"]["choices"][0]["message"]["content"] == "Answer: 3"
+    assert (failed["custom_id"], failed["response"]["status_code"]) == ("wrong", 404)
