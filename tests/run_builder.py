@@ -213,8 +213,7 @@ class _Builder(BenchmarkStages):
         written = []
         for each in requests:
             sections = {"seed": texts[each.seed_id], "task_type": each.task_type}
-            reply = expand(Ask("expand", sections, str(sections), each.sample_index))
-            written.append(parse_expansion(reply if isinstance(reply, str) else None))
+            written.append(parse_expansion(expand(Ask("expand", sections, str(sections), each.sample_index))))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
 

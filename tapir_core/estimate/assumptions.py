@@ -5,15 +5,15 @@ rules, so that little is open. Scenarios are the likely values together, and eve
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
+from typing import Generic, TypeVar
 
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig
 
 __all__ = [
     "BACKBONE_SHARE",
-    "BATCH_HOURS",
     "FIRST_TOKEN_SECONDS",
     "KNOWN_POWER",
     "MODEL",
@@ -28,6 +28,8 @@ __all__ = [
     "scenarios",
 ]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class Range:
@@ -38,32 +40,45 @@ class Range:
     many: float
 
 
-@dataclass(frozen=True, slots=True)
-class Priors:
-    """What is assumed of a teacher and a judge of one kind."""
+@dataclass(frozen=True, kw_only=True)
+class _Open(Generic[T]):
+    """What is open before a run: its range, or in a scenario its value."""
 
-    usable_share: Range
+    usable_share: T
     """Instructions with a usable teacher answer and a task type."""
-    hard_share: Range
+    hard_share: T
     """Scored instructions above δ, where a threshold selects; few seeds mean many expansions."""
-    passes_share: Range
+    passes_share: T
     """New instructions that pass the gates on their text."""
-    keeps_type_share: Range
+    keeps_type_share: T
     """Of these, the ones whose label is the wanted task type."""
-    skew: Range
+    skew: T
     """How unevenly the pool's task types are spread, where they are not known: share of the k-th ∝ 1 / k^skew."""
-    unevenness: Range
+    unevenness: T
     """How unequally hard the task types are: of three, one has this much fewer seeds than its share of the pool would
     give it, and one as much more. What few have, new instructions must fill."""
-    reask_share: Range
+    reask_share: T
     """Labels, expansions and verdicts that are asked for once more because they cannot be parsed."""
-    repeat_half_tokens: Range
+    repeat_half_tokens: T
     """Of two greedy answers to one instruction, a share is equal word for word: it halves every so many tokens. Equal
     answers make equal judge prompts, which are paid once."""
-    length: Range
+    length: T
     """Factor on the completion tokens below."""
-    pace: Range
+    pace: T
     """Factor on the seconds of a call."""
+    batch_hours: T
+    """One batch from upload to result, whatever its size; 24 hours are what providers promise."""
+
+
+Scenario = _Open[float]
+"""One value for everything that is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priors(_Open[Range]):
+    """What is assumed of a teacher and a judge of one kind."""
+
+    batch_hours: Range = Range(0.2, 2.0, 24.0)
     completion_tokens: dict[Role, float]
     """Of one reply, where the store has no history of the model; an expansion adds the length of an instruction."""
 
@@ -122,27 +137,6 @@ FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
 TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
 """Of one reply among as many as the configuration keeps in flight."""
 
-BATCH_HOURS = Range(0.2, 2.0, 24.0)
-"""One batch from upload to result, whatever its size; 24 hours are what providers promise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One value for everything that is open."""
-
-    usable_share: float
-    hard_share: float
-    passes_share: float
-    keeps_type_share: float
-    skew: float
-    unevenness: float
-    reask_share: float
-    repeat_half_tokens: float
-    length: float
-    pace: float
-    batch_hours: float
-
-
 _TOGETHER = (
     ("hard_share",),
     ("passes_share", "keeps_type_share"),
@@ -159,10 +153,8 @@ def priors_of(endpoint: EndpointConfig) -> Priors:
 
 def scenarios(priors: Priors) -> Iterator[Scenario]:
     """The likely scenario first, then every combination of the ends."""
-    ranges = {name: getattr(priors, name) for group in _TOGETHER for name in group if name != "batch_hours"}
-    ranges["batch_hours"] = BATCH_HOURS
+    ranges: dict[str, Range] = {each.name: getattr(priors, each.name) for each in fields(_Open)}
     yield Scenario(**{name: each.likely for name, each in ranges.items()})
     for ends in product(("few", "many"), repeat=len(_TOGETHER)):
-        yield Scenario(
-            **{name: getattr(ranges[name], end) for group, end in zip(_TOGETHER, ends, strict=True) for name in group}
-        )
+        end_of = {name: end for group, end in zip(_TOGETHER, ends, strict=True) for name in group}
+        yield Scenario(**{name: getattr(each, end_of[name]) for name, each in ranges.items()})

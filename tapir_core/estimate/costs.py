@@ -15,22 +15,12 @@ from tapir_core.estimate.assumptions import (
     Scenario,
     priors_of,
 )
-from tapir_core.estimate.benchmarks import benchmark_work
 from tapir_core.estimate.evidence import Evidence, KnownLength
 from tapir_core.estimate.workload import Pool, Work, workload
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import Asked, asked_in_roles
 
-__all__ = [
-    "Charger",
-    "Line",
-    "benchmark_chargers",
-    "call_seconds",
-    "chargers_of",
-    "cost_lines",
-    "seconds_at",
-    "training_seconds",
-]
+__all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of", "cost_lines", "seconds_at"]
 
 _NO_MONEY = Price(0.0, 0.0, 0.0, source="the student's answers cost time and no money")
 
@@ -52,10 +42,10 @@ class Charger:
 
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     """The teacher, then every judge."""
-    judges = config.judge.endpoints
     names = [f"judge {name}" for name in config.judge.names] if config.judge.panel else ["judge"]
-    found = [_charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)]
-    return (*found, *(_charger("judge", name, *item) for name, item in zip(names, judges.items(), strict=True)))
+    judges = zip(names, config.judge.endpoints.items(), strict=True)
+    teacher = _charger("teacher", "teacher", "teacher.endpoint", config.teacher.endpoint)
+    return (teacher, *(_charger("judge", name, *item) for name, item in judges))
 
 
 def benchmark_chargers(config: RunConfig, judge: Charger) -> dict[str, Charger]:
@@ -106,91 +96,95 @@ def cost_lines(
     config: RunConfig, pool: Pool, evidence: Evidence, scenario: Scenario, chargers: Sequence[Charger]
 ) -> list[Line]:
     """The whole run under one scenario; of ``chargers`` the first is the teacher, the others are all asked to judge."""
-    teacher, *judges = chargers
-    asked: dict[Asked, list[Charger | None]] = {"teacher": [teacher], "judge": [*judges], "student": [None]}
-    longest = config.student.sampling.max_tokens
-    shown: dict[Role, float] = {
-        "teach": _length(config, evidence, scenario, "teach", teacher),
-        "answer": _answer_length(evidence, scenario, teacher, None, longest),
-    }
-    lines, asks = [], asked_in_roles()
-    for work in workload(config, pool, scenario, shown["answer"]):
+    costs, lines = _Costs(config, evidence, scenario, chargers), []
+    for work in workload(config, pool, scenario, costs.answer_tokens(None), evidence.benchmarks):
+        lines += [replace(line, seconds=costs.seconds(line)) for line in costs.lines(work)]
+    return lines
+
+
+class _Costs:
+    """Who is asked, the tokens and the time of a piece of work, under one scenario."""
+
+    def __init__(self, config: RunConfig, evidence: Evidence, scenario: Scenario, chargers: Sequence[Charger]) -> None:
+        self._config, self._evidence, self._scenario = config, evidence, scenario
+        self._teacher, *judges = chargers
+        self._asked: dict[Asked, list[Charger | None]] = {
+            "teacher": [self._teacher],
+            "judge": [*judges],
+            "student": [None],
+        }
+        self._benchmark_judges = benchmark_chargers(config, judges[0])
+
+    def lines(self, work: Work) -> Iterator[Line]:
+        """A line for each who is asked, its seconds not counted yet."""
         if work.role is None:
-            lines.append(Line(work, "", seconds=training_seconds(work, evidence, scenario)))
-            continue
-        prompt = evidence.prompts.of(work.role, shown)
-        for charger in asked[asks[work.role]]:
-            if charger is None:
-                completion = _answer_length(evidence, scenario, teacher, work.round, longest)
-            else:
-                completion = _length(config, evidence, scenario, work.role, charger)
-            line = Line(work, asks[work.role], charger, prompt, completion)
-            lines.append(replace(line, seconds=call_seconds(config, line, evidence, scenario)))
-    return [*lines, *_benchmark_lines(config, evidence, scenario, chargers)]
-
-
-def _benchmark_lines(
-    config: RunConfig, evidence: Evidence, scenario: Scenario, chargers: Sequence[Charger]
-) -> Iterator[Line]:
-    """Answers to the benchmarks of each round, and the judgments on them."""
-    teacher, judge, *_ = chargers
-    judges = benchmark_chargers(config, judge)
-    for work in benchmark_work(config, evidence.benchmarks, scenario):
-        assert work.benchmark is not None
-        size, settings = evidence.benchmarks[work.benchmark], config.evaluation.asked[work.benchmark]
-        longest = settings.drawn(config.student.sampling).max_tokens
-        answer = _answer_length(evidence, scenario, teacher, work.round, longest)
-        if work.role == "answer":
-            prompt = size.answer_prompt_tokens + size.earlier_answers * answer
-            line = Line(work, "student", None, prompt, answer)
+            yield Line(work, "")
+        elif work.benchmark is not None:
+            yield self._benchmark_line(work, work.benchmark)
         else:
-            judged = config.evaluation.judged[work.benchmark]
-            charger, known = judges[work.benchmark], evidence.judgments.get(work.benchmark)
-            reply = _tokens(known, priors_of(charger.endpoint).completion_tokens["benchmark"], scenario)
-            prompt = size.judge_prompt_tokens + size.judged_answers * answer
-            line = Line(work, "judge", charger, prompt, min(float(judged.sampling.max_tokens), reply))
-        yield replace(line, seconds=call_seconds(config, line, evidence, scenario))
+            asks = asked_in_roles()[work.role]
+            shown: dict[Role, float] = {
+                "teach": self._reply_tokens("teach", self._teacher),
+                "answer": self.answer_tokens(None),
+            }
+            prompt = self._evidence.prompts.of(work.role, shown)
+            for charger in self._asked[asks]:
+                reply = self._reply_tokens(work.role, charger) if charger else self.answer_tokens(work.round)
+                yield Line(work, asks, charger, prompt, reply)
 
+    def answer_tokens(self, number: int | None, benchmark: str | None = None) -> float:
+        """Completion tokens of one answer of the student after round ``number``."""
+        sampling = self._config.student.sampling
+        if benchmark is not None:
+            sampling = self._config.evaluation.asked[benchmark].drawn(sampling)
+        if number == BACKBONE:
+            return BACKBONE_SHARE * sampling.max_tokens
+        # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
+        known = self._evidence.lengths.get(("teach", self._teacher.voice))
+        assumed = priors_of(self._teacher.endpoint).completion_tokens["answer"]
+        return self._tokens(known, assumed, sampling.max_tokens)
 
-def _length(config: RunConfig, evidence: Evidence, scenario: Scenario, role: Role, charger: Charger) -> float:
-    """Completion tokens of one reply, at most what the configuration allows."""
-    most: dict[Role, int] = {
-        "label": config.teacher.labelling.max_tokens,
-        "teach": config.teacher.answering.max_tokens,
-        "judge": config.judge.sampling.max_tokens,
-        "expand": config.teacher.expanding.max_tokens,
-        "refine": config.teacher.refining.max_tokens,
-    }
-    prior = priors_of(charger.endpoint).completion_tokens[role]
-    assumed = prior + (evidence.prompts.instruction if role == "expand" else 0.0)
-    return min(float(most[role]), _tokens(evidence.lengths.get((role, charger.voice)), assumed, scenario))
+    def seconds(self, line: Line) -> float | None:
+        """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
+        calls, endpoint = line.work.paid, line.charger.endpoint if line.charger else None
+        if endpoint is not None and endpoint.in_batches:
+            return self._scenario.batch_hours * 3600 if calls else 0.0
+        known = self._evidence.seconds.get(line.work.stage)
+        if known is not None:
+            return (calls or line.work.examples) * known * float(self._scenario.pace**KNOWN_POWER)
+        if line.work.role is None:
+            return None
+        if endpoint is None:
+            return _seconds_of_model(line, self._config.student.engine.concurrency, self._scenario)
+        return seconds_at(endpoint, line, self._config.calls.concurrency, self._scenario)
 
+    def _benchmark_line(self, work: Work, name: str) -> Line:
+        """Of the answers to a benchmark of each round, or of the judgments on them."""
+        size, answer = self._evidence.benchmarks[name], self.answer_tokens(work.round, name)
+        if work.role == "answer":
+            return Line(work, "student", None, size.answer_prompt_tokens + size.earlier_answers * answer, answer)
+        charger, longest = self._benchmark_judges[name], self._config.evaluation.judged[name].sampling.max_tokens
+        assumed = priors_of(charger.endpoint).completion_tokens["benchmark"]
+        reply = self._tokens(self._evidence.judgments.get(name), assumed, longest)
+        return Line(work, "judge", charger, size.judge_prompt_tokens + size.judged_answers * answer, reply)
 
-def _answer_length(
-    evidence: Evidence, scenario: Scenario, teacher: Charger, number: int | None, max_tokens: int
-) -> float:
-    """Completion tokens of one answer of the student after round ``number``, at most ``max_tokens``."""
-    if number == BACKBONE:
-        return BACKBONE_SHARE * max_tokens
-    # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
-    known = evidence.lengths.get(("teach", teacher.voice))
-    return min(float(max_tokens), _tokens(known, priors_of(teacher.endpoint).completion_tokens["answer"], scenario))
+    def _reply_tokens(self, role: Role, charger: Charger) -> float:
+        """Completion tokens of one reply, at most what the configuration allows."""
+        teacher = self._config.teacher
+        sampling = {
+            "label": teacher.labelling,
+            "teach": teacher.answering,
+            "judge": self._config.judge.sampling,
+            "expand": teacher.expanding,
+            "refine": teacher.refining,
+        }[role]
+        assumed = priors_of(charger.endpoint).completion_tokens[role]
+        assumed += self._evidence.prompts.instruction if role == "expand" else 0.0
+        return self._tokens(self._evidence.lengths.get((role, charger.voice)), assumed, sampling.max_tokens)
 
-
-def _tokens(known: KnownLength | None, assumed: float, scenario: Scenario) -> float:
-    return known.tokens * scenario.length**KNOWN_POWER if known else assumed * scenario.length
-
-
-def call_seconds(config: RunConfig, line: Line, evidence: Evidence, scenario: Scenario) -> float:
-    """Seconds of the paid calls of one line, as many at once as the configuration keeps in flight."""
-    calls, endpoint = line.work.paid, line.charger.endpoint if line.charger else None
-    if endpoint is not None and endpoint.in_batches:
-        return scenario.batch_hours * 3600 if calls else 0.0
-    if line.work.stage in evidence.seconds:
-        return calls * evidence.seconds[line.work.stage] * _narrowed(scenario.pace)
-    if endpoint is None:
-        return _seconds_of_model(line, config.student.engine.concurrency, scenario)
-    return seconds_at(endpoint, line, config.calls.concurrency, scenario)
+    def _tokens(self, known: KnownLength | None, assumed: float, longest: int) -> float:
+        factor = self._scenario.length
+        return min(float(longest), known.tokens * factor**KNOWN_POWER if known else assumed * factor)
 
 
 @by_kind(EndpointConfig)
@@ -207,8 +201,11 @@ def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenari
 
 @seconds_at.register
 def _(endpoint: OpenAIEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
-    seconds = _seconds_of_model(line, concurrency * len(endpoint.base_urls), scenario)
-    return max(seconds, _allowed_seconds(endpoint, line))
+    """No less than the limits of the configuration allow."""
+    calls, servers, tokens = line.work.paid, len(endpoint.base_urls), line.prompt_tokens + line.completion_tokens
+    limits = ((endpoint.requests_per_minute, 1.0), (endpoint.tokens_per_minute, tokens))
+    allowed = [60 * calls * size / limit / servers for limit, size in limits if limit is not None]
+    return max([_seconds_of_model(line, concurrency * servers, scenario), *allowed])
 
 
 def _seconds_of_model(line: Line, concurrency: int, scenario: Scenario) -> float:
@@ -216,23 +213,5 @@ def _seconds_of_model(line: Line, concurrency: int, scenario: Scenario) -> float
     return line.work.paid * one / _together(concurrency, line.work.paid)
 
 
-def training_seconds(work: Work, evidence: Evidence, scenario: Scenario) -> float | None:
-    """Seconds of one training; nothing where no earlier run shows how fast it is."""
-    an_example = evidence.seconds.get("train")
-    return None if an_example is None else work.examples * an_example * _narrowed(scenario.pace)
-
-
-def _allowed_seconds(endpoint: OpenAIEndpoint, line: Line) -> float:
-    """The least that the limits of the configuration allow."""
-    tokens = line.prompt_tokens + line.completion_tokens
-    limits = ((endpoint.requests_per_minute, 1.0), (endpoint.tokens_per_minute, tokens))
-    minutes = [line.work.paid * size / limit / len(endpoint.base_urls) for limit, size in limits if limit is not None]
-    return 60 * max(minutes, default=0.0)
-
-
 def _together(concurrency: int, calls: float) -> float:
     return max(1.0, min(float(concurrency), calls))
-
-
-def _narrowed(factor: float) -> float:
-    return float(factor**KNOWN_POWER)

@@ -1,24 +1,26 @@
-"""How many answers a run needs under one scenario: the method's own arithmetic, round by round, on counts alone.
+"""How many answers a run needs under one scenario: its plan on counts alone, stage by stage.
 
-Quotas, waves and mixtures are those of `tapir_core.curriculum`; only what a model would decide (who is hard, which new
-instruction passes) is a share from the scenario.
+What a run has in which round, who is asked and for what, is the stages' own declaration; quotas and mixtures are those
+of `tapir_core.curriculum`. Only what a model would decide (who is hard, which new instruction passes) is a share from
+the scenario.
 
 Limits: which task types are hard is not known, so that each may have few seeds or many; no round ends early by the stop
-rule.
+rule; a stage that is not counted below asks for every instruction of its pool.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from tapir_core.calls import Role
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import hard_count, quotas, target_shares
 from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
 from tapir_core.judging import mode_of
+from tapir_core.stages import StageAt, plan
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["Pool", "Work", "expected_shares", "workload"]
+__all__ = ["COUNTED", "BenchmarkSize", "Pool", "Work", "expected_shares", "workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,30 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
+class BenchmarkSize:
+    """What one benchmark asks of one student and of its judge."""
+
+    questions: int
+    answers: int
+    """Turns of all questions: what the student is asked."""
+    judgments: int
+    """What the judge is asked about one student."""
+    answer_prompt_tokens: float
+    """Of the prompt of an answer on average, without the student's own earlier answers."""
+    earlier_answers: float
+    """How many of these stand in it, on average."""
+    judge_prompt_tokens: float
+    """Of the prompt of a judgment on average, without the student's answers."""
+    judged_answers: float
+    """How many of these stand in it, on average."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Answers of one kind that one stage needs, or the steps of one training."""
 
     stage: str
+    """As reports name it."""
     role: Role | None
     """Nothing for training."""
     round: int | None
@@ -54,160 +76,192 @@ class Work:
     """Benchmark that is asked; nothing for the stages that are no part of one."""
 
 
-@dataclass(slots=True)
-class _Growing:
-    """The pool of the round."""
+def workload(
+    config: RunConfig,
+    pool: Pool,
+    scenario: Scenario,
+    student_tokens: float,
+    benchmarks: Mapping[str, BenchmarkSize] | None = None,
+) -> Iterator[Work]:
+    """Everything that a run asks and trains, in the order of its plan.
 
-    rows: float
-    wanted: Mapping[str, float]
-    """Task type → share of every mixture."""
-    natural: Mapping[str, Sequence[float]]
-    """Task type → the shares of the first pool that it may have, equally likely."""
-    first_rows: float
-    added: dict[str, float] = field(default_factory=dict)
-    """Task type → expansions of earlier rounds."""
-    scored: float = 0.0
-    """Rows that seeds and easy part are taken from."""
-    fresh: float = 0.0
-    """Rows that no earlier round judged."""
-    refined: float = 0.0
-    """Rows whose answers an earlier round refined: a seed among them is not paid again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Expanded:
-    asked: float
-    passed: float
-    right: float
-    """Passed the text gates and have the wanted task type."""
-    hard: dict[str, float]
-    """Task type → rows of the hard part, at most its quota."""
-    new: dict[str, float]
-    """Of them, the new instructions."""
-    accepted: dict[str, float]
+    Args:
+        config: the run.
+        pool: what is known of its pool.
+        scenario: the shares that are not known.
+        student_tokens: length of a student's answer.
+        benchmarks: what those of each round ask of one student.
+    """
+    run = _Run(config, pool, scenario, student_tokens, benchmarks or {})
+    for at in plan(config):
+        count = COUNTED.get(at.name)
+        if count is not None:
+            yield from count(run, at)
+        elif at.stage.asks:
+            yield run.asked(at, run.rows * (at.stage.calls_per_row or 1))
 
 
-def workload(config: RunConfig, pool: Pool, scenario: Scenario, student_tokens: float) -> Iterator[Work]:
-    """Everything that a run asks and trains, in order; ``student_tokens`` is the length of a student's answer."""
-    reasked = 1 + (scenario.reask_share if config.teacher.reasks else 0.0)
-    new_labels = pool.rows - pool.stored_labels
-    yield Work("label", "label", None, pool.rows * reasked, new_labels * reasked)
-    yield Work("teach", "teach", None, pool.rows, pool.rows - pool.stored_answers)
-    yield _evaluation(pool, -1)
-    usable = pool.rows * (scenario.usable_share if pool.usable_share is None else pool.usable_share)
-    yield _training(config, 0, min(config.basic_tuning.examples, usable))
-    yield _evaluation(pool, 0)
-    wanted = expected_shares(config, pool.natural_shares, scenario.skew)
-    growing = _Growing(usable, wanted, _natural(config, pool, scenario, wanted), usable, fresh=usable)
-    for number in config.round_numbers:
-        yield from _round(config, scenario, number, growing, student_tokens)
-        yield _evaluation(pool, number)
+class _Run:
+    """The counts of a run up to the stage that is counted next; the methods stand in the order of the stages."""
 
+    def __init__(
+        self,
+        config: RunConfig,
+        pool: Pool,
+        scenario: Scenario,
+        student_tokens: float,
+        benchmarks: Mapping[str, BenchmarkSize],
+    ) -> None:
+        self.config, self.pool, self.scenario, self.benchmarks = config, pool, scenario, benchmarks
+        self.student_tokens = student_tokens
+        self.rows = self.first_rows = float(pool.rows)
+        """Of the round's pool, and of the first one."""
+        self.fresh = self.scored = 0.0
+        """Rows that no round judged before, and those that seeds and easy part are taken from."""
+        self.wanted = expected_shares(config, pool.natural_shares, scenario.skew)
+        """Task type → share of every mixture."""
+        self.natural = _natural(config, pool, scenario, self.wanted)
+        """Task type → the shares of the first pool that it may have, equally likely."""
+        self.quotas: Mapping[str, int] = {}
+        self.seeds = self.hard = self.new = 0.0
+        """Of the round; rows of its hard part, and of these the new instructions."""
+        self.accepted: dict[str, float] = {}
+        """Task type → expansions of this round."""
+        self.added = dict.fromkeys(self.wanted, 0.0)
+        """Task type → expansions of the rounds before."""
+        self.refined = 0.0
+        """Rows whose answers an earlier round refined: a seed among them is not paid again."""
 
-def _round(config: RunConfig, scenario: Scenario, number: int, pool: _Growing, student_tokens: float) -> Iterator[Work]:
-    settings = config.round(number)
-    if config.judges(number):
-        yield Work("answer", "answer", number, pool.rows, pool.rows)
-        yield _judging(config, scenario, "judge", number, pool.rows, pool.fresh, student_tokens)
-        pool.fresh = 0.0
-    if config.verdict_round(number) in (number, None):
-        pool.scored = pool.rows
-    seeds = pool.scored * _hard_share(config, scenario, number)
-    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), pool.wanted)
-    expanded = _expand(config, scenario, number, wanted, pool, seeds)
-    yield from _expansion(config, scenario, number, expanded, student_tokens)
-    hard = sum(expanded.hard.values())
-    if config.curriculum.refine:
-        new = sum(expanded.new.values())
-        known = (hard - new) * pool.refined / pool.rows if pool.rows else 0.0
-        yield Work("refine", "refine", number, hard, hard - known)
-        pool.refined += hard - known
-    easy = min(settings.examples - sum(wanted.values()), pool.scored - seeds)
-    yield _training(config, number, hard + easy)
-    new = sum(expanded.accepted.values())
-    pool.fresh, pool.rows = pool.fresh + new, pool.rows + new
-    for task_type, count in expanded.accepted.items():
-        pool.added[task_type] = pool.added.get(task_type, 0.0) + count
+    def asked(self, at: StageAt, needed: float, paid: float | None = None, role: Role | None = None) -> Work:
+        """A stage's calls, of its own role unless another is given."""
+        paid = needed if paid is None else paid
+        return Work(at.stage.line, role or at.stage.roles[0], at.round, needed, paid, benchmark=at.benchmark)
 
+    def label(self, at: StageAt) -> Iterator[Work]:
+        reasked = self._reasked(self.config.teacher.reasks)
+        yield self.asked(at, self.rows * reasked, (self.rows - self.pool.stored_labels) * reasked)
 
-def _hard_share(config: RunConfig, scenario: Scenario, number: int) -> float:
-    share = config.round(number).selection.fixed_share
-    return scenario.hard_share if share is None else share
+    def teach(self, at: StageAt) -> Iterator[Work]:
+        yield self.asked(at, self.rows, self.rows - self.pool.stored_answers)
+        known = self.pool.usable_share
+        self.rows *= self.scenario.usable_share if known is None else known
+        self.first_rows = self.fresh = self.rows
 
+    def judge(self, at: StageAt) -> Iterator[Work]:
+        yield self._judged(at, self.rows, self.fresh)
+        self.fresh = 0.0
 
-def _expand(
-    config: RunConfig, scenario: Scenario, number: int, wanted: Mapping[str, int], pool: _Growing, seeds: float
-) -> _Expanded:
-    """The waves: for each task type as many as still lack, some of which pass."""
-    settings = config.curriculum.expansion
-    asked = passed = right = 0.0
-    hard, drawn_new, accepted = {}, {}, {}
-    for task_type, quota in wanted.items():
-        lacks = first = _lacking(quota, task_type, pool, seeds, scenario.unevenness)
-        got = 0.0
-        for _ in range(settings.max_waves if seeds >= 1 else 0):
+    def select(self, at: StageAt) -> Iterable[Work]:
+        settings = self.config.round(at.number)
+        if self.config.verdict_round(at.number) in (at.number, None):
+            self.scored = self.rows
+        share = settings.selection.fixed_share
+        self.seeds = self.scored * (self.scenario.hard_share if share is None else share)
+        self.quotas = quotas(hard_count(settings.examples, settings.alpha or 0.0), self.wanted)
+        return ()
+
+    def expand(self, at: StageAt) -> Iterator[Work]:
+        """For each task type as many new instructions as its seeds lack, of which a part passes the gates."""
+        checks = self.config.checks_expansion(at.number)
+        right_share = self.scenario.passes_share * self.scenario.keeps_type_share
+        accepted_share = right_share * self.scenario.usable_share * (NEW_ARE_HARD if checks else 1.0)
+        requests = self.hard = self.new = 0.0
+        self.accepted = {}
+        for task_type, quota in self.quotas.items():
+            lacks = self._lacking(task_type, quota)
+            asked = self._requests(lacks, accepted_share)
+            requests += asked
+            self.accepted[task_type] = asked * accepted_share
+            new = min(lacks, self.accepted[task_type])
+            self.new += new
+            self.hard += quota - lacks + new
+        reasked = self._reasked(self.config.teacher.reasks)
+        yield self.asked(at, requests * reasked)
+        yield self.asked(at, requests * self.scenario.passes_share * reasked, role="label")
+        yield self.asked(at, requests * right_share, role="teach")
+        if checks:
+            usable = requests * right_share * self.scenario.usable_share
+            yield self.asked(at, usable, role="answer")
+            yield self._judged(at, usable, usable)
+
+    def refine(self, at: StageAt) -> Iterator[Work]:
+        if self.config.curriculum.refine:
+            known = (self.hard - self.new) * self.refined / self.rows if self.rows else 0.0
+            yield self.asked(at, self.hard, self.hard - known)
+            self.refined += self.hard - known
+
+    def train(self, at: StageAt) -> Iterator[Work]:
+        if at.number:
+            tuning = self.config.round(at.number)
+            drawn = self.hard + min(tuning.examples - sum(self.quotas.values()), self.scored - self.seeds)
+            seen = drawn * tuning.epochs
+        else:
+            seen = min(self.config.basic_tuning.examples, self.rows) * self.config.basic_tuning.epochs
+        steps = math.ceil(round(seen / self.config.batch_size(at.number), 6))
+        yield Work("train", None, at.number, steps=steps, examples=seen)
+        # What the round accepted is in the pool of the next one.
+        new = sum(self.accepted.values())
+        self.fresh, self.rows = self.fresh + new, self.rows + new
+        self.added = {name: count + self.accepted.get(name, 0.0) for name, count in self.added.items()}
+
+    def answer_heldout(self, at: StageAt) -> Iterator[Work]:
+        yield self.asked(at, self.pool.heldout_rows)
+
+    def benchmark_answers(self, at: StageAt) -> Iterator[Work]:
+        yield self.asked(at, self.benchmarks[at.benchmark_name].answers)
+
+    def benchmark_replies(self, at: StageAt) -> Iterator[Work]:
+        if judged := self.config.evaluation.judged.get(at.benchmark_name):
+            yield self.asked(at, self.benchmarks[at.benchmark_name].judgments * self._reasked(judged.reasks))
+
+    def _requests(self, lacks: float, accepted_share: float) -> float:
+        """What all waves ask for one task type: each for what still lacks, and some more."""
+        settings, asked = self.config.curriculum.expansion, 0.0
+        for _ in range(settings.max_waves if self.seeds >= 1 else 0):
             if lacks < 0.5:
                 break
-            requests = math.ceil(round(lacks * settings.oversample, 6))
-            through = requests * scenario.passes_share
-            kept = through * scenario.keeps_type_share
-            asked, passed, right = asked + requests, passed + through, right + kept
-            new = kept * scenario.usable_share
-            if config.checks_expansion(number):
-                new *= NEW_ARE_HARD
-            got, lacks = got + new, lacks - new
-        accepted[task_type] = got
-        drawn_new[task_type] = min(first, got)
-        hard[task_type] = quota - first + drawn_new[task_type]
-    return _Expanded(asked, passed, right, hard, drawn_new, accepted)
+            wave = math.ceil(round(lacks * settings.oversample, 6))
+            asked, lacks = asked + wave, lacks - wave * accepted_share
+        return asked
+
+    def _lacking(self, task_type: str, quota: int) -> float:
+        """What the seeds of a task type lack to its quota, over the shares and the hardness that it may have."""
+        rate = self.seeds / self.rows if self.rows else 0.0
+        rows = [self.first_rows * share + self.added[task_type] for share in self.natural[task_type]]
+        hardness = (1 - self.scenario.unevenness, 1.0, 1 + self.scenario.unevenness)
+        lacks = [max(0.0, quota - rate * factor * each) for each in rows for factor in hardness]
+        return sum(lacks) / len(lacks)
+
+    def _judged(self, at: StageAt, rows: float, fresh: float) -> Work:
+        """Verdicts on ``rows`` instructions, ``fresh`` of which no round judged before.
+
+        An answer that did not change since the last round is not paid again.
+        """
+        judge = self.config.judge
+        greedy = self.config.student.sampling.temperature == 0
+        equal = 0.5 ** (self.student_tokens / self.scenario.repeat_half_tokens) if greedy else 0.0
+        changed = fresh + (rows - fresh) * (1 - equal)
+        needed, paid = mode_of(judge).calls(judge, rows, fresh, changed, equal)
+        reasked = self._reasked(judge.reasks)
+        return self.asked(at, needed * reasked, paid * reasked, role="judge")
+
+    def _reasked(self, reasks: int) -> float:
+        return 1 + (self.scenario.reask_share if reasks else 0.0)
 
 
-def _lacking(quota: int, task_type: str, pool: _Growing, seeds: float, unevenness: float) -> float:
-    """What the seeds of a task type lack to its quota, over the shares and the hardness that it may have."""
-    rate = seeds / pool.rows if pool.rows else 0.0
-    rows = [pool.first_rows * share + pool.added.get(task_type, 0.0) for share in pool.natural[task_type]]
-    hardness = (1 - unevenness, 1.0, 1 + unevenness)
-    lacks = [max(0.0, quota - rate * factor * each) for each in rows for factor in hardness]
-    return sum(lacks) / len(lacks)
-
-
-def _expansion(
-    config: RunConfig, scenario: Scenario, number: int, expanded: _Expanded, student_tokens: float
-) -> Iterator[Work]:
-    reasked = 1 + (scenario.reask_share if config.teacher.reasks else 0.0)
-    for role, calls in (("expand", expanded.asked * reasked), ("label", expanded.passed * reasked)):
-        yield Work("expand", role, number, calls, calls)  # type: ignore[arg-type]  # the names are roles
-    yield Work("expand", "teach", number, expanded.right, expanded.right)
-    if config.checks_expansion(number):
-        usable = expanded.right * scenario.usable_share
-        yield Work("expand", "answer", number, usable, usable)
-        yield _judging(config, scenario, "expand", number, usable, usable, student_tokens)
-
-
-def _judging(
-    config: RunConfig, scenario: Scenario, stage: str, number: int, rows: float, fresh: float, student_tokens: float
-) -> Work:
-    """Verdicts on ``rows`` instructions, ``fresh`` of which no round judged before.
-
-    An answer that did not change since the last round is not paid again.
-    """
-    judge = config.judge
-    reasked = 1 + (scenario.reask_share if judge.reasks else 0.0)
-    greedy = config.student.sampling.temperature == 0
-    equal = 0.5 ** (student_tokens / scenario.repeat_half_tokens) if greedy else 0.0
-    changed = fresh + (rows - fresh) * (1 - equal)
-    needed, paid = mode_of(judge).calls(judge, rows, fresh, changed, equal)
-    return Work(stage, "judge", number, needed * reasked, paid * reasked)
-
-
-def _evaluation(pool: Pool, number: int) -> Work:
-    return Work("evaluate", "answer", number, pool.heldout_rows, pool.heldout_rows)
-
-
-def _training(config: RunConfig, number: int, examples: float) -> Work:
-    epochs = config.round(number).epochs if number else config.basic_tuning.epochs
-    seen = examples * epochs
-    return Work("train", None, number, steps=math.ceil(round(seen / config.batch_size(number), 6)), examples=seen)
+COUNTED: dict[str, Callable[[_Run, StageAt], Iterable[Work]]] = {
+    "label": _Run.label,
+    "teach": _Run.teach,
+    "judge": _Run.judge,
+    "select": _Run.select,
+    "expand": _Run.expand,
+    "refine": _Run.refine,
+    "train": _Run.train,
+    "answer_heldout": _Run.answer_heldout,
+    "benchmark_answers": _Run.benchmark_answers,
+    "benchmark_replies": _Run.benchmark_replies,
+}
+"""The stages that do not ask once for every instruction of the pool, or after which another number of them is there."""
 
 
 def expected_shares(config: RunConfig, natural: Mapping[str, float] | None, skew: float) -> Mapping[str, float]:

@@ -18,18 +18,14 @@ _RULES = 1
 """Raised by hand when replies change in a way that the sample below does not show."""
 
 
-def _version() -> str:
-    """A digest of what the families say on a fixed sample, and of the judge's scale: a changed family changes it."""
-    rng = random.Random(0)
-    problems = [
-        astuple(family.draw_problem(level, rng)) for family in FAMILIES.values() for level in LEVELS for _ in range(3)
-    ]
-    phrasings = [family.phrasings for family in FAMILIES.values()]
-    return digest([_RULES, astuple(SCALE), phrasings, problems])[:12]
+_DRAWS = random.Random(0)
+_SAMPLE = [
+    astuple(family.draw_problem(level, _DRAWS)) for family in FAMILIES.values() for level in LEVELS for _ in range(3)
+]
+"""A changed family says something else here."""
 
-
-STANDIN_VERSION = _version()
-"""12 hex digits."""
+STANDIN_VERSION = digest([_RULES, astuple(SCALE), [family.phrasings for family in FAMILIES.values()], _SAMPLE])[:12]
+"""Of what the families say on a fixed sample, and of the judge's scale; 12 hex digits."""
 
 POOL_VERSION = digest([STANDIN_VERSION, NATURAL_SHARES])[:12]
 """Of the pools that are drawn from its families by their natural shares, 12 hex digits."""

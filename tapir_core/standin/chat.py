@@ -8,19 +8,18 @@ import math
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 
 from tapir_core.standin.judge import Behaviour, annotate, judge
-from tapir_core.standin.teacher import Ask, Kind, Refusal, Reply, Weighted, answer, expand, label, read_ask, refine
+from tapir_core.standin.teacher import Ask, Refusal, Reply, Weighted, answer, expand, label, read_ask, refine
 
 __all__ = [
     "MODELS",
     "BadRequest",
     "ChatReply",
     "ChatRequest",
-    "Outcome",
     "completion",
     "model_list",
     "parse_chat",
@@ -30,9 +29,6 @@ __all__ = [
 ]
 
 MODELS = ("standin-teacher", "standin-judge")
-
-Outcome = Literal["answered", "refused", "rejected", "failed"]
-"""How a request ended: `rejected` as wrong in itself, `failed` by a fault that was ordered."""
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -63,17 +59,7 @@ class ChatReply:
     """A reply that can be sent."""
 
     status: int
-    body: dict[str, Any] | str
-    """A text is sent as it is, all else as JSON."""
-    outcome: Outcome
-    kind: Kind | None
-    """Nothing for a request that was not looked at."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def text(self) -> str:
-        """The body as it is sent."""
-        return self.body if isinstance(self.body, str) else json.dumps(self.body)
+    body: dict[str, Any]
 
 
 def reply_to(content: bytes, behaviour: Behaviour) -> ChatReply:
@@ -89,19 +75,18 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
     """The reply to a request's decoded JSON."""
     try:
         chat = parse_chat(body)
+        reply: Reply | Refusal = _say(read_ask(chat.messages, chat.seed), behaviour)
     except BadRequest as problem:
         return rejection(problem)
-    ask = read_ask(chat.messages, chat.seed)
-    kind: Kind = ask.kind if isinstance(ask, Ask) else "answer"
-    reply = _say(ask, behaviour) if isinstance(ask, Ask) else ask
-    outcome: Outcome = "refused" if isinstance(reply, Refusal) else "answered"
-    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs), outcome, kind)
+    except Refusal as refusal:
+        reply = refusal
+    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs))
 
 
 def rejection(problem: BadRequest) -> ChatReply:
     """An error as OpenAI words it."""
     error = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
-    return ChatReply(problem.status, {"error": error}, "rejected", None)
+    return ChatReply(problem.status, {"error": error})
 
 
 def _say(ask: Ask, behaviour: Behaviour) -> Reply:
@@ -137,7 +122,7 @@ def parse_chat(body: Any) -> ChatRequest:
     return ChatRequest(model, messages, max_tokens, seed, wanted)
 
 
-def completion(chat: ChatRequest, reply: Reply, *, created: int, logprobs: bool = True) -> dict[str, Any]:
+def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logprobs: bool = True) -> dict[str, Any]:
     """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks).
 
     Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.
@@ -150,7 +135,7 @@ def completion(chat: ChatRequest, reply: Reply, *, created: int, logprobs: bool 
     finish_reason = "stop"
     if isinstance(reply, Refusal):
         message["refusal"] = reply.reason
-        tokens = _count(reply.reason)
+        tokens = len(_TOKEN.findall(reply.reason))
     else:
         ends = [match.end() for match in _TOKEN.finditer(reply)]
         tokens = len(ends)
@@ -158,7 +143,7 @@ def completion(chat: ChatRequest, reply: Reply, *, created: int, logprobs: bool 
             tokens, finish_reason = chat.max_tokens, "length"
             reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
         message["content"] = reply
-    prompt_tokens = sum(_count(str(each.get("content") or "")) for each in chat.messages)
+    prompt_tokens = sum(len(_TOKEN.findall(str(each.get("content") or ""))) for each in chat.messages)
     return {
         "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",
         "object": "chat.completion",
@@ -185,7 +170,3 @@ def model_list() -> dict[str, Any]:
     """The models, as `GET /v1/models` lists them."""
     models = [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS]
     return {"object": "list", "data": models}
-
-
-def _count(text: str) -> int:
-    return len(_TOKEN.findall(text))

@@ -5,7 +5,9 @@ whatever the seeds are. Limits: a draw is distinct by instruction within one cal
 """
 
 import random
+from bisect import bisect_right
 from collections.abc import Mapping
+from itertools import accumulate
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin import language, reasoning, subjects
@@ -118,14 +120,6 @@ def draw_problem(family: Family, level: int, stream: Stream, rng: random.Random)
 
 def _spread(rows: int, shares: Mapping[str, float], rng: random.Random) -> list[str]:
     """A family for each row, by equidistant points over the shares laid end to end: counts are exact within one."""
-    total, start = sum(shares.values()), rng.random()
-    names, cumulative = iter(shares.items()), 0.0
-    spread: list[str] = []
-    name = ""
-    for row in range(rows):
-        point = (row + start) / rows * total
-        while point >= cumulative:
-            name, share = next(names)
-            cumulative += share
-        spread.append(name)
-    return spread
+    start, names = rng.random(), list(shares)
+    ends, total = list(accumulate(shares.values())), sum(shares.values())
+    return [names[bisect_right(ends, (row + start) / rows * total)] for row in range(rows)]

@@ -9,27 +9,26 @@ and in any order of its items. No draw can put one problem into two streams.
 
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from string import Formatter
-from typing import Literal, get_args
+from typing import Literal
 
 from tapir_core.text import digest
 
-__all__ = ["LEVELS", "STREAMS", "Family", "Problem", "Slots", "Solution", "Stream"]
+__all__ = ["LEVELS", "Family", "Problem", "Slots", "Solution", "Stream", "any_of", "distinct"]
 
 Slots = Mapping[str, str]
 """Slot name → its text; the content of a problem without its phrasing."""
 
 Stream = Literal["pool", "dev", "test"]
-STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 LEVELS = (1, 2, 3, 4, 5)
 """Levels of difficulty, easiest first; every family has them all."""
 
-_TENTHS: dict[Stream, int] = {"pool": 6, "dev": 2, "test": 2}
-_STREAM_OF_TENTH = [stream for stream, tenths in _TENTHS.items() for _ in range(tenths)]
+_STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,14 @@ class Family:
     """Slot name → regular expression of its text."""
     draw: Callable[[int, random.Random], Slots]
     """Content of a level."""
-    solve: Callable[[Slots], Solution | None]
-    """Level and result of any content; None when it is none of this family's."""
+    solve: Callable[[Slots], Solution]
+    """Level and result of any content; a LookupError or ValueError, or no level of ours, where it is none of
+    this family's."""
 
     def draw_problem(self, level: int, rng: random.Random) -> Problem:
         """A random problem of ``level``, of any stream."""
         slots = self.draw(level, rng)
         problem = self._problem(rng.choice(self.phrasings).format(**slots), slots)
-        assert problem is not None
         assert problem.level == level, f"{self.name} drew {dict(slots)} for level {level}, it is of {problem.level}"
         return problem
 
@@ -86,15 +85,14 @@ class Family:
         """The problem that ``instruction`` poses, or None when it is none of this family's."""
         for pattern in self._patterns:
             if match := pattern.fullmatch(instruction):
-                problem = self._problem(instruction, match.groupdict())
-                if problem is not None:
-                    return problem
+                with suppress(LookupError, ValueError):
+                    return self._problem(instruction, match.groupdict())
         return None
 
-    def _problem(self, instruction: str, slots: Slots) -> Problem | None:
+    def _problem(self, instruction: str, slots: Slots) -> Problem:
         solution = self.solve(slots)
-        if solution is None:
-            return None
+        if solution.level not in LEVELS:
+            raise ValueError(f"{dict(slots)} is too short or too long")
         stated = f"Answer: {solution.reference}"
         return Problem(
             family=self.name,
@@ -120,3 +118,19 @@ class Family:
         return "".join(
             re.escape(text) + (f"(?P<{slot}>{self.slots[slot]})" if slot else "") for text, slot, *_ in parts
         )
+
+
+def distinct(items: list[str]) -> list[str]:
+    """The items as they are.
+
+    Raises:
+        ValueError: one of them is there twice.
+    """
+    if len(set(items)) < len(items):
+        raise ValueError(f"{items} has an item twice")
+    return items
+
+
+def any_of(words: Iterable[str]) -> str:
+    """A regular expression that matches one of the words."""
+    return f"(?:{'|'.join(words)})"

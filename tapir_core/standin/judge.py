@@ -16,9 +16,8 @@ from difflib import SequenceMatcher
 from typing import Literal
 
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.families import recognise
 from tapir_core.standin.family import Problem
-from tapir_core.standin.teacher import UNKNOWN, Ask, Refusal, Reply, Weighted
+from tapir_core.standin.teacher import Ask, Reply, Weighted, known
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
 __all__ = ["SCALE", "Behaviour", "Grade", "Preference", "Scale", "annotate", "grade", "judge"]
@@ -78,12 +77,9 @@ class Grade:
     reason: str
 
 
-def judge(ask: Ask, behaviour: Behaviour) -> Reply:
+def judge(ask: Ask, behaviour: Behaviour) -> str:
     """The verdict on a pair, or on one answer: an explanation, then the scores on the last line."""
-    problem = recognise(ask.sections["instruction"])
-    if problem is None:
-        return UNKNOWN
-    rng = derive_rng(0, "judge", ask.text)
+    problem, rng = known(ask.sections["instruction"]), derive_rng(0, "judge", ask.text)
     if "answer_1" not in ask.sections:
         only = grade(ask.sections["answer"], problem)
         return f"The answer is {only.reason}.\nScore: [[{_in_scale(only.points + rng.gauss(0, behaviour.noise)):.1f}]]"
@@ -98,15 +94,13 @@ def annotate(ask: Ask, behaviour: Behaviour) -> Reply:
     turn = "follow_up_" if "follow_up" in ask.sections else ""
     question = "follow_up" if turn else "question"
     if "output_1" in ask.sections:
-        lead = _lead(ask, "instruction", ("output_1", "output_2"), behaviour)
-        return lead if isinstance(lead, Refusal) else _choose(lead)
+        return _choose(_lead(ask, "instruction", ("output_1", "output_2"), behaviour))
     if "response_1" in ask.sections:
         lead = _lead(ask, "question", ("response_1", "response_2"), behaviour)
-        return lead if isinstance(lead, Refusal) else _review(lead, scores_last="(7, 8)" in ask.text)
+        return _review(lead, scores_last="(7, 8)" in ask.text)
     if "answer" in ask.sections:
         return _rate(ask, question, f"{turn}answer", behaviour)
-    lead = _lead(ask, question, (f"{turn}answer_a", f"{turn}answer_b"), behaviour)
-    return lead if isinstance(lead, Refusal) else _compare(lead)
+    return _compare(_lead(ask, question, (f"{turn}answer_a", f"{turn}answer_b"), behaviour))
 
 
 def grade(answer: str, problem: Problem) -> Grade:
@@ -142,27 +136,21 @@ def _review(lead: float, *, scores_last: bool) -> str:
     return f"{said}\n({first:.1f}, {second:.1f})" if scores_last else f"{first:.1f} {second:.1f}\n{said}"
 
 
-def _rate(ask: Ask, question: str, answer: str, behaviour: Behaviour) -> Reply:
+def _rate(ask: Ask, question: str, answer: str, behaviour: Behaviour) -> str:
     """MT-Bench, one answer."""
-    problem = recognise(ask.sections[question])
-    if problem is None:
-        return UNKNOWN
-    found = grade(ask.sections[answer], problem)
+    found = grade(ask.sections[answer], known(ask.sections[question]))
     noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
     return f"The answer is {found.reason}.\nRating: [[{_in_scale(found.points + noise):.1f}]]"
 
 
-def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float | Refusal:
+def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float:
     """Points by which the answer shown first is better; ``question`` and ``answers`` name sections."""
     first, second = (ask.sections[tag] for tag in answers)
     if behaviour.prefers == "first":
         return _SURE
     if behaviour.prefers == "longer":
         return math.copysign(_SURE, len(first) - len(second)) if len(first) != len(second) else 0.0
-    problem = recognise(ask.sections[question])
-    if problem is None:
-        return UNKNOWN
-    rng = derive_rng(0, "benchmark", ask.text, question)
+    problem, rng = known(ask.sections[question]), derive_rng(0, "benchmark", ask.text, question)
     noise = rng.gauss(0, behaviour.noise) - rng.gauss(0, behaviour.noise)
     return grade(first, problem).points - grade(second, problem).points + behaviour.position_bias + noise
 

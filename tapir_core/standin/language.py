@@ -6,7 +6,7 @@ No line of Python is executed.
 import random
 import re
 
-from tapir_core.standin.family import Family, Slots, Solution
+from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
 from tapir_core.standin.lexicon import (
     FUNCTIONS,
     IRREGULAR_PLURALS,
@@ -31,7 +31,6 @@ _FIRST = {
 }
 _THEN = {"adds": "adds {}", "subtracts": "subtracts {}", "multiplies": "multiplies by {}", "divides": "divides by {}"}
 _STEP = re.compile(r"(adds|subtracts|multiplies|divides) (?:x )?(?:by )?(\d{1,2})(?: to x| from x)?")
-_Step = tuple[str, str]
 
 
 def _draw_lambda(level: int, rng: random.Random) -> Slots:
@@ -41,7 +40,7 @@ def _draw_lambda(level: int, rng: random.Random) -> Slots:
     return {"wish": _wish(steps, conditional=level == 5)}
 
 
-def _wish(steps: list[_Step], *, conditional: bool) -> str:
+def _wish(steps: list[tuple[str, str]], *, conditional: bool) -> str:
     (verb, number), *others = steps
     if conditional:
         other_verb, other_number = others[0]
@@ -49,13 +48,12 @@ def _wish(steps: list[_Step], *, conditional: bool) -> str:
     return ", then ".join([_FIRST[verb].format(number), *(_THEN[each].format(amount) for each, amount in others)])
 
 
-def _solve_lambda(slots: Slots) -> Solution | None:
+def _solve_lambda(slots: Slots) -> Solution:
     wish = slots["wish"]
     conditional = " if x is even, else " in wish
-    matches = [_STEP.fullmatch(part) for part in re.split(", then | if x is even, else ", wish)]
-    steps: list[_Step] = [(match[1], match[2]) for match in matches if match]
-    if len(steps) != len(matches) or len(steps) > 3 or _wish(steps, conditional=conditional) != wish:
-        return None
+    steps: list[tuple[str, str]] = _STEP.findall(wish)
+    if _wish(steps, conditional=conditional) != wish:
+        raise ValueError(f"{wish!r} holds more than steps")
     if conditional:
         body, level = f"{_expression(steps[:1])} if x % 2 == 0 else {_expression(steps[1:])}", 5
     else:
@@ -64,7 +62,7 @@ def _solve_lambda(slots: Slots) -> Solution | None:
     return Solution(level, f"lambda x: {body}", f"f = lambda x: {body}  # {wish}")
 
 
-def _expression(steps: list[_Step]) -> str:
+def _expression(steps: list[tuple[str, str]]) -> str:
     text, loose = "x", False
     for verb, number in steps:
         sign = _SIGNS[verb]
@@ -74,7 +72,9 @@ def _expression(steps: list[_Step]) -> str:
     return text
 
 
-_LINE = re.compile(r"(def|dfe|edf) ([a-z]+)\(([a-z])(\)?)(:?) (return|retrun|reutrn) ([a-z]) ([-+*]) (\d{1,2})")
+_LINE = re.compile(
+    rf"\A(def|dfe|edf) ({any_of(FUNCTIONS)})\(([a-z])(\)?)(:?) (return|retrun|reutrn) ([a-z]) ([-+*]) (\d{{1,2}})\Z"
+)
 _BUGS = ("colon", "bracket", "keyword", "variable")
 _REPAIRS = {
     "colon": "The colon was missing.",
@@ -97,11 +97,8 @@ def _draw_mend(level: int, rng: random.Random) -> Slots:
     return {"line": f"{head} {give} {variable} {rng.choice('+-*')} {rng.randint(2, 99)}"}
 
 
-def _solve_mend(slots: Slots) -> Solution | None:
-    match = _LINE.fullmatch(slots["line"])
-    if match is None or match[2] not in FUNCTIONS:
-        return None
-    define, name, argument, bracket, colon, give, variable, sign, number = match.groups()
+def _solve_mend(slots: Slots) -> Solution:
+    [(define, name, argument, bracket, colon, give, variable, sign, number)] = _LINE.findall(slots["line"])
     found = {
         "colon": not colon,
         "bracket": not bracket,
@@ -109,10 +106,8 @@ def _solve_mend(slots: Slots) -> Solution | None:
         "variable": variable != argument,
     }
     bugs = [bug for bug in _BUGS if found[bug]]
-    if not 1 <= len(bugs) <= 2:
-        return None
     line = f"def {name}({argument}): return {argument} {sign} {number}"
-    level = _BUGS.index(bugs[0]) + 1 if len(bugs) == 1 else 5
+    level = {1: _BUGS.index(bugs[0]) + 1, 2: 5}[len(bugs)]
     return Solution(level, line, f"# {' '.join(_REPAIRS[bug] for bug in bugs)}\n{line}")
 
 
@@ -136,7 +131,7 @@ def _draw_print(level: int, rng: random.Random) -> Slots:
     return {"code": f"print({forms[level]})"}
 
 
-def _solve_print(slots: Slots) -> Solution | None:
+def _solve_print(slots: Slots) -> Solution:
     inner = slots["code"].removeprefix("print(").removesuffix(")")
     if match := _JOINED.fullmatch(inner):
         return Solution(1, match[1] + match[2], f"+ joins {match[1]} and {match[2]}.")
@@ -152,34 +147,31 @@ def _solve_print(slots: Slots) -> Solution | None:
     if match := _SORTED.fullmatch(inner):
         numbers = sorted((int(number) for number in match[1].strip("[]").split(", ")), reverse=True)
         return Solution(5, str(numbers), f"From large to small: {', '.join(map(str, numbers))}.")
-    return None
+    raise ValueError(f"{inner!r} is no code that is run here")
 
 
 _PLACES = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "last")
-_PICK_LENGTHS = {1: 3, 2: 4, 3: 5, 4: 7, 5: 9}
+_PICK_LENGTHS = (3, 4, 5, 7, 9)
+"""Words, by level."""
 
 
 def _draw_pick(level: int, rng: random.Random) -> Slots:
-    count = _PICK_LENGTHS[level]
+    count = _PICK_LENGTHS[level - 1]
     return {"place": rng.choice([*_PLACES[: count - 1], "last"]), "words": " ".join(rng.sample(WORDS, count))}
 
 
-def _solve_pick(slots: Slots) -> Solution | None:
+def _solve_pick(slots: Slots) -> Solution:
     words, place = slots["words"].split(" "), slots["place"]
-    level = next((level for level, count in _PICK_LENGTHS.items() if count == len(words)), None)
     index = len(words) - 1 if place == "last" else _PLACES.index(place)
-    if level is None or index >= len(words):
-        return None
     counted = ", ".join(f"{number} {word}" for number, word in enumerate(words[: index + 1], start=1))
-    return Solution(level, words[index], f"{counted}.")
+    return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], f"{counted}.")
 
 
-def _plural(noun: str) -> str | None:
-    if noun in IRREGULAR_PLURALS:
-        return IRREGULAR_PLURALS[noun]
-    if noun in SIBILANT_NOUNS:
-        return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es"
-    return f"{noun}s" if noun in REGULAR_NOUNS else None
+_PLURALS = {
+    **{noun: f"{noun}s" for noun in REGULAR_NOUNS},
+    **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in SIBILANT_NOUNS},
+    **IRREGULAR_PLURALS,
+}
 
 
 def _draw_plural(level: int, rng: random.Random) -> Slots:
@@ -192,11 +184,9 @@ def _draw_plural(level: int, rng: random.Random) -> Slots:
     return {"nouns": ", ".join(nouns)}
 
 
-def _solve_plural(slots: Slots) -> Solution | None:
+def _solve_plural(slots: Slots) -> Solution:
     nouns = slots["nouns"].split(", ")
-    plurals = [plural for plural in map(_plural, nouns) if plural]
-    if len(plurals) < len(nouns) or len(nouns) > 4:
-        return None
+    plurals = [_PLURALS[noun] for noun in nouns]
     easy = {1: nouns[0] in REGULAR_NOUNS, 2: not set(nouns) & set(IRREGULAR_PLURALS)}.get(len(nouns), False)
     level = len(nouns) if easy else len(nouns) + 1
     working = ", ".join(f"one {noun}, two {plural}" for noun, plural in zip(nouns, plurals, strict=True))
@@ -204,7 +194,7 @@ def _solve_plural(slots: Slots) -> Solution | None:
 
 
 _AUXILIARIES = {1: "is", 2: "was", 3: "will be", 4: "has been", 5: "must not be"}
-_ACTIVE = re.compile(r"([A-Z][a-z]+) (?:(will|has|must not) )?([a-z]+) the ([a-z]+)\.")
+_ACTIVE = re.compile(rf"\A({any_of(NAMES)}) (.+) the ({any_of(OBJECTS)})\.\Z")
 
 
 def _verb_form(level: int, verb: str) -> str:
@@ -217,29 +207,22 @@ def _draw_passive(level: int, rng: random.Random) -> Slots:
     return {"sentence": f"{rng.choice(NAMES)} {_verb_form(level, verb)} the {rng.choice(OBJECTS)}."}
 
 
-def _solve_passive(slots: Slots) -> Solution | None:
-    match = _ACTIVE.fullmatch(slots["sentence"])
-    if match is None or match[1] not in NAMES or match[4] not in OBJECTS:
-        return None
-    form = f"{match[2]} {match[3]}" if match[2] else match[3]
-    verb, level = next(
-        ((verb, level) for verb in VERBS for level in _AUXILIARIES if _verb_form(level, verb) == form), ("", 0)
-    )
-    if not level:
-        return None
-    passive = f"The {match[4]} {_AUXILIARIES[level]} {VERBS[verb][1]} by {match[1]}"
-    return Solution(level, passive, f"The {match[4]} comes first, {match[1]} comes last.")
+_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in VERBS for level in _AUXILIARIES}
+
+
+def _solve_passive(slots: Slots) -> Solution:
+    [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
+    verb, level = _OF_FORM[form]
+    passive = f"The {thing} {_AUXILIARIES[level]} {VERBS[verb][1]} by {name}"
+    return Solution(level, passive, f"The {thing} comes first, {name} comes last.")
 
 
 def _draw_translation(level: int, rng: random.Random) -> Slots:
     return {"language": rng.choice(LANGUAGES), "words": ", ".join(rng.sample(list(TRANSLATIONS), level))}
 
 
-def _solve_translation(slots: Slots) -> Solution | None:
-    words = slots["words"].split(", ")
-    if not set(words) <= set(TRANSLATIONS) or len(set(words)) < len(words) or len(words) > 5:
-        return None
-    column = LANGUAGES.index(slots["language"])
+def _solve_translation(slots: Slots) -> Solution:
+    words, column = distinct(slots["words"].split(", ")), LANGUAGES.index(slots["language"])
     translated = [TRANSLATIONS[word][column] for word in words]
     working = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
     return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.")

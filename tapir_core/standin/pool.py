@@ -4,7 +4,7 @@ import polars as pl
 
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import EQUAL_SHARES, sample_problems
-from tapir_core.standin.family import Problem, Stream
+from tapir_core.standin.family import Stream
 from tapir_core.text import instruction_id
 
 __all__ = ["standin_heldout", "standin_pool"]
@@ -46,17 +46,12 @@ def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFr
     Raises:
         ConfigError: there are not that many distinct instructions.
     """
+    rows: dict[Stream, int] = {"dev": dev, "test": test}
     records = [
         (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
-        for split, problems in (
-            ("dev", _split(dev, "dev", max_level, seed)),
-            ("test", _split(test, "test", max_level, seed)),
+        for split, count in rows.items()
+        for each in sample_problems(
+            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=EQUAL_SHARES, stream=split
         )
-        for each in problems
     ]
     return pl.DataFrame(records, schema=_HELDOUT, orient="row")
-
-
-def _split(rows: int, stream: Stream, max_level: int, seed: int) -> list[Problem]:
-    rng = derive_rng(seed, "standin", stream)
-    return sample_problems(rows, max_level=max_level, rng=rng, shares=EQUAL_SHARES, stream=stream)

@@ -3,7 +3,7 @@
 import random
 from itertools import pairwise
 
-from tapir_core.standin.family import Family, Slots, Solution
+from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
 from tapir_core.standin.lexicon import COLOURS, GOODS, LADDER, NAMES, TRUE_COLOURS
 
 __all__ = ["FAMILIES"]
@@ -50,12 +50,13 @@ def _draw_product(level: int, rng: random.Random) -> Slots:
     return {"a": factors[0], "b": factors[1]}
 
 
-def _solve_product(slots: Slots) -> Solution | None:
+def _solve_product(slots: Slots) -> Solution:
     large, small = sorted((int(slots["a"]), int(slots["b"])), reverse=True)
-    bounds = ((low <= large <= high and least <= small <= most) for (low, high), (least, most) in _PRODUCTS.values())
-    level = next((level for level, fits in zip(_PRODUCTS, bounds, strict=True) if fits), None)
-    if level is None:
-        return None
+    level = min(
+        level
+        for level, ((low, high), (least, most)) in _PRODUCTS.items()
+        if low <= large <= high and least <= small <= most
+    )
     product = large * small
     if level == 1:
         return Solution(1, str(product), f"{small} groups of {large} make {product}.")
@@ -85,20 +86,19 @@ def _draw_stock(level: int, rng: random.Random) -> Slots:
     return {"name": rng.choice(NAMES), "start": str(start), "goods": rng.choice(GOODS), "steps": ", ".join(steps)}
 
 
-def _solve_stock(slots: Slots) -> Solution | None:
+_STOCK_LEVELS = {(1, False): 1, (2, False): 2, (3, False): 3, (3, True): 4, (4, False): 5, (4, True): 5}
+"""Steps, and whether a number is above 20 → level."""
+
+
+def _solve_stock(slots: Slots) -> Solution:
     held = int(slots["start"])
     steps = [(verb, int(number)) for verb, number in (step.split(" ") for step in slots["steps"].split(", "))]
-    largest = max(held, *(number for _, number in steps))
-    if slots["name"] not in NAMES or slots["goods"] not in GOODS or len(steps) > 4:
-        return None
-    level = len(steps) if largest <= 20 and len(steps) <= 3 else len(steps) + 1
-    if largest > 20 and len(steps) < 3:
-        return None
+    level = _STOCK_LEVELS[len(steps), max(held, *(number for _, number in steps)) > 20]
     lines = []
     for verb, number in steps:
         after = held + _SIGNS[verb] * number
         if after < 0:
-            return None
+            raise ValueError(f"{number} are more than {held}")
         lines.append(f"{held} {'+' if _SIGNS[verb] > 0 else '-'} {number} = {after}")
         held = after
     return Solution(level, str(held), f"{', '.join(lines)}.")
@@ -121,39 +121,37 @@ def _draw_ranking(level: int, rng: random.Random) -> Slots:
     return {"facts": ", ".join(facts), "end": rng.choice(_ENDS[relation])}
 
 
-def _solve_ranking(slots: Slots) -> Solution | None:
+def _solve_ranking(slots: Slots) -> Solution:
     words = slots["facts"].replace(",", "").split(" ")
     relation, pairs = words[2], [(words[0], words[4]), *zip(words[5::3], words[7::3], strict=True)]
-    ranking = _chain(dict(pairs)) if len(dict(pairs)) == len(pairs) <= 4 else None
-    if ranking is None or slots["end"] not in _ENDS[relation]:
-        return None
+    ranking = _chain(pairs)
     in_order = [one for one, _ in pairs] == ranking[:-1]
     level = len(pairs) if len(pairs) < 3 or (len(pairs) == 3 and in_order) else len(pairs) + 1
-    result = ranking[0] if slots["end"] == _ENDS[relation][0] else ranking[-1]
+    result = (ranking[0], ranking[-1])[_ENDS[relation].index(slots["end"])]
     return Solution(level, result, f"From the {_ENDS[relation][0]} down: {', '.join(ranking)}.")
 
 
-def _chain(above: dict[str, str]) -> list[str] | None:
-    """The one order in which each key stands right before its value, or None when there is none."""
-    tops = set(above) - set(above.values())
-    if len(tops) != 1:
-        return None
-    ranking = [tops.pop()]
-    while ranking[-1] in above:
+def _chain(pairs: list[tuple[str, str]]) -> list[str]:
+    """The one order in which the first of each pair stands right before its second.
+
+    Raises:
+        LookupError, ValueError: there is none.
+    """
+    above = dict(pairs)
+    [top] = set(above) - set(above.values())
+    ranking = [top]
+    for _ in pairs:
         ranking.append(above[ranking[-1]])
-    return ranking if len(ranking) == len(above) + 1 else None
+    return distinct(ranking)
 
 
 def _draw_biggest(level: int, rng: random.Random) -> Slots:
     return {"things": ", ".join(rng.sample(LADDER, level + 1))}
 
 
-def _solve_biggest(slots: Slots) -> Solution | None:
-    things = slots["things"].split(", ")
-    if not set(things) <= set(LADDER) or len(set(things)) != len(things) or not 2 <= len(things) <= 6:
-        return None
-    ranking = sorted(things, key=LADDER.index)
-    return Solution(len(things) - 1, ranking[-1], f"From small to big: {', '.join(ranking)}.")
+def _solve_biggest(slots: Slots) -> Solution:
+    ranking = sorted(distinct(slots["things"].split(", ")), key=LADDER.index)
+    return Solution(len(ranking) - 1, ranking[-1], f"From small to big: {', '.join(ranking)}.")
 
 
 def _draw_supposed(level: int, rng: random.Random) -> Slots:
@@ -164,16 +162,15 @@ def _draw_supposed(level: int, rng: random.Random) -> Slots:
     return {"supposed": ", ".join(supposed), "asked": rng.choice(things)}
 
 
-def _solve_supposed(slots: Slots) -> Solution | None:
-    clauses = slots["supposed"].replace(" was ", " ", 1).split(", ")
-    colours = dict(clause.split(" ") for clause in clauses)
+def _solve_supposed(slots: Slots) -> Solution:
     asked = slots["asked"]
-    known = set(colours) <= set(TRUE_COLOURS) and set(colours.values()) <= set(COLOURS)
-    if not known or asked not in colours or not len(colours) == len(clauses) <= 5:
-        return None
+    clauses = [clause.split(" ") for clause in slots["supposed"].replace(" was ", " ", 1).split(", ")]
+    colours = dict(zip(distinct([thing for thing, _ in clauses]), [colour for _, colour in clauses], strict=True))
     working = f"In truth {asked} is {TRUE_COLOURS[asked]}, but here it is supposed to be {colours[asked]}."
     return Solution(len(clauses), colours[asked], working)
 
+
+_THING, _COLOUR = any_of(TRUE_COLOURS), any_of(COLOURS)
 
 FAMILIES = (
     Family(
@@ -207,9 +204,9 @@ FAMILIES = (
             "How many {goods} has {name}? At first {start}, then {steps}.",
         ),
         slots={
-            "name": "[A-Z][a-z]+",
+            "name": any_of(NAMES),
             "start": r"\d{1,2}",
-            "goods": "[a-z]+",
+            "goods": any_of(GOODS),
             "steps": r"(?:buys|finds|loses|sells) \d{1,2}(?:, (?:buys|finds|loses|sells) \d{1,2})*",
         },
         draw=_draw_stock,
@@ -247,7 +244,7 @@ FAMILIES = (
             "Suppose {supposed}. What colour is {asked}?",
             "Imagine {supposed}. Colour of {asked}?",
         ),
-        slots={"supposed": "[a-z]+ was [a-z]+(?:, [a-z]+ [a-z]+)*", "asked": "[a-z]+"},
+        slots={"supposed": f"{_THING} was {_COLOUR}(?:, {_THING} {_COLOUR})*", "asked": "[a-z]+"},
         draw=_draw_supposed,
         solve=_solve_supposed,
     ),

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import LEVELS, Family, Slots, Solution
+from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
 from tapir_core.standin.lexicon import CITIES, COLOURS, ELEMENTS, NAMES, PETS, TEAMS, TROPHIC_TIERS
 
 __all__ = ["FAMILIES"]
@@ -14,6 +14,9 @@ __all__ = ["FAMILIES"]
 _TEXT_FIELDS = {"name": NAMES, "city": CITIES, "colour": COLOURS, "pet": PETS}
 _NUMBER_FIELDS = ("age", "score", "room")
 _FIELDS = (*_TEXT_FIELDS, *_NUMBER_FIELDS)
+_FIELD = any_of(
+    [*(f"{name} {any_of(words)}" for name, words in _TEXT_FIELDS.items()), rf"{any_of(_NUMBER_FIELDS)} \d+"]
+)
 
 
 def _draw_record(level: int, rng: random.Random) -> Slots:
@@ -24,17 +27,11 @@ def _draw_record(level: int, rng: random.Random) -> Slots:
     return {"fields": ", ".join(f"{field} {value}" for field, value in zip(fields, values, strict=True))}
 
 
-def _solve_record(slots: Slots) -> Solution | None:
+def _solve_record(slots: Slots) -> Solution:
     pairs = [pair.split(" ") for pair in slots["fields"].split(", ")]
-    record: dict[str, str | int] = {}
-    for field, value in pairs:
-        if field in _NUMBER_FIELDS and value.isdigit():
-            record[field] = int(value)
-        elif value in _TEXT_FIELDS.get(field, ()):
-            record[field] = value
-    if not len(record) == len(pairs) <= 5:
-        return None
-    quoted = [field for field in record if field in _TEXT_FIELDS]
+    fields = distinct([field for field, _ in pairs])
+    record = {field: int(value) if field in _NUMBER_FIELDS else value for field, value in pairs}
+    quoted = [field for field in fields if field in _TEXT_FIELDS]
     hint = f"Quotes around {', '.join(quoted)}." if quoted else "Numbers need no quotes."
     return Solution(len(pairs), json.dumps(record), hint)
 
@@ -43,18 +40,15 @@ def _draw_melody(level: int, rng: random.Random) -> Slots:
     return {"notes": " ".join(rng.choice("CDEFGAB") for _ in range(level + 2))}
 
 
-def _solve_melody(slots: Slots) -> Solution | None:
+def _solve_melody(slots: Slots) -> Solution:
     notes = slots["notes"].split(" ")
-    level = len(notes) - 2
-    if level not in LEVELS:
-        return None
-    return Solution(
-        level, " ".join(reversed(notes)), f"It ends on {notes[-1]}, so {notes[-1]} comes first and {notes[0]} last."
-    )
+    working = f"It ends on {notes[-1]}, so {notes[-1]} comes first and {notes[0]} last."
+    return Solution(len(notes) - 2, " ".join(reversed(notes)), working)
 
 
 _MATCH_SHAPES = {1: (2, 1), 2: (3, 1), 3: (4, 1), 4: (2, 2), 5: (3, 2)}
 """Level → teams and points each."""
+_SCORE = rf"{any_of(TEAMS)} \d{{1,2}}(?: and \d{{1,2}})?"
 _MATCH_LEVELS = {shape: level for level, shape in _MATCH_SHAPES.items()}
 
 
@@ -71,19 +65,14 @@ def _draw_match(level: int, rng: random.Random) -> Slots:
     }
 
 
-def _solve_match(slots: Slots) -> Solution | None:
-    totals: dict[str, int] = {}
+def _solve_match(slots: Slots) -> Solution:
     entries = [entry.replace(" and ", " ").split(" ") for entry in slots["scores"].split(", ")]
-    for team, *points in entries:
-        totals[team] = sum(map(int, points))
-    legs = {len(entry) - 1 for entry in entries}
-    level = _MATCH_LEVELS.get((len(entries), max(legs))) if len(legs) == 1 else None
-    best = max(totals.values())
-    winners = [team for team, total in totals.items() if total == best]
-    if level is None or not set(totals) <= set(TEAMS) or len(totals) < len(entries) or len(winners) > 1:
-        return None
-    standing = ", ".join(f"{team} {totals[team]}" for team in sorted(totals, key=lambda team: -totals[team]))
-    return Solution(level, winners[0], f"Most first: {standing}.")
+    teams = distinct([team for team, *_ in entries])
+    totals = {team: sum(map(int, points)) for team, *points in entries}
+    [legs] = {len(entry) - 1 for entry in entries}
+    [winner] = [team for team, total in totals.items() if total == max(totals.values())]
+    standing = ", ".join(f"{team} {totals[team]}" for team in sorted(teams, key=lambda team: -totals[team]))
+    return Solution(_MATCH_LEVELS[len(entries), legs], winner, f"Most first: {standing}.")
 
 
 def _draw_chain(level: int, rng: random.Random) -> Slots:
@@ -93,24 +82,21 @@ def _draw_chain(level: int, rng: random.Random) -> Slots:
     return {"chain": " - ".join(chain), "asked": form.format(rng.choice(candidates))}
 
 
-def _solve_chain(slots: Slots) -> Solution | None:
+def _solve_chain(slots: Slots) -> Solution:
     chain, asked = slots["chain"].split(" - "), slots["asked"]
     form, animal = asked.rsplit(" ", 1)
     offset = {"eats the": 1, "is eaten by the": -1, "eats the eater of the": 2}[form]
-    level = {(3, 1): 1, (4, 1): 2, (4, -1): 3, (5, 1): 4, (5, 2): 5}.get((len(chain), offset))
-    known = all(each in tier for each, tier in zip(chain, TROPHIC_TIERS, strict=False))
-    if level is None or not known or animal not in chain:
-        return None
+    level = {(3, 1): 1, (4, 1): 2, (4, -1): 3, (5, 1): 4, (5, 2): 5}[len(chain), offset]
     place = chain.index(animal) + offset
-    if not 0 <= place < len(chain):
-        return None
+    known = all(each in tier for each, tier in zip(chain, TROPHIC_TIERS, strict=False))
+    if not known or not 0 <= place < len(chain):
+        raise ValueError(f"{slots['chain']!r} does not say what {asked}")
     low, high = sorted((place, place - offset))
-    eaten = chain[low : high + 1]
-    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(eaten))
+    meals = ", ".join(f"{upper} eats {lower}" for lower, upper in pairwise(chain[low : high + 1]))
     return Solution(level, chain[place], f"In this chain {meals}.")
 
 
-_YEAR = re.compile(r"(?:(\d{1,4}) years after )?(\d{1,4})( BC)?")
+_YEAR = re.compile(r"\A(?:(\d{1,4}) years after )?(\d{1,4})( BC)?\Z")
 
 
 def _draw_century(level: int, rng: random.Random) -> Slots:
@@ -124,19 +110,13 @@ def _draw_century(level: int, rng: random.Random) -> Slots:
     return {"when": f"{before + rng.randint(10, 900)} years after {before} BC"}
 
 
-def _solve_century(slots: Slots) -> Solution | None:
-    match = _YEAR.fullmatch(slots["when"])
-    assert match is not None
-    offset, year, before = int(match[1] or 0), int(match[2]), match[3] is not None
-    if (
-        year == 0
-        or (match[1] and offset == 0)
-        or (before and match[1] and offset < year)
-        or (not before and year < 100)
-    ):
-        return None
-    level = (5 if match[1] else 4) if before else 3 if match[1] else 1 if year >= 1000 else 2
-    if before and match[1]:
+def _solve_century(slots: Slots) -> Solution:
+    [(after, year_text, bc)] = _YEAR.findall(slots["when"])
+    offset, year, before = int(after or 0), int(year_text), bool(bc)
+    level = (5 if after else 4) if before else 3 if after else 1 if year >= 1000 else 2
+    if year == 0 or (after and offset == 0) or (before and after and offset < year) or (not before and year < 100):
+        raise ValueError(f"{slots['when']!r} lies in no century that is asked for")
+    if level == 5:
         year, before = offset - year + 1, False  # 1 BC is followed by 1 AD: there is no year 0
     else:
         year += offset
@@ -172,31 +152,24 @@ def _draw_conversion(level: int, rng: random.Random) -> Slots:
     return {"amount": amount, "source": source, "target": target}
 
 
-def _solve_conversion(slots: Slots) -> Solution | None:
+def _solve_conversion(slots: Slots) -> Solution:
     amount, pair = Decimal(slots["amount"]), (slots["source"], slots["target"])
     whole = "." not in slots["amount"]
-    if amount == 0:
-        return None
-    if pair in _STEPS:
-        level = 4 if not whole else 1 if amount <= 99 else 2
-    elif pair in _UP and whole:
-        level = 3
-    elif pair in _LEAPS and whole:
-        level = 5
-    else:
-        return None
     if pair in _UP:
-        result, rule = amount / _UP[pair], f"1 {pair[1]} is {_UP[pair]} {pair[0]}: {amount} / {_UP[pair]}"
+        level, result = 3, amount / _UP[pair]
+        rule = f"1 {pair[1]} is {_UP[pair]} {pair[0]}: {amount} / {_UP[pair]}"
     else:
         factor = {**_STEPS, **_LEAPS}[pair]
-        result, rule = amount * factor, f"1 {pair[0]} is {factor} {pair[1]}: {amount} x {factor}"
+        level, result = 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2, amount * factor
+        rule = f"1 {pair[0]} is {factor} {pair[1]}: {amount} x {factor}"
+    if amount == 0 or (level in (3, 5) and not whole):
+        raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
     text = f"{result:f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return Solution(level, text, f"{rule} = {text}.")
 
 
-_NAMES_OF_SYMBOLS = {symbol: name for name, symbol in ELEMENTS.items()}
-_LOOKUPS = {"symbol": ELEMENTS, "name": _NAMES_OF_SYMBOLS}
+_LOOKUPS = {"symbol": ELEMENTS, "name": {symbol: name for name, symbol in ELEMENTS.items()}}
 
 
 def _draw_element(level: int, rng: random.Random) -> Slots:
@@ -204,10 +177,8 @@ def _draw_element(level: int, rng: random.Random) -> Slots:
     return {"wanted": wanted, "items": ", ".join(rng.sample(list(_LOOKUPS[wanted]), level))}
 
 
-def _solve_element(slots: Slots) -> Solution | None:
-    items, lookup = slots["items"].split(", "), _LOOKUPS[slots["wanted"]]
-    if not set(items) <= set(lookup) or len(set(items)) < len(items) or len(items) > 5:
-        return None
+def _solve_element(slots: Slots) -> Solution:
+    items, lookup = distinct(slots["items"].split(", ")), _LOOKUPS[slots["wanted"]]
     found = [lookup[item] for item in items]
     working = ", ".join(f"{item} is {result}" for item, result in zip(items, found, strict=True))
     return Solution(len(items), ", ".join(found), f"In the periodic table {working}.")
@@ -218,7 +189,7 @@ FAMILIES = (
         name="record",
         task_type="Complex Format",
         phrasings=("As JSON: {fields}", "Write as JSON: {fields}.", "JSON object for {fields}?"),
-        slots={"fields": r"[a-z]+ \w+(?:, [a-z]+ \w+)*"},
+        slots={"fields": f"{_FIELD}(?:, {_FIELD})*"},
         draw=_draw_record,
         solve=_solve_record,
     ),
@@ -234,7 +205,7 @@ FAMILIES = (
         name="match",
         task_type="Sport",
         phrasings=("Who won: {scores}?", "Name the winner: {scores}", "Result: {scores}. Winner?"),
-        slots={"scores": r"[A-Z][a-z]+ \d{1,2}(?: and \d{1,2})?(?:, [A-Z][a-z]+ \d{1,2}(?: and \d{1,2})?)+"},
+        slots={"scores": f"{_SCORE}(?:, {_SCORE})+"},
         draw=_draw_match,
         solve=_solve_match,
     ),

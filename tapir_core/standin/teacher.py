@@ -19,7 +19,6 @@ from tapir_core.standin.families import FAMILIES, draw_problem, families_of, rec
 from tapir_core.standin.family import Problem
 
 __all__ = [
-    "UNKNOWN",
     "Ask",
     "Kind",
     "Refusal",
@@ -27,6 +26,7 @@ __all__ = [
     "Weighted",
     "answer",
     "expand",
+    "known",
     "label",
     "read_ask",
     "refine",
@@ -47,9 +47,9 @@ class Ask:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A typed refusal, with its reason."""
+@dataclass(eq=False)
+class Refusal(Exception):
+    """Raised for what no rule covers: a typed refusal, with its reason."""
 
     reason: str
 
@@ -63,9 +63,7 @@ class Weighted:
     """Token → its probability; they sum to 1."""
 
 
-Reply = str | Weighted | Refusal
-
-UNKNOWN = Refusal("The stand-in does not know this kind of instruction.")
+Reply = str | Weighted
 
 _OPENING = re.compile(r"^<([a-z_0-9]+)>", re.MULTILINE)
 _CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
@@ -83,50 +81,60 @@ _TOLD_BY: tuple[tuple[Kind, set[str]], ...] = (
 """Kind of request and the sections that tell it; the first that fits counts."""
 
 
-def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask | Refusal:
-    """Read a conversation of one user turn. A system message makes it another task, which no rule here covers."""
+def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
+    """Read a conversation of one user turn. A system message makes it another task, which no rule here covers.
+
+    Raises:
+        Refusal: it is another conversation.
+    """
     users = [message for message in messages if message.get("role") == "user"]
     foreign = any(message.get("content") for message in messages if message.get("role") != "user")
     if len(users) != 1 or foreign or not isinstance(users[0].get("content"), str):
-        return Refusal("The stand-in answers one user message of text, without a system message or earlier turns.")
+        raise Refusal("The stand-in answers one user message of text, without a system message or earlier turns.")
     text: str = users[0]["content"]
     sections = _read_sections(text)
     if "system" in sections:
-        return Refusal("The stand-in knows no instruction with a system message.")
-    return Ask(_kind(sections), sections or {"instruction": text}, text, seed or 0)
+        raise Refusal("The stand-in knows no instruction with a system message.")
+    kind: Kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
+    return Ask(kind, sections or {"instruction": text}, text, seed or 0)
 
 
-def answer(ask: Ask) -> Reply:
-    """The plain answer."""
-    problem = recognise(ask.sections.get("instruction", ask.text))
-    return problem.plain if problem else UNKNOWN
+def known(instruction: str) -> Problem:
+    """The problem that an instruction poses.
 
-
-def label(ask: Ask) -> Reply:
-    """The task type, if it is among those offered."""
-    problem = recognise(ask.sections["instruction"])
+    Raises:
+        Refusal: it is no family's.
+    """
+    problem = recognise(instruction)
     if problem is None:
-        return UNKNOWN
-    offered = [line.strip() for line in ask.sections["task_types"].splitlines()]
-    if problem.task_type not in offered:
-        return Refusal(f"The stand-in knows this as {problem.task_type}, which is not among the task types offered.")
-    return f"Task type: {problem.task_type}"
+        raise Refusal("The stand-in does not know this kind of instruction.")
+    return problem
 
 
-def refine(ask: Ask) -> Reply:
+def answer(ask: Ask) -> str:
+    """The plain answer."""
+    return known(ask.sections["instruction"]).plain
+
+
+def label(ask: Ask) -> str:
+    """The task type, if it is among those offered."""
+    task_type = known(ask.sections["instruction"]).task_type
+    if task_type not in map(str.strip, ask.sections["task_types"].splitlines()):
+        raise Refusal(f"The stand-in knows this as {task_type}, which is not among the task types offered.")
+    return f"Task type: {task_type}"
+
+
+def refine(ask: Ask) -> str:
     """The refined answer; its style is the one that the instruction's task type needs."""
-    problem = recognise(ask.sections["instruction"])
-    return problem.refined if problem else UNKNOWN
+    return known(ask.sections["instruction"]).refined
 
 
-def expand(ask: Ask) -> Reply:
+def expand(ask: Ask) -> str:
     """A new instruction like the seed; of another family when another task type is wanted."""
-    seed, wanted = recognise(ask.sections["seed"]), ask.sections["task_type"]
-    if seed is None:
-        return UNKNOWN
+    seed, wanted = known(ask.sections["seed"]), ask.sections["task_type"]
     families = [FAMILIES[seed.family]] if seed.task_type == wanted else families_of(wanted)
     if not families:
-        return Refusal(f"The stand-in has no family of task type {wanted!r}.")
+        raise Refusal(f"The stand-in has no family of task type {wanted!r}.")
     rng = derive_rng(ask.seed, "expand", ask.text)
     family = rng.choice(families)
     new: Problem = seed
@@ -150,7 +158,3 @@ def _read_sections(text: str) -> dict[str, str]:
             sections[tag] = text[place : following[0].start()].strip()
             place = following[0].end()
     return sections
-
-
-def _kind(sections: Mapping[str, str]) -> Kind:
-    return next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")

@@ -4,7 +4,7 @@ import pytest
 
 from tapir_core.standin.chat import parse_chat
 from tapir_core.standin.judge import Behaviour, judge
-from tapir_core.standin.teacher import Ask, read_ask
+from tapir_core.standin.teacher import read_ask
 from tests.doubles.provider import FakeProvider, Text
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint
@@ -32,8 +32,7 @@ def judge_now_and_then(call):
         return Text("Both answers have their merits.")
     chat = parse_chat(call.body)
     ask = read_ask(chat.messages, chat.seed)
-    assert isinstance(ask, Ask)
-    return Text(str(judge(ask, Behaviour())))
+    return Text(judge(ask, Behaviour()))
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ from flows.evaluate import evaluate_students
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import benchmark_stages
 from tapir_core.standin.families import recognise
-from tapir_core.standin.faults import FaultScript, read_faults
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, SAMPLES, VICUNA, judge, make_run
 from tests.conftest import StandingServer
+from tests.doubles.faults import FaultScript, read_faults
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import Drop, FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.standin import StandinServer

@@ -11,7 +11,7 @@ import pytest
 
 from tapir_core.config.load import load_config
 from tapir_core.run_folder import RunFolder
-from tapir_core.standin.batches import BatchRules
+from tests.doubles.batches import BatchRules
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider
 from tests.doubles.standin import StandinServer

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from flows.prefect_server import is_taken
 from tasks.engines.supervisor import Child, start_child
-from tests.harness.processes import free_port
+from tests.harness.processes import REPOSITORY, free_port
 from tests.waiting import wait_until
 
 __all__ = ["RequestLog", "StandinProcess", "endpoint", "endpoints"]
@@ -93,8 +93,8 @@ class StandinProcess:
             "faults": self._faults if faults is None else faults,
         }
         words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-        argv = [sys.executable, "-m", "tapir_core.standin.server", *words]
-        self._child = start_child(argv, env=os.environ, log_path=self._output, name="stand-in")
+        argv = [sys.executable, "-m", "tests.doubles.standin", *words]
+        self._child = start_child(argv, env=os.environ, log_path=self._output, cwd=REPOSITORY, name="stand-in")
         wait_until(lambda: is_taken(self._port), seconds=60, told=lambda: self._output.read_text()[-3000:])
 
     def stop(self) -> None:

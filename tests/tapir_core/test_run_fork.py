@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import TapirError
-from tapir_core.estimate.history import past_seconds
+from tapir_core.estimate.evidence import past_seconds
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_copy import copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef, open_run

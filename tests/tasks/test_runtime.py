@@ -8,9 +8,9 @@ import pytest
 from tapir_core.calls import Answer, Message, Request
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
-from tapir_core.standin.batches import BatchRules
 from tasks.engines.student_server import LocalStudents
 from tasks.runtime import Runtime
+from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
 from tests.run_config import make_config
 from tests.students import make_checkpoint

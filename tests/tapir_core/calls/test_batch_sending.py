@@ -12,7 +12,7 @@ from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Message, 
 from tapir_core.calls.store_tables import answers, open_engine
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.standin.batches import BatchRules
+from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import (
     QUICK,

@@ -17,8 +17,8 @@ from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.batch_file import split_files
 from tapir_core.calls.batch_rows import NoteBatch
 from tapir_core.config import BatchConfig, BudgetConfig
-from tapir_core.standin.batches import BatchRules
 from tests import waiting
+from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import (
     QUICK,

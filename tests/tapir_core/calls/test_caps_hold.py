@@ -17,7 +17,7 @@ import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Spend
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
-from tapir_core.standin.batches import BatchRules
+from tests.doubles.batches import BatchRules
 from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
 from tests.doubles.standin import StandinServer
 from tests.tapir_core.calls.batch_helpers import batch_endpoint, batch_states, logged, paid_twice, sums

@@ -17,7 +17,7 @@ from tapir_core.calls.store_writes import _LOCK
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
-from tapir_core.standin.batches import BatchRules
+from tests.doubles.batches import BatchRules
 from tests.doubles.provider import FakeProvider, make_request
 from tests.doubles.standin import StandinServer
 from tests.postgres_server import needs_postgres, run_postgres

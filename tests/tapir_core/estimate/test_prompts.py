@@ -4,8 +4,14 @@ from typing import Any
 import pytest
 
 from tapir_core.curriculum import render_label
-from tapir_core.estimate.prompts import Instruction, label_request, measure_prompts, teach_request
-from tapir_core.estimate.tokens import MESSAGE_TOKENS, estimate_tokens
+from tapir_core.estimate.prompts import (
+    MESSAGE_TOKENS,
+    Instruction,
+    estimate_tokens,
+    label_request,
+    measure_prompts,
+    teach_request,
+)
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tasks.asking import chat, make_request
 from tests.run_config import make_config

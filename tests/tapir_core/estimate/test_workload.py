@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
+from tapir_core.estimate import workload as rows
 from tapir_core.estimate.assumptions import MODEL, STANDIN, scenarios
 from tapir_core.estimate.workload import Pool, Work, workload
 from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
@@ -185,6 +186,13 @@ def test_a_round_may_have_a_batch_size_of_its_own() -> None:
         training={"batch_size": 16},
     )
     assert [each.steps for each in only(found, "train")] == [6, 40, 18]
+
+
+def test_a_stage_that_nobody_counts_asks_for_every_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(rows.COUNTED, "refine")
+    refined = only(works(), "refine")
+    assert [(each.role, each.round) for each in refined] == [("refine", 1), ("refine", 2)]
+    assert refined[0].needed == refined[0].paid == 240
 
 
 def test_the_quickstart_asks_what_a_finished_run_of_it_asked() -> None:

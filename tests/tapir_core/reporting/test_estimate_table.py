@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.forecast import forecast
 from tapir_core.estimate.prompts import Instruction, measure_prompts
+from tapir_core.estimate.run import forecast
 from tapir_core.estimate.types import Estimate, estimate_json
 from tapir_core.estimate.workload import Pool
 from tapir_core.paths import ESTIMATE

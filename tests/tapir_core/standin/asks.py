@@ -9,9 +9,7 @@ SUM = "What is 30 + 61?"
 
 
 def ask(text: str, seed: int | None = None) -> Ask:
-    read = read_ask([{"role": "user", "content": text}], seed)
-    assert isinstance(read, Ask)
-    return read
+    return read_ask([{"role": "user", "content": text}], seed)
 
 
 def pair_text(answer_1: str, answer_2: str, instruction: str = SUM) -> str:

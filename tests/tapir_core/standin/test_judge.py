@@ -118,4 +118,5 @@ def test_the_verdict_is_read_by_our_own_parser_whatever_the_answers_say() -> Non
 
 def test_what_the_judge_does_not_know_it_refuses() -> None:
     text = pair_text("a", "b", instruction="Write an essay about the sea.")
-    assert isinstance(judge(ask(text), Behaviour(0.0, 0.0)), Refusal)
+    with pytest.raises(Refusal, match="does not know"):
+        judge(ask(text), Behaviour(0.0, 0.0))

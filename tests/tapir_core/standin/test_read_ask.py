@@ -47,7 +47,8 @@ def test_sections_keep_the_lines_inside_them() -> None:
     ],
 )
 def test_anything_but_one_user_message_of_text_is_refused(messages: list[dict[str, object]]) -> None:
-    assert isinstance(read_ask(messages, None), Refusal)
+    with pytest.raises(Refusal, match="system message"):
+        read_ask(messages, None)
 
 
 def test_an_empty_system_message_changes_nothing() -> None:

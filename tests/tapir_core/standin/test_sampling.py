@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, NATURAL_SHARES, draw_problem, recognise, sample_problems
-from tapir_core.standin.family import STREAMS
+from tapir_core.standin.family import Stream
 
 
 def test_natural_shares_cover_all_families_and_three_of_them_take_more_than_half() -> None:
@@ -28,7 +29,7 @@ def test_a_sample_is_distinct_within_its_levels_and_has_each_share_within_one_ro
     assert all(abs(counts[name] - share * rows) < 1 + 1e-6 for name, share in shares.items())
 
 
-@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize("stream", get_args(Stream))
 def test_a_sample_comes_from_the_stream_that_was_asked_for(stream: str) -> None:
     problems = sample_problems(200, max_level=5, rng=random.Random(1), stream=stream)
     assert {problem.stream for problem in problems} == {stream}

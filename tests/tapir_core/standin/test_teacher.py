@@ -1,10 +1,11 @@
 import random
+from collections.abc import Callable
 
 import pytest
 
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
-from tapir_core.standin.teacher import Refusal, Reply, answer, expand, label, refine
+from tapir_core.standin.teacher import Ask, Refusal, answer, expand, label, refine
 from tapir_core.task_types import family_of
 from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, refine_text
 
@@ -12,8 +13,7 @@ ESSAY = "Write an essay about the sea."
 OPENING, CLOSING = "<new_instruction>\n", "\n</new_instruction>"
 
 
-def expanded(reply: Reply) -> Problem:
-    assert isinstance(reply, str)
+def expanded(reply: str) -> Problem:
     assert reply.startswith(OPENING)
     assert reply.endswith(CLOSING)
     problem = recognise(reply.removeprefix(OPENING).removesuffix(CLOSING))
@@ -74,10 +74,17 @@ def test_even_a_held_out_seed_is_expanded_into_the_pools_stream() -> None:
         assert expanded(expand(ask(expand_text(seed.instruction, "Chemistry")))).stream == "pool"
 
 
-def test_what_the_teacher_does_not_know_it_refuses() -> None:
-    assert isinstance(answer(ask(ESSAY)), Refusal)
-    assert isinstance(label(ask(label_text(ESSAY))), Refusal)
-    assert isinstance(refine(ask(refine_text(ESSAY))), Refusal)
-    assert isinstance(expand(ask(expand_text(ESSAY))), Refusal)
-    assert isinstance(expand(ask(expand_text(SUM, "Law"))), Refusal)
-    assert isinstance(label(ask(label_text(SUM, ("Law", "Art")))), Refusal)
+@pytest.mark.parametrize(
+    ("teach", "text", "reason"),
+    [
+        (answer, ESSAY, "does not know"),
+        (label, label_text(ESSAY), "does not know"),
+        (refine, refine_text(ESSAY), "does not know"),
+        (expand, expand_text(ESSAY), "does not know"),
+        (expand, expand_text(SUM, "Law"), "no family of task type 'Law'"),
+        (label, label_text(SUM, ("Law", "Art")), "knows this as Math"),
+    ],
+)
+def test_what_the_teacher_does_not_know_it_refuses(teach: Callable[[Ask], str], text: str, reason: str) -> None:
+    with pytest.raises(Refusal, match=reason):
+        teach(ask(text))

@@ -24,9 +24,24 @@ from typing import Any, Literal, get_args
 from aiohttp import web
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.chat import ChatReply
+from tapir_core.standin.chat import ChatReply, parse_chat
+from tapir_core.standin.teacher import Kind, Refusal, read_ask
 
-__all__ = ["FAULT_KINDS", "FaultKind", "FaultScript", "Faults", "Window", "draw_unit", "read_faults"]
+__all__ = [
+    "FAULT_KINDS",
+    "FaultKind",
+    "FaultScript",
+    "Faults",
+    "Outcome",
+    "SentReply",
+    "Window",
+    "describe",
+    "draw_unit",
+    "read_faults",
+]
+
+Outcome = Literal["answered", "refused", "rejected", "failed"]
+"""How a request ended: `rejected` as wrong in itself, `failed` by a fault that was ordered."""
 
 FaultKind = Literal["429", "500", "hang", "reset", "truncated", "empty", "filter", "model", "slow", "trickle"]
 """The names of the faults in specs, files, log and counts; docs/standin.md says what each does."""
@@ -35,6 +50,36 @@ FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 _SECONDS = ("retry_after_seconds", "slow_seconds")
 _OPTIONS = (*_SECONDS, "retry_after_as", "seed")
 _WINDOW_FIELDS = ("fault", "from_seconds", "to_seconds", "share")
+
+
+@dataclass(frozen=True, slots=True)
+class SentReply:
+    """A reply as it is sent, and what is counted of it."""
+
+    status: int
+    body: dict[str, Any] | str
+    """A text is sent as it is, all else as JSON."""
+    outcome: Outcome
+    kind: Kind | None
+    """Nothing for a request that was not looked at."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The body as it is sent."""
+        return self.body if isinstance(self.body, str) else json.dumps(self.body)
+
+
+def describe(asked: Any, reply: ChatReply) -> SentReply:
+    """The stand-in's reply to a request's decoded JSON, with the kind of the request and how it ended."""
+    if reply.status != 200:
+        return SentReply(reply.status, reply.body, "rejected", None)
+    chat = parse_chat(asked)
+    kind: Kind = "answer"
+    with suppress(Refusal):
+        kind = read_ask(chat.messages, chat.seed).kind
+    refused = reply.body["choices"][0]["message"]["refusal"] is not None
+    return SentReply(200, reply.body, "refused" if refused else "answered", kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +181,7 @@ class FaultScript:
         self._seen[digest] += 1
         return self.faults.draw(digest, seen, time.monotonic() - self._started)
 
-    def spoil(self, reply: ChatReply, fault: FaultKind | None) -> ChatReply:
+    def spoil(self, reply: SentReply, fault: FaultKind | None) -> SentReply:
         """The reply as the fault leaves it: an error in its place, or a completion that is cut, empty or filtered."""
         if fault in _ERRORS:
             return self.error(fault)
@@ -151,11 +196,11 @@ class FaultScript:
         choice = {**reply.body["choices"][0], "message": message, "finish_reason": "content_filter"}
         return replace(reply, body={**reply.body, "choices": [choice]}, outcome="refused")
 
-    def error(self, fault: FaultKind | None) -> ChatReply:
+    def error(self, fault: FaultKind | None) -> SentReply:
         """The error that a 429, 500 or model fault sends, worded as OpenAI's."""
         status, error = _ERRORS[fault]
         headers = {"Retry-After": self._retry_after()} if fault == "429" else {}
-        return ChatReply(status, {"error": {"param": None, **error}}, "failed", None, headers)
+        return SentReply(status, {"error": {"param": None, **error}}, "failed", None, headers)
 
     async def cut(self, request: web.Request, fault: FaultKind) -> web.Response:
         """Reset the connection: at once, or on a hang when the client goes or the server stops.
@@ -172,7 +217,7 @@ class FaultScript:
             request.transport.abort()
         return web.Response()
 
-    async def trickle(self, request: web.Request, reply: ChatReply) -> web.StreamResponse:
+    async def trickle(self, request: web.Request, reply: SentReply) -> web.StreamResponse:
         """Send the head at once and the body piece by piece; stops when the client has gone."""
         content = reply.text.encode()
         size = math.ceil(len(content) / _PIECES)

@@ -14,7 +14,7 @@ import openai
 import pytest
 from openai.types import Batch
 
-from tapir_core.standin.batches import BatchRules
+from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
 from tests.tapir_core.standin.asks import SUM
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.faults import FaultKind, Faults, FaultScript, Window, draw_unit
+from tests.doubles.faults import FaultKind, Faults, FaultScript, Window, draw_unit
 
 SHARES: dict[FaultKind, float] = {"429": 0.1, "500": 0.1, "hang": 0.02}
 

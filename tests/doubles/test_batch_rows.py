@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.batches import BatchRow, BatchRules, read_input, to_jsonl
+from tests.doubles.batches import BatchRow, BatchRules, read_input, to_jsonl
 from tests.tapir_core.standin.asks import SUM
 
 RULES = BatchRules()

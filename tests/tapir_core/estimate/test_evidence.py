@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tapir_core.calls import Answer, AnswerStore
+from tapir_core.calls.wire import Reply
+from tapir_core.config import ModelIdentity
+from tapir_core.curriculum import shares_of
+from tapir_core.estimate.evidence import (
+    KnownLength,
+    past_seconds,
+    read_pool,
+    store_exists,
+    stored_lengths,
+)
+from tapir_core.prompts import load_prompt
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
+from tests.doubles.provider import make_request
+from tests.run_builder import build_run, make_config
+
+VOICE = ModelIdentity("fake-model", "fake-1")
+
+
+def no_store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'store.sqlite'}"
+
+
+def fill(url: str, answers: int, tokens: int) -> None:
+    with AnswerStore(url) as store:
+        for number in range(answers):
+            request = make_request(f"question {number}")
+            answer = Answer("fine", "stop", 10, tokens)
+            store.put(request.key, request, Reply(answer, prompt_tokens=10, completion_tokens=tokens)).result(30)
+
+
+def test_lengths_are_those_of_the_same_model_in_the_same_role(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    fill(url, 30, 17)
+    found = stored_lengths(
+        url,
+        {
+            "mine": ("teach", VOICE, ()),
+            "another role": ("judge", VOICE, ()),
+            "another revision": ("teach", ModelIdentity("fake-model", "another revision"), ()),
+            "another prompt": ("teach", VOICE, ["another version"]),
+        },
+    )
+    assert found == {"mine": KnownLength(17.0, 30)}
+
+
+def test_a_few_answers_are_no_history(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    fill(url, 5, 17)
+    assert stored_lengths(url, {"mine": ("teach", VOICE, ())}) == {}
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    assert not store_exists(no_store(tmp_path))
+    assert stored_lengths(no_store(tmp_path), {"mine": ("teach", VOICE, ())}) == {}
+    assert list(tmp_path.iterdir()) == []
+    assert store_exists("postgresql://someone@host/store")
+
+
+def test_seconds_are_those_of_earlier_runs_with_the_same_models(tmp_path: Path) -> None:
+    build_run(tmp_path)
+    found = past_seconds(make_config(tmp_path, run={"name": "next"}))
+    assert {"label", "teach", "answer", "judge", "expand", "refine", "evaluate", "train"} == set(found)
+    assert found["label"] == pytest.approx(0.15 / 0.9, rel=0.6)
+    assert all(seconds > 0 for seconds in found.values())
+
+
+def test_runs_with_other_models_and_broken_ones_tell_nothing(tmp_path: Path) -> None:
+    build_run(tmp_path)
+    other = make_config(tmp_path, run={"name": "next"}, student={"backbone": "another/model"})
+    assert past_seconds(other) == {}
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{")
+    assert past_seconds(make_config(tmp_path, run={"name": "next"}))
+    assert past_seconds(make_config(tmp_path / "empty")) == {}
+
+
+def test_the_pool_is_the_one_that_the_run_will_have(tmp_path: Path) -> None:
+    run: RunFolder = build_run(tmp_path, until=StageAt("label"))
+    instructions, pool = read_pool(run.config, load_prompt("label"), no_store(tmp_path))
+    assert {each.text for each in instructions} == set(run.rows(StageAt("pool"))["instruction"])
+    assert pool.heldout_rows == run.rows(StageAt("heldout")).height
+    assert pool.natural_shares == pytest.approx(shares_of(run.rows(StageAt("label"))))
+    assert (pool.rows, pool.usable_share, pool.stored_labels) == (240, 1.0, 0)
+
+
+def test_what_overlaps_the_held_out_set_does_not_count(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Tell me of river {number}."} for number in range(10)]
+    heldout = [{"instruction": "Tell me of river 3.", "reference": "long", "split": "test"}]
+    for name, content in (("pool", rows), ("heldout", heldout)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    files = {name: {"type": "file", "path": str(tmp_path / f"{name}.json")} for name in ("pool", "heldout")}
+    instructions, pool = read_pool(make_config(tmp_path, data=files), load_prompt("label"), no_store(tmp_path))
+    assert (len(instructions), pool.rows, pool.heldout_rows) == (9, 9, 1)
+
+
+def test_task_types_of_a_strange_pool_are_not_known(tmp_path: Path) -> None:
+    endpoint = {"type": "openai", "model": "m", "identity": "i"}
+    config = make_config(tmp_path, teacher={"endpoint": endpoint})
+    _, pool = read_pool(config, load_prompt("label"), no_store(tmp_path))
+    assert pool.natural_shares is None
+    assert pool.usable_share is None
