@@ -120,7 +120,7 @@ class _Engines:
 
 def _print(compared: "ComparedArms", page: str) -> None:
     from tapir_core.comparison.verdict import covers_sentence, verdicts
-    from tapir_core.reporting.arms_tables import narrow_tables
+    from tapir_core.reporting.arms_report import narrow_tables
 
     for table in narrow_tables(compared):
         print_table(console, table)

@@ -94,8 +94,7 @@ def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_term
     from flows.commands.live import shown_live
     from flows.driver import hold_known_run
     from flows.prefect_server.connection import connect_prefect
-    from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-    from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
+    from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
     from tapir_core.reporting.report import write_report
     from tapir_core.reporting.sentences import report_path
     from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students

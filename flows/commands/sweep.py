@@ -27,7 +27,7 @@ def sweep(
     """Distil every backbone of a list that has no finished run of a curriculum; then put them side by side."""
     from flows.commands.live import connect_when_needed, distil_shown
     from flows.sweep import open_sweep, run_sweep
-    from tapir_core.reporting.side_by_side_report import write_sweep_report
+    from tapir_core.reporting.side_by_side import write_sweep_report
     from tapir_core.run_folder import RunFolder, RunRef
     from tapir_core.sweep import sweep_sentence
 
@@ -52,8 +52,7 @@ def side_by_side(
     root: Root = "runs",
 ) -> None:
     """Put runs with the same held-out set side by side: accuracy, benchmarks, paired differences, cost."""
-    from tapir_core.reporting.side_by_side import put_side_by_side
-    from tapir_core.reporting.side_by_side_report import write_side_by_side
+    from tapir_core.reporting.side_by_side import put_side_by_side, write_side_by_side
     from tapir_core.run_folder import RunFolder, RunRef
 
     shown = put_side_by_side([RunFolder(RunRef(root, name)) for name in names])

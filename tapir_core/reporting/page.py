@@ -1,49 +1,38 @@
-"""What every HTML page of ours is made with: one template environment, one look, no script and no network.
+"""Every HTML page of ours: a head of its own, then sections of plots and tables, with no script and no network.
 
-Pages extend ``page.html.jinja2`` and take facts, tables and plots from ``parts.html.jinja2``. All text is escaped; only
-a plot's SVG, which `tapir_core.reporting.figure` made, enters as it is.
+Pages extend ``page.html.jinja2``. All text is escaped; only a plot's SVG, which `tapir_core.reporting.figure` made,
+enters as it is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
+from tapir_core.reporting.figure import Plot
+from tapir_core.reporting.sentences import render
+from tapir_core.reporting.tables import Table
 
-__all__ = ["Fact", "Plot", "render_page"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """A figure at the top of a page."""
-
-    label: str
-    value: str
-    note: str = ""
-    """Its interval and n, in small print."""
+__all__ = ["Section", "render_page"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
-    """A plot with the sentence that says how to read it."""
+class Section:
+    """Plots and tables under a heading; one within another is folded until a reader opens it."""
 
     title: str
-    svg: Markup
-    caption: str
+    """Empty of a section that needs no heading; its tables have none either."""
+    parts: "Sequence[Plot | Table | Section | None]"
+    note: str = ""
+
+    @property
+    def shown(self) -> "list[Plot | Table | Section]":
+        """The parts that have something to show."""
+        return [part for part in self.parts if part]
+
+    def __bool__(self) -> bool:
+        """Whether there is something to show."""
+        return bool(self.shown)
 
 
-def render_page(template: str, **fields: object) -> str:
-    """The page of ``template``, a file beside this module; a field that it lacks is an error."""
-    return _environment().get_template(template).render(**fields)
-
-
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def render_page(template: str, sections: Sequence[Section], **fields: object) -> str:
+    """The page of ``template`` with those of ``sections`` that have something to show."""
+    return render(template, sections=[section for section in sections if section], **fields)

@@ -5,12 +5,10 @@ judges) goes through `markdown_text`, so that it is shown as it is written.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables
-from tapir_core.reporting.decontamination import decontamination_table
-from tapir_core.reporting.figure import image_address
-from tapir_core.reporting.page import Plot
+from tapir_core.reporting.figure import Plot, image_address
 from tapir_core.reporting.sentences import (
     gain_sentence,
     report_sentence,
@@ -21,6 +19,7 @@ from tapir_core.reporting.sentences import (
 from tapir_core.reporting.tables import (
     Table,
     accuracy_table,
+    decontamination_table,
     left_out_table,
     rounds_table,
     seconds_table,
@@ -57,15 +56,9 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
     benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
     made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
-    shown = [table for table in made if table.rows]
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
-    parts = [
-        f"# {summary.name}",
-        *map(markdown_text, filter(None, said)),
-        *map(table_section, shown),
-        *filter(None, links),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"# {summary.name}", *map(markdown_text, said), *map(table_section, filter(None, made)), *links]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def plots_card(plots: Iterable[Plot]) -> str:
@@ -79,7 +72,7 @@ def markdown_table(table: Table) -> str:
     """A table in Markdown; figures line up at the right."""
     head, *rows = ([*map(markdown_text, row)] for row in (table.columns, *table.rows))
     rules = [":--" if place < table.text_columns else "--:" for place in range(len(table.columns))]
-    return "\n".join(map(_line, (head, rules, *rows)))
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rules, *rows))
 
 
 def table_section(table: Table) -> str:
@@ -99,7 +92,3 @@ def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
         for place, of_place in pages.items()
     )
     return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -3,7 +3,8 @@
 Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -24,12 +25,15 @@ from tapir_core.summary.formats import (
     score,
     student_name,
 )
-from tapir_core.summary.types import RoundSummary, RunSummary, Score, StageSummary, Usage
+from tapir_core.summary.types import ROLES, Decontamination, RoundSummary, RunSummary, Score, StageSummary, Usage
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import shorten
 
 __all__ = [
     "Table",
     "accuracy_table",
+    "contaminated_table",
+    "decontamination_table",
     "left_out_table",
     "mfd_table",
     "rounds_table",
@@ -39,6 +43,7 @@ __all__ = [
     "spend_table",
     "stages_table",
     "students_table",
+    "task_types_table",
 ]
 
 
@@ -52,6 +57,10 @@ class Table:
     text_columns: int = 1
     """How many columns from the left are text; the others are figures and line up at the right."""
     note: str = ""
+
+    def __bool__(self) -> bool:
+        """Whether there is a row to show."""
+        return bool(self.rows)
 
 
 def rounds_table(summary: RunSummary) -> Table:
@@ -72,23 +81,20 @@ def stages_table(summary: RoundSummary) -> Table:
 
 def seconds_table(summary: RunSummary) -> Table:
     """Time by stage and round."""
-    parts = [*([("once", summary.stages)] if summary.stages else [])]
-    parts += [(round_name(each.number), each.stages) for each in summary.rounds]
-    times = [{stage.name: stage.seconds for stage in stages} for _, stages in parts]
-    names = [name for name in lines() if any(name in each for each in times)]
-    rows = [(name, *(duration(each.get(name)) for each in times)) for name in names]
-    rows.append(("sum of stages", *(duration(sum(each.values())) for each in times)))
-    return Table("Time by stage", ("", *(name for name, _ in parts)), tuple(rows), note=_OVERLAP)
+    times = [each.values() for each in summary.seconds.values()]
+    rows = [
+        (name, *(duration(of.get(name)) for of in summary.seconds.values()))
+        for name in lines()
+        if any(name in of for of in summary.seconds.values())
+    ]
+    rows.append(("sum of stages", *(duration(sum(each)) for each in times)))
+    return Table("Time by stage", ("", *summary.seconds), tuple(rows), note=_OVERLAP)
 
 
 def spend_table(summary: RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
-    rows = []
-    for name in lines():
-        asked = [stage for stage in summary.all_stages if stage.name == name and stage.asks in ("teacher", "judge")]
-        if asked:
-            merged = sum((stage.usage for stage in asked[1:]), asked[0].usage)
-            rows.append((name, asked[0].asks, *_usage_cells(merged)))
+    asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in ROLES}
+    rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
     rows.append(("all", "", *_usage_cells(summary.usage)))
     columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
     return Table("Spend", columns, tuple(rows), text_columns=2, note=_STORED)
@@ -96,17 +102,21 @@ def spend_table(summary: RunSummary) -> Table:
 
 def left_out_table(summary: RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
-    rows = [("pool", "reading", reason, count(rows)) for reason, rows in summary.dropped.items()]
     hits = summary.decontamination.benchmarks if summary.decontamination else ()
-    rows += [("pool", "holds an evaluation question", each.benchmark, count(each.pool)) for each in hits if each.pool]
-    rows += [("pool", "unusable teacher answer", reason, count(rows)) for reason, rows in _items(summary.unusable)]
-    for stage in summary.stages:
-        rows += [("pool", f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
-    for each in summary.rounds:
-        rows += [(round_name(each.number), *cells) for cells in _left_out(each)]
-    columns = ("Where", "What", "Reason", "Rows")
-    tidy = tuple((where, what, reason.replace("_", " "), cell) for where, what, reason, cell in rows)
-    return Table("Left out, by reason", columns, tidy, text_columns=3)
+    of_pool = {
+        "reading": summary.dropped,
+        "holds an evaluation question": {each.benchmark: each.pool for each in hits if each.pool},
+        "unusable teacher answer": summary.unusable or {},
+    }
+    places = {"pool": of_pool | _missing(summary.stages)}
+    places |= {round_name(each.number): _left_out(each) for each in summary.rounds}
+    rows = tuple(
+        (where, what, reason.replace("_", " "), count(rows))
+        for where, kinds in places.items()
+        for what, reasons in kinds.items()
+        for reason, rows in reasons.items()
+    )
+    return Table("Left out, by reason", ("Where", "What", "Reason", "Rows"), rows, text_columns=3)
 
 
 def shares_table(summary: RoundSummary) -> Table:
@@ -125,15 +135,11 @@ def mfd_table(summary: RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
     columns = ("MFD, points", "Instructions", "Histogram")
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
-    bins: dict[int, int] = {}
-    for value in mfd:
-        place = int(value // 1)
-        bins[place] = bins.get(place, 0) + 1
+    bins = Counter(int(value // 1) for value in mfd)
     most = max(bins.values(), default=1)
     places = range(min(bins, default=0), max(bins, default=-1) + 1)
     rows = tuple(
-        (f"{place} to {place + 1}", count(bins.get(place, 0)), "█" * round(30 * bins.get(place, 0) / most))
-        for place in places
+        (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / most)) for place in places
     )
     note = f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper."
     return Table(f"MFD of {round_name(summary.number)}", columns, rows, note=note)
@@ -150,7 +156,7 @@ def _stage_row(stage: StageSummary) -> tuple[str, ...]:
         count(usage.calls if asked else None),
         count(usage.stored if asked else None),
         count(tokens if asked else None),
-        number(usage.usd if stage.asks in ("teacher", "judge") else None),
+        number(usage.usd if stage.asks in ROLES else None),
         duration(stage.seconds),
     )
 
@@ -160,22 +166,20 @@ def _usage_cells(usage: Usage) -> tuple[str, ...]:
     return (count(usage.calls), count(usage.stored), *map(count, tokens), number(usage.usd))
 
 
-def _items(counts: dict[str, int] | None) -> list[tuple[str, int]]:
-    return list((counts or {}).items())
+def _missing(stages: Iterable[StageSummary]) -> dict[str, dict[str, int]]:
+    """What was left out → reason → rows."""
+    return {f"missing in {stage.name}": stage.missing for stage in stages}
 
 
-def _left_out(summary: RoundSummary) -> list[tuple[str, str, str]]:
-    """What, reason, rows."""
-    found = [("unscored", reason, count(rows)) for reason, rows in _items(summary.unscored)]
-    if summary.expansion is not None:
-        gates = summary.expansion.rejected
-        found += [("expansion rejected", f"gate {gate}", count(rows)) for gate, rows in gates.items()]
-    if summary.refinement is not None:
-        rejected = summary.refinement.rejected
-        found += [("refined answer rejected", reason, count(rows)) for reason, rows in rejected.items()]
-    for stage in summary.stages:
-        found += [(f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
-    return found
+def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
+    """The same of one round, with what its own stages judged unfit."""
+    gates = summary.expansion.rejected if summary.expansion is not None else {}
+    return {
+        "unscored": summary.unscored or {},
+        "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
+        "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
+        **_missing(summary.stages),
+    }
 
 
 def _of(first: int | None, second: int | None) -> str:
@@ -231,6 +235,9 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Time", lambda each: duration(each.seconds)),
 )
 
+_LISTED = 50
+_SHOWN_CHARACTERS = 160
+
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
 )
@@ -240,30 +247,28 @@ _STORED = (
 )
 
 
-_COLUMNS = ("Accuracy, %", "95 % interval", "n", "Failed")
-
-
-def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
+def accuracy_table(summary: RunSummary) -> Table:
     """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = first_two_and_last(summary.students)
-    names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
+    students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
+    note = f"n counts what failed, too. {accuracy_note(each.score('test') for each in students.values())}"
+    return task_types_table("Accuracy by task type (test)", students, note)
+
+
+def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
+    """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
     rows = []
-    for name in names:
-        scores = [each.score(split, name) for each in students]
-        rows.append((name, *map(score, scores), most(scores)))
-    columns = ("Task type", *(student_name(each.number) for each in students), "n")
-    note = f"n counts what failed, too. {accuracy_note(each.score(split) for each in students)}"
-    return Table(f"Accuracy by task type ({split})", columns, tuple(rows), note=note)
+    for name in ("all", *TASK_TYPES):
+        scores = [None if each is None else each.score("test", name) for each in students.values()]
+        if any(scores):
+            rows.append((name, *map(score, scores), most(scores)))
+    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
 
 
 def scores_table(summary: RoundSummary) -> Table:
     """Every held-out score of one student."""
     rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
-    scores = {row: summary.score(*row) for row in rows}
-    cells = tuple((*row, *_score_cells(found)) for row, found in scores.items())
     title = f"Held-out accuracy of {student_name(summary.number)}"
-    note = accuracy_note(scores.values())
-    return Table(title, ("Split", "Task type", *_COLUMNS), cells, text_columns=2, note=note)
+    return _scores_table(title, ("Split", "Task type"), {row: summary.score(*row) for row in rows})
 
 
 def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
@@ -271,15 +276,51 @@ def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
     found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
     if len(found) == 1:
         return scores_table(found[0])
-    rows = []
-    for each in found:
-        scores = {split: each.score(split) for split in ("dev", "test")}
-        rows += [(student_name(each.number), split, *_score_cells(one)) for split, one in scores.items() if one]
-    note = accuracy_note(each.score(split) for each in found for split in ("dev", "test"))
-    return Table("Held-out accuracy", ("Student", "Split", *_COLUMNS), tuple(rows), text_columns=2, note=note)
+    scores = {(student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")}
+    return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
 
 
-def _score_cells(found: Score | None) -> tuple[str, ...]:
-    """The cells of an accuracy under ``_COLUMNS``."""
-    counts = (None, None) if found is None else (found.n, found.n_failed)
-    return (accuracy(found), interval(found), *map(count, counts))
+def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
+    rows = tuple(
+        (*names, accuracy(found), interval(found), count(found.n), count(found.n_failed))
+        for names, found in scores.items()
+        if found is not None
+    )
+    columns_of_scores = (*columns, "Accuracy, %", "95 % interval", "n", "Failed")
+    return Table(title, columns_of_scores, rows, text_columns=2, note=accuracy_note(scores.values()))
+
+
+def decontamination_table(found: Decontamination | None) -> Table:
+    """Instructions that were dropped, by the benchmark whose question they hold."""
+    rows = [
+        (each.benchmark, count(each.questions), count(each.pool), count(each.expansion))
+        for each in (found.benchmarks if found else ())
+    ]
+    columns = ("Benchmark", "Questions", "Dropped from the pool", "Kept out of the expansion")
+    return Table("Decontamination", columns, tuple(rows), note=_DECONTAMINATION)
+
+
+def contaminated_table(found: Decontamination | None) -> Table:
+    """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
+    listed = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True).head(_LISTED)
+    rows = tuple(
+        (
+            row["place"],
+            f"{row['benchmark']} {row['question_id']}",
+            row["rule"].replace("_", " "),
+            shorten(row["instruction"], _SHOWN_CHARACTERS),
+            shorten(row["question"], _SHOWN_CHARACTERS),
+            number(row["similarity"]),
+        )
+        for row in listed.iter_rows(named=True)
+    )
+    columns = ("Where", "Question", "Rule", "Instruction", "Question's text", "ROUGE-L")
+    total = 0 if found is None else found.rows.height
+    note = f"{count(len(rows))} of {count(total)}, the least similar; all of them are in `contaminated/`."
+    return Table("Instructions that hold an evaluation question", columns, rows, text_columns=5, note=note)
+
+
+_DECONTAMINATION = (
+    "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "
+    "by equality and shared words, those of benchmarks by near-duplicates too."
+)

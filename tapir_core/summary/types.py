@@ -10,8 +10,11 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
+from tapir_core.summary.formats import round_name
+from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
+    "ROLES",
     "BenchmarkHits",
     "Decontamination",
     "ExpansionSummary",
@@ -24,6 +27,9 @@ __all__ = [
     "StageSummary",
     "Usage",
 ]
+
+ROLES = ("teacher", "judge")
+"""Who is paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +182,10 @@ class RoundSummary:
         columns = ("value", "low", "high", "n", "n_failed", "note", "settings")
         return Score(*rows.select(columns).row(0)) if rows.height else None
 
+    def by_task_type(self, split: str = "test") -> dict[str, Score]:
+        """Task type → its accuracy on a split, of those that have one."""
+        return {name: score for name in TASK_TYPES if (score := self.score(split, name)) is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkHits:
@@ -268,9 +278,25 @@ class RunSummary:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
 
+    @property
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
+        parts = {"once": self.stages} | {round_name(each.number): each.stages for each in self.rounds}
+        return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
+
+    def usage_of(self, *, stage: str | None = None, role: str | None = None) -> Usage:
+        """What teacher and judge were asked in a stage, or one of the two in all its stages."""
+        asked = [each for each in self.all_stages if each.asks in ROLES and stage in (None, each.name)]
+        return sum((each.usage for each in asked if role in (None, each.asks)), Usage())
+
     def round(self, number: int) -> RoundSummary | None:
         """The round, if something of it is done."""
         return next((each for each in self.rounds if each.number == number), None)
+
+    @property
+    def mixed_rounds(self) -> list[RoundSummary]:
+        """The rounds that have a training set; S_0 has one too, but is none of them."""
+        return [each for each in self.rounds if each.mixture is not None and each.number > 0]
 
     @property
     def compared(self) -> list[Compared]:
