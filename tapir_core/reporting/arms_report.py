@@ -17,7 +17,6 @@ from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
     INK,
-    LEGEND_ABOVE,
     Plot,
     draw,
     draw_task_types,
@@ -306,8 +305,7 @@ def _plot_differences(rows: Sequence[ArmRow]) -> Plot | None:
     if not shown:
         return None
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for place, (row, found) in enumerate(shown):
             colour = GREY if row.exploratory else COLOURS[0]
             axes.hlines(place, 100 * found.low95, 100 * found.high95, color=colour, linewidth=1.2)
@@ -332,19 +330,18 @@ def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
         return None
     apart = _APART * max(row.curve[-1].tokens for row in shown) / 1000
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for place, row in enumerate(shown):
             beside = apart * (place - (len(shown) - 1) / 2)
             places = [point.tokens / 1000 + beside for point in row.curve]
             tests = [point.test for point in row.curve]
             figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
-            style = {"color": COLOURS[place % len(COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
-            points_with_intervals(axes, places, figures, scale=100, label=row.label, **style)
+            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+            style = {"color": colour, "marker": marker, "label": row.label}
+            points_with_intervals(axes, places, figures, style, scale=100)
         axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
-        figure.legend(loc=LEGEND_ABOVE, ncols=1)
 
-    svg = draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill)
+    svg = draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1)
     caption = "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen."
     return Plot("By training tokens", svg, caption)
 

@@ -350,15 +350,15 @@ def _states_table(look: Look, name: str) -> Table:
     states = {who: _state(look, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
     shown = {who: state or "to do" for who, state in states.items() if state or each_round or who in models}
     scores = {who: rows for who in shown if (rows := look.rows(benchmark_stages(name, who)[-1])) is not None}
-    rows = []
+    cells = []
     for who, state in shown.items():
         when = "each round" if each_round and who not in models else "later"
         figures = "; ".join(map(_headline_in_words, _headlines(scores[who]))) if who in scores else NOTHING
-        rows.append((student_name(who), when, state, figures))
+        cells.append((student_name(who), when, state, figures))
     notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
     notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
     columns = ("Student", "Asked", "State", "Figure")
-    return Table(f"Benchmark {name}", columns, tuple(rows), text_columns=4, note=" ".join(notes))
+    return Table(f"Benchmark {name}", columns, tuple(cells), text_columns=4, note=" ".join(notes))
 
 
 def _state(look: Look, name: str, who: Compared) -> str:

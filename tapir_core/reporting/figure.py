@@ -21,7 +21,6 @@ __all__ = [
     "COLOURS",
     "GREY",
     "INK",
-    "LEGEND_ABOVE",
     "Plot",
     "draw",
     "draw_task_types",
@@ -36,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")
 GREY = "#8a8f98"
-LEGEND_ABOVE = "outside upper center"
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written; nothing else in a plot may have it."""
@@ -99,14 +97,16 @@ class WithInterval(Protocol):
         """Upper end of its interval."""
 
 
-def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> Markup:
-    """An SVG element of a figure that ``fill`` draws into; ``title`` is what a screen reader says.
+def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legend: int = 0, **panels: Any) -> Markup:
+    """An SVG element of a figure whose axes ``fill`` draws into; ``title`` is what a screen reader says.
+
+    ``legend`` is how many columns a legend above the plot has; none without. ``panels`` are matplotlib's for several.
 
     The same data give the same text. A plot that cannot be drawn says so in its place and in the log: a report and the
     end of a run must not fail for a picture of what its tables hold.
     """
     try:
-        svg = _figure_svg(height_inches, fill)
+        svg = _figure_svg(height_inches, fill, legend, panels)
     except Exception as error:
         reason = type(error).__name__
         logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
@@ -127,8 +127,7 @@ def draw_task_types(
     names = [name for name in TASK_TYPES if any(name in figures for _, _, figures in series)]
     thickness = 0.8 / max(1, len(series))
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for offset, (label, colour, figures) in enumerate(series):
             values, errors = interval_bars([figures.get(name) for name in names], 100)
             axes.barh(
@@ -142,10 +141,9 @@ def draw_task_types(
             )
         name_rows(axes, names)
         axes.set(xlim=(0, 100), xlabel=x_label)
-        figure.legend(loc=LEGEND_ABOVE, ncols=legend_columns)
 
-    legend_rows = -(-len(series) // legend_columns)
-    return draw(title, 0.7 + 0.2 * legend_rows + (0.12 + 0.08 * len(series)) * len(names), fill)
+    height = 0.7 + 0.2 * math.ceil(len(series) / legend_columns) + (0.12 + 0.08 * len(series)) * len(names)
+    return draw(title, height, fill, legend=legend_columns)
 
 
 def interval_bars(
@@ -168,15 +166,18 @@ def points_with_intervals(
     axes: Any,
     places: Iterable[float],
     figures: Iterable[WithInterval | None],
+    style: Mapping[str, Any],
     *,
     scale: float = 1.0,
     sideways: bool = False,
-    **style: Any,
 ) -> None:
-    """A line of points with intervals; those without a figure are left out. ``sideways``: places go up, not across."""
+    """A line of points with intervals; those without a figure are left out. ``sideways``: places go up, not across.
+
+    ``style`` is matplotlib's: colour, marker, label.
+    """
     found = [(place, each) for place, each in zip(places, figures, strict=True) if each and each.value is not None]
     across, (values, errors) = [place for place, _ in found], interval_bars([each for _, each in found], scale)
-    known = {"markersize": 5, "capsize": 3, "linewidth": 1.4} | style
+    known = {"markersize": 5, "capsize": 3, "linewidth": 1.4, **style}
     if sideways:
         axes.errorbar(values, across, xerr=errors, linestyle="none", **known)
     else:
@@ -194,12 +195,11 @@ def stacked_bars(axes: Any, names: Sequence[str], series: Iterable[tuple[str, st
 
 def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:
     """Rows with names, from the top down."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     axes.grid(axis="y", visible=lines)
 
 
-def _figure_svg(height_inches: float, fill: Callable[[Any], None]) -> str:
+def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, panels: dict[str, Any]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -207,7 +207,9 @@ def _figure_svg(height_inches: float, fill: Callable[[Any], None]) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
         FigureCanvasSVG(figure)
-        fill(figure)
+        fill(figure.subplots(**panels))
+        if legend:
+            figure.legend(loc="outside upper center", ncols=legend)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return buffer.getvalue()

@@ -179,8 +179,7 @@ def plot_gap(pairs: pl.DataFrame, gap: Estimate) -> Plot | None:
     low, high = math.floor(2 * min(values)), math.ceil(2 * max(values))
     edges = [(2 * step - 1) / 4 for step in range(low, high + 2)]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         axes.hist(values, bins=edges, color=COLOURS[0], rwidth=0.9)
         axes.axvline(0, color=INK, linewidth=0.8)
         if gap.low is not None and gap.high is not None:
@@ -205,8 +204,7 @@ def plot_orders(pairs: pl.DataFrame) -> Plot | None:
     most = max(dots.values())
     ends = [min(*one, *other) - 0.5, max(*one, *other) + 0.5]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         axes.plot(ends, ends, color=GREY, linewidth=1, linestyle="--")
         sizes = [max(2.0, _AREA * count / most) for count in dots.values()]
         axes.scatter(*zip(*dots, strict=True), s=sizes, color=COLOURS[0], alpha=0.65, linewidths=0)
@@ -225,15 +223,14 @@ def plot_length(scores: pl.DataFrame) -> Plot | None:
     if not scores.height:
         return None
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for who, colour, marker in (("student", COLOURS[1], "o"), ("teacher", COLOURS[0], "s")):
+            chars, means = _by_length(scores, who)
             style = {"color": colour, "marker": marker, "label": f"{who}'s answer"}
-            points_with_intervals(axes, *_by_length(scores, who), **style)
-        axes.set_ylim(0.5, 10.5)
-        axes.set_xlim(left=0)
+            points_with_intervals(axes, chars, means, style)
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.set(xlabel="mean length of the answers of a group, characters", ylabel="mean score, points")
+        axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
+        axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
         axes.legend(loc="lower right")
 
     caption = "Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean."
@@ -249,8 +246,7 @@ def plot_unscored(reasons: Mapping[str, int]) -> Plot | None:
     rest = sum(count for _, count in shown[_REASONS:])
     bars += [("other reasons", rest)] if rest else []
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         stacked_bars(axes, [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])])
         axes.set_xlabel("unscored verdicts")
 

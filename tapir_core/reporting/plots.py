@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.judging.estimates import Estimate
@@ -17,7 +18,6 @@ from tapir_core.reporting.benchmarks import beside_in_words, headline_panels
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
-    LEGEND_ABOVE,
     Plot,
     draw,
     draw_task_types,
@@ -60,18 +60,16 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Plot | None:
     if not students:
         return None
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for offset, (split, marker) in enumerate((("test", "o"), ("dev", "s"))):
             scores = [each.score(split) for each in students]
             if asked := [score for score in scores if score is not None and score.value is not None]:
                 label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
                 places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
                 style = {"color": COLOURS[offset], "marker": marker, "label": label}
-                points_with_intervals(axes, places, scores, scale=100, **style)
-        axes.set_xticks(range(len(students)), [student_name(each.number) for each in students])
-        axes.set(xlim=(-0.4, len(students) - 0.6), xlabel="student", ylabel="accuracy, %")
-        axes.set_ylim(bottom=0)
+                points_with_intervals(axes, places, scores, style, scale=100)
+        _name_students(axes, [each.number for each in students])
+        axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
         axes.legend(loc="upper left")
 
     caption = (
@@ -102,19 +100,20 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> Plot | None:
         return None
     edges = _edges(pl.concat([rows["mfd"] for _, rows in shown]))
 
-    def fill(figure: Any) -> None:
-        panels = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axes, (each, rows) in zip(panels, shown, strict=True):
+    def fill(panels: Any) -> None:
+        for axes, (each, rows) in zip(panels[:, 0], shown, strict=True):
             _draw_seeds(axes, rows, edges)
             seeds = f", {each.seeds} of {each.scored} are seeds" if each.seeds is not None else ""
             axes.set_title(f"{round_name(each.number)}: student {student_name(each.number - 1)}{seeds}")
             if each.delta is not None:
                 _draw_delta(axes, each.delta)
-        figure.supylabel("instructions", fontsize=9)
-        panels[-1].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
+        panels[0, 0].figure.supylabel("instructions", fontsize=9)
+        panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
     means = ", ".join(f"{round_name(each.number)} {number(_mean(rows['mfd']))}" for each, rows in shown)
-    svg = draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill)
+    svg = draw(
+        "Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **_panels(len(shown), sharex=True, sharey=True)
+    )
     return Plot("How hard the pool is", svg, f"Blue: the seeds. Mean MFD: {means}.")
 
 
@@ -126,8 +125,7 @@ def plot_order_gap(rounds: Sequence[RoundSummary]) -> Plot | None:
         return None
     edges = _edges(pl.concat([gaps for _, gaps in shown]))
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for (each, gaps), colour in zip(shown, COLOURS, strict=False):
             style = {"histtype": "step", "linewidth": 1.5, "color": colour}
             label = f"{round_name(each.number)}, mean {_mean(gaps):+.2f}"
@@ -152,8 +150,7 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
     used = {name for _, table in shown for name, *shares in table.rows() if any(shares)}
     names = [name for name in TASK_TYPES if name in used]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         tables = [table.filter(pl.col("task_type").is_in(names)) for _, table in shown]
         natural, target = (100 * tables[0][column] for column in ("natural", "target"))
         places = range(len(names))
@@ -164,11 +161,9 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
             style = {"s": 16, "marker": _MARKERS[offset], "color": COLOURS[offset], "zorder": 3}
             axes.scatter(100 * table["got"], heights, label=f"got in {round_name(each.number)}", **style)
         name_rows(axes, names, lines=True)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("share of the examples, %")
-        figure.legend(loc=LEGEND_ABOVE, ncols=4)
+        axes.set(xlim=(0, None), xlabel="share of the examples, %")
 
-    svg = draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill)
+    svg = draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill, legend=4)
     caption = "Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round."
     return Plot("Task shares", svg, caption)
 
@@ -188,14 +183,12 @@ def plot_time(summary: RunSummary) -> Plot | None:
         for label, names, colour in stages
     ]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         stacked_bars(axes, [*took], series)
         axes.set_xlabel(f"time of all stages, {unit}")
-        figure.legend(loc=LEGEND_ABOVE, ncols=4)
 
     caption = "Answer and judge overlap, so do label and teach: bars can be longer than the clock showed."
-    return Plot("Time by stage", draw("Time by stage and round", 1.1 + 0.3 * len(took), fill), caption)
+    return Plot("Time by stage", draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4), caption)
 
 
 def benchmark_plots(summary: RunSummary) -> list[Plot]:
@@ -220,20 +213,20 @@ def benchmark_plots(summary: RunSummary) -> list[Plot]:
     return found
 
 
-def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> str:
+def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
     """One panel a headline with 95 % intervals; each of ``panels`` is its label and rows (number, value, low, high)."""
 
-    def fill(figure: Any) -> None:
-        found = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        for place, (axes, (label, rows)) in enumerate(zip(found, panels, strict=True)):
+    def fill(found: Any) -> None:
+        for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
             figures = [Estimate(value, 0, *ends) for value, *ends in rows.select("value", "low", "high").rows()]
             style = {"color": COLOURS[place % len(COLOURS)], "marker": "o"}
-            points_with_intervals(axes, range(rows.height), figures, **style)
-            axes.set_xticks(range(rows.height), [student_name(number) for number in rows["number"]])
-            axes.set(xlim=(-0.4, rows.height - 0.6), title=label)
-        found[-1].set_xlabel("student")
+            points_with_intervals(axes, range(rows.height), figures, style)
+            _name_students(axes, rows["number"].to_list())
+            axes.set_title(label)
+        found[-1, 0].set_xlabel("student")
 
-    return draw("Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill)
+    label, height = "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels)
+    return draw(label, height, fill, **_panels(len(panels)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,13 +272,12 @@ def choose_spokes(rows: pl.DataFrame) -> Spokes:
     return Spokes(tuple(shown), values, left_out)
 
 
-def plot_benchmark_categories(label: str, spokes: Spokes) -> str:
+def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
     """A radar of one headline by category."""
     names = [*spokes.values]
     angles = [2 * math.pi * place / len(names) for place in range(len(names))]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots(subplot_kw={"projection": "polar"})
+    def fill(axes: Any) -> None:
         axes.set_theta_offset(math.pi / 2)
         axes.set_theta_direction(-1)
         for place, (student, colour) in enumerate(zip(spokes.students, (GREY, *COLOURS), strict=False)):
@@ -293,12 +285,20 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> str:
             line = {"color": colour, "linewidth": 1.4, "marker": "o", "markersize": 3, "label": student_name(student)}
             axes.plot([*angles, angles[0]], [*found, found[0]], **line)
             axes.fill(angles, found, color=colour, alpha=0.08)
-        axes.set_xticks(angles, names)
-        axes.set_ylim(bottom=0)
+        axes.set(xticks=angles, xticklabels=names, ylim=(0, None))
         axes.set_title(label, pad=16)
-        figure.legend(loc="outside lower center", ncols=3)
+        axes.figure.legend(loc="outside lower center", ncols=3)
 
-    return draw(f"{label} by category", 3.9, fill)
+    return draw(f"{label} by category", 3.9, fill, subplot_kw={"projection": "polar"})
+
+
+def _name_students(axes: Any, rounds: Sequence[int]) -> None:
+    axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
+
+
+def _panels(count: int, **shared: bool) -> dict[str, Any]:
+    """Panels one above the other, for `draw`."""
+    return {"nrows": count, "squeeze": False, **shared}
 
 
 def _draw_seeds(axes: Any, difficulty: pl.DataFrame, edges: list[float]) -> None:
@@ -322,7 +322,7 @@ def _edges(values: pl.Series) -> list[float]:
 
 
 def _mean(values: pl.Series) -> float:
-    return sum(values.to_list()) / max(1, len(values))
+    return float(sum(values.to_list())) / max(1, len(values))
 
 
 def _few(rounds: list[tuple[RoundSummary, Any]]) -> list[tuple[RoundSummary, Any]]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from tapir_core.config.load import resolved_json
 from tapir_core.paths import REPORT
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting import plots
 from tapir_core.reporting.benchmarks import (
     NO_GAINS,
     benchmark_gains_table,
@@ -18,6 +17,15 @@ from tapir_core.reporting.benchmarks import (
 )
 from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.page import Section, render_page
+from tapir_core.reporting.plots import (
+    benchmark_plots,
+    plot_accuracy,
+    plot_accuracy_by_task_type,
+    plot_mfd,
+    plot_order_gap,
+    plot_shares,
+    plot_time,
+)
 from tapir_core.reporting.sentences import report_path
 from tapir_core.reporting.tables import (
     Table,
@@ -79,34 +87,30 @@ def render_report(
 
 
 def _sections_of_students(summary: RunSummary, gains: Table) -> list[Section]:
-    students = summary.students
     figures = [
         Section(f"{table.title}, with intervals", [table])
         for who in summary.compared
         for table in figures_tables(student_name(who), summary.benchmarks(who))
     ]
-    heldout = [
-        plots.plot_accuracy(students),
-        plots.plot_accuracy_by_task_type(students),
-        Section("The same as a table", [accuracy_table(summary)]),
-    ]
     tables = benchmark_tables(summary, summary.compared, benchmark_names(summary))
-    benchmarks = [*plots.benchmark_plots(summary), *tables, gains, *figures]
-    return [Section("Held-out accuracy", heldout), Section("Benchmarks", benchmarks)]
+    curve, bars = plot_accuracy(summary.students), plot_accuracy_by_task_type(summary.students)
+    return [
+        Section("Held-out accuracy", [curve, bars, Section("The same as a table", [accuracy_table(summary)])]),
+        Section("Benchmarks", [*benchmark_plots(summary), *tables, gains, *figures]),
+    ]
 
 
 def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Section]:
     shares = [Section(f"{table.title} as a table", [table]) for table in map(shares_table, summary.mixed_rounds)]
     found, left_out = summary.decontamination, left_out_table(summary)
     dropped, listed = decontamination_table(found), contaminated_table(found)
-    calls = replace(spend_table(summary), title="Calls to teacher and judge")
-    times = [plots.plot_time(summary), seconds_table(summary), calls, estimate]
+    calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.seconds else None
     why = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
     return [
         Section("Rounds", [rounds_table(summary)]),
-        Section("How hard the pool is", [plots.plot_mfd(summary.rounds), plots.plot_order_gap(summary.rounds)]),
-        Section("Task shares", [plots.plot_shares(summary.mixed_rounds), *shares]),
+        Section("How hard the pool is", [plot_mfd(summary.rounds), plot_order_gap(summary.rounds)]),
+        Section("Task shares", [plot_shares(summary.mixed_rounds), *shares]),
         Section(left_out.title, [left_out], why),
         Section(dropped.title, [dropped, Section(listed.title, [listed])]),
-        Section("Time and spend", times if summary.seconds else []),
+        Section("Time and spend", [plot_time(summary), seconds_table(summary), calls, estimate]),
     ]

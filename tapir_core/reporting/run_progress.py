@@ -9,7 +9,7 @@ from tapir_core.estimate.types import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
 from tapir_core.run_state import state_of
 from tapir_core.stages import EXPAND, STAGES, StageAt, lines, plan
-from tapir_core.summary.rounds import heldout_scores
+from tapir_core.summary import heldout_scores
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RoundSummary, Score
 

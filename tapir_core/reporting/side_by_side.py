@@ -29,7 +29,6 @@ from tapir_core.reporting.benchmarks import (
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
-    LEGEND_ABOVE,
     Plot,
     draw,
     draw_task_types,
@@ -231,17 +230,15 @@ def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
         "last student": (COLOURS[0], "D", [_last_score(run) for run in runs]),
     }
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         for offset, (label, (colour, marker, scores)) in enumerate(series.items()):
             places = [place + 0.16 * (offset - 1) for place in range(len(runs))]
             style = {"color": colour, "marker": marker, "label": label}
-            points_with_intervals(axes, places, scores, scale=100, sideways=True, **style)
+            points_with_intervals(axes, places, scores, style, scale=100, sideways=True)
         name_rows(axes, [run.name for run in runs])
         axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
-        figure.legend(loc=LEGEND_ABOVE, ncols=3)
 
-    svg = draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill)
+    svg = draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill, legend=3)
     caption = (
         "Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
         "point is the backbone before any training."
@@ -277,13 +274,11 @@ def _plot_answers(runs: Sequence[RunSummary]) -> Plot:
         ("from the store", COLOURS[2], [run.usage.stored for run in runs]),
     ]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
+    def fill(axes: Any) -> None:
         stacked_bars(axes, [run.name for run in runs], series)
         axes.set_xlabel("answers of teacher and judge")
-        figure.legend(loc=LEGEND_ABOVE, ncols=2)
 
-    svg = draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill)
+    svg = draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill, legend=2)
     return Plot(
         "Answers", svg, "What the store gave was paid before, by another run or by an earlier start of the same one."
     )

@@ -81,14 +81,11 @@ def stages_table(summary: RoundSummary) -> Table:
 
 def seconds_table(summary: RunSummary) -> Table:
     """Time by stage and round."""
-    times = [each.values() for each in summary.seconds.values()]
-    rows = [
-        (name, *(duration(of.get(name)) for of in summary.seconds.values()))
-        for name in lines()
-        if any(name in of for of in summary.seconds.values())
-    ]
-    rows.append(("sum of stages", *(duration(sum(each)) for each in times)))
-    return Table("Time by stage", ("", *summary.seconds), tuple(rows), note=_OVERLAP)
+    parts = summary.seconds
+    names = [name for name in lines() if any(name in of for of in parts.values())]
+    rows = [(name, *(duration(of.get(name)) for of in parts.values())) for name in names]
+    rows += [("sum of stages", *(duration(sum(of.values())) for of in parts.values()))] if rows else []
+    return Table("Time by stage", ("", *parts), tuple(rows), note=_OVERLAP)
 
 
 def spend_table(summary: RunSummary) -> Table:

@@ -76,7 +76,6 @@ class ExpansionSummary:
 
     asked: int
     accepted: int
-    waves: int
     rejected: dict[str, int]
     """Gate → candidates that failed it first, in the order of the gates."""
 
