@@ -6,7 +6,7 @@ Limits: it is what the configuration asks for. What `precision = "auto"` came to
 engines were at work, stands in each run's `training.json` and logs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
@@ -37,16 +37,24 @@ def conditions_of(
         comparison: what is compared.
         others: stage → version of its code that made the figures, where it is not that of this tapir.
     """
+    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
+    judges = ", ".join(endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
+    used = sorted(used_files(config, files).items())
+    prompts = [f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")]
+    seeds = ", ".join(map(str, comparison.run_seeds))
+    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
+    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    made_by = f", made by other versions of stages: {stages}" if others else ""
     return {
-        "Student": _student(config, files),
-        "Answers": _answers(config),
+        "Student": backbone_name(config.student) + template,
+        "Answers": f"{config.student.sampling.in_words}, by {config.student.engine.in_words}",
         "Training": _training(config),
         "Teacher": config.teacher.endpoint.in_words("teacher"),
-        "Judge": _judge(config),
-        "Prompts": ", ".join(_prompts(config, files)),
+        "Judge": f"{judges}; {mode_of(config.judge).in_words(config.judge)}",
+        "Prompts": ", ".join(prompts),
         "Sizes": _sizes(config, files),
-        "Run seeds": _run_seeds(comparison),
-        "Settings": f"digest {_settings_digest(config, files)}{_made_by(others)}",
+        "Run seeds": seeds + alone,
+        "Settings": f"digest {_settings_digest(config, files)}{made_by}",
     }
 
 
@@ -61,15 +69,6 @@ def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
 
 
-def _student(config: RunConfig, files: Mapping[str, str]) -> str:
-    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
-    return backbone_name(config.student) + template
-
-
-def _answers(config: RunConfig) -> str:
-    return f"{config.student.sampling.in_words}, by {config.student.engine.in_words}"
-
-
 def _training(config: RunConfig) -> str:
     training, basic = config.training, config.basic_tuning
     rounds = [config.round(number) for number in config.round_numbers]
@@ -77,18 +76,6 @@ def _training(config: RunConfig) -> str:
     rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
     sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
     return f"precision {training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
-
-
-def _judge(config: RunConfig) -> str:
-    names = (endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
-    return f"{', '.join(names)}; {mode_of(config.judge).in_words(config.judge)}"
-
-
-def _prompts(config: RunConfig, files: Mapping[str, str]) -> Iterator[str]:
-    for name, version in sorted(used_files(config, files).items()):
-        kind, _, prompt = name.partition(":")
-        if kind == "prompt":
-            yield f"{prompt} {version}"
 
 
 def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
@@ -102,20 +89,10 @@ def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
     return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
 
 
-def _run_seeds(comparison: ComparisonConfig) -> str:
-    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
-    return f"{', '.join(map(str, comparison.run_seeds))}{alone}"
-
-
 def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
     """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
     stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
     return digest([backbone_name(config.student), *stages])[:_DIGITS]
-
-
-def _made_by(others: Mapping[str, int]) -> str:
-    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
-    return f", made by other versions of stages: {stages}" if others else ""
 
 
 def _of_parts(basic: str, rounds: list[str]) -> str:

@@ -55,13 +55,10 @@ def read_progress(look: Look) -> RunProgress:
 def _last_score(look: Look) -> tuple[int | None, str, Score | None]:
     for number in range(look.run.config.run.rounds, BACKBONE - 1, -1):
         for split in ("test", "dev"):
-            if (score := _score(look, number, split)) is not None:
+            score = RoundSummary(number, scores=heldout_scores(look, number)).score(split)
+            if score is not None:
                 return number, split, score
     return None, "", None
-
-
-def _score(look: Look, number: int, split: str) -> Score | None:
-    return RoundSummary(number, scores=heldout_scores(look, number)).score(split)
 
 
 def _seconds_left(look: Look) -> float | None:

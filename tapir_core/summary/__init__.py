@@ -78,7 +78,7 @@ def summarise(run: RunFolder) -> RunSummary:
         updated=look.updated,
         backbone=config.student.backbone,
         teacher=config.teacher.endpoint.name,
-        judge=" and ".join(config.judge.names),
+        judge=" and ".join(config.judge.names) if config.judge.panel else config.judge.endpoint.name,
         standins=tuple(role for role, endpoints in roles.items() if all(each.is_standin for each in endpoints)),
         planned_rounds=config.run.rounds,
         next_stage=state.next_stage,
