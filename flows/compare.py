@@ -19,7 +19,7 @@ from tapir_core.comparison.outcome import ArmOutcome, read_outcome
 from tapir_core.comparison.plan import ComparisonPlan, PlannedRun, is_matched, open_comparison
 from tapir_core.comparison.results import ResultsFolder
 from tapir_core.errors import BudgetReached, ConfigError, TapirError
-from tapir_core.reporting.conditions import conditions_of
+from tapir_core.reporting.arms_report import conditions_of
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES
 from tapir_core.summary import summarise

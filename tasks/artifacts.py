@@ -21,9 +21,9 @@ from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
 from tapir_core.reporting.judge_report import judge_tables, write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.page import markdown_text, plots_card
 from tapir_core.reporting.plots import score_plots
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_card import markdown_text, plots_card, run_card
+from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import (
     Table,

@@ -1,18 +1,25 @@
-"""A comparison of arms: tables and plots, on one page that needs nothing else, as JSON, and in Markdown."""
+"""A comparison of arms: conditions, tables and plots, on one page that needs nothing else, as JSON, and in Markdown.
+
+Conditions are those of the reference, in words. Names of files and folders of a machine stay out of them; digests stand
+in their place. Limits: they are what the configuration asks for. What `precision = "auto"` came to on a device, and
+which versions of the engines were at work, stands in each run's `training.json` and logs.
+"""
 
 import json
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms
 from tapir_core.comparison.verdict import covers_sentence, verdicts
+from tapir_core.config import RunConfig
+from tapir_core.config.presets import ComparisonConfig
 from tapir_core.evaluation.bootstrap import Resampled
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
+from tapir_core.judging import mode_of
 from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import comparison_file
-from tapir_core.reporting.conditions import conditions_lines, conditions_table
 from tapir_core.reporting.figure import (
     COLOURS,
     GREY,
@@ -23,12 +30,14 @@ from tapir_core.reporting.figure import (
     name_rows,
     points_with_intervals,
 )
-from tapir_core.reporting.page import Section, render_page
-from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.model_card import backbone_name
+from tapir_core.reporting.page import Section, markdown_table, markdown_text, plots_card, render_page
+from tapir_core.reporting.tables import Table, table_of
+from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import digest
 
 __all__ = [
     "arms_card",
@@ -37,6 +46,9 @@ __all__ = [
     "arms_table",
     "arms_tables",
     "brief_table",
+    "conditions_lines",
+    "conditions_of",
+    "conditions_table",
     "narrow_tables",
     "render_arms",
     "write_arms",
@@ -47,6 +59,12 @@ _LABEL_LETTERS = 30
 """Where the name of an arm is broken beside its row."""
 _APART = 0.012
 """Between the points of arms that trained on as much, as a share of that."""
+
+_DIGITS = 12
+"""Hex digits of a digest that are shown."""
+
+_LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
+"""What stands together on a line."""
 
 _Column = tuple[str, Callable[[ArmRow], str]]
 
@@ -113,6 +131,49 @@ def render_arms(compared: ComparedArms) -> str:
     )
 
 
+def conditions_of(
+    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, others: Mapping[str, int]
+) -> dict[str, str]:
+    """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
+
+    Args:
+        config: of the reference with the first run seed.
+        files: name → digest of the prompt and input files that go into it.
+        comparison: what is compared.
+        others: stage → version of its code that made the figures, where it is not that of this tapir.
+    """
+    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
+    judges = ", ".join(endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
+    used = sorted(used_files(config, files).items())
+    prompts = [f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")]
+    seeds = ", ".join(map(str, comparison.run_seeds))
+    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
+    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    made_by = f", made by other versions of stages: {stages}" if others else ""
+    return {
+        "Student": backbone_name(config.student) + template,
+        "Answers": f"{config.student.sampling.in_words}, by {config.student.engine.in_words}",
+        "Training": _training(config),
+        "Teacher": config.teacher.endpoint.in_words("teacher"),
+        "Judge": f"{judges}; {mode_of(config.judge).in_words(config.judge)}",
+        "Prompts": ", ".join(prompts),
+        "Sizes": _sizes(config, files),
+        "Run seeds": seeds + alone,
+        "Settings": f"digest {_settings_digest(config, files)}{made_by}",
+    }
+
+
+def conditions_table(conditions: Mapping[str, str]) -> Table:
+    """A row for each."""
+    note = "Those of the reference, from which an arm departs in what its name says. Digests: 12 hex digits of SHA-256."
+    return Table("Conditions", ("", "Conditions"), tuple(conditions.items()), text_columns=2, note=note)
+
+
+def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
+    """The conditions on three lines of text."""
+    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
+
+
 def arms_table(compared: ComparedArms) -> Table:
     """Scores and costs of each arm in one table."""
     note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
@@ -152,8 +213,7 @@ def _table(
     *,
     name: Callable[[ArmRow], str] | None = None,
 ) -> Table:
-    rows = tuple(((name or _name)(row), *(cell(row) for _, cell in columns)) for row in compared.rows)
-    return Table(title, ("Arm", *(column for column, _ in columns)), rows, note=note)
+    return table_of(title, [("Arm", name or _name), *columns], compared.rows, note=note)
 
 
 def _task_types(compared: ComparedArms) -> Table:
@@ -315,9 +375,11 @@ def _plot_differences(rows: Sequence[ArmRow]) -> Plot | None:
         name_rows(axes, [textwrap.fill(row.label, _LABEL_LETTERS) for row, _ in shown])
         axes.set_xlabel("points ahead of random")
 
-    svg = draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill)
-    caption = "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory."
-    return Plot("Difference to random", svg, caption)
+    return Plot(
+        "Difference to random",
+        draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
+    )
 
 
 def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
@@ -341,9 +403,11 @@ def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
             points_with_intervals(axes, places, figures, style, scale=100)
         axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
 
-    svg = draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1)
-    caption = "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen."
-    return Plot("By training tokens", svg, caption)
+    return Plot(
+        "By training tokens",
+        draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
+    )
 
 
 def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
@@ -360,6 +424,44 @@ def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
         )
         for row in shown
     ]
-    svg = draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series)
-    caption = "Last students, means over run seeds. A task type with few instructions says little."
-    return Plot("By task type", svg, caption)
+    return Plot(
+        "By task type",
+        draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
+        "Last students, means over run seeds. A task type with few instructions says little.",
+    )
+
+
+def _training(config: RunConfig) -> str:
+    training, basic = config.training, config.basic_tuning
+    rounds = [config.round(number) for number in config.round_numbers]
+    epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
+    rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
+    sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
+    return f"precision {training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
+
+
+def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
+    pool, heldout = (
+        "no held-out" if source is None else source.in_words(files.get(f"file:{name}", "")[:_DIGITS])
+        for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
+    )
+    examples = _each([count(config.round(number).examples) for number in config.round_numbers])
+    rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
+    basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
+    return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
+
+
+def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
+    """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
+    stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
+    return digest([backbone_name(config.student), *stages])[:_DIGITS]
+
+
+def _of_parts(basic: str, rounds: list[str]) -> str:
+    """The value of S_0 and of all rounds, or of both."""
+    return basic if {basic} == set(rounds) else f"{basic} for S_0 and {_each(rounds)} for rounds"
+
+
+def _each(values: list[str]) -> str:
+    """The value of all rounds, or of each."""
+    return values[0] if len(set(values)) == 1 else ", ".join(values)

@@ -4,7 +4,7 @@ Figures of different judges, prompts or settings never stand in one table, since
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_pair
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.students import models_of
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.tables import Table, table_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.run_reader import Look
@@ -124,26 +124,10 @@ def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
     """Every benchmark's figures of one student or model, with intervals and failures: a table for each judge."""
     parts = [] if figures is None else figures.partition_by("judge", maintain_order=True)
     of_judges = {f", judged by {part['judge'][0]}" if len(parts) > 1 else "": part for part in parts}
-    return [_figures_table(f"Benchmarks of {name}{judge}", part) for judge, part in of_judges.items()]
-
-
-def _figures_table(title: str, figures: pl.DataFrame) -> Table:
-    cells = tuple(
-        (
-            row["benchmark"],
-            metric_label(row["metric"]),
-            row["category"],
-            row["note"],
-            number(row["value"]),
-            number(row["stderr"]),
-            _span(row) or NOTHING,
-            count(row["n"]),
-            count(row["n_failed"]),
-        )
-        for row in figures.iter_rows(named=True)
-    )
-    columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
-    return Table(title, columns, cells, text_columns=4, note=beside_in_words(figures))
+    return [
+        table_of(f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part))
+        for judge, part in of_judges.items()
+    ]
 
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
@@ -235,6 +219,19 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 def _span(row: dict[str, Any]) -> str:
     return "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+
+
+_FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Benchmark", lambda row: row["benchmark"]),
+    ("Figure", lambda row: metric_label(row["metric"])),
+    ("Category", lambda row: row["category"]),
+    ("Note", lambda row: row["note"]),
+    ("Value", lambda row: number(row["value"])),
+    ("Standard error", lambda row: number(row["stderr"])),
+    ("95 % interval", lambda row: _span(row) or NOTHING),
+    ("n", lambda row: count(row["n"])),
+    ("Failed", lambda row: count(row["n_failed"])),
+)
 
 
 def _most(rows: Iterable[dict[str, Any]]) -> str:

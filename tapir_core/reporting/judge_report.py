@@ -188,11 +188,12 @@ def plot_gap(pairs: pl.DataFrame, gap: Estimate) -> Plot | None:
         axes.set(xlabel="order gap = MFD teacher first − MFD student first, points", ylabel="instructions")
         axes.legend(loc="upper right")
 
-    caption = (
+    return Plot(
+        "Order gap",
+        draw("Histogram of the order gap", 2.3, fill),
         "One instruction counts once. Right of 0 the teacher's answer gains by being shown first. Dashed: the mean; "
-        "the band around it is its 95 % interval."
+        "the band around it is its 95 % interval.",
     )
-    return Plot("Order gap", draw("Histogram of the order gap", 2.3, fill), caption)
 
 
 def plot_orders(pairs: pl.DataFrame) -> Plot | None:
@@ -211,11 +212,12 @@ def plot_orders(pairs: pl.DataFrame) -> Plot | None:
         axes.set(xlim=ends, ylim=ends, aspect="equal")
         axes.set(xlabel="MFD, student's answer first, points", ylabel="MFD, teacher's answer first, points")
 
-    caption = (
+    return Plot(
+        "One order against the other",
+        draw("MFD in one order against the other", 3.9, fill),
         "A dot's area is the number of instructions there. On the dashed line both orders give the same MFD; a judge "
-        "that favours the first answer lies above it."
+        "that favours the first answer lies above it.",
     )
-    return Plot("One order against the other", draw("MFD in one order against the other", 3.9, fill), caption)
 
 
 def plot_length(scores: pl.DataFrame) -> Plot | None:
@@ -233,8 +235,11 @@ def plot_length(scores: pl.DataFrame) -> Plot | None:
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")
         axes.legend(loc="lower right")
 
-    caption = "Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean."
-    return Plot("Score and length", draw("Score by length of the answer", 2.6, fill), caption)
+    return Plot(
+        "Score and length",
+        draw("Score by length of the answer", 2.6, fill),
+        "Answers in ten groups of equal size, from short to long. Bars are 95 % intervals of the mean.",
+    )
 
 
 def plot_unscored(reasons: Mapping[str, int]) -> Plot | None:
@@ -250,8 +255,11 @@ def plot_unscored(reasons: Mapping[str, int]) -> Plot | None:
         stacked_bars(axes, [reason for reason, _ in bars], [("", COLOURS[0], [count for _, count in bars])])
         axes.set_xlabel("unscored verdicts")
 
-    svg = draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill)
-    return Plot("Unscored", svg, "An unscored verdict is in no mean; its instruction is in neither seeds nor easy.")
+    return Plot(
+        "Unscored",
+        draw("Unscored verdicts by reason", 0.7 + 0.28 * len(bars), fill),
+        "An unscored verdict is in no mean; its instruction is in neither seeds nor easy.",
+    )
 
 
 def _by_length(scores: pl.DataFrame, who: str) -> tuple[list[float], list[Estimate]]:

@@ -4,9 +4,10 @@ Names of files and folders of the machine that made it stay out of it; digests s
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -15,9 +16,9 @@ from tapir_core.data.decontamination import FEWEST_WORDS
 from tapir_core.evaluation.scores import SCORES
 from tapir_core.paths import RESOLVED_CONFIG, training_file
 from tapir_core.reporting.benchmarks import figures_tables
-from tapir_core.reporting.run_card import markdown_table, markdown_text
+from tapir_core.reporting.page import markdown_table, markdown_text
 from tapir_core.reporting.sentences import render
-from tapir_core.reporting.tables import Table, decontamination_table
+from tapir_core.reporting.tables import Table, decontamination_table, table_of
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
@@ -81,19 +82,8 @@ def _scores(run: RunFolder, round_number: int) -> Table:
     at = StageAt("evaluate", round_number)
     found = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
     in_order = found.sort(pl.col("category") != "all", "benchmark", "split", "metric", maintain_order=True)
-    rows = tuple(
-        (
-            *(row[name] for name in ("benchmark", "split", "category", "metric")),
-            f"no figure: {row['note']}" if row["value"] is None else number(row["value"], 3),
-            NOTHING if row["low"] is None else f"{number(row['low'], 3)} to {number(row['high'], 3)}",
-            count(row["n"]),
-            count(row["n_failed"]),
-        )
-        for row in in_order.iter_rows(named=True)
-    )
-    columns = ("Benchmark", "Split", "Category", "Metric", "Value", "95 % interval", "n", "Failed")
-    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if rows else ""
-    return Table("", columns, rows, text_columns=4, note=note)
+    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
+    return table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
 
 
 def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:
@@ -138,4 +128,14 @@ def _own_version() -> str:
         return NOTHING
 
 
+_SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Benchmark", lambda row: row["benchmark"]),
+    ("Split", lambda row: row["split"]),
+    ("Category", lambda row: row["category"]),
+    ("Metric", lambda row: row["metric"]),
+    ("Value", lambda row: f"no figure: {row['note']}" if row["value"] is None else number(row["value"], 3)),
+    ("95 % interval", lambda row: NOTHING if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"),
+    ("n", lambda row: count(row["n"])),
+    ("Failed", lambda row: count(row["n_failed"])),
+)
 _ORIGINS = {"pool": "Pool", "seed": "Seeds", "expansion": "Expansion", "easy": "Easy"}

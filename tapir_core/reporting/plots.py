@@ -72,11 +72,12 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Plot | None:
         axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
         axes.legend(loc="upper left")
 
-    caption = (
+    return Plot(
+        "Accuracy by round",
+        draw("Held-out accuracy by round with 95 % intervals", 2.7, fill),
         "Share of held-out instructions with the right final result. Bars are 95 % intervals. The test split "
-        "is read by no decision; the dev split is, so its curve may flatter the best round."
+        "is read by no decision; the dev split is, so its curve may flatter the best round.",
     )
-    return Plot("Accuracy by round", draw("Held-out accuracy by round with 95 % intervals", 2.7, fill), caption)
 
 
 def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Plot | None:
@@ -89,8 +90,11 @@ def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Plot | None:
         (student_name(each.number), colour, each.by_task_type()) for each, colour in zip(shown, colours, strict=True)
     ]
     label, x_label = "Accuracy by task type on the test split", "accuracy on the test split, %"
-    svg = draw_task_types(label, x_label, series, legend_columns=3)
-    return Plot("Accuracy by task type", svg, "Test split; lines are 95 % intervals.")
+    return Plot(
+        "Accuracy by task type",
+        draw_task_types(label, x_label, series, legend_columns=3),
+        "Test split; lines are 95 % intervals.",
+    )
 
 
 def plot_mfd(rounds: Sequence[RoundSummary]) -> Plot | None:
@@ -111,10 +115,12 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> Plot | None:
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
     means = ", ".join(f"{round_name(each.number)} {number(_mean(rows['mfd']))}" for each, rows in shown)
-    svg = draw(
-        "Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **_panels(len(shown), sharex=True, sharey=True)
+    panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
+    return Plot(
+        "How hard the pool is",
+        draw("Histogram of the MFD by round", 0.6 + 1.35 * len(shown), fill, **panels),
+        f"Blue: the seeds. Mean MFD: {means}.",
     )
-    return Plot("How hard the pool is", svg, f"Blue: the seeds. Mean MFD: {means}.")
 
 
 def plot_order_gap(rounds: Sequence[RoundSummary]) -> Plot | None:
@@ -135,11 +141,12 @@ def plot_order_gap(rounds: Sequence[RoundSummary]) -> Plot | None:
         axes.legend(loc="upper right")
 
     beyond = percent(_mean(shown[-1][1].abs() > 2))
-    caption = (
+    return Plot(
+        "What the order of the answers does",
+        draw("Histogram of the order gap by round", 2.3, fill),
         "How much harder an instruction looks when the teacher's answer is shown first. A judge without position "
-        f"bias centres on 0; beyond ±2 points lie {beyond} in the last round."
+        f"bias centres on 0; beyond ±2 points lie {beyond} in the last round.",
     )
-    return Plot("What the order of the answers does", draw("Histogram of the order gap by round", 2.3, fill), caption)
 
 
 def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
@@ -163,9 +170,11 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
         name_rows(axes, names, lines=True)
         axes.set(xlim=(0, None), xlabel="share of the examples, %")
 
-    svg = draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill, legend=4)
-    caption = "Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round."
-    return Plot("Task shares", svg, caption)
+    return Plot(
+        "Task shares",
+        draw("Task shares: natural, target and got by round", 0.9 + 0.19 * len(names), fill, legend=4),
+        "Natural: the pool as it came. Target: the configured shares. Got: the mixture of a round.",
+    )
 
 
 def plot_time(summary: RunSummary) -> Plot | None:
@@ -187,8 +196,11 @@ def plot_time(summary: RunSummary) -> Plot | None:
         stacked_bars(axes, [*took], series)
         axes.set_xlabel(f"time of all stages, {unit}")
 
-    caption = "Answer and judge overlap, so do label and teach: bars can be longer than the clock showed."
-    return Plot("Time by stage", draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4), caption)
+    return Plot(
+        "Time by stage",
+        draw("Time by stage and round", 1.1 + 0.3 * len(took), fill, legend=4),
+        "Answer and judge overlap, so do label and teach: bars can be longer than the clock showed.",
+    )
 
 
 def benchmark_plots(summary: RunSummary) -> list[Plot]:
@@ -226,7 +238,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
         found[-1, 0].set_xlabel("student")
 
     label, height = "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels)
-    return draw(label, height, fill, **_panels(len(panels)))
+    return draw(label, height, fill, nrows=len(panels), squeeze=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,11 +306,6 @@ def plot_benchmark_categories(label: str, spokes: Spokes) -> Markup:
 
 def _name_students(axes: Any, rounds: Sequence[int]) -> None:
     axes.set(xticks=range(len(rounds)), xticklabels=[*map(student_name, rounds)], xlim=(-0.4, len(rounds) - 0.6))
-
-
-def _panels(count: int, **shared: bool) -> dict[str, Any]:
-    """Panels one above the other, for `draw`."""
-    return {"nrows": count, "squeeze": False, **shared}
 
 
 def _draw_seeds(axes: Any, difficulty: pl.DataFrame, edges: list[float]) -> None:

@@ -1,8 +1,9 @@
-"""`report.html`: the whole run on one page that needs nothing else, no script and no network.
+"""The whole run: `report.html`, a page that needs nothing else, and the run card, the same in Markdown without plots.
 
-The page is made from the run folder alone, so it can be made again at any time, of an unfinished run too.
+Both are made from the run folder alone, so they can be made again at any time, of an unfinished run too.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tapir_core.config.load import resolved_json
@@ -16,7 +17,7 @@ from tapir_core.reporting.benchmarks import (
     figures_tables,
 )
 from tapir_core.reporting.estimate_table import kept_comparison
-from tapir_core.reporting.page import Section, render_page
+from tapir_core.reporting.page import Section, markdown_text, render_page, table_section
 from tapir_core.reporting.plots import (
     benchmark_plots,
     plot_accuracy,
@@ -26,7 +27,14 @@ from tapir_core.reporting.plots import (
     plot_shares,
     plot_time,
 )
-from tapir_core.reporting.sentences import report_path
+from tapir_core.reporting.sentences import (
+    gain_sentence,
+    report_path,
+    report_sentence,
+    standin_sentence,
+    state_sentence,
+    ui_sentence,
+)
 from tapir_core.reporting.tables import (
     Table,
     accuracy_table,
@@ -40,12 +48,12 @@ from tapir_core.reporting.tables import (
 )
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary import summarise
-from tapir_core.summary.formats import first_two_and_last, student_name
+from tapir_core.summary.formats import first_two_and_last, moment, student_name
 from tapir_core.summary.grading import Examples, choose_examples
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["render_report", "run_card", "write_report"]
 
 _EXAMPLES = 10
 
@@ -86,6 +94,26 @@ def render_report(
     )
 
 
+def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None = None) -> str:
+    """What the run is, its state, its rounds, and where to read more.
+
+    Args:
+        summary: The run.
+        pages: Where more of it is shown, where this card is: the run or a round, then title, then address. Without it
+            the card says how to get there.
+    """
+    what = (
+        f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
+    )
+    said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
+    tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
+    benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
+    made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
+    links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
+    parts = [f"# {summary.name}", *map(markdown_text, said), *map(table_section, filter(None, made)), *links]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
 def _sections_of_students(summary: RunSummary, gains: Table) -> list[Section]:
     figures = [
         Section(f"{table.title}, with intervals", [table])
@@ -114,3 +142,11 @@ def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Sec
         Section(dropped.title, [dropped, Section(listed.title, [listed])]),
         Section("Time and spend", [plot_time(summary), seconds_table(summary), calls, estimate]),
     ]
+
+
+def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
+    lines = (
+        f"- {place}: " + " · ".join(f"[{title}]({address})" for title, address in of_place.items())
+        for place, of_place in pages.items()
+    )
+    return "\n".join(lines)

@@ -36,8 +36,7 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
-from tapir_core.reporting.page import Section, render_page
-from tapir_core.reporting.run_card import table_section
+from tapir_core.reporting.page import Section, render_page, table_section
 from tapir_core.reporting.sentences import accuracy_note, standin_sentence
 from tapir_core.reporting.tables import Table, task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
@@ -194,11 +193,6 @@ def _last_score(summary: RunSummary) -> Score | None:
     return _test_score(last_student(summary))
 
 
-def _last_name(summary: RunSummary) -> str:
-    last = last_student(summary)
-    return NOTHING if last is None else student_name(last.number)
-
-
 _OVERVIEW = (
     "The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the price of all of "
     "them: what came from the store was paid by the run that asked first."
@@ -206,7 +200,7 @@ _OVERVIEW = (
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
-    "Last student": _last_name,
+    "Last student": lambda run: NOTHING if (last := last_student(run)) is None else student_name(last.number),
     "Test accuracy, backbone": lambda run: score(_test_score(run.round(-1))),
     "Test accuracy, S_0": lambda run: score(_test_score(run.round(0))),
     "Test accuracy, last student": lambda run: score(_last_score(run)),
@@ -238,12 +232,12 @@ def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
         name_rows(axes, [run.name for run in runs])
         axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
 
-    svg = draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill, legend=3)
-    caption = (
+    return Plot(
+        "Accuracy",
+        draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill, legend=3),
         "Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
-        "point is the backbone before any training."
+        "point is the backbone before any training.",
     )
-    return Plot("Accuracy", svg, caption)
 
 
 def _plot_task_types(runs: Sequence[RunSummary]) -> Plot | None:
@@ -262,9 +256,11 @@ def _plot_task_types(runs: Sequence[RunSummary]) -> Plot | None:
         "Test accuracy of the last students by task type",
         "accuracy of the last student on the test split, %",
     )
-    svg = draw_task_types(label, x_label, series, legend_columns=2)
-    caption = "Test split; lines are 95 % intervals. A task type with few instructions says little."
-    return Plot("By task type", svg, caption)
+    return Plot(
+        "By task type",
+        draw_task_types(label, x_label, series, legend_columns=2),
+        "Test split; lines are 95 % intervals. A task type with few instructions says little.",
+    )
 
 
 def _plot_answers(runs: Sequence[RunSummary]) -> Plot:

@@ -6,6 +6,7 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -25,7 +26,16 @@ from tapir_core.summary.formats import (
     score,
     student_name,
 )
-from tapir_core.summary.types import ROLES, Decontamination, RoundSummary, RunSummary, Score, StageSummary, Usage
+from tapir_core.summary.types import (
+    ROLES,
+    BenchmarkHits,
+    Decontamination,
+    RoundSummary,
+    RunSummary,
+    Score,
+    StageSummary,
+    Usage,
+)
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import shorten
 
@@ -43,8 +53,12 @@ __all__ = [
     "spend_table",
     "stages_table",
     "students_table",
+    "table_of",
     "task_types_table",
 ]
+
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,19 @@ class Table:
         return bool(self.rows)
 
 
+def table_of(
+    title: str,
+    columns: Sequence[tuple[str, Callable[[_Item], str]]],
+    items: Iterable[_Item],
+    *,
+    text_columns: int = 1,
+    note: str = "",
+) -> Table:
+    """A table with a row for each of ``items``; ``columns`` are names with what a cell shows of an item."""
+    rows = tuple(tuple(cell(each) for _, cell in columns) for each in items)
+    return Table(title, tuple(name for name, _ in columns), rows, text_columns, note)
+
+
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS]
@@ -74,9 +101,8 @@ def rounds_table(summary: RunSummary) -> Table:
 
 def stages_table(summary: RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    columns = ("Stage", "Asks", "Rows", "Missing", "Calls", "From store", "Tokens", "USD", "Time")
-    rows = tuple(_stage_row(stage) for stage in summary.stages)
-    return Table(f"Stages of {round_name(summary.number)}", columns, rows, text_columns=2, note=_OVERLAP)
+    title = f"Stages of {round_name(summary.number)}"
+    return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
 
 
 def seconds_table(summary: RunSummary) -> Table:
@@ -140,22 +166,6 @@ def mfd_table(summary: RoundSummary) -> Table:
     )
     note = f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper."
     return Table(f"MFD of {round_name(summary.number)}", columns, rows, note=note)
-
-
-def _stage_row(stage: StageSummary) -> tuple[str, ...]:
-    usage, asked = stage.usage, bool(stage.asks)
-    tokens = usage.prompt_tokens + usage.completion_tokens
-    return (
-        stage.name,
-        stage.asks or NOTHING,
-        count(None if stage.name == "train" else stage.rows),
-        count(sum(stage.missing.values())),
-        count(usage.calls if asked else None),
-        count(usage.stored if asked else None),
-        count(tokens if asked else None),
-        number(usage.usd if stage.asks in ROLES else None),
-        duration(stage.seconds),
-    )
 
 
 def _usage_cells(usage: Usage) -> tuple[str, ...]:
@@ -232,6 +242,18 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Time", lambda each: duration(each.seconds)),
 )
 
+_STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
+    ("Stage", lambda stage: stage.name),
+    ("Asks", lambda stage: stage.asks or NOTHING),
+    ("Rows", lambda stage: count(None if stage.name == "train" else stage.rows)),
+    ("Missing", lambda stage: count(sum(stage.missing.values()))),
+    ("Calls", lambda stage: count(stage.usage.calls if stage.asks else None)),
+    ("From store", lambda stage: count(stage.usage.stored if stage.asks else None)),
+    ("Tokens", lambda stage: count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None)),
+    ("USD", lambda stage: number(stage.usage.usd if stage.asks in ROLES else None)),
+    ("Time", lambda stage: duration(stage.seconds)),
+)
+
 _LISTED = 50
 _SHOWN_CHARACTERS = 160
 
@@ -289,33 +311,34 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
 
 def decontamination_table(found: Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
-    rows = [
-        (each.benchmark, count(each.questions), count(each.pool), count(each.expansion))
-        for each in (found.benchmarks if found else ())
-    ]
-    columns = ("Benchmark", "Questions", "Dropped from the pool", "Kept out of the expansion")
-    return Table("Decontamination", columns, tuple(rows), note=_DECONTAMINATION)
+    hits = found.benchmarks if found else ()
+    return table_of("Decontamination", _HITS_COLUMNS, hits, note=_DECONTAMINATION)
 
 
 def contaminated_table(found: Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
-    listed = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True).head(_LISTED)
-    rows = tuple(
-        (
-            row["place"],
-            f"{row['benchmark']} {row['question_id']}",
-            row["rule"].replace("_", " "),
-            shorten(row["instruction"], _SHOWN_CHARACTERS),
-            shorten(row["question"], _SHOWN_CHARACTERS),
-            number(row["similarity"]),
-        )
-        for row in listed.iter_rows(named=True)
-    )
-    columns = ("Where", "Question", "Rule", "Instruction", "Question's text", "ROUGE-L")
-    total = 0 if found is None else found.rows.height
-    note = f"{count(len(rows))} of {count(total)}, the least similar; all of them are in `contaminated/`."
-    return Table("Instructions that hold an evaluation question", columns, rows, text_columns=5, note=note)
+    rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
+    listed = rows.head(_LISTED).to_dicts()
+    note = f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`."
+    title = "Instructions that hold an evaluation question"
+    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
 
+
+_HITS_COLUMNS: tuple[tuple[str, Callable[[BenchmarkHits], str]], ...] = (
+    ("Benchmark", lambda hits: hits.benchmark),
+    ("Questions", lambda hits: count(hits.questions)),
+    ("Dropped from the pool", lambda hits: count(hits.pool)),
+    ("Kept out of the expansion", lambda hits: count(hits.expansion)),
+)
+
+_CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Where", lambda row: row["place"]),
+    ("Question", lambda row: f"{row['benchmark']} {row['question_id']}"),
+    ("Rule", lambda row: row["rule"].replace("_", " ")),
+    ("Instruction", lambda row: shorten(row["instruction"], _SHOWN_CHARACTERS)),
+    ("Question's text", lambda row: shorten(row["question"], _SHOWN_CHARACTERS)),
+    ("ROUGE-L", lambda row: number(row["similarity"])),
+)
 
 _DECONTAMINATION = (
     "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "

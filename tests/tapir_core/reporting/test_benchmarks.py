@@ -17,9 +17,9 @@ from tapir_core.reporting.benchmarks import (
     headline_panels,
     require_figures,
 )
+from tapir_core.reporting.page import plots_card
 from tapir_core.reporting.plots import choose_spokes, score_plots
-from tapir_core.reporting.report import render_report, write_report
-from tapir_core.reporting.run_card import plots_card, run_card
+from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
