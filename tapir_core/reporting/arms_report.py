@@ -400,7 +400,7 @@ def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
             figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
             colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
             style = {"color": colour, "marker": marker, "label": row.label}
-            points_with_intervals(axes, places, figures, style, scale=100)
+            points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
         axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
 
     return Plot(

@@ -164,24 +164,24 @@ def interval_bars(
 
 def points_with_intervals(
     axes: Any,
-    places: Iterable[float],
-    figures: Iterable[WithInterval | None],
+    points: Iterable[tuple[float, WithInterval | None]],
     style: Mapping[str, Any],
     *,
     scale: float = 1.0,
     sideways: bool = False,
 ) -> None:
-    """A line of points with intervals; those without a figure are left out. ``sideways``: places go up, not across.
+    """A line of points (place, figure) with intervals, less those without a figure.
 
-    ``style`` is matplotlib's: colour, marker, label.
+    ``style`` is matplotlib's: colour, marker, label. ``sideways``: places go up, not across, and no line joins them.
     """
-    found = [(place, each) for place, each in zip(places, figures, strict=True) if each and each.value is not None]
-    across, (values, errors) = [place for place, _ in found], interval_bars([each for _, each in found], scale)
+    found = [(place, each) for place, each in points if each is not None and each.value is not None]
+    places = [place for place, _ in found]
+    values, errors = interval_bars([each for _, each in found], scale)
     known = {"markersize": 5, "capsize": 3, "linewidth": 1.4, **style}
     if sideways:
-        axes.errorbar(values, across, xerr=errors, linestyle="none", **known)
+        axes.errorbar(values, places, xerr=errors, linestyle="none", **known)
     else:
-        axes.errorbar(across, values, yerr=errors, **known)
+        axes.errorbar(places, values, yerr=errors, **known)
 
 
 def stacked_bars(axes: Any, names: Sequence[str], series: Iterable[tuple[str, str, Sequence[float]]]) -> None:

@@ -229,7 +229,7 @@ def plot_length(scores: pl.DataFrame) -> Plot | None:
         for who, colour, marker in (("student", COLOURS[1], "o"), ("teacher", COLOURS[0], "s")):
             chars, means = _by_length(scores, who)
             style = {"color": colour, "marker": marker, "label": f"{who}'s answer"}
-            points_with_intervals(axes, chars, means, style)
+            points_with_intervals(axes, zip(chars, means, strict=True), style)
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.set(xlim=(0, None), xlabel="mean length of the answers of a group, characters")
         axes.set(ylim=(0.5, 10.5), ylabel="mean score, points")

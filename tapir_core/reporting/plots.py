@@ -25,6 +25,7 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
+from tapir_core.reporting.tables import stage_seconds
 from tapir_core.stages import lines
 from tapir_core.summary.formats import first_two_and_last, number, percent, round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
@@ -67,7 +68,7 @@ def plot_accuracy(students: Sequence[RoundSummary]) -> Plot | None:
                 label = f"{split} ({asked[0].n + asked[0].n_failed} instructions)"
                 places = [place + 0.08 * (2 * offset - 1) for place in range(len(students))]
                 style = {"color": COLOURS[offset], "marker": marker, "label": label}
-                points_with_intervals(axes, places, scores, style, scale=100)
+                points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100)
         _name_students(axes, [each.number for each in students])
         axes.set(ylim=(0, None), xlabel="student", ylabel="accuracy, %")
         axes.legend(loc="upper left")
@@ -179,7 +180,7 @@ def plot_shares(rounds: Sequence[RoundSummary]) -> Plot | None:
 
 def plot_time(summary: RunSummary) -> Plot | None:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
-    if not (took := summary.seconds):
+    if not (took := stage_seconds(summary)):
         return None
     totals = {name: sum(of.get(name, 0.0) for of in took.values()) for name in lines()}
     long = sorted(totals, key=lambda name: -totals[name])[: len(COLOURS)]
@@ -232,7 +233,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
         for place, (axes, (label, rows)) in enumerate(zip(found[:, 0], panels, strict=True)):
             figures = [Estimate(value, 0, *ends) for value, *ends in rows.select("value", "low", "high").rows()]
             style = {"color": COLOURS[place % len(COLOURS)], "marker": "o"}
-            points_with_intervals(axes, range(rows.height), figures, style)
+            points_with_intervals(axes, enumerate(figures), style)
             _name_students(axes, rows["number"].to_list())
             axes.set_title(label)
         found[-1, 0].set_xlabel("student")

@@ -132,7 +132,7 @@ def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Sec
     shares = [Section(f"{table.title} as a table", [table]) for table in map(shares_table, summary.mixed_rounds)]
     found, left_out = summary.decontamination, left_out_table(summary)
     dropped, listed = decontamination_table(found), contaminated_table(found)
-    calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.seconds else None
+    calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.all_stages else None
     why = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
     return [
         Section("Rounds", [rounds_table(summary)]),

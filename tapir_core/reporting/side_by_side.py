@@ -228,7 +228,7 @@ def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
         for offset, (label, (colour, marker, scores)) in enumerate(series.items()):
             places = [place + 0.16 * (offset - 1) for place in range(len(runs))]
             style = {"color": colour, "marker": marker, "label": label}
-            points_with_intervals(axes, places, scores, style, scale=100, sideways=True)
+            points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
         name_rows(axes, [run.name for run in runs])
         axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
 

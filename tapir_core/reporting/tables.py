@@ -51,6 +51,7 @@ __all__ = [
     "seconds_table",
     "shares_table",
     "spend_table",
+    "stage_seconds",
     "stages_table",
     "students_table",
     "table_of",
@@ -105,9 +106,15 @@ def stages_table(summary: RoundSummary) -> Table:
     return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
 
 
+def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
+    """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
+    parts = {"once": summary.stages} | {round_name(each.number): each.stages for each in summary.rounds}
+    return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
+
+
 def seconds_table(summary: RunSummary) -> Table:
     """Time by stage and round."""
-    parts = summary.seconds
+    parts = stage_seconds(summary)
     names = [name for name in lines() if any(name in of for of in parts.values())]
     rows = [(name, *(duration(of.get(name)) for of in parts.values())) for name in names]
     rows += [("sum of stages", *(duration(sum(of.values())) for of in parts.values()))] if rows else []

@@ -10,7 +10,6 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
-from tapir_core.summary.formats import round_name
 from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
@@ -181,9 +180,9 @@ class RoundSummary:
         columns = ("value", "low", "high", "n", "n_failed", "note", "settings")
         return Score(*rows.select(columns).row(0)) if rows.height else None
 
-    def by_task_type(self, split: str = "test") -> dict[str, Score]:
-        """Task type → its accuracy on a split, of those that have one."""
-        return {name: score for name in TASK_TYPES if (score := self.score(split, name)) is not None}
+    def by_task_type(self) -> dict[str, Score]:
+        """Task type → its accuracy on the test split, of those that have one."""
+        return {name: score for name in TASK_TYPES if (score := self.score("test", name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,12 +275,6 @@ class RunSummary:
     def all_stages(self) -> list[StageSummary]:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
-
-    @property
-    def seconds(self) -> dict[str, dict[str, float]]:
-        """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
-        parts = {"once": self.stages} | {round_name(each.number): each.stages for each in self.rounds}
-        return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
 
     def usage_of(self, *, stage: str | None = None, role: str | None = None) -> Usage:
         """What teacher and judge were asked in a stage, or one of the two in all its stages."""
