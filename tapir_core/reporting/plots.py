@@ -5,6 +5,7 @@ figures of one judge, prompt and settings only; others have a panel of their own
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,15 +183,15 @@ def plot_time(summary: RunSummary) -> Plot | None:
     """Time by stage, stacked for each part of the run; the shortest stages are one colour."""
     if not (took := stage_seconds(summary)):
         return None
-    totals = {name: sum(of.get(name, 0.0) for of in took.values()) for name in lines()}
-    long = sorted(totals, key=lambda name: -totals[name])[: len(COLOURS)]
+    totals = sum(map(Counter, took.values()), Counter[str]())
+    colours = {name: colour for (name, _), colour in zip(totals.most_common(), COLOURS, strict=False)}
+    stages = {name: [name] for name in lines() if name in colours}
+    if rest := [name for name in totals if name not in colours]:
+        stages["other stages"] = rest
     unit, seconds = _unit(max(sum(of.values()) for of in took.values()))
-    stages = [(name, {name}, COLOURS[long.index(name)]) for name in totals if name in long and totals[name]]
-    if rest := {name for name in totals if name not in long and totals[name]}:
-        stages.append(("other stages", rest, GREY))
     series = [
-        (label, colour, [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
-        for label, names, colour in stages
+        (label, colours.get(label, GREY), [sum(of.get(name, 0.0) for name in names) / seconds for of in took.values()])
+        for label, names in stages.items()
     ]
 
     def fill(axes: Any) -> None:

@@ -30,6 +30,7 @@ from tapir_core.summary.types import (
     ROLES,
     BenchmarkHits,
     Decontamination,
+    GatedSummary,
     RoundSummary,
     RunSummary,
     Score,
@@ -196,33 +197,25 @@ def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
     }
 
 
-def _of(first: int | None, second: int | None) -> str:
-    return NOTHING if first is None else f"{count(first)} / {count(second)}"
-
-
-def _expanded(each: RoundSummary) -> str:
-    return _of(each.expansion.accepted, each.expansion.asked) if each.expansion else NOTHING
-
-
-def _refined(each: RoundSummary) -> str:
-    if each.refinement is None:
-        return NOTHING
-    return _of(each.refinement.accepted, each.refinement.accepted + sum(each.refinement.rejected.values()))
+def _gated(found: GatedSummary | None) -> str:
+    return NOTHING if found is None else f"{count(found.accepted)} / {count(found.asked)}"
 
 
 def _origin(name: str) -> Callable[[RoundSummary], str]:
     def cell(each: RoundSummary) -> str:
-        if each.mixture is None or name not in each.mixture.origins:
-            return NOTHING
-        return count(each.mixture.origins[name])
+        return count(each.mixture.origins.get(name) if each.mixture else None)
 
     return cell
+
+
+def _failed(found: Score | None) -> str:
+    return NOTHING if found is None else f"{count(found.n)} / {count(found.n_failed)}"
 
 
 def _accuracy_rows(split: str) -> Iterator[tuple[str, Callable[[RoundSummary], str]]]:
     yield f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))
     yield "  95 % interval", lambda each: interval(each.score(split))
-    yield "  n / failed", lambda each: _of(found.n, found.n_failed) if (found := each.score(split)) else NOTHING
+    yield "  n / failed", lambda each: _failed(each.score(split))
 
 
 _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
@@ -233,8 +226,8 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Hard share", lambda each: percent(each.hard_share)),
     ("δ, points", lambda each: number(each.delta)),
     ("Order gap, points", lambda each: number(each.order_gap)),
-    ("Expansion accepted / asked", _expanded),
-    ("Refined accepted / drawn", _refined),
+    ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
+    ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
     ("  from the pool", _origin("pool")),
     ("  seeds", _origin("seed")),

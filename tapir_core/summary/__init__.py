@@ -33,9 +33,8 @@ from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import (
     BenchmarkHits,
     Decontamination,
-    ExpansionSummary,
+    GatedSummary,
     MixtureSummary,
-    RefinementSummary,
     RoundSummary,
     RunSummary,
 )
@@ -173,7 +172,7 @@ def _unscored(look: Look, number: int, pool: pl.DataFrame, scored: int) -> dict[
     return reasons | ({"no verdict was received": without} if without > 0 else {})
 
 
-def _expansion(look: Look, number: int) -> ExpansionSummary | None:
+def _expansion(look: Look, number: int) -> GatedSummary | None:
     accepted, rejected = look.manifest(StageAt("expand", number)), look.rows(StageAt("expansion_rejected", number))
     if accepted is None or rejected is None:
         return None
@@ -181,15 +180,15 @@ def _expansion(look: Look, number: int) -> ExpansionSummary | None:
     counts = _counted(rejected["gate"])
     ordered = {gate: counts.pop(gate) for gate in _GATES if gate in counts}
     asked = sum(manifest.rows for manifest in requests if manifest is not None)
-    return ExpansionSummary(asked, accepted.rows, ordered | counts)
+    return GatedSummary(asked, accepted.rows, ordered | counts)
 
 
-def _refinement(look: Look, number: int) -> RefinementSummary | None:
+def _refinement(look: Look, number: int) -> GatedSummary | None:
     rows = look.rows(StageAt("refine", number))
     if rows is None:
         return None
     kept = rows.filter(pl.col("accepted"))
-    return RefinementSummary(kept.height, _counted(rows.filter(~pl.col("accepted"))["reason"]))
+    return GatedSummary(rows.height, kept.height, _counted(rows.filter(~pl.col("accepted"))["reason"]))
 
 
 def _mixture(look: Look, number: int, first: _Pool) -> MixtureSummary | None:

@@ -16,10 +16,9 @@ __all__ = [
     "ROLES",
     "BenchmarkHits",
     "Decontamination",
-    "ExpansionSummary",
     "Gain",
+    "GatedSummary",
     "MixtureSummary",
-    "RefinementSummary",
     "RoundSummary",
     "RunSummary",
     "Score",
@@ -70,22 +69,13 @@ class StageSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ExpansionSummary:
-    """The expansion of one round."""
+class GatedSummary:
+    """What came of the expansion of one round, or of the refinement of its hard part."""
 
     asked: int
     accepted: int
     rejected: dict[str, int]
-    """Gate → candidates that failed it first, in the order of the gates."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefinementSummary:
-    """The refinement of one round's hard part."""
-
-    accepted: int
-    rejected: dict[str, int]
-    """Reason → refined answers in whose place the plain one was kept."""
+    """Gate or reason → candidates that failed it first; in place of a refined answer the plain one was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +128,8 @@ class RoundSummary:
     """Reason → instructions of the pool without an MFD."""
     seeds: int | None = None
     delta: float | None = None
-    expansion: ExpansionSummary | None = None
-    refinement: RefinementSummary | None = None
+    expansion: GatedSummary | None = None
+    refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
     scores: pl.DataFrame | None = None
     """Held-out accuracy with the columns of `scores/`; the category `all` is the whole split."""
