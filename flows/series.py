@@ -23,8 +23,8 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.config.presets import BackboneEntry, load_backbones, settings_of
 from tapir_core.errors import BudgetReached, ConfigError, NoFigure, TapirError
+from tapir_core.reporting.arms_report import conditions_of
 from tapir_core.reporting.benchmarks import require_round_figures
-from tapir_core.reporting.conditions import conditions_of
 from tapir_core.reporting.sentences import gain_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES

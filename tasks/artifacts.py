@@ -19,13 +19,12 @@ from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
-from tapir_core.reporting.judge_report import write_judge_report
+from tapir_core.reporting.judge_report import judge_tables, write_judge_report
 from tapir_core.reporting.judge_round import summarise_judge
-from tapir_core.reporting.judge_tables import judge_tables
-from tapir_core.reporting.report import score_plots, write_report
-from tapir_core.reporting.run_card import markdown_text, plots_card, run_card
-from tapir_core.reporting.side_by_side import SideBySide
-from tapir_core.reporting.side_by_side_report import side_by_side_card
+from tapir_core.reporting.page import markdown_text, plots_card
+from tapir_core.reporting.plots import score_plots
+from tapir_core.reporting.report import run_card, write_report
+from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
 from tapir_core.reporting.tables import (
     Table,
     mfd_table,
@@ -180,7 +179,7 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
-    card = plots_card(score_plots(summary).values())
+    card = plots_card(score_plots(summary))
     _show_markdown(artifact_key(ref.name, _PLOTS), card, f"Plots of {ref.name}")
 
 

@@ -16,8 +16,7 @@ from tapir_core.evaluation.length_control import LengthTables, read_length_table
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-from tapir_core.reporting.benchmarks import benchmark_tables, require_figures
+from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.sentences import report_path
 from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students

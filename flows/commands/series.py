@@ -27,10 +27,14 @@ from tapir_core.config.presets import BackboneEntry, add_backbone
 from tapir_core.errors import MissingPrerequisite, TapirError
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES, COMPARE_PLACE, SIDE_BY_SIDE, SWEEP_PLACE
-from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
-from tapir_core.reporting.arms_tables import narrow_tables
-from tapir_core.reporting.side_by_side import SideBySide, put_side_by_side, side_by_side_tables
-from tapir_core.reporting.side_by_side_report import write_side_by_side, write_sweep_report
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card, narrow_tables, write_arms
+from tapir_core.reporting.side_by_side import (
+    SideBySide,
+    put_side_by_side,
+    side_by_side_tables,
+    write_side_by_side,
+    write_sweep_report,
+)
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
 

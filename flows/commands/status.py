@@ -13,7 +13,7 @@ from tapir_core.calls import AnswerStore
 from tapir_core.calls.store_address import store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmark_gains import benchmark_states_tables
+from tapir_core.reporting.benchmarks import benchmark_states_tables
 from tapir_core.reporting.run_progress import RunProgress, read_progress
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef, runs_of

@@ -39,7 +39,7 @@ from tapir_core.comparison.plan import ComparisonPlan, PlannedRun
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import BACKBONES
 from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
-from tapir_core.reporting.side_by_side_report import write_sweep_report
+from tapir_core.reporting.side_by_side import write_sweep_report
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep

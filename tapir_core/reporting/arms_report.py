@@ -1,20 +1,70 @@
-"""A comparison of arms on one page that needs nothing else, as JSON for programs, and in Markdown for a README."""
+"""A comparison of arms: conditions, tables and plots, on one page that needs nothing else, as JSON, and in Markdown.
+
+Conditions are those of the reference, in words. Names of files and folders of a machine stay out of them; digests stand
+in their place. Limits: they are what the configuration asks for. What `precision = "auto"` came to on a device, and
+which versions of the engines were at work, stands in each run's `training.json` and logs.
+"""
 
 import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
-from markupsafe import Markup
-
-from tapir_core.comparison.figures import BASIC, ComparedArms, covers_sentence, verdicts
+from tapir_core.comparison.figures import BASIC, ArmRow, ComparedArms, covers_sentence, verdicts
+from tapir_core.config import RunConfig
+from tapir_core.config.presets import ComparisonConfig
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Resampled
+from tapir_core.judging import mode_of
+from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import comparison_file
-from tapir_core.reporting import arms_tables as plots
-from tapir_core.reporting.arms_tables import arms_tables, brief_table
-from tapir_core.reporting.conditions import conditions_lines, conditions_table
-from tapir_core.reporting.page import Plot, render_page
-from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card
+from tapir_core.reporting.figure import (
+    COLOURS,
+    GREY,
+    INK,
+    Plot,
+    draw,
+    draw_task_types,
+    name_rows,
+    points_with_intervals,
+)
+from tapir_core.reporting.model_card import backbone_name
+from tapir_core.reporting.page import Section, markdown_table, markdown_text, plots_card, render_page
+from tapir_core.reporting.tables import Table, table_of
+from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.storage import Storage
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent
+from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import digest
 
-__all__ = ["arms_card", "arms_json", "arms_plots_card", "render_arms", "write_arms"]
+__all__ = [
+    "arms_card",
+    "arms_json",
+    "arms_plots_card",
+    "arms_table",
+    "arms_tables",
+    "brief_table",
+    "conditions_lines",
+    "conditions_of",
+    "conditions_table",
+    "narrow_tables",
+    "render_arms",
+    "write_arms",
+]
+
+_MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
+_LABEL_LETTERS = 30
+"""Where the name of an arm is broken beside its row."""
+_APART = 0.012
+"""Between the points of arms that trained on as much, as a share of that."""
+
+_DIGITS = 12
+"""Hex digits of a digest that are shown."""
+
+_LINES = (("Student", "Answers", "Training"), ("Teacher", "Judge", "Prompts"), ("Sizes", "Run seeds", "Settings"))
+"""What stands together on a line."""
+
+_Column = tuple[str, Callable[[ArmRow], str]]
 
 
 def write_arms(compared: ComparedArms, root: str) -> str:
@@ -37,7 +87,7 @@ def arms_card(compared: ComparedArms) -> str:
 
 def arms_plots_card(compared: ComparedArms) -> str:
     """The plots of the page in Markdown; nothing where there is no plot."""
-    return plots_card(_plots(compared).values())
+    return plots_card(filter(None, _plots(compared)))
 
 
 def arms_json(compared: ComparedArms) -> str:
@@ -59,29 +109,357 @@ def arms_json(compared: ComparedArms) -> str:
 
 def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
+    tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
+    as_table = Section("The same as a table, with all arms", [tables["task_types"]])
+    sections = [
+        Section("", [tables["arms"], conditions_table(compared.conditions)]),
+        Section("Difference to random", [differences]),
+        Section("By training tokens", [curves]),
+        Section("By task type", [task_types, as_table] if task_types is not None else []),
+        Section(tables["dev"].title, [tables["dev"]]),
+    ]
     return render_page(
         "comparison.html.jinja2",
+        sections,
         name=compared.name,
         arms=len([row for row in compared.rows if row.costs]),
         unfinished=compared.unfinished,
         verdicts=verdicts(compared),
         covers=covers_sentence(compared),
-        plots=_plots(compared),
-        tables=arms_tables(compared) | {"conditions": conditions_table(compared.conditions)},
     )
 
 
-def _plots(compared: ComparedArms) -> dict[str, Plot]:
-    """The plots for which there is something to show."""
-    found, rows = {}, compared.rows
-    if any(row.to_random for row in rows if row.costs):
-        caption = "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory."
-        found["differences"] = Plot("Difference to random", Markup(plots.plot_differences(rows)), caption)
-    if any(len(row.curve) > 1 for row in rows if not row.exploratory):
-        caption = "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen."
-        found["curves"] = Plot("By training tokens", Markup(plots.plot_curves(rows)), caption)
-    bars = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
-    if bars:
-        caption = "Last students, means over run seeds. A task type with few instructions says little."
-        found["task_types"] = Plot("By task type", Markup(plots.plot_task_types(bars)), caption)
-    return found
+def conditions_of(
+    config: RunConfig, files: Mapping[str, str], comparison: ComparisonConfig, *, others: Mapping[str, int]
+) -> dict[str, str]:
+    """What → in words: student, its answers, training, teacher, judge, prompts, sizes, run seeds, settings.
+
+    Args:
+        config: of the reference with the first run seed.
+        files: name → digest of the prompt and input files that go into it.
+        comparison: what is compared.
+        others: stage → version of its code that made the figures, where it is not that of this tapir.
+    """
+    template = f", chat template {found[:_DIGITS]}" if (found := files.get("file:chat_template")) else ""
+    judges = ", ".join(endpoint.in_words("judge") for endpoint in config.judge.endpoints.values())
+    used = sorted(used_files(config, files).items())
+    prompts = [f"{name.removeprefix('prompt:')} {version}" for name, version in used if name.startswith("prompt:")]
+    seeds = ", ".join(map(str, comparison.run_seeds))
+    alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
+    stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    made_by = f", made by other versions of stages: {stages}" if others else ""
+    return {
+        "Student": backbone_name(config.student) + template,
+        "Answers": f"{config.student.sampling.in_words}, by {config.student.engine.in_words}",
+        "Training": _training(config),
+        "Teacher": config.teacher.endpoint.in_words("teacher"),
+        "Judge": f"{judges}; {mode_of(config.judge).in_words(config.judge)}",
+        "Prompts": ", ".join(prompts),
+        "Sizes": _sizes(config, files),
+        "Run seeds": seeds + alone,
+        "Settings": f"digest {_settings_digest(config, files)}{made_by}",
+    }
+
+
+def conditions_table(conditions: Mapping[str, str]) -> Table:
+    """A row for each."""
+    note = "Those of the reference, from which an arm departs in what its name says. Digests: 12 hex digits of SHA-256."
+    return Table("Conditions", ("", "Conditions"), tuple(conditions.items()), text_columns=2, note=note)
+
+
+def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
+    """The conditions on three lines of text."""
+    return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
+
+
+def arms_table(compared: ComparedArms) -> Table:
+    """Scores and costs of each arm in one table."""
+    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
+    return _table("Arms", compared, [*_TEST, *_AGAINST, *_PAIRED, *_TRAINING, *_CALLS], note)
+
+
+def brief_table(compared: ComparedArms) -> Table:
+    """What a reader of a Markdown page wants of each arm: score, difference, training and calls with their ratios."""
+    return _table(
+        "Arms", compared, _BRIEF, " ".join([_TEST_NOTE, _AGAINST_NOTE, _BRIEF_NOTE, f"USD {compared.prices}."])
+    )
+
+
+def narrow_tables(compared: ComparedArms) -> list[Table]:
+    """Scores and costs of each arm in tables that fit a terminal, with the arms' short names."""
+    parts = [
+        ("Scores on the test split", _TEST, _TEST_NOTE),
+        ("Against random", _AGAINST, _AGAINST_NOTE),
+        ("Training", _TRAINING, _TRAINING_NOTE),
+        ("Calls", _CALLS, _calls_note(compared)),
+    ]
+    return [_table(title, compared, columns, note, name=_short_name) for title, columns, note in parts]
+
+
+def arms_tables(compared: ComparedArms) -> dict[str, Table]:
+    """`arms`, `dev` and `task_types`."""
+    note = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
+    dev = _table("Dev split", compared, _DEV, note)
+    return {"arms": arms_table(compared), "dev": dev, "task_types": _task_types(compared)}
+
+
+def _table(
+    title: str,
+    compared: ComparedArms,
+    columns: Sequence[_Column],
+    note: str,
+    *,
+    name: Callable[[ArmRow], str] | None = None,
+) -> Table:
+    return table_of(title, [("Arm", name or _name), *columns], compared.rows, note=note)
+
+
+def _task_types(compared: ComparedArms) -> Table:
+    rows = [
+        (name, *(_share_with_interval(row.task_types.get(name)) for row in compared.rows))
+        for name in TASK_TYPES
+        if any(name in row.task_types for row in compared.rows)
+    ]
+    columns = ("Task type", *(_name(row) for row in compared.rows))
+    note = (
+        "Test, %, with its 95 % interval: means over run seeds of the last students. No figure of a task type of which "
+        f"more than {MAX_FAILED_SHARE:.0%} of the answers are missing with a run seed."
+    )
+    return Table("Test split by task type", columns, tuple(rows), note=note)
+
+
+def _name(row: ArmRow) -> str:
+    return f"{row.label} (exploratory)" if row.exploratory else row.label
+
+
+def _short_name(row: ArmRow) -> str:
+    return f"{row.name} *" if row.exploratory else row.name
+
+
+def _score(found: Resampled | None) -> str:
+    return NOTHING if found is None else f"{100 * found.value:.1f}"
+
+
+def _share_interval(found: Resampled | None) -> str:
+    return NOTHING if found is None else f"{100 * found.low95:.1f} to {100 * found.high95:.1f}"
+
+
+def _points(found: Resampled | None) -> str:
+    return NOTHING if found is None else f"{100 * found.value:+.1f}"
+
+
+def _interval(found: Resampled | None, *, level: int) -> str:
+    if found is None:
+        return NOTHING
+    low, high = (found.low90, found.high90) if level == 90 else (found.low95, found.high95)
+    return f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def _share_with_interval(found: Resampled | None) -> str:
+    return NOTHING if found is None else f"{_score(found)} ({_share_interval(found)})"
+
+
+def _points_with_interval(found: Resampled | None) -> str:
+    return NOTHING if found is None else f"{_points(found)} ({_interval(found, level=90)})"
+
+
+def _ratio(value: float | None) -> str:
+    return NOTHING if value is None else f"× {value:.3f}"
+
+
+_TEST: list[_Column] = [
+    ("Run seeds", lambda row: str(len(row.run_seeds))),
+    ("Items", lambda row: count(row.test.items if row.test else None)),
+    ("Missing", lambda row: count(row.missing)),
+    ("Test, %", lambda row: row.why or _score(row.test)),
+    ("95 % interval", lambda row: _share_interval(row.test)),
+]
+
+_AGAINST: list[_Column] = [
+    ("− random", lambda row: _points(row.to_random)),
+    ("90 % interval", lambda row: _interval(row.to_random, level=90)),
+    ("95 % interval", lambda row: _interval(row.to_random, level=95)),
+    ("p", lambda row: NOTHING if row.to_random is None else f"{row.to_random.p:.4f}"),
+    ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
+]
+
+_PAIRED: list[_Column] = [("of items", lambda row: count(row.to_random.items if row.to_random else None))]
+
+_DEV: list[_Column] = [
+    ("Run seeds", lambda row: str(len(row.run_seeds))),
+    ("Dev, %", lambda row: _score(row.dev)),
+    ("95 % interval", lambda row: _share_interval(row.dev)),
+]
+
+_TRAINING: list[_Column] = [
+    ("Tokens", lambda row: count(row.costs.tokens if row.costs else None)),
+    ("ratio", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
+    ("Steps", lambda row: count(row.costs.steps if row.costs else None)),
+    ("ratio", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
+    ("With loss", lambda row: count(row.costs.loss_tokens if row.costs else None)),
+    ("Time", lambda row: duration(row.costs.seconds if row.costs else None)),
+]
+
+_CALLS: list[_Column] = [
+    ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
+    ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
+    ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
+    ("Shared", lambda row: percent(row.costs.stored_share if row.costs else None)),
+    ("Sent", lambda row: count(row.costs.paid_requests if row.costs else None)),
+    ("USD sent", lambda row: number(row.costs.paid_usd if row.costs else None, 4)),
+]
+
+_BRIEF: list[_Column] = [
+    ("Run seeds", lambda row: str(len(row.run_seeds))),
+    ("Missing", lambda row: count(row.missing)),
+    ("Test, % (95 % interval)", lambda row: row.why or _share_with_interval(row.test)),
+    ("− random (90 % interval)", lambda row: _points_with_interval(row.to_random)),
+    ("Tokens", lambda row: _ratio(row.costs.tokens_ratio if row.costs else None)),
+    ("Steps", lambda row: _ratio(row.costs.steps_ratio if row.costs else None)),
+    ("Teacher calls", lambda row: count(row.costs.teacher_answers if row.costs else None)),
+    ("Judge calls", lambda row: count(row.costs.judge_answers if row.costs else None)),
+    ("USD", lambda row: number(row.costs.usd if row.costs else None, 4)),
+]
+
+_TEST_NOTE = (
+    "Test: held-out instructions with the right final result, mean over run seeds; exploratory arms: of one. Missing: "
+    f"test answers that the students lack; no figure where it is more than {MAX_FAILED_SHARE:.0%} with a run seed."
+)
+
+_AGAINST_NOTE = (
+    "− random: paired difference in points, over the instructions that both answered with the run seeds that both have."
+)
+
+_TRAINING_NOTE = (
+    "Tokens and steps: of all rounds after S_0, mean over run seeds, and their ratio to the reference; with loss: of "
+    "the tokens, those of answers. Time: at work, without what was taken over."
+)
+
+_BRIEF_NOTE = (
+    "Tokens and steps: of all rounds after S_0, as ratios to the reference. Calls and USD: what the arm takes, as if "
+    "it stood alone."
+)
+
+
+def _calls_note(compared: ComparedArms) -> str:
+    return (
+        f"Calls and USD: what the arm takes, as if it stood alone; USD {compared.prices}. Shared: of its calls, those "
+        "that another run, or an earlier start, had made. Sent: requests that its own runs sent, repeated attempts and "
+        "mixtures that were made anew included."
+    )
+
+
+def _plots(compared: ComparedArms) -> list[Plot | None]:
+    """Difference to random, curves, task types; nothing in place of a plot that has nothing to show."""
+    return [_plot_differences(compared.rows), _plot_curves(compared.rows), _plot_task_types(compared.rows)]
+
+
+def _plot_differences(rows: Sequence[ArmRow]) -> Plot | None:
+    """Difference to random of each arm that has one: 90 % interval thick, 95 % thin; exploratory arms grey.
+
+    Backbone and S_0 are no arms: so far below that nobody could tell the others apart.
+    """
+    shown = [(row, row.to_random) for row in rows if row.costs and row.to_random is not None]
+    if not shown:
+        return None
+
+    def fill(axes: Any) -> None:
+        for place, (row, found) in enumerate(shown):
+            colour = GREY if row.exploratory else COLOURS[0]
+            axes.hlines(place, 100 * found.low95, 100 * found.high95, color=colour, linewidth=1.2)
+            axes.hlines(place, 100 * found.low90, 100 * found.high90, color=colour, linewidth=3.6)
+            axes.plot([100 * found.value], [place], "D", color=colour, markersize=6)
+        axes.axvline(0, color=INK, linewidth=0.8)
+        name_rows(axes, [textwrap.fill(row.label, _LABEL_LETTERS) for row, _ in shown])
+        axes.set_xlabel("points ahead of random")
+
+    return Plot(
+        "Difference to random",
+        draw("Difference of each arm to random, with intervals", 0.9 + 0.4 * len(shown), fill),
+        "Paired over the same instructions and run seeds. Thick: 90 %, thin: 95 %; grey: exploratory.",
+    )
+
+
+def _plot_curves(rows: Sequence[ArmRow]) -> Plot | None:
+    """Test accuracy after each round of the primary arms by the tokens trained on, with 90 % intervals.
+
+    Exploratory arms have fewer run seeds, so their curves begin at another S_0.
+    """
+    shown = [row for row in rows if len(row.curve) > 1 and not row.exploratory]
+    if not shown:
+        return None
+    apart = _APART * max(row.curve[-1].tokens for row in shown) / 1000
+
+    def fill(axes: Any) -> None:
+        for place, row in enumerate(shown):
+            beside = apart * (place - (len(shown) - 1) / 2)
+            places = [point.tokens / 1000 + beside for point in row.curve]
+            tests = [point.test for point in row.curve]
+            figures = [Estimate(test.value, test.items, test.low90, test.high90) for test in tests]
+            colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
+            style = {"color": colour, "marker": marker, "label": row.label}
+            points_with_intervals(axes, zip(places, figures, strict=True), style, scale=100)
+        axes.set(xlabel="thousand training tokens after S_0", ylabel="accuracy on the test split, %")
+
+    return Plot(
+        "By training tokens",
+        draw("Test accuracy by training tokens", 3.0 + 0.2 * len(shown), fill, legend=1),
+        "Primary arms: means over run seeds with 90 % intervals, from S_0 on, moved apart to be seen.",
+    )
+
+
+def _plot_task_types(rows: Sequence[ArmRow]) -> Plot | None:
+    """Test accuracy of S_0 and the primary arms on each task type."""
+    shown = [row for row in rows if row.task_types and (row.name == BASIC or (row.costs and not row.exploratory))]
+    if not shown:
+        return None
+    arms = [row.name for row in shown if row.costs]
+    series = [
+        (
+            row.label,
+            COLOURS[arms.index(row.name) % len(COLOURS)] if row.costs else GREY,
+            {name: Estimate(found.value, found.items) for name, found in row.task_types.items()},
+        )
+        for row in shown
+    ]
+    return Plot(
+        "By task type",
+        draw_task_types("Test accuracy of the arms by task type", "accuracy on the test split, %", series),
+        "Last students, means over run seeds. A task type with few instructions says little.",
+    )
+
+
+def _training(config: RunConfig) -> str:
+    training, basic = config.training, config.basic_tuning
+    rounds = [config.round(number) for number in config.round_numbers]
+    epochs = _of_parts(f"{basic.epochs:g}", [f"{each.epochs:g}" for each in rounds])
+    rates = _of_parts(f"{basic.learning_rate:g}", [f"{each.learning_rate:g}" for each in rounds])
+    sizes = f"batch size {training.batch_size}, up to {count(training.max_length)} tokens an example"
+    return f"precision {training.precision}, epochs {epochs}, learning rate {rates}, {sizes}"
+
+
+def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
+    pool, heldout = (
+        "no held-out" if source is None else source.in_words(files.get(f"file:{name}", "")[:_DIGITS])
+        for name, source in (("pool", config.data.pool), ("heldout", config.data.heldout))
+    )
+    examples = _each([count(config.round(number).examples) for number in config.round_numbers])
+    rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
+    basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
+    return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
+
+
+def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
+    """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
+    stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
+    return digest([backbone_name(config.student), *stages])[:_DIGITS]
+
+
+def _of_parts(basic: str, rounds: list[str]) -> str:
+    """The value of S_0 and of all rounds, or of both."""
+    return basic if {basic} == set(rounds) else f"{basic} for S_0 and {_each(rounds)} for rounds"
+
+
+def _each(values: list[str]) -> str:
+    """The value of all rounds, or of each."""
+    return values[0] if len(set(values)) == 1 else ", ".join(values)

@@ -1,38 +1,78 @@
-"""Figures of benchmarks as tables and sentences: who is compared side by side, with judge, prompt and settings.
+"""Figures of benchmarks as tables and sentences: side by side, gained on each other, and how far each is asked.
 
 Figures of different judges, prompts or settings never stand in one table, since they are on different scales; how a
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from tapir_core.errors import NoFigure
-from tapir_core.evaluation.benchmark import registered
-from tapir_core.evaluation.scores import SCORES
-from tapir_core.evaluation.statistics import ALL
-from tapir_core.reporting.tables import Table
-from tapir_core.stages import Compared
-from tapir_core.summary.formats import NOTHING, count, number, student_name
+from tapir_core.evaluation.benchmark import benchmark_of, exchanges_of, registered
+from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
+from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
+from tapir_core.paths import BACKBONE
+from tapir_core.randomness import derive_rng
+from tapir_core.reporting.students import models_of
+from tapir_core.reporting.tables import Table, table_of
+from tapir_core.stages import Compared, StageAt, benchmark_stages
+from tapir_core.summary.formats import NOTHING, count, number, points, student_name
+from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 
 __all__ = [
+    "DIFFERS",
+    "NO_GAINS",
+    "PAIRED_COLUMNS",
+    "benchmark_gains_table",
     "benchmark_names",
+    "benchmark_states_tables",
     "benchmark_tables",
     "benchmarks_sentence",
     "beside_in_words",
     "figures_side_by_side",
     "figures_tables",
     "headline_panels",
-    "headlines_in_words",
+    "headline_values",
     "metric_label",
+    "paired_cells",
     "require_figures",
     "require_round_figures",
+    "unpaired_cells",
 ]
 
-_BESIDE = ("judge", "prompt_version", "settings")
+DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
+"""Column of ``scores/`` that must be equal for figures to be paired → what is said where it is not."""
+
+PAIRED_COLUMNS = (
+    *("Student", "Against", "Benchmark", "Figure", "Note"),
+    *("Difference", "Standard error", "95 % interval", "p", "n", "Failed"),
+)
+
+NO_GAINS = Table(
+    "Students on the same questions",
+    PAIRED_COLUMNS,
+    (),
+    text_columns=5,
+    note=(
+        "First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A question "
+        "that one of the two lacks, or failed, is in neither. The best student is that of the dev split of the "
+        "held-out set, which no benchmark is part of."
+    ),
+)
+"""Of a run that asked no two students."""
+
+_DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchmark_scores": "done"}
+"""Stage → how far a benchmark is whose last stage that holds is this one."""
+
+_OUT_OF_DATE = "out of date"
+_WHY_OUT_OF_DATE = (
+    "Out of date: made with another configuration, file, checkpoint or version of tapir; `tapir run`, then the command "
+    "that made it, makes it again."
+)
 _OF_FILE = r"; outputs: "
 """In the settings of figures of a model of a file."""
 
@@ -76,57 +116,25 @@ def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     if not tables:
         return []
     rows = pl.concat(tables)
-    parts = rows.partition_by("benchmark", "metric", *_BESIDE, maintain_order=True)
+    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
 
 
 def figures_tables(name: str, figures: pl.DataFrame | None) -> list[Table]:
     """Every benchmark's figures of one student or model, with intervals and failures: a table for each judge."""
-    if figures is None:
-        return []
-    parts = figures.partition_by("judge", maintain_order=True)
-    of = [f", judged by {part['judge'][0]}" if len(parts) > 1 else "" for part in parts]
-    return [_figures_table(f"Benchmarks of {name}{judge}", part) for judge, part in zip(of, parts, strict=True)]
-
-
-def _figures_table(title: str, figures: pl.DataFrame) -> Table:
-    cells = tuple(
-        (
-            row["benchmark"],
-            metric_label(row["metric"]),
-            row["category"],
-            row["note"],
-            number(row["value"]),
-            number(row["stderr"]),
-            NOTHING if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}",
-            count(row["n"]),
-            count(row["n_failed"]),
-        )
-        for row in figures.iter_rows(named=True)
-    )
-    columns = ("Benchmark", "Figure", "Category", "Note", "Value", "Standard error", "95 % interval", "n", "Failed")
-    return Table(title, columns, cells, text_columns=4, note=beside_in_words(figures))
+    parts = [] if figures is None else figures.partition_by("judge", maintain_order=True)
+    of_judges = {f", judged by {part['judge'][0]}" if len(parts) > 1 else "": part for part in parts}
+    return [
+        table_of(f"Benchmarks of {name}{judge}", _FIGURES, part.to_dicts(), text_columns=4, note=beside_in_words(part))
+        for judge, part in of_judges.items()
+    ]
 
 
 def benchmarks_sentence(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> str:
     """The headlines of these students and models, on a line, and who judged them how; empty without benchmarks."""
     found = [(student_name(who), _rows(summary, who, names)) for who in compared]
-    told = [
-        f"{who} {name} {said}"
-        for who, of_all in found
-        for name, rows in _by_benchmark(of_all)
-        for said in headlines_in_words(rows)
-    ]
+    told = [f"{who} {row['benchmark']} {_headline_in_words(row)}" for who, rows in found for row in _headlines(rows)]
     return f"{'; '.join(told)}. {beside_in_words(pl.concat([rows for _, rows in found]))}" if told else ""
-
-
-def headlines_in_words(rows: pl.DataFrame) -> list[str]:
-    """The headlines of one student on one benchmark: what it is called, the figure, n; why, where there is none."""
-    return [
-        f"{metric_label(row['metric'])} {_cell(row)}, "
-        + (f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}")
-        for row in _headlines(rows)
-    ]
 
 
 def require_figures(summary: RunSummary, compared: Sequence[Compared], names: Sequence[str]) -> None:
@@ -168,12 +176,14 @@ def _rows(summary: RunSummary, who: Compared, names: Sequence[str]) -> pl.DataFr
     return found.filter(pl.col("benchmark").is_in(list(names)))
 
 
-def _by_benchmark(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    return [(part["benchmark"][0], part) for part in rows.partition_by("benchmark", maintain_order=True)]
-
-
 def _headlines(rows: pl.DataFrame) -> list[dict[str, Any]]:
     return _of_headlines(rows).filter(category=ALL).to_dicts()
+
+
+def _headline_in_words(row: dict[str, Any]) -> str:
+    """What it is called, the figure, n; why, where there is none."""
+    told = f"n = {row['n']}" if row["value"] is not None else f"since {row['note']}"
+    return f"{metric_label(row['metric'])} {_cell(row)}, {told}"
 
 
 def _of_headlines(rows: pl.DataFrame) -> pl.DataFrame:
@@ -202,9 +212,26 @@ def _cell(row: dict[str, Any] | None) -> str:
     """52.10 (45.83 to 58.37); what failed stands behind it."""
     if row is None:
         return NOTHING
-    interval = "" if row["low"] is None else f" ({row['low']:.2f} to {row['high']:.2f})"
+    interval = f" ({span})" if (span := _span(row)) else ""
     figure = "no figure" if row["value"] is None else f"{row['value']:.2f}{interval}"
     return figure + (f", {row['n_failed']} failed" if row["n_failed"] else "")
+
+
+def _span(row: dict[str, Any]) -> str:
+    return "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
+
+
+_FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Benchmark", lambda row: row["benchmark"]),
+    ("Figure", lambda row: metric_label(row["metric"])),
+    ("Category", lambda row: row["category"]),
+    ("Note", lambda row: row["note"]),
+    ("Value", lambda row: number(row["value"])),
+    ("Standard error", lambda row: number(row["stderr"])),
+    ("95 % interval", lambda row: _span(row) or NOTHING),
+    ("n", lambda row: count(row["n"])),
+    ("Failed", lambda row: count(row["n_failed"])),
+)
 
 
 def _most(rows: Iterable[dict[str, Any]]) -> str:
@@ -217,7 +244,7 @@ def beside_in_words(rows: pl.DataFrame) -> str:
     several = rows["benchmark"].n_unique() > 1
     return " ".join(
         f"{name + ': ' if several else ''}Judged by {judge}; prompt {prompt}; {settings}."
-        for name, judge, prompt, settings in rows.select("benchmark", *_BESIDE).unique(maintain_order=True).rows()
+        for name, judge, prompt, settings in rows.select("benchmark", *DIFFERS).unique(maintain_order=True).rows()
     )
 
 
@@ -231,3 +258,112 @@ def _notes(rows: pl.DataFrame) -> str:
         f"{metric.split(',')[0].capitalize()}{'' if len(of) == every else ' of ' + ', '.join(of)}: {note}."
         for (metric, note), of in told.items()
     )
+
+
+def benchmark_gains_table(look: Look, students: Sequence[int], best: int | None) -> Table:
+    """How much better some of ``students`` are than others, a row a benchmark, pair and headline.
+
+    Args:
+        look: The run.
+        students: Rounds; of each benchmark those of them that have figures.
+        best: The best student by the dev split of the held-out set. Where it is not known, or was not asked, the last
+            one is set against the backbone.
+    """
+    rows = []
+    for name in look.run.config.evaluation.asked:
+        asked = {each: scores for each in sorted(students) if (scores := _scores(look, name, each)) is not None}
+        for after, before in _pairs([*asked], best):
+            pair = (student_name(after), student_name(before), name)
+            differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
+            cells = [unpaired_cells(differs)] if differs else _paired(look, name, after, before)
+            rows += [(*pair, *each) for each in cells]
+    return replace(NO_GAINS, rows=tuple(rows))
+
+
+def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
+    """Which student is set against which, each pair once."""
+    trained = [each for each in asked if each > BACKBONE]
+    if not trained:
+        return []
+    first, last = trained[0], trained[-1]
+    of_trained = [(last, first), *([(best, first)] if best in trained else [])]
+    of_backbone = [(best if best in trained else last, BACKBONE)] if BACKBONE in asked else []
+    return [pair for pair in dict.fromkeys([*of_trained, *of_backbone]) if pair[0] != pair[1]]
+
+
+def _paired(look: Look, name: str, after: int, before: int) -> Iterator[tuple[str, ...]]:
+    config = look.run.config
+    first, second = (headline_values(look, name, student) for student in (before, after))
+    for metric in sorted(first.keys() & second.keys()):
+        rng = derive_rng(config.run.seed, "benchmark", name, metric, after, before)
+        limit = config.evaluation.asked[name].max_failed_share
+        found = compare_paired(second[metric], first[metric], rng=rng, max_failed_share=limit)
+        yield paired_cells(metric_label(metric), found)
+
+
+def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
+    """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
+    estimate = found.difference
+    span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
+    p_value = NOTHING if found.p_value is None else f"{found.p_value:.4f}"
+    value = NOTHING if estimate.value is None else points(estimate.value)
+    figures = (value, number(estimate.stderr), span, p_value)
+    return (figure, estimate.why, *figures, count(estimate.n), count(found.n_failed))
+
+
+def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
+    """The cells under ``PAIRED_COLUMNS``, from the figure on, of two students not compared; ``differs`` says why."""
+    return (NOTHING, f"not compared: {', '.join(differs)}", *[NOTHING] * (len(PAIRED_COLUMNS) - 5))
+
+
+def headline_values(look: Look, name: str, student: int) -> dict[str, ItemValues]:
+    """What the headlines of a student are made of; nothing where its figures do not stand."""
+    items = look.rows(StageAt("benchmark_items", benchmark=name))
+    answers, replies = (
+        look.rows(StageAt(stage, student, benchmark=name)) for stage in ("benchmark_answers", "benchmark_replies")
+    )
+    if items is None or answers is None or replies is None or _scores(look, name, student) is None:
+        return {}
+    return benchmark_of(look.run.config, name).values(exchanges_of(items, answers), judgments_of(replies))
+
+
+def _scores(look: Look, name: str, student: int) -> pl.DataFrame | None:
+    return look.rows(StageAt("benchmark_scores", student, benchmark=name))
+
+
+def benchmark_states_tables(look: Look) -> list[Table]:
+    """A table for each benchmark that is asked each round or was asked later, for figures of two have no common scale.
+
+    A row a student: all of them of what is asked each round, of the others those that were asked. Then every model
+    whose outputs are a file.
+    """
+    tables = (_states_table(look, name) for name in look.run.config.evaluation.asked)
+    return [table for table in tables if table]
+
+
+def _states_table(look: Look, name: str) -> Table:
+    config, models = look.run.config, models_of(look.run, name)
+    each_round = name in config.evaluation.each_round
+    states = {who: _state(look, name, who) for who in (*range(BACKBONE, config.run.rounds + 1), *models)}
+    shown = {who: state or "to do" for who, state in states.items() if state or each_round or who in models}
+    scores = {who: rows for who in shown if (rows := look.rows(benchmark_stages(name, who)[-1])) is not None}
+    cells = []
+    for who, state in shown.items():
+        when = "each round" if each_round and who not in models else "later"
+        figures = "; ".join(map(_headline_in_words, _headlines(scores[who]))) if who in scores else NOTHING
+        cells.append((student_name(who), when, state, figures))
+    notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
+    notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
+    columns = ("Student", "Asked", "State", "Figure")
+    return Table(f"Benchmark {name}", columns, tuple(cells), text_columns=4, note=" ".join(notes))
+
+
+def _state(look: Look, name: str, who: Compared) -> str:
+    """How far it is; empty where nothing of it lies in the run's folder."""
+    stages = benchmark_stages(name, who)
+    for at in reversed(stages):
+        if look.manifest(at) is not None:
+            return _DONE[at.name]
+        if look.run.manifest(at) is not None:
+            return _OUT_OF_DATE
+    return "begun" if any(look.run.storage.names(at.folder) for at in stages) else ""

@@ -1,6 +1,6 @@
 """The tables of an estimate: before the run by stage, role and benchmark, after it beside what it really took."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from tapir_core.estimate.types import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
@@ -47,7 +47,9 @@ def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
 
     Both sides count every answer, those from the store included, so that a run in several starts compares too.
     """
-    rows = [_compared(each, list(_stages(summary, each.name))) for each in estimate.stages]
+    rows = [
+        _compared(each, [stage for stage in summary.all_stages if stage.name == each.name]) for each in estimate.stages
+    ]
     columns = (
         "Stage",
         "Answers expected",
@@ -108,10 +110,6 @@ def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
         NOTHING if expected.hours is None else _span(expected.hours, lambda hours: duration(3600 * hours)),
         duration(seconds if got else None),
     )
-
-
-def _stages(summary: RunSummary, name: str) -> Iterable[StageSummary]:
-    return (stage for stage in summary.all_stages if stage.name == name)
 
 
 def _added(one: Span, other: Span) -> Span:

@@ -7,13 +7,29 @@ which colour-blind readers can tell apart; what matters is told by shape or labe
 import base64
 import io
 import logging
+import math
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from markupsafe import escape
+from markupsafe import Markup, escape
 
-__all__ = ["COLOURS", "GREY", "INK", "draw", "image_address"]
+from tapir_core.task_types import TASK_TYPES
+
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "INK",
+    "Plot",
+    "draw",
+    "draw_task_types",
+    "image_address",
+    "interval_bars",
+    "name_rows",
+    "points_with_intervals",
+    "stacked_bars",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +72,46 @@ _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What no XML document may hold, not even escaped."""
 
 
-def draw(title: str, height_inches: float, fill: Callable[[Any], None]) -> str:
-    """An SVG element of a figure that ``fill`` draws into; ``title`` is what a screen reader says.
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A plot with the sentence that says how to read it."""
+
+    title: str
+    svg: Markup
+    caption: str
+
+
+class WithInterval(Protocol):
+    """A figure as plots need it; no number where it has none."""
+
+    @property
+    def value(self) -> float | None:
+        """In the unit of the interval's ends."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of its interval."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of its interval."""
+
+
+def draw(title: str, height_inches: float, fill: Callable[[Any], None], *, legend: int = 0, **panels: Any) -> Markup:
+    """An SVG element of a figure whose axes ``fill`` draws into; ``title`` is what a screen reader says.
+
+    ``legend`` is how many columns a legend above the plot has; none without. ``panels`` are matplotlib's for several.
 
     The same data give the same text. A plot that cannot be drawn says so in its place and in the log: a report and the
     end of a run must not fail for a picture of what its tables hold.
     """
     try:
-        svg = _figure_svg(height_inches, fill)
+        svg = _figure_svg(height_inches, fill, legend, panels)
     except Exception as error:
         reason = type(error).__name__
         logger.warning("the plot %r could not be drawn: %s: %s", title, reason, error)
         svg = _NOT_DRAWN.format(reason=reason)
-    return _inline(svg, title)
+    return Markup(_inline(svg, title))
 
 
 def image_address(svg: str) -> str:
@@ -77,7 +120,86 @@ def image_address(svg: str) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(image.encode()).decode()}"
 
 
-def _figure_svg(height_inches: float, fill: Callable[[Any], None]) -> str:
+def draw_task_types(
+    title: str, x_label: str, series: Sequence[tuple[str, str, Mapping[str, WithInterval]]], *, legend_columns: int = 1
+) -> Markup:
+    """Bars with intervals for each task type that some of ``series`` have: label, colour, task type → share (0-1)."""
+    names = [name for name in TASK_TYPES if any(name in figures for _, _, figures in series)]
+    thickness = 0.8 / max(1, len(series))
+
+    def fill(axes: Any) -> None:
+        for offset, (label, colour, figures) in enumerate(series):
+            values, errors = interval_bars([figures.get(name) for name in names], 100)
+            axes.barh(
+                [place + thickness * (offset - (len(series) - 1) / 2) for place in range(len(names))],
+                values,
+                thickness * 0.92,
+                xerr=errors,
+                color=colour,
+                label=label,
+                error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": INK, "alpha": 0.8},
+            )
+        name_rows(axes, names)
+        axes.set(xlim=(0, 100), xlabel=x_label)
+
+    height = 0.7 + 0.2 * math.ceil(len(series) / legend_columns) + (0.12 + 0.08 * len(series)) * len(names)
+    return draw(title, height, fill, legend=legend_columns)
+
+
+def interval_bars(
+    figures: Sequence[WithInterval | None], scale: float = 1.0
+) -> tuple[list[float], tuple[list[float], list[float]]]:
+    """Values times ``scale``, and how far below and above each its interval reaches; NaN is drawn as nothing."""
+
+    def ends(end: str) -> list[float]:
+        found = (getattr(each, end, None) for each in figures)
+        return [math.nan if each is None else scale * each for each in found]
+
+    lows, values, highs = map(ends, ("low", "value", "high"))
+    # A resampled interval may leave its value out. What is no number stays none, so it stands first.
+    below = [max(value - low, 0.0) for value, low in zip(values, lows, strict=True)]
+    above = [max(high - value, 0.0) for value, high in zip(values, highs, strict=True)]
+    return values, (below, above)
+
+
+def points_with_intervals(
+    axes: Any,
+    points: Iterable[tuple[float, WithInterval | None]],
+    style: Mapping[str, Any],
+    *,
+    scale: float = 1.0,
+    sideways: bool = False,
+) -> None:
+    """A line of points (place, figure) with intervals, less those without a figure.
+
+    ``style`` is matplotlib's: colour, marker, label. ``sideways``: places go up, not across, and no line joins them.
+    """
+    found = [(place, each) for place, each in points if each is not None and each.value is not None]
+    places = [place for place, _ in found]
+    values, errors = interval_bars([each for _, each in found], scale)
+    known = {"markersize": 5, "capsize": 3, "linewidth": 1.4, **style}
+    if sideways:
+        axes.errorbar(values, places, xerr=errors, linestyle="none", **known)
+    else:
+        axes.errorbar(places, values, yerr=errors, **known)
+
+
+def stacked_bars(axes: Any, names: Sequence[str], series: Iterable[tuple[str, str, Sequence[float]]]) -> None:
+    """A bar for each name, made of what each of ``series`` (label, colour, widths) has of it."""
+    left = [0.0] * len(names)
+    for label, colour, widths in series:
+        axes.barh(range(len(names)), widths, 0.62, left=left, color=colour, label=label)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    name_rows(axes, names)
+
+
+def name_rows(axes: Any, names: Sequence[str], *, lines: bool = False) -> None:
+    """Rows with names, from the top down."""
+    axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    axes.grid(axis="y", visible=lines)
+
+
+def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, panels: dict[str, Any]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -85,7 +207,9 @@ def _figure_svg(height_inches: float, fill: Callable[[Any], None]) -> str:
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
         FigureCanvasSVG(figure)
-        fill(figure)
+        fill(figure.subplots(**panels))
+        if legend:
+            figure.legend(loc="outside upper center", ncols=legend)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     return buffer.getvalue()

@@ -4,6 +4,7 @@ Only stage `judge` and what it reads must hold, so a round whose verdicts allow 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -18,6 +19,7 @@ from tapir_core.judging.agreement import (
     UnscoredVerdicts,
     compare_judges,
     count_unscored_verdicts,
+    favoured_position,
     mean_scores,
     measure_length,
     measure_orders,
@@ -34,13 +36,11 @@ __all__ = [
     "JudgedInstruction",
     "Measures",
     "Reply",
-    "choose_verdicts",
     "summarise_judge",
 ]
 
 _EACH = 5
 _SHOWN_CHARS = 2_000
-_COLUMNS = ("instruction_id", "instruction", "task_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,53 +65,6 @@ class JudgedInstruction:
     task_type: str
     replies: tuple[Reply, ...]
     """The teacher's answer first, then the student's; of several judges by name."""
-
-
-def choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[JudgedInstruction, ...]:
-    """At most ten instructions with their replies, the same ones for the same verdicts.
-
-    ``pairs`` is what `pair_orders` gives of the combined verdicts; ``pool`` has instruction_id, instruction and
-    task_type.
-    """
-    chosen = [(identity, f"order gap {gap:+.1f}") for identity, gap in _widest_gaps(pairs)]
-    chosen += [(identity, "unscored") for identity in _unscored(verdicts)]
-    rows = verdicts.filter(pl.col("instruction_id").is_in([identity for identity, _ in chosen]))
-    texts = {identity: (text, task_type) for identity, text, task_type in pool.select(_COLUMNS).iter_rows()}
-    replies = _replies(rows)
-    return tuple(JudgedInstruction(why, *texts[identity], replies=replies[identity]) for identity, why in chosen)
-
-
-def _widest_gaps(pairs: pl.DataFrame) -> list[tuple[str, float]]:
-    unequal = pairs.filter(pl.col("order_gap") != 0)
-    widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
-    rows: list[tuple[str, float]] = widest.select("instruction_id", "order_gap").rows()
-    return rows
-
-
-def _unscored(verdicts: pl.DataFrame) -> list[str]:
-    """Instructions with unscored verdicts; the reasons take turns, so that a rare one is seen."""
-    unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
-    turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
-    identities: list[str] = turns["instruction_id"].unique(maintain_order=True).head(_EACH).to_list()
-    return identities
-
-
-def _replies(verdicts: pl.DataFrame) -> dict[str, tuple[Reply, ...]]:
-    found: dict[str, tuple[Reply, ...]] = {}
-    ordered = verdicts.sort("instruction_id", "order", "judge", descending=[False, True, False])
-    for row in ordered.iter_rows(named=True):
-        scored = row["status"] == "scored"
-        scores = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if scored else ""
-        reply = Reply(row["order"], row["judge"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
-        found[row["instruction_id"]] = (*found.get(row["instruction_id"], ()), reply)
-    return found
-
-
-def _shorten(text: str) -> str:
-    if len(text) <= _SHOWN_CHARS:
-        return text
-    half = _SHOWN_CHARS // 2
-    return f"{text[:half]}\n… ({len(text) - 2 * half} characters left out) …\n{text[-half:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +105,11 @@ class JudgeRound:
     to_read: tuple[JudgedInstruction, ...]
     """The widest order gaps, then unscored ones of every reason."""
 
+    @property
+    def favoured(self) -> str | None:
+        """The position that the judge favours: first, second or neither; nothing where it cannot be told."""
+        return None if self.whole.agreement is None else favoured_position(self.whole.agreement.gap)
+
 
 def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
     """Everything that the judge report of round ``number`` says.
@@ -160,7 +118,7 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         MissingPrerequisite: the round has no verdicts yet.
     """
     look, judge = Look(run), run.config.judge
-    names, orders = judge.names, expected_orders(judge)
+    orders = expected_orders(judge)
     verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
     if verdicts is None or answers is None:
         raise MissingPrerequisite(
@@ -169,19 +127,19 @@ def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
         )
     pool = _round_pool(look, number)
     whole = _measure(verdicts, answers, pool, judge)
-    by_judge = {name: verdicts.filter(judge=name) for name in names} if judge.panel else {}
+    alone = judge.names if judge.panel else ()
     return JudgeRound(
         run=run.record.name,
         number=number,
-        judges=names,
+        judges=judge.names,
         rule=judge.panel_rule,
         orders=orders,
         verdicts=verdicts.height,
         instructions=verdicts["instruction_id"].n_unique(),
         whole=whole,
-        single={name: _measure(said, answers, pool, judge) for name, said in by_judge.items()},
+        single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
         panel=compare_judges(verdicts, orders),
-        to_read=choose_verdicts(verdicts, whole.pairs, pool),
+        to_read=_choose_verdicts(verdicts, whole.pairs, pool),
     )
 
 
@@ -206,3 +164,39 @@ def _round_pool(look: Look, number: int) -> pl.DataFrame:
     columns = ["instruction_id", "instruction", "task_type", "response"]
     parts = [split_usable(*tables[:3]).examples, *tables[3:]]
     return pl.concat([part.select(columns) for part in parts], how="vertical_relaxed")
+
+
+def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[JudgedInstruction, ...]:
+    """At most ten instructions with their replies, the same ones for the same verdicts."""
+    unequal = pairs.filter(pl.col("order_gap") != 0)
+    widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
+    chosen = [
+        (identity, f"order gap {gap:+.1f}") for identity, gap in widest.select("instruction_id", "order_gap").rows()
+    ]
+    # The reasons take turns, so that a rare one is seen.
+    unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
+    turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
+    chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
+    texts = {row["instruction_id"]: row for row in pool.iter_rows(named=True)}
+    rows = verdicts.filter(pl.col("instruction_id").is_in([identity for identity, _ in chosen]))
+    replies = rows.sort("order", "judge", descending=[True, False]).partition_by("instruction_id", as_dict=True)
+    return tuple(
+        JudgedInstruction(
+            why,
+            texts[identity]["instruction"],
+            texts[identity]["task_type"],
+            tuple(map(_reply, replies[identity,].iter_rows(named=True))),
+        )
+        for identity, why in chosen
+    )
+
+
+def _reply(row: dict[str, Any]) -> Reply:
+    scores = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if row["status"] == "scored" else ""
+    return Reply(row["order"], row["judge"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
+
+
+def _shorten(text: str) -> str:
+    half = _SHOWN_CHARS // 2
+    left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"

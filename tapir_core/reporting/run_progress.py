@@ -9,7 +9,7 @@ from tapir_core.estimate.types import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
 from tapir_core.run_state import state_of
 from tapir_core.stages import EXPAND, STAGES, StageAt, lines, plan
-from tapir_core.summary.rounds import heldout_scores
+from tapir_core.summary import heldout_scores
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RoundSummary, Score
 
@@ -55,13 +55,10 @@ def read_progress(look: Look) -> RunProgress:
 def _last_score(look: Look) -> tuple[int | None, str, Score | None]:
     for number in range(look.run.config.run.rounds, BACKBONE - 1, -1):
         for split in ("test", "dev"):
-            if (score := _score(look, number, split)) is not None:
+            score = RoundSummary(number, scores=heldout_scores(look, number)).score(split)
+            if score is not None:
                 return number, split, score
     return None, "", None
-
-
-def _score(look: Look, number: int, split: str) -> Score | None:
-    return RoundSummary(number, scores=heldout_scores(look, number)).score(split)
 
 
 def _seconds_left(look: Look) -> float | None:

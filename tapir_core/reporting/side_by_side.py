@@ -1,35 +1,68 @@
-"""Several runs of a root beside each other: what differs in what they are, ask and score; with pictures."""
+"""Several runs of a root beside each other: what differs in what they are, ask and score, on one page and as a card.
 
-from collections.abc import Callable, Sequence
+The last students of the runs are set against that of the first run, on the same items. Figures of different judges,
+prompts, settings, questions or baselines stand in different tables and are not paired. The page is made from the run
+folders alone. Limits: each p-value is that of its own difference, however many runs are set against the first.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import polars as pl
+
+from tapir_core.data.fetched import file_ingredient
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.figure import COLOURS, GREY, INK, draw
-from tapir_core.reporting.paired_runs import benchmarks_of_runs, paired_runs_table
-from tapir_core.reporting.plots import interval_bars
-from tapir_core.reporting.sentences import accuracy_note
-from tapir_core.reporting.tables import Table
-from tapir_core.run_folder import RunFolder
-from tapir_core.stages import StageAt, lines
+from tapir_core.evaluation.benchmark import without_files
+from tapir_core.evaluation.statistics import compare_paired
+from tapir_core.paths import sweep_report_file
+from tapir_core.randomness import derive_rng
+from tapir_core.reporting.benchmarks import (
+    DIFFERS,
+    PAIRED_COLUMNS,
+    figures_side_by_side,
+    headline_values,
+    metric_label,
+    paired_cells,
+    unpaired_cells,
+)
+from tapir_core.reporting.figure import (
+    COLOURS,
+    GREY,
+    Plot,
+    draw,
+    draw_task_types,
+    name_rows,
+    points_with_intervals,
+    stacked_bars,
+)
+from tapir_core.reporting.page import Section, render_page, table_section
+from tapir_core.reporting.sentences import accuracy_note, standin_sentence
+from tapir_core.reporting.tables import Table, task_types_table
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt, benchmark_stages, lines
+from tapir_core.storage import Storage
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
+from tapir_core.summary.grading import marks_on_test
 from tapir_core.summary.run_reader import Look
-from tapir_core.summary.types import RoundSummary, RunSummary, Score, Usage
-from tapir_core.task_types import TASK_TYPES
+from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
+from tapir_core.sweep import Swept, finished_runs
+from tapir_core.text import digest
 
 __all__ = [
     "SideBySide",
+    "benchmarks_of_runs",
     "last_student",
-    "plot_answers",
-    "plot_students",
-    "plot_task_types",
+    "paired_runs_table",
     "put_side_by_side",
+    "render_side_by_side",
     "reused_share",
+    "side_by_side_card",
     "side_by_side_tables",
+    "write_side_by_side",
+    "write_sweep_report",
 ]
-
-_ROLES = ("teacher", "judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +84,8 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     """
     sets = [run.holds(StageAt("heldout")) if run.config.data.heldout else None for run in runs]
     digests = [each.digest if each is not None else "" for each in sets]
-    for run, digest in zip(runs, digests, strict=True):
-        if digest != digests[0]:
+    for run, found in zip(runs, digests, strict=True):
+        if found != digests[0]:
             raise ConfigError(
                 f"run {run.ref.name!r} cannot stand beside {runs[0].ref.name!r}, their held-out sets are not the same: "
                 f"{_difference(runs[0], run)}; take runs of one curriculum"
@@ -62,66 +95,76 @@ def put_side_by_side(runs: Sequence[RunFolder]) -> SideBySide:
     return SideBySide(summaries, tuple(benchmarks_of_runs(looks)), paired_runs_table(looks, last))
 
 
+def write_side_by_side(shown: SideBySide, root: str, file: str) -> str:
+    """Write the page below the root and say where it is."""
+    Storage(root).write_bytes(file, render_side_by_side(shown).encode())
+    return f"{root}/{file}"
+
+
+def write_sweep_report(curriculum: RunRef, swept: Sequence[Swept]) -> tuple[SideBySide, str] | None:
+    """Compare the finished runs of a sweep, write the page and say where it is; nothing when none is finished."""
+    runs = finished_runs(swept)
+    if not runs:
+        return None
+    shown = put_side_by_side(runs)
+    return shown, write_side_by_side(shown, curriculum.root, sweep_report_file(curriculum.name))
+
+
+def side_by_side_card(shown: SideBySide, report: str) -> str:
+    """The tables in Markdown, for an artifact."""
+    tables = filter(None, (*side_by_side_tables(shown).values(), *shown.benchmarks, shown.paired))
+    return "\n\n".join(["# Backbones side by side", *map(table_section, tables), f"Page with plots: `{report}`"]) + "\n"
+
+
+def render_side_by_side(shown: SideBySide) -> str:
+    """The page. Everything that is text is escaped."""
+    tables = side_by_side_tables(shown)
+    task_types = [_plot_task_types(shown.runs), Section("The same as a table", [tables["task_types"]])]
+    answers = tables["answers"]
+    sections = [
+        Section("", [tables["overview"]]),
+        Section("Held-out accuracy", [_plot_students(shown.runs)]),
+        Section("By task type", task_types),
+        Section(shown.paired.title, [shown.paired]),
+        Section("Benchmarks", shown.benchmarks),
+        Section(answers.title, [_plot_answers(shown.runs), answers]),
+    ]
+    warnings = dict.fromkeys(filter(None, map(standin_sentence, shown.runs)))
+    return render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*warnings])
+
+
 def side_by_side_tables(shown: SideBySide) -> dict[str, Table]:
     """`overview`, `task_types` and `answers`, each with a column for each run."""
-    make = {"overview": _overview_table, "task_types": _task_types_table, "answers": _answers_table}
-    return {name: table(shown.runs) for name, table in make.items()}
+    runs = shown.runs
+    names, note = [each.name for each in runs], accuracy_note(map(_last_score, runs))
+    rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
+    students = dict(zip(names, map(last_student, runs), strict=True))
+    of_students = f"Last student of each run on the test split; n counts what failed, too. {note}"
+    return {
+        "overview": Table("Side by side", ("", *names), rows, note=f"{note} {_OVERVIEW}".strip()),
+        "task_types": task_types_table("Accuracy by task type", students, of_students),
+        "answers": _answers_table(runs),
+    }
 
 
-def last_student(summary: RunSummary) -> RoundSummary | None:
-    """The last student that was evaluated; nothing while only the backbone was."""
-    trained = [each for each in summary.students if each.number >= 0]
-    return trained[-1] if trained else None
+def _answers_table(runs: Sequence[RunSummary]) -> Table:
+    """Where the answers came from, by stage and by role."""
+    rows = [(name, *(_answers(each.usage_of(stage=name)) for each in runs)) for name in lines()]
+    rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
+    rows += [(f"all of the {role}", *(_answers(each.usage_of(role=role)) for each in runs)) for role in ROLES]
+    note = "Asked for + from the store, and the store's share."
+    return Table("Where the answers came from", ("Stage", *(each.name for each in runs)), tuple(rows), note=note)
+
+
+def _answers(usage: Usage) -> str:
+    share = reused_share(usage)
+    return NOTHING if share is None else f"{count(usage.calls)} + {count(usage.stored)} ({percent(share)})"
 
 
 def reused_share(usage: Usage) -> float | None:
     """Share of the answers that the store gave; nothing when none was needed."""
     answers = usage.calls + usage.stored
     return usage.stored / answers if answers else None
-
-
-def _overview_table(runs: Sequence[RunSummary]) -> Table:
-    rows = tuple((label, *map(cell, runs)) for label, cell in _ROWS.items())
-    note = (
-        f"{accuracy_note(map(_last_score, runs))} The gain is paired, with its 95 % interval. Answers are those of "
-        "teacher and judge. USD is the price of all of them: what came from the store was paid by the run that asked "
-        "first."
-    ).strip()
-    return Table("Side by side", ("", *(each.name for each in runs)), rows, note=note)
-
-
-def _task_types_table(runs: Sequence[RunSummary], split: str = "test") -> Table:
-    """The last student of each run by task type."""
-    students = [last_student(each) for each in runs]
-    rows = []
-    for name in ("all", *TASK_TYPES):
-        scores = [None if each is None else each.score(split, name) for each in students]
-        if any(scores):
-            rows.append((name, *map(score, scores), most(scores)))
-    columns = ("Task type", *(each.name for each in runs), "n")
-    note = f"Last student of each run on the {split} split; n counts what failed, too. "
-    note += accuracy_note(map(_last_score, runs))
-    return Table("Accuracy by task type", columns, tuple(rows), note=note)
-
-
-def _answers_table(runs: Sequence[RunSummary]) -> Table:
-    """Where the answers came from, by stage and by role."""
-    rows = [(name, *(_answers(_usage(each, name)) for each in runs)) for name in lines()]
-    rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
-    rows += [(f"all of the {role}", *(_answers(_usage(each, role)) for each in runs)) for role in _ROLES]
-    note = "Asked for + from the store, and the store's share."
-    return Table("Where the answers came from", ("Stage", *(each.name for each in runs)), tuple(rows), note=note)
-
-
-def _usage(summary: RunSummary, name: str) -> Usage:
-    """What a stage, or a role in all its stages, was asked in the whole run."""
-    asked = [stage for stage in summary.all_stages if stage.asks in _ROLES and name in (stage.name, stage.asks)]
-    return sum((stage.usage for stage in asked), Usage())
-
-
-def _answers(usage: Usage) -> str:
-    share = reused_share(usage)
-    return NOTHING if share is None else f"{count(usage.calls)} + {count(usage.stored)} ({percent(share)})"
 
 
 def _difference(first: RunFolder, other: RunFolder) -> str:
@@ -137,31 +180,30 @@ def _heldout_fields(run: RunFolder) -> dict[str, object]:
     return {"run.seed": run.config.run.seed, **{f"data.heldout.{name}": value for name, value in fields.items()}}
 
 
-def _accuracy(place: Callable[[RunSummary], RoundSummary | None]) -> Callable[[RunSummary], str]:
-    def cell(summary: RunSummary) -> str:
-        found = place(summary)
-        return NOTHING if found is None else score(found.score("test"))
+def last_student(summary: RunSummary) -> RoundSummary | None:
+    """The last student that was evaluated; nothing while only the backbone was."""
+    return next((each for each in reversed(summary.students) if each.number >= 0), None)
 
-    return cell
+
+def _test_score(student: RoundSummary | None) -> Score | None:
+    return None if student is None else student.score("test")
 
 
 def _last_score(summary: RunSummary) -> Score | None:
-    last = last_student(summary)
-    return None if last is None else last.score("test")
+    return _test_score(last_student(summary))
 
 
-def _last_name(summary: RunSummary) -> str:
-    last = last_student(summary)
-    return NOTHING if last is None else student_name(last.number)
-
-
+_OVERVIEW = (
+    "The gain is paired, with its 95 % interval. Answers are those of teacher and judge. USD is the price of all of "
+    "them: what came from the store was paid by the run that asked first."
+)
 _ROWS: dict[str, Callable[[RunSummary], str]] = {
     "Backbone": lambda run: run.backbone,
     "State": lambda run: "done" if run.done else f"next: {run.next_stage}",
-    "Last student": _last_name,
-    "Test accuracy, backbone": _accuracy(lambda run: run.round(-1)),
-    "Test accuracy, S_0": _accuracy(lambda run: run.round(0)),
-    "Test accuracy, last student": _accuracy(last_student),
+    "Last student": lambda run: NOTHING if (last := last_student(run)) is None else student_name(last.number),
+    "Test accuracy, backbone": lambda run: score(_test_score(run.round(-1))),
+    "Test accuracy, S_0": lambda run: score(_test_score(run.round(0))),
+    "Test accuracy, last student": lambda run: score(_last_score(run)),
     "Test instructions": lambda run: most([_last_score(run)]),
     "Gain over S_0, points": lambda run: NOTHING if run.gain is None else gain(run.gain),
     "Answers asked for": lambda run: count(run.usage.calls),
@@ -172,84 +214,194 @@ _ROWS: dict[str, Callable[[RunSummary], str]] = {
 }
 
 
-_STUDENTS = (("backbone", GREY, "o"), ("S_0", COLOURS[1], "s"), ("last student", COLOURS[0], "D"))
-
-
-def plot_students(runs: Sequence[RunSummary]) -> str:
+def _plot_students(runs: Sequence[RunSummary]) -> Plot | None:
     """Test accuracy of backbone, S_0 and last student of each run, with 95 % intervals."""
+    if not any(each.students for each in runs):
+        return None
+    series = {
+        "backbone": (GREY, "o", [_test_score(run.round(-1)) for run in runs]),
+        "S_0": (COLOURS[1], "s", [_test_score(run.round(0)) for run in runs]),
+        "last student": (COLOURS[0], "D", [_last_score(run) for run in runs]),
+    }
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        for offset, (label, colour, marker) in enumerate(_STUDENTS):
-            students = [(run.round(-1), run.round(0), last_student(run))[offset] for run in runs]
-            scores = [None if each is None else each.score("test") for each in students]
-            found = [
-                (place, score) for place, score in enumerate(scores) if score is not None and score.value is not None
-            ]
-            values, errors = interval_bars([score for _, score in found])
-            axes.errorbar(
-                values,
-                [place + 0.16 * (offset - 1) for place, _ in found],
-                xerr=errors,
-                color=colour,
-                marker=marker,
-                markersize=5,
-                capsize=3,
-                linestyle="none",
-                label=label,
-            )
-        _name_rows(axes, [run.name for run in runs])
-        axes.set_xlim(-2, 102)
-        axes.set_xlabel("accuracy on the test split, %")
-        figure.legend(loc="outside upper center", ncols=3)
+    def fill(axes: Any) -> None:
+        for offset, (label, (colour, marker, scores)) in enumerate(series.items()):
+            places = [place + 0.16 * (offset - 1) for place in range(len(runs))]
+            style = {"color": colour, "marker": marker, "label": label}
+            points_with_intervals(axes, zip(places, scores, strict=True), style, scale=100, sideways=True)
+        name_rows(axes, [run.name for run in runs])
+        axes.set(xlim=(-2, 102), xlabel="accuracy on the test split, %")
 
-    return draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill)
+    return Plot(
+        "Accuracy",
+        draw("Test accuracy of backbone, S_0 and last student by run", 0.9 + 0.5 * len(runs), fill, legend=3),
+        "Share of the same held-out instructions with the right final result; bars are 95 % intervals. The grey "
+        "point is the backbone before any training.",
+    )
 
 
-def plot_task_types(runs: Sequence[RunSummary]) -> str:
-    """Test accuracy of each run's last student on each task type, as bars with 95 % intervals."""
-    students = [last_student(run) for run in runs]
-    names = [name for name in TASK_TYPES if any(each is not None and each.score("test", name) for each in students)]
-    thickness = 0.8 / len(runs)
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        for offset, (run, student) in enumerate(zip(runs, students, strict=True)):
-            values, errors = interval_bars([None if student is None else student.score("test", name) for name in names])
-            axes.barh(
-                [place + thickness * (offset - (len(runs) - 1) / 2) for place in range(len(names))],
-                values,
-                thickness * 0.92,
-                xerr=errors,
-                color=COLOURS[offset % len(COLOURS)],
-                label=run.name,
-                error_kw={"elinewidth": 0.8, "capsize": 1.5, "ecolor": INK, "alpha": 0.8},
-            )
-        _name_rows(axes, names)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("accuracy of the last student on the test split, %")
-        figure.legend(loc="outside upper center", ncols=2)
-
-    height = 0.9 + (0.14 + 0.11 * len(runs)) * len(names)
-    return draw("Test accuracy of the last students by task type", height, fill)
+def _plot_task_types(runs: Sequence[RunSummary]) -> Plot | None:
+    """Test accuracy of each run's last student on each task type."""
+    series = [
+        (
+            run.name,
+            COLOURS[offset % len(COLOURS)],
+            {} if (student := last_student(run)) is None else student.by_task_type(),
+        )
+        for offset, run in enumerate(runs)
+    ]
+    if not any(figures for _, _, figures in series):
+        return None
+    label, x_label = (
+        "Test accuracy of the last students by task type",
+        "accuracy of the last student on the test split, %",
+    )
+    return Plot(
+        "By task type",
+        draw_task_types(label, x_label, series, legend_columns=2),
+        "Test split; lines are 95 % intervals. A task type with few instructions says little.",
+    )
 
 
-def plot_answers(runs: Sequence[RunSummary]) -> str:
+def _plot_answers(runs: Sequence[RunSummary]) -> Plot:
     """Answers of teacher and judge: asked for by the run itself, and from the store."""
+    series = [
+        ("asked for", COLOURS[3], [run.usage.calls for run in runs]),
+        ("from the store", COLOURS[2], [run.usage.stored for run in runs]),
+    ]
 
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        asked, stored = [run.usage.calls for run in runs], [run.usage.stored for run in runs]
-        axes.barh(range(len(runs)), asked, 0.62, color=COLOURS[3], label="asked for")
-        axes.barh(range(len(runs)), stored, 0.62, left=asked, color=COLOURS[2], label="from the store")
-        _name_rows(axes, [run.name for run in runs])
+    def fill(axes: Any) -> None:
+        stacked_bars(axes, [run.name for run in runs], series)
         axes.set_xlabel("answers of teacher and judge")
-        figure.legend(loc="outside upper center", ncols=2)
 
-    return draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill)
+    svg = draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill, legend=2)
+    return Plot(
+        "Answers", svg, "What the store gave was paid before, by another run or by an earlier start of the same one."
+    )
 
 
-def _name_rows(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.grid(axis="y", visible=False)
+_DIFFERS = {
+    **DIFFERS,
+    "items": "other questions or another baseline",
+    "files": "other tables for length control, or another folder of tasks",
+    "versions": "made by another version of tapir",
+}
+"""``DIFFERS``, and what else must be equal, of a benchmark as it is configured."""
+
+_PAIRED = (
+    "Difference of the first column to the second one, paired over the same items; p of a sign-flip test with 10,000 "
+    "draws. An item that one of the two lacks, or failed, is in neither."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A run's last trained student with figures of one benchmark."""
+
+    look: Look
+    number: int
+    scores: pl.DataFrame
+    scale: dict[str, str]
+    """What must be equal for figures to be comparable, by the keys of `_DIFFERS`."""
+
+    @property
+    def name(self) -> str:
+        return _name(self.look, self.number)
+
+
+def benchmarks_of_runs(looks: Sequence[Look]) -> list[Table]:
+    """Each benchmark's figures with the runs' last students as columns: a table for each scale."""
+    tables = []
+    for asked in _asked(looks).values():
+        by_scale: dict[tuple[str, ...], list[_Asked]] = {}
+        for each in asked:
+            by_scale.setdefault(tuple(each.scale.values()), []).append(each)
+        tables += [
+            figures_side_by_side(pl.concat([each.scores.with_columns(student=pl.lit(each.name)) for each in alike]))
+            for alike in by_scale.values()
+        ]
+    return tables
+
+
+def paired_runs_table(looks: Sequence[Look], last: Sequence[int | None]) -> Table:
+    """Every run's last student against the first one's, on the test split and on each benchmark.
+
+    ``last`` are the students of the runs that were scored on the held-out set, if any was.
+    """
+    rows = [*_heldout_rows(looks, last)]
+    for name, (first, *others) in _asked(looks).items():
+        for other in others:
+            rows += _benchmark_rows(name, first, other)
+    title = "Students of different runs on the same items"
+    return Table(title, PAIRED_COLUMNS, tuple(rows), text_columns=5, note=_PAIRED)
+
+
+def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator[tuple[str, ...]]:
+    scored = [(look, found) for look, found in zip(looks, last, strict=True) if found is not None]
+    for look, last_number in scored[1:]:
+        first, first_number = scored[0]
+        pair = (_name(look, last_number), _name(first, first_number))
+        if _sampling(look, last_number) != _sampling(first, first_number):
+            yield (*pair, "held-out", *unpaired_cells([DIFFERS["settings"]]))
+            continue
+        marks = [marks_on_test(*each) for each in ((look, last_number), (first, first_number))]
+        rng = derive_rng(first.run.config.run.seed, "paired runs", *pair)
+        yield (
+            *pair,
+            "held-out",
+            *paired_cells("test accuracy, %", compare_paired(*marks, rng=rng, unit="instructions")),
+        )
+
+
+def _benchmark_rows(name: str, first: _Asked, other: _Asked) -> Iterator[tuple[str, ...]]:
+    pair = (other.name, first.name, name)
+    if differs := [words for part, words in _DIFFERS.items() if other.scale[part] != first.scale[part]]:
+        yield (*pair, *unpaired_cells(differs))
+        return
+    before, after = (headline_values(each.look, name, each.number) for each in (first, other))
+    limits = [each.look.run.config.evaluation.asked[name].max_failed_share for each in (first, other)]
+    for metric in sorted(before.keys() & after.keys()):
+        rng = derive_rng(first.look.run.config.run.seed, "paired runs", *pair, metric)
+        found = compare_paired(after[metric], before[metric], rng=rng, max_failed_share=min(limits))
+        yield (*pair, *paired_cells(metric_label(metric), found))
+
+
+def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:
+    """Benchmark → the students that have figures of it, in the order of the runs."""
+    found: dict[str, list[_Asked]] = {}
+    for look in looks:
+        for name in look.run.config.evaluation.asked:
+            for trained in range(look.run.config.run.rounds, -1, -1):
+                scores = look.rows(StageAt("benchmark_scores", trained, benchmark=name))
+                if scores is not None:
+                    scale = _scale(look, name, scores) | {"versions": _versions(look, name, trained)}
+                    found.setdefault(name, []).append(_Asked(look, trained, scores, scale))
+                    break
+    return found
+
+
+def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
+    """Questions, references and a baseline's answers count by what they say, wherever they come from."""
+    items = digest([*map(list, look.run.rows(StageAt("benchmark_items", benchmark=name)).iter_rows())])
+    run = look.run
+    fields = ("difficulty", "anchors", "include_path")
+    files = [run.record.ingredients.get(file_ingredient(name, field), "") for field in fields]
+    said = {part: scores[part][0] for part in DIFFERS}
+    said["settings"] = without_files(said["settings"])
+    return {"items": items, "files": " ".join(files)} | said
+
+
+def _versions(look: Look, name: str, number: int) -> str:
+    """By which versions of their stages the figures came about."""
+    stages = (StageAt("benchmark_items", benchmark=name), *benchmark_stages(name, number))
+    return " ".join(str(each.version) for each in map(look.manifest, stages) if each)
+
+
+def _sampling(look: Look, number: int) -> str:
+    """How a student's held-out answers were drawn, in words."""
+    scores = look.rows(StageAt("evaluate", number))
+    return "" if scores is None else scores["settings"][0]
+
+
+def _name(look: Look, number: int) -> str:
+    return f"{look.run.ref.name} {student_name(number)}"

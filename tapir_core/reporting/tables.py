@@ -3,8 +3,10 @@
 Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -24,12 +26,25 @@ from tapir_core.summary.formats import (
     score,
     student_name,
 )
-from tapir_core.summary.types import RoundSummary, RunSummary, Score, StageSummary, Usage
+from tapir_core.summary.types import (
+    ROLES,
+    BenchmarkHits,
+    Decontamination,
+    GatedSummary,
+    RoundSummary,
+    RunSummary,
+    Score,
+    StageSummary,
+    Usage,
+)
 from tapir_core.task_types import TASK_TYPES
+from tapir_core.text import shorten
 
 __all__ = [
     "Table",
     "accuracy_table",
+    "contaminated_table",
+    "decontamination_table",
     "left_out_table",
     "mfd_table",
     "rounds_table",
@@ -37,9 +52,15 @@ __all__ = [
     "seconds_table",
     "shares_table",
     "spend_table",
+    "stage_seconds",
     "stages_table",
     "students_table",
+    "table_of",
+    "task_types_table",
 ]
+
+
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +74,23 @@ class Table:
     """How many columns from the left are text; the others are figures and line up at the right."""
     note: str = ""
 
+    def __bool__(self) -> bool:
+        """Whether there is a row to show."""
+        return bool(self.rows)
+
+
+def table_of(
+    title: str,
+    columns: Sequence[tuple[str, Callable[[_Item], str]]],
+    items: Iterable[_Item],
+    *,
+    text_columns: int = 1,
+    note: str = "",
+) -> Table:
+    """A table with a row for each of ``items``; ``columns`` are names with what a cell shows of an item."""
+    rows = tuple(tuple(cell(each) for _, cell in columns) for each in items)
+    return Table(title, tuple(name for name, _ in columns), rows, text_columns, note)
+
 
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
@@ -65,30 +103,29 @@ def rounds_table(summary: RunSummary) -> Table:
 
 def stages_table(summary: RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    columns = ("Stage", "Asks", "Rows", "Missing", "Calls", "From store", "Tokens", "USD", "Time")
-    rows = tuple(_stage_row(stage) for stage in summary.stages)
-    return Table(f"Stages of {round_name(summary.number)}", columns, rows, text_columns=2, note=_OVERLAP)
+    title = f"Stages of {round_name(summary.number)}"
+    return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
+
+
+def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
+    """Part of the run (once, backbone, S_0, round 1, …) → stage → its seconds."""
+    parts = {"once": summary.stages} | {round_name(each.number): each.stages for each in summary.rounds}
+    return {part: {stage.name: stage.seconds for stage in stages} for part, stages in parts.items() if stages}
 
 
 def seconds_table(summary: RunSummary) -> Table:
     """Time by stage and round."""
-    parts = [*([("once", summary.stages)] if summary.stages else [])]
-    parts += [(round_name(each.number), each.stages) for each in summary.rounds]
-    times = [{stage.name: stage.seconds for stage in stages} for _, stages in parts]
-    names = [name for name in lines() if any(name in each for each in times)]
-    rows = [(name, *(duration(each.get(name)) for each in times)) for name in names]
-    rows.append(("sum of stages", *(duration(sum(each.values())) for each in times)))
-    return Table("Time by stage", ("", *(name for name, _ in parts)), tuple(rows), note=_OVERLAP)
+    parts = stage_seconds(summary)
+    names = [name for name in lines() if any(name in of for of in parts.values())]
+    rows = [(name, *(duration(of.get(name)) for of in parts.values())) for name in names]
+    rows += [("sum of stages", *(duration(sum(of.values())) for of in parts.values()))] if rows else []
+    return Table("Time by stage", ("", *parts), tuple(rows), note=_OVERLAP)
 
 
 def spend_table(summary: RunSummary) -> Table:
     """What teacher and judge were asked, by stage, over the whole run."""
-    rows = []
-    for name in lines():
-        asked = [stage for stage in summary.all_stages if stage.name == name and stage.asks in ("teacher", "judge")]
-        if asked:
-            merged = sum((stage.usage for stage in asked[1:]), asked[0].usage)
-            rows.append((name, asked[0].asks, *_usage_cells(merged)))
+    asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in ROLES}
+    rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
     rows.append(("all", "", *_usage_cells(summary.usage)))
     columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
     return Table("Spend", columns, tuple(rows), text_columns=2, note=_STORED)
@@ -96,17 +133,21 @@ def spend_table(summary: RunSummary) -> Table:
 
 def left_out_table(summary: RunSummary) -> Table:
     """Everything that was left out, by place and reason."""
-    rows = [("pool", "reading", reason, count(rows)) for reason, rows in summary.dropped.items()]
     hits = summary.decontamination.benchmarks if summary.decontamination else ()
-    rows += [("pool", "holds an evaluation question", each.benchmark, count(each.pool)) for each in hits if each.pool]
-    rows += [("pool", "unusable teacher answer", reason, count(rows)) for reason, rows in _items(summary.unusable)]
-    for stage in summary.stages:
-        rows += [("pool", f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
-    for each in summary.rounds:
-        rows += [(round_name(each.number), *cells) for cells in _left_out(each)]
-    columns = ("Where", "What", "Reason", "Rows")
-    tidy = tuple((where, what, reason.replace("_", " "), cell) for where, what, reason, cell in rows)
-    return Table("Left out, by reason", columns, tidy, text_columns=3)
+    of_pool = {
+        "reading": summary.dropped,
+        "holds an evaluation question": {each.benchmark: each.pool for each in hits if each.pool},
+        "unusable teacher answer": summary.unusable or {},
+    }
+    places = {"pool": of_pool | _missing(summary.stages)}
+    places |= {round_name(each.number): _left_out(each) for each in summary.rounds}
+    rows = tuple(
+        (where, what, reason.replace("_", " "), count(rows))
+        for where, kinds in places.items()
+        for what, reasons in kinds.items()
+        for reason, rows in reasons.items()
+    )
+    return Table("Left out, by reason", ("Where", "What", "Reason", "Rows"), rows, text_columns=3)
 
 
 def shares_table(summary: RoundSummary) -> Table:
@@ -125,34 +166,14 @@ def mfd_table(summary: RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
     columns = ("MFD, points", "Instructions", "Histogram")
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
-    bins: dict[int, int] = {}
-    for value in mfd:
-        place = int(value // 1)
-        bins[place] = bins.get(place, 0) + 1
+    bins = Counter(int(value // 1) for value in mfd)
     most = max(bins.values(), default=1)
     places = range(min(bins, default=0), max(bins, default=-1) + 1)
     rows = tuple(
-        (f"{place} to {place + 1}", count(bins.get(place, 0)), "█" * round(30 * bins.get(place, 0) / most))
-        for place in places
+        (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / most)) for place in places
     )
     note = f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper."
     return Table(f"MFD of {round_name(summary.number)}", columns, rows, note=note)
-
-
-def _stage_row(stage: StageSummary) -> tuple[str, ...]:
-    usage, asked = stage.usage, bool(stage.asks)
-    tokens = usage.prompt_tokens + usage.completion_tokens
-    return (
-        stage.name,
-        stage.asks or NOTHING,
-        count(None if stage.name == "train" else stage.rows),
-        count(sum(stage.missing.values())),
-        count(usage.calls if asked else None),
-        count(usage.stored if asked else None),
-        count(tokens if asked else None),
-        number(usage.usd if stage.asks in ("teacher", "judge") else None),
-        duration(stage.seconds),
-    )
 
 
 def _usage_cells(usage: Usage) -> tuple[str, ...]:
@@ -160,51 +181,41 @@ def _usage_cells(usage: Usage) -> tuple[str, ...]:
     return (count(usage.calls), count(usage.stored), *map(count, tokens), number(usage.usd))
 
 
-def _items(counts: dict[str, int] | None) -> list[tuple[str, int]]:
-    return list((counts or {}).items())
+def _missing(stages: Iterable[StageSummary]) -> dict[str, dict[str, int]]:
+    """What was left out → reason → rows."""
+    return {f"missing in {stage.name}": stage.missing for stage in stages}
 
 
-def _left_out(summary: RoundSummary) -> list[tuple[str, str, str]]:
-    """What, reason, rows."""
-    found = [("unscored", reason, count(rows)) for reason, rows in _items(summary.unscored)]
-    if summary.expansion is not None:
-        gates = summary.expansion.rejected
-        found += [("expansion rejected", f"gate {gate}", count(rows)) for gate, rows in gates.items()]
-    if summary.refinement is not None:
-        rejected = summary.refinement.rejected
-        found += [("refined answer rejected", reason, count(rows)) for reason, rows in rejected.items()]
-    for stage in summary.stages:
-        found += [(f"missing in {stage.name}", kind, count(rows)) for kind, rows in stage.missing.items()]
-    return found
+def _left_out(summary: RoundSummary) -> dict[str, dict[str, int]]:
+    """The same of one round, with what its own stages judged unfit."""
+    gates = summary.expansion.rejected if summary.expansion is not None else {}
+    return {
+        "unscored": summary.unscored or {},
+        "expansion rejected": {f"gate {gate}": rows for gate, rows in gates.items()},
+        "refined answer rejected": summary.refinement.rejected if summary.refinement is not None else {},
+        **_missing(summary.stages),
+    }
 
 
-def _of(first: int | None, second: int | None) -> str:
-    return NOTHING if first is None else f"{count(first)} / {count(second)}"
-
-
-def _expanded(each: RoundSummary) -> str:
-    return _of(each.expansion.accepted, each.expansion.asked) if each.expansion else NOTHING
-
-
-def _refined(each: RoundSummary) -> str:
-    if each.refinement is None:
-        return NOTHING
-    return _of(each.refinement.accepted, each.refinement.accepted + sum(each.refinement.rejected.values()))
+def _gated(found: GatedSummary | None) -> str:
+    return NOTHING if found is None else f"{count(found.accepted)} / {count(found.asked)}"
 
 
 def _origin(name: str) -> Callable[[RoundSummary], str]:
     def cell(each: RoundSummary) -> str:
-        if each.mixture is None or name not in each.mixture.origins:
-            return NOTHING
-        return count(each.mixture.origins[name])
+        return count(each.mixture.origins.get(name) if each.mixture else None)
 
     return cell
+
+
+def _failed(found: Score | None) -> str:
+    return NOTHING if found is None else f"{count(found.n)} / {count(found.n_failed)}"
 
 
 def _accuracy_rows(split: str) -> Iterator[tuple[str, Callable[[RoundSummary], str]]]:
     yield f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))
     yield "  95 % interval", lambda each: interval(each.score(split))
-    yield "  n / failed", lambda each: _of(found.n, found.n_failed) if (found := each.score(split)) else NOTHING
+    yield "  n / failed", lambda each: _failed(each.score(split))
 
 
 _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
@@ -215,8 +226,8 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Hard share", lambda each: percent(each.hard_share)),
     ("δ, points", lambda each: number(each.delta)),
     ("Order gap, points", lambda each: number(each.order_gap)),
-    ("Expansion accepted / asked", _expanded),
-    ("Refined accepted / drawn", _refined),
+    ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
+    ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
     ("  from the pool", _origin("pool")),
     ("  seeds", _origin("seed")),
@@ -231,6 +242,21 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Time", lambda each: duration(each.seconds)),
 )
 
+_STAGE_COLUMNS: tuple[tuple[str, Callable[[StageSummary], str]], ...] = (
+    ("Stage", lambda stage: stage.name),
+    ("Asks", lambda stage: stage.asks or NOTHING),
+    ("Rows", lambda stage: count(None if stage.name == "train" else stage.rows)),
+    ("Missing", lambda stage: count(sum(stage.missing.values()))),
+    ("Calls", lambda stage: count(stage.usage.calls if stage.asks else None)),
+    ("From store", lambda stage: count(stage.usage.stored if stage.asks else None)),
+    ("Tokens", lambda stage: count(stage.usage.prompt_tokens + stage.usage.completion_tokens if stage.asks else None)),
+    ("USD", lambda stage: number(stage.usage.usd if stage.asks in ROLES else None)),
+    ("Time", lambda stage: duration(stage.seconds)),
+)
+
+_LISTED = 50
+_SHOWN_CHARACTERS = 160
+
 _OVERLAP = (
     "Time is that of a stage's last start. Answer and judge overlap, so do label and teach: sums exceed the clock."
 )
@@ -240,30 +266,28 @@ _STORED = (
 )
 
 
-_COLUMNS = ("Accuracy, %", "95 % interval", "n", "Failed")
-
-
-def accuracy_table(summary: RunSummary, split: str = "test") -> Table:
+def accuracy_table(summary: RunSummary) -> Table:
     """Held-out accuracy by task type: backbone, S_0 and the last student."""
-    students = first_two_and_last(summary.students)
-    names = [name for name in ("all", *TASK_TYPES) if any(each.score(split, name) for each in students)]
+    students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
+    note = f"n counts what failed, too. {accuracy_note(each.score('test') for each in students.values())}"
+    return task_types_table("Accuracy by task type (test)", students, note)
+
+
+def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
+    """Held-out accuracy on the test split by task type, a column for each of ``students`` under its name."""
     rows = []
-    for name in names:
-        scores = [each.score(split, name) for each in students]
-        rows.append((name, *map(score, scores), most(scores)))
-    columns = ("Task type", *(student_name(each.number) for each in students), "n")
-    note = f"n counts what failed, too. {accuracy_note(each.score(split) for each in students)}"
-    return Table(f"Accuracy by task type ({split})", columns, tuple(rows), note=note)
+    for name in ("all", *TASK_TYPES):
+        scores = [None if each is None else each.score("test", name) for each in students.values()]
+        if any(scores):
+            rows.append((name, *map(score, scores), most(scores)))
+    return Table(title, ("Task type", *students, "n"), tuple(rows), note=note)
 
 
 def scores_table(summary: RoundSummary) -> Table:
     """Every held-out score of one student."""
     rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
-    scores = {row: summary.score(*row) for row in rows}
-    cells = tuple((*row, *_score_cells(found)) for row, found in scores.items())
     title = f"Held-out accuracy of {student_name(summary.number)}"
-    note = accuracy_note(scores.values())
-    return Table(title, ("Split", "Task type", *_COLUMNS), cells, text_columns=2, note=note)
+    return _scores_table(title, ("Split", "Task type"), {row: summary.score(*row) for row in rows})
 
 
 def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
@@ -271,15 +295,52 @@ def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
     found = [each for number in numbers if (each := summary.round(number)) is not None and each.scores is not None]
     if len(found) == 1:
         return scores_table(found[0])
-    rows = []
-    for each in found:
-        scores = {split: each.score(split) for split in ("dev", "test")}
-        rows += [(student_name(each.number), split, *_score_cells(one)) for split, one in scores.items() if one]
-    note = accuracy_note(each.score(split) for each in found for split in ("dev", "test"))
-    return Table("Held-out accuracy", ("Student", "Split", *_COLUMNS), tuple(rows), text_columns=2, note=note)
+    scores = {(student_name(each.number), split): each.score(split) for each in found for split in ("dev", "test")}
+    return _scores_table("Held-out accuracy", ("Student", "Split"), scores)
 
 
-def _score_cells(found: Score | None) -> tuple[str, ...]:
-    """The cells of an accuracy under ``_COLUMNS``."""
-    counts = (None, None) if found is None else (found.n, found.n_failed)
-    return (accuracy(found), interval(found), *map(count, counts))
+def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[str, str], Score | None]) -> Table:
+    rows = tuple(
+        (*names, accuracy(found), interval(found), count(found.n), count(found.n_failed))
+        for names, found in scores.items()
+        if found is not None
+    )
+    columns_of_scores = (*columns, "Accuracy, %", "95 % interval", "n", "Failed")
+    return Table(title, columns_of_scores, rows, text_columns=2, note=accuracy_note(scores.values()))
+
+
+def decontamination_table(found: Decontamination | None) -> Table:
+    """Instructions that were dropped, by the benchmark whose question they hold."""
+    hits = found.benchmarks if found else ()
+    return table_of("Decontamination", _HITS_COLUMNS, hits, note=_DECONTAMINATION)
+
+
+def contaminated_table(found: Decontamination | None) -> Table:
+    """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
+    rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
+    listed = rows.head(_LISTED).to_dicts()
+    note = f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`."
+    title = "Instructions that hold an evaluation question"
+    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
+
+
+_HITS_COLUMNS: tuple[tuple[str, Callable[[BenchmarkHits], str]], ...] = (
+    ("Benchmark", lambda hits: hits.benchmark),
+    ("Questions", lambda hits: count(hits.questions)),
+    ("Dropped from the pool", lambda hits: count(hits.pool)),
+    ("Kept out of the expansion", lambda hits: count(hits.expansion)),
+)
+
+_CONTAMINATED_COLUMNS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("Where", lambda row: row["place"]),
+    ("Question", lambda row: f"{row['benchmark']} {row['question_id']}"),
+    ("Rule", lambda row: row["rule"].replace("_", " ")),
+    ("Instruction", lambda row: shorten(row["instruction"], _SHOWN_CHARACTERS)),
+    ("Question's text", lambda row: shorten(row["question"], _SHOWN_CHARACTERS)),
+    ("ROUGE-L", lambda row: number(row["similarity"])),
+)
+
+_DECONTAMINATION = (
+    "An instruction that holds questions of several benchmarks counts for each. Held-out instructions are looked for "
+    "by equality and shared words, those of benchmarks by near-duplicates too."
+)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOTHING",
     "accuracy",
+    "correlation",
     "count",
     "duration",
     "first_two_and_last",
@@ -24,6 +25,7 @@ __all__ = [
     "most",
     "number",
     "percent",
+    "points",
     "round_name",
     "score",
     "score_in_words",
@@ -49,6 +51,16 @@ def number(value: float | None, digits: int = 2) -> str:
 def percent(value: float | None) -> str:
     """34.2 %."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """+0.50, in points of the judge's scale; never -0.00."""
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
+def correlation(value: float) -> str:
+    """0.42, a number from -1 to 1; never -0.00."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def accuracy(value: "Score | None") -> str:

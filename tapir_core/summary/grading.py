@@ -5,6 +5,7 @@ Right is what stage `evaluate` calls right: the stated final result equals the r
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
@@ -87,50 +88,38 @@ def choose_examples(look: Look, students: list[int], count: int, rng: random.Ran
 
     ``students`` are rounds in order; the change is between the last two of them (of one student: right or wrong).
     """
-    graded = _graded(look, students)
-    if graded is None or not graded.height:
-        return None
-    old, new = f"right_{students[max(0, len(students) - 2)]}", f"right_{students[-1]}"
-    changes = [CHANGES[was, now] for was, now in zip(graded[old], graded[new], strict=True)]
-    places = {change: [row for row, each in enumerate(changes) if each == change] for change in CHANGES.values()}
-    groups = {change: len(rows) for change, rows in places.items() if rows}
-    quota = fill_quotas(count, {change: float(size) for change, size in groups.items()}, groups)
-    drawn = [(change, row) for change in groups for row in sorted(rng.sample(places[change], quota[change]))]
-    return Examples(
-        tuple(_example(graded.row(row, named=True), change, students) for change, row in drawn), graded.height, groups
-    )
+    found = _examples(look, students)
+    groups = {change: [each for each in found if each.change == change] for change in CHANGES.values()}
+    sizes = {change: len(of_change) for change, of_change in groups.items() if of_change}
+    quota = fill_quotas(count, {change: float(size) for change, size in sizes.items()}, sizes)
+    drawn = {change: sorted(rng.sample(range(size), quota[change])) for change, size in sizes.items()}
+    shown = tuple(groups[change][place] for change, places in drawn.items() for place in places)
+    return Examples(shown, len(found), sizes) if found else None
 
 
-def _graded(look: Look, students: list[int]) -> pl.DataFrame | None:
-    """Test instructions that all ``students`` answered, with `response_N` and `right_N`, sorted by id."""
+def _examples(look: Look, students: list[int]) -> list[Example]:
+    """Test instructions that all ``students`` answered, sorted by id."""
     heldout = look.rows(StageAt("heldout"))
-    answers = [look.rows(StageAt("answer_heldout", number)) for number in students]
+    given = [look.rows(StageAt("answer_heldout", number)) for number in students]
     if heldout is None:
-        return None
-    rows = heldout.filter(split="test")
-    for number, given in zip(students, answers, strict=True):
-        if given is None:
-            return None
-        rows = rows.join(
-            given.drop_nulls("response").select("instruction_id", pl.col("response").alias(f"response_{number}")),
-            on="instruction_id",
-            validate="1:1",
-        )
-        pairs = rows.select(f"response_{number}", "reference").iter_rows()
-        right = [is_correct(response, reference) for response, reference in pairs]
-        rows = rows.with_columns(pl.Series(f"right_{number}", right, dtype=pl.Boolean))
-    return rows.sort("instruction_id")
+        return []
+    texts = [
+        {} if rows is None else dict(rows.drop_nulls("response").select("instruction_id", "response").iter_rows())
+        for rows in given
+    ]
+    questions = heldout.filter(split="test").sort("instruction_id").iter_rows(named=True)
+    return [
+        _example(row, students, [of[row["instruction_id"]] for of in texts])
+        for row in questions
+        if all(row["instruction_id"] in of for of in texts)
+    ]
 
 
-def _example(row: dict[str, object], change: str, students: list[int]) -> Example:
+def _example(row: dict[str, Any], students: list[int], texts: list[str]) -> Example:
     answers = tuple(
-        ExampleAnswer(number, str(row[f"response_{number}"] or ""), bool(row[f"right_{number}"])) for number in students
+        ExampleAnswer(number, text, is_correct(text, row["reference"]))
+        for number, text in zip(students, texts, strict=True)
     )
-    return Example(
-        str(row["instruction"]),
-        str(row["system"] or ""),
-        str(row["task_type"]),
-        str(row["reference"]),
-        change,
-        answers,
-    )
+    before, after = answers[-2:] if len(answers) > 1 else answers * 2
+    change = CHANGES[before.correct, after.correct]
+    return Example(row["instruction"], row["system"] or "", row["task_type"], row["reference"], change, answers)

@@ -10,20 +10,24 @@ import polars as pl
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
+from tapir_core.task_types import TASK_TYPES
 
 __all__ = [
+    "ROLES",
     "BenchmarkHits",
     "Decontamination",
-    "ExpansionSummary",
     "Gain",
+    "GatedSummary",
     "MixtureSummary",
-    "RefinementSummary",
     "RoundSummary",
     "RunSummary",
     "Score",
     "StageSummary",
     "Usage",
 ]
+
+ROLES = ("teacher", "judge")
+"""Who is paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +69,13 @@ class StageSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class ExpansionSummary:
-    """The expansion of one round."""
+class GatedSummary:
+    """What came of the expansion of one round, or of the refinement of its hard part."""
 
     asked: int
     accepted: int
-    waves: int
     rejected: dict[str, int]
-    """Gate → candidates that failed it first, in the order of the gates."""
-
-
-@dataclass(frozen=True, slots=True)
-class RefinementSummary:
-    """The refinement of one round's hard part."""
-
-    accepted: int
-    rejected: dict[str, int]
-    """Reason → refined answers in whose place the plain one was kept."""
+    """Gate or reason → candidates that failed it first; in place of a refined answer the plain one was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +128,8 @@ class RoundSummary:
     """Reason → instructions of the pool without an MFD."""
     seeds: int | None = None
     delta: float | None = None
-    expansion: ExpansionSummary | None = None
-    refinement: RefinementSummary | None = None
+    expansion: GatedSummary | None = None
+    refinement: GatedSummary | None = None
     mixture: MixtureSummary | None = None
     scores: pl.DataFrame | None = None
     """Held-out accuracy with the columns of `scores/`; the category `all` is the whole split."""
@@ -175,6 +169,10 @@ class RoundSummary:
         rows = self.scores.filter(split=split, category=category)
         columns = ("value", "low", "high", "n", "n_failed", "note", "settings")
         return Score(*rows.select(columns).row(0)) if rows.height else None
+
+    def by_task_type(self) -> dict[str, Score]:
+        """Task type → its accuracy on the test split, of those that have one."""
+        return {name: score for name in TASK_TYPES if (score := self.score("test", name)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,9 +266,19 @@ class RunSummary:
         """Those that run once, then those of each round."""
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
 
+    def usage_of(self, *, stage: str | None = None, role: str | None = None) -> Usage:
+        """What teacher and judge were asked in a stage, or one of the two in all its stages."""
+        asked = [each for each in self.all_stages if each.asks in ROLES and stage in (None, each.name)]
+        return sum((each.usage for each in asked if role in (None, each.asks)), Usage())
+
     def round(self, number: int) -> RoundSummary | None:
         """The round, if something of it is done."""
         return next((each for each in self.rounds if each.number == number), None)
+
+    @property
+    def mixed_rounds(self) -> list[RoundSummary]:
+        """The rounds that have a training set; S_0 has one too, but is none of them."""
+        return [each for each in self.rounds if each.mixture is not None and each.number > 0]
 
     @property
     def compared(self) -> list[Compared]:

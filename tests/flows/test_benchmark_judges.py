@@ -12,8 +12,7 @@ from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
 from flows.forms.run import evaluate_from_form
-from tapir_core.reporting.benchmark_gains import benchmark_states_tables
-from tapir_core.reporting.benchmarks import benchmark_tables
+from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.stages import benchmark_stages
 from tapir_core.summary import summarise
 from tapir_core.summary.run_reader import Look

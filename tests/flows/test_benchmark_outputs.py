@@ -12,8 +12,7 @@ from flows.evaluate import evaluate_students
 from flows.forms.run import evaluate_from_form
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
-from tapir_core.reporting.benchmark_gains import benchmark_states_tables
-from tapir_core.reporting.benchmarks import benchmark_tables
+from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.students import find_students
 from tapir_core.run_folder import RunFolder, open_run

@@ -13,8 +13,7 @@ from flows.distill import distill
 from flows.evaluate import evaluate_students
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-from tapir_core.reporting.benchmarks import benchmark_tables, benchmarks_sentence, figures_tables
+from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, benchmarks_sentence, figures_tables
 from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages

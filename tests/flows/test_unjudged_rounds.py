@@ -9,8 +9,7 @@ import pytest
 
 from flows.distill import distill
 from tapir_core.curriculum import shares_of
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_card import run_card
+from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.tables import mfd_table, rounds_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import stop_reason

@@ -10,8 +10,16 @@ import pytest
 from tapir_core.comparison.figures import ComparedArms, compare_arms, covers_sentence, verdicts
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import Arm
-from tapir_core.reporting.arms_report import arms_card, arms_json, arms_plots_card, render_arms
-from tapir_core.reporting.arms_tables import arms_table, arms_tables, brief_table, narrow_tables
+from tapir_core.reporting.arms_report import (
+    arms_card,
+    arms_json,
+    arms_plots_card,
+    arms_table,
+    arms_tables,
+    brief_table,
+    narrow_tables,
+    render_arms,
+)
 from tests.shown_plots import read_plots
 
 REFERENCE = Arm("multi_round", "Curriculum", "reference", False)

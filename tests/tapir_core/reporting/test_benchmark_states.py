@@ -6,7 +6,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.benchmark_gains import benchmark_states_tables
+from tapir_core.reporting.benchmarks import benchmark_states_tables
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.summary.run_reader import Look

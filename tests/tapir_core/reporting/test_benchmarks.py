@@ -9,17 +9,17 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.errors import NoFigure
 from tapir_core.paths import BACKBONE, REPORT
-from tapir_core.reporting.benchmark_gains import benchmark_gains_table
-from tapir_core.reporting.benchmark_plots import choose_spokes, plot_benchmark_categories
 from tapir_core.reporting.benchmarks import (
+    benchmark_gains_table,
     benchmark_tables,
     benchmarks_sentence,
     figures_tables,
     headline_panels,
     require_figures,
 )
-from tapir_core.reporting.report import render_report, score_plots, write_report
-from tapir_core.reporting.run_card import plots_card, run_card
+from tapir_core.reporting.page import plots_card
+from tapir_core.reporting.plots import choose_spokes, score_plots
+from tapir_core.reporting.report import render_report, run_card, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import Compared, StageAt, plan
@@ -219,15 +219,15 @@ def test_a_missing_figure_is_named_with_its_student_and_its_reason(run: RunFolde
         require_figures(summary, [0, 2], ["ae", "mt"])
     [table] = benchmark_tables(summary, [2], ["mt"])
     assert "no figure" in table.rows[0][2]
-    [(label, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
+    [(_, rows)] = [panel for panel in headline_panels(summary) if panel[0].startswith("mt")]
     spokes = choose_spokes(rows)
-    assert plot_benchmark_categories(label, spokes) == "", "no category has a figure of all students that are shown"
+    assert not spokes.drawn, "no category has a figure of all students that are shown"
     assert "mt: rating, 1–10, is not drawn by category. Left out" in unescape(render_report(summary, None, ""))
     assert spokes.in_words.endswith("(S_2: 9 of 40 failed).")
 
 
 def test_the_plots_have_benchmarks_by_round_and_a_radar_by_category(run: RunFolder) -> None:
-    card = plots_card(score_plots(summarise(run)).values())
+    card = plots_card(score_plots(summarise(run)))
     assert card.count("Judged by standin-judge (") == 2 + 2, "of both benchmarks' curves, and of each radar"
     said = read_plots(card)
     assert "ae: win rate, %" in said["Benchmarks"]

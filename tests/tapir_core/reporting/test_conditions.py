@@ -7,7 +7,7 @@ import pytest
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import ComparisonConfig
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.reporting.conditions import conditions_lines, conditions_of, conditions_table
+from tapir_core.reporting.arms_report import conditions_lines, conditions_of, conditions_table
 from tapir_core.standin import STANDIN_VERSION
 from tests.run_config import make_config
 

@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.reporting.decontamination import contaminated_table, decontamination_table
-from tapir_core.reporting.report import write_report
-from tapir_core.reporting.run_card import run_card
-from tapir_core.reporting.tables import left_out_table
+from tapir_core.reporting.report import run_card, write_report
+from tapir_core.reporting.tables import contaminated_table, decontamination_table, left_out_table
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.standin.pool import standin_pool

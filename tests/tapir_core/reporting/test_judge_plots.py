@@ -5,17 +5,28 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.judging.estimates import estimate_mean
-from tapir_core.reporting.judge_plots import plot_gap, plot_length, plot_orders, plot_unscored
+from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.reporting.figure import Plot
+from tapir_core.reporting.judge_report import plot_gap, plot_length, plot_orders, plot_unscored
 from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 
+
+def svg_of(plot: Plot | None) -> str:
+    assert plot is not None
+    return plot.svg
+
+
+def mean_gap(pairs: pl.DataFrame) -> Estimate:
+    return estimate_mean(pairs["order_gap"].to_list())
+
+
 PLOTS: dict[str, Callable[[JudgeRound], str]] = {
-    "gap": lambda found: plot_gap(found.whole.pairs, estimate_mean(found.whole.pairs["order_gap"].to_list())),
-    "orders": lambda found: plot_orders(found.whole.pairs),
-    "length": lambda found: plot_length(found.whole.scores),
-    "unscored": lambda found: plot_unscored(found.whole.unscored.reasons),
+    "gap": lambda found: svg_of(plot_gap(found.whole.pairs, mean_gap(found.whole.pairs))),
+    "orders": lambda found: svg_of(plot_orders(found.whole.pairs)),
+    "length": lambda found: svg_of(plot_length(found.whole.scores)),
+    "unscored": lambda found: svg_of(plot_unscored(found.whole.unscored.reasons)),
 }
 LABELS = {
     "gap": ["order gap = MFD teacher first − MFD student first, points", "instructions", "mean "],
@@ -50,18 +61,23 @@ def test_the_same_data_give_the_same_plot(found: JudgeRound, name: str) -> None:
 
 def test_a_plot_does_not_grow_with_the_pool(found: JudgeRound) -> None:
     many = pl.concat([found.whole.pairs] * 50)
-    assert len(plot_orders(many)) < 1.1 * len(plot_orders(found.whole.pairs))
+    assert len(svg_of(plot_orders(many))) < 1.1 * len(svg_of(plot_orders(found.whole.pairs)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 11])
 def test_few_instructions_can_be_drawn(found: JudgeRound, count: int) -> None:
     pairs, scores = found.whole.pairs.head(count), found.whole.scores.head(count)
-    for svg in (plot_gap(pairs, estimate_mean(pairs["order_gap"].to_list())), plot_orders(pairs), plot_length(scores)):
-        assert ElementTree.fromstring(svg) is not None
+    for plot in (plot_gap(pairs, mean_gap(pairs)), plot_orders(pairs), plot_length(scores)):
+        assert ElementTree.fromstring(svg_of(plot)) is not None
+
+
+def test_nothing_is_drawn_of_nothing(found: JudgeRound) -> None:
+    pairs, scores = found.whole.pairs.clear(), found.whole.scores.clear()
+    assert plot_gap(pairs, mean_gap(pairs)) is plot_orders(pairs) is plot_length(scores) is plot_unscored({}) is None
 
 
 def test_many_reasons_are_shown_by_the_most_frequent_and_the_rest(tmp_path: Path) -> None:
-    text = said(plot_unscored({f"reason {number:02d}": 20 - number for number in range(12)}))
+    text = said(svg_of(plot_unscored({f"reason {number:02d}": 20 - number for number in range(12)})))
     assert "reason 07" in text
     assert "reason 08" not in text
     assert "other reasons" in text
@@ -71,7 +87,7 @@ def test_many_reasons_are_shown_by_the_most_frequent_and_the_rest(tmp_path: Path
     "reason", ["$5 and $6 \\frac{", "</svg><script>alert(1)</script>", "理由\x07‮", "x" * 5000, " "]
 )
 def test_a_hostile_reason_cannot_break_the_plot(reason: str) -> None:
-    svg = plot_unscored({reason: 3})
+    svg = svg_of(plot_unscored({reason: 3}))
     assert ElementTree.fromstring(svg) is not None
     assert "<script>" not in svg
     assert len(svg) < 20_000

@@ -4,17 +4,26 @@ import polars as pl
 import pytest
 
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.judge_round import summarise_judge
-from tapir_core.reporting.judge_tables import (
-    agreement_sentence,
-    correlation,
-    length_sentence,
-    points,
-    position_sentence,
-    tell,
-    unscored_sentence,
-)
+from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
+from tapir_core.reporting.sentences import say
+from tapir_core.summary.formats import correlation, points
 from tests.tapir_core.reporting.judged_rounds import EDGES, Change, judged_run
+
+
+def position_sentence(found: JudgeRound) -> str:
+    return say("judge_position", found)
+
+
+def agreement_sentence(found: JudgeRound) -> str:
+    return say("judge_agreement", found)
+
+
+def length_sentence(found: JudgeRound) -> str:
+    return say("judge_length", found)
+
+
+def unscored_sentence(found: JudgeRound) -> str:
+    return say("judge_unscored", found)
 
 
 def biased_by(points_more: float, spread: float = 0.5) -> Change:
@@ -88,4 +97,4 @@ def test_no_figure_is_a_negative_zero() -> None:
     ],
 )
 def test_a_figure_comes_with_its_interval_or_a_reason(estimate: Estimate, told: str) -> None:
-    assert tell(estimate, points) == told
+    assert say("tell", estimate, points) == told

@@ -10,9 +10,14 @@ import pytest
 
 from tapir_core.evaluation.statistics import compare_paired
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.benchmark_gains import headline_values
-from tapir_core.reporting.side_by_side import SideBySide, last_student, put_side_by_side
-from tapir_core.reporting.side_by_side_report import render_side_by_side, side_by_side_card
+from tapir_core.reporting.benchmarks import headline_values
+from tapir_core.reporting.side_by_side import (
+    SideBySide,
+    last_student,
+    put_side_by_side,
+    render_side_by_side,
+    side_by_side_card,
+)
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import STAGES, benchmark_stages
 from tapir_core.summary.formats import number

@@ -7,10 +7,10 @@ import pytest
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from tapir_core.reporting.figure import draw
-from tapir_core.reporting.page import Plot
-from tapir_core.reporting.report import score_plots
-from tapir_core.reporting.run_card import markdown_table, markdown_text, plots_card, run_card, table_section
+from tapir_core.reporting.figure import Plot, draw
+from tapir_core.reporting.page import markdown_table, markdown_text, plots_card, table_section
+from tapir_core.reporting.plots import score_plots
+from tapir_core.reporting.report import run_card
 from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
@@ -53,7 +53,7 @@ def test_a_run_that_has_hardly_begun_has_a_card(tmp_path) -> None:
 
 
 def test_plots_are_images_of_their_own_with_their_captions(summary: RunSummary) -> None:
-    card = plots_card(score_plots(summary).values())
+    card = plots_card(score_plots(summary))
     assert re.findall(r"^## (.*)$", card, re.M) == ["Accuracy by round", "Accuracy by task type"]
     assert "Bars are 95 % intervals." in card
     said = read_plots(card)
@@ -71,7 +71,7 @@ def test_an_image_of_a_plot_takes_no_colour_from_the_page() -> None:
 
 def test_where_nobody_was_evaluated_there_are_no_plots(tmp_path) -> None:
     early = summarise(build_run(tmp_path, until=StageAt("teach")))
-    assert plots_card(score_plots(early).values()) == ""
+    assert plots_card(score_plots(early)) == ""
 
 
 HOSTILE = (

@@ -7,8 +7,15 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.paths import sweep_report_file
-from tapir_core.reporting.side_by_side import SideBySide, put_side_by_side, reused_share, side_by_side_tables
-from tapir_core.reporting.side_by_side_report import render_side_by_side, side_by_side_card, write_sweep_report
+from tapir_core.reporting.side_by_side import (
+    SideBySide,
+    put_side_by_side,
+    render_side_by_side,
+    reused_share,
+    side_by_side_card,
+    side_by_side_tables,
+    write_sweep_report,
+)
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
