@@ -19,9 +19,9 @@ from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.paths import ROOT_VARIABLE
+from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.run_state import state_of
-from tapir_core.scratch import publish_logs
 from tapir_core.storage import Storage
 from tasks.input_files import gather_ingredients
 from tasks.runtime import close_all, current

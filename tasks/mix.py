@@ -12,8 +12,6 @@ from tasks.draw import SHORTFALL
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
 
-__all__ = ["mix"]
-
 
 @stage_task(MIX)
 def mix(run: RunFolder, at: StageAt) -> Worked:

@@ -21,8 +21,7 @@ from pathlib import Path
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.paths import RESULTS, ROOT_VARIABLE, prefect_home, prefect_results
-from tapir_core.s3 import Patience, client_settings
-from tapir_core.storage import on_this_machine
+from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.keys import keyless_environment
 
