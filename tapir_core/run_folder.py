@@ -285,7 +285,9 @@ def stages_to_redo(
         if at not in known:
             continue
         manifest = folder.manifest(at)
-        found = manifest and Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
+        found = None
+        if manifest is not None:
+            found = Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
