@@ -217,9 +217,7 @@ def fetch_stage(run: RunFolder, at: StageAt) -> Path:
     folder = run.workplace.local(at.folder)
     if run.storage.is_local:
         return folder
-    manifest = run.manifest(at)
-    assert manifest is not None, f"{at} was fetched before it was complete"
-    listed, there = _listed(manifest), run.workplace.names(at.folder)
+    listed, there = _listed(run.sealed(at)), run.workplace.names(at.folder)
     for name in set(there) - listed.keys():
         run.workplace.remove(f"{at.folder}/{name}")
     for name, sha256 in listed.items():
@@ -272,9 +270,8 @@ def export_student(
         TapirError: a file did not arrive as the manifest says.
     """
     at = StageAt("train", number)
-    manifest = run.manifest(at)
-    assert manifest is not None, f"{at} was exported before it was complete"
-    before, files = _exported_before(to), _listed(manifest)
+    manifest, before = run.sealed(at), _exported_before(to)
+    files = _listed(manifest)
     record = {"run": run.ref.name, "run_id": run.record.id, "round": number, "checkpoint": manifest.digest}
     # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
     _write_record(to, {**record, "files": before | files, "complete": False})

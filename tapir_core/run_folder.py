@@ -180,6 +180,16 @@ class RunFolder:
         """The stage's manifest as it lies there, whether it holds or not."""
         return read_manifest(self.storage, at.folder)
 
+    def sealed(self, at: StageAt) -> Manifest:
+        """The manifest of a stage that is done.
+
+        Raises:
+            MissingPrerequisite: it is not.
+        """
+        if (manifest := self.manifest(at)) is None:
+            raise MissingPrerequisite(_not_done(self.ref, at))
+        return manifest
+
     def _own_file(self, name: str) -> bytes:
         try:
             return self.storage.read_bytes(name)

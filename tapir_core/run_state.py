@@ -81,9 +81,7 @@ def count_gaps(run: RunFolder, number: int) -> Gaps:
     at = JUDGE.at(number)
     manifest = run.manifest(at)
     if manifest is None or run.holds(at) is None:
-        answers = run.manifest(ANSWER.at(number))
-        assert answers is not None
-        return Gaps(answers.rows * verdicts_per_instruction(run.config.judge), 0)
+        return Gaps(run.sealed(ANSWER.at(number)).rows * verdicts_per_instruction(run.config.judge), 0)
     return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
 
 

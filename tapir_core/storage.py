@@ -130,7 +130,12 @@ class Storage:
     def files(self, folder: str = "") -> dict[str, int]:
         """Path → bytes of every file in a folder and the folders below it, sorted; empty where there is none."""
         found = self._ask(lambda: self._files.find(self._full(folder), detail=True))
-        sizes = {name.removeprefix(f"{self._base}/"): int(each["size"]) for name, each in found.items()}
+        sizes = {
+            name.removeprefix(f"{self._base}/"): int(each["size"])
+            for name, each in found.items()
+            # A link to a folder is no file.
+            if not (self.is_local and os.path.isdir(name))
+        }
         return {path: sizes[path] for path in sorted(sizes) if path and not path.endswith("/")}
 
     def local(self, path: str) -> Path:

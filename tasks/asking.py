@@ -28,7 +28,7 @@ from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.text import Unparsed
+from tapir_core.text import Unparsed, shorten
 from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lost
 from tasks.runtime import AskedModel, Runtime, current
 
@@ -98,7 +98,7 @@ class Watch:
             self._count(missing=isinstance(settled, Failure), place=place)
             return
         self._count(place=place, failed=settled.kind)
-        said = _shorten(settled.message, LONGEST_SAID)
+        said = shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(self._at.stage.asks, why)
 
@@ -155,7 +155,7 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome
     by_kind: dict[str, list[Sample]] = {}
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            said, beginning = _shorten(outcome.message, LONGEST_SAID), _shorten(instruction, LONGEST_BEGINNING)
+            said, beginning = shorten(outcome.message, LONGEST_SAID), shorten(instruction, LONGEST_BEGINNING)
             sample = Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning)
             by_kind.setdefault(outcome.kind, []).append(sample)
     in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
@@ -214,10 +214,6 @@ def answer_rows(
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     failed = Counter(f"failed_{each.kind}" for each in outcomes if isinstance(each, Failure) and not each.retryable)
     return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))
-
-
-def _shorten(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[:longest] + "…"
 
 
 Row = Mapping[str, str]

@@ -39,6 +39,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import (
     EXPAND,
     EXPANSION_REJECTED,
+    SELECT,
     WAVE_CANDIDATES,
     WAVE_EXAMINED,
     WAVE_GATED,
@@ -180,9 +181,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
     gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
     if run.config.checks_expansion(at.number):
-        chosen = run.manifest(StageAt("select", at.number))
-        assert chosen is not None
-        delta = SeedCounts.of_manifest(chosen.counts).delta
+        delta = SeedCounts.of_manifest(run.sealed(SELECT.at(at.round)).counts).delta
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
         gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")

@@ -121,8 +121,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
 
 def _job(run: RunFolder, at: StageAt) -> TrainingJob:
     number = at.number
-    mixture = run.manifest(StageAt("mix", number))
-    assert mixture is not None
+    mixture = run.sealed(StageAt("mix", number))
     if not mixture.rows:
         raise ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
