@@ -32,8 +32,8 @@ from tapir_core.comparison.plan import RANDOM, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
 from tapir_core.errors import TapirError
 from tapir_core.paths import RUN_RECORD
+from tapir_core.run_files import take_over
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.run_fork import take_over
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tapir_core.sweep import lacks_run

@@ -20,9 +20,9 @@ from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT, ROOT_VARIABLE
 from tapir_core.reporting.report import write_report
+from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.run_state import state_of
-from tapir_core.scratch import publish_logs
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage
 from tapir_core.summary import summarise

@@ -18,12 +18,10 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import EXPAND, STAGES, WAVE, StageAt, asked_endpoints, inner_stages, with_steps
-from tasks._task import Work, work_of
+from tasks._task import Work, late_tags, seal, work_of
 from tasks.artifacts import publish_missing
-from tasks.late_tags import late_tags
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
-from tasks.seal import seal
 
 Again = Callable[[StageAt], bool]
 """Asked of a stage that follows another's shards, before its own begin: whether to do it though it holds."""

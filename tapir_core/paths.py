@@ -5,53 +5,6 @@ The run folder is a contract: other programs read it (docs/run-folder.md).
 
 import re
 
-__all__ = [
-    "BACKBONE",
-    "BACKBONES",
-    "CARETAKER_LOG",
-    "COMPARE_PLACE",
-    "ESTIMATE",
-    "EXPORT_RECORD",
-    "FLEET_SECRET",
-    "JUDGE_REPORT",
-    "LOGS",
-    "MANIFEST",
-    "MODEL_CARD",
-    "REPORT",
-    "RESOLVED_CONFIG",
-    "RESULTS",
-    "ROOT_VARIABLE",
-    "RUN_RECORD",
-    "SCRATCH_VARIABLE",
-    "SERVER_LOG",
-    "SERVER_RECORD",
-    "SIDE_BY_SIDE",
-    "STORE",
-    "SWEEP_PLACE",
-    "TRAINING_SUMMARY",
-    "attempt_folder",
-    "backbone_cache",
-    "benchmark_folder",
-    "comparison_file",
-    "export_folder",
-    "fetched_file",
-    "goes_with_run",
-    "is_part",
-    "judge_report_file",
-    "log_file",
-    "manifest_file",
-    "model_folder",
-    "part_name",
-    "prefect_home",
-    "prefect_results",
-    "probe_file",
-    "round_folder",
-    "sweep_report_file",
-    "training_file",
-    "wave_folder",
-    "worker_log",
-]
-
 BACKBONE = -1
 """The round number of the untouched backbone, before S_0 (round 0)."""
 

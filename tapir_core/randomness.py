@@ -7,8 +7,6 @@ import random
 
 from tapir_core.text import digest
 
-__all__ = ["derive_rng", "derive_seed"]
-
 
 def derive_seed(run_seed: int, *scope: str | int) -> int:
     """A 63-bit seed for ``scope`` (round, stage, …), the same on every machine and in every process."""

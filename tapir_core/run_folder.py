@@ -34,8 +34,6 @@ from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
 from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
-__all__ = ["Redo", "RunFolder", "RunRecord", "RunRef", "open_run", "runs_of", "stages_to_redo"]
-
 _LISTED = 10
 """Runs of a root that an error names."""
 
@@ -78,6 +76,11 @@ class Redo:
     def is_outdated(self) -> bool:
         """Whether this version of tapir makes it otherwise."""
         return self.version != self.at.stage.version
+
+    def __str__(self) -> str:
+        if self.at.stage.trains:
+            return f"{self.at}: a training"
+        return f"{self.at}: {self.rows} rows" + (f", up to {self.calls} calls" if self.calls else "")
 
 
 class RunFolder:
@@ -166,8 +169,9 @@ class RunFolder:
                 manifest is not None
                 and at.stage.when(self.config, at)
                 and manifest.key == self.key(at, seen, version=manifest.version)
-                and self._goes_on(at, manifest, seen)
-                and self._parts_exist(at, manifest)
+                # No stage is finished from steps that another version made.
+                and (manifest.version == at.stage.version or at.whole == at or self.holds(at.whole, seen) is not None)
+                and {part.name for part in manifest.parts} <= {*self.storage.names(at.folder)}
             )
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
@@ -176,21 +180,21 @@ class RunFolder:
         """The stage's manifest as it lies there, whether it holds or not."""
         return read_manifest(self.storage, at.folder)
 
+    def sealed(self, at: StageAt) -> Manifest:
+        """The manifest of a stage that is done.
+
+        Raises:
+            MissingPrerequisite: it is not.
+        """
+        if (manifest := self.manifest(at)) is None:
+            raise MissingPrerequisite(_not_done(self.ref, at))
+        return manifest
+
     def _own_file(self, name: str) -> bytes:
         try:
             return self.storage.read_bytes(name)
         except (FileNotFoundError, NotADirectoryError) as exc:
             raise ConfigError(_no_such_run(self.ref)) from exc
-
-    def _goes_on(self, at: StageAt, manifest: Manifest, seen: dict[StageAt, DatasetRef | None]) -> bool:
-        """Whether work may go on from it: no stage is finished from steps that another version made."""
-        if at.whole == at or manifest.version == at.stage.version:
-            return True
-        return self.holds(at.whole, seen) is not None
-
-    def _parts_exist(self, at: StageAt, manifest: Manifest) -> bool:
-        there = set(self.storage.names(at.folder))
-        return all(part.name in there for part in manifest.parts)
 
     def rows(self, at: StageAt) -> pl.DataFrame:
         """All rows of a stage that holds.
@@ -219,7 +223,10 @@ class RunFolder:
         """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
         key = self.key(at, seen)
         assert key is not None, f"{at} was sealed before its inputs"
-        self._remove_old_parts(at, parts)
+        # Other programs read all Parquet files of a folder: what an earlier making left there must go.
+        for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
+            if is_part(name):
+                self.storage.remove(f"{at.folder}/{name}")
         return write_manifest(
             self.storage,
             at.folder,
@@ -231,13 +238,6 @@ class RunFolder:
             accepted_missing=accepted_missing,
             counts=counts,
         )
-
-    def _remove_old_parts(self, at: StageAt, parts: list[Part]) -> None:
-        """Other programs read all Parquet files of a folder: what an earlier making left there must go."""
-        listed = {part.name for part in parts}
-        for name in self.storage.names(at.folder):
-            if is_part(name) and name not in listed:
-                self.storage.remove(f"{at.folder}/{name}")
 
 
 def runs_of(root: str) -> Iterator[RunFolder]:
@@ -295,7 +295,9 @@ def stages_to_redo(
         if at not in known:
             continue
         manifest = folder.manifest(at)
-        found = _redo(at, manifest) if manifest else None
+        found = None
+        if manifest is not None:
+            found = Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
         outdated = found is not None and found.is_outdated and not any_version
@@ -309,10 +311,6 @@ def _with_inner(config: RunConfig) -> Iterator[StageAt]:
     """The plan, with the stages that are made only for those that read them before these."""
     for at in plan(config):
         yield from (*inner_stages(config, at), at)
-
-
-def _redo(at: StageAt, manifest: Manifest) -> Redo:
-    return Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
 
 
 def _no_such_run(ref: RunRef) -> str:
@@ -362,8 +360,8 @@ def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *
         changed, restore = _other_settings(folder, ingredients)
         why.append(changed)
         ways.append(restore)
-    stages = "\n".join(f"    {each.at}: {_cost(each)}" for each in redo)
-    trainings = sum(each.at.name == _TRAINING for each in redo)
+    stages = "\n".join(f"    {each}" for each in redo)
+    trainings = sum(each.at.stage.trains for each in redo)
     return (
         "\n".join(why) + f"\n  Going on would redo:\n{stages}\n"
         f"  In all up to {sum(each.calls for each in redo)} calls and {trainings} "
@@ -394,12 +392,3 @@ def _other_settings(folder: RunFolder, ingredients: dict[str, str]) -> tuple[str
         + (f"\n  Other than before: {', '.join(other)}" if other else ""),
         f"restore the old files and settings{kept if of_address else ''}",
     )
-
-
-def _cost(redo: Redo) -> str:
-    if redo.at.name == _TRAINING:
-        return "a training"
-    return f"{redo.rows} rows" + (f", up to {redo.calls} calls" if redo.calls else "")
-
-
-_TRAINING = "train"

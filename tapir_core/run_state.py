@@ -9,17 +9,6 @@ from tapir_core.judging import verdicts_per_instruction
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import ANSWER, EVALUATE, JUDGE, SELECT, StageAt, plan, stages_of
 
-__all__ = [
-    "Gaps",
-    "RunState",
-    "changed_stages",
-    "count_gaps",
-    "history",
-    "rounds_to_retry",
-    "state_of",
-    "stop_reason",
-]
-
 Seen = dict[StageAt, DatasetRef | None]
 """What was found of stages during one look at a run."""
 
@@ -40,7 +29,8 @@ def state_of(run: RunFolder, seen: Seen | None = None) -> RunState:
     """How far a run is; ``seen`` is as in `RunFolder.holds`."""
     seen = {} if seen is None else seen
     following = next((at for at in plan(run.config) if run.holds(at, seen) is None), None)
-    begun = [number for number in range(run.config.run.rounds + 1) if _has_begun(run, number, seen)]
+    numbers = range(run.config.run.rounds + 1)
+    begun = [each for each in numbers if any(run.holds(at, seen) for at in stages_of(run.config, each))]
     rounds = history(run, begun[-1], seen) if begun else []
     stopped = None
     # What is left of a benchmark belongs to a round that is done: the rule ends rounds, not their evaluation.
@@ -59,10 +49,6 @@ def stop_reason(run: RunFolder, number: int) -> str | None:
 def history(run: RunFolder, number: int, seen: Seen | None = None) -> list[RoundHistory]:
     """What the stop rule may know of S_0 and the rounds up to ``number``: dev figures and seeds, no test split."""
     return [RoundHistory(each, _seeds(run, each, seen), _dev_score(run, each, seen)) for each in range(number + 1)]
-
-
-def _has_begun(run: RunFolder, number: int, seen: Seen) -> bool:
-    return any(run.holds(at, seen) is not None for at in stages_of(run.config, number))
 
 
 def _seeds(run: RunFolder, number: int, seen: Seen | None) -> int | None:
@@ -95,9 +81,7 @@ def count_gaps(run: RunFolder, number: int) -> Gaps:
     at = JUDGE.at(number)
     manifest = run.manifest(at)
     if manifest is None or run.holds(at) is None:
-        answers = run.manifest(ANSWER.at(number))
-        assert answers is not None
-        return Gaps(answers.rows * verdicts_per_instruction(run.config.judge), 0)
+        return Gaps(run.sealed(ANSWER.at(number)).rows * verdicts_per_instruction(run.config.judge), 0)
     return Gaps(sum(manifest.accepted_missing.values()), run.rows(at).filter(status="unscored").height)
 
 
@@ -109,7 +93,7 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
     Raises:
         ConfigError: round ``number`` is not judged.
     """
-    judged = [each for each in run.config.round_numbers if _is_judged(run, each)]
+    judged = [each for each in run.config.round_numbers if run.holds(JUDGE.at(each)) or run.holds(ANSWER.at(each))]
     if number is not None and number not in judged:
         raise ConfigError(
             f"--round {number}: run {run.ref.name!r} has not judged that round (judged: {judged or 'none'}); "
@@ -117,10 +101,6 @@ def rounds_to_retry(run: RunFolder, number: int | None, *, also_terminal: bool) 
         )
     gaps = {each: count_gaps(run, each) for each in (judged if number is None else [number])}
     return [each for each, found in gaps.items() if found.missing or (also_terminal and found.unscored)]
-
-
-def _is_judged(run: RunFolder, number: int) -> bool:
-    return any(run.holds(stage.at(number)) is not None for stage in (JUDGE, ANSWER))
 
 
 def changed_stages(run: RunFolder) -> list[StageAt]:

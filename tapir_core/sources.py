@@ -21,8 +21,6 @@ from tapir_core.data.readers import read_heldout, read_pool
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.pool import standin_heldout, standin_pool
 
-__all__ = ["Found", "read_heldout_of", "read_pool_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Found:

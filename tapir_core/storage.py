@@ -2,6 +2,10 @@
 
 A write is whole or absent: locally a temporary file, fsync and rename; remotely one PUT, or an upload in pieces that
 is nothing until its last request. Paths are relative to the root and use `/`.
+
+S3: nothing is remembered, every request is tried again within a bound, errors come in words. Endpoint and credentials
+come from the environment, as for every AWS tool: `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID` with
+`AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE`. No message holds a key.
 """
 
 import contextlib
@@ -9,96 +13,90 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.paths import SCRATCH_VARIABLE
-from tapir_core.s3 import PIECE_BYTES, Patience, ask, open_s3
 
-__all__ = ["Storage", "file_sha256", "on_this_machine"]
+Result = TypeVar("Result")
+
+PIECE_BYTES = 32 * 2**20
+"""A file of twice that is sent in pieces; four are in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request may take: with these numbers a server that hangs is an error after about four minutes."""
+
+    connect_seconds: float = 10.0
+    silent_seconds: float = 30.0
+    """An attempt ends when nothing came for so long."""
+    attempts: int = 7
+    """Of one request that meets throttling, a 5xx or a broken connection; waits between them double, from 0–1 s on."""
 
 
 class Storage:
     """Reads and writes whole files below one root.
 
-    Every method of a root on S3 raises what `tapir_core.s3.ask` raises.
+    Raises:
+        FileNotFoundError: in reading, there is no such file.
+        ConfigError: the place cannot be written; on S3 there is no such bucket, or the endpoint's address is none.
+        MissingPrerequisite: on S3, credentials are missing or refused, or the server does not answer.
+        TapirError: S3 answers with an error, still after all attempts.
     """
 
     def __init__(self, root: str | Path, patience: Patience | None = None) -> None:
-        self.url = str(root).rstrip("/")
-        self.root = self.url
+        import fsspec  # takes a tenth of a second, which what reads no run need not wait for
+
+        self.url = self.root = str(root).rstrip("/")
+        self.is_local = "://" not in self.url
+        """Whether the root is a folder of this machine."""
         self._patience = patience or Patience()
-        self._remote: Any = None
         self._is_s3 = str(root).startswith("s3://")
         if self._is_s3:
             self.root = str(root).removeprefix("s3://").rstrip("/")
             if not self.root.partition("/")[0]:
                 raise ConfigError(f"{root} names no bucket; write s3://BUCKET/FOLDER")
-            self._remote = open_s3(self._patience)
-        elif "://" in self.url:
-            import fsspec  # a local root needs none of it
-
-            self._remote, self.root = fsspec.url_to_fs(self.url)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the root is a folder of this machine."""
-        return self._remote is None
+            self._files: Any = _open_s3(self._patience)
+        elif self.is_local:
+            self._files = fsspec.filesystem("file")
+        else:
+            self._files, self.root = fsspec.url_to_fs(self.url)
+        self._base = os.path.abspath(self.root) if self.is_local else self.root
 
     def read_bytes(self, path: str) -> bytes:
-        """The file's content.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        if self._remote is not None:
-            return self._read_piece(path)
-        return Path(self._full(path)).read_bytes()
+        """The file's content."""
+        return self._read_piece(path)
 
     def write_bytes(self, path: str, content: bytes) -> None:
-        """Write the whole file in one step; readers see the old content or the new one.
-
-        Raises:
-            ConfigError: the place cannot be written.
-        """
-        if self._remote is not None:
-            self._ask(lambda: self._remote.pipe_file(self._full(path), content, chunksize=PIECE_BYTES))
-            return
-        with _replacing(Path(self._full(path))) as temporary:
-            temporary.write_bytes(content)
+        """Write the whole file in one step; readers see the old content or the new one."""
+        if self.is_local:
+            with _replacing(self.local(path)) as temporary:
+                temporary.write_bytes(content)
+        else:
+            self._ask(lambda: self._files.pipe_file(self._full(path), content, chunksize=PIECE_BYTES))
 
     def upload(self, file: Path, path: str) -> None:
-        """Write a file of this machine to the root, whole, without holding it in memory.
-
-        Raises:
-            ConfigError: the place cannot be written.
-        """
-        if self._remote is not None:
-            self._ask(lambda: self._remote.put_file(str(file), self._full(path), chunksize=PIECE_BYTES))
-            return
-        with _replacing(Path(self._full(path))) as temporary:
-            shutil.copyfile(file, temporary)
+        """Write a file of this machine to the root, whole, without holding it in memory."""
+        if self.is_local:
+            with _replacing(self.local(path)) as temporary:
+                shutil.copyfile(file, temporary)
+        else:
+            self._ask(lambda: self._files.put_file(str(file), self._full(path), chunksize=PIECE_BYTES))
 
     def download(self, path: str, file: Path) -> None:
-        """Write a file of the root to this machine, whole, without holding it in memory.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ConfigError: the place cannot be written.
-        """
+        """Write a file of the root to this machine, whole, without holding it in memory."""
         with _replacing(file) as temporary, temporary.open("wb") as output:
-            for piece in self._pieces(path):
-                output.write(piece)
+            output.writelines(self._pieces(path))
 
     def sha256(self, path: str) -> str:
-        """Digest of a file's content, read anew.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+        """Digest of a file's content, read anew."""
         digest = hashlib.sha256()
         for piece in self._pieces(path):
             digest.update(piece)
@@ -106,9 +104,7 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """True when the file or folder is there."""
-        if self._remote is not None:
-            return self._info(path) is not None
-        return Path(self._full(path)).exists()
+        return self._info(path) is not None
 
     def remove(self, path: str) -> None:
         """Remove a file or a folder with all it holds; nothing happens where there is none.
@@ -116,25 +112,16 @@ class Storage:
         Raises:
             TapirError: the server keeps some of it.
         """
-        if self._remote is not None:
-            with contextlib.suppress(FileNotFoundError):
-                self._ask(lambda: self._remote.rm(self._full(path), recursive=True))
-            # An answer to a removal of many files names those that stay, and s3fs does not look.
-            if self._info(path) is not None:
-                raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
-            return
-        target = Path(self._full(path))
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(lambda: self._files.rm(self._full(path), recursive=True))
+        # An answer to a removal of many files names those that stay, and s3fs does not look.
+        if not self.is_local and self.exists(path):
+            raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder; empty where there is none."""
-        if self._remote is None:
-            return sorted(os.listdir(self._full(folder))) if self.exists(folder) else []
         try:
-            found: list[str] = self._ask(lambda: self._remote.ls(self._full(folder), detail=False))
+            found: list[str] = self._ask(lambda: self._files.ls(self._full(folder), detail=False))
         except FileNotFoundError:
             return []
         # S3 lists a folder that somebody made as an entry of itself.
@@ -142,13 +129,13 @@ class Storage:
 
     def files(self, folder: str = "") -> dict[str, int]:
         """Path → bytes of every file in a folder and the folders below it, sorted; empty where there is none."""
-        start = self._full(folder)
-        if self._remote is None:
-            here = Path(self.root)
-            below = [(each.relative_to(here), each.stat().st_size) for each in Path(start).rglob("*") if each.is_file()]
-            return {path.as_posix(): size for path, size in sorted(below)}
-        found = self._ask(lambda: self._remote.find(start, detail=True))
-        sizes = {name.removeprefix(f"{self.root}/"): int(each["size"]) for name, each in found.items()}
+        found = self._ask(lambda: self._files.find(self._full(folder), detail=True))
+        sizes = {
+            name.removeprefix(f"{self._base}/"): int(each["size"])
+            for name, each in found.items()
+            # A link to a folder is no file.
+            if not (self.is_local and os.path.isdir(name))
+        }
         return {path: sizes[path] for path in sorted(sizes) if path and not path.endswith("/")}
 
     def local(self, path: str) -> Path:
@@ -157,16 +144,11 @@ class Storage:
         Raises:
             ConfigError: the root is not a local folder.
         """
-        if self._remote is not None:
+        if not self.is_local:
             raise ConfigError(f"run.root {self.url!r} is not on this machine; engines need a local root")
-        return Path(self._full(path))
+        return Path(self.root, path)
 
     def _pieces(self, path: str) -> Iterator[bytes]:
-        if self._remote is None:
-            with Path(self._full(path)).open("rb") as file:
-                while piece := file.read(PIECE_BYTES):
-                    yield piece
-            return
         info = self._info(path)
         if info is None:
             raise FileNotFoundError(f"{self.url}/{path}")
@@ -176,21 +158,21 @@ class Storage:
     def _read_piece(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         # With more than one connection s3fs asks for the size first: two requests for a small file.
         alone = {"max_concurrency": 1} if self._is_s3 else {}
-        piece: bytes = self._ask(lambda: self._remote.cat_file(self._full(path), start=start, end=end, **alone))
+        piece: bytes = self._ask(lambda: self._files.cat_file(self._full(path), start=start, end=end, **alone))
         return piece
 
     def _info(self, path: str) -> dict[str, Any] | None:
         try:
-            info: dict[str, Any] = self._ask(lambda: self._remote.info(self._full(path)))
-        except FileNotFoundError:
+            info: dict[str, Any] = self._ask(lambda: self._files.info(self._full(path)))
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return info
 
-    def _ask(self, request: Callable[[], Any]) -> Any:
-        return ask(self.url, request, self._patience) if self._is_s3 else request()
+    def _ask(self, request: Callable[[], Result]) -> Result:
+        return _ask_s3(self.url, request, self._patience) if self._is_s3 else request()
 
     def _full(self, path: str) -> str:
-        return f"{self.root}/{path}" if path else self.root
+        return f"{self._base}/{path}" if path else self._base
 
 
 def on_this_machine(root: str) -> Storage:
@@ -237,3 +219,121 @@ def _replacing(target: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _open_s3(patience: Patience) -> Any:
+    """The S3 file system of this process; connects at its first request."""
+    from s3fs import S3FileSystem
+
+    remote = S3FileSystem(endpoint_url=_endpoint(), **client_settings(patience))
+    # The client below tries again already, also after 429 and 500; attempts of both would multiply.
+    remote.retries = 1
+    return remote
+
+
+def client_settings(patience: Patience) -> dict[str, Any]:
+    """Arguments of s3fs, as plain JSON; no endpoint and no key."""
+    return {
+        # A listing of a minute ago would hide what another worker wrote since.
+        "use_listings_cache": False,
+        "max_concurrency": 4,
+        "config_kwargs": {
+            "connect_timeout": patience.connect_seconds,
+            "read_timeout": patience.silent_seconds,
+            "retries": {"mode": "legacy", "total_max_attempts": patience.attempts},
+        },
+    }
+
+
+def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Result:
+    """The request's result. It must be one that may be made twice: an answer that breaks off is asked for again.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: there is no such bucket, or the endpoint's address is none.
+        MissingPrerequisite: credentials are missing or refused, or the server does not answer.
+        TapirError: it answers with an error, still after all attempts.
+    """
+    from aiohttp import ClientError as ConnectionFault
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.parsers import ResponseParserError
+
+    # The client makes requests again, but not for their answers' bodies, which come after its last look.
+    deadline, pause_seconds = time.monotonic() + 2 * patience.silent_seconds, 0.1
+    while True:
+        try:
+            return request()
+        except FileNotFoundError as exc:
+            if _lacks_bucket(exc):
+                raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
+            raise
+        except (ConnectionFault, ResponseParserError, HTTPClientError) as exc:
+            if time.monotonic() > deadline:
+                raise MissingPrerequisite(
+                    f"{url}: {_server()} does not answer, or not as S3 does ({type(exc).__name__}); start it, or set "
+                    "AWS_ENDPOINT_URL to the one that is meant; then the same command goes on"
+                ) from exc
+            time.sleep(pause_seconds)
+            pause_seconds *= 2
+        except (OSError, ValueError, BotoCoreError, ClientError) as exc:
+            raise _in_words(url, exc) from exc
+
+
+def _in_words(url: str, exc: Exception) -> TapirError:
+    """What cannot be put right by trying again. Texts of the client and of the server may hold keys: none is shown."""
+    from botocore import exceptions as boto
+
+    code = _code(exc)
+    credentials = (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.ProfileNotFound,
+    )
+    if isinstance(exc, credentials):
+        return MissingPrerequisite(
+            f"{url}: no credentials for {_server()} ({code}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_PROFILE"
+        )
+    if isinstance(exc, PermissionError):
+        return MissingPrerequisite(
+            f"{url}: {_server()} refuses this ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or "
+            "AWS_PROFILE), and that they may list, read, write and delete there"
+        )
+    if isinstance(exc, ValueError | boto.BotoCoreError):
+        return ConfigError(
+            f"{url}: the S3 client takes no such address ({code}); write s3://BUCKET/FOLDER with a bucket's name in "
+            f"small letters, and AWS_ENDPOINT_URL=https://HOST:PORT (now {_server()})"
+        )
+    return TapirError(
+        f"{url}: {_server()} answers with an error, still after all attempts ({code}); when it is well again, the "
+        "same command goes on"
+    )
+
+
+def _lacks_bucket(exc: FileNotFoundError) -> bool:
+    """Whether a missing file is missing because its bucket is; a bucket that is asked for itself gives no code."""
+    cause = exc.__cause__
+    return _code(exc) == "NoSuchBucket" or getattr(cause, "operation_name", "") == "HeadBucket"
+
+
+def _code(exc: Exception) -> str:
+    """The server's own word for the error."""
+    for each in (exc, exc.__cause__):
+        response = getattr(each, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code", ""))
+    return type(exc).__name__
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def _server() -> str:
+    """The server's address, without a password that somebody wrote into it."""
+    endpoint = _endpoint()
+    if endpoint is None:
+        return "Amazon S3 (AWS_ENDPOINT_URL is not set)"
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -15,8 +15,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import used_files
 from tapir_core.summary import summarise
 
-__all__ = ["Sweep", "Swept", "finished_runs", "lacks_run", "sweep_sentence"]
-
 Outcome = Literal["finished before", "finished", "without a figure", "failed"]
 _OUTCOMES: tuple[Outcome, ...] = ("finished before", "finished", "without a figure", "failed")
 

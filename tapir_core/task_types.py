@@ -6,8 +6,6 @@ configuration: ``TARGET_SHARES`` is only the default.
 
 from typing import Literal, get_args
 
-__all__ = ["REFINEMENT_FAMILY", "TARGET_SHARES", "TASK_TYPES", "RefinementFamily", "family_of"]
-
 RefinementFamily = Literal["steps", "code", "prose"]
 
 _LARGE = {"Math": 0.167, "Reasoning": 0.167, "Code Generation": 0.083, "Code Debug": 0.083, "Others": 0.041}

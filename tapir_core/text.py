@@ -6,15 +6,6 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "Unparsed",
-    "canonical_json",
-    "digest",
-    "instruction_id",
-    "normalise",
-    "shorten",
-]
-
 
 def normalise(text: str) -> str:
     """The normal form that identity is taken of: NFC, trimmed, lone surrogates replaced."""

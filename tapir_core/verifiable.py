@@ -7,8 +7,6 @@ case is ignored, so nothing that differs by case alone can be told apart.
 
 import re
 
-__all__ = ["final_result", "is_correct", "normalise_result", "states_result"]
-
 _STATED = re.compile(r"\banswer:(.*)", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 _QUOTES = ("`", '"', "'")

@@ -1,37 +1,45 @@
 """The project's own Prefect tasks: the work, then one write at the end. A stage that holds is no task (flows/steps.py).
 
+`@stage_task` and `@shard_task` declare the work of a stage; `seal` is what follows the shards of one.
+
 Nobody imports Prefect's ``task`` but this module. A task takes a `RunRef`, a round number and plain values, and returns
 a reference, so it can run on any worker that reaches the run root. Prefect keeps that reference as JSON under the task
 run's id, for who asks the API for it; no other task run finds it. The manifest is the only evidence that a stage is
 done, so a kill between the two serves nothing stale and costs nothing twice.
+
+A task run gets its tags of run, round and stage once it works, not when it begins: one that begins with tags makes
+Prefect ask its server for a concurrency limit of each, and a server on SQLite that is writing other task runs down
+answers that its database is locked, for which Prefect's client sleeps for two seconds (3.8): more than most stages
+work. Limits: a task run shows these tags when it has ended or failed once, and a concurrency limit of such a tag holds
+nothing back. A tag that should, such as `gpu`, is the task's own.
 """
 
 import importlib
 import logging
 import pkgutil
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache, wraps
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from prefect import task as prefect_task
+from prefect.context import TagsContext, TaskRunContext
 from prefect.states import Cancelled
 
+from tapir_core.calls import Spend
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, read_part, write_part
-from tapir_core.errors import ConfigError, Stopped
+from tapir_core.errors import BudgetReached, ConfigError, Stopped
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import WAVE, Stage, StageAt, always
-from tasks.late_tags import tag_task_run
-from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked
+from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome, Worked, check_failed, check_missing
 from tasks.runtime import current
-
-__all__ = ["Work", "does", "project_task", "shard_task", "stage_task", "work_of"]
 
 Plan = Callable[[RunFolder, StageAt], pl.DataFrame]
 """All rows that a sharded stage works on, in their order."""
@@ -58,17 +66,36 @@ def project_task(
     def wrap(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def body(*args: Any, **kwargs: Any) -> Any:
-            tag_task_run(f"stage-{name}", *tags)
+            _tag_task_run(f"stage-{name}", *tags)
             try:
                 return function(*args, **kwargs)
             except Stopped as stopped:
                 return Cancelled(message=str(stopped))
 
-        # Prefect asks for it three times a task run.
-        body.__signature__ = signature(function)  # type: ignore[attr-defined]  # functions may have one
         return settings(body)
 
     return wrap
+
+
+_LATE_TAGS: ContextVar[frozenset[str]] = ContextVar("late_tags", default=frozenset())
+
+
+@contextmanager
+def late_tags() -> Iterator[None]:
+    """Tasks of the block begin without the tags of Prefect's context, and get them when they work."""
+    token = _LATE_TAGS.set(frozenset(TagsContext.get().current_tags))
+    try:
+        with TagsContext(current_tags=set()):
+            yield
+    finally:
+        _LATE_TAGS.reset(token)
+
+
+def _tag_task_run(*tags: str) -> None:
+    """Called in a task: its run carries ``tags`` and the late ones from its next state on; outside a task, nothing."""
+    context = TaskRunContext.get()
+    if context is not None:
+        context.task_run.tags = sorted({*context.task_run.tags, *_LATE_TAGS.get(), *tags})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +181,6 @@ def shard_task(
     """
     if (plan is None) != bool(stage.shards_of):
         raise TypeError(f"stage {stage.name!r}: give its shards a plan=, or its declaration shards_of=, and not both")
-    _SHARDS.add(stage.name)
 
     def wrap(function: Callable[[RunFolder, StageAt, pl.DataFrame], Worked]) -> Any:
         named = f"{stage.name} {{piece.index:04d}}/{{piece.of:04d}}{_of_wave(stage)}"
@@ -193,14 +219,47 @@ def shard_task(
     return wrap
 
 
+@project_task("seal", run_name="seal {at}")
+def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float) -> DatasetRef:
+    """Write a sharded stage's manifest, in the order of its shards.
+
+    A benchmark may fail as much as it will: it has a limit of its own, above which there is no figure, and no decision
+    reads it; who started the run is told at its end (`tapir_core.reporting.benchmarks.require_figures`).
+    """
+    _tag_task_run(f"stage-{at.name}")
+    run = RunFolder(ref)
+    ordered = sorted(outcomes, key=lambda outcome: outcome.index)
+    missing = sum((Counter(outcome.missing) for outcome in ordered), Counter[str]())
+    counts = sum((Counter(outcome.counts) for outcome in ordered), Counter[str]())
+    parts = [outcome.part for outcome in ordered]
+    if missing["budget"]:
+        calls, rows = current(run).calls, sum(part.rows for part in parts)
+        # Of a stage that asks in several roles the price of one says nothing.
+        spent = calls.paid().get(at.stage.roles[0]) if len(at.stage.roles) == 1 else None
+        raise BudgetReached(_budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
+    check_failed(at, ordered, run.config)
+    check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
+    current(run).check_lease()
+    sealed = run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
+    current(run).forget_tables()
+    return sealed
+
+
+def _budget_text(at: StageAt, cap: str, done: int, left: int, spent: Spend | None) -> str:
+    """What was reached, what is done, what is left of the stage and what it would cost at the price so far."""
+    cost = f", about {left * spent.usd / spent.requests:,.2f} USD at the price so far" if spent and spent.usd else ""
+    return (
+        f"{cap}. {at}: {done} rows are done, {left} are left{cost}. Nothing more is sent; what was received is stored. "
+        "Raise the cap and run the same command again: it asks only for what is left."
+    )
+
+
 def _tells_more(record: logging.LogRecord) -> bool:
     """Whether a line says more than that a shard is done, which its task run says: a run has thousands of them."""
     done = record.getMessage().startswith("Finished in state Completed")
-    return not (done and getattr(record, "task_name", "") in _SHARDS)
+    return not (done and any(work.in_shards for work in _WORK.get(getattr(record, "task_name", ""), ())))
 
 
-_SHARDS: set[str] = set()
-"""Names of the tasks that do a shard."""
 logging.getLogger("prefect.task_runs").addFilter(_tells_more)
 
 

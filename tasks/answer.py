@@ -11,8 +11,6 @@ from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["answer_heldout_shard", "answer_shard", "ask_student", "heldout_rows"]
-
 
 @read_once
 def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:

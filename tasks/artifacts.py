@@ -39,18 +39,6 @@ from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
-__all__ = [
-    "artifact_key",
-    "make_artifact",
-    "publish_comparison",
-    "publish_judge",
-    "publish_missing",
-    "publish_round",
-    "publish_run",
-    "publish_scores",
-    "publish_sweep",
-]
-
 _OF_A_ROUND = {
     "stages": stages_table,
     "mfd": mfd_table,
@@ -145,7 +133,7 @@ def publish_sweep(curriculum: str, shown: SideBySide, report: str) -> None:
 def publish_comparison(name: str, card: str, plots: str) -> None:
     """Show the arms of a comparison in the UI; ``card`` is Markdown, and so are its ``plots``."""
     make_artifact(create_markdown_artifact, card, artifact_key(name, "comparison"), f"Arms of {name}")
-    _show_markdown(artifact_key(name, "comparison", _PLOTS), plots, f"Plots of {name}")
+    make_artifact(create_markdown_artifact, plots, artifact_key(name, "comparison", _PLOTS), f"Plots of {name}")
 
 
 def artifact_key(*parts: str) -> str:
@@ -180,12 +168,7 @@ def _pages(ref: RunRef, names: Mapping[int, Sequence[str]]) -> dict[str, dict[st
 def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     """Held-out accuracy and benchmarks of all students, one key for the whole run: its versions are its history."""
     card = plots_card(score_plots(summary))
-    _show_markdown(artifact_key(ref.name, _PLOTS), card, f"Plots of {ref.name}")
-
-
-def _show_markdown(key: str, card: str, description: str) -> None:
-    if card:
-        make_artifact(create_markdown_artifact, card, key, description)
+    make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 
 def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
@@ -213,18 +196,19 @@ def _key_of_round(ref: RunRef, number: int, name: str) -> str:
 
 
 def _show(key: str, table: Table) -> None:
-    if table.rows:
-        description = markdown_text(" ".join(filter(None, (f"{table.title}.", table.note))))
-        make_artifact(create_table_artifact, _records(table), key, description)
+    records = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    description = markdown_text(" ".join(filter(None, (f"{table.title}.", table.note))))
+    make_artifact(create_table_artifact, records, key, description)
 
 
 def make_artifact(create: Callable[..., object], content: object, key: str, description: str) -> None:
-    """Make an artifact, or say in the log that the server did not take it: it is a copy, and the run goes on."""
+    """Make an artifact, if it has any content.
+
+    Where the server does not take it the log says so: it is a copy, and the run goes on.
+    """
+    if not content:
+        return
     try:
         create(content, key, description)
     except HTTPError as error:
         get_run_logger().warning("artifact %s is not in the UI, but in the run folder: %s", key, error)
-
-
-def _records(table: Table) -> list[dict[str, str]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]

@@ -1,40 +1,36 @@
-"""From rows to requests and back: what the stages that call a model share."""
+"""From rows to requests and back: what the stages that call a model share, and `tapir judge-check`; no Prefect."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice, zip_longest
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice, product, zip_longest
 from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Answer, Failure, Message, Outcome, Parsed, Request, Role
-from tapir_core.config import ModelIdentity, Sampling
+from tapir_core.calls import (
+    Answer,
+    Failure,
+    IsStopped,
+    Message,
+    OnOutcome,
+    Outcome,
+    Parsed,
+    Request,
+    Role,
+    ask_parsed,
+    never_stopped,
+)
+from tapir_core.config import JudgeConfig, ModelIdentity, Sampling
 from tapir_core.curriculum import unusable_reason
 from tapir_core.errors import ConfigError
+from tapir_core.judging import JudgeMode, Verdict, mode_of
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.limits import FEWEST_ASKED, can_be_given_up, why_lost
-from tasks.outcomes import Sample, Worked
-from tasks.runtime import current
-
-__all__ = [
-    "ANSWER_COLUMNS",
-    "Watch",
-    "answer_cells",
-    "answer_rows",
-    "chat",
-    "check_lacking",
-    "count_paid",
-    "counts_of",
-    "demand_whole",
-    "ending_of",
-    "make_request",
-    "missing_by_kind",
-    "sample_failures",
-    "text_of",
-    "worked",
-]
+from tapir_core.text import Unparsed, shorten
+from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lost
+from tasks.runtime import AskedModel, Runtime, current
 
 ANSWER_COLUMNS = {
     "response": pl.String,
@@ -96,13 +92,13 @@ class Watch:
         self._count = self._progress.row_counter(at)
 
     def on_outcome(self, place: int, outcome: Outcome) -> None:
-        """Count the row; where it failed for good, look whether the stage is lost (`tasks.limits`)."""
+        """Count the row; where it failed for good, look whether the stage is lost (`tasks.outcomes`)."""
         settled = self._settle(outcome)
         if not isinstance(settled, Failure) or settled.retryable:
             self._count(missing=isinstance(settled, Failure), place=place)
             return
         self._count(place=place, failed=settled.kind)
-        said = _shorten(settled.message, LONGEST_SAID)
+        said = shorten(settled.message, LONGEST_SAID)
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(self._at.stage.asks, why)
 
@@ -126,15 +122,15 @@ def demand_whole(outcome: Outcome) -> Outcome:
     return Failure("bad_reply", f"{reason}: {text_of(outcome)}") if reason else outcome
 
 
-def check_lacking(run: RunFolder, at: StageAt, lacking: int, otherwise: str) -> None:
+def demand_stored(run: RunFolder, at: StageAt, scored: Sequence[Request], otherwise: str) -> None:
     """Refuse to read replies again of which the store lacks some: they would be paid for again.
 
-    ``otherwise`` is the command that asks for all of them.
+    ``scored`` are requests whose replies have scores, ``otherwise`` the command that asks for all of the stage.
 
     Raises:
         ConfigError: with the ways on.
     """
-    if lacking:
+    if lacking := len(scored) - current(run).calls.count_stored(scored):
         raise ConfigError(
             f"{at}: the store lacks {lacking} replies that have scores, so that they would be paid for again. Bring "
             "them with `tapir store export` and `tapir store import` from the store that has them; or remove "
@@ -159,7 +155,7 @@ def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome
     by_kind: dict[str, list[Sample]] = {}
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, Failure):
-            said, beginning = _shorten(outcome.message, LONGEST_SAID), _shorten(instruction, LONGEST_BEGINNING)
+            said, beginning = shorten(outcome.message, LONGEST_SAID), shorten(instruction, LONGEST_BEGINNING)
             sample = Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning)
             by_kind.setdefault(outcome.kind, []).append(sample)
     in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
@@ -220,5 +216,67 @@ def answer_rows(
     return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))
 
 
-def _shorten(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[:longest] + "…"
+Row = Mapping[str, str]
+"""instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
+Place = tuple[str, str]
+"""An instruction's id with the order in which it is judged; pointwise, with whose answer is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict as far as it is known."""
+
+    verdict: Verdict
+    retryable: bool
+    """Whether it is unscored only because a reply did not come."""
+
+
+def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dict[Place, str]:
+    """What a judge is to read about ``rows``, in their order: in pairwise mode both answers, in each order."""
+    mode = mode_of(judge)
+    return {
+        (row["instruction_id"], place): mode.render(prompt, row, place)
+        for row, place in product(rows, mode.places(judge))
+    }
+
+
+def judge_requests(runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
+    """One request for each text."""
+    sampling = runtime.config.judge.sampling
+    return [
+        make_request(runtime.run, "judge", judge.voice, chat(text), sampling, prompt=prompt) for text in texts.values()
+    ]
+
+
+def ask_judge(
+    runtime: Runtime,
+    judge: AskedModel,
+    prompt: Prompt,
+    texts: Mapping[Place, str],
+    *,
+    on_outcome: OnOutcome,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
+) -> dict[Place, Parsed[Any]]:
+    """What one judge replies to ``texts``, with the scores in it."""
+    settings = runtime.config.judge
+    asked = ask_parsed(
+        runtime.calls,
+        judge_requests(runtime, judge, prompt, texts),
+        judge.source,
+        mode_of(settings).parse,
+        settings.reasks,
+        on_outcome=on_outcome,
+        is_stopped=is_stopped,
+        first=first,
+    )
+    return dict(zip(texts, asked, strict=True))
+
+
+def read_verdicts(mode: JudgeMode, replies: Mapping[Place, Parsed[Any]], judge: str) -> Iterator[Judged]:
+    """One verdict for each instruction and order of ``replies``; pointwise, one for each instruction."""
+    for instruction_id, place in replies:
+        if parts := [replies[instruction_id, each] for each in mode.rests_on(place)]:
+            values = [part.value or Unparsed(part.reason) for part in parts]
+            verdict = mode.combine(instruction_id, place, values, parts[0].raw, judge)
+            yield Judged(verdict, any(part.retryable for part in parts))

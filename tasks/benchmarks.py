@@ -43,9 +43,9 @@ from tasks.asking import (
     ANSWER_COLUMNS,
     answer_cells,
     chat,
-    check_lacking,
     count_paid,
     counts_of,
+    demand_stored,
     make_request,
     worked,
 )
@@ -54,17 +54,6 @@ from tasks.input_files import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
-
-__all__ = [
-    "asked_questions",
-    "benchmark_answers_shard",
-    "benchmark_items",
-    "benchmark_marks",
-    "benchmark_replies_shard",
-    "benchmark_scores",
-    "forget_failed",
-    "items_of",
-]
 
 
 class _Asked(NamedTuple):
@@ -142,8 +131,7 @@ def forget_failed(run: RunFolder, at: StageAt) -> int:
         ConfigError: the store lacks replies of judgments that are scored, which would be paid for again.
     """
     scored, failed = (_asked_for(run, at, status) for status in ("scored", "failed"))
-    lacking = len(scored) - current(run).calls.count_stored(_requests(run, at, scored))
-    check_lacking(run, at, lacking, "`tapir evaluate`")
+    demand_stored(run, at, _requests(run, at, scored), "`tapir evaluate`")
     reasks = run.config.evaluation.judged[at.benchmark_name].reasks
     return forget_unread(current(run).calls, _requests(run, at, failed), _reader(run, at, failed), reasks)
 
@@ -292,16 +280,14 @@ def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object,
     """A row of the table; nothing for a reply that may still come."""
     if reply is not None and reply.retryable:
         return None
-    found = game.reading if reply is None else reply.value
-    reason, raw = (game.reason, "") if reply is None else (reply.reason, _said(reply))
+    found, reason, raw = game.reading, game.reason, ""
+    if reply is not None:
+        found, reason = reply.value, reply.reason
+        # The judge's last words, or its provider's where there was no reply.
+        raw = reply.outcome.message if isinstance(reply.outcome, Failure) else reply.raw
     if found is None:
         return (*game.place, None, None, "", "failed", reason, raw, judge)
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
-
-
-def _said(reply: Parsed[Reading]) -> str:
-    """The judge's last words, or its provider's where there was no reply."""
-    return reply.outcome.message if isinstance(reply.outcome, Failure) else reply.raw
 
 
 def _judged(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:

@@ -12,10 +12,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import DIFFICULTY, StageAt
 from tasks._task import stage_task
 from tasks.inputs import round_pool
-from tasks.limits import FEWEST_ASKED
-from tasks.outcomes import Worked
-
-__all__ = ["check_scored", "difficulty"]
+from tasks.outcomes import FEWEST_ASKED, Worked
 
 
 @stage_task(DIFFICULTY)

@@ -11,8 +11,6 @@ from tasks.inputs import mixture_shares, used_before
 from tasks.outcomes import Worked
 from tasks.select import candidates
 
-__all__ = ["SHORTFALL", "draw"]
-
 SHORTFALL = "shortfall: "
 """In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
 

@@ -6,8 +6,6 @@ from tapir_core.stages import EVALUATE, StageAt
 from tasks._task import stage_task
 from tasks.outcomes import Worked
 
-__all__ = ["evaluate"]
-
 
 @stage_task(EVALUATE)
 def evaluate(run: RunFolder, at: StageAt) -> Worked:

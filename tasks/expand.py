@@ -39,6 +39,7 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import (
     EXPAND,
     EXPANSION_REJECTED,
+    SELECT,
     WAVE_CANDIDATES,
     WAVE_EXAMINED,
     WAVE_GATED,
@@ -67,8 +68,6 @@ from tasks.outcomes import Worked
 from tasks.pool import evaluation_questions
 from tasks.runtime import current
 from tasks.teach import ask_teacher
-
-__all__ = ["collect_expansion", "examine_shard", "expand_shard", "gate_wave", "plan_requests", "screen_wave"]
 
 
 @stage_task(WAVE_REQUESTS)
@@ -159,7 +158,6 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     outcomes = [*(each.outcome for each in parsed), *answers]
     shown = pl.concat([each.select("instruction_id", "instruction") for each in (rows, right)])
     samples = sample_failures(shown.iter_rows(), outcomes)
-    counts = Counter(counts_of(parsed)) + Counter(count_paid(answers))
     taught = right.select(
         "instruction_id",
         "instruction",
@@ -167,15 +165,13 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         response=pl.Series(map(text_of, answers), dtype=pl.String),
         finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
     )
-    check = _measure(run, at, taught, right["task_type"]) if run.config.checks_expansion(at.number) else None
+    check = Worked(pl.DataFrame(schema={"instruction_id": pl.String, "mfd": pl.Float64}))
+    if run.config.checks_expansion(at.number):
+        check = _measure(run, at, taught, right["task_type"])
     examined = rows.select("instruction_id").with_columns(task_type=labels)
-    examined = _with(examined, taught.drop("instruction", "system"))
-    if check is None:
-        examined = examined.with_columns(mfd=pl.lit(None, pl.Float64))
-        return Worked(examined, dict(counts), missing_by_kind(outcomes), samples=samples)
-    examined = _with(examined, check.rows)
+    examined = _with(_with(examined, taught.drop("instruction", "system")), check.rows)
+    counts = Counter(counts_of(parsed)) + Counter(count_paid(answers)) + Counter(check.counts)
     missing = Counter(missing_by_kind(outcomes)) + Counter(check.missing)
-    counts += Counter(check.counts)
     return Worked(examined, dict(counts), dict(missing), samples=samples + check.samples)
 
 
@@ -185,9 +181,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
     gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
     if run.config.checks_expansion(at.number):
-        chosen = run.manifest(StageAt("select", at.number))
-        assert chosen is not None
-        delta = SeedCounts.of_manifest(chosen.counts).delta
+        delta = SeedCounts.of_manifest(run.sealed(SELECT.at(at.round)).counts).delta
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
         gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")
@@ -197,11 +191,9 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
 @stage_task(EXPANSION_REJECTED)
 def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
     """Every candidate of the round that a gate kept back, with the gate."""
-    tables = [pl.DataFrame(schema=REJECTED)]
-    for wave in _waves(run, at.number):
-        for step in ("wave_screened", "wave_gated"):
-            tables.append(run.rows(StageAt(step, at.number, wave)).filter(pl.col("gate").is_not_null()))
-    rejected = pl.concat(tables, how="vertical_relaxed")
+    steps = (step.at(at.round, wave) for wave in _waves(run, at.number) for step in (WAVE_SCREENED, WAVE_GATED))
+    tables = [pl.DataFrame(schema=REJECTED), *map(run.rows, steps)]
+    rejected = pl.concat(tables, how="vertical_relaxed").filter(pl.col("gate").is_not_null())
     return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
 
 
@@ -233,21 +225,16 @@ def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
 
 
 def _worked(gated: Gated) -> Worked:
-    passed = gated.passed
-    for name in ("response", "gate"):
-        if name not in passed.columns:
-            passed = passed.with_columns(pl.lit(None, pl.String).alias(name))
-    rows = pl.concat([passed.select(REJECTED.names()), gated.rejected], how="vertical_relaxed")
+    # What passed has no gate, and as yet no response.
+    rows = pl.concat([gated.passed, gated.rejected], how="diagonal_relaxed").select(REJECTED.names())
     return Worked(rows, {f"gate_{gate}": count for gate, count in gated.counts.items()})
 
 
 def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
     """What waves 1 to ``waves`` of a round accepted, in list order."""
-    tables = [pl.DataFrame(schema=EXPANSION)]
-    for wave in _waves(run, number)[:waves]:
-        gated = run.rows(StageAt("wave_gated", number, wave))
-        tables.append(gated.filter(pl.col("gate").is_null()).select(EXPANSION.names()))
-    return pl.concat(tables, how="vertical_relaxed")
+    gated = (run.rows(WAVE_GATED.at(number, wave)) for wave in _waves(run, number)[:waves])
+    accepted = (each.filter(pl.col("gate").is_null()).select(EXPANSION.names()) for each in gated)
+    return pl.concat([pl.DataFrame(schema=EXPANSION), *accepted], how="vertical_relaxed")
 
 
 def _waves(run: RunFolder, number: int) -> list[int]:

@@ -19,8 +19,6 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 
-__all__ = ["Deployment"]
-
 
 @dataclass(frozen=True, slots=True)
 class Deployment:

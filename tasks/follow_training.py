@@ -1,21 +1,28 @@
-"""Follow a training that a worker does: attach to the one that runs, and start another when it was lost.
+"""A training that a worker does: attach to the one that runs, and start another when it was lost.
 
-An attempt is one flow run of *fine-tune*, found again by its number, so that the driver which comes after a killed one
-starts nothing twice. Prefect's state says how an attempt ended; whether it still works, its lease says better: a flow
-run whose worker was killed stands as running, and one whose server was away may stand as crashed while it trains.
-An attempt that was taken and lost before it began has no lease yet: it stands as pending for longer than a process
-takes to begin. Should it begin after all, it finds the lease taken, or leaves the next one without it: never do two
-train. Limit: in a container or a pod it is lost only when Prefect says so, for its image may be on its way.
+An attempt is one flow run of *fine-tune* on the Prefect server of this process. Its idempotency key is run, stage key
+and number: whoever asks for it again gets the flow run that is there, so that the driver which comes after a killed one
+starts nothing twice. It is no subflow of its driver: it outlives a driver that is killed.
+
+Prefect's state says how an attempt ended; whether it still works, its lease says better: a flow run whose worker was
+killed stands as running, and one whose server was away may stand as crashed while it trains. An attempt that was taken
+and lost before it began has no lease yet: it stands as pending for longer than a process takes to begin. Should it
+begin after all, it finds the lease taken, or leaves the next one without it: never do two train. Limit: in a container
+or a pod it is lost only when Prefect says so, for its image may be on its way.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import get_current_settings
+from prefect.states import Crashed
 
 from tapir_core.calls import RunLease
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import EngineError
 from tapir_core.paths import attempt_folder
@@ -24,8 +31,10 @@ from tapir_core.stages import StageAt
 from tapir_core.text import digest
 from tasks.engines.training.job import Attempt
 from tasks.engines.training.trainer import read_progress
+from tasks.flow_runs import Deployment
 
-__all__ = ["MOST_LOST", "State", "Training", "TrainingRuns", "follow_training", "lease_token"]
+FINE_TUNE = "fine-tune/fine-tune"
+"""Flow and deployment."""
 
 MOST_LOST = 3
 """Attempts that one drive of the run may lose: what kills three in a row kills the fourth too."""
@@ -39,49 +48,26 @@ _PENDING_LOOKS = 300
 
 _UNBEGUN = "A worker took it, and it did not begin: its worker is gone. The next attempt takes its place."
 _GONE = "Its process is gone, and its run saw it. The next attempt goes on from its last save."
-
-State = Literal[
-    "SCHEDULED", "PENDING", "RUNNING", "PAUSED", "CANCELLING", "CANCELLED", "CRASHED", "FAILED", "COMPLETED"
-]
+_AWAY = "a training on a worker goes on, and once the server is back *Retry*, or the same command, follows it again"
 
 
-@dataclass(frozen=True, slots=True)
-class Training:
-    """One attempt, as it stands on the Prefect server."""
+def check_trainer(config: RunConfig) -> None:
+    """Refuse a run whose trainings nobody would do, before anything is paid for.
 
-    id: str
-    name: str
-    state: State
-    told: str
-    """Name and message of its state."""
-    token: str
-    """Of the lease that it holds while it trains."""
-    in_container: bool = False
-    """Whether its worker makes a container or a pod for it, which may take long to begin."""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its state is final."""
-        return self.state in ("CANCELLED", "CRASHED", "FAILED", "COMPLETED")
-
-
-class TrainingRuns(Protocol):
-    """The attempts at one training, on a Prefect server.
-
-    Each method raises EngineError when the server does not do what is asked.
+    Raises:
+        MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*.
     """
+    if config.training.runs_on == "worker":
+        _fine_tune().check()
 
-    def attempt(self, number: int) -> Training:
-        """The attempt with this number, from 1: the one that is there, or one that starts now."""
-        ...
 
-    def look(self, training: Training) -> Training:
-        """The attempt as it stands now."""
-        ...
-
-    def declare(self, training: Training, state: State, why: str) -> Training:
-        """Set an attempt's state."""
-        ...
+def _fine_tune() -> Deployment:
+    lacking = (
+        f'training.runs_on = "worker" needs the deployment {FINE_TUNE}, which the Prefect server at '
+        f"{get_current_settings().api.url} does not have; start one that has it with `tapir up`, apply it to "
+        "this one with `tapir deploy`, or train here with --set training.runs_on=driver"
+    )
+    return Deployment(FINE_TUNE, lacking, _AWAY)
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:
@@ -89,10 +75,43 @@ def lease_token(flow_run_id: str, run_count: int) -> str:
     return digest([flow_run_id, run_count])[:32]
 
 
+class FineTuneRuns:
+    """The attempts at the training ``at`` of ``run``: flow runs that have a state.
+
+    Each method raises EngineError when the server does not do what is asked.
+    """
+
+    def __init__(self, run: RunFolder, at: StageAt) -> None:
+        self._name, self._number = run.ref.name, at.number
+        self._key = f"{run.record.id}:{run.key(at)}"
+        self._fine_tune = _fine_tune()
+
+    def attempt(self, number: int) -> FlowRun:
+        """The attempt with this number, from 1: the one that is there, or one that a worker of tapir-gpu takes up."""
+        training = self._fine_tune.start(
+            f"{self._key}:{number}",
+            {"run": self._name, "round_number": self._number},
+            run_name=f"{self._name} round-{self._number}",
+            tags=[f"run-{self._name}", f"round-{self._number}", "stage-train"],
+        )
+        get_run_logger().info("training in flow run %s (%s), attempt %d", training.name, training.id, number)
+        return training
+
+    def look(self, training: FlowRun) -> FlowRun:
+        """The attempt as it stands now; one that was deleted is lost."""
+        deleted = training.model_copy(update={"state": Crashed(name="Deleted")})
+        return self._fine_tune.look(str(training.id)) or deleted
+
+    def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
+        """Set an attempt's state, if it has not ended by itself."""
+        self._fine_tune.set_state(str(training.id), State(type=state, message=why))
+        return self.look(training)
+
+
 def follow_training(
     run: RunFolder,
     at: StageAt,
-    runs: TrainingRuns,
+    runs: FineTuneRuns,
     lease: RunLease,
     note: Callable[[str], None],
     *,
@@ -111,105 +130,115 @@ def follow_training(
     Raises:
         EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
     """
-    watch = _Watch(run, at, runs, lease, note, poll_seconds)
     try:
-        return _attempt(watch)
+        return _Follower(run, at, runs, lease, note, poll_seconds).follow()
     finally:
         lease.release()
 
 
 @dataclass(frozen=True, slots=True)
-class _Watch:
+class _Follower:
     run: RunFolder
     at: StageAt
-    runs: TrainingRuns
+    runs: FineTuneRuns
     lease: RunLease
     note: Callable[[str], None]
     poll_seconds: float
 
+    def follow(self) -> DatasetRef:
+        number, lost = 0, 0
+        while True:
+            number += 1
+            training = self.runs.attempt(number)
+            # What had ended, or was ending, when this drive came is no answer to it.
+            earlier = _state(training).is_final() or _state(training).is_cancelling()
+            try:
+                ended = self._wait(training)
+            except BaseException as raised:
+                # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
+                if not isinstance(raised, Exception):
+                    with suppress(EngineError):
+                        why = "The run that it trains for was interrupted."
+                        self.runs.declare(training, StateType.CANCELLING, why)
+                raise
+            if (made := self.run.holds(self.at)) is not None:
+                return made
+            if not earlier:
+                lost += 1
+                self._give_up_or_go_on(ended, lost)
 
-def _attempt(watch: _Watch) -> DatasetRef:
-    number, lost = 0, 0
-    while True:
-        number += 1
-        training = watch.runs.attempt(number)
-        # What had ended, or was ending, when this drive came is no answer to it.
-        earlier = training.has_ended or training.state == "CANCELLING"
-        try:
-            ended = _wait(watch, training)
-        except BaseException as raised:
-            # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
-            if not isinstance(raised, Exception):
-                with suppress(EngineError):
-                    watch.runs.declare(training, "CANCELLING", "The run that it trains for was interrupted.")
-            raise
-        made = watch.run.holds(watch.at)
-        if made is not None:
-            return made
-        if not earlier:
-            lost += 1
-            _give_up_or_go_on(watch, ended, lost)
+    def _give_up_or_go_on(self, ended: FlowRun, lost: int) -> None:
+        where = f"flow run {ended.name!r} ({_told(ended)})"
+        again = "*Retry* of the run, or the same command, goes on from its last save"
+        ends = {
+            StateType.COMPLETED: f"{where} is complete, and {self.run.storage.url} has no student of it: the workers "
+            "of tapir-gpu must work in the same root (TAPIR_ROOT)",
+            StateType.CANCELLED: f"the training was cancelled, {where}; {again}",
+            StateType.FAILED: f"the training failed, {where}",
+        }
+        if lost >= MOST_LOST:
+            ends[StateType.CRASHED] = f"{lost} trainings in a row were lost, the last one {where}; {again}"
+        if (kind := _state(ended).type) in ends:
+            raise EngineError(f"{self.at}: {ends[kind]}")
+        self.note(f"the training was lost ({_told(ended)}); it is started again")
+
+    def _wait(self, training: FlowRun) -> FlowRun:
+        """Until the attempt has ended, in truth and in its state."""
+        progress, since, pending = _ProgressLine(self.run, self.at), time.monotonic(), 0
+        while True:
+            training = self.runs.look(training)
+            state, held = _state(training), self.lease.holding()
+            is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
+            works, died = (is_its and held is not None and held.lives == lives for lives in (True, False))
+            if state.is_final() and not works:
+                return training
+            if state.is_running() and died:
+                return self.runs.declare(training, StateType.CRASHED, _GONE)
+            pending = pending + 1 if state.is_pending() and not works else 0
+            if pending > _PENDING_LOOKS and not _is_in_container(training):
+                return self.runs.declare(training, StateType.CRASHED, _UNBEGUN)
+            if not state.is_cancelling():
+                since = time.monotonic()
+            elif died or (not works and time.monotonic() - since > _CANCEL_SECONDS):
+                return self.runs.declare(training, StateType.CANCELLED, _GONE)
+            waits = "waiting for a worker of tapir-gpu, " if state.is_scheduled() or state.is_pending() else ""
+            self.note(progress.newest() or f"{waits}flow run {training.name}: {_told(training)}")
+            time.sleep(self.poll_seconds)
 
 
-def _give_up_or_go_on(watch: _Watch, ended: Training, lost: int) -> None:
-    at, where = watch.at, f"flow run {ended.name!r} ({ended.told})"
-    again = "*Retry* of the run, or the same command, goes on from its last save"
-    if ended.state == "COMPLETED":
-        raise EngineError(
-            f"{at}: {where} is complete, and {watch.run.storage.url} has no student of it: the workers of tapir-gpu "
-            "must work in the same root (TAPIR_ROOT)"
-        )
-    if ended.state == "CANCELLED":
-        raise EngineError(f"{at}: the training was cancelled, {where}; {again}")
-    if ended.state == "FAILED":
-        raise EngineError(f"{at}: the training failed, {where}")
-    if lost >= MOST_LOST:
-        raise EngineError(f"{at}: {lost} trainings in a row were lost, the last one {where}; {again}")
-    watch.note(f"the training was lost ({ended.told}); it is started again")
+def _state(training: FlowRun) -> State:
+    assert training.state is not None
+    return training.state
 
 
-def _wait(watch: _Watch, training: Training) -> Training:
-    """Until the attempt has ended, in truth and in its state."""
-    progress, since, pending = _ProgressLine(watch), time.monotonic(), 0
-    while True:
-        training = watch.runs.look(training)
-        held = watch.lease.holding()
-        works = held is not None and held.token == training.token and held.lives
-        died = held is not None and held.token == training.token and not held.lives
-        if training.has_ended and not works:
-            return training
-        if training.state == "RUNNING" and died:
-            return watch.runs.declare(training, "CRASHED", _GONE)
-        pending = pending + 1 if training.state == "PENDING" and not works else 0
-        if pending > _PENDING_LOOKS and not training.in_container:
-            return watch.runs.declare(training, "CRASHED", _UNBEGUN)
-        if training.state == "CANCELLING":
-            late = not works and time.monotonic() - since > _CANCEL_SECONDS
-            if died or late:
-                return watch.runs.declare(training, "CANCELLED", _GONE)
-        else:
-            since = time.monotonic()
-        waits = "waiting for a worker of tapir-gpu, " if training.state in ("SCHEDULED", "PENDING") else ""
-        watch.note(progress.newest() or f"{waits}flow run {training.name}: {training.told}")
-        time.sleep(watch.poll_seconds)
+def _told(training: FlowRun) -> str:
+    """Name and message of its state."""
+    return ": ".join(filter(None, (_state(training).name, _state(training).message)))
+
+
+def _is_in_container(training: FlowRun) -> bool:
+    """Whether its worker makes a container or a pod for it; a worker labels what it takes before it submits it."""
+    return training.labels.get("prefect.worker.type", "process") != "process"
 
 
 class _ProgressLine:
     """What the trainer said last; it says nothing where its folder is on another machine."""
 
-    def __init__(self, watch: _Watch) -> None:
-        key = watch.run.key(watch.at)
-        assert key is not None, f"{watch.at} before its inputs"
-        folder: Path = watch.run.workplace.local(attempt_folder(watch.at.number, key))
-        self._file = Attempt(folder).progress_file
-        self._offset = self._file.stat().st_size if self._file.exists() else 0
+    def __init__(self, run: RunFolder, at: StageAt) -> None:
+        key = run.key(at)
+        assert key is not None, f"{at} before its inputs"
+        self._file = Attempt(run.workplace.local(attempt_folder(at.number, key))).progress_file
+        self._offset = self._size()
         self._said = ""
 
     def newest(self) -> str:
         """Step, loss and speed; nothing before the first step since we look."""
-        if self._file.exists() and self._file.stat().st_size < self._offset:
-            self._offset = 0
-        rows, self._offset = read_progress(self._file, self._offset)
+        # An attempt that begins anew begins its file anew.
+        start = self._offset if self._offset <= self._size() else 0
+        rows, self._offset = read_progress(self._file, start)
         if rows:
             self._said = rows[-1].in_words()
         return self._said
+
+    def _size(self) -> int:
+        return self._file.stat().st_size if self._file.exists() else 0

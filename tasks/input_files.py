@@ -17,9 +17,6 @@ from tapir_core.storage import Storage, file_sha256, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 
-__all__ = ["check_benchmark_files", "check_training_ingredients", "gather_files", "gather_ingredients"]
-
-
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 

@@ -13,8 +13,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.runtime import current
 
-__all__ = ["check_pool", "mixture_shares", "read_once", "round_pool", "used_before"]
-
 Place = TypeVar("Place", bound=Hashable)
 
 

@@ -1,34 +1,34 @@
 """Stage `judge`: (s_student, s_teacher) ← J(x, ỹ, y), in every configured order, by every judge."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Parsed
+from tapir_core.calls import Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import JUDGE, StageAt
 from tasks._task import shard_task
-from tasks.asking import Watch, check_lacking, counts_of, worked
-from tasks.asking_judges import (
+from tasks.asking import (
     Place,
+    Watch,
     ask_judge,
-    count_lacking,
-    forget_judge,
+    counts_of,
+    demand_stored,
+    judge_requests,
     read_verdicts,
     render_texts,
+    worked,
 )
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
-from tasks.runtime import Role, Runtime, current
-
-__all__ = ["asked_for", "check_stored", "forget_unscored", "judge_rows", "judge_shard"]
+from tasks.runtime import AskedModel, Runtime, current
 
 
 @shard_task(JUDGE)
@@ -64,9 +64,9 @@ def forget_unscored(run: RunFolder, at: StageAt) -> int:
     was stopped before its seal, no verdict is known, and every stored reply is looked at.
     """
     unscored = None if run.holds(at) is None else run.rows(at).filter(status="unscored")
-    runtime = current(run)
-    prompt = runtime.prompt(run.config.judge.prompt)
-    return sum(forget_judge(runtime, role, prompt, texts) for role, texts in asked_for(run, at, unscored))
+    settings, calls = run.config.judge, current(run).calls
+    parse = mode_of(settings).parse
+    return forget_unread(calls, asked_for(run, at, unscored), lambda _, answer: parse(answer.text), settings.reasks)
 
 
 def check_stored(run: RunFolder, at: StageAt) -> None:
@@ -76,29 +76,24 @@ def check_stored(run: RunFolder, at: StageAt) -> None:
         ConfigError: some would be paid for again.
     """
     scored = run.rows(at).filter(status="scored")
-    runtime = current(run)
-    prompt = runtime.prompt(run.config.judge.prompt)
-    lacking = sum(count_lacking(runtime, role, prompt, texts) for role, texts in asked_for(run, at, scored))
-    check_lacking(run, at, lacking, "the run's own command")
+    demand_stored(run, at, asked_for(run, at, scored), "the run's own command")
 
 
-def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> Iterator[tuple[Role, dict[Place, str]]]:
-    """Each judge with what it was asked for these verdicts of its own; nothing means for all."""
+def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> list[Request]:
+    """What the judges were asked for these verdicts, each for its own; nothing means for all."""
     runtime, settings = current(run), run.config.judge
-    prompt, answers = runtime.prompt(settings.prompt), run.rows(StageAt("answer", at.number))
-    rows = _with_both_answers(run, at, answers).filter(pl.col("student").is_not_null())
-    for name, role in runtime.judges.items():
-        if verdicts is None:
-            yield role, render_texts(settings, prompt, rows.to_dicts())
-            continue
-        places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
-        ids = [instruction_id for instruction_id, _ in places]
-        texts = render_texts(settings, prompt, rows.filter(pl.col("instruction_id").is_in(ids)).to_dicts())
-        mode = mode_of(settings)
-        yield (
-            role,
-            {(each, place): text for (each, place), text in texts.items() if (each, mode.order_of(place)) in places},
-        )
+    prompt, mode, requests = runtime.prompt(settings.prompt), mode_of(settings), list[Request]()
+    rows = _with_both_answers(run, at, run.rows(StageAt("answer", at.number)))
+    texts = render_texts(settings, prompt, rows.filter(pl.col("student").is_not_null()).to_dicts())
+    for name, judge in runtime.judges.items():
+        wanted = texts
+        if verdicts is not None:
+            places = set(verdicts.filter(judge=name).select("instruction_id", "order").iter_rows())
+            wanted = {
+                (each, place): texts[each, place] for each, place in texts if (each, mode.order_of(place)) in places
+            }
+        requests += judge_requests(runtime, judge, prompt, wanted)
+    return requests
 
 
 def _ask_all(
@@ -108,10 +103,10 @@ def _ask_all(
     judges = runtime.judges
     first, *others = judges.values()
 
-    def ask(role: Role) -> dict[Place, Parsed[Any]]:
+    def ask(judge: AskedModel) -> dict[Place, Parsed[Any]]:
         return ask_judge(
             runtime,
-            role,
+            judge,
             prompt,
             texts,
             on_outcome=watch.on_outcome,

@@ -14,8 +14,6 @@ from tasks.inputs import read_once
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["ask_labels", "label_shard", "pool_rows"]
-
 
 @read_once
 def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:

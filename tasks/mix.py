@@ -12,8 +12,6 @@ from tasks.draw import SHORTFALL
 from tasks.inputs import round_pool
 from tasks.outcomes import Worked
 
-__all__ = ["mix"]
-
 
 @stage_task(MIX)
 def mix(run: RunFolder, at: StageAt) -> Worked:
@@ -30,11 +28,8 @@ def _mix_basic(run: RunFolder) -> Mixture:
 
 
 def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
-    drawn, wanted = run.manifest(DRAW.at(at.round)), run.config.round(at.number).examples
-    assert drawn is not None
-    lacking = {
-        name.removeprefix(SHORTFALL): int(count) for name, count in drawn.counts.items() if name.startswith(SHORTFALL)
-    }
+    counts, wanted = run.sealed(DRAW.at(at.round)).counts, run.config.round(at.number).examples
+    lacking = {name.removeprefix(SHORTFALL): int(count) for name, count in counts.items() if name.startswith(SHORTFALL)}
     rows, refinement = run.rows(drawn_at(run.config, at)), run.rows(REFINE.at(at.round))
     rng = derive_rng(run.config.run.seed, at.number, "order")
     return assemble([BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)

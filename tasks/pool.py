@@ -12,8 +12,6 @@ from tapir_core.stages import CONTAMINATED, HELDOUT, POOL, QUESTIONS, StageAt
 from tasks._task import stage_task
 from tasks.outcomes import Worked
 
-__all__ = ["contaminated", "evaluation_questions", "heldout", "pool", "questions"]
-
 
 @stage_task(HELDOUT)
 def heldout(run: RunFolder, _: StageAt) -> Worked:

@@ -5,7 +5,7 @@ The terminal shows it; by it `tasks.asking` gives a lost stage up.
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tapir_core.stages import StageAt
-
-__all__ = ["CountRow", "Progress", "StageProgress"]
 
 _SHARD: ContextVar[int | None] = ContextVar("shard", default=None)
 """Index of the shard that this thread works on."""
@@ -66,12 +64,12 @@ class Progress:
     """Stages in the order in which they began."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stages: dict[StageAt, StageProgress] = {}
-        self._counted: dict[tuple[StageAt, int | None], _Tally] = {}
-        """What each shard's last attempt counted."""
+        self._counted: dict[StageAt, dict[int | None, _Tally]] = defaultdict(lambda: defaultdict(_Tally))
+        """What the last attempt at each shard of a stage counted."""
         self.given_up: dict[str, str] = {}
-        """Who is asked no more in this process → why: see `tasks.limits`."""
+        """Who is asked no more in this process → why: see `tasks.outcomes`."""
 
     @contextmanager
     def stage(self, at: StageAt, *, shards: int, rows: int = 0) -> Iterator[None]:
@@ -86,7 +84,7 @@ class Progress:
         """A stage begins."""
         with self._lock:
             self._stages[at] = StageProgress(at, shards, rows=rows, started=time.monotonic())
-            self._counted = {key: tally for key, tally in self._counted.items() if key[0] != at}
+            self._counted.pop(at, None)
 
     def end(self, at: StageAt) -> None:
         """A stage ended."""
@@ -96,8 +94,7 @@ class Progress:
     def attempt(self, at: StageAt, shard: int) -> Iterator[None]:
         """One attempt at a shard, in this thread: what an attempt before it counted is counted anew."""
         with self._lock:
-            before = self._counted.pop((at, shard), _Tally())
-            self._add(at, -before.done, -before.missing)
+            self._counted[at][shard] = _Tally()
         token = _SHARD.set(shard)
         try:
             yield
@@ -106,17 +103,16 @@ class Progress:
 
     def row_counter(self, at: StageAt) -> CountRow:
         """A function, for any thread, that counts one row of this thread's shard."""
-        key = at, _SHARD.get()
+        shard = _SHARD.get()
 
         def count(*, missing: bool = False, place: int = -1, failed: str = "") -> None:
             with self._lock:
-                tally = self._counted.setdefault(key, _Tally())
+                tally = self._counted[at][shard]
                 tally.done += not missing
                 tally.missing += missing
                 tally.reached = max(tally.reached, place + 1)
                 if failed:
                     tally.failed[failed] += 1
-                self._add(at, int(not missing), int(missing))
 
         return count
 
@@ -127,15 +123,14 @@ class Progress:
         count as not failed.
         """
         with self._lock:
-            tallies = [tally for (stage, _), tally in self._counted.items() if stage == at]
+            tallies = self._counted[at].values()
             return sum((tally.failed for tally in tallies), Counter()), sum(tally.reached for tally in tallies)
 
     def shard_done(self, at: StageAt) -> None:
         """One more shard of the stage is whole."""
         with self._lock:
-            stage = self._stages.get(at)
-            if stage is not None:
-                self._stages[at] = replace(stage, shards_done=stage.shards_done + 1)
+            if at in self._stages:
+                self._change(at, shards_done=self._stages[at].shards_done + 1)
 
     def note(self, at: StageAt, text: str) -> None:
         """What a stage is waiting for or doing, in words."""
@@ -143,20 +138,18 @@ class Progress:
 
     def note_current(self, text: str) -> None:
         """Note on the stage that began last and still works, for an engine that serves no one stage."""
-        with self._lock:
-            working = [stage for stage in self._stages.values() if stage.ended is None]
-            if working:
-                self._stages[working[-1].at] = replace(working[-1], note=text)
+        if working := [stage.at for stage in self.stages() if stage.ended is None]:
+            self.note(working[-1], text)
 
     def stages(self) -> list[StageProgress]:
         """A snapshot, oldest first."""
         with self._lock:
-            return list(self._stages.values())
+            return [self._with_rows(stage) for stage in self._stages.values()]
 
-    def _add(self, at: StageAt, done: int, missing: int) -> None:
-        stage = self._stages.get(at)
-        if stage is not None:
-            self._stages[at] = replace(stage, rows_done=stage.rows_done + done, missing=stage.missing + missing)
+    def _with_rows(self, stage: StageProgress) -> StageProgress:
+        tallies = self._counted[stage.at].values()
+        rows_done, missing = sum(tally.done for tally in tallies), sum(tally.missing for tally in tallies)
+        return replace(stage, rows_done=rows_done, missing=missing)
 
     def _change(self, at: StageAt, **fields: object) -> None:
         with self._lock:

@@ -19,8 +19,6 @@ from tasks.inputs import read_once, round_pool
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["hard_rows", "refine_shard"]
-
 
 @read_once
 def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:

@@ -18,8 +18,8 @@ from tapir_core.config import EndpointConfig, ModelIdentity
 from tapir_core.errors import RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
+from tapir_core.run_files import fetch_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
@@ -28,11 +28,9 @@ from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
 
-__all__ = ["Role", "Runtime", "abort_all", "close_all", "current", "open_store", "stop_all"]
-
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class AskedModel:
     """Who is asked: the voice its answers are stored under, and the endpoint that gives it when a call must be made."""
 
     voice: ModelIdentity
@@ -143,28 +141,28 @@ class Runtime:
             self._tables.clear()
 
     @property
-    def teacher(self) -> Role:
+    def teacher(self) -> AskedModel:
         """Who labels, answers, expands and refines."""
         return self._role(self.config.teacher.endpoint, "teacher", "teacher.endpoint")
 
     @property
-    def judges(self) -> dict[str, Role]:
+    def judges(self) -> dict[str, AskedModel]:
         """Who scores: every judge by its name, the first judge first."""
         names, endpoints = self.config.judge.names, self.config.judge.endpoints
         roles = (self._role(endpoint, "judge", field) for field, endpoint in endpoints.items())
         return dict(zip(names, roles, strict=True))
 
-    def benchmark_judge(self, name: str) -> Role:
+    def benchmark_judge(self, name: str) -> AskedModel:
         """Who judges the answers to a benchmark."""
         benchmark = self.config.evaluation.judged[name]
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         return self._role(self.config.judge_of(benchmark), "judge", field)
 
-    def student(self, number: int) -> Role:
+    def student(self, number: int) -> AskedModel:
         """The student after round ``number`` (`BACKBONE`: before any training)."""
         student = self.student_at(number)
         model = self.config.student.engine.model_name(student.folder)
-        return Role(ModelIdentity(model, student.identity), self.students.source(student))
+        return AskedModel(ModelIdentity(model, student.identity), self.students.source(student))
 
     def student_at(self, number: int) -> Student:
         """The student after round ``number``, wherever it is served."""
@@ -208,8 +206,8 @@ class Runtime:
         student = self.config.student
         return serving(student.engine).students(student, log, self.progress.note_current)
 
-    def _role(self, endpoint: EndpointConfig, role: str, field: str) -> Role:
-        return Role(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))
+    def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
+        return AskedModel(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))
 
 
 def open_store(run: RunFolder) -> AnswerStore:

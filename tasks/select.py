@@ -10,8 +10,6 @@ from tasks._task import stage_task
 from tasks.inputs import round_pool, used_before
 from tasks.outcomes import Worked
 
-__all__ = ["candidates", "select"]
-
 
 @stage_task(SELECT)
 def select(run: RunFolder, at: StageAt) -> Worked:

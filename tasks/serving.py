@@ -12,22 +12,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.calls.replicas import Replica, ReplicaRegistry
 from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import log_file
+from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder
-from tapir_core.scratch import publish_logs
 from tasks.engines.keys import replica_key
 from tasks.engines.machine import visible_gpus
 from tasks.engines.student_server import HOST
 from tasks.engines.vllm import VllmServer
 from tasks.runtime import current
-
-__all__ = ["ASKED_NOW", "HOST_VARIABLE", "replica_host", "serve_replica"]
 
 ASKED_NOW = -2
 """In place of a round: the student that the run asks for now."""
@@ -69,7 +66,7 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
         if not taken:
             return f"run {run.ref.name} asks for no such replica now: nothing was served"
         say(f"replica {taken.id} of run {run.ref.name}, student after round {taken.round}")
-        return _serve(run, registry, taken, say)
+        return _Serving(run, registry, taken, say).serve()
     finally:
         registry.close()
         publish_logs(run)
@@ -85,111 +82,83 @@ def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
     return registry.ask(asked[0].round, asked[0].checkpoint) if asked else ""
 
 
-def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> str:
-    stay = _Stay(registry, taken.id)
-    # After an interrupt: whether the driver replaces it depends on who ended the flow run.
-    leave = registry.abandon
-    try:
-        reason = _stay_and_serve(run, registry, taken, stay, say)
-        leave = registry.remove
-        return reason
-    except Exception:  # raised again: the driver reads in the flow run's state why it ended
-        leave = registry.remove
-        raise
-    finally:
-        stay.end()
-        leave(taken.id)
+class _Serving:
+    """One replica at work. A thread of its own gives signs of life, and sees when there is a reason to leave."""
 
-
-def _stay_and_serve(
-    run: RunFolder, registry: ReplicaRegistry, taken: Replica, stay: "_Stay", say: Callable[[str], None]
-) -> str:
-    server = _server(run, taken, say)
-    stay.leave = server.abort
-    if stay.reason:
-        return stay.reason
-    try:
-        endpoint = server.start()
-        registry.serve(taken.id, endpoint.base_url, endpoint.concurrency)
-        say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
-        while stay.lasts():
-            if not server.runs:
-                raise EngineError(f"the student server of replica {taken.id} died; its log is {_log(run, taken)}")
-    except EngineError:
-        # Also what a server says that was told to stop.
-        if not stay.reason:
-            raise
-    finally:
-        server.stop()
-    return stay.reason
-
-
-def _server(run: RunFolder, taken: Replica, say: Callable[[str], None]) -> VllmServer:
-    host = replica_host()
-    student = current(run).student_at(taken.round)
-    if student.identity != taken.checkpoint:
-        raise TapirError(
-            f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} for "
-            f"the driver of run {run.ref.name!r}; let both have the same root and backbone"
-        )
-    return VllmServer(
-        run.config.student,
-        student.folder,
-        _log(run, taken),
-        report=say,
-        host=host,
-        api_key=replica_key(run.ref.root, run.record.id, taken.id),
-        gpus=len(visible_gpus()),
-    )
-
-
-def _log(run: RunFolder, taken: Replica) -> Path:
-    return run.workplace.local(log_file(f"replica-{taken.id}"))
-
-
-class _Stay:
-    """Signs of life of a replica in a thread of its own, until there is a reason to leave."""
-
-    def __init__(self, registry: ReplicaRegistry, replica: str) -> None:
-        """Begin at once."""
-        self.reason = ""
+    def __init__(self, run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> None:
+        self._run, self._registry, self._taken, self._say = run, registry, taken, say
+        self._log = run.workplace.local(log_file(f"replica-{taken.id}"))
+        self._server: VllmServer | None = None
+        self._reason = ""
         """Why to leave, once there is a reason."""
-        self.leave: Callable[[], None] = lambda: None
-        """Called when there is a reason."""
         self._over = threading.Event()
-        self._registry = registry
-        self._replica = replica
-        self._thread = threading.Thread(target=self._live, name="tapir-replica", daemon=True)
-        self._thread.start()
 
-    def lasts(self) -> bool:
-        """Wait for the next look; whether there still is no reason to leave."""
-        return not self._over.wait(LOOK_SECONDS)
+    def serve(self) -> str:
+        """Serve until there is a reason to leave, which it gives."""
+        thread = threading.Thread(target=self._live, name="tapir-replica", daemon=True)
+        thread.start()
+        # After an interrupt: whether the driver replaces it depends on who ended the flow run.
+        leave = self._registry.abandon
+        try:
+            self._serve()
+            leave = self._registry.remove
+        except Exception:  # raised again: the driver reads in the flow run's state why it ended
+            leave = self._registry.remove
+            raise
+        finally:
+            self._over.set()
+            thread.join()
+            leave(self._taken.id)
+        return self._reason
 
-    def end(self) -> None:
-        """No sign of life follows."""
-        self._over.set()
-        self._thread.join()
+    def _serve(self) -> None:
+        server = self._server = self._make_server()
+        if self._reason:
+            return
+        try:
+            endpoint = server.start()
+            self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
+            self._say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
+            while not self._over.wait(LOOK_SECONDS):
+                if not server.runs:
+                    raise EngineError(f"the student server of replica {self._taken.id} died; its log is {self._log}")
+        except EngineError:
+            # Also what a server says that was told to stop.
+            if not self._reason:
+                raise
+        finally:
+            server.stop()
+
+    def _make_server(self) -> VllmServer:
+        run, taken, host = self._run, self._taken, replica_host()
+        student = current(run).student_at(taken.round)
+        if student.identity != taken.checkpoint:
+            raise TapirError(
+                f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
+                f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
+            )
+        key = replica_key(run.ref.root, run.record.id, taken.id)
+        settings, gpus = run.config.student, len(visible_gpus())
+        return VllmServer(settings, student.folder, self._log, report=self._say, host=host, api_key=key, gpus=gpus)
 
     def _live(self) -> None:
         beat = time.monotonic()
         while not self._over.wait(LOOK_SECONDS):
             try:
                 if time.monotonic() - beat >= BEAT_SECONDS:
-                    self._registry.beat(self._replica)
+                    self._registry.beat(self._taken.id)
                     beat = time.monotonic()
-                self.reason = self._reason()
+                if not self._registry.is_wanted(self._taken.id):
+                    self._reason = "asked to leave"
+                elif not self._registry.is_driven():
+                    self._reason = "nobody drives the run any more"
             except TapirError as error:
                 # While the database is away the driver cannot look either, and both go on.
-                logger.warning("no sign of life of replica %s: %s", self._replica, error)
-            if self.reason:
-                self.leave()
+                logger.warning("no sign of life of replica %s: %s", self._taken.id, error)
+            if self._reason:
+                if self._server is not None:
+                    self._server.abort()
                 self._over.set()
-
-    def _reason(self) -> str:
-        if not self._registry.is_wanted(self._replica):
-            return "asked to leave"
-        return "" if self._registry.is_driven() else "nobody drives the run any more"
 
 
 def replica_host() -> str:

@@ -11,8 +11,6 @@ from tasks.label import pool_rows
 from tasks.outcomes import Worked
 from tasks.runtime import current
 
-__all__ = ["ask_teacher", "teach_shard"]
-
 
 @shard_task(TEACH, plan=pool_rows)
 def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:

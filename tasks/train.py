@@ -4,7 +4,6 @@ The driver trains itself, or follows a worker that does (``training.runs_on``). 
 training, and promotes only while it has it and the run still asks for what it made.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, RunBusy, RunChanged
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
+from tapir_core.run_files import fetch_stage, link_file, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.scratch import fetch_stage, publish_stage
 from tapir_core.stages import TRAIN, StageAt
 from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
@@ -29,11 +28,8 @@ from tasks.engines.logs import tell
 from tasks.engines.training.job import TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import count_trainings
 from tasks.engines.training.trainer import train_student
-from tasks.follow_training import follow_training
+from tasks.follow_training import FineTuneRuns, follow_training
 from tasks.runtime import current
-from tasks.training_runs import FineTuneRuns
-
-__all__ = ["check_wanted", "count_round", "make_student", "train", "training_lease"]
 
 _TOLD_SECONDS = 60.0
 
@@ -124,8 +120,7 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
 
 def _job(run: RunFolder, at: StageAt) -> TrainingJob:
     number = at.number
-    mixture = run.manifest(StageAt("mix", number))
-    assert mixture is not None
+    mixture = run.sealed(StageAt("mix", number))
     if not mixture.rows:
         raise ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
@@ -167,11 +162,8 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
     """Give the attempt's files their place without moving them: a kill before the manifest leaves the attempt whole."""
     if checkpoint.exists():
         shutil.rmtree(checkpoint)
-    checkpoint.mkdir(parents=True)
     for file in sorted(attempt.iterdir()):
-        try:
-            os.link(file, checkpoint / file.name)
-        except OSError:  # this file system has no hard links
+        if not link_file(file, checkpoint / file.name):
             shutil.copy2(file, checkpoint / file.name)
 
 

@@ -14,7 +14,7 @@ from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError
-from tapir_core.run_copy import copy_file, copy_run, remove_run
+from tapir_core.run_files import copy_file, copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import count

@@ -8,10 +8,10 @@ import typer
 from flows.commands import Root, RunName, console, print_line, run_ref, say
 from tapir_core.calls import Failure
 from tapir_core.errors import ConfigError, EngineError
-from tapir_core.export import export_student
 from tapir_core.paths import export_folder
 from tapir_core.reporting.model_card import model_card
 from tapir_core.reporting.students import find_student
+from tapir_core.run_files import export_student
 from tapir_core.run_folder import RunFolder
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import student_name
@@ -66,6 +66,6 @@ def export(
     run = RunFolder(run_ref(name, root))
     number = find_student(run, which)
     folder = Storage(to or export_folder(run.ref.name, number))
-    record = export_student(run, number, folder, model_card(run, number, use), on_file=say)
-    say(f"{len(record.files)} files, all verified")
+    written = export_student(run, number, folder, model_card(run, number, use), on_file=say)
+    say(f"{len(written)} files, all verified")
     print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

@@ -18,8 +18,8 @@ from flows.driver import worker_root
 from flows.forms import MAX_ROUNDS, RunName, run_form_flow, shown
 from tapir_core.calls import RunLease
 from tapir_core.errors import ConfigError, RunBusy
+from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.scratch import publish_logs
 from tapir_core.stages import StageAt, plan
 from tasks.engines.training.job import TrainingProgress
 from tasks.follow_training import lease_token

@@ -40,8 +40,7 @@ from tapir_core.paths import (
     prefect_results,
 )
 from tapir_core.run_folder import RunRef
-from tapir_core.s3 import Patience, client_settings
-from tapir_core.storage import on_this_machine
+from tapir_core.storage import Patience, client_settings, on_this_machine
 from tapir_core.text import digest
 from tasks.engines.keys import keyless_environment
 from tasks.engines.supervisor import start_child

@@ -5,22 +5,10 @@ from typing import Any
 
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
+from tapir_core.stages.keys import student_fields
 from tapir_core.stages.once import ANSWER_COLUMNS, HELDOUT
 from tapir_core.stages.round import CHAT_TEMPLATE, TRAIN
-from tapir_core.stages.settings import student_fields
 from tapir_core.stages.stage import Stage, StageAt, declare
-
-__all__ = [
-    "ANSWER_HELDOUT",
-    "BENCHMARK_ANSWERS",
-    "BENCHMARK_ITEMS",
-    "BENCHMARK_REPLIES",
-    "BENCHMARK_SCORES",
-    "EVALUATE",
-    "SCORE_COLUMNS",
-    "item_files",
-    "output_files",
-]
 
 Json = Any
 

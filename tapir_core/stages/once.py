@@ -1,10 +1,8 @@
 """The stages that a run does once: what it is evaluated on, the pool, the teacher's labels and plain answers."""
 
 from tapir_core.config import RunConfig
-from tapir_core.stages.settings import pool_fields, searched_fields, teacher_fields
+from tapir_core.stages.keys import pool_fields, searched_fields, teacher_fields
 from tapir_core.stages.stage import Stage, StageAt, declare
-
-__all__ = ["ANSWER_COLUMNS", "CONTAMINATED", "HELDOUT", "LABEL", "POOL", "QUESTIONS", "TEACH", "question_stages"]
 
 ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
 

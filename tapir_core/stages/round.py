@@ -2,8 +2,7 @@
 
 from tapir_core.config import RunConfig
 from tapir_core.judging import verdicts_per_instruction
-from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
-from tapir_core.stages.settings import (
+from tapir_core.stages.keys import (
     judge_fields,
     judge_prompts,
     score_fields,
@@ -13,29 +12,8 @@ from tapir_core.stages.settings import (
     tuning_fields,
     wave_fields,
 )
+from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
 from tapir_core.stages.stage import Stage, StageAt, declare
-
-__all__ = [
-    "ANSWER",
-    "CHAT_TEMPLATE",
-    "DIFFICULTY",
-    "DRAW",
-    "EXPAND",
-    "EXPANSION_REJECTED",
-    "JUDGE",
-    "MIX",
-    "REFINE",
-    "ROUND",
-    "SELECT",
-    "TRAIN",
-    "WAVE",
-    "WAVE_CANDIDATES",
-    "WAVE_EXAMINED",
-    "WAVE_GATED",
-    "WAVE_REQUESTS",
-    "WAVE_SCREENED",
-    "drawn_at",
-]
 
 CHAT_TEMPLATE = "file:chat_template"
 

@@ -11,8 +11,6 @@ from tapir_core.calls.types import Role
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE, benchmark_folder, model_folder, round_folder, wave_folder
 
-__all__ = ["STAGES", "Asked", "Compared", "Stage", "StageAt", "always", "declare"]
-
 Asked = Literal["teacher", "judge", "student", ""]
 """Who is asked; the empty text for nobody."""
 

@@ -1,49 +1,60 @@
 """Trainings beyond this process, as tasks follow them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from uuid import UUID
 
-from tasks.follow_training import State, Training, lease_token
+from prefect.client.schemas.objects import FlowRun, State, StateType
+
+from tasks.follow_training import FineTuneRuns, lease_token
 
 __all__ = ["ScriptedTrainings"]
 
 
 @dataclass
-class ScriptedTrainings:
-    """Attempts whose states are written down beforehand (a `TrainingRuns`); asking for more is an error.
+class ScriptedTrainings(FineTuneRuns):
+    """Attempts whose states are written down beforehand; asking for more is an error.
 
     A script may be a generator: what it does between two states happens between two looks.
     """
 
-    scripts: list[Iterable[State]]
+    scripts: list[Iterable[str]]
     """The states of each attempt, the first one as it is found or started."""
     in_container: bool = False
     asked: list[int] = field(default_factory=list)
-    declared: list[tuple[str, State]] = field(default_factory=list)
+    declared: list[tuple[str, str]] = field(default_factory=list)
     """Attempt and state, in the order in which they were set."""
-    _states: dict[str, Iterator[State]] = field(default_factory=dict)
+    _states: dict[UUID, Iterator[str]] = field(default_factory=dict)
 
-    def attempt(self, number: int) -> Training:
+    def attempt(self, number: int) -> FlowRun:
         """The attempt, in the first state of its script."""
         assert number <= len(self.scripts), f"no script for attempt {number}"
         self.asked.append(number)
-        self._states[str(number)] = iter(self.scripts[number - 1])
-        name, token = f"attempt-{number}", self.token(number)
-        return self.look(Training(str(number), name, "SCHEDULED", "", token, self.in_container))
+        self._states[UUID(int=number)] = iter(self.scripts[number - 1])
+        return self.look(
+            FlowRun(
+                id=UUID(int=number),
+                flow_id=UUID(int=0),
+                name=f"attempt-{number}",
+                run_count=1,
+                state=State(type=StateType.SCHEDULED),
+                labels={"prefect.worker.type": "kubernetes" if self.in_container else "process"},
+            )
+        )
 
-    def look(self, training: Training) -> Training:
+    def look(self, training: FlowRun) -> FlowRun:
         """The attempt in the next state of its script; a final state stays."""
-        if training.has_ended:
+        if training.state is not None and training.state.is_final():
             return training
-        state = next(self._states[training.id])
-        return replace(training, state=state, told=state.capitalize())
+        state = StateType(next(self._states[training.id]))
+        return training.model_copy(update={"state": State(type=state)})
 
-    def declare(self, training: Training, state: State, why: str) -> Training:
+    def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
         """The attempt in that state, from now on."""
-        self.declared.append((training.name, state))
-        return replace(training, state=state, told=f"{state.capitalize()}: {why}")
+        self.declared.append((training.name, state.value))
+        return training.model_copy(update={"state": State(type=state, message=why)})
 
     @staticmethod
     def token(number: int) -> str:
         """What the attempt writes into its lease."""
-        return lease_token(str(number), 1)
+        return lease_token(str(UUID(int=number)), 1)

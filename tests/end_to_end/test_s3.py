@@ -4,8 +4,8 @@ import pytest
 
 from tapir_core.data.dataset import read_manifest
 from tapir_core.paths import RUN_RECORD, SCRATCH_VARIABLE, attempt_folder, log_file
+from tapir_core.run_files import fetch_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.scratch import fetch_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256
 from tests.doubles.standin import StandinServer

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tapir_core.config.load import load_config
+from tapir_core.run_files import take_over
 from tapir_core.run_folder import RunFolder, open_run
-from tapir_core.run_fork import take_over
 from tapir_core.run_state import state_of
 from tapir_core.stages import DRAW, MIX, REFINE, TRAIN
 from tapir_core.summary import summarise

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.export import export_student
 from tapir_core.paths import EXPORT_RECORD, MODEL_CARD
-from tapir_core.run_copy import copy_run
+from tapir_core.run_files import copy_run, export_student
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import Storage

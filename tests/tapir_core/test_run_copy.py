@@ -7,11 +7,10 @@ import pytest
 from tapir_core.data.dataset import read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, RUN_RECORD, attempt_folder
-from tapir_core.run_copy import copy_run, remove_run
+from tapir_core.run_files import copy_run, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.s3 import Patience
 from tapir_core.stages import StageAt, plan
-from tapir_core.storage import Storage
+from tapir_core.storage import Patience, Storage
 from tests.run_builder import build_run
 from tests.s3_server import answer, nothing
 

@@ -11,9 +11,8 @@ import pytest
 from tapir_core.errors import TapirError
 from tapir_core.estimate.evidence import past_seconds
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
-from tapir_core.run_copy import copy_run, remove_run
+from tapir_core.run_files import copy_run, remove_run, take_over
 from tapir_core.run_folder import RunFolder, RunRef, open_run
-from tapir_core.run_fork import take_over
 from tapir_core.stages import STAGES, StageAt, plan
 from tapir_core.storage import Storage
 from tapir_core.summary import summarise
@@ -148,7 +147,7 @@ def test_a_damaged_file_is_taken_over_by_nobody(source: RunFolder) -> None:
     path = f"{TRAIN.folder}/model.safetensors"
     source.storage.write_bytes(path, b"damaged")
     target = open_next(source.ref.root)
-    with pytest.raises(TapirError, match=rf"{path} is not what its manifest says .*remove its stage's folder"):
+    with pytest.raises(TapirError, match=rf"{path} did not arrive .*remove its stage's folder"):
         take_over(source, target)
     assert target.holds(TRAIN) is None
     assert not target.storage.exists(path)

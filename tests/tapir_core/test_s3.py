@@ -7,8 +7,7 @@ import time
 import pytest
 
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
-from tapir_core.s3 import PIECE_BYTES, Patience
-from tapir_core.storage import Storage
+from tapir_core.storage import PIECE_BYTES, Patience, Storage
 from tests.s3_server import answer, break_off, cut, nothing, stall
 
 SHORT = Patience(connect_seconds=1, silent_seconds=0.3, attempts=2)

@@ -5,8 +5,8 @@ import pytest
 from tapir_core.data.dataset import Part
 from tapir_core.errors import TapirError
 from tapir_core.paths import SCRATCH_VARIABLE, log_file
+from tapir_core.run_files import fetch_stage, publish_logs, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.scratch import fetch_stage, publish_logs, publish_stage
 from tapir_core.stages import StageAt
 from tapir_core.storage import file_sha256, on_this_machine
 from tests.run_builder import build_run
@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_never_served(run, machines):
     publish(run)
     run.storage.write_bytes(f"{AT.folder}/model.safetensors", b"x" * 17_000)
     machines("server")
-    with pytest.raises(TapirError, match=r"model\.safetensors is not what its manifest says.*makes it anew"):
+    with pytest.raises(TapirError, match=r"model\.safetensors did not arrive .* as its sha256 says.*makes it anew"):
         fetch_stage(RunFolder(run.ref), AT)
     assert not (on_this_machine("s3://runs/all").local(f"{run.ref.name}/{AT.folder}/model.safetensors")).exists()
 

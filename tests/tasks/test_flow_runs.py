@@ -13,9 +13,9 @@ from prefect.states import Completed, Crashed
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.stages import StageAt
-from tasks import training_runs
+from tasks import follow_training
 from tasks.flow_runs import Deployment
-from tasks.training_runs import FineTuneRuns
+from tasks.follow_training import FineTuneRuns
 from tests.run_builder import build_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -94,34 +94,34 @@ def test_a_server_that_is_away_is_an_error_of_ours(deployment: Deployment) -> No
 def test_a_training_whose_flow_run_was_deleted_is_lost(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_runs, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(follow_training, "FINE_TUNE", deployment.name)
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")
-    def drive() -> tuple[str, str]:
+    def drive() -> list[str]:
         runs = FineTuneRuns(run, StageAt("train", 0))
         training = runs.attempt(1)
         assert runs.attempt(1).id == training.id
-        client.delete_flow_run(UUID(training.id))
-        return training.state, runs.look(training).state
+        client.delete_flow_run(training.id)
+        return [str(each.state.type.value) for each in (training, runs.look(training)) if each.state]
 
-    assert drive() == ("SCHEDULED", "CRASHED")
+    assert drive() == ["SCHEDULED", "CRASHED"]
 
 
 def test_a_training_says_whether_its_worker_makes_a_container_for_it(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_runs, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(follow_training, "FINE_TUNE", deployment.name)
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")
     def drive() -> list[bool]:
         runs = FineTuneRuns(run, StageAt("train", 0))
         training = runs.attempt(1)
-        seen = [training.in_container]
+        seen = [follow_training._is_in_container(training)]
         for kind in ("process", "kubernetes"):
-            client.update_flow_run_labels(UUID(training.id), {"prefect.worker.type": kind})
-            seen.append(runs.look(training).in_container)
+            client.update_flow_run_labels(training.id, {"prefect.worker.type": kind})
+            seen.append(follow_training._is_in_container(runs.look(training)))
         return seen
 
     assert drive() == [False, False, True]

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from tapir_core.calls import RunLease
 from tapir_core.data.dataset import DatasetRef, Part
@@ -15,7 +16,7 @@ from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tasks.engines.training.job import Attempt, TrainingProgress
-from tasks.follow_training import MOST_LOST, State, Training, follow_training
+from tasks.follow_training import MOST_LOST, follow_training
 from tasks.train import training_lease
 from tests.doubles.trainings import ScriptedTrainings
 from tests.run_builder import build_run
@@ -35,7 +36,7 @@ def seal(run: RunFolder) -> None:
     run.seal(AT, [Part("model.safetensors", 0, "a" * 64)])
 
 
-def completes(run: RunFolder, *before: State) -> Iterator[State]:
+def completes(run: RunFolder, *before: str) -> Iterator[str]:
     yield from before
     seal(run)
     yield "COMPLETED"
@@ -78,7 +79,7 @@ def test_what_the_trainer_writes_is_noted(run: RunFolder) -> None:
     file.parent.mkdir(parents=True)
     file.write_text("of an earlier start\n")
 
-    def script() -> Iterator[State]:
+    def script() -> Iterator[str]:
         yield "RUNNING"
         yield "RUNNING"
         with file.open("a") as log:
@@ -97,7 +98,7 @@ def test_a_lost_training_is_started_again(run: RunFolder) -> None:
 
 
 def test_attempts_that_ended_before_this_drive_came_are_no_answer_to_it(run: RunFolder) -> None:
-    earlier: list[list[State]] = [["CRASHED"], ["CANCELLED"], ["FAILED"], ["CRASHED"], ["CRASHED"]]
+    earlier: list[list[str]] = [["CRASHED"], ["CANCELLED"], ["FAILED"], ["CRASHED"], ["CRASHED"]]
     runs = ScriptedTrainings([*earlier, completes(run, "RUNNING")])
     follow(run, runs)
     assert runs.asked == [1, 2, 3, 4, 5, 6]
@@ -148,7 +149,7 @@ def test_a_container_may_take_long_to_begin(run: RunFolder) -> None:
 def test_a_training_that_works_is_waited_for_though_it_stands_as_pending(run: RunFolder) -> None:
     lease = hold(run, 1)
 
-    def script() -> Iterator[State]:
+    def script() -> Iterator[str]:
         yield from ["PENDING"] * LONG
         lease.release()
         yield from completes(run)
@@ -202,7 +203,7 @@ def test_an_interrupt_of_the_driver_cancels_the_training_and_an_error_does_not(
 
 def test_an_interrupt_is_told_as_one_though_the_server_is_away(run: RunFolder) -> None:
     class Away(ScriptedTrainings):
-        def declare(self, *_: object) -> Training:
+        def declare(self, *_: object) -> FlowRun:
             raise EngineError("away")
 
     def note(_: str) -> None:

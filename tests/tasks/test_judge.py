@@ -11,11 +11,11 @@ from tapir_core.reporting.judge_report import judge_tables
 from tapir_core.reporting.judge_round import summarise_judge
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
+from tasks._task import seal
 from tasks.difficulty import difficulty
 from tasks.judge import check_stored, forget_unscored, judge_shard
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import close_all
-from tasks.seal import seal
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.standin import StandinServer
 from tests.run_builder import build_run

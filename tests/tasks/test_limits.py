@@ -8,8 +8,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
-from tasks.limits import check_failed, check_missing, why_lost
-from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome
+from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome, check_failed, check_missing, why_lost
 from tests.run_config import make_config
 
 TEACH = StageAt("teach")

@@ -1,0 +1,308 @@
+"""Files of a run in a second place: another root, another run, the machine of an engine, a model folder of its own.
+
+Each arrives as its sha256 says, or not at all. In another root manifests come after what they list and `run.json` last,
+so that a copy that broke off is no run; copying again goes on where it stopped. Prefect's results and the working
+folders of unfinished trainings stay behind: a run needs neither.
+
+With a local root an engine works in the run's own folder. With a remote one it works in the run's `workplace`: what it
+makes is uploaded before the stage is sealed, and what it reads is downloaded once. Limit: an unfinished training is on
+the machine that began it; another one begins anew.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tapir_core.data.dataset import DatasetRef, Manifest, read_manifest
+from tapir_core.errors import ConfigError, TapirError
+from tapir_core.paths import (
+    EXPORT_RECORD,
+    LOGS,
+    MANIFEST,
+    MODEL_CARD,
+    RUN_RECORD,
+    goes_with_run,
+    is_part,
+    manifest_file,
+)
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt, inner_stages, plan, with_steps
+from tapir_core.storage import Storage, file_sha256
+
+logger = logging.getLogger(__name__)
+
+
+def copy_file(source: Storage, target: Storage, path: str, sha256: str, *, link: bool = False) -> None:
+    """Copy one file, which has the same path in both, and read it back.
+
+    With ``link`` it is a hard link where both are on one disk that has them: for files that nobody writes into.
+
+    Raises:
+        TapirError: it did not arrive as its sha256 says it should be; nothing of it stays.
+    """
+    if not (link and source.is_local and target.is_local and link_file(source.local(path), target.local(path))):
+        _send(source, target, path)
+    if target.sha256(path) != sha256:
+        target.remove(path)
+        raise TapirError(
+            f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
+            "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
+        )
+
+
+def _send(source: Storage, target: Storage, path: str) -> None:
+    if target.is_local:
+        source.download(path, target.local(path))
+    elif source.is_local:
+        target.upload(source.local(path), path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            between = Path(folder, "file")
+            source.download(path, between)
+            target.upload(between, path)
+
+
+def link_file(file: Path, place: Path) -> bool:
+    """Whether the file is in its second place now: the disk may have no hard links, or be another one."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(file, place)
+    except OSError:
+        return False
+    return True
+
+
+def _listed(manifest: Manifest) -> dict[str, str]:
+    """Name → sha256 of every file that a manifest lists."""
+    return {part.name: part.sha256 for part in manifest.parts}
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What was done."""
+
+    files: int
+    bytes: int
+    already_there: int
+    """Files of the run that an earlier copy brought; they are not in ``files``."""
+
+
+def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, int], None]) -> Copied:
+    """Copy the run folder ``source`` to ``target`` and verify it.
+
+    Args:
+        source: The run's folder. Nobody may write to it meanwhile.
+        target: Its new folder: empty, an unfinished copy of this run, or a whole one.
+        on_file: Told each file when it is there, with its bytes and the bytes of all files.
+
+    Raises:
+        ConfigError: there is no run, or the target holds something else.
+        TapirError: a file did not arrive as it should be.
+    """
+    sizes = _in_order(source)
+    there = {path: size for path, size in target.files().items() if goes_with_run(path)}
+    finished = _check_target(source, target, sizes, there)
+    digests, total = _digests(source, sizes), sum(sizes.values())
+    copied = []
+    for path, size in sizes.items():
+        sha256 = digests.get(path) or source.sha256(path)
+        if there.get(path) != size or target.sha256(path) != sha256:
+            if finished:
+                raise ConfigError(
+                    f"{target.url} holds this run already and {path} differs there: one of the two went on, or is "
+                    "damaged; remove the one that is not wanted"
+                )
+            copy_file(source, target, path, sha256)
+            copied.append(path)
+        on_file(path, size, total)
+    return Copied(len(copied), sum(sizes[path] for path in copied), len(sizes) - len(copied))
+
+
+def remove_run(storage: Storage) -> None:
+    """Remove a run folder; `run.json` goes first, so that what a broken removal leaves is no run."""
+    storage.remove(RUN_RECORD)
+    storage.remove("")
+
+
+def _in_order(source: Storage) -> dict[str, int]:
+    """Path → bytes of what goes with the run: files, then the manifests that list them, `run.json` last."""
+    found = {path: size for path, size in source.files().items() if goes_with_run(path)}
+    if RUN_RECORD not in found:
+        raise ConfigError(f"there is no run in {source.url}; see `tapir status`")
+    last = sorted(found, key=lambda path: (path == RUN_RECORD, PurePosixPath(path).name == MANIFEST, path))
+    return {path: found[path] for path in last}
+
+
+def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there: dict[str, int]) -> bool:
+    """Whether the target is this very run, whole; an error where it can be neither that nor a part of it."""
+    if RUN_RECORD in there:
+        ours, theirs = (json.loads(each.read_bytes(RUN_RECORD))["id"] for each in (source, target))
+        if ours != theirs:
+            raise ConfigError(f"{target.url} holds another run of this name; name another root")
+        return True
+    strange = sorted(there.keys() - sizes.keys())
+    if strange:
+        raise ConfigError(
+            f"{target.url} holds what the run does not have ({strange[0]}, {len(strange)} in all): a copy that was "
+            "begun before the run went on, or something else; remove that folder, or name another root"
+        )
+    return False
+
+
+def _digests(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
+    """Path → sha256 of every file that a manifest lists."""
+    folders = [str(PurePosixPath(path).parent) for path in sizes if PurePosixPath(path).name == MANIFEST]
+    manifests = [(folder, manifest) for folder in folders if (manifest := read_manifest(source, folder)) is not None]
+    return {f"{folder}/{name}": sha256 for folder, each in manifests for name, sha256 in _listed(each).items()}
+
+
+def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
+    """Give ``target`` every stage that ``source`` has made just as ``target`` would make it; returns them in order.
+
+    A stage is taken when its key differs by the run's id alone: same settings, ingredients, stage version and inputs,
+    down to their content. It is sealed anew under the key of the run that takes it, so neither run needs the other
+    afterwards; what holds in ``target`` already stays as it is. Each manifest is written last and counts for its run:
+    nothing was asked and no time was spent. The caller holds the lease of ``target``, and nobody changes ``source``
+    meanwhile. Answers need none of this, for the store shares them: this is for checkpoints and whole stages.
+
+    Raises:
+        TapirError: a file of ``source`` is not what its manifest says.
+    """
+    seen: dict[StageAt, DatasetRef | None] = {}
+    config = target.config
+    planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
+    return [at for at in planned if _take(source, target, at, seen)]
+
+
+def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: dict[StageAt, DatasetRef | None]) -> bool:
+    """Take one stage, if it may be taken; ``seen`` is what holds of the stages before it, and of this one then."""
+    if target.holds(at, seen):
+        return False
+    manifest = source.manifest(at)
+    if manifest is None or manifest.key != target.key(at, seen, made_by=source.record.id):
+        return False
+    target.storage.remove(at.folder)
+    listed = _listed(manifest)
+    for name in listed.keys() | _beside(source.storage, at):
+        path = f"{at.folder}/{name}"
+        copy_file(source.storage, target.storage, path, listed.get(name) or source.storage.sha256(path), link=True)
+    counts, missing = _counts(manifest), manifest.accepted_missing
+    seen[at] = target.seal(at, list(manifest.parts), accepted_missing=missing, counts=counts, seen=seen)
+    return True
+
+
+def _beside(storage: Storage, at: StageAt) -> set[str]:
+    """Files of a stage that its manifest does not list, such as a checkpoint's `training.json`."""
+    return {name for name in storage.names(at.folder) if name != MANIFEST and not is_part(name) and name[0] != "."}
+
+
+def _counts(manifest: Manifest) -> dict[str, float]:
+    """What the stage counted, with its calls as answers that were there already."""
+    counts = {name: 0.0 if name == "seconds" else count for name, count in manifest.counts.items()}
+    if "calls" in counts:
+        counts |= {"calls": 0.0, "stored": counts.get("stored", 0.0) + counts["calls"]}
+    return counts
+
+
+def fetch_stage(run: RunFolder, at: StageAt) -> Path:
+    """Folder of this machine with the files that the stage's manifest lists, and no others where it is a copy.
+
+    Raises:
+        TapirError: a file is not what the manifest says.
+    """
+    folder = run.workplace.local(at.folder)
+    if run.storage.is_local:
+        return folder
+    listed, there = _listed(run.sealed(at)), run.workplace.names(at.folder)
+    for name in set(there) - listed.keys():
+        run.workplace.remove(f"{at.folder}/{name}")
+    for name, sha256 in listed.items():
+        if name not in there or file_sha256(folder / name) != sha256:
+            copy_file(run.storage, run.workplace, f"{at.folder}/{name}", sha256)
+    return folder
+
+
+def publish_stage(run: RunFolder, at: StageAt) -> None:
+    """Upload what an engine made of a stage, so that it can be sealed; what an earlier making left goes first."""
+    if not run.storage.is_local:
+        run.storage.remove(manifest_file(at.folder))
+        run.storage.remove(at.folder)
+        _upload(run, at.folder)
+
+
+def publish_logs(run: RunFolder) -> None:
+    """Upload the logs that children wrote on this machine. A run does not fail for them."""
+    try:
+        _upload(run, LOGS)
+    except TapirError as error:
+        logger.warning("logs of run %s stay in %s: %s", run.ref.name, run.workplace.url, error)
+
+
+def _upload(run: RunFolder, folder: str) -> None:
+    """Send a folder of the workplace to the run, where that is elsewhere."""
+    if not run.storage.is_local:
+        for path in run.workplace.files(folder):
+            run.storage.upload(run.workplace.local(path), path)
+
+
+def export_student(
+    run: RunFolder, number: int, to: Storage, card: str, *, on_file: Callable[[str], None]
+) -> dict[str, str]:
+    """Write the student after round ``number`` with its model card to ``to``; gives name → sha256 of its files.
+
+    What an earlier export left there is replaced; a file that is the same is not copied again. The folder says what it
+    is in a record, which is written first and made complete last: what a broken export left is known for that and goes
+    on, and a folder without a record is never written to.
+
+    Args:
+        run: The run; it may be on S3.
+        number: The round; its training must hold.
+        to: The folder: empty, absent or an export.
+        card: The model card.
+        on_file: Told each file's name when it is there.
+
+    Raises:
+        ConfigError: the folder holds something else, or cannot be written.
+        TapirError: a file did not arrive as the manifest says.
+    """
+    at = StageAt("train", number)
+    manifest, before = run.sealed(at), _exported_before(to)
+    files = _listed(manifest)
+    record = {"run": run.ref.name, "run_id": run.record.id, "round": number, "checkpoint": manifest.digest}
+    # Until they are removed, the files of the export before are named as this one's: a removal may break off too.
+    _write_record(to, {**record, "files": before | files, "complete": False})
+    for name in before.keys() - files.keys():
+        to.remove(name)
+    checkpoint, there = Storage(f"{run.storage.url}/{at.folder}"), to.files()
+    for name, sha256 in files.items():
+        if name not in there or to.sha256(name) != sha256:
+            copy_file(checkpoint, to, name, sha256)
+        on_file(name)
+    to.write_bytes(MODEL_CARD, card.encode())
+    _write_record(to, {**record, "files": files, "complete": True})
+    return files
+
+
+def _exported_before(to: Storage) -> dict[str, str]:
+    """The checkpoint's files that an earlier export wrote; none where there was none."""
+    if to.is_local and Path(to.root).is_file():
+        raise ConfigError(f"{to.url} is a file; name a folder")
+    there = to.files()
+    if EXPORT_RECORD in there:
+        files: dict[str, str] = json.loads(to.read_bytes(EXPORT_RECORD))["files"]
+        return files
+    if there:
+        first = next(iter(there))
+        raise ConfigError(
+            f"{to.url} holds something else than an export ({first}, {len(there)} files in all), which is left as it "
+            "is; name another folder with --to"
+        )
+    return {}
+
+
+def _write_record(to: Storage, record: dict[str, object]) -> None:
+    to.write_bytes(EXPORT_RECORD, json.dumps(record, indent=1).encode())
