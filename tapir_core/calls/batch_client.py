@@ -18,7 +18,7 @@ import aiohttp
 from tapir_core.calls.batch_file import ENDPOINT
 from tapir_core.calls.batch_rows import OpenBatch
 from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, hide_key, read_foreign_error
-from tapir_core.calls.retry import RetryPolicy, pause_before_retry
+from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.types import Endpoint, Failure, FailureKind
 from tapir_core.calls.wire import Reply, clean_text, read_error
 from tapir_core.config import BatchConfig, CallsConfig
@@ -77,7 +77,7 @@ class BatchClient(Client):
         super().__init__(endpoint, timeout_seconds=config.timeout_seconds)
         self._base = endpoint.base_url.rstrip("/")
         self._window = limits.completion_window
-        self._policy = RetryPolicy.of(config)
+        self._config = config
         self._rng = rng
         # A large file takes as long as it takes, as long as something moves.
         self._patient = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=config.timeout_seconds)
@@ -188,7 +188,7 @@ class BatchClient(Client):
         kind = error.failure.kind
         failed[kind] += 1
         pause = pause_before_retry(
-            self._policy,
+            self._config,
             kind=kind,
             failed=failed,
             retry_after_seconds=error.reply.retry_after_seconds,

@@ -32,8 +32,8 @@ from tapir_core.calls.batch_rows import (
     Planned,
 )
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
+from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.retry import RetryPolicy, pause_before_retry
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
@@ -63,7 +63,6 @@ class BatchSending:
         self._limits = endpoint.batch or BatchConfig()
         self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
         self._config = config
-        self._policy = RetryPolicy.of(config)
         self._rng = rng
         self._tell = tell
         self._claiming = Claiming(books, self._bring)
@@ -250,7 +249,7 @@ class BatchSending:
             assert isinstance(outcome, Failure)
             counts[outcome.kind] += 1
             pause = pause_before_retry(
-                self._policy, kind=outcome.kind, failed=counts, retry_after_seconds=None, rng=self._rng
+                self._config, kind=outcome.kind, failed=counts, retry_after_seconds=None, rng=self._rng
             )
             if pause is None or reply.endpoint_at_fault:
                 failure = replace(outcome, attempts=counts.total())

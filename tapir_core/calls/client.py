@@ -19,7 +19,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from tapir_core.calls.rate_headers import read_rate_limits
+from tapir_core.calls.limits import read_rate_limits
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.errors import ConfigError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tapir_core.calls.asking import IsStopped
 from tapir_core.calls.attempts import STOPPED
 from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
-from tapir_core.calls.limiter import Slot
+from tapir_core.calls.limits import Slot
 from tapir_core.calls.types import Endpoint, Failure, Request
 
 if TYPE_CHECKING:
