@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.until import find_stage, stages_until
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.prices import missing_prices
 from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.config import RunConfig

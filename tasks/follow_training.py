@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import EngineError
 from tapir_core.paths import attempt_folder

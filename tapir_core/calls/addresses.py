@@ -54,6 +54,7 @@ class Breaker:
         """What everybody gets while the endpoint is given up."""
         self.refuses = False
         """Whether it was given up because it refuses everybody and always has: what was in flight cost nothing."""
+        self._last = Failure("connection", "")
         self._waiting: set[asyncio.Timeout] = set()
 
     def rearm(self) -> None:
@@ -63,7 +64,7 @@ class Breaker:
     def trip(self, failure: Failure, *, refuses: bool = False) -> None:
         """Give the endpoint up; everybody who works on it ends with ``failure`` at once."""
         if self.failure is None:
-            self.failure, self.refuses = failure, refuses
+            self.failure, self._last, self.refuses = failure, failure, refuses
             now = asyncio.get_running_loop().time()
             for scope in self._waiting:
                 scope.reschedule(now)
@@ -72,7 +73,8 @@ class Breaker:
     @asynccontextmanager
     async def guard(self) -> AsyncIterator[None]:
         """Work on this endpoint; ends with `EndpointGivenUpError` at once when the breaker trips."""
-        self._check()
+        if self.failure is not None:
+            raise EndpointGivenUpError(self.failure)
         try:
             async with asyncio.timeout(None) as scope:
                 self._waiting.add(scope)
@@ -81,12 +83,8 @@ class Breaker:
                 finally:
                     self._waiting.discard(scope)
         except TimeoutError:
-            self._check()
-            raise
-
-    def _check(self) -> None:
-        if self.failure is not None:
-            raise EndpointGivenUpError(self.failure) from None
+            # A new asker may have rearmed it in the meantime.
+            raise EndpointGivenUpError(self._last) from None
 
 
 class Health:

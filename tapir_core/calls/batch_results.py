@@ -11,11 +11,11 @@ from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.attempts import settlement
 from tapir_core.calls.batch_client import BatchClient, BatchStatus
 from tapir_core.calls.batch_errors import why_unreached
 from tapir_core.calls.batch_file import read_line
 from tapir_core.calls.batch_rows import OpenBatch
+from tapir_core.calls.budget import settlement
 from tapir_core.calls.types import Endpoint, Failure
 from tapir_core.calls.wire import Reply
 

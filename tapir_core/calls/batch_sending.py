@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from tapir_core.calls import batch_errors
-from tapir_core.calls.attempts import make_attempt
+from tapir_core.calls.asking import in_groups
 from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError
 from tapir_core.calls.batch_file import BatchFile, split_files
 from tapir_core.calls.batch_results import BatchResults
@@ -31,9 +31,10 @@ from tapir_core.calls.batch_rows import (
     PlanBatch,
     Planned,
 )
-from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
+from tapir_core.calls.budget import make_attempt
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import MODE_FACTORS
+from tapir_core.calls.sending import Books, Claiming, Tell
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig

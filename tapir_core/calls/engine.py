@@ -14,13 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
+from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, Once, OnOutcome, never_stopped
 from tapir_core.calls.attempts import STOPPED, Attempts
 from tapir_core.calls.background_loop import BackgroundLoop
 from tapir_core.calls.budget import DRIVING
-from tapir_core.calls.claiming import Books, Tell
-from tapir_core.calls.sending import Sending
-from tapir_core.calls.single_flight import Claim, Flights
+from tapir_core.calls.sending import Books, Sending, Tell
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig

@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tapir_core.calls import AnswerStore, Spend
-from tapir_core.calls.attempt_rows import Attempt, Settlement
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls.budget import Attempt, Reservation, Settlement
 from tapir_core.calls.store_address import store_url
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder

@@ -11,8 +11,6 @@ from sqlalchemy import Connection, select
 from tapir_core.calls import Answer, Role, Spend
 from tapir_core.calls.answer_rows import insert_rows, make_row
 from tapir_core.calls.attempt_rows import (
-    Attempt,
-    Settlement,
     add_spend,
     adopt,
     book,
@@ -20,7 +18,7 @@ from tapir_core.calls.attempt_rows import (
     read_unknown,
     settle,
 )
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls.budget import Attempt, Reservation, Settlement
 from tapir_core.calls.store_tables import answers, attempts, metadata, open_engine, writing
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
