@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from tapir_core.calls.types import Endpoint, EndpointSource, Failure, Outcome, Request
+from tapir_core.calls.types import Failure, Outcome, Request
 
-__all__ = ["Asking", "Claim", "Flights", "IsStopped", "OnOutcome", "Once", "in_groups", "never_stopped"]
+__all__ = ["Asking", "Claim", "Flights", "IsStopped", "OnOutcome", "in_groups", "never_stopped"]
 
 MOST_IN_GROUP = 5000
 """Keys that one statement may name."""
@@ -35,20 +35,6 @@ T = TypeVar("T")
 def never_stopped() -> bool:
     """The list is asked to its end."""
     return False
-
-
-class Once:
-    """An endpoint source that is called at most once."""
-
-    def __init__(self, source: EndpointSource) -> None:
-        self._source = source
-        self._endpoint: Endpoint | None = None
-
-    def __call__(self) -> Endpoint:
-        """The endpoint."""
-        if self._endpoint is None:
-            self._endpoint = self._source()
-        return self._endpoint
 
 
 class Asking:

@@ -6,7 +6,7 @@ a kill) stays booked at the most that it can cost.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 
@@ -17,8 +17,9 @@ from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
-__all__ = ["STOPPED", "Attempts", "Booked", "UnsentError"]
+__all__ = ["STOPPED", "Attempts", "Settle", "UnsentError"]
 
+Settle = Callable[[Reply], object]
 Pending = tuple[Attempt, "asyncio.Future[str]"]
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
@@ -70,8 +71,10 @@ class Attempts:
         self._wake()
 
     @asynccontextmanager
-    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator["Booked"]:
+    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Settle]:
         """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
+
+        Gives what writes down what a reply to it says that it cost.
 
         Raises:
             UnsentError: a cap has no room for it, or the run was told to stop.
@@ -79,7 +82,7 @@ class Attempts:
         attempt = await self._book(key, request, endpoint)
         try:
             self._meter.count_sent()
-            yield Booked(self._store, attempt)
+            yield lambda reply: self._store.settle(settlement(attempt.id, reply))
         finally:
             if attempt.role != UNPAID:
                 self.closed(1)
@@ -162,15 +165,3 @@ class Attempts:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-class Booked:
-    """An attempt that is written down."""
-
-    def __init__(self, store: AnswerStore, attempt: Attempt) -> None:
-        self._store = store
-        self._attempt = attempt
-
-    def settle(self, reply: Reply) -> None:
-        """Write down what ``reply`` says that it cost."""
-        self._store.settle(settlement(self._attempt.id, reply))

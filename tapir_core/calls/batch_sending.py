@@ -15,11 +15,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from tapir_core.calls import batch_errors
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError
-from tapir_core.calls.batch_file import BatchFile, split_files
-from tapir_core.calls.batch_results import BatchResults
+from tapir_core.calls.background_loop import task_group
+from tapir_core.calls.batch_client import (
+    BatchClient,
+    BatchStatus,
+    ProviderError,
+    at_creation,
+    is_lost,
+    while_away,
+)
+from tapir_core.calls.batch_file import BatchFile, split_files, store_results
 from tapir_core.calls.batch_rows import (
     LOST,
     AdoptBatches,
@@ -83,7 +89,7 @@ class BatchSending:
         self._missing = dict(missing)
         client = BatchClient(self._endpoint, self._limits, self._config, rng=self._rng)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 pause = min(FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
                 while self._missing:
                     self._news.clear()
@@ -91,8 +97,6 @@ class BatchSending:
                     if self._missing and not self._news.is_set():
                         await self._wait(pause)
                         pause = min(2 * pause, self._limits.poll_seconds)
-        except BaseExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
         finally:
             self._claiming.give_up()
             self._leave_all()
@@ -166,7 +170,7 @@ class BatchSending:
             # The input file is noted before a batch is made of it; then only a clear no says that there is none.
             refused = error.status is not None and 400 <= error.status < 500
             sent = self._led[batch.tag].input_file_id and not refused
-            failure = batch_errors.at_creation(error, self._endpoint)
+            failure = at_creation(error, self._endpoint)
             await self._give_up(
                 batch, Reply(failure, attempts=0, endpoint_at_fault=True), ended="" if sent else "refused"
             )
@@ -196,11 +200,12 @@ class BatchSending:
             return
         try:
             status = await self._wait_for_end(client, batch)
-            results = BatchResults(self._books.store, self._endpoint, batch, status, bring=self._count_and_bring)
-            again = await results.take_apart(client)
+            again = await store_results(
+                client, self._books.store, self._endpoint, batch, status, bring=self._count_and_bring
+            )
         except ProviderError as error:
-            lost = batch_errors.is_lost(error, batch, self._endpoint, self._limits)
-            failure = batch_errors.while_away(error, batch, self._endpoint, self._limits)
+            lost = is_lost(error, batch, self._endpoint, self._limits)
+            failure = while_away(error, batch, self._endpoint, self._limits)
             await self._give_up(
                 batch, Reply(failure, attempts=0, endpoint_at_fault=not lost), ended=LOST if lost else ""
             )

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 from tapir_core.calls.addresses import Address, Breaker, EndpointGivenUpError, Pool
-from tapir_core.calls.attempts import Attempts, Booked, UnsentError
+from tapir_core.calls.attempts import Attempts, Settle, UnsentError
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, Slot, pause_before_retry
@@ -72,9 +72,9 @@ class Line:
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
-            async with self._attempts.booked(key, request, endpoint) as booked:
+            async with self._attempts.booked(key, request, endpoint) as settle:
                 began = loop.time()
-                reply = await self._send(request, address.client(endpoint), booked)
+                reply = await self._send(request, address.client(endpoint), settle)
         except UnsentError:
             rates.settle(permit, used_tokens=0, limits=(), now=loop.time())
             raise
@@ -87,14 +87,14 @@ class Line:
             return Reply(self.breaker.failure)
         return reply
 
-    async def _send(self, request: Request, client: Client, booked: Booked) -> Reply:
+    async def _send(self, request: Request, client: Client, settle: Settle) -> Reply:
         try:
             reply = await client.send(request)
         except asyncio.CancelledError:
             if self.breaker.failure is not None and self.breaker.refuses:
-                booked.settle(Reply(self.breaker.failure))
+                settle(Reply(self.breaker.failure))
             raise
-        booked.settle(reply)
+        settle(reply)
         return reply
 
     def _pause_after(

@@ -5,18 +5,17 @@ stored and committed → outcome (sending.py from the claim on; batch/ where a B
 loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
-import asyncio
 import queue
 import random
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, Once, OnOutcome, never_stopped
+from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.attempts import STOPPED, Attempts
-from tapir_core.calls.background_loop import BackgroundLoop
+from tapir_core.calls.background_loop import BackgroundLoop, task_group
 from tapir_core.calls.budget import DRIVING
 from tapir_core.calls.sending import Books, Sending, Tell
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
@@ -74,7 +73,7 @@ class CallEngine:
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
         """
-        asking, endpoint = Asking(requests, on_outcome, is_stopped), Once(source)
+        asking, endpoint = Asking(requests, on_outcome, is_stopped), cache(source)
         while asking.waiting:
             with self._flights.claim(asking.waiting) as claim:
                 self._answer_own(claim, asking, endpoint)
@@ -131,7 +130,7 @@ class CallEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
+    def _answer_own(self, claim: Claim, asking: Asking, endpoint: EndpointSource) -> None:
         found = self._books.store.lookup(list(claim.own))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
@@ -207,9 +206,6 @@ class CallEngine:
 
 
 async def _go(ways: Sequence[Way]) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            for way in ways:
-                group.create_task(way())
-    except BaseExceptionGroup as group_of_errors:
-        raise group_of_errors.exceptions[0] from None
+    async with task_group() as group:
+        for way in ways:
+            group.create_task(way())

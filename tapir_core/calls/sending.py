@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped, in_groups
 from tapir_core.calls.attempts import STOPPED, Attempts
+from tapir_core.calls.background_loop import task_group
 from tapir_core.calls.limits import Slot
 from tapir_core.calls.spend import SpendMeter, WorkClock
 from tapir_core.calls.types import Claimed, Endpoint, Failure, Outcome, Request
@@ -119,14 +120,12 @@ class Sending:
         What is not sent when ``is_stopped`` says so comes to `STOPPED`.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 waiting: Sequence[str] = list(missing)
                 while waiting:
                     waiting = await self._send_claimable(group, missing, waiting)
                     if waiting:
                         await asyncio.sleep(RECLAIM_SECONDS)
-        except BaseExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
         finally:
             self._claiming.give_up()
 
