@@ -39,7 +39,7 @@ def book(
     booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
     if booked:
         connection.execute(_BOOK, [_row(each) for each in booked])
-        _add(connection, map(_sum_of, booked))
+        _add(connection, [(each.run, each.role, each.most) for each in booked])
     return refusals
 
 
@@ -116,7 +116,7 @@ class _Ledger:
         spent = self._spent[wanted.run]
         reason = cap_reached(budget, spent, wanted.role, wanted.most)
         if reason is None:
-            spent[wanted.role] = spent.get(wanted.role, Spend()) + _sum_of(wanted)[2]
+            spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
             return ""
         if wanted.run not in self._unknown:
             self._unknown[wanted.run] = read_unknown(self._connection, wanted.run)
@@ -147,13 +147,10 @@ _SETTLE = (
 
 
 def _row(attempt: Attempt) -> dict[str, Any]:
-    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
-    return {**asked, "outcome": "", "unknown": True, "sent": utc_now(), **asdict(attempt.most)}
-
-
-def _sum_of(attempt: Attempt) -> tuple[str, str, Spend]:
     most = attempt.most
-    return attempt.run, attempt.role, Spend(1, most.prompt_tokens, most.completion_tokens, most.usd)
+    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
+    amounts = {"prompt_tokens": most.prompt_tokens, "completion_tokens": most.completion_tokens, "usd": most.usd}
+    return {**asked, **amounts, "outcome": "", "unknown": True, "sent": utc_now()}
 
 
 def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:

@@ -19,7 +19,7 @@ from tapir_core.config import BudgetConfig
 
 __all__ = ["STOPPED", "Attempts", "Settle", "UnsentError"]
 
-Settle = Callable[[Reply], object]
+Settle = Callable[[Reply], None]
 Pending = tuple[Attempt, "asyncio.Future[str]"]
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
@@ -80,9 +80,13 @@ class Attempts:
             UnsentError: a cap has no room for it, or the run was told to stop.
         """
         attempt = await self._book(key, request, endpoint)
+
+        def settle(reply: Reply) -> None:
+            self._store.settle(settlement(attempt.id, reply))
+
         try:
             self._meter.count_sent()
-            yield lambda reply: self._store.settle(settlement(attempt.id, reply))
+            yield settle
         finally:
             if attempt.role != UNPAID:
                 self.closed(1)

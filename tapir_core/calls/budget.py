@@ -19,7 +19,6 @@ __all__ = [
     "DRIVING",
     "UNPAID",
     "Attempt",
-    "Reservation",
     "Settlement",
     "cap_reached",
     "make_attempt",
@@ -40,20 +39,6 @@ UNPAID: Literal["answer"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """The most that one attempt can cost."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
-
-    @property
-    def tokens(self) -> int:
-        """Of prompt and completion."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """One request that is about to be sent."""
 
@@ -63,7 +48,8 @@ class Attempt:
     """The run's id."""
     role: Role
     key: str
-    most: Reservation
+    most: Spend
+    """That it can cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +63,13 @@ class Settlement:
     """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
 
 
-def reserve(request: Request, endpoint: Endpoint) -> Reservation:
-    """What ``request`` may cost at ``endpoint``."""
+def reserve(request: Request, endpoint: Endpoint) -> Spend:
+    """The most that one attempt at ``request`` can cost at ``endpoint``."""
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    return Reservation(prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+    return Spend(1, prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
 
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
@@ -100,7 +86,7 @@ def settlement(attempt: int, reply: Reply | None) -> Settlement:
     return Settlement(attempt, outcome, None if reply.cost_unknown else known)
 
 
-def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Reservation) -> str | None:
+def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Spend) -> str | None:
     """Which cap would be passed if ``wanted`` were added for ``role``, in words; nothing when there is room.
 
     ``spent`` holds what was spent and what is reserved, by role.
@@ -116,11 +102,11 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wa
     )
 
 
-def _passed(name: str, caps: Caps, spent: Spend, wanted: Reservation) -> str | None:
+def _passed(name: str, caps: Caps, spent: Spend, wanted: Spend) -> str | None:
     amounts = {
         "usd": (caps.usd, spent.usd, wanted.usd),
-        "requests": (caps.requests, spent.requests, 1),
-        "tokens": (caps.tokens, spent.prompt_tokens + spent.completion_tokens, wanted.tokens),
+        "requests": (caps.requests, spent.requests, wanted.requests),
+        "tokens": (caps.tokens, spent.tokens, wanted.tokens),
         "hours": (caps.hours, spent.seconds / 3600, 0),
     }
     for field, (cap, used, more) in amounts.items():

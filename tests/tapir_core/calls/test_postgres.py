@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Spend
-from tapir_core.calls.budget import Attempt, Reservation, Settlement
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.replicas import ReplicaRegistry
 from tapir_core.calls.store_tables import open_engine
@@ -55,7 +55,7 @@ def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
         found = other.lookup([*(request.key for request in requests), refused.key])
         assert len(found) == 601
         assert found[refused.key] == Failure("refused", "no", 1, stored=True)
-        wanted = [Attempt(number, "pg", "teach", "key", Reservation(20, 10, 1.0)) for number in range(3)]
+        wanted = [Attempt(number, "pg", "teach", "key", Spend(1, 20, 10, 1.0)) for number in range(3)]
         *booked, refusal = store.book(wanted, BudgetConfig(usd=2.0)).result(timeout=30)
         assert booked == ["", ""]
         assert "budget.usd = 2 is reached" in refusal
