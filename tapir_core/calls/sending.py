@@ -7,8 +7,8 @@ it is answered or free. What is claimed and neither handed on nor answered is gi
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped, in_groups
@@ -33,13 +33,12 @@ Tell = Callable[[str, Outcome, bool], None]
 """Told each key with its outcome as it is committed, and whether another process paid for it."""
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(NamedTuple):
     """What became of some keys; the others are told already."""
 
-    ours: list[str] = field(default_factory=list)
+    ours: list[str]
     """To be sent by this process."""
-    waiting: list[str] = field(default_factory=list)
+    waiting: list[str]
     """To be looked at again: another process or a batch brings them."""
 
 
@@ -63,19 +62,15 @@ class Claiming:
 
     async def claim(self, keys: Sequence[str]) -> Turn:
         """Claim ``keys``; what was answered meanwhile is told."""
-        turn, answered = Turn(), []
+        became: dict[Claimed, list[str]] = {each: [] for each in Claimed}
         for key, claimed in zip(keys, await self._claim(keys), strict=True):
-            if claimed is Claimed.OURS:
-                turn.ours.append(key)
-            elif claimed is Claimed.ANSWERED:
-                answered.append(key)
-            else:
-                turn.waiting.append(key)
+            became[claimed].append(key)
+        answered = became[Claimed.ANSWERED]
         found = await asyncio.to_thread(self._books.store.lookup, answered) if answered else {}
         for key, outcome in found.items():
             self._tell(key, outcome, True)
-        turn.waiting += [key for key in answered if key not in found]
-        return turn
+        unread = [key for key in answered if key not in found]
+        return Turn(became[Claimed.OURS], became[Claimed.ELSEWHERE] + unread)
 
     def hand_on(self, key: str) -> None:
         """From now on somebody else sees to the end of this claim."""

@@ -32,7 +32,7 @@ __all__ = [
     "training_seconds",
 ]
 
-_NO_MONEY = Price(0.0, 0.0, 0.0, source="the student's answers cost time and no money")
+_NO_MONEY = Price(0.0, 0.0, source="the student's answers cost time and no money")
 
 
 @dataclass(frozen=True, slots=True)
