@@ -78,7 +78,7 @@ def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[
     firsts: dict[str, dict[str, Any]] = {}
     for row in rows:
         firsts.setdefault(row["key"], row)
-    statement = insert_or_ignore(connection.engine, answers).returning(answers.c.key)
+    statement = insert_or_ignore(connection.dialect.name, answers).returning(answers.c.key)
     inserted = set(connection.execute(statement, list(firsts.values())).scalars())
     others = {row["key"] for row in rows if row["key"] not in inserted or row is not firsts[row["key"]]}
     return read_outcomes(connection, sorted(others))
@@ -113,7 +113,7 @@ def add_reuse(connection: Connection, counts: Mapping[Asked, int]) -> None:
     names = ("role", "model", "identity", "prompt_version", "run")
     for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
         fields = dict(zip(names, asked, strict=True))
-        connection.execute(insert_or_add(connection.engine, reuse), fields | {"requests": requests})
+        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
 
 
 def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:

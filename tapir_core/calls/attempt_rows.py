@@ -69,7 +69,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
 
 def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
     """Add to what a run has spent for a role."""
-    connection.execute(insert_or_add(connection.engine, spending), {"run": run, "role": role, **asdict(more)})
+    connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
 def read_spend(connection: Connection, run: str) -> dict[str, Spend]:

@@ -5,7 +5,6 @@ goes wrong with a batch as a whole is one failure for all its rows, and always r
 """
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -17,12 +16,12 @@ from typing import IO, Any, TypeVar
 import aiohttp
 
 from tapir_core.calls.batch_rows import OpenBatch
-from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, hide_key, read_foreign_error
+from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, json_or_text
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import is_local
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind
-from tapir_core.calls.wire import Reply, clean_text, read_error
+from tapir_core.calls.wire import Reply, read_error
 from tapir_core.config import BatchConfig, CallsConfig
 
 __all__ = [
@@ -155,7 +154,7 @@ class BatchClient(Client):
                     async for piece in response.content.iter_chunked(PIECE_BYTES):
                         into.write(piece)
             except FOREIGN_ERRORS as error:
-                raise self._foreign(error) from error
+                raise _failed(self._read_foreign(error), None) from error
 
         await self._persist(fetch)
         into.seek(0)
@@ -224,29 +223,15 @@ class BatchClient(Client):
             ) as response:
                 return await self._read_json(response)
         except FOREIGN_ERRORS as error:
-            raise self._foreign(error) from error
+            raise _failed(self._read_foreign(error), None) from error
 
     async def _read_json(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
-        text = hide_key(clean_text((await response.read()).decode("utf-8", "replace")), self._endpoint.api_key)
-        try:
-            body = json.loads(text)
-        except ValueError:
-            body = text
+        body = json_or_text(self._text(await response.read()))
         if response.status == 200 and isinstance(body, dict):
             return body
         if response.status == 200:
-            raise self._failed(Reply(Failure("server", "the reply is no JSON object")), 200)
-        raise self._failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
-
-    def _foreign(self, error: Exception) -> ProviderError:
-        key, where = self._endpoint.api_key, self._endpoint.base_url
-        return self._failed(
-            read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds), None
-        )
-
-    def _failed(self, reply: Reply, status: int | None) -> ProviderError:
-        assert isinstance(reply.outcome, Failure)
-        return ProviderError(reply.outcome, reply, status)
+            raise _failed(Reply(Failure("server", "the reply is no JSON object")), 200)
+        raise _failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
 
 
 def at_creation(error: ProviderError, endpoint: Endpoint) -> Failure:
@@ -313,3 +298,8 @@ def _kind(error: ProviderError) -> FailureKind:
 def _window(limits: BatchConfig) -> timedelta:
     amount = int(limits.completion_window[:-1])
     return timedelta(hours=amount) if limits.completion_window.endswith("h") else timedelta(days=amount)
+
+
+def _failed(reply: Reply, status: int | None) -> ProviderError:
+    assert isinstance(reply.outcome, Failure)
+    return ProviderError(reply.outcome, reply, status)

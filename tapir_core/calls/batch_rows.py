@@ -201,7 +201,7 @@ def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
     row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(batch.rows)}
     asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
     files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-    connection.execute(insert_or_ignore(connection.engine, batches).values(row | asked | files))
+    connection.execute(insert_or_ignore(connection.dialect.name, batches).values(row | asked | files))
     for some in in_groups(batch.rows):
         connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
         connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))

@@ -112,7 +112,7 @@ class RunLease:
             now = database_time(connection)
             mine: dict[str, Any] = {"run_key": self.run_key, "token": self.token, "flow_run": self._flow_run}
             mine |= {**asdict(Holder.this_process()), "since": now, "heartbeat": now}
-            connection.execute(insert_or_ignore(self._engine, leases).values(mine))
+            connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
             (row,) = with_silence(connection, self._row.with_for_update())
             if row["token"] == self.token:
                 return None

@@ -281,14 +281,19 @@ def writing(engine: Engine) -> AbstractContextManager[Connection]:
     return engine.execution_options(tapir_writes=True).begin()
 
 
-def insert_or_ignore(engine: Engine, table: Table) -> Any:
+@lru_cache
+def insert_or_ignore(dialect: str, table: Table) -> Any:
     """An INSERT that leaves a row which is already there as it is."""
-    return _ignoring(engine.dialect.name, table)
+    return _insert(dialect, table).on_conflict_do_nothing()
 
 
-def insert_or_add(engine: Engine, table: Table) -> Any:
+@lru_cache
+def insert_or_add(dialect: str, table: Table) -> Any:
     """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
-    return _adding(engine.dialect.name, table)
+    statement = _insert(dialect, table)
+    keys = [column.name for column in table.primary_key]
+    sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
+    return statement.on_conflict_do_update(index_elements=keys, set_=sums)
 
 
 def with_silence(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
@@ -322,19 +327,6 @@ def utc_now() -> datetime:
 def reason_of(error: Exception) -> str:
     """What the driver says, without SQLAlchemy's statement around it."""
     return str(getattr(error, "orig", None) or error).strip()
-
-
-@lru_cache
-def _ignoring(dialect: str, table: Table) -> Any:
-    return _insert(dialect, table).on_conflict_do_nothing()
-
-
-@lru_cache
-def _adding(dialect: str, table: Table) -> Any:
-    statement = _insert(dialect, table)
-    keys = [column.name for column in table.primary_key]
-    sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
-    return statement.on_conflict_do_update(index_elements=keys, set_=sums)
 
 
 def _insert(dialect: str, table: Table) -> Any:
@@ -392,7 +384,7 @@ def _migrate(connection: Connection, shown: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(OPENING_LOCK)))
     metadata.create_all(connection)
     newest = {"name": "schema_version", "value": SCHEMA_VERSION}
-    connection.execute(insert_or_ignore(connection.engine, meta).values(newest))
+    connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
     found = int(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
     if found > int(SCHEMA_VERSION):
         raise ConfigError(
@@ -452,7 +444,7 @@ def _book_attempts(connection: Connection) -> None:
         own = {"attempt": attempt, "key": row.key}
         connection.execute(text("UPDATE batch_rows SET attempt = :attempt WHERE key = :key"), own)
         reserved = {"run": row.run, "role": row.role, "requests": 1, "seconds": 0.0, **amounts}
-        connection.execute(insert_or_add(connection.engine, spending), reserved)
+        connection.execute(insert_or_add(connection.dialect.name, spending), reserved)
 
 
 def _columns(connection: Connection, table: str) -> list[str]:

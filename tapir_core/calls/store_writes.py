@@ -98,7 +98,7 @@ class Claim:
         found |= dict.fromkeys(taken, Claimed.ELSEWHERE) | dict.fromkeys(answered, Claimed.ANSWERED)
         ours = [{"key": key, "holder": holder} for key, each in found.items() if each is Claimed.OURS]
         if ours:
-            connection.execute(insert_or_ignore(connection.engine, claims), ours)
+            connection.execute(insert_or_ignore(connection.dialect.name, claims), ours)
         return [found[key] for key in self.keys]
 
 
@@ -123,7 +123,7 @@ class Beat:
         """The holder is in the table from the first sign of life on."""
         now = database_time(connection)
         row = {"id": holder, "heartbeat": now, **asdict(Holder.this_process())}
-        connection.execute(insert_or_ignore(connection.engine, holders).values(row))
+        connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
         connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
 
 
