@@ -1,8 +1,8 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
 For each request: store look-up → single flight → claim → limiter → each attempt booked, sent and settled → raw reply
-stored and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One background
-event loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
+stored and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One
+background event loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
 import queue
