@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import EngineError

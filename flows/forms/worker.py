@@ -16,7 +16,7 @@ from pydantic import Field
 
 from flows.driver import worker_root
 from flows.forms import MAX_ROUNDS, RunName, run_form_flow, shown
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef

@@ -3,7 +3,6 @@
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.reask import Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.spend import LiveSpend, Spend
 from tapir_core.calls.types import (
@@ -36,7 +35,6 @@ __all__ = [
     "Parsed",
     "Request",
     "Role",
-    "RunLease",
     "Spend",
     "ask_parsed",
     "ask_read",

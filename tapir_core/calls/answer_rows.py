@@ -1,18 +1,33 @@
-"""Rows of the `answers` table: read, insert and delete. Functions on a connection, without threads."""
+"""Rows of `answers`, and of `reuse`: how often they answered a request. Functions on a connection, without threads.
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+Reuse is counted from when the table was made; a start that goes on counts its own run's earlier answers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from sqlalchemy import Connection, case, delete, select
+from sqlalchemy import Connection, case, delete, func, select
 
-from tapir_core.calls.store_tables import answers, insert_or_ignore
+from tapir_core.calls.asking import in_groups
+from tapir_core.calls.store_tables import answers, insert_or_add, insert_or_ignore, read_column, reuse, utc_now
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply, read_logprobs
 
-__all__ = ["delete_rows", "insert_rows", "make_row", "read_known", "read_outcomes"]
+__all__ = [
+    "Asked",
+    "add_reuse",
+    "count_asked",
+    "delete_rows",
+    "insert_rows",
+    "make_row",
+    "read_known",
+    "read_outcomes",
+    "read_reuse",
+]
 
-KEYS_PER_QUERY = 5000
+Asked = tuple[str, str, str, str, str]
+"""Role, model, identity, prompt version and run of a request."""
 OUTCOME_COLUMNS = (
     answers.c.key,
     answers.c.status,
@@ -48,7 +63,7 @@ def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
         "completion_tokens": reply.completion_tokens,
         "usd": reply.usd,
         "raw": reply.raw,
-        "created": datetime.now(UTC).replace(tzinfo=None),
+        "created": utc_now(),
     }
 
 
@@ -63,7 +78,7 @@ def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[
     firsts: dict[str, dict[str, Any]] = {}
     for row in rows:
         firsts.setdefault(row["key"], row)
-    statement = insert_or_ignore(connection.engine, answers).returning(answers.c.key)
+    statement = insert_or_ignore(connection.dialect.name, answers).returning(answers.c.key)
     inserted = set(connection.execute(statement, list(firsts.values())).scalars())
     others = {row["key"] for row in rows if row["key"] not in inserted or row is not firsts[row["key"]]}
     return read_outcomes(connection, sorted(others))
@@ -72,7 +87,7 @@ def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[
 def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """The stored outcome of each key that is there."""
     found: dict[str, Outcome] = {}
-    for some in _batches(keys):
+    for some in in_groups(keys):
         query = select(*OUTCOME_COLUMNS).where(answers.c.key.in_(some))
         found.update((key, _outcome(*rest)) for key, *rest in map(tuple, connection.execute(query)))
     return found
@@ -80,15 +95,35 @@ def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outc
 
 def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are there."""
-    known: set[str] = set()
-    for some in _batches(keys):
-        known.update(connection.execute(select(answers.c.key).where(answers.c.key.in_(some))).scalars())
-    return known
+    return read_column(connection, answers.c.key, answers.c.key, keys)
 
 
 def delete_rows(connection: Connection, keys: Sequence[str]) -> int:
     """Delete outcomes; gives how many there were."""
-    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in _batches(keys))
+    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys))
+
+
+def count_asked(requests: Iterable[Request]) -> Counter[Asked]:
+    """How many of ``requests`` were of each kind."""
+    return Counter((each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests)
+
+
+def add_reuse(connection: Connection, counts: Mapping[Asked, int]) -> None:
+    """Add requests that stored outcomes answered."""
+    names = ("role", "model", "identity", "prompt_version", "run")
+    for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
+        fields = dict(zip(names, asked, strict=True))
+        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
+
+
+def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:
+    """Requests that stored outcomes answered, of all runs, by role, model, identity and prompt version."""
+    names = (reuse.c.role, reuse.c.model, reuse.c.identity, reuse.c.prompt_version)
+    query = select(*names, func.sum(reuse.c.requests)).group_by(*names)
+    return {
+        (role, model, identity, prompt): int(requests)
+        for role, model, identity, prompt, requests in connection.execute(query)
+    }
 
 
 def _outcome(
@@ -106,8 +141,3 @@ def _outcome(
         found = read_logprobs(raw)
         return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
     return Failure(cast(FailureKind, status), message, attempts, stored=True)
-
-
-def _batches(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        yield keys[start : start + KEYS_PER_QUERY]

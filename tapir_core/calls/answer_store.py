@@ -1,9 +1,9 @@
 """The call store: every received answer and every terminal failure, by content, shared by all runs.
 
 An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
-database is away answers wait in memory, and whoever wants to read waits too (patience.py). Retryable failures are never
-stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its request, the
-others wait for its answer.
+database is away answers wait in memory, and whoever wants to read waits too (store_writer.py). Retryable failures are
+never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its request,
+the others wait for its answer.
 """
 
 import itertools
@@ -14,19 +14,16 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tapir_core.calls.group_writer import GroupWriter
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.types import Failure, Outcome, Request
+from tapir_core.calls.types import Claimed, Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from tapir_core.calls.attempt_rows import Attempt, Settlement
-    from tapir_core.calls.batch_rows import BatchWrite
-    from tapir_core.calls.claim_rows import Claimed
-    from tapir_core.calls.store_writes import Write
+    from tapir_core.calls.store_writes import Change, Write
 
 __all__ = ["AnswerStore"]
 
@@ -47,13 +44,13 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import answer_rows, attempt_rows, batch_rows, reuse_rows
+        from tapir_core.calls import answer_rows, attempt_rows, batch_rows
         from tapir_core.calls import store_tables as tables
         from tapir_core.calls import store_writes as writes
-        from tapir_core.calls.store_patience import Patience
+        from tapir_core.calls.store_writer import GroupWriter, Patience
 
-        self._answers, self._attempts, self._writes = answer_rows, attempt_rows, writes
-        self._reuse, self._batches, self._tables = reuse_rows, batch_rows, tables
+        self._answers, self._attempts, self._batches = answer_rows, attempt_rows, batch_rows
+        self._writes, self._tables = writes, tables
         self._engine = tables.open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
@@ -69,7 +66,7 @@ class AnswerStore:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
         return self._read(lambda connection: self._answers.read_known(connection, keys))
 
-    def claim(self, keys: Sequence[str]) -> "Future[list[Claimed]]":
+    def claim(self, keys: Sequence[str]) -> Future[list[Claimed]]:
         """Claim requests before they are sent; what became of each comes in the order of ``keys``.
 
         A claim ends with `put` or `release`, or with this process.
@@ -77,18 +74,18 @@ class AnswerStore:
         self._show_life()
         return self._writer.submit(self._writes.Claim(tuple(keys)))
 
-    def book(self, attempts: "Sequence[Attempt]", budget: BudgetConfig) -> Future[list[str]]:
+    def book(self, attempts: Sequence[Attempt], budget: BudgetConfig) -> Future[list[str]]:
         """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
 
         What is booked is spent until `settle` says otherwise, also when this process is killed.
         """
         return self._writer.submit(self._writes.Book(tuple(attempts), budget))
 
-    def settle(self, settlement: "Settlement") -> Future[None]:
+    def settle(self, settlement: Settlement) -> Future[None]:
         """Write down what came of an attempt; nobody needs to wait for it."""
         return self._writer.submit(settlement)
 
-    def lead(self, write: "BatchWrite") -> Future[Any]:
+    def lead(self, write: "Change") -> Future[Any]:
         """Note something of a batch at a provider, or take it over; the future holds what the write gives.
 
         A batch and its claims outlive this process: whoever asks next for its requests leads it on.
@@ -120,7 +117,7 @@ class AnswerStore:
 
     def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
         """Count requests that stored outcomes answered; nobody needs to wait for it."""
-        return self._writer.submit(self._writes.Reuse(self._reuse.count_asked(requests)))
+        return self._writer.submit(self._writes.Reuse(self._answers.count_asked(requests)))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""

@@ -1,37 +1,40 @@
-"""The state of one list of requests while it is answered: what is still waited for, and who is told."""
+"""The state of one list of requests while it is answered: what is still waited for, who is told, what others answer.
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+Equal requests in flight share one call, within one process: who claims a key first answers it for everybody. A claim is
+taken before the store is looked at and given up only after the answer is committed, so there is no moment at which an
+answered request can be asked again. Hundreds of thousands of keys may wait at once: one that nobody joins costs an
+entry of a dictionary.
+"""
 
-from tapir_core.calls.types import Endpoint, EndpointSource, Failure, Outcome, Request
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-__all__ = ["Asking", "IsStopped", "OnOutcome", "Once", "never_stopped"]
+from tapir_core.calls.types import Failure, Outcome, Request
+
+__all__ = ["Asking", "Claim", "Flights", "IsStopped", "OnOutcome", "in_groups", "never_stopped"]
+
+MOST_IN_GROUP = 5000
+"""Keys that one statement may name."""
 
 OnOutcome = Callable[[int, Outcome], None]
 """Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
 
-
 IsStopped = Callable[[], bool]
 """Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+
+Joined = Future[Outcome | None]
+"""Done when the key is answered; holds nothing when its asker gave up."""
+
+T = TypeVar("T")
 
 
 def never_stopped() -> bool:
     """The list is asked to its end."""
     return False
-
-
-class Once:
-    """An endpoint source that is called at most once."""
-
-    def __init__(self, source: EndpointSource) -> None:
-        self._source = source
-        self._endpoint: Endpoint | None = None
-
-    def __call__(self) -> Endpoint:
-        """The endpoint."""
-        if self._endpoint is None:
-            self._endpoint = self._source()
-        return self._endpoint
 
 
 class Asking:
@@ -69,6 +72,72 @@ class Asking:
     def outcomes(self) -> list[Outcome]:
         """Every outcome, in the order of the requests."""
         return [self._outcomes[position] for position in range(len(self._outcomes))]
+
+
+@dataclass(slots=True)
+class Claim:
+    """The keys of one asker."""
+
+    resolve: Callable[[str, Outcome], None]
+    """Answer an own key for everybody who joined it."""
+    own: dict[str, None] = field(default_factory=dict)
+    """Keys that the asker must answer, in the order in which it asked."""
+    joined: dict[str, Joined] = field(default_factory=dict)
+    """Keys that another asker answers."""
+
+
+class Flights:
+    """The keys that are being answered now."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight: dict[str, Outcome | Joined | None] = {}
+        """A key that is claimed: nothing yet, who joined it, or its answer once it has one."""
+
+    @contextmanager
+    def claim(self, keys: Iterable[str]) -> Iterator[Claim]:
+        """Own those of ``keys`` that nobody answers, join the others. What is unresolved at the end is given up."""
+        claim = Claim(self._resolve)
+        with self._lock:
+            for key in keys:
+                if key in self._in_flight:
+                    claim.joined[key] = self._join(key)
+                else:
+                    claim.own[key] = self._in_flight[key] = None
+        try:
+            yield claim
+        finally:
+            with self._lock:
+                for key in claim.own:
+                    flight = self._in_flight.pop(key)
+                    if isinstance(flight, Future) and not flight.done():
+                        flight.set_result(None)
+
+    def _join(self, key: str) -> Joined:
+        flight = self._in_flight[key]
+        if isinstance(flight, Future):
+            return flight
+        joined: Joined = Future()
+        if flight is None:
+            self._in_flight[key] = joined
+        else:
+            joined.set_result(flight)
+        return joined
+
+    def _resolve(self, key: str, outcome: Outcome) -> None:
+        with self._lock:
+            flight = self._in_flight[key]
+            if isinstance(flight, Future):
+                flight.set_result(outcome)
+            else:
+                self._in_flight[key] = outcome
+
+
+def in_groups(values: Iterable[T], size: int = MOST_IN_GROUP) -> Iterator[Sequence[T]]:
+    """``values`` in their order, ``size`` at a time."""
+    listed = list(values)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
 
 
 def _as_stored(outcome: Outcome) -> Outcome:

@@ -8,45 +8,19 @@ books nothing twice when it is repeated, for nobody knows of a commit that broke
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
-from tapir_core.calls.budget import Reservation, cap_reached
+from tapir_core.calls.asking import in_groups
+from tapir_core.calls.budget import Attempt, Settlement, cap_reached
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.store_tables import answers, attempts, insert_or_add, spending
-from tapir_core.calls.types import Role
+from tapir_core.calls.store_tables import answers, attempts, insert_or_add, read_column, spending, utc_now
 from tapir_core.config import BudgetConfig
 
-__all__ = ["Attempt", "Settlement", "add_spend", "adopt", "book", "read_spend", "read_unknown", "settle"]
-
-IDS_PER_QUERY = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One request that is about to be sent."""
-
-    id: int
-    """63 random bits."""
-    run: str
-    """The run's id."""
-    role: Role
-    key: str
-    most: Reservation
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What came of an attempt."""
-
-    attempt: int
-    outcome: str
-    """`answer` or the kind of failure."""
-    spent: Spend | None
-    """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
+__all__ = ["add_spend", "adopt", "book", "read_spend", "read_unknown", "settle"]
 
 
 def book(
@@ -58,13 +32,14 @@ def book(
     """
     if not wanted:
         return []
-    known = _known(connection, [each.id for each, _ in wanted]) if repeated else set()
+    ids = [each.id for each, _ in wanted]
+    known = read_column(connection, attempts.c.id, attempts.c.id, ids) if repeated else set()
     ledger = _Ledger(connection)
     refusals = ["" if each.id in known else ledger.reserve(each, budget) for each, budget in wanted]
     booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
     if booked:
         connection.execute(_BOOK, [_row(each) for each in booked])
-        _add(connection, map(_sum_of, booked))
+        _add(connection, [(each.run, each.role, each.most) for each in booked])
     return refusals
 
 
@@ -72,7 +47,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Replace what is booked for attempts by what they cost; one that is settled already stays as it is."""
     known = {each.attempt: each for each in settlements}
     booked: list[Any] = []
-    for some in _groups(sorted(known)):
+    for some in in_groups(sorted(known)):
         booked += connection.execute(_UNSETTLED, {"ids": some}).all()
     changed, dropped, more = [], [], []
     for row in booked:
@@ -87,14 +62,14 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
             dropped.append(row.id)
     if changed:
         connection.execute(_SETTLE, changed)
-    for some in _groups(dropped):
+    for some in in_groups(dropped):
         connection.execute(delete(attempts).where(attempts.c.id.in_(some)))
     _add(connection, more)
 
 
 def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
     """Add to what a run has spent for a role."""
-    connection.execute(insert_or_add(connection.engine, spending), {"run": run, "role": role, **asdict(more)})
+    connection.execute(insert_or_add(connection.dialect.name, spending), {"run": run, "role": role, **asdict(more)})
 
 
 def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
@@ -141,7 +116,7 @@ class _Ledger:
         spent = self._spent[wanted.run]
         reason = cap_reached(budget, spent, wanted.role, wanted.most)
         if reason is None:
-            spent[wanted.role] = spent.get(wanted.role, Spend()) + _sum_of(wanted)[2]
+            spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
             return ""
         if wanted.run not in self._unknown:
             self._unknown[wanted.run] = read_unknown(self._connection, wanted.run)
@@ -171,23 +146,11 @@ _SETTLE = (
 )
 
 
-def _known(connection: Connection, ids: Sequence[int]) -> set[int]:
-    """Which of ``ids`` are written down already."""
-    found: set[int] = set()
-    for some in _groups(ids):
-        found.update(connection.execute(select(attempts.c.id).where(attempts.c.id.in_(some))).scalars())
-    return found
-
-
 def _row(attempt: Attempt) -> dict[str, Any]:
-    most, sent = asdict(attempt.most), datetime.now(UTC).replace(tzinfo=None)
-    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
-    return {**asked, "outcome": "", "unknown": True, "sent": sent, **most}
-
-
-def _sum_of(attempt: Attempt) -> tuple[str, str, Spend]:
     most = attempt.most
-    return attempt.run, attempt.role, Spend(1, most.prompt_tokens, most.completion_tokens, most.usd)
+    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
+    amounts = {"prompt_tokens": most.prompt_tokens, "completion_tokens": most.completion_tokens, "usd": most.usd}
+    return {**asked, **amounts, "outcome": "", "unknown": True, "sent": utc_now()}
 
 
 def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
@@ -197,10 +160,6 @@ def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None
     for (run, role), more in sorted(added.items(), key=lambda each: each[0]):
         if more != Spend():
             add_spend(connection, run, role, more)
-
-
-def _groups(ids: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (ids[start : start + IDS_PER_QUERY] for start in range(0, len(ids), IDS_PER_QUERY))
 
 
 def _as_spend(row: Mapping[Any, Any]) -> Spend:

@@ -5,26 +5,22 @@ a kill) stays booked at the most that it can cost.
 """
 
 import asyncio
-import secrets
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.budget import UNPAID, reserve
-from tapir_core.calls.spend import Spend, SpendMeter
+from tapir_core.calls.budget import UNPAID, Attempt, make_attempt, settlement
+from tapir_core.calls.spend import SpendMeter
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
-if TYPE_CHECKING:
-    from tapir_core.calls.attempt_rows import Attempt, Settlement
+__all__ = ["STOPPED", "Attempts", "Settle", "UnsentError"]
 
-Pending = tuple["Attempt", "asyncio.Future[str]"]
-
-__all__ = ["STOPPED", "Attempts", "Booked", "UnsentError", "make_attempt", "settlement"]
+Settle = Callable[[Reply], None]
+Pending = tuple[Attempt, "asyncio.Future[str]"]
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
 """Of a request that was not sent."""
@@ -75,21 +71,27 @@ class Attempts:
         self._wake()
 
     @asynccontextmanager
-    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator["Booked"]:
+    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Settle]:
         """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
+
+        Gives what writes down what a reply to it says that it cost.
 
         Raises:
             UnsentError: a cap has no room for it, or the run was told to stop.
         """
         attempt = await self._book(key, request, endpoint)
+
+        def settle(reply: Reply) -> None:
+            self._store.settle(settlement(attempt.id, reply))
+
         try:
             self._meter.count_sent()
-            yield Booked(self._store, attempt)
+            yield settle
         finally:
             if attempt.role != UNPAID:
                 self.closed(1)
 
-    async def _book(self, key: str, request: Request, endpoint: Endpoint) -> "Attempt":
+    async def _book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
         while not self._stopping.is_set():
             attempt, seen = make_attempt(self.run, key, request, endpoint), self.closings
             refusal = await self._try(attempt)
@@ -112,7 +114,7 @@ class Attempts:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), STOP_CHECK_SECONDS)
 
-    async def _try(self, attempt: "Attempt") -> str:
+    async def _try(self, attempt: Attempt) -> str:
         """Book an attempt, together with all that want to in this turn of the loop: one wake-up of it for all."""
         loop = asyncio.get_running_loop()
         if not self._wanted:
@@ -158,7 +160,7 @@ class Attempts:
         if not self._open and not self._pending:
             self._wake()
 
-    def _give_back(self, attempt: "Attempt") -> None:
+    def _give_back(self, attempt: Attempt) -> None:
         """What was booked and is not sent costs nothing."""
         self._store.settle(settlement(attempt.id, None))
         if attempt.role != UNPAID:
@@ -167,33 +169,3 @@ class Attempts:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-class Booked:
-    """An attempt that is written down."""
-
-    def __init__(self, store: AnswerStore, attempt: "Attempt") -> None:
-        self._store = store
-        self._attempt = attempt
-
-    def settle(self, reply: Reply) -> None:
-        """Write down what ``reply`` says that it cost."""
-        self._store.settle(settlement(self._attempt.id, reply))
-
-
-def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> "Attempt":
-    """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
-    from tapir_core.calls.attempt_rows import Attempt
-
-    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint))
-
-
-def settlement(attempt: int, reply: Reply | None) -> "Settlement":
-    """What ``reply`` settles an attempt at; None says that it was never sent."""
-    from tapir_core.calls.attempt_rows import Settlement
-
-    if reply is None or not reply.attempts:
-        return Settlement(attempt, "", Spend())
-    outcome = reply.outcome.kind if isinstance(reply.outcome, Failure) else "answer"
-    known = Spend(1, reply.prompt_tokens, reply.completion_tokens, reply.usd)
-    return Settlement(attempt, outcome, None if reply.cost_unknown else known)

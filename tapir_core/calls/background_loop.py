@@ -1,14 +1,25 @@
-"""One event loop in one thread, and jobs on it that other threads can wait for and cancel."""
+"""One event loop in one thread, jobs on it that other threads can wait for and cancel, and their groups of tasks."""
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tapir_core.errors import Stopped
 
-__all__ = ["BackgroundLoop", "Job"]
+__all__ = ["BackgroundLoop", "Job", "task_group"]
+
+
+@asynccontextmanager
+async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A group of tasks; the first error among them is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 class Job:

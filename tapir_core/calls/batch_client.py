@@ -1,10 +1,10 @@
-"""Files and batches of one provider over HTTP: OpenAI's Batch API, each call with its retries.
+"""Files and batches of one provider over HTTP: OpenAI's Batch API, each call with its retries, and what may go wrong.
 
-A batch carries our tag as metadata. Before a creation whose reply was lost is repeated, the batch is looked for.
+A batch carries our tag as metadata. Before a creation whose reply was lost is repeated, the batch is looked for. What
+goes wrong with a batch as a whole is one failure for all its rows, and always retryable: it says nothing about a row.
 """
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,15 +15,27 @@ from typing import IO, Any, TypeVar
 
 import aiohttp
 
-from tapir_core.calls.batch_file import ENDPOINT
 from tapir_core.calls.batch_rows import OpenBatch
-from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, hide_key, read_foreign_error
-from tapir_core.calls.retry import RetryPolicy, pause_before_retry
-from tapir_core.calls.types import Endpoint, Failure, FailureKind
-from tapir_core.calls.wire import Reply, clean_text, read_error
+from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, json_or_text
+from tapir_core.calls.limits import pause_before_retry
+from tapir_core.calls.prices import is_local
+from tapir_core.calls.store_tables import utc_now
+from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind
+from tapir_core.calls.wire import Reply, read_error
 from tapir_core.config import BatchConfig, CallsConfig
 
-__all__ = ["BatchClient", "BatchStatus", "ProviderError"]
+__all__ = [
+    "ENDPOINT",
+    "BatchClient",
+    "BatchStatus",
+    "ProviderError",
+    "at_creation",
+    "is_lost",
+    "while_away",
+    "why_unreached",
+]
+
+ENDPOINT = "/v1/chat/completions"
 
 TAG = "tapir"
 """Name of our metadata."""
@@ -32,6 +44,11 @@ CLOCKS_APART = timedelta(days=1)
 PAGE = 100
 PIECE_BYTES = 2**20
 FINAL = frozenset({"completed", "expired", "cancelled", "failed"})
+
+FULL_QUEUE = "token_limit_exceeded"
+"""OpenAI's code for more tokens in waiting batches than the account may have: others have to end first."""
+KEPT_LONGER = timedelta(days=1)
+"""How long after its window a batch that nobody knows may still come back."""
 
 T = TypeVar("T")
 
@@ -77,7 +94,7 @@ class BatchClient(Client):
         super().__init__(endpoint, timeout_seconds=config.timeout_seconds)
         self._base = endpoint.base_url.rstrip("/")
         self._window = limits.completion_window
-        self._policy = RetryPolicy.of(config)
+        self._config = config
         self._rng = rng
         # A large file takes as long as it takes, as long as something moves.
         self._patient = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=config.timeout_seconds)
@@ -137,7 +154,7 @@ class BatchClient(Client):
                     async for piece in response.content.iter_chunked(PIECE_BYTES):
                         into.write(piece)
             except FOREIGN_ERRORS as error:
-                raise self._foreign(error) from error
+                raise _failed(self._read_foreign(error), None) from error
 
         await self._persist(fetch)
         into.seek(0)
@@ -188,7 +205,7 @@ class BatchClient(Client):
         kind = error.failure.kind
         failed[kind] += 1
         pause = pause_before_retry(
-            self._policy,
+            self._config,
             kind=kind,
             failed=failed,
             retry_after_seconds=error.reply.retry_after_seconds,
@@ -206,30 +223,83 @@ class BatchClient(Client):
             ) as response:
                 return await self._read_json(response)
         except FOREIGN_ERRORS as error:
-            raise self._foreign(error) from error
+            raise _failed(self._read_foreign(error), None) from error
 
     async def _read_json(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
-        text = hide_key(clean_text((await response.read()).decode("utf-8", "replace")), self._endpoint.api_key)
-        try:
-            body = json.loads(text)
-        except ValueError:
-            body = text
+        body = json_or_text(self._text(await response.read()))
         if response.status == 200 and isinstance(body, dict):
             return body
         if response.status == 200:
-            raise self._failed(Reply(Failure("server", "the reply is no JSON object")), 200)
-        raise self._failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
+            raise _failed(Reply(Failure("server", "the reply is no JSON object")), 200)
+        raise _failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
 
-    def _foreign(self, error: Exception) -> ProviderError:
-        key, where = self._endpoint.api_key, self._endpoint.base_url
-        return self._failed(
-            read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds), None
+
+def at_creation(error: ProviderError, endpoint: Endpoint) -> Failure:
+    """A provider that takes no input file, or makes no batch of it."""
+    said = f"{endpoint.base_url} takes no batch ({error.failure.message})"
+    if error.failure.kind == "unauthorized":
+        remedy = endpoint.key_remedy
+    elif error.reply.endpoint_at_fault or error.failure.kind in TERMINAL:
+        remedy = 'Check base_url and that it offers the Batch API, or set mode = "live"'
+    else:
+        remedy = "Wait until it answers again"
+    return Failure(_kind(error), f"{said}. {remedy}; then the same command goes on.")
+
+
+def while_away(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> Failure:
+    """A batch that cannot be looked at now."""
+    if is_lost(error, batch, endpoint, limits):
+        return Failure("server", f"{endpoint.base_url} knows batch {batch.provider_id} no more")
+    if error.status == 404:
+        until = batch.created + _window(limits) + KEPT_LONGER
+        said = (
+            f"{endpoint.base_url} does not know batch {batch.provider_id}, made at {batch.address}. Use that address "
+            f"and a key of the project that made it; after {until:%Y-%m-%d %H:%M} UTC its requests are asked anew"
         )
+        return Failure("connection", f"{said}.")
+    remedy = endpoint.key_remedy + "; then the" if error.failure.kind == "unauthorized" else "The"
+    said = f"batch {batch.provider_id} goes on at {endpoint.base_url}, which does not say how ({error.failure.message})"
+    return Failure(_kind(error), f"{said}. {remedy} same command takes its answers.")
 
-    def _failed(self, reply: Reply, status: int | None) -> ProviderError:
-        assert isinstance(reply.outcome, Failure)
-        return ProviderError(reply.outcome, reply, status)
+
+def is_lost(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: BatchConfig) -> bool:
+    """Whether nothing is lost by asking for its requests again: it was free, or its time is long over."""
+    priced = endpoint.usd_per_million_prompt_tokens or endpoint.usd_per_million_completion_tokens
+    free = is_local(endpoint.base_url) and not priced
+    return error.status == 404 and (free or utc_now() > batch.created + _window(limits) + KEPT_LONGER)
+
+
+def why_unreached(batch: OpenBatch, status: BatchStatus, endpoint: Endpoint) -> Reply:
+    """What rows of a batch that has ended failed of when no line of its files says so."""
+    name = f"batch {batch.provider_id} of {endpoint.base_url}"
+    at_fault = False
+    if status.status == "expired":
+        failure = Failure("timeout", f"{name} expired before this request was made")
+    elif status.status == "cancelled":
+        failure, at_fault = Failure("connection", f"{name} was cancelled there; the same command asks again"), True
+    elif status.code == FULL_QUEUE:
+        failure = Failure("rate_limited", f"{name} found no room: {status.problems}")
+    elif status.status == "failed":
+        remedy = "Check the model's name, batch.max_rows and batch.max_bytes; then the same command goes on"
+        failure, at_fault = Failure("connection", f"{name} was not taken: {status.problems}. {remedy}."), True
+    else:
+        failure = Failure("server", f"{name} ended without a word on this request")
+    return Reply(failure, attempts=0, endpoint_at_fault=at_fault)
 
 
 def _made(batch: dict[str, Any]) -> datetime:
     return datetime.fromtimestamp(batch.get("created_at") or 0, UTC).replace(tzinfo=None)
+
+
+def _kind(error: ProviderError) -> FailureKind:
+    return "connection" if error.failure.kind in TERMINAL else error.failure.kind
+
+
+def _window(limits: BatchConfig) -> timedelta:
+    amount = int(limits.completion_window[:-1])
+    return timedelta(hours=amount) if limits.completion_window.endswith("h") else timedelta(days=amount)
+
+
+def _failed(reply: Reply, status: int | None) -> ProviderError:
+    assert isinstance(reply.outcome, Failure)
+    return ProviderError(reply.outcome, reply, status)

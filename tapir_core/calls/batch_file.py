@@ -1,21 +1,31 @@
-"""Batch files: requests as the lines of input files within a provider's limits, and what the lines of a result mean.
+"""Batch files: requests as the lines of input files within a provider's limits, and results into the store.
 
-Pure. The id of a line is the store's key of its request.
+The id of a line is the store's key of its request. Of a result, what is no proper outcome comes back with its reason,
+so that it is asked again: rows that failed or expired, and rows that are in neither file.
 """
 
+import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
+from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.batch_client import ENDPOINT, BatchClient, BatchStatus, why_unreached
+from tapir_core.calls.batch_rows import OpenBatch
+from tapir_core.calls.budget import settlement
 from tapir_core.calls.client import hide_key
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.config import BatchConfig
 
-__all__ = ["ENDPOINT", "BatchFile", "read_line", "split_files"]
+__all__ = ["BatchFile", "read_line", "split_files", "store_results"]
 
-ENDPOINT = "/v1/chat/completions"
+LINES_PER_COMMIT = 500
+BYTES_IN_MEMORY = 16 * 2**20
+"""A longer result waits on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,55 @@ def split_files(requests: Mapping[str, Request], limits: BatchConfig, *, tokens_
             rows[key] = request
             content += line
         yield BatchFile(rows, bytes(content))
+
+
+async def store_results(
+    client: BatchClient,
+    store: AnswerStore,
+    endpoint: Endpoint,
+    batch: OpenBatch,
+    status: BatchStatus,
+    *,
+    bring: Callable[[str, Reply], None],
+) -> dict[str, Reply]:
+    """Store every outcome of a batch that has ended, and tell ``bring`` of each that is committed.
+
+    Gives the rows that have none, with what they failed of. What such a row has cost is settled, so that its next batch
+    reserves anew.
+    """
+    unreached, owed = why_unreached(batch, status, endpoint), dict(batch.rows)
+    failed: dict[str, Reply] = {}
+    for file_id in status.file_ids:
+        with SpooledTemporaryFile(max_size=BYTES_IN_MEMORY) as file:
+            await client.download(file_id, file)
+            while lines := list(islice(file, LINES_PER_COMMIT)):
+                committing = []
+                for key, reply in _owed_replies(lines, owed, endpoint):
+                    store.settle(settlement(batch.attempts[key], reply))
+                    request = owed.pop(key)
+                    if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
+                        stopped = status.status == "cancelled" and not reply.attempts
+                        failed[key] = unreached if stopped else reply
+                        store.release(key)
+                    else:
+                        committing.append((key, reply, asyncio.wrap_future(store.put(key, request, reply))))
+                for key, reply, committed in committing:
+                    # Shielded: an interrupt must not take back what is on its way into the store.
+                    bring(key, replace(reply, outcome=await asyncio.shield(committed)))
+    for key in owed:
+        store.settle(settlement(batch.attempts[key], unreached))
+        store.release(key)
+    return failed | dict.fromkeys(owed, unreached)
+
+
+def _owed_replies(
+    lines: Iterable[bytes], owed: Mapping[str, Request], endpoint: Endpoint
+) -> Iterator[tuple[str, Reply]]:
+    """Keys and replies of the lines whose rows are owed when their turn comes."""
+    for line in lines:
+        found = read_line(line, endpoint)
+        if found is not None and found[0] in owed:
+            yield found
 
 
 def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:

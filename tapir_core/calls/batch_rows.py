@@ -4,17 +4,27 @@ Each write has its place in the transactions of the store's writer, so that batc
 The tag of a batch holds the claims of its requests: they end with an outcome or with the batch, never with a process.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from tapir_core.calls.attempt_rows import Attempt, Settlement, book, settle
-from tapir_core.calls.claim_rows import call_the_roll
+from tapir_core.calls.asking import in_groups
+from tapir_core.calls.attempt_rows import book, settle
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.store_tables import batch_rows, batches, claims, holders, insert_or_ignore
+from tapir_core.calls.store_tables import (
+    batch_rows,
+    batches,
+    claims,
+    holders,
+    insert_or_ignore,
+    read_column,
+    utc_now,
+)
+from tapir_core.calls.store_writes import call_the_roll
 from tapir_core.calls.types import Request
 from tapir_core.config import BudgetConfig, Sampling
 
@@ -31,7 +41,6 @@ __all__ = [
     "read_batched",
 ]
 
-KEYS_PER_QUERY = 5000
 LOST = "lost"
 """State of a batch that its provider knows no more: what it has cost stays unknown."""
 
@@ -81,7 +90,7 @@ class PlanBatch:
         refused = {key: refusal for key, refusal in zip(self.batch.rows, refusals, strict=True) if refusal}
         rows = {key: request for key, request in self.batch.rows.items() if key not in refused}
         booked = {key: self.attempts[key].id for key in rows}
-        batch = replace(self.batch, rows=rows, attempts=booked, created=_now())
+        batch = replace(self.batch, rows=rows, attempts=booked, created=utc_now())
         if rows:
             _insert(connection, holder, batch)
         return Planned(batch, refused)
@@ -112,9 +121,7 @@ class AdoptBatches:
     def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> list[OpenBatch]:
         """The batches that ``holder`` leads from now on."""
         call_the_roll(connection, holder)
-        tags: set[str] = set()
-        for some in _groups(self.keys):
-            tags.update(connection.execute(select(batch_rows.c.batch).where(batch_rows.c.key.in_(some))).scalars())
+        tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, self.keys)
         living = select(holders.c.id)
         # A try before this one may have taken them over already.
         led = living.where(holders.c.id != holder) if repeated else living
@@ -152,7 +159,7 @@ class EndBatch:
             settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
         connection.execute(delete(claims).where(claims.c.holder == self.tag))
         connection.execute(delete(batch_rows).where(batch_rows.c.batch == self.tag))
-        values = {"state": self.state, "driver": "", "ended": _now()}
+        values = {"state": self.state, "driver": "", "ended": utc_now()}
         connection.execute(update(batches).where(batches.c.tag == self.tag).values(values))
 
 
@@ -161,10 +168,7 @@ BatchWrite = PlanBatch | NoteBatch | AdoptBatches | LeaveBatch | EndBatch
 
 def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are in a batch that has not ended."""
-    found: set[str] = set()
-    for some in _groups(keys):
-        found.update(connection.execute(select(batch_rows.c.key).where(batch_rows.c.key.in_(some))).scalars())
-    return found
+    return read_column(connection, batch_rows.c.key, batch_rows.c.key, keys)
 
 
 def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
@@ -197,8 +201,8 @@ def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
     row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(batch.rows)}
     asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
     files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-    connection.execute(insert_or_ignore(connection.engine, batches).values(row | asked | files))
-    for some in _groups(list(batch.rows)):
+    connection.execute(insert_or_ignore(connection.dialect.name, batches).values(row | asked | files))
+    for some in in_groups(batch.rows):
         connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
         connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))
     rows = [
@@ -212,12 +216,3 @@ def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
         for key, request in batch.rows.items()
     ]
     connection.execute(insert(batch_rows), rows)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _groups(keys: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(keys), KEYS_PER_QUERY):
-        yield keys[start : start + KEYS_PER_QUERY]

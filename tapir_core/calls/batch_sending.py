@@ -15,11 +15,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from tapir_core.calls import batch_errors
-from tapir_core.calls.attempts import make_attempt
-from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError
-from tapir_core.calls.batch_file import BatchFile, split_files
-from tapir_core.calls.batch_results import BatchResults
+from tapir_core.calls.asking import in_groups
+from tapir_core.calls.background_loop import task_group
+from tapir_core.calls.batch_client import (
+    BatchClient,
+    BatchStatus,
+    ProviderError,
+    at_creation,
+    is_lost,
+    while_away,
+)
+from tapir_core.calls.batch_file import BatchFile, split_files, store_results
 from tapir_core.calls.batch_rows import (
     LOST,
     AdoptBatches,
@@ -31,9 +37,10 @@ from tapir_core.calls.batch_rows import (
     PlanBatch,
     Planned,
 )
-from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
+from tapir_core.calls.budget import make_attempt
+from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.retry import RetryPolicy, pause_before_retry
+from tapir_core.calls.sending import Books, Claiming, Tell
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
@@ -63,7 +70,6 @@ class BatchSending:
         self._limits = endpoint.batch or BatchConfig()
         self._endpoint = endpoint if endpoint.batch else _at_batch_prices(endpoint)
         self._config = config
-        self._policy = RetryPolicy.of(config)
         self._rng = rng
         self._tell = tell
         self._claiming = Claiming(books, self._bring)
@@ -83,7 +89,7 @@ class BatchSending:
         self._missing = dict(missing)
         client = BatchClient(self._endpoint, self._limits, self._config, rng=self._rng)
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 pause = min(FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
                 while self._missing:
                     self._news.clear()
@@ -91,8 +97,6 @@ class BatchSending:
                     if self._missing and not self._news.is_set():
                         await self._wait(pause)
                         pause = min(2 * pause, self._limits.poll_seconds)
-        except BaseExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
         finally:
             self._claiming.give_up()
             self._leave_all()
@@ -166,7 +170,7 @@ class BatchSending:
             # The input file is noted before a batch is made of it; then only a clear no says that there is none.
             refused = error.status is not None and 400 <= error.status < 500
             sent = self._led[batch.tag].input_file_id and not refused
-            failure = batch_errors.at_creation(error, self._endpoint)
+            failure = at_creation(error, self._endpoint)
             await self._give_up(
                 batch, Reply(failure, attempts=0, endpoint_at_fault=True), ended="" if sent else "refused"
             )
@@ -196,11 +200,12 @@ class BatchSending:
             return
         try:
             status = await self._wait_for_end(client, batch)
-            results = BatchResults(self._books.store, self._endpoint, batch, status, bring=self._count_and_bring)
-            again = await results.take_apart(client)
+            again = await store_results(
+                client, self._books.store, self._endpoint, batch, status, bring=self._count_and_bring
+            )
         except ProviderError as error:
-            lost = batch_errors.is_lost(error, batch, self._endpoint, self._limits)
-            failure = batch_errors.while_away(error, batch, self._endpoint, self._limits)
+            lost = is_lost(error, batch, self._endpoint, self._limits)
+            failure = while_away(error, batch, self._endpoint, self._limits)
             await self._give_up(
                 batch, Reply(failure, attempts=0, endpoint_at_fault=not lost), ended=LOST if lost else ""
             )
@@ -250,7 +255,7 @@ class BatchSending:
             assert isinstance(outcome, Failure)
             counts[outcome.kind] += 1
             pause = pause_before_retry(
-                self._policy, kind=outcome.kind, failed=counts, retry_after_seconds=None, rng=self._rng
+                self._config, kind=outcome.kind, failed=counts, retry_after_seconds=None, rng=self._rng
             )
             if pause is None or reply.endpoint_at_fault:
                 failure = replace(outcome, attempts=counts.total())

@@ -1,19 +1,30 @@
 """Caps on what a run spends: pure arithmetic on what is spent or reserved and what is wanted.
 
 Every attempt reserves the most that it can cost before it is sent, and settles with its true cost after, both in the
-store's transactions (store/attempt_rows.py): processes that share a run share its caps, and a restart goes on from what
+store's transactions (attempt_rows.py): processes that share a run share its caps, and a restart goes on from what
 was spent. The student's own answers count against no cap.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tapir_core.calls.spend import Spend
-from tapir_core.calls.types import Endpoint, Request, Role
+from tapir_core.calls.types import Endpoint, Failure, Request, Role
+from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, Caps
 
-__all__ = ["DRIVING", "UNPAID", "Reservation", "cap_reached", "reserve"]
+__all__ = [
+    "DRIVING",
+    "UNPAID",
+    "Attempt",
+    "Settlement",
+    "cap_reached",
+    "make_attempt",
+    "reserve",
+    "settlement",
+]
 
 DRIVING = "run"
 """Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
@@ -28,29 +39,54 @@ UNPAID: Literal["answer"] = "answer"
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """The most that one attempt can cost."""
+class Attempt:
+    """One request that is about to be sent."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usd: float = 0.0
+    id: int
+    """63 random bits."""
+    run: str
+    """The run's id."""
+    role: Role
+    key: str
+    most: Spend
+    """That it can cost."""
 
-    @property
-    def tokens(self) -> int:
-        """Of prompt and completion."""
-        return self.prompt_tokens + self.completion_tokens
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What came of an attempt."""
+
+    attempt: int
+    outcome: str
+    """`answer` or the kind of failure."""
+    spent: Spend | None
+    """What it cost, without a request if it was never sent; None where nobody says: it stays booked at the most."""
 
 
-def reserve(request: Request, endpoint: Endpoint) -> Reservation:
-    """What ``request`` may cost at ``endpoint``."""
+def reserve(request: Request, endpoint: Endpoint) -> Spend:
+    """The most that one attempt at ``request`` can cost at ``endpoint``."""
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
     prompt = text // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
-    return Reservation(prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
+    return Spend(1, prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)
 
 
-def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Reservation) -> str | None:
+def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
+    """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
+    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint))
+
+
+def settlement(attempt: int, reply: Reply | None) -> Settlement:
+    """What ``reply`` settles an attempt at; None says that it was never sent."""
+    if reply is None or not reply.attempts:
+        return Settlement(attempt, "", Spend())
+    outcome = reply.outcome.kind if isinstance(reply.outcome, Failure) else "answer"
+    known = Spend(1, reply.prompt_tokens, reply.completion_tokens, reply.usd)
+    return Settlement(attempt, outcome, None if reply.cost_unknown else known)
+
+
+def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wanted: Spend) -> str | None:
     """Which cap would be passed if ``wanted`` were added for ``role``, in words; nothing when there is room.
 
     ``spent`` holds what was spent and what is reserved, by role.
@@ -66,11 +102,11 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wa
     )
 
 
-def _passed(name: str, caps: Caps, spent: Spend, wanted: Reservation) -> str | None:
+def _passed(name: str, caps: Caps, spent: Spend, wanted: Spend) -> str | None:
     amounts = {
         "usd": (caps.usd, spent.usd, wanted.usd),
-        "requests": (caps.requests, spent.requests, 1),
-        "tokens": (caps.tokens, spent.prompt_tokens + spent.completion_tokens, wanted.tokens),
+        "requests": (caps.requests, spent.requests, wanted.requests),
+        "tokens": (caps.tokens, spent.tokens, wanted.tokens),
         "hours": (caps.hours, spent.seconds / 3600, 0),
     }
     for field, (cap, used, more) in amounts.items():

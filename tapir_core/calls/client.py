@@ -19,12 +19,12 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from tapir_core.calls.rate_headers import read_rate_limits
+from tapir_core.calls.limits import read_rate_limits
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.errors import ConfigError
 
-__all__ = ["FOREIGN_ERRORS", "Client", "hide_key", "read_foreign_error"]
+__all__ = ["FOREIGN_ERRORS", "Client", "hide_key", "json_or_text", "read_foreign_error"]
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
@@ -75,22 +75,19 @@ class Client:
             async with self._session.post(self._url, data=body, headers=self._headers, **self._proxy) as response:
                 received = await response.read()
         except FOREIGN_ERRORS as error:
-            key, where = self._endpoint.api_key, self._endpoint.base_url
-            return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+            return self._read_foreign(error)
         return self._read(response.status, response.headers, received)
 
     async def list_models(self) -> list[str] | Failure | None:
         """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
-        key, where = self._endpoint.api_key, self._endpoint.base_url
         # One that sends us elsewhere is not followed: the key would go along.
         sending = self._session.get(self._models_url, headers=self._headers, allow_redirects=False, **self._proxy)
         try:
             async with sending as response:
                 received = await response.read()
         except FOREIGN_ERRORS as error:
-            reply = read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
-            return _failure(reply)
-        body = _json_or_text(hide_key(clean_text(received.decode("utf-8", "replace")), key))
+            return _failure(self._read_foreign(error))
+        body = json_or_text(self._text(received))
         rows = body.get("data") if isinstance(body, dict) and response.status == 200 else None
         if isinstance(rows, list):
             return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
@@ -101,8 +98,15 @@ class Client:
         """Close the connections."""
         await self._session.close()
 
+    def _text(self, received: bytes) -> str:
+        return hide_key(clean_text(received.decode("utf-8", "replace")), self._endpoint.api_key)
+
+    def _read_foreign(self, error: Exception) -> Reply:
+        key, where = self._endpoint.api_key, self._endpoint.base_url
+        return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+
     def _read(self, status: int, headers: Mapping[str, str], received: bytes) -> Reply:
-        raw = hide_key(clean_text(received.decode("utf-8", "replace")), self._endpoint.api_key)
+        raw = self._text(received)
         if status == 200:
             reply = read_completion(
                 raw,
@@ -110,7 +114,7 @@ class Client:
                 usd_per_million_completion=self._endpoint.usd_per_million_completion_tokens,
             )
         else:
-            reply = read_error(status, _json_or_text(raw), raw=raw, headers=headers)
+            reply = read_error(status, json_or_text(raw), raw=raw, headers=headers)
         limits = read_rate_limits(headers, now=datetime.now(UTC))
         return replace(reply, rate_limits=limits) if limits else reply
 
@@ -190,7 +194,8 @@ def _failure(reply: Reply) -> Failure:
     return reply.outcome
 
 
-def _json_or_text(raw: str) -> object:
+def json_or_text(raw: str) -> object:
+    """What JSON says, or the text that is none."""
     try:
         return json.loads(raw)
     except ValueError:

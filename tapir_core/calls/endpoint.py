@@ -1,6 +1,6 @@
 """The way to one endpoint: limits, breaker and clients together answer a request with retries.
 
-One event loop owns a line; every ask that goes to the same addresses shares it. Importing this module imports aiohttp.
+One event loop owns it; every ask that goes to the same addresses shares it. Importing this module imports aiohttp.
 """
 
 import asyncio
@@ -8,14 +8,11 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-from tapir_core.calls.attempts import Attempts, Booked, UnsentError
-from tapir_core.calls.breaker import Breaker, EndpointGivenUpError
+from tapir_core.calls.addresses import Address, Breaker, EndpointGivenUpError, Pool
+from tapir_core.calls.attempts import Attempts, Settle, UnsentError
 from tapir_core.calls.budget import reserve
 from tapir_core.calls.client import Client
-from tapir_core.calls.endpoint_pool import Address, Pool
-from tapir_core.calls.limiter import Slot
-from tapir_core.calls.live_pool import LivePool
-from tapir_core.calls.retry import LONGEST_HONOURED_SECONDS, RetryPolicy, pause_before_retry
+from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, Slot, pause_before_retry
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Request
 from tapir_core.calls.wire import Reply
@@ -29,10 +26,9 @@ class Line:
 
     def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, attempts: Attempts) -> None:
         self.breaker = Breaker()
-        pool = Pool if endpoint.live is None else LivePool
-        self._pool = pool(endpoint, config, self.breaker)
+        self._pool = Pool(endpoint, config, self.breaker)
         self.limiter = self._pool.limiter
-        self._policy = RetryPolicy.of(config)
+        self._config = config
         self._rng = rng
         self._attempts = attempts
 
@@ -50,7 +46,7 @@ class Line:
         try:
             async with self.breaker.guard():
                 while True:
-                    attempts, address = attempts + 1, self._pool.at(slot.place)
+                    attempts, address = attempts + 1, self._pool.at(slot.at)
                     reply = await self._attempt(key, request, endpoint, address)
                     if not isinstance(reply.outcome, Failure):
                         return _of_all(reply, attempts, before)
@@ -76,9 +72,9 @@ class Line:
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
-            async with self._attempts.booked(key, request, endpoint) as booked:
+            async with self._attempts.booked(key, request, endpoint) as settle:
                 began = loop.time()
-                reply = await self._send(request, address.client(endpoint), booked)
+                reply = await self._send(request, address.client(endpoint), settle)
         except UnsentError:
             rates.settle(permit, used_tokens=0, limits=(), now=loop.time())
             raise
@@ -91,14 +87,14 @@ class Line:
             return Reply(self.breaker.failure)
         return reply
 
-    async def _send(self, request: Request, client: Client, booked: Booked) -> Reply:
+    async def _send(self, request: Request, client: Client, settle: Settle) -> Reply:
         try:
             reply = await client.send(request)
         except asyncio.CancelledError:
             if self.breaker.failure is not None and self.breaker.refuses:
-                booked.settle(Reply(self.breaker.failure))
+                settle(Reply(self.breaker.failure))
             raise
-        booked.settle(reply)
+        settle(reply)
         return reply
 
     def _pause_after(
@@ -108,9 +104,9 @@ class Line:
             return None
         if reply.endpoint_at_fault:
             # An address that is out has others beside it, which may take what it refuses.
-            return 0.0 if address.out_seconds and failed.total() < self._policy.max_attempts else None
+            return 0.0 if address.out_seconds and failed.total() < self._config.max_attempts else None
         return pause_before_retry(
-            self._policy, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
+            self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
 
 

@@ -1,26 +1,23 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
 For each request: store look-up → single flight → claim → limiter → each attempt booked, sent and settled → raw reply
-stored and committed → outcome (sending.py from the claim on; batch/ where a Batch API is used). One background event
-loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
+stored and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One
+background event loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
 """
 
-import asyncio
 import queue
 import random
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.asking import Asking, IsStopped, Once, OnOutcome, never_stopped
+from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.attempts import STOPPED, Attempts
-from tapir_core.calls.background_loop import BackgroundLoop
+from tapir_core.calls.background_loop import BackgroundLoop, task_group
 from tapir_core.calls.budget import DRIVING
-from tapir_core.calls.claiming import Books, Tell
-from tapir_core.calls.sending import Sending
-from tapir_core.calls.single_flight import Claim, Flights
+from tapir_core.calls.sending import Books, Sending, Tell
 from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig
@@ -32,9 +29,6 @@ __all__ = ["CallEngine"]
 
 Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
-
-Way = Callable[[], Coroutine[Any, Any, None]]
-"""Brings some requests to their outcomes."""
 
 
 class CallEngine:
@@ -76,7 +70,7 @@ class CallEngine:
         Raises:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
         """
-        asking, endpoint = Asking(requests, on_outcome, is_stopped), Once(source)
+        asking, endpoint = Asking(requests, on_outcome, is_stopped), cache(source)
         while asking.waiting:
             with self._flights.claim(asking.waiting) as claim:
                 self._answer_own(claim, asking, endpoint)
@@ -133,7 +127,7 @@ class CallEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer_own(self, claim: Claim, asking: Asking, endpoint: Once) -> None:
+    def _answer_own(self, claim: Claim, asking: Asking, endpoint: EndpointSource) -> None:
         found = self._books.store.lookup(list(claim.own))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
@@ -152,8 +146,10 @@ class CallEngine:
 
     def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
         inbox: Inbox = queue.SimpleQueue()
-        ways = self._ways(missing, endpoint, lambda *told: inbox.put(told), asking.is_stopped)
-        job = self._loop.start(_go(ways), on_end=lambda: inbox.put(None))
+        # Where the endpoint says so, and for what is in a batch already.
+        batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
+        sending = self._send(missing, batched, endpoint, lambda *told: inbox.put(told), asking.is_stopped)
+        job = self._loop.start(sending, on_end=lambda: inbox.put(None))
         ended = False
         try:
             while (received := inbox.get()) is not None:
@@ -169,28 +165,28 @@ class CallEngine:
                 while (received := inbox.get()) is not None:
                     claim.resolve(received[0], received[1])
 
-    def _ways(self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell, is_stopped: IsStopped) -> list[Way]:
-        """Batches where the endpoint says so, and for what is in one already; call by call for the rest."""
-        batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
-        ways: list[Way] = []
-        if batched:
-            from tapir_core.calls.batch_sending import BatchSending
-
-            batches = BatchSending(self._books, endpoint, tell, config=self._config, rng=self._rng)
-            ways.append(partial(batches.send_all, {key: missing[key] for key in missing if key in batched}))
-        if len(batched) < len(missing):
-            rest = {key: missing[key] for key in missing if key not in batched}
-            ways.append(partial(self._send_live, rest, endpoint, tell, is_stopped))
-        return ways
-
-    async def _send_live(
-        self, missing: Mapping[str, Request], endpoint: Endpoint, tell: Tell, is_stopped: IsStopped
+    async def _send(
+        self,
+        missing: Mapping[str, Request],
+        batched: Collection[str],
+        endpoint: Endpoint,
+        tell: Tell,
+        is_stopped: IsStopped,
     ) -> None:
+        """Bring requests to their outcomes: those that are ``batched`` through batches, the rest call by call."""
+
         def stopped() -> bool:
             return self._stopping.is_set() or is_stopped()
 
-        sending = Sending(self._books, endpoint, tell, line=self._line(endpoint), is_stopped=stopped)
-        await sending.send_all(missing)
+        async with task_group() as group:
+            if batched:
+                from tapir_core.calls.batch_sending import BatchSending
+
+                batches = BatchSending(self._books, endpoint, tell, config=self._config, rng=self._rng)
+                group.create_task(batches.send_all({key: missing[key] for key in missing if key in batched}))
+            if rest := {key: request for key, request in missing.items() if key not in batched}:
+                sending = Sending(self._books, endpoint, tell, line=self._line(endpoint), is_stopped=stopped)
+                group.create_task(sending.send_all(rest))
 
     def _line(self, endpoint: Endpoint) -> "Line":
         """The line to the endpoint's addresses, ready for a new asker. Called on the loop: all askers share it."""
@@ -206,12 +202,3 @@ class CallEngine:
     async def _close_lines(self) -> None:
         for line in self._lines.values():
             await line.close()
-
-
-async def _go(ways: Sequence[Way]) -> None:
-    try:
-        async with asyncio.TaskGroup() as group:
-            for way in ways:
-                group.create_task(way())
-    except BaseExceptionGroup as group_of_errors:
-        raise group_of_errors.exceptions[0] from None

@@ -1,62 +1,27 @@
 """One driver a run, one trainer a student: a row in the store's database says which process it is.
 
-A process of this machine that is gone loses its lease at once. One of another machine, which cannot be looked at from
-here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.
+Who may take the lease of another process stands in holder.py. Importing this module imports SQLAlchemy.
 """
 
 import logging
-import os
 import secrets
-import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import psutil
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from tapir_core.errors import RunBusy
+from tapir_core.calls.holder import Holder, busy, is_free
+from tapir_core.calls.store_tables import database_time, insert_or_ignore, leases, open_engine, with_silence, writing
+from tapir_core.calls.store_writer import Patience
 
-__all__ = ["LAPSE_SECONDS", "Holder", "Holding", "RunLease", "check_undriven"]
+__all__ = ["Holding", "RunLease"]
 
 HEARTBEAT_SECONDS = 10.0
-LAPSE_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process, told apart from every other that had or will have its number."""
-
-    host: str
-    boot_id: str
-    pid: int
-    process_started: float
-
-    @classmethod
-    def this_process(cls) -> "Holder":
-        """The process that asks."""
-        return cls(_host(), _boot_id(), os.getpid(), psutil.Process().create_time())
-
-    def is_here(self) -> bool:
-        """True of a process of this machine, whether it still runs or not."""
-        return self.host == _host()
-
-    def is_gone(self) -> bool:
-        """True when it ran on this machine and does not any more; never true of another machine's process."""
-        if not self.is_here():
-            return False
-        if self.boot_id != _boot_id():
-            return True
-        try:
-            process = psutil.Process(self.pid)
-            # Two readings of one process's start differ by rounding only, its successor's by far more.
-            same = abs(process.create_time() - self.process_started) < 0.05
-            return not same or process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
-        except psutil.NoSuchProcess:
-            return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +45,15 @@ class RunLease:
             token: 32 characters that let others know the holder; without it the lease has one of its own.
             flow_run: The UI's address of the flow run that drives, if one does.
         """
-        from tapir_core.calls import lease_rows
-        from tapir_core.calls import store_tables as tables
-        from tapir_core.calls.store_patience import Patience
-
         self.run_key = run_key
         self.token = token or secrets.token_hex(16)
         self._flow_run = flow_run
-        self._rows = lease_rows
-        self._engine = tables.open_engine(store_url)
+        self._engine = open_engine(store_url)
         self._patience = Patience(f"the lease of run {run_key}")
         self._released = threading.Event()
         self._heart: threading.Thread | None = None
+        self._row = select(leases).where(leases.c.run_key == run_key)
+        self._ours = leases.c.run_key == run_key, leases.c.token == self.token
 
     def acquire(self) -> None:
         """Take the lease.
@@ -99,23 +61,27 @@ class RunLease:
         Raises:
             RunBusy: another driver holds it.
         """
-        mine = {**asdict(Holder.this_process()), "flow_run": self._flow_run}
-        holder = self._rows.take(self._engine, self.run_key, self.token, mine, _may_take)
+        holder = self._take()
         if holder is not None:
             self._engine.dispose()
-            raise RunBusy(_busy_text(self.run_key, holder), flow_run=holder["flow_run"])
-        self._heart = threading.Thread(target=self._beat, name="tapir-lease", daemon=True)
+            raise busy(holder)
+        self._heart = threading.Thread(target=self._beat_until_released, name="tapir-lease", daemon=True)
         self._heart.start()
 
     def holds(self) -> bool:
         """Whether the lease is still ours; asked before anything of the run is promoted."""
-        held = self._patience.try_until_back(lambda: self._rows.is_held(self._engine, self.run_key, self.token))
-        return bool(held)
+
+        def read() -> bool:
+            with self._engine.connect() as connection:
+                return connection.scalar(select(leases.c.token).where(*self._ours)) is not None
+
+        return self._patience.try_until_back(read)
 
     def holding(self) -> Holding | None:
         """Who has the lease now, this process or another; nothing when it is free."""
-        row = self._rows.read(self._engine, self.run_key)
-        return None if row is None else Holding(row["token"], lives=not _may_take(row))
+        with self._engine.connect() as connection:
+            rows = with_silence(connection, self._row)
+        return Holding(rows[0]["token"], lives=not is_free(rows[0])) if rows else None
 
     def hurry(self) -> None:
         """From now on wait only a little for a database that is away: somebody wants to end."""
@@ -129,7 +95,7 @@ class RunLease:
             if self._heart is not None:
                 self._heart.join()
                 self._heart = None
-                self._patience.try_until_back(lambda: self._rows.drop(self._engine, self.run_key, self.token))
+                self._patience.try_until_back(self._drop)
         finally:
             self._engine.dispose()
 
@@ -140,53 +106,33 @@ class RunLease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
+    def _take(self) -> Mapping[str, Any] | None:
+        """Write our row; gives the row of the holder that keeps it, nothing when the lease is ours."""
+        with writing(self._engine) as connection:
+            now = database_time(connection)
+            mine: dict[str, Any] = {"run_key": self.run_key, "token": self.token, "flow_run": self._flow_run}
+            mine |= {**asdict(Holder.this_process()), "since": now, "heartbeat": now}
+            connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
+            (row,) = with_silence(connection, self._row.with_for_update())
+            if row["token"] == self.token:
+                return None
+            if not is_free(row):
+                return row
+            connection.execute(update(leases).where(leases.c.run_key == self.run_key).values(mine))
+            return None
+
+    def _drop(self) -> None:
+        with writing(self._engine) as connection:
+            connection.execute(delete(leases).where(*self._ours))
+
     def _beat(self) -> None:
+        with writing(self._engine) as connection:
+            connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
+
+    def _beat_until_released(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
-                self._rows.beat(self._engine, self.run_key, self.token)
-            except self._rows.DatabaseError as error:
+                self._beat()
+            except SQLAlchemyError as error:
                 # The lease lapses by itself when this lasts; `holds` then says so before anything is promoted.
                 logger.warning("no heartbeat for run %s: %s", self.run_key, error)
-
-
-def check_undriven(connection: Any) -> None:
-    """See that no run of the store that ``connection`` goes to is driven now.
-
-    Raises:
-        RunBusy: one is, by whom it says.
-    """
-    from tapir_core.calls import lease_rows
-
-    for row in lease_rows.read_all(connection):
-        if not _may_take(row):
-            raise RunBusy(_busy_text(row["run_key"], row), flow_run=row["flow_run"])
-
-
-def _may_take(row: dict[str, Any]) -> bool:
-    holder = Holder(row["host"], row["boot_id"], row["pid"], row["process_started"])
-    # A process of this machine that lives but is silent is only suspended: taking its run would make two drivers.
-    return holder.is_gone() or (not holder.is_here() and row["silent"] >= timedelta(seconds=LAPSE_SECONDS))
-
-
-def _busy_text(run_key: str, row: dict[str, Any]) -> str:
-    since: datetime = row["since"]
-    here = row["host"] == _host()
-    remedy = f"end it (kill {row['pid']})" if here else f"end it there, or wait {LAPSE_SECONDS:g} s if it is gone"
-    host = row["host"].partition("/")[0]
-    shown = f", flow run {row['flow_run']}," if row["flow_run"] else ""
-    return (
-        f"run {run_key} is driven by process {row['pid']} on {host}{shown} since {since:%Y-%m-%d %H:%M:%S} UTC "
-        f"(last sign of life {row['silent'].total_seconds():.0f} s ago). Let it finish, or {remedy}; then the same "
-        "command goes on."
-    )
-
-
-def _host() -> str:
-    """Machine and process-number space: containers of one machine may share a host name, but no process numbers."""
-    space = Path("/proc/self/ns/pid")
-    return f"{socket.gethostname()}/{os.readlink(space)}" if space.is_symlink() else socket.gethostname()
-
-
-def _boot_id() -> str:
-    file = Path("/proc/sys/kernel/random/boot_id")
-    return file.read_text().strip() if file.exists() else f"{psutil.boot_time():.0f}"

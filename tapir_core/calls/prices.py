@@ -3,8 +3,8 @@
 Works offline: list prices are those that came with the installed library, and nothing is fetched. Unknown is a value
 with its remedy and never 0: what has no price cannot be held under a cap.
 
-Limits: list prices without tax, contracts and the surcharges of some providers for very long prompts; prices of
-embeddings, images and sound are not needed here.
+Limits: list prices without tax, contracts, the surcharges of some providers for very long prompts and discounts on
+cached ones; prices of embeddings, images and sound are not needed here.
 """
 
 import ipaddress
@@ -19,12 +19,12 @@ __all__ = ["MODE_FACTORS", "Mode", "Price", "UnknownPrice", "is_local", "missing
 Mode = Literal["live", "batch"]
 
 MODE_FACTORS: dict[Mode, float] = {"live": 1.0, "batch": 0.5}
-"""How requests are made → share of the list price that is charged: a Batch API takes half of it, cached tokens too."""
+"""How requests are made → share of the list price that is charged: a Batch API takes half of it."""
 
 _PROBE_TOKENS = 1000
 """Tokens that the library is asked to price: few, so that no surcharge for long prompts is in the price."""
 
-_FREE = (0.0, 0.0, 0.0)
+_FREE = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +33,13 @@ class Price:
 
     usd_per_million_prompt_tokens: float
     usd_per_million_completion_tokens: float
-    usd_per_million_cached_prompt_tokens: float
-    """Of prompt tokens that the provider says it had in its cache; the plain price where it gives no discount."""
     source: str
     """Where the price comes from, in words."""
 
-    def usd(self, prompt_tokens: float, completion_tokens: float, *, cached_prompt_tokens: float = 0) -> float:
-        """Price of some tokens; ``cached_prompt_tokens`` are a part of ``prompt_tokens``."""
-        plain = (prompt_tokens - cached_prompt_tokens) * self.usd_per_million_prompt_tokens
-        cached = cached_prompt_tokens * self.usd_per_million_cached_prompt_tokens
-        return (plain + cached + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """Price of some tokens."""
+        prompt = prompt_tokens * self.usd_per_million_prompt_tokens
+        return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
 
     def in_mode(self, mode: Mode) -> "Price":
         """The price of requests that are made in ``mode``."""
@@ -51,7 +48,6 @@ class Price:
             self,
             usd_per_million_prompt_tokens=factor * self.usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens=factor * self.usd_per_million_completion_tokens,
-            usd_per_million_cached_prompt_tokens=factor * self.usd_per_million_cached_prompt_tokens,
         )
 
 
@@ -81,7 +77,7 @@ def _(_endpoint: StandinEndpoint) -> Price | UnknownPrice:
 def _(endpoint: OpenAIEndpoint) -> Price | UnknownPrice:
     prompt, completion = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     if prompt is not None and completion is not None:
-        return Price(prompt, completion, prompt, source="the configuration")
+        return Price(prompt, completion, source="the configuration")
     if prompt is not None or completion is not None:
         return UnknownPrice("only one of the two prices is set", _remedy(endpoint))
     found = [_price_at(endpoint, address) for address in endpoint.base_urls]
@@ -121,10 +117,9 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
     from genai_prices import Usage, calc_price  # its table of models takes a moment to load
 
     tokens = _PROBE_TOKENS
-    plain = Usage(input_tokens=tokens, output_tokens=tokens)
-    cached = Usage(input_tokens=tokens, cache_read_tokens=tokens)
+    usage = Usage(input_tokens=tokens, output_tokens=tokens)
     try:
-        found, found_cached = (calc_price(usage, endpoint.model, provider_api_url=address) for usage in (plain, cached))
+        found = calc_price(usage, endpoint.model, provider_api_url=address)
     except LookupError:
         where = f"{endpoint.model!r} at {urlsplit(address).hostname}"
         return UnknownPrice(f"genai-prices knows no price of {where}", _remedy(endpoint))
@@ -134,7 +129,6 @@ def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:
     return Price(
         float(found.input_price) * per_million,
         float(found.output_price) * per_million,
-        float(found_cached.input_price) * per_million,
         source=f"the list price of {found.model.id} at {found.provider.name} (genai-prices)",
     )
 

@@ -7,9 +7,10 @@ temperature 0 is not asked for again.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Generic, TypeVar
 
-from tapir_core.calls.asking import IsStopped, Once, OnOutcome, never_stopped
+from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.text import Unparsed
@@ -100,7 +101,7 @@ def ask_read(
 
     ``read`` is given the place of a row and the answer to it.
     """
-    endpoint = Once(source)
+    endpoint = cache(source)
     parsed: dict[int, Parsed[T]] = {}
     for part in (range(min(first, len(requests))), range(first, len(requests))):
         rows = list(part)

@@ -1,29 +1,101 @@
 """Sends what the store lacks: claim, slot, call, commit. One `Sending` serves one ask, on the engine's event loop.
 
 Claims are taken in groups, so that a commit's time delays few. What another process is sending is looked at again until
-it is answered or free.
+it is answered or free. What is claimed and neither handed on nor answered is given up at the end.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tapir_core.calls.asking import IsStopped
-from tapir_core.calls.attempts import STOPPED
-from tapir_core.calls.claiming import Books, Claiming, Tell, in_groups
-from tapir_core.calls.limiter import Slot
-from tapir_core.calls.types import Endpoint, Failure, Request
+from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.asking import IsStopped, in_groups
+from tapir_core.calls.attempts import STOPPED, Attempts
+from tapir_core.calls.background_loop import task_group
+from tapir_core.calls.limits import Slot
+from tapir_core.calls.spend import SpendMeter, WorkClock
+from tapir_core.calls.types import Claimed, Endpoint, Failure, Outcome, Request
 
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
 
-__all__ = ["Sending"]
+__all__ = ["Books", "Claiming", "Sending", "Tell", "Turn"]
 
+CLOCK_SECONDS = 5.0
+"""How far the hours that a cap sees may lag behind."""
 RECLAIM_SECONDS = 0.5
 GROUPS_OUT = 2
 """Size of a group of claims, in requests that may be in flight."""
+
+Tell = Callable[[str, Outcome, bool], None]
+"""Told each key with its outcome as it is committed, and whether another process paid for it."""
+
+
+class Turn(NamedTuple):
+    """What became of some keys; the others are told already."""
+
+    ours: list[str]
+    """To be sent by this process."""
+    waiting: list[str]
+    """To be looked at again: another process or a batch brings them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What one engine answers from, pays from and counts in: the same for all of its asks."""
+
+    store: AnswerStore
+    attempts: Attempts
+    meter: SpendMeter
+    clock: WorkClock
+
+
+class Claiming:
+    """Claims of one ask."""
+
+    def __init__(self, books: Books, tell: Tell) -> None:
+        self._books = books
+        self._tell = tell
+        self._held: set[str] = set()
+
+    async def claim(self, keys: Sequence[str]) -> Turn:
+        """Claim ``keys``; what was answered meanwhile is told."""
+        became: dict[Claimed, list[str]] = {each: [] for each in Claimed}
+        for key, claimed in zip(keys, await self._claim(keys), strict=True):
+            became[claimed].append(key)
+        answered = became[Claimed.ANSWERED]
+        found = await asyncio.to_thread(self._books.store.lookup, answered) if answered else {}
+        for key, outcome in found.items():
+            self._tell(key, outcome, True)
+        unread = [key for key in answered if key not in found]
+        return Turn(became[Claimed.OURS], became[Claimed.ELSEWHERE] + unread)
+
+    def hand_on(self, key: str) -> None:
+        """From now on somebody else sees to the end of this claim."""
+        self._held.remove(key)
+
+    def give_up(self) -> None:
+        """End what is still held."""
+        for key in self._held:
+            self._books.store.release(key)
+
+    async def _claim(self, keys: Sequence[str]) -> list[Claimed]:
+        self._books.clock.tell_all(older_than_seconds=CLOCK_SECONDS)
+        future = self._books.store.claim(keys)
+
+        def give_up(done: Future[list[Claimed]]) -> None:
+            for key in _ours(keys, done.result()):
+                self._books.store.release(key)
+
+        try:
+            claimed = await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            future.add_done_callback(give_up)
+            raise
+        self._held.update(_ours(keys, claimed))
+        return claimed
 
 
 class Sending:
@@ -43,14 +115,12 @@ class Sending:
         What is not sent when ``is_stopped`` says so comes to `STOPPED`.
         """
         try:
-            async with asyncio.TaskGroup() as group:
+            async with task_group() as group:
                 waiting: Sequence[str] = list(missing)
                 while waiting:
                     waiting = await self._send_claimable(group, missing, waiting)
                     if waiting:
                         await asyncio.sleep(RECLAIM_SECONDS)
-        except BaseExceptionGroup as group_of_errors:
-            raise group_of_errors.exceptions[0] from None
         finally:
             self._claiming.give_up()
 
@@ -97,3 +167,7 @@ class Sending:
         reply = reply if failed else replace(reply, outcome=stored)
         self._books.meter.count_reply(reply)
         self._tell(key, reply.outcome, False)
+
+
+def _ours(keys: Sequence[str], claimed: Sequence[Claimed]) -> list[str]:
+    return [key for key, each in zip(keys, claimed, strict=True) if each is Claimed.OURS]

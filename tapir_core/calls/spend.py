@@ -46,6 +46,11 @@ class Spend:
     seconds: float = 0.0
     """Time in which such requests were worked on."""
 
+    @property
+    def tokens(self) -> int:
+        """Of prompts and completions."""
+        return self.prompt_tokens + self.completion_tokens
+
     def __add__(self, other: "Spend") -> "Spend":
         return Spend(
             self.requests + other.requests,

@@ -1,15 +1,18 @@
-"""The call store's database: tables, and the one way to open it.
+"""The call store's database: its tables, the one way to open it, and what is done to one of an earlier version.
 
 SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this module imports SQLAlchemy, which costs
-0.2 s of start-up: the modules above import it when a store is opened.
+0.2 s of start-up: the front door imports it when a store is opened.
 """
 
+import secrets
 import sqlite3
 import time
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -23,16 +26,23 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    Select,
     String,
     Table,
     Text,
     create_engine,
     event,
+    func,
+    inspect,
     make_url,
+    select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from tapir_core.calls.asking import in_groups
+from tapir_core.calls.holder import busy, is_free
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
 __all__ = [
@@ -41,14 +51,20 @@ __all__ = [
     "batch_rows",
     "batches",
     "claims",
+    "database_time",
     "holders",
     "insert_or_add",
     "insert_or_ignore",
     "leases",
+    "meta",
     "open_engine",
+    "read_column",
+    "reason_of",
     "replicas",
     "reuse",
     "spending",
+    "utc_now",
+    "with_silence",
     "writing",
 ]
 
@@ -56,6 +72,11 @@ BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or tries again (patience.py)."""
 POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 """A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
+
+OPENING_LOCK = 0x7A917
+"""PostgreSQL's advisory lock: CREATE TABLE IF NOT EXISTS of two processes at once can collide there."""
+
+T = TypeVar("T")
 
 metadata = MetaData()
 
@@ -228,14 +249,13 @@ def open_engine(url: str) -> Engine:
     Raises:
         ConfigError: the URL is no file-backed SQLite and no PostgreSQL, or a newer version of tapir wrote it.
         MissingPrerequisite: the database cannot be reached or written.
+        RunBusy: it is of an earlier version, and a process of that version works on it.
     """
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         # The text itself is not shown: what cannot be parsed may hold a password anywhere.
         raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
-    from tapir_core.calls.store_migrations import migrate
-
     shown = parsed.render_as_string(hide_password=True)
     if parsed.drivername == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
@@ -247,11 +267,11 @@ def open_engine(url: str) -> Engine:
     try:
         engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else _create_postgres(parsed)
         with writing(engine) as connection:
-            migrate(connection, shown)
+            _migrate(connection, shown)
     except (SQLAlchemyError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip()
         raise MissingPrerequisite(
-            f"the call store {shown} cannot be opened: {reason}. Check the path, its rights and that the server runs."
+            f"the call store {shown} cannot be opened: {reason_of(error)}. Check the path, its rights and that the "
+            "server runs."
         ) from error
     return engine
 
@@ -261,27 +281,52 @@ def writing(engine: Engine) -> AbstractContextManager[Connection]:
     return engine.execution_options(tapir_writes=True).begin()
 
 
-def insert_or_ignore(engine: Engine, table: Table) -> Any:
-    """An INSERT that leaves a row which is already there as it is."""
-    return _ignoring(engine.dialect.name, table)
-
-
-def insert_or_add(engine: Engine, table: Table) -> Any:
-    """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
-    return _adding(engine.dialect.name, table)
-
-
 @lru_cache
-def _ignoring(dialect: str, table: Table) -> Any:
+def insert_or_ignore(dialect: str, table: Table) -> Any:
+    """An INSERT that leaves a row which is already there as it is."""
     return _insert(dialect, table).on_conflict_do_nothing()
 
 
 @lru_cache
-def _adding(dialect: str, table: Table) -> Any:
+def insert_or_add(dialect: str, table: Table) -> Any:
+    """An INSERT that adds its numbers to the row of the same primary key, if there is one."""
     statement = _insert(dialect, table)
     keys = [column.name for column in table.primary_key]
     sums = {each.name: each + statement.excluded[each.name] for each in table.columns if each.name not in keys}
     return statement.on_conflict_do_update(index_elements=keys, set_=sums)
+
+
+def with_silence(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    """The rows of ``query``, each with `silent`, the time since its heartbeat."""
+    rows = connection.execute(query).mappings().all()
+    now = database_time(connection)
+    return [{**row, "silent": now - row["heartbeat"]} for row in rows]
+
+
+def read_column(connection: Connection, found: Column[T], where: Column[Any], values: Collection[Any]) -> set[T]:
+    """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
+    rows: set[T] = set()
+    for some in in_groups(values):
+        rows.update(connection.execute(select(found).where(where.in_(some))).scalars())
+    return rows
+
+
+def database_time(connection: Connection) -> datetime:
+    """The database's UTC time, without zone, as the columns keep it."""
+    if connection.dialect.name == "postgresql":
+        now: datetime = connection.execute(select(func.timezone("UTC", func.clock_timestamp()))).scalar_one()
+        return now
+    return datetime.fromisoformat(connection.exec_driver_sql("SELECT CURRENT_TIMESTAMP").scalar_one())
+
+
+def utc_now() -> datetime:
+    """This machine's UTC time, without zone, as the columns keep it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def reason_of(error: Exception) -> str:
+    """What the driver says, without SQLAlchemy's statement around it."""
+    return str(getattr(error, "orig", None) or error).strip()
 
 
 def _insert(dialect: str, table: Table) -> Any:
@@ -326,3 +371,93 @@ def _switch_to_wal(connection: sqlite3.Connection) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get("tapir_writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _migrate(connection: Connection, shown: str) -> None:
+    """Make every table that lacks, and bring a store of an earlier version to the newest.
+
+    Raises:
+        ConfigError: a newer version of tapir wrote the store that ``shown`` names.
+        RunBusy: a process of an earlier version works on it.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(OPENING_LOCK)))
+    metadata.create_all(connection)
+    newest = {"name": "schema_version", "value": SCHEMA_VERSION}
+    connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
+    found = int(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
+    if found > int(SCHEMA_VERSION):
+        raise ConfigError(
+            f"the call store {shown} has schema version {found}, this version of tapir knows {SCHEMA_VERSION}. "
+            "Use the tapir version that wrote it, or another calls.store_url."
+        )
+    for step in _STEPS[found - 1 :]:
+        step(connection)
+    connection.execute(meta.update().where(meta.c.name == "schema_version").values(value=SCHEMA_VERSION))
+
+
+def _sum_what_was_spent(connection: Connection) -> None:
+    """From 1 to 2: `spending` begins with what the stored answers cost."""
+    sums = select(
+        answers.c.run,
+        answers.c.role,
+        func.sum(answers.c.attempts),
+        func.sum(answers.c.prompt_tokens),
+        func.sum(answers.c.completion_tokens),
+        func.sum(answers.c.usd),
+        text("0.0"),
+    ).group_by(answers.c.run, answers.c.role)
+    connection.execute(spending.insert().from_select([column.name for column in spending.columns], sums))
+
+
+def _address_flow_runs(connection: Connection) -> None:
+    """From 2 to 3: a lease says which flow run holds it. A store without leases has just got the newest table."""
+    if "flow_run" not in _columns(connection, "leases"):
+        connection.execute(text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
+
+
+def _book_attempts(connection: Connection) -> None:
+    """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled; a claim is a claim alone.
+
+    Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
+    a run takes its own over when it is opened (attempt_rows.adopt).
+
+    Raises:
+        RunBusy: a process that knows only the old tables works on the store.
+    """
+    if "tokens" not in _columns(connection, "claims"):
+        return  # it had no claims, and has just got the newest table
+    for lease in with_silence(connection, select(leases)):
+        if not is_free(lease):
+            raise busy(lease)
+    owed = connection.execute(text(_OWED)).all()
+    connection.execute(text("DROP TABLE claims"))
+    metadata.create_all(connection, [claims])
+    if "attempt" not in _columns(connection, "batch_rows"):
+        connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
+    for row in owed:
+        attempt = secrets.randbits(63)
+        amounts = {"prompt_tokens": row.tokens, "completion_tokens": 0, "usd": row.usd}
+        asked = {"id": attempt, "run": row.run, "role": row.role, "key": row.key, "outcome": "", "unknown": True}
+        connection.execute(attempts.insert().values(**asked, **amounts, sent=utc_now()))
+        connection.execute(claims.insert().values(key=row.key, holder=row.holder))
+        own = {"attempt": attempt, "key": row.key}
+        connection.execute(text("UPDATE batch_rows SET attempt = :attempt WHERE key = :key"), own)
+        reserved = {"run": row.run, "role": row.role, "requests": 1, "seconds": 0.0, **amounts}
+        connection.execute(insert_or_add(connection.dialect.name, spending), reserved)
+
+
+def _columns(connection: Connection, table: str) -> list[str]:
+    """Of a table as it is in the database."""
+    return [column["name"] for column in inspect(connection).get_columns(table)]
+
+
+_OWED = """
+    SELECT claims.key, claims.holder, claims.run, claims.role, claims.tokens, claims.usd
+    FROM claims JOIN batch_rows ON batch_rows.key = claims.key AND batch_rows.batch = claims.holder
+"""
+
+_STEPS: tuple[Callable[[Connection], None], ...] = (_sum_what_was_spent, _address_flow_runs, _book_attempts)
+"""Step i leads from version i + 1 to i + 2."""
+
+SCHEMA_VERSION = str(len(_STEPS) + 1)

@@ -5,13 +5,25 @@ Grain: one `Request` is one sample of one prompt. Its outcome is a value, never 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal
 
 from tapir_core.calls.live import LiveAddresses
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
-__all__ = ["Answer", "Endpoint", "EndpointSource", "Failure", "FailureKind", "Message", "Outcome", "Request", "Role"]
+__all__ = [
+    "Answer",
+    "Claimed",
+    "Endpoint",
+    "EndpointSource",
+    "Failure",
+    "FailureKind",
+    "Message",
+    "Outcome",
+    "Request",
+    "Role",
+]
 
 Role = Literal["label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
 """What a call is for; a column of the store, not part of the key."""
@@ -151,6 +163,14 @@ class Endpoint:
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return self.base_url, *self.more_base_urls
+
+
+class Claimed(Enum):
+    """What a process may do about a request that it claimed."""
+
+    OURS = "send it"
+    ANSWERED = "the store has its outcome by now"
+    ELSEWHERE = "another process is sending it"
 
 
 EndpointSource = Callable[[], Endpoint]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from tapir_core.calls.rate_headers import RateLimit
+from tapir_core.calls.limits import RateLimit, read_number
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
 __all__ = [
@@ -153,13 +153,13 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
 
 def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
     """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date."""
-    milliseconds = _number(headers.get("retry-after-ms"))
+    milliseconds = read_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
     value = headers.get("retry-after")
     if value is None:
         return None
-    seconds = _number(value)
+    seconds = read_number(value)
     if seconds is not None:
         return seconds
     try:
@@ -244,12 +244,3 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _integer(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else 0
-
-
-def _number(value: str | None) -> float | None:
-    """A finite number that is not negative, or nothing."""
-    try:
-        number = float(value or "")
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None

@@ -116,7 +116,7 @@ class CallsConfig(Section):
     """How paid calls are made. Nothing here changes an answer, so nothing here re-runs a stage."""
 
     concurrency: PositiveInt = 64
-    """Most requests in flight to one address. Fewer are, while it says 429 or gets slow."""
+    """Most requests in flight to one address. Fewer are, while it says 429 or calls time out."""
 
     timeout_seconds: PositiveFloat = 120.0
     """Longest wait for one reply."""

@@ -22,7 +22,7 @@ from tapir_core.stages import Asked, asked_in_roles
 
 __all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of", "cost_lines", "seconds_at"]
 
-_NO_MONEY = Price(0.0, 0.0, 0.0, source="the student's answers cost time and no money")
+_NO_MONEY = Price(0.0, 0.0, source="the student's answers cost time and no money")
 
 
 @dataclass(frozen=True, slots=True)

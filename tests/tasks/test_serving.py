@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.replicas import ReplicaRegistry
 from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.errors import ConfigError, EngineError, TapirError

@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from tapir_core.calls import AnswerStore, Spend
-from tapir_core.calls.attempt_rows import Attempt, Settlement
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_address import store_url
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder
@@ -28,7 +27,7 @@ def status(root: Path, *words: str, columns: int = 200) -> str:
 def pay(run: RunFolder, usd: float, starts: int = 2) -> None:
     with AnswerStore(store_url(run.config)) as store:
         for start in range(starts):
-            attempt = Attempt(start, run.record.id, "judge", f"key {start}", Reservation(usd=usd))
+            attempt = Attempt(start, run.record.id, "judge", f"key {start}", Spend(1, usd=usd))
             assert store.book([attempt], BudgetConfig()).result(timeout=30) == [""]
             store.settle(Settlement(start, "answer", Spend(1, usd=usd / starts))).result(timeout=30)
 

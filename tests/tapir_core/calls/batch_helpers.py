@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
-from tapir_core.calls.attempt_rows import Attempt
 from tapir_core.calls.batch_rows import OpenBatch, PlanBatch
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls.budget import Attempt
+from tapir_core.calls.spend import Spend
 from tapir_core.calls.store_tables import batch_rows, batches, claims, open_engine
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tests.doubles.provider import make_request
@@ -51,7 +51,7 @@ def plan_batch(
 ) -> PlanBatch:
     """The write that plans a batch, with an attempt of ``tokens`` for each row."""
     attempts = {
-        key: Attempt(1000 + place, "a-run", row.role, key, Reservation(tokens))
+        key: Attempt(1000 + place, "a-run", row.role, key, Spend(1, tokens))
         for place, (key, row) in enumerate(rows.items())
     }
     return PlanBatch(OpenBatch(tag, base_url, rows), attempts, budget or BudgetConfig())

@@ -1,8 +1,7 @@
 """What the tests of the call engine share."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Self
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
 from tapir_core.calls.wire import Reply
@@ -35,8 +34,5 @@ class UnbookedAttempts:
         self.settled: list[Reply] = []
 
     @asynccontextmanager
-    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Self]:
-        yield self
-
-    def settle(self, reply: Reply) -> None:
-        self.settled.append(reply)
+    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Callable[[Reply], None]]:
+        yield self.settled.append

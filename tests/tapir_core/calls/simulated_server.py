@@ -6,12 +6,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tapir_core.calls.adaptive import AdaptiveLimit
-from tapir_core.calls.limiter import Place
+from tapir_core.calls.limits import AddressLimit
 
-Serve = Callable[[float, int, random.Random], tuple[float, int | None]]
-"""Gets the time, how many calls the server works on, and a generator; gives the seconds until the reply, and the
-reply's tokens or nothing for a 429."""
+Serve = Callable[[float, int, random.Random], tuple[float, bool]]
+"""Gets the time, how many calls the server works on, and a generator; gives the seconds until the reply, and whether it
+is an answer and no 429."""
 
 
 @dataclass
@@ -22,15 +21,13 @@ class Simulation:
     ceiling: int = 64
     seed: int = 1
     now: float = 0.0
-    answered: int = 0
     trace: list[tuple[float, int, int]] = field(default_factory=list)
     """Time, limit and accepted calls in the server, at each reply."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-        self.place = Place(self.ceiling, self.ceiling)
-        self.limit = AdaptiveLimit(self.place)
-        self._events: list[tuple[float, int, float, int | None]] = []
+        self.limit = AddressLimit(self.ceiling)
+        self._events: list[tuple[float, int, float, bool]] = []
         self._order = itertools.count()
         self._inside = 0
 
@@ -38,8 +35,8 @@ class Simulation:
         """Let time pass."""
         self._fill()
         while self._events and self._events[0][0] <= until:
-            self.now, _, began, tokens = heapq.heappop(self._events)
-            self._end(began, tokens)
+            self.now, _, began, is_answer = heapq.heappop(self._events)
+            self._end(began, is_answer)
             self._fill()
         self.now = until
 
@@ -60,21 +57,20 @@ class Simulation:
         return area / (points[-1][0] - points[0][0])
 
     def _fill(self) -> None:
-        while self.place.in_flight < self.place.limit:
-            seconds, tokens = self.serve(self.now, self._inside, self.rng)
-            self.place.in_flight += 1
-            self._inside += tokens is not None
-            heapq.heappush(self._events, (self.now + seconds, next(self._order), self.now, tokens))
+        while self.limit.in_flight < self.limit.limit:
+            seconds, is_answer = self.serve(self.now, self._inside, self.rng)
+            self.limit.in_flight += 1
+            self._inside += is_answer
+            heapq.heappush(self._events, (self.now + seconds, next(self._order), self.now, is_answer))
 
-    def _end(self, began: float, tokens: int | None) -> None:
-        if tokens is None:
-            self.limit.limited(began=began, now=self.now)
-        else:
-            self.limit.answered(began=began, now=self.now, tokens=tokens)
-            self.answered += 1
+    def _end(self, began: float, is_answer: bool) -> None:
+        if is_answer:
+            self.limit.answered(began=began, now=self.now)
             self._inside -= 1
-        self.place.in_flight -= 1
-        self.trace.append((self.now, self.place.limit, self._inside))
+        else:
+            self.limit.limited(began=began, now=self.now)
+        self.limit.in_flight -= 1
+        self.trace.append((self.now, self.limit.limit, self._inside))
 
 
 def seconds_of(rng: random.Random, median: float = 0.2, sigma: float = 0.4) -> float:

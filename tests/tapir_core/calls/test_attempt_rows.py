@@ -11,8 +11,6 @@ from sqlalchemy import Connection, select
 from tapir_core.calls import Answer, Role, Spend
 from tapir_core.calls.answer_rows import insert_rows, make_row
 from tapir_core.calls.attempt_rows import (
-    Attempt,
-    Settlement,
     add_spend,
     adopt,
     book,
@@ -20,13 +18,13 @@ from tapir_core.calls.attempt_rows import (
     read_unknown,
     settle,
 )
-from tapir_core.calls.budget import Reservation
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_tables import answers, attempts, metadata, open_engine, writing
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
 
-MOST = Reservation(20, 10, 0.5)
+MOST = Spend(1, 20, 10, 0.5)
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def connection(store_url: str) -> Iterator[Connection]:
     engine.dispose()
 
 
-def want(*ids: int, run: str = "a-run", role: Role = "teach", most: Reservation = MOST) -> list[Attempt]:
+def want(*ids: int, run: str = "a-run", role: Role = "teach", most: Spend = MOST) -> list[Attempt]:
     return [Attempt(each, run, role, f"key {each}", most) for each in ids]
 
 
@@ -109,7 +107,7 @@ def test_runs_have_caps_of_their_own(connection: Connection):
 
 def test_without_caps_everything_is_booked(connection: Connection):
     add_spend(connection, "a-run", "teach", Spend(10**6, 10**9, 10**9, 10.0**6, 10.0**6))
-    assert fits(connection, want(1, 2, most=Reservation(10**9, 10**9, 10.0**6))) == [True, True]
+    assert fits(connection, want(1, 2, most=Spend(1, 10**9, 10**9, 10.0**6))) == [True, True]
 
 
 def test_a_refusal_says_how_much_of_the_spending_no_reply_has_told(connection: Connection):
@@ -178,7 +176,7 @@ def test_whatever_is_booked_and_settled_the_sums_are_those_of_the_attempts_and_b
         for table in reversed(metadata.sorted_tables):
             connection.execute(table.delete())
         for number, (most, cost, known) in enumerate(wanted):
-            attempt = want(number, most=Reservation(most))[0]
+            attempt = want(number, most=Spend(1, most))[0]
             if fits(connection, [attempt], tokens=cap) == [True] and known:
                 settle(connection, [Settlement(number, "answer", Spend(1, min(cost, most)))])
             spent = read_spend(connection, "a-run").get("teach", Spend())

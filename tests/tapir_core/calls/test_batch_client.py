@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 
 from tapir_core.calls import Answer, AnswerStore
 from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError
-from tapir_core.calls.batch_results import BatchResults
+from tapir_core.calls.batch_file import store_results
 from tapir_core.calls.batch_rows import OpenBatch
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig
@@ -85,7 +85,7 @@ def test_lines_that_are_double_foreign_or_broken_bring_nothing_and_take_nothing(
 
         async def take_apart(client: BatchClient) -> dict[str, Reply]:
             status = BatchStatus("completed", (await client.upload("results.jsonl", content),))
-            return await BatchResults(store, batch_endpoint(server), batch, status, bring=bring).take_apart(client)
+            return await store_results(client, store, batch_endpoint(server), batch, status, bring=bring)
 
         failed = asyncio.run(use_client(server.base_url, take_apart))
         assert brought == [(first, "one"), (second, "two")]

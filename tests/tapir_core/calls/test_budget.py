@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.budget import DRIVING, Reservation, cap_reached, reserve
+from tapir_core.calls.budget import DRIVING, cap_reached, reserve
 from tapir_core.calls.spend import Spend
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
@@ -158,5 +158,5 @@ def test_a_reservation_covers_the_longest_reply(text: str, max_tokens: int):
 
 @given(st.integers(0, 50), st.integers(1, 50), st.integers(1, 60))
 def test_the_cap_is_passed_by_no_request_that_was_let_in(spent: int, cap: int, wanted: int):
-    reason = cap_reached(BudgetConfig(tokens=cap), {"teach": Spend(1, spent)}, "judge", Reservation(wanted))
+    reason = cap_reached(BudgetConfig(tokens=cap), {"teach": Spend(1, spent)}, "judge", Spend(1, wanted))
     assert (reason is None) == (spent + wanted <= cap)

@@ -5,23 +5,21 @@ from dataclasses import replace
 import pytest
 
 from tapir_core.calls import Endpoint, Message, Role, Spend
-from tapir_core.calls.budget import Reservation, cap_reached, reserve
+from tapir_core.calls.budget import cap_reached, reserve
 from tapir_core.config import BudgetConfig, Sampling
 from tests.doubles.provider import make_request
 
 PRICED = Endpoint("http://127.0.0.1/v1", 1, usd_per_million_prompt_tokens=3.0, usd_per_million_completion_tokens=5.0)
 
 
-def reached(
-    spent: dict[str, Spend], role: Role = "teach", wanted: Reservation | None = None, **caps: object
-) -> str | None:
-    return cap_reached(BudgetConfig.model_validate(caps), spent, role, wanted or Reservation())
+def reached(spent: dict[str, Spend], role: Role = "teach", wanted: Spend | None = None, **caps: object) -> str | None:
+    return cap_reached(BudgetConfig.model_validate(caps), spent, role, wanted or Spend(1))
 
 
 def test_a_request_reserves_its_prompt_with_its_frame_and_its_longest_answer():
     request = make_request("ü" * 30, sampling=Sampling(max_tokens=100))
     # 60 bytes are 20 tokens, and a message's frame is 16.
-    assert reserve(request, PRICED) == Reservation(36, 100, pytest.approx((36 * 3 + 100 * 5) / 1e6, rel=1e-9))
+    assert reserve(request, PRICED) == Spend(1, 36, 100, pytest.approx((36 * 3 + 100 * 5) / 1e6, rel=1e-9))
 
 
 def test_every_message_is_reserved_and_the_rest_of_a_token_is_left_out():
@@ -37,23 +35,23 @@ def test_a_text_that_no_encoding_takes_is_reserved_all_the_same():
 @pytest.mark.parametrize(
     ("caps", "spent", "wanted", "over"),
     [
-        ({"requests": 10}, Spend(requests=9), Reservation(), False),
-        ({"requests": 10}, Spend(requests=10), Reservation(), True),
-        ({"tokens": 100}, Spend(0, 50, 20), Reservation(30), False),
-        ({"tokens": 100}, Spend(0, 50, 20), Reservation(31), True),
-        ({"tokens": 109}, Spend(0, 90, 20), Reservation(), True),
-        ({"tokens": 110}, Spend(0, 90, 20), Reservation(), False),
-        ({"usd": 2.0}, Spend(usd=1.5), Reservation(usd=0.5), False),
-        ({"usd": 2.0}, Spend(usd=1.5), Reservation(usd=0.625), True),
-        ({"usd": 2.0}, Spend(usd=2.0), Reservation(1000), False),
-        ({"usd": 2.0}, Spend(usd=2.5), Reservation(1000), True),
-        ({"hours": 2}, Spend(seconds=7199), Reservation(), False),
-        ({"hours": 2}, Spend(seconds=7200), Reservation(), True),
-        ({"hours": 2}, Spend(seconds=9000), Reservation(), True),
-        ({}, Spend(1000, 1000, 1000, 1000.0, 1e6), Reservation(500, 500, 1000.0), False),
+        ({"requests": 10}, Spend(requests=9), Spend(1), False),
+        ({"requests": 10}, Spend(requests=10), Spend(1), True),
+        ({"tokens": 100}, Spend(0, 50, 20), Spend(1, 30), False),
+        ({"tokens": 100}, Spend(0, 50, 20), Spend(1, 31), True),
+        ({"tokens": 109}, Spend(0, 90, 20), Spend(1), True),
+        ({"tokens": 110}, Spend(0, 90, 20), Spend(1), False),
+        ({"usd": 2.0}, Spend(usd=1.5), Spend(1, usd=0.5), False),
+        ({"usd": 2.0}, Spend(usd=1.5), Spend(1, usd=0.625), True),
+        ({"usd": 2.0}, Spend(usd=2.0), Spend(1, 1000), False),
+        ({"usd": 2.0}, Spend(usd=2.5), Spend(1, 1000), True),
+        ({"hours": 2}, Spend(seconds=7199), Spend(1), False),
+        ({"hours": 2}, Spend(seconds=7200), Spend(1), True),
+        ({"hours": 2}, Spend(seconds=9000), Spend(1), True),
+        ({}, Spend(1000, 1000, 1000, 1000.0, 1e6), Spend(1, 500, 500, 1000.0), False),
     ],
 )
-def test_a_cap_may_be_used_up_but_not_passed(caps: dict[str, float], spent: Spend, wanted: Reservation, over: bool):
+def test_a_cap_may_be_used_up_but_not_passed(caps: dict[str, float], spent: Spend, wanted: Spend, over: bool):
     whole = {"run": Spend(seconds=spent.seconds), "teach": spent}
     assert (reached(whole, wanted=wanted, **caps) is not None) is over
     assert (reached(whole, wanted=wanted, stages={"teach": caps}) is not None) is over
@@ -78,10 +76,10 @@ def test_the_hours_of_a_run_are_those_it_was_driven_and_a_stages_its_own():
 
 def test_the_words_name_cap_sum_and_need():
     spent = {"teach": Spend(1, 800, 434, 0.75)}
-    assert reached(spent, wanted=Reservation(9, 90), tokens=1300) == (
+    assert reached(spent, wanted=Spend(1, 9, 90), tokens=1300) == (
         "budget.tokens = 1300 is reached: 1,234 is spent or reserved, and the next request may take 99"
     )
-    assert reached(spent, wanted=Reservation(9, 0, 0.5), stages={"teach": {"usd": 1.0}}) == (
+    assert reached(spent, wanted=Spend(1, 9, 0, 0.5), stages={"teach": {"usd": 1.0}}) == (
         "budget.stages.teach.usd = 1 is reached: 0.75 is spent or reserved, and the next request may take 0.5"
     )
     assert reached({"run": Spend(seconds=5400)}, hours=1.5) == "budget.hours = 1.5 is reached: 1.5 is spent or reserved"

@@ -12,10 +12,9 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Outcome
-from tapir_core.calls.claim_rows import Claimed
-from tapir_core.calls.lease import Holder
-from tapir_core.calls.lease_rows import database_time
-from tapir_core.calls.store_tables import claims, holders, open_engine, writing
+from tapir_core.calls.holder import Holder
+from tapir_core.calls.store_tables import claims, database_time, holders, open_engine, writing
+from tapir_core.calls.types import Claimed
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import FakeProvider
 from tests.tapir_core.calls import engine_helpers

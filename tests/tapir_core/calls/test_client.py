@@ -9,7 +9,7 @@ import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
 from tapir_core.calls.client import Client, hide_key
-from tapir_core.calls.rate_headers import RateLimit
+from tapir_core.calls.limits import RateLimit
 from tapir_core.calls.wire import Reply, request_body
 from tapir_core.config import Sampling
 from tapir_core.errors import ConfigError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import Answer, Endpoint, Failure, Outcome
-from tapir_core.calls import endpoint_pool as pool_module
+from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request
+from tapir_core.calls import addresses as pool_module
 from tapir_core.calls.endpoint import Line
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
@@ -37,9 +37,7 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
         line = Line(endpoint, CallsConfig(**{**QUICK, **config}), rng=random.Random(1), attempts=UnbookedAttempts())
 
         async def one(number: int) -> Outcome:
-            slot = await line.limiter.acquire()
-            with slot:
-                return (await line.answer("key", make_request(f"question {number}"), endpoint, slot)).outcome
+            return (await answer(line, make_request(f"question {number}"), endpoint)).outcome
 
         try:
             tasks = []
@@ -51,6 +49,14 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
             await line.close()
 
     return asyncio.run(run())
+
+
+async def answer(line: Line, request: Request, endpoint: Endpoint) -> Reply:
+    slot = await line.limiter.acquire()
+    try:
+        return await line.answer("key", request, endpoint, slot)
+    finally:
+        slot.release()
 
 
 def both(first: FakeProvider, second: FakeProvider, **fields: Any) -> Endpoint:
@@ -187,13 +193,10 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
         outcomes = []
         try:
             for model in ("scarce", "plenty", "plenty"):
-                with await line.limiter.acquire() as slot:
-                    reply = await asyncio.wait_for(
-                        line.answer("key", make_request(model=model), endpoint, slot), timeout=5
-                    )
+                reply = await asyncio.wait_for(answer(line, make_request(model=model), endpoint), timeout=5)
                 outcomes.append(reply.outcome)
-            with await line.limiter.acquire() as slot, pytest.raises(TimeoutError):
-                await asyncio.wait_for(line.answer("key", make_request(model="scarce"), endpoint, slot), timeout=0.1)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(answer(line, make_request(model="scarce"), endpoint), timeout=0.1)
             assert line.limiter.in_flight == 0
             return outcomes
         finally:
@@ -208,8 +211,7 @@ def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
     async def run(endpoint: Endpoint) -> Reply:
         line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
         try:
-            with await line.limiter.acquire() as slot:
-                return await line.answer("key", make_request(), endpoint, slot)
+            return await answer(line, make_request(), endpoint)
         finally:
             await line.close()
 

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tapir_core.calls.group_writer import GroupWriter
+from tapir_core.calls.store_writer import GroupWriter
 from tapir_core.errors import TapirError
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls import RunLease
-from tapir_core.calls.lease import Holder, Holding
+from tapir_core.calls.holder import Holder
+from tapir_core.calls.lease import Holding, RunLease
 from tapir_core.errors import RunBusy
 from tests.tapir_core.store_admin.store_rows import sql
 
 HOLD = """
 import sys, time
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 
 lease = RunLease(sys.argv[1], "a-run")
 lease.acquire()

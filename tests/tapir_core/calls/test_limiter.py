@@ -3,17 +3,18 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.limiter import Limiter, Place
+from tapir_core.calls.limits import AddressLimit, Limiter
 
 
 def limiter_of(*limits: int) -> Limiter:
-    return Limiter([Place(limit, limit) for limit in limits])
+    return Limiter([AddressLimit(limit) for limit in limits])
 
 
 async def work(limiter: Limiter, most: list[int]) -> None:
-    with await limiter.acquire():
-        most.append(limiter.in_flight)
-        await asyncio.sleep(0)
+    slot = await limiter.acquire()
+    most.append(limiter.in_flight)
+    await asyncio.sleep(0)
+    slot.release()
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 30))
@@ -59,35 +60,36 @@ def test_who_is_cancelled_while_waiting_takes_no_slot_along(cancelled: list[bool
 
 
 def test_the_smaller_of_two_ceilings_holds():
-    place = Place(8, 8)
-    limiter = Limiter([place])
+    address = AddressLimit(8)
+    limiter = Limiter([address])
     limiter.lower_to(3)
     limiter.lower_to(5)
-    assert (place.ceiling, place.limit) == (3, 3)
+    assert (address.ceiling, address.limit) == (3, 3)
 
 
 def test_the_next_call_goes_where_the_load_is_least():
     async def run() -> None:
-        small, large = Place(4, 4), Place(8, 8)
+        small, large = AddressLimit(4), AddressLimit(8)
         limiter = Limiter([small, large])
-        places = [(await limiter.acquire()).place for _ in range(9)]
+        places = [(await limiter.acquire()).at for _ in range(9)]
         assert places.count(large) in (5, 6)
         assert places.count(large) + places.count(small) == 9
 
     asyncio.run(run())
 
 
-def test_a_place_out_of_service_gets_nothing_until_it_is_back():
+def test_an_address_out_of_service_gets_nothing_until_it_is_back():
     async def run() -> None:
-        closed, opened = Place(4, 0), Place(1, 1)
+        closed, opened = AddressLimit(4), AddressLimit(1)
+        closed.limit = 0
         limiter = Limiter([closed, opened])
         slot = await limiter.acquire()
-        assert slot.place is opened
+        assert slot.at is opened
         waiter = asyncio.create_task(limiter.acquire())
         await asyncio.sleep(0)
         assert not waiter.done()
         closed.limit = 1
         limiter.wake()
-        assert (await waiter).place is closed
+        assert (await waiter).at is closed
 
     asyncio.run(run())

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import func, select, text
 
-from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, RunLease, Spend
-from tapir_core.calls.attempt_rows import Attempt, Settlement
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import Claimed
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Spend
+from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.replicas import ReplicaRegistry
 from tapir_core.calls.store_tables import open_engine
-from tapir_core.calls.store_writes import _LOCK
+from tapir_core.calls.store_writes import LOCK
+from tapir_core.calls.types import Claimed
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
@@ -55,7 +55,7 @@ def test_the_store_works_on_postgresql_as_on_sqlite(postgres_url: str):
         found = other.lookup([*(request.key for request in requests), refused.key])
         assert len(found) == 601
         assert found[refused.key] == Failure("refused", "no", 1, stored=True)
-        wanted = [Attempt(number, "pg", "teach", "key", Reservation(20, 10, 1.0)) for number in range(3)]
+        wanted = [Attempt(number, "pg", "teach", "key", Spend(1, 20, 10, 1.0)) for number in range(3)]
         *booked, refusal = store.book(wanted, BudgetConfig(usd=2.0)).result(timeout=30)
         assert booked == ["", ""]
         assert "budget.usd = 2 is reached" in refusal
@@ -94,7 +94,7 @@ def test_two_processes_never_look_for_room_at_the_same_time(postgres_url: str):
     waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
     engine = open_engine(postgres_url)
     with AnswerStore(postgres_url) as store, engine.connect() as other, engine.connect() as observer:
-        other.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        other.execute(select(func.pg_advisory_xact_lock(LOCK)))
         claimed = store.claim(["a"])
         while observer.execute(waiting).scalar() != 1:
             assert not claimed.done()

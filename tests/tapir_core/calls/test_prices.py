@@ -26,7 +26,6 @@ def test_a_model_of_a_known_provider_has_its_list_price() -> None:
     price = known(price_of(endpoint()))
     assert price.usd_per_million_prompt_tokens == pytest.approx(0.15)
     assert price.usd_per_million_completion_tokens == pytest.approx(0.60)
-    assert price.usd_per_million_cached_prompt_tokens == pytest.approx(0.075)
     assert "gpt-4o-mini" in price.source
 
 
@@ -101,17 +100,11 @@ def test_of_several_addresses_the_dearest_counts_and_one_unknown_makes_it_unknow
 
 
 def test_a_batch_costs_half_in_every_part() -> None:
-    price = Price(2.0, 4.0, 1.0, source="a test")
+    price = Price(2.0, 4.0, source="a test")
     batch = price.in_mode("batch")
     assert batch.usd(1000, 1000) == pytest.approx(price.usd(1000, 1000) / 2)
-    assert batch.usd(1000, 0, cached_prompt_tokens=1000) == pytest.approx(0.0005)
     assert price.in_mode("live") == price
     assert MODE_FACTORS["batch"] == 0.5
-
-
-def test_cached_prompt_tokens_are_a_part_of_the_prompt_at_their_own_price() -> None:
-    price = Price(2.0, 4.0, 0.5, source="a test")
-    assert price.usd(1_000_000, 0, cached_prompt_tokens=400_000) == pytest.approx(0.6 * 2.0 + 0.4 * 0.5)
 
 
 def test_a_cap_on_usd_needs_every_price_and_any_other_cap_none(tmp_path: Path) -> None:

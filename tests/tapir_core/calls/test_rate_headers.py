@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tapir_core.calls.rate_headers import RateLimit, read_rate_limits
+from tapir_core.calls.limits import RateLimit, read_rate_limits
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 

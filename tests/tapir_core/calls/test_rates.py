@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.rate_headers import RateLimit
-from tapir_core.calls.rates import Bucket, Rates
+from tapir_core.calls.limits import Bucket, RateLimit, Rates
 
 
 def send_all(rates: Rates, wanted: list[int], *, now: float = 0.0) -> list[float]:

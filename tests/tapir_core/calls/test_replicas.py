@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls import RunLease
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.replicas import Replica, ReplicaRegistry
 from tapir_core.errors import TapirError
 from tests.tapir_core.store_admin.store_rows import sql

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import FailureKind
-from tapir_core.calls.retry import RetryPolicy, pause_before_retry
+from tapir_core.calls.limits import pause_before_retry
 from tapir_core.config import CallsConfig
 
 ATTEMPTS: dict[FailureKind, int] = {"connection": 10, "rate_limited": 12, "server": 8, "timeout": 3}
-POLICY = RetryPolicy(max_attempts=12, attempts=ATTEMPTS, backoff_seconds=1.0, max_backoff_seconds=10.0)
+CONFIG: dict[str, Any] = {"max_attempts": 12, "retries": ATTEMPTS, "backoff_seconds": 1.0, "max_backoff_seconds": 10.0}
 
 
 def pause(
@@ -20,10 +20,10 @@ def pause(
     others: dict[FailureKind, int] | None = None,
     retry_after: float | None = None,
     seed: int = 0,
-    **policy: Any,
+    **config: Any,
 ) -> float | None:
     return pause_before_retry(
-        RetryPolicy(**{name: policy.get(name, getattr(POLICY, name)) for name in RetryPolicy.__slots__}),
+        CallsConfig.model_validate(CONFIG | config),
         kind=kind,
         failed={kind: attempt, **(others or {})},
         retry_after_seconds=retry_after,
@@ -63,7 +63,7 @@ def test_pauses_are_spread_over_all_of_the_doubling_limit(attempt: int, longest:
 
 
 def test_a_limit_of_thousands_of_attempts_still_gives_a_pause():
-    waited = pause(attempt=5000, max_attempts=10_000, attempts={"server": 10_000})
+    waited = pause(attempt=5000, max_attempts=10_000, retries={"server": 10_000})
     assert waited is not None
     assert waited <= 10.0
 
@@ -88,11 +88,3 @@ def test_rows_with_one_retry_after_come_back_spread_over_the_first_backoff():
 def test_a_retry_after_of_ten_minutes_is_waited_and_one_of_hours_gives_the_row_up_for_now():
     assert pause("rate_limited", retry_after=600) is not None
     assert pause("rate_limited", retry_after=601) is None
-
-
-def test_the_policy_comes_from_the_configuration():
-    retries = {"connection": 1, "rate_limited": 5, "server": 6, "timeout": 7}
-    config = CallsConfig.model_validate(
-        {"max_attempts": 2, "backoff_seconds": 3.0, "max_backoff_seconds": 4.0, "retries": retries}
-    )
-    assert RetryPolicy.of(config) == RetryPolicy(2, retries, 3, 4)

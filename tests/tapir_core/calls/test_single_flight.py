@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.calls import Answer
-from tapir_core.calls.single_flight import Claim, Flights
+from tapir_core.calls.asking import Claim, Flights
 
 FINE = Answer("fine", "stop", 1, 1)
 

@@ -11,10 +11,11 @@ import pytest
 from psycopg.errors import AdminShutdown, DiskFull, InvalidPassword
 from sqlalchemy.exc import OperationalError
 
-from tapir_core.calls import AnswerStore, CallEngine, RunLease
-from tapir_core.calls import store_patience as patience
+from tapir_core.calls import AnswerStore, CallEngine
 from tapir_core.calls import store_tables as tables
-from tapir_core.calls.store_patience import Patience, is_away
+from tapir_core.calls import store_writer as patience
+from tapir_core.calls.lease import RunLease
+from tapir_core.calls.store_writer import Patience, is_away
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import TapirError
 from tests import waiting

@@ -6,11 +6,11 @@ from datetime import datetime
 import pytest
 from sqlalchemy import insert, text
 
-from tapir_core.calls import AnswerStore, RunLease, Spend
-from tapir_core.calls.attempt_rows import Attempt
+from tapir_core.calls import AnswerStore, Spend
 from tapir_core.calls.batch_rows import AdoptBatches
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.lease import Holder
+from tapir_core.calls.budget import Attempt
+from tapir_core.calls.holder import Holder
+from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_tables import leases, open_engine, writing
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
@@ -62,7 +62,7 @@ def test_open_batches_keep_their_claims_and_their_reservations(store_url: str):
 def test_spending_by_name_is_no_other_runs(store_url: str):
     make_schema_3(store_url)
     with AnswerStore(store_url) as store:
-        wanted = Attempt(1, "a-new-id", "judge", "key", Reservation(10))
+        wanted = Attempt(1, "a-new-id", "judge", "key", Spend(1, 10))
         store.adopt_spending("quickstart", "a-new-id", since=datetime(2026, 11, 22))
         assert store.book([wanted], BudgetConfig(requests=1)).result(timeout=30) == [""]
 

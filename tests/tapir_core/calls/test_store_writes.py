@@ -6,12 +6,10 @@ import pytest
 from sqlalchemy import Engine, select
 
 from tapir_core.calls import Answer, Spend
-from tapir_core.calls.answer_rows import make_row, read_known
-from tapir_core.calls.attempt_rows import Attempt, Settlement, read_spend
+from tapir_core.calls.answer_rows import count_asked, make_row, read_known, read_reuse
+from tapir_core.calls.attempt_rows import read_spend
 from tapir_core.calls.batch_rows import AdoptBatches, LeaveBatch
-from tapir_core.calls.budget import Reservation
-from tapir_core.calls.claim_rows import Claimed
-from tapir_core.calls.reuse_rows import count_asked, read_reuse
+from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_tables import claims, holders, open_engine
 from tapir_core.calls.store_writes import (
     AddSeconds,
@@ -25,6 +23,7 @@ from tapir_core.calls.store_writes import (
     Reuse,
     commit,
 )
+from tapir_core.calls.types import Claimed
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
@@ -49,7 +48,7 @@ def claim(*keys: str) -> Claim:
 
 
 def book(attempt: int, **caps: float) -> Book:
-    wanted = Attempt(attempt, "a-run", "teach", f"key {attempt}", Reservation(10, 5, 0.5))
+    wanted = Attempt(attempt, "a-run", "teach", f"key {attempt}", Spend(1, 10, 5, 0.5))
     return Book((wanted,), BudgetConfig.model_validate(caps))
 
 

@@ -16,12 +16,11 @@ from tapir_core.store_admin import (
     Imported,
     RowFilter,
     export_answers,
-    exporting,
     import_answers,
-    importing,
     open_existing,
+    transfer,
 )
-from tapir_core.store_admin.archive import SCHEMA
+from tapir_core.store_admin.transfer import SCHEMA
 from tests.tapir_core.store_admin.exports import all_rows, export, import_into, manifest_of
 from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of, sql
 
@@ -46,7 +45,7 @@ def test_a_store_that_is_exported_and_imported_is_the_same_store(
 def test_the_manifest_lists_every_part_with_rows_digest_and_schema_version(
     store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(exporting, "PART_ROWS", 50)
+    monkeypatch.setattr(transfer, "PART_ROWS", 50)
     fill(store_url, numbered(120))
     told: list[int] = []
     place = tmp_path / "out"
@@ -63,7 +62,7 @@ def test_the_manifest_lists_every_part_with_rows_digest_and_schema_version(
 
 
 def test_a_part_ends_when_its_text_is_long(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(exporting, "PART_BYTES", 50_000)
+    monkeypatch.setattr(transfer, "PART_BYTES", 50_000)
     fill(store_url, numbered(10), make_reply=lambda prompt: reply_of(prompt * 3000))
     assert export(store_url, tmp_path / "out").parts == 10
 
@@ -98,7 +97,7 @@ def test_rows_are_chosen_from_a_moment_on_and_up_to_another(store_url: str, tmp_
 def test_an_import_tells_how_many_rows_it_has_read(
     store_url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(importing, "ROWS_PER_COMMIT", 4)
+    monkeypatch.setattr(transfer, "ROWS_PER_COMMIT", 4)
     fill(store_url, numbered(10))
     export(store_url, tmp_path / "out")
     told: list[int] = []

@@ -1,25 +1,42 @@
-"""An export of answers as files: Parquet parts named by their content, and a manifest that is written last.
+"""Answers of a store as files, and files back into a store.
 
-A folder without a manifest is no export. The parts hold the columns of table `answers` and read with any Parquet
-reader.
+An export is a folder of Parquet parts, named by their content, and a manifest that is written last: a folder without
+one is no export. The parts hold the columns of table `answers` and read with any Parquet reader. An import never
+overwrites what the store has already.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import polars as pl
+from sqlalchemy import Engine
 
+from tapir_core.calls.answer_rows import insert_rows
+from tapir_core.calls.types import Answer, Outcome
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, is_part, part_name
 from tapir_core.storage import Storage
+from tapir_core.store_admin.opening import COLUMNS, RowFilter, changing, stream_rows
+from tapir_core.store_admin.verify import row_faults
 
-__all__ = ["ANSWERS_VERSION", "SCHEMA", "Archive", "ArchiveManifest"]
+__all__ = [
+    "ANSWERS_VERSION",
+    "SCHEMA",
+    "Archive",
+    "ArchiveManifest",
+    "Exported",
+    "Imported",
+    "OtherText",
+    "export_answers",
+    "import_answers",
+]
 
 FORMAT = "tapir answers"
 ANSWERS_VERSION = "1"
@@ -47,6 +64,13 @@ SCHEMA = pl.Schema(
     }
 )
 """One row per stored outcome; `raw` may be null, `created` is UTC."""
+
+PART_ROWS = 20_000
+PART_BYTES = 16 * 2**20
+"""Texts and raw replies of one part before compression: what an export holds in memory, a few times over."""
+ROWS_PER_COMMIT = 500
+LISTED = 20
+"""Rows that are spelt out; all are counted."""
 
 T = TypeVar("T")
 
@@ -118,7 +142,11 @@ class Archive:
             fields = json.loads(text)
             if fields["format"] != FORMAT:
                 raise ValueError(f"its format is {fields['format']!r}")
-            self._check_version(fields["schema_version"])
+            if fields["schema_version"] != ANSWERS_VERSION:
+                raise ConfigError(
+                    f"{self.url!r} has schema version {fields['schema_version']!r}, this version of tapir knows "
+                    f"{ANSWERS_VERSION!r}; import it with the tapir version that wrote it"
+                )
             return _read_manifest(fields)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise ConfigError(
@@ -149,13 +177,6 @@ class Archive:
             raise ConfigError(f"{self.url!r}: the part {part.name} does not hold the {part.rows} answers it should")
         return rows
 
-    def _check_version(self, found: str) -> None:
-        if found != ANSWERS_VERSION:
-            raise ConfigError(
-                f"{self.url!r} has schema version {found!r}, this version of tapir knows {ANSWERS_VERSION!r}; import "
-                "it with the tapir version that wrote it"
-            )
-
     def _names(self) -> list[str]:
         return self._try("read", lambda: self._storage.names(""))
 
@@ -171,6 +192,91 @@ class Archive:
             raise ConfigError(f"{self.url!r} cannot be {what}: {exc}") from exc
 
 
+@dataclass(slots=True)
+class Exported:
+    """What an export wrote."""
+
+    rows: int = 0
+    parts: int = 0
+    damaged: int = 0
+    """Rows left out because they are damaged; `verify` lists them."""
+
+
+def export_answers(
+    engine: Engine, archive: Archive, chosen: RowFilter, *, on_part: Callable[[int], None] | None = None
+) -> Exported:
+    """Write the rows that ``chosen`` meets, as they were at the start, in the order of their keys.
+
+    Equal rows give equal parts. ``on_part`` is told the rows written so far.
+
+    Raises:
+        ConfigError: the place is not free or cannot be written.
+        TapirError: the store cannot be read.
+    """
+    archive.check_free()
+    parts, done = [], Exported()
+    for batch in _batches(_sound_rows(engine, chosen, done)):
+        parts.append(archive.write_part(batch))
+        done.rows += len(batch)
+        done.parts += 1
+        if on_part is not None:
+            on_part(done.rows)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    archive.write_manifest(ArchiveManifest(done.rows, tuple(parts), chosen.as_json(), now))
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class OtherText:
+    """A key under which store and export hold different replies. The store's stays."""
+
+    key: str
+    role: str
+    model: str
+    stored: str
+    """Text of the store's answer, or its kind of failure."""
+    offered: str
+    """Text of the export's, or its kind of failure."""
+
+
+@dataclass(slots=True)
+class Imported:
+    """What an import brought."""
+
+    added: int = 0
+    already_there: int = 0
+    different: int = 0
+    """Rows whose key the store has with another reply; the store's stays."""
+    damaged: int = 0
+    """Rows of the export that are damaged, and were left out."""
+    listed: list[OtherText] = field(default_factory=list)
+    """The first of the different ones."""
+
+    @property
+    def rows(self) -> int:
+        """Rows that were read."""
+        return self.added + self.already_there + self.different + self.damaged
+
+
+def import_answers(engine: Engine, archive: Archive, *, on_rows: Callable[[int], None] | None = None) -> Imported:
+    """Insert what ``archive`` has and the store lacks. ``on_rows`` is told the rows read so far.
+
+    A part is checked before any of its rows is inserted; the parts before a damaged one stay inserted, and the same
+    import goes on once it is mended.
+
+    Raises:
+        ConfigError: there is no whole export, a part is damaged, or another version wrote it.
+        TapirError: the store cannot be written; what was inserted before stays.
+    """
+    done = Imported()
+    for part in archive.read_manifest().parts:
+        for some in archive.read_part(part).iter_slices(ROWS_PER_COMMIT):
+            _insert(engine, some.to_dicts(), done)
+            if on_rows is not None:
+                on_rows(done.rows)
+    return done
+
+
 def _read_manifest(fields: dict[str, Any]) -> ArchiveManifest:
     parts = tuple(Part(**part) for part in fields.pop("parts"))
     manifest = ArchiveManifest(**fields, parts=parts)
@@ -184,3 +290,52 @@ def _read_manifest(fields: dict[str, Any]) -> ArchiveManifest:
 def _is_left_over(name: str) -> bool:
     """Whether an export that was interrupted may have left it: a part, or a file that was not yet renamed."""
     return is_part(name) or name.startswith((".part-", f".{MANIFEST}."))
+
+
+def _sound_rows(engine: Engine, chosen: RowFilter, done: Exported) -> Iterator[dict[str, Any]]:
+    for row in stream_rows(engine, chosen.conditions(), by_key=True):
+        if row_faults(row):
+            done.damaged += 1
+            continue
+        created = row["created"]
+        row["created"] = datetime.fromisoformat(created) if isinstance(created, str) else created
+        yield {name: row[name] for name in COLUMNS}
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += len(row["text"]) + len(row["raw"] or "")
+        if len(batch) == PART_ROWS or size >= PART_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _insert(engine: Engine, rows: list[dict[str, Any]], done: Imported) -> None:
+    sound = [row for row in rows if not row_faults(row)]
+    done.damaged += len(rows) - len(sound)
+    with changing(engine) as connection:
+        stored = insert_rows(connection, sound)
+    done.added += len(sound) - len(stored)
+    for row in sound:
+        if row["key"] not in stored:
+            continue
+        there, offered = _said(stored[row["key"]]), (row["status"], row["text"])
+        if there == offered:
+            done.already_there += 1
+            continue
+        done.different += 1
+        if len(done.listed) < LISTED:
+            done.listed.append(OtherText(row["key"], row["role"], row["model"], _shown(*there), _shown(*offered)))
+
+
+def _said(outcome: Outcome) -> tuple[str, str]:
+    return ("answer", outcome.text) if isinstance(outcome, Answer) else (outcome.kind, "")
+
+
+def _shown(status: str, text: str) -> str:
+    return text if status == "answer" else status

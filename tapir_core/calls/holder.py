@@ -1,0 +1,91 @@
+"""Processes that hold something in the store's database: told apart, and seen to be gone.
+
+A process of this machine that is gone loses what it holds at once. One of another machine, which cannot be looked at
+from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tapir_core.errors import RunBusy
+
+__all__ = ["LAPSE", "LAPSE_SECONDS", "Holder", "busy", "is_free"]
+
+LAPSE_SECONDS = 60.0
+LAPSE = timedelta(seconds=LAPSE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process, told apart from every other that had or will have its number."""
+
+    host: str
+    boot_id: str
+    pid: int
+    process_started: float
+
+    @classmethod
+    def this_process(cls) -> "Holder":
+        """The process that asks."""
+        return cls(_host(), _boot_id(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def of(cls, row: Mapping[Any, Any]) -> "Holder":
+        """The process that a row names."""
+        return cls(row["host"], row["boot_id"], row["pid"], row["process_started"])
+
+    def is_here(self) -> bool:
+        """True of a process of this machine, whether it still runs or not."""
+        return self.host == _host()
+
+    def is_gone(self) -> bool:
+        """True when it ran on this machine and does not any more; never true of another machine's process."""
+        if not self.is_here():
+            return False
+        if self.boot_id != _boot_id():
+            return True
+        try:
+            process = psutil.Process(self.pid)
+            # Two readings of one process's start differ by rounding only, its successor's by far more.
+            same = abs(process.create_time() - self.process_started) < 0.05
+            return not same or process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
+        except psutil.NoSuchProcess:
+            return True
+
+
+def is_free(row: Mapping[Any, Any]) -> bool:
+    """Whether the lease in ``row``, which was `silent` for some time, may be taken from its holder."""
+    holder = Holder.of(row)
+    # A process of this machine that lives but is silent is only suspended: taking its run would make two drivers.
+    return holder.is_gone() or (not holder.is_here() and row["silent"] >= LAPSE)
+
+
+def busy(row: Mapping[Any, Any]) -> RunBusy:
+    """The error that names who holds the lease in ``row``."""
+    host, here = row["host"].partition("/")[0], Holder.of(row).is_here()
+    remedy = f"end it (kill {row['pid']})" if here else f"end it there, or wait {LAPSE_SECONDS:g} s if it is gone"
+    shown = f", flow run {row['flow_run']}," if row["flow_run"] else ""
+    text = (
+        f"run {row['run_key']} is driven by process {row['pid']} on {host}{shown} since "
+        f"{row['since']:%Y-%m-%d %H:%M:%S} UTC (last sign of life {row['silent'].total_seconds():.0f} s ago). Let it "
+        f"finish, or {remedy}; then the same command goes on."
+    )
+    return RunBusy(text, flow_run=row["flow_run"])
+
+
+def _host() -> str:
+    """Machine and process-number space: containers of one machine may share a host name, but no process numbers."""
+    space = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()}/{os.readlink(space)}" if space.is_symlink() else socket.gethostname()
+
+
+def _boot_id() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text().strip() if file.exists() else f"{psutil.boot_time():.0f}"

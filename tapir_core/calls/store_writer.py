@@ -1,0 +1,185 @@
+"""How the call store is written: one thread commits for many, and goes on when the database was away for a while.
+
+What has queued while a commit runs goes into the next one, all together. A database may be restarted, unreachable, or
+locked by somebody else: what was received waits in memory meanwhile, and nothing new is sent, for every attempt is
+written down first.
+"""
+
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
+
+from tapir_core.errors import TapirError
+
+__all__ = ["GroupWriter", "Patience", "is_away"]
+
+ROWS_PER_COMMIT = 500
+"""A commit takes no further write once it has so many, so that the first claims of a long list hold nobody back."""
+SECONDS_BETWEEN_COMMITS = 0.004
+"""A commit waits so long for others to join it."""
+SECONDS_TO_JOIN = 0.002
+"""The first write after a pause waits only for what follows it at once: the next attempt, booked behind an answer."""
+LONGEST_SECONDS = 600.0
+"""How long a database may be away before what needs it fails."""
+LONGEST_SECONDS_AT_END = 60.0
+"""How long it is still waited for by who is closing: an interrupt should end soon, but with what was paid for."""
+LONGEST_PAUSE_SECONDS = 5.0
+LASTING_SQLSTATES = ("53100", "28")
+"""Of PostgreSQL: a full disk, and who is not let in."""
+
+T = TypeVar("T")
+W = TypeVar("W")
+logger = logging.getLogger(__name__)
+
+
+class GroupWriter(Generic[W]):
+    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe.
+
+    ``rows_of`` says how many rows a write touches.
+    """
+
+    def __init__(
+        self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]], rows_of: Callable[[W], int] = lambda _: 1
+    ) -> None:
+        self._commit = commit
+        self._rows_of = rows_of
+        self._inbox: queue.SimpleQueue[tuple[W, Future[Any]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._last_commit = float("-inf")
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, write: W) -> Future[Any]:
+        """Queue a write; the future is done after its commit, or fails with what the database raised."""
+        committed: Future[Any] = Future()
+        # Under the lock, so that nothing queues behind the end, where nobody would commit it.
+        with self._lock:
+            if not self._closed:
+                self._inbox.put((write, committed))
+                return committed
+        committed.set_exception(TapirError("the call store is closed; this was not kept"))
+        return committed
+
+    def close(self) -> None:
+        """Commit what has queued and end. Closing twice is the same as once."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            batch = self._take_batch()
+            closing = None in batch
+            if queued := [each for each in batch if each is not None]:
+                self._finish([write for write, _ in queued], [committed for _, committed in queued])
+
+    def _take_batch(self) -> list[tuple[W, Future[Any]] | None]:
+        batch = [self._inbox.get()]
+        time.sleep(max(SECONDS_TO_JOIN, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+        self._last_commit, rows = time.monotonic(), 0
+        while (last := batch[-1]) is not None:
+            rows += self._rows_of(last[0])
+            if rows >= ROWS_PER_COMMIT or self._inbox.empty():
+                break
+            batch.append(self._inbox.get())
+        return batch
+
+    def _finish(self, writes: Sequence[W], committed: Sequence[Future[Any]]) -> None:
+        try:
+            results = self._commit(writes)
+        except Exception as error:  # whatever the database raises goes to those who wait for the commit
+            failed = TapirError(
+                f"the call store cannot be written: {error}. Nothing that was stored is lost; free the disk or start "
+                "the database, then the same command goes on."
+            )
+            failed.__cause__ = error
+            for each in committed:
+                each.set_exception(failed)
+            return
+        for each, result in zip(committed, results, strict=True):
+            each.set_result(result)
+
+
+class Patience:
+    """Tries what needs the database again while it is away. For any thread."""
+
+    def __init__(self, what: str, *, longest_seconds: float | None = None) -> None:
+        """``what`` names the store and what waits for it, in what is said to the user."""
+        self._what = what
+        self._longest = LONGEST_SECONDS if longest_seconds is None else longest_seconds
+        self._closing = threading.Event()
+        self._closing_since = float("inf")
+
+    def try_until_back(self, work: Callable[[], T]) -> T:
+        """What ``work`` gives; it must do no harm when it is repeated after a commit whose end nobody knows.
+
+        Raises:
+            Exception: what the database raised at last.
+        """
+        trying = Retrying(
+            retry=retry_if_exception(is_away),
+            stop=self._is_over,
+            wait=wait_exponential(multiplier=0.1, max=LONGEST_PAUSE_SECONDS),
+            before_sleep=self._tell,
+            sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            return trying(work)
+        finally:
+            if trying.statistics.get("attempt_number", 1) > 1:
+                logger.warning("%s: the database was away for %.0f s", self._what, _waited(trying))
+
+    def close(self) -> None:
+        """From now on wait only a little longer."""
+        self._closing_since = time.monotonic()
+        self._closing.set()
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        if self._closing.is_set():
+            return time.monotonic() - self._closing_since > LONGEST_SECONDS_AT_END
+        return (state.seconds_since_start or 0.0) > self._longest
+
+    def _pause(self, seconds: float) -> None:
+        if self._closing.is_set():
+            time.sleep(seconds)
+        else:
+            self._closing.wait(seconds)
+
+    def _tell(self, state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            assert state.outcome is not None
+            reason = str(getattr(state.outcome.exception(), "orig", "")).strip()
+            longest = LONGEST_SECONDS_AT_END if self._closing.is_set() else self._longest
+            text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
+            logger.warning(text, self._what, reason, longest)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether ``error`` says that the database cannot be reached or is locked, so that the same may work later."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if isinstance(error.orig, sqlite3.Error):
+        # The low byte is the kind. Waiting helps neither a full disk nor a file that must not be written.
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    if str(getattr(error.orig, "sqlstate", None) or "").startswith(LASTING_SQLSTATES):
+        return False
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _waited(trying: Retrying) -> float:
+    return time.monotonic() - float(trying.statistics["start_time"])

@@ -1,0 +1,129 @@
+"""The adaptive limit against simulated servers: what it settles at, what it ignores, how it comes back."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapir_core.calls.limits import AddressLimit, first_limit
+from tests.tapir_core.calls.simulated_server import Serve, Simulation, seconds_of
+
+SEEDS = pytest.mark.parametrize("seed", [1, 2, 3])
+
+
+def steady(_: float, __: int, rng: random.Random) -> tuple[float, bool]:
+    return seconds_of(rng), True
+
+
+def with_room_for(capacity: int) -> Serve:
+    """Refuses at once what is beyond its capacity."""
+
+    def serve(_: float, inside: int, rng: random.Random) -> tuple[float, bool]:
+        return (0.005, False) if inside >= capacity else (seconds_of(rng), True)
+
+    return serve
+
+
+def refusing_at_random(share: float, *, at_once: bool) -> Serve:
+    def serve(_: float, __: int, rng: random.Random) -> tuple[float, bool]:
+        refused = rng.random() < share
+        return (0.005 if refused and at_once else seconds_of(rng)), not refused
+
+    return serve
+
+
+@pytest.mark.parametrize("ceiling", [1, 2, 16, 64, 256])
+def test_a_server_without_troubles_is_used_up_to_the_ceiling(ceiling: int):
+    simulation = Simulation(steady, ceiling=ceiling)
+    simulation.run(10)
+    assert simulation.lowest_limit(since=2) == ceiling
+
+
+@SEEDS
+@pytest.mark.parametrize(("capacity", "ceiling"), [(4, 64), (16, 64), (40, 64), (100, 256)])
+def test_it_settles_near_a_hard_capacity(capacity: int, ceiling: int, seed: int):
+    simulation = Simulation(with_room_for(capacity), ceiling=ceiling, seed=seed)
+    simulation.run(60)
+    assert 0.7 * capacity <= simulation.mean_limit(since=20) <= 1.25 * capacity
+    assert simulation.mean_inside(since=20) >= 0.7 * capacity
+
+
+@SEEDS
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_refusals_that_do_not_depend_on_load_leave_at_least_half_in_flight(share: float, at_once: bool, seed: int):
+    simulation = Simulation(refusing_at_random(share, at_once=at_once), ceiling=64, seed=seed)
+    simulation.run(60)
+    assert simulation.mean_limit(since=5) >= 0.8 * 64
+    if share == 0.1:
+        assert simulation.lowest_limit(since=5) >= 32
+
+
+def test_calls_that_hang_do_not_lower_the_limit():
+    simulation = Simulation(steady)
+    simulation.run(5)
+    for number in range(500):
+        simulation.limit.timed_out(began=simulation.now, now=simulation.now + 30)
+        for _ in range(10):
+            simulation.limit.answered(began=simulation.now, now=simulation.now + 0.2)
+        assert simulation.limit.limit == 64, number
+
+
+@SEEDS
+def test_after_an_outage_of_30_seconds_it_is_back_within_seconds(seed: int):
+    def serve(now: float, _: int, rng: random.Random) -> tuple[float, bool]:
+        return (0.05, False) if 20 <= now < 50 else (seconds_of(rng), True)
+
+    simulation = Simulation(serve, seed=seed)
+    simulation.run(49)
+    assert simulation.limit.limit == 1
+    simulation.run(54)
+    assert simulation.limit.limit >= 48
+
+
+def test_a_capacity_that_grows_is_found():
+    def serve(now: float, inside: int, rng: random.Random) -> tuple[float, bool]:
+        return with_room_for(10 if now < 30 else 1000)(now, inside, rng)
+
+    simulation = Simulation(serve)
+    simulation.run(29)
+    assert simulation.limit.limit <= 14
+    simulation.run(60)
+    assert simulation.limit.limit == 64
+
+
+def test_a_limit_that_is_not_used_does_not_grow():
+    limit = AddressLimit(64)
+    for number in range(1000):
+        limit.in_flight = 1
+        limit.answered(began=number, now=number + 0.2)
+    assert limit.limit == first_limit(64)
+
+
+@given(st.integers(1, 300), st.lists(st.tuples(st.sampled_from("alt"), st.floats(0, 100)), max_size=300))
+def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: int, replies: list[tuple[str, float]]):
+    limit, now = AddressLimit(ceiling), 0.0
+    for kind, seconds in replies:
+        limit.in_flight = limit.limit
+        now += seconds / 10
+        count = {"a": limit.answered, "l": limit.limited, "t": limit.timed_out}[kind]
+        count(began=now - seconds, now=now)
+        assert 1 <= limit.limit <= ceiling
+
+
+def test_time_outs_of_more_than_a_quarter_lower_the_limit():
+    simulation = Simulation(steady)
+    simulation.run(5)
+    for number in range(192):
+        settle = simulation.limit.timed_out if number % 3 == 0 else simulation.limit.answered
+        settle(began=simulation.now, now=simulation.now + 0.2)
+    assert simulation.limit.limit < 64
+
+
+def test_a_ceiling_lowered_later_holds():
+    simulation = Simulation(steady)
+    simulation.run(5)
+    simulation.limit.ceiling = 8
+    simulation.run(10)
+    assert simulation.limit.limit == 8
