@@ -1,6 +1,6 @@
 """The addresses of one endpoint: load is balanced over them, one that fails is taken out and tried again later.
 
-An address is out of service after `FAILING_STREAK` failures in a row or when it refuses everybody, as long as another
+An address is out of service after five failures in a row or when it refuses everybody, as long as another
 one is in service: the last one stays until it is gone for good (`Health`), and then the whole endpoint is given up,
 with one clear error for all who wait for it (`Breaker`). What happened stays remembered: the next asker tries once
 more, and the first failure gives the endpoint up again instead of another long wait.
@@ -24,17 +24,15 @@ from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
-__all__ = ["Address", "Breaker", "EndpointGivenUpError", "Health", "Pool"]
-
-SILENT: frozenset[FailureKind] = frozenset({"connection", "timeout"})
-LEAST_FAILURES = 3
+_SILENT: frozenset[FailureKind] = frozenset({"connection", "timeout"})
+_LEAST_FAILURES = 3
 """Attempts in a row that must have failed: one slow row alone gives no endpoint up."""
-MOST_REFUSALS = 10
+_MOST_REFUSALS = 10
 """Refusals in a row after which an endpoint that did answer before counts as refusing everybody."""
-FAILING_STREAK = 5
+_FAILING_STREAK = 5
 """Failures in a row after which an address is failing: another one should be asked, if there is one."""
 FIRST_OUT_SECONDS = 1.0
-LONGEST_OUT_SECONDS = 60.0
+_LONGEST_OUT_SECONDS = 60.0
 """Time until an address that is out is probed with one call; it doubles from the first to the longest."""
 
 
@@ -112,11 +110,11 @@ class Health:
         outcome = reply.outcome
         if isinstance(outcome, Failure) and reply.endpoint_at_fault:
             return self._count_refusal(outcome, endpoint)
-        if isinstance(outcome, Failure) and outcome.kind in SILENT | {"server"}:
+        if isinstance(outcome, Failure) and outcome.kind in _SILENT | {"server"}:
             self._streak += 1
-            if self._streak >= FAILING_STREAK:
+            if self._streak >= _FAILING_STREAK:
                 self.failing = f"{self._where} failed {self._streak} times in a row (last: {outcome.message})"
-            if outcome.kind in SILENT and reply.raw is None:
+            if outcome.kind in _SILENT and reply.raw is None:
                 return self._count_silence(outcome, began, now)
         else:
             self.failing, self._streak = None, 0
@@ -126,7 +124,7 @@ class Health:
 
     def _count_refusal(self, failure: Failure, endpoint: Endpoint) -> Failure | None:
         self._refusals += 1
-        if self.answered and self._refusals < MOST_REFUSALS:
+        if self.answered and self._refusals < _MOST_REFUSALS:
             return None
         remedy = "Check base_url (up to and with /v1) and the model name"
         if failure.kind == "unauthorized":
@@ -140,7 +138,7 @@ class Health:
         self._silent_failures += 1
         if self._silent_since is None:
             self._silent_since = max(began, self._last_reply)
-        if now - self._silent_since < self._dead_after_seconds or self._silent_failures < LEAST_FAILURES:
+        if now - self._silent_since < self._dead_after_seconds or self._silent_failures < _LEAST_FAILURES:
             return None
         said = f"{self._where} has answered nothing for {self._dead_after_seconds:g} s (last: {failure.message})"
         return Failure(
@@ -184,7 +182,7 @@ class Address:
 
     def take_out(self) -> None:
         """Send nothing here until a probe, later each time."""
-        self.out_seconds = min(LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS)
+        self.out_seconds = min(_LONGEST_OUT_SECONDS, 2 * self.out_seconds or FIRST_OUT_SECONDS)
         self.limit.limit = 0
         self._cancel_probe()
         self._probe = asyncio.get_running_loop().call_later(self.out_seconds, self._let_one_through)

@@ -14,21 +14,9 @@ from tapir_core.calls.store_tables import answers, insert_or_add, insert_or_igno
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply, read_logprobs
 
-__all__ = [
-    "Asked",
-    "add_reuse",
-    "count_asked",
-    "delete_rows",
-    "insert_rows",
-    "make_row",
-    "read_known",
-    "read_outcomes",
-    "read_reuse",
-]
-
 Asked = tuple[str, str, str, str, str]
 """Role, model, identity, prompt version and run of a request."""
-OUTCOME_COLUMNS = (
+_OUTCOME_COLUMNS = (
     answers.c.key,
     answers.c.status,
     answers.c.text,
@@ -88,7 +76,7 @@ def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outc
     """The stored outcome of each key that is there."""
     found: dict[str, Outcome] = {}
     for some in in_groups(keys):
-        query = select(*OUTCOME_COLUMNS).where(answers.c.key.in_(some))
+        query = select(*_OUTCOME_COLUMNS).where(answers.c.key.in_(some))
         found.update((key, _outcome(*rest)) for key, *rest in map(tuple, connection.execute(query)))
     return found
 

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from tapir_core.calls.store_writes import Change, Write
 
-__all__ = ["AnswerStore"]
-
 HEARTBEAT_SECONDS = 10.0
 
 T = TypeVar("T")

@@ -15,9 +15,7 @@ from typing import TypeVar
 
 from tapir_core.calls.types import Failure, Outcome, Request
 
-__all__ = ["Asking", "Claim", "Flights", "IsStopped", "OnOutcome", "in_groups", "never_stopped"]
-
-MOST_IN_GROUP = 5000
+_MOST_IN_GROUP = 5000
 """Keys that one statement may name."""
 
 OnOutcome = Callable[[int, Outcome], None]
@@ -26,7 +24,7 @@ OnOutcome = Callable[[int, Outcome], None]
 IsStopped = Callable[[], bool]
 """Asked before a request of a list is sent, on the event loop: whether it is not to be."""
 
-Joined = Future[Outcome | None]
+_Joined = Future[Outcome | None]
 """Done when the key is answered; holds nothing when its asker gave up."""
 
 T = TypeVar("T")
@@ -82,7 +80,7 @@ class Claim:
     """Answer an own key for everybody who joined it."""
     own: dict[str, None] = field(default_factory=dict)
     """Keys that the asker must answer, in the order in which it asked."""
-    joined: dict[str, Joined] = field(default_factory=dict)
+    joined: dict[str, _Joined] = field(default_factory=dict)
     """Keys that another asker answers."""
 
 
@@ -91,7 +89,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._in_flight: dict[str, Outcome | Joined | None] = {}
+        self._in_flight: dict[str, Outcome | _Joined | None] = {}
         """A key that is claimed: nothing yet, who joined it, or its answer once it has one."""
 
     @contextmanager
@@ -113,11 +111,11 @@ class Flights:
                     if isinstance(flight, Future) and not flight.done():
                         flight.set_result(None)
 
-    def _join(self, key: str) -> Joined:
+    def _join(self, key: str) -> _Joined:
         flight = self._in_flight[key]
         if isinstance(flight, Future):
             return flight
-        joined: Joined = Future()
+        joined: _Joined = Future()
         if flight is None:
             self._in_flight[key] = joined
         else:
@@ -133,7 +131,7 @@ class Flights:
                 self._in_flight[key] = outcome
 
 
-def in_groups(values: Iterable[T], size: int = MOST_IN_GROUP) -> Iterator[Sequence[T]]:
+def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
     """``values`` in their order, ``size`` at a time."""
     listed = list(values)
     for start in range(0, len(listed), size):

@@ -20,8 +20,6 @@ from tapir_core.calls.spend import Spend
 from tapir_core.calls.store_tables import answers, attempts, insert_or_add, read_column, spending, utc_now
 from tapir_core.config import BudgetConfig
 
-__all__ = ["add_spend", "adopt", "book", "read_spend", "read_unknown", "settle"]
-
 
 def book(
     connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool = False

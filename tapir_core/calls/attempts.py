@@ -17,14 +17,12 @@ from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
-__all__ = ["STOPPED", "Attempts", "Settle", "UnsentError"]
-
 Settle = Callable[[Reply], None]
-Pending = tuple[Attempt, "asyncio.Future[str]"]
+_Pending = tuple[Attempt, "asyncio.Future[str]"]
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
 """Of a request that was not sent."""
-STOP_CHECK_SECONDS = 0.5
+_STOP_CHECK_SECONDS = 0.5
 """How long who waits for room may take to see that the run was told to stop."""
 
 
@@ -50,7 +48,7 @@ class Attempts:
         self._store = store
         self._meter = meter
         self._stopping = stopping
-        self._wanted: list[Pending] = []
+        self._wanted: list[_Pending] = []
         self._pending = 0
         self._open = 0
         self._changed = asyncio.Event()
@@ -112,7 +110,7 @@ class Attempts:
         """
         while self.closings == seen and (self._open or self._pending) and not self._stopping.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), STOP_CHECK_SECONDS)
+                await asyncio.wait_for(self._changed.wait(), _STOP_CHECK_SECONDS)
 
     async def _try(self, attempt: Attempt) -> str:
         """Book an attempt, together with all that want to in this turn of the loop: one wake-up of it for all."""
@@ -140,7 +138,7 @@ class Attempts:
 
         booking.add_done_callback(pass_on)
 
-    def _answer(self, pending: list[Pending], booking: Future[list[str]]) -> None:
+    def _answer(self, pending: list[_Pending], booking: Future[list[str]]) -> None:
         error = booking.exception()
         refusals = [""] * len(pending) if error else booking.result()
         self._pending -= len(pending)

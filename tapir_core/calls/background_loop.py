@@ -9,8 +9,6 @@ from typing import Any
 
 from tapir_core.errors import Stopped
 
-__all__ = ["BackgroundLoop", "Job", "task_group"]
-
 
 @asynccontextmanager
 async def task_group() -> AsyncIterator[asyncio.TaskGroup]:

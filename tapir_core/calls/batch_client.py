@@ -24,30 +24,19 @@ from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind
 from tapir_core.calls.wire import Reply, read_error
 from tapir_core.config import BatchConfig, CallsConfig
 
-__all__ = [
-    "ENDPOINT",
-    "BatchClient",
-    "BatchStatus",
-    "ProviderError",
-    "at_creation",
-    "is_lost",
-    "while_away",
-    "why_unreached",
-]
-
 ENDPOINT = "/v1/chat/completions"
 
-TAG = "tapir"
+_TAG = "tapir"
 """Name of our metadata."""
-CLOCKS_APART = timedelta(days=1)
+_CLOCKS_APART = timedelta(days=1)
 """Batches that are older than ours by more than this are not looked at."""
-PAGE = 100
-PIECE_BYTES = 2**20
-FINAL = frozenset({"completed", "expired", "cancelled", "failed"})
+_PAGE = 100
+_PIECE_BYTES = 2**20
+_FINAL = frozenset({"completed", "expired", "cancelled", "failed"})
 
-FULL_QUEUE = "token_limit_exceeded"
+_FULL_QUEUE = "token_limit_exceeded"
 """OpenAI's code for more tokens in waiting batches than the account may have: others have to end first."""
-KEPT_LONGER = timedelta(days=1)
+_KEPT_LONGER = timedelta(days=1)
 """How long after its window a batch that nobody knows may still come back."""
 
 T = TypeVar("T")
@@ -79,7 +68,7 @@ class BatchStatus:
     @property
     def is_final(self) -> bool:
         """Whether nothing more will come."""
-        return self.status in FINAL
+        return self.status in _FINAL
 
 
 class BatchClient(Client):
@@ -118,7 +107,7 @@ class BatchClient(Client):
                 "input_file_id": batch.input_file_id,
                 "endpoint": ENDPOINT,
                 "completion_window": self._window,
-                "metadata": {TAG: batch.tag},
+                "metadata": {_TAG: batch.tag},
             }
             try:
                 return str((await self._call("POST", "/batches", json=body))["id"])
@@ -151,7 +140,7 @@ class BatchClient(Client):
                 ) as response:
                     if response.status != 200:
                         await self._read_json(response)
-                    async for piece in response.content.iter_chunked(PIECE_BYTES):
+                    async for piece in response.content.iter_chunked(_PIECE_BYTES):
                         into.write(piece)
             except FOREIGN_ERRORS as error:
                 raise _failed(self._read_foreign(error), None) from error
@@ -177,14 +166,14 @@ class BatchClient(Client):
         after = ""
         while True:
             page = await self._call(
-                "GET", "/batches", params={"limit": str(PAGE)} | ({"after": after} if after else {})
+                "GET", "/batches", params={"limit": str(_PAGE)} | ({"after": after} if after else {})
             )
             some = [each for each in page.get("data") or [] if isinstance(each, dict)]
             for each in some:
-                tagged = (each.get("metadata") or {}).get(TAG) == batch.tag
+                tagged = (each.get("metadata") or {}).get(_TAG) == batch.tag
                 if tagged or each.get("input_file_id") == batch.input_file_id:
                     return str(each["id"])
-            if not some or not page.get("has_more") or _made(some[-1]) < batch.created - CLOCKS_APART:
+            if not some or not page.get("has_more") or _made(some[-1]) < batch.created - _CLOCKS_APART:
                 return None
             after = str(some[-1]["id"])
 
@@ -251,7 +240,7 @@ def while_away(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limit
     if is_lost(error, batch, endpoint, limits):
         return Failure("server", f"{endpoint.base_url} knows batch {batch.provider_id} no more")
     if error.status == 404:
-        until = batch.created + _window(limits) + KEPT_LONGER
+        until = batch.created + _window(limits) + _KEPT_LONGER
         said = (
             f"{endpoint.base_url} does not know batch {batch.provider_id}, made at {batch.address}. Use that address "
             f"and a key of the project that made it; after {until:%Y-%m-%d %H:%M} UTC its requests are asked anew"
@@ -266,7 +255,7 @@ def is_lost(error: ProviderError, batch: OpenBatch, endpoint: Endpoint, limits: 
     """Whether nothing is lost by asking for its requests again: it was free, or its time is long over."""
     priced = endpoint.usd_per_million_prompt_tokens or endpoint.usd_per_million_completion_tokens
     free = is_local(endpoint.base_url) and not priced
-    return error.status == 404 and (free or utc_now() > batch.created + _window(limits) + KEPT_LONGER)
+    return error.status == 404 and (free or utc_now() > batch.created + _window(limits) + _KEPT_LONGER)
 
 
 def why_unreached(batch: OpenBatch, status: BatchStatus, endpoint: Endpoint) -> Reply:
@@ -277,7 +266,7 @@ def why_unreached(batch: OpenBatch, status: BatchStatus, endpoint: Endpoint) -> 
         failure = Failure("timeout", f"{name} expired before this request was made")
     elif status.status == "cancelled":
         failure, at_fault = Failure("connection", f"{name} was cancelled there; the same command asks again"), True
-    elif status.code == FULL_QUEUE:
+    elif status.code == _FULL_QUEUE:
         failure = Failure("rate_limited", f"{name} found no room: {status.problems}")
     elif status.status == "failed":
         remedy = "Check the model's name, batch.max_rows and batch.max_bytes; then the same command goes on"

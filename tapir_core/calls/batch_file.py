@@ -21,10 +21,8 @@ from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.config import BatchConfig
 
-__all__ = ["BatchFile", "read_line", "split_files", "store_results"]
-
-LINES_PER_COMMIT = 500
-BYTES_IN_MEMORY = 16 * 2**20
+_LINES_PER_COMMIT = 500
+_BYTES_IN_MEMORY = 16 * 2**20
 """A longer result waits on disk."""
 
 
@@ -72,9 +70,9 @@ async def store_results(
     unreached, owed = why_unreached(batch, status, endpoint), dict(batch.rows)
     failed: dict[str, Reply] = {}
     for file_id in status.file_ids:
-        with SpooledTemporaryFile(max_size=BYTES_IN_MEMORY) as file:
+        with SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY) as file:
             await client.download(file_id, file)
-            while lines := list(islice(file, LINES_PER_COMMIT)):
+            while lines := list(islice(file, _LINES_PER_COMMIT)):
                 committing = []
                 for key, reply in _owed_replies(lines, owed, endpoint):
                     store.settle(settlement(batch.attempts[key], reply))

@@ -28,19 +28,6 @@ from tapir_core.calls.store_writes import call_the_roll
 from tapir_core.calls.types import Request
 from tapir_core.config import BudgetConfig, Sampling
 
-__all__ = [
-    "LOST",
-    "AdoptBatches",
-    "BatchWrite",
-    "EndBatch",
-    "LeaveBatch",
-    "NoteBatch",
-    "OpenBatch",
-    "PlanBatch",
-    "Planned",
-    "read_batched",
-]
-
 LOST = "lost"
 """State of a batch that its provider knows no more: what it has cost stays unknown."""
 

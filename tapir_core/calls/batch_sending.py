@@ -45,11 +45,9 @@ from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Requ
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
 
-__all__ = ["BatchSending"]
-
-FIRST_PAUSE_SECONDS = 0.5
+_FIRST_PAUSE_SECONDS = 0.5
 """Before the second look at a batch, or at what others bring; it doubles up to `poll_seconds`."""
-KEYS_PER_CLAIM = 1000
+_KEYS_PER_CLAIM = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +88,7 @@ class BatchSending:
         client = BatchClient(self._endpoint, self._limits, self._config, rng=self._rng)
         try:
             async with task_group() as group:
-                pause = min(FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
+                pause = min(_FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
                 while self._missing:
                     self._news.clear()
                     await self._look(group, client)
@@ -115,7 +113,7 @@ class BatchSending:
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
             await self._begin(group, client, batch)
         ours: dict[str, Request] = {}
-        for some in in_groups(self._here(), KEYS_PER_CLAIM):
+        for some in in_groups(self._here(), _KEYS_PER_CLAIM):
             turn = await self._claiming.claim(some)
             ours.update((key, self._missing[key]) for key in turn.ours)
         for file in split_files(ours, self._limits, tokens_field=client.tokens_field):
@@ -214,7 +212,7 @@ class BatchSending:
         await self._end(batch, status.status, again, least_pause_seconds=least)
 
     async def _wait_for_end(self, client: BatchClient, batch: OpenBatch) -> BatchStatus:
-        pause = min(FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
+        pause = min(_FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
         while not (status := await client.show(batch.provider_id)).is_final:
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._limits.poll_seconds)

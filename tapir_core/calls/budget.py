@@ -15,23 +15,12 @@ from tapir_core.calls.types import Endpoint, Failure, Request, Role
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, Caps
 
-__all__ = [
-    "DRIVING",
-    "UNPAID",
-    "Attempt",
-    "Settlement",
-    "cap_reached",
-    "make_attempt",
-    "reserve",
-    "settlement",
-]
-
 DRIVING = "run"
 """Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
 
-BYTES_PER_TOKEN = 3
+_BYTES_PER_TOKEN = 3
 """Of a prompt, for its reservation: fewer than tokenizers need for almost any text, so that a reservation is high."""
-TOKENS_PER_MESSAGE = 16
+_TOKENS_PER_MESSAGE = 16
 """Of a chat template around each message."""
 
 UNPAID: Literal["answer"] = "answer"
@@ -66,7 +55,7 @@ class Settlement:
 def reserve(request: Request, endpoint: Endpoint) -> Spend:
     """The most that one attempt at ``request`` can cost at ``endpoint``."""
     text = sum(len(message.content.encode("utf-8", "replace")) for message in request.messages)
-    prompt = text // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(request.messages)
+    prompt = text // _BYTES_PER_TOKEN + _TOKENS_PER_MESSAGE * len(request.messages)
     completion = request.sampling.max_tokens
     prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
     return Spend(1, prompt, completion, (prompt * prices[0] + completion * prices[1]) / 1e6)

@@ -24,18 +24,16 @@ from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.errors import ConfigError
 
-__all__ = ["FOREIGN_ERRORS", "Client", "hide_key", "json_or_text", "read_foreign_error"]
-
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
 
-SHORTEST_SECRET = 8
+_SHORTEST_SECRET = 8
 """A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
 
 # `asyncio.TimeoutError` and the library's own time-outs are `OSError`s too.
 FOREIGN_ERRORS = (aiohttp.ClientError, OSError)
 
-ACCOUNT_HEADERS = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+_ACCOUNT_HEADERS = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
 """Headers that say who pays at OpenAI itself, and the environment variables that its SDK takes them from."""
 
 
@@ -133,7 +131,7 @@ def read_foreign_error(error: Exception, *, where: str, key: str | None, timeout
 
 def hide_key(text: str, key: str | None) -> str:
     """``text`` without the endpoint's key, which some providers repeat, also where JSON spells it with escapes."""
-    if not key or len(key) < SHORTEST_SECRET:
+    if not key or len(key) < _SHORTEST_SECRET:
         return text
     text = text.replace(key, "[key]")
     return _escaped(key).sub("[key]", text) if "\\" in text else text
@@ -172,7 +170,7 @@ def _headers(key: str | None, *, account: bool) -> dict[str, str]:
         "User-Agent": "tapir",
     }
     if account:
-        headers |= {name: value for name, variable in ACCOUNT_HEADERS.items() if (value := os.environ.get(variable))}
+        headers |= {name: value for name, variable in _ACCOUNT_HEADERS.items() if (value := os.environ.get(variable))}
     return headers
 
 

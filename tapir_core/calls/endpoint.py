@@ -18,8 +18,6 @@ from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Reque
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
-__all__ = ["Line"]
-
 
 class Line:
     """Limits, breaker and connections of one endpoint, over all its addresses."""

@@ -25,9 +25,7 @@ from tapir_core.config import BudgetConfig, CallsConfig
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
 
-__all__ = ["CallEngine"]
-
-Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
+_Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
 
 
@@ -145,7 +143,7 @@ class CallEngine:
                 self._call_missing(missing, endpoint(), claim, asking)
 
     def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
-        inbox: Inbox = queue.SimpleQueue()
+        inbox: _Inbox = queue.SimpleQueue()
         # Where the endpoint says so, and for what is in a batch already.
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
         sending = self._send(missing, batched, endpoint, lambda *told: inbox.put(told), asking.is_stopped)

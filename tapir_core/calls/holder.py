@@ -16,8 +16,6 @@ import psutil
 
 from tapir_core.errors import RunBusy
 
-__all__ = ["LAPSE", "LAPSE_SECONDS", "Holder", "busy", "is_free"]
-
 LAPSE_SECONDS = 60.0
 LAPSE = timedelta(seconds=LAPSE_SECONDS)
 

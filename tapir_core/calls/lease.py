@@ -17,8 +17,6 @@ from tapir_core.calls.holder import Holder, busy, is_free
 from tapir_core.calls.store_tables import database_time, insert_or_ignore, leases, open_engine, with_silence, writing
 from tapir_core.calls.store_writer import Patience
 
-__all__ = ["Holding", "RunLease"]
-
 HEARTBEAT_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)

@@ -17,43 +17,27 @@ from typing import Literal
 from tapir_core.calls.types import FailureKind
 from tapir_core.config import CallsConfig
 
-__all__ = [
-    "LONGEST_HONOURED_SECONDS",
-    "AddressLimit",
-    "Bucket",
-    "Limiter",
-    "Permit",
-    "RateLimit",
-    "Rates",
-    "Slot",
-    "Unit",
-    "first_limit",
-    "pause_before_retry",
-    "read_number",
-    "read_rate_limits",
-]
-
-DECREASE = 0.7
+_DECREASE = 0.7
 """What a decrease leaves of the limit."""
-STEPS_TO_CEILING = 32
+_STEPS_TO_CEILING = 32
 """Round trips from nothing to the ceiling by additive increase."""
-TROUBLED_SHARE = 0.5
+_TROUBLED_SHARE = 0.5
 """429s among the replies of a window that are no trouble yet: a provider may refuse some whatever the load."""
-TIMEOUT_WEIGHT = 2
+_TIMEOUT_WEIGHT = 2
 """429s that one time-out counts as: it may be charged."""
-LEAST_REPLIES = 16
-REPLIES_PER_CALL = 3
+_LEAST_REPLIES = 16
+_REPLIES_PER_CALL = 3
 """A window has so many replies for each call in flight: refusals come before answers do, and must not outweigh them."""
 
-BURST_SECONDS = 1.0
-LONGEST_SLEEP_SECONDS = 1.0
+_BURST_SECONDS = 1.0
+_LONGEST_SLEEP_SECONDS = 1.0
 """A reply may show meanwhile that there is room sooner, or later."""
 
 LONGEST_HONOURED_SECONDS = 600.0
 """A longer Retry-After gives the call up: its row stays retryable, the others go on."""
 
 Unit = Literal["requests", "tokens"]
-UNITS: tuple[Unit, ...] = ("requests", "tokens")
+_UNITS: tuple[Unit, ...] = ("requests", "tokens")
 
 
 def first_limit(ceiling: int) -> int:
@@ -91,7 +75,7 @@ class AddressLimit:
         """A call that began at ``began`` was answered."""
         # A limit that is not used says nothing about a higher one.
         if 4 * self.in_flight >= 3 * self.limit:
-            step = max(1.0, self.ceiling / STEPS_TO_CEILING) / self._level
+            step = max(1.0, self.ceiling / _STEPS_TO_CEILING) / self._level
             self._level += 1.0 if self._level < self._fast_until else step
         self._count(0, began, now)
 
@@ -101,22 +85,22 @@ class AddressLimit:
 
     def timed_out(self, *, began: float, now: float) -> None:
         """A call took longer than anybody waits."""
-        self._count(TIMEOUT_WEIGHT, began, now)
+        self._count(_TIMEOUT_WEIGHT, began, now)
 
     def _count(self, trouble: int, began: float, now: float) -> None:
         if began >= self._since:
             self._replies += 1
             self._troubles += trouble
-        if self._replies >= max(LEAST_REPLIES, REPLIES_PER_CALL * self.limit):
+        if self._replies >= max(_LEAST_REPLIES, _REPLIES_PER_CALL * self.limit):
             self._decide(now)
         self.apply()
 
     def _decide(self, now: float) -> None:
-        was_in_trouble, self._in_trouble = self._in_trouble, self._troubles > TROUBLED_SHARE * self._replies
+        was_in_trouble, self._in_trouble = self._in_trouble, self._troubles > _TROUBLED_SHARE * self._replies
         if self._in_trouble:
             if not was_in_trouble:
-                self._fast_until = DECREASE * self._level
-            self._level *= DECREASE
+                self._fast_until = _DECREASE * self._level
+            self._level *= _DECREASE
             self._since = now
         self._replies = self._troubles = 0
 
@@ -278,7 +262,7 @@ class Rates:
     def __init__(self, *, requests_per_minute: float | None, tokens_per_minute: float | None, now: float) -> None:
         asked: dict[Unit, float | None] = {"requests": requests_per_minute, "tokens": tokens_per_minute}
         self._set = {
-            unit: Bucket(capacity=max(1.0, BURST_SECONDS * per_minute / 60), per_second=per_minute / 60, now=now)
+            unit: Bucket(capacity=max(1.0, _BURST_SECONDS * per_minute / 60), per_second=per_minute / 60, now=now)
             for unit, per_minute in asked.items()
             if per_minute
         }
@@ -293,7 +277,7 @@ class Rates:
             return self.take(tokens, clock())
         async with self._turn:
             while delay := self.delay(tokens, clock()):
-                await asyncio.sleep(min(delay, LONGEST_SLEEP_SECONDS))
+                await asyncio.sleep(min(delay, _LONGEST_SLEEP_SECONDS))
             return self.take(tokens, clock())
 
     def delay(self, tokens: int, now: float) -> float:
@@ -404,5 +388,5 @@ _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 _FAMILIES = ("x-ratelimit-{field}-{unit}", "anthropic-ratelimit-{unit}-{field}")
 _HEADERS = {
     unit: [tuple(form.format(field=each, unit=unit) for each in ("remaining", "limit", "reset")) for form in _FAMILIES]
-    for unit in UNITS
+    for unit in _UNITS
 }

@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["LiveAddress", "LiveAddresses"]
-
 
 @dataclass(frozen=True, slots=True)
 class LiveAddress:

@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
 
-__all__ = ["MODE_FACTORS", "Mode", "Price", "UnknownPrice", "is_local", "missing_prices", "price_of"]
-
 Mode = Literal["live", "batch"]
 
 MODE_FACTORS: dict[Mode, float] = {"live": 1.0, "batch": 0.5}

@@ -15,8 +15,6 @@ from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import Answer, EndpointSource, Failure, Outcome, Request
 from tapir_core.text import Unparsed
 
-__all__ = ["REASK_STRIDE", "Parsed", "ask_parsed", "ask_read", "forget_unread"]
-
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
 

@@ -27,8 +27,6 @@ from tapir_core.calls.store_tables import (
 )
 from tapir_core.errors import TapirError
 
-__all__ = ["Replica", "ReplicaRegistry"]
-
 
 @dataclass(frozen=True, slots=True)
 class Replica:

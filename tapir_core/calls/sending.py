@@ -21,12 +21,10 @@ from tapir_core.calls.types import Claimed, Endpoint, Failure, Outcome, Request
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
 
-__all__ = ["Books", "Claiming", "Sending", "Tell", "Turn"]
-
-CLOCK_SECONDS = 5.0
+_CLOCK_SECONDS = 5.0
 """How far the hours that a cap sees may lag behind."""
-RECLAIM_SECONDS = 0.5
-GROUPS_OUT = 2
+_RECLAIM_SECONDS = 0.5
+_GROUPS_OUT = 2
 """Size of a group of claims, in requests that may be in flight."""
 
 Tell = Callable[[str, Outcome, bool], None]
@@ -82,7 +80,7 @@ class Claiming:
             self._books.store.release(key)
 
     async def _claim(self, keys: Sequence[str]) -> list[Claimed]:
-        self._books.clock.tell_all(older_than_seconds=CLOCK_SECONDS)
+        self._books.clock.tell_all(older_than_seconds=_CLOCK_SECONDS)
         future = self._books.store.claim(keys)
 
         def give_up(done: Future[list[Claimed]]) -> None:
@@ -120,7 +118,7 @@ class Sending:
                 while waiting:
                     waiting = await self._send_claimable(group, missing, waiting)
                     if waiting:
-                        await asyncio.sleep(RECLAIM_SECONDS)
+                        await asyncio.sleep(_RECLAIM_SECONDS)
         finally:
             self._claiming.give_up()
 
@@ -129,7 +127,7 @@ class Sending:
     ) -> list[str]:
         """Send what is ours to send; gives back the keys that have to be looked at again."""
         waiting = []
-        for some in in_groups(keys, GROUPS_OUT * self._endpoint.concurrency):
+        for some in in_groups(keys, _GROUPS_OUT * self._endpoint.concurrency):
             if self._is_stopped():
                 self._tell_stopped(some)
                 continue

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from tapir_core.calls.types import Failure, FailureKind
 from tapir_core.calls.wire import Reply
 
-__all__ = ["LiveSpend", "Spend", "SpendMeter", "WorkClock"]
-
 
 @dataclass(frozen=True, slots=True)
 class LiveSpend:

@@ -6,8 +6,6 @@ from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import STORE
 
-__all__ = ["root_store_url", "run_key", "store_url"]
-
 
 def root_store_url(root: str) -> str:
     """URL of the store that the runs of ``root`` share unless their `calls.store_url` names another.

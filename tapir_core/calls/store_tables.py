@@ -45,35 +45,12 @@ from tapir_core.calls.asking import in_groups
 from tapir_core.calls.holder import busy, is_free
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
-__all__ = [
-    "answers",
-    "attempts",
-    "batch_rows",
-    "batches",
-    "claims",
-    "database_time",
-    "holders",
-    "insert_or_add",
-    "insert_or_ignore",
-    "leases",
-    "meta",
-    "open_engine",
-    "read_column",
-    "reason_of",
-    "replicas",
-    "reuse",
-    "spending",
-    "utc_now",
-    "with_silence",
-    "writing",
-]
-
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or tries again (patience.py)."""
-POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
+_POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 """A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
 
-OPENING_LOCK = 0x7A917
+_OPENING_LOCK = 0x7A917
 """PostgreSQL's advisory lock: CREATE TABLE IF NOT EXISTS of two processes at once can collide there."""
 
 T = TypeVar("T")
@@ -334,7 +311,7 @@ def _insert(dialect: str, table: Table) -> Any:
 
 
 def _create_postgres(url: URL) -> Engine:
-    own = {name: value for name, value in POSTGRES.items() if name not in url.query}
+    own = {name: value for name, value in _POSTGRES.items() if name not in url.query}
     return create_engine(url, connect_args=own, pool_pre_ping=True)
 
 
@@ -381,19 +358,19 @@ def _migrate(connection: Connection, shown: str) -> None:
         RunBusy: a process of an earlier version works on it.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(OPENING_LOCK)))
+        connection.execute(select(func.pg_advisory_xact_lock(_OPENING_LOCK)))
     metadata.create_all(connection)
-    newest = {"name": "schema_version", "value": SCHEMA_VERSION}
+    newest = {"name": "schema_version", "value": _SCHEMA_VERSION}
     connection.execute(insert_or_ignore(connection.dialect.name, meta).values(newest))
     found = int(connection.scalar(select(meta.c.value).where(meta.c.name == "schema_version")) or 0)
-    if found > int(SCHEMA_VERSION):
+    if found > int(_SCHEMA_VERSION):
         raise ConfigError(
-            f"the call store {shown} has schema version {found}, this version of tapir knows {SCHEMA_VERSION}. "
+            f"the call store {shown} has schema version {found}, this version of tapir knows {_SCHEMA_VERSION}. "
             "Use the tapir version that wrote it, or another calls.store_url."
         )
     for step in _STEPS[found - 1 :]:
         step(connection)
-    connection.execute(meta.update().where(meta.c.name == "schema_version").values(value=SCHEMA_VERSION))
+    connection.execute(meta.update().where(meta.c.name == "schema_version").values(value=_SCHEMA_VERSION))
 
 
 def _sum_what_was_spent(connection: Connection) -> None:
@@ -460,4 +437,4 @@ _OWED = """
 _STEPS: tuple[Callable[[Connection], None], ...] = (_sum_what_was_spent, _address_flow_runs, _book_attempts)
 """Step i leads from version i + 1 to i + 2."""
 
-SCHEMA_VERSION = str(len(_STEPS) + 1)
+_SCHEMA_VERSION = str(len(_STEPS) + 1)

@@ -19,20 +19,18 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponent
 
 from tapir_core.errors import TapirError
 
-__all__ = ["GroupWriter", "Patience", "is_away"]
-
-ROWS_PER_COMMIT = 500
+_ROWS_PER_COMMIT = 500
 """A commit takes no further write once it has so many, so that the first claims of a long list hold nobody back."""
-SECONDS_BETWEEN_COMMITS = 0.004
+_SECONDS_BETWEEN_COMMITS = 0.004
 """A commit waits so long for others to join it."""
-SECONDS_TO_JOIN = 0.002
+_SECONDS_TO_JOIN = 0.002
 """The first write after a pause waits only for what follows it at once: the next attempt, booked behind an answer."""
 LONGEST_SECONDS = 600.0
 """How long a database may be away before what needs it fails."""
-LONGEST_SECONDS_AT_END = 60.0
+_LONGEST_SECONDS_AT_END = 60.0
 """How long it is still waited for by who is closing: an interrupt should end soon, but with what was paid for."""
-LONGEST_PAUSE_SECONDS = 5.0
-LASTING_SQLSTATES = ("53100", "28")
+_LONGEST_PAUSE_SECONDS = 5.0
+_LASTING_SQLSTATES = ("53100", "28")
 """Of PostgreSQL: a full disk, and who is not let in."""
 
 T = TypeVar("T")
@@ -88,11 +86,11 @@ class GroupWriter(Generic[W]):
 
     def _take_batch(self) -> list[tuple[W, Future[Any]] | None]:
         batch = [self._inbox.get()]
-        time.sleep(max(SECONDS_TO_JOIN, self._last_commit + SECONDS_BETWEEN_COMMITS - time.monotonic()))
+        time.sleep(max(_SECONDS_TO_JOIN, self._last_commit + _SECONDS_BETWEEN_COMMITS - time.monotonic()))
         self._last_commit, rows = time.monotonic(), 0
         while (last := batch[-1]) is not None:
             rows += self._rows_of(last[0])
-            if rows >= ROWS_PER_COMMIT or self._inbox.empty():
+            if rows >= _ROWS_PER_COMMIT or self._inbox.empty():
                 break
             batch.append(self._inbox.get())
         return batch
@@ -132,7 +130,7 @@ class Patience:
         trying = Retrying(
             retry=retry_if_exception(is_away),
             stop=self._is_over,
-            wait=wait_exponential(multiplier=0.1, max=LONGEST_PAUSE_SECONDS),
+            wait=wait_exponential(multiplier=0.1, max=_LONGEST_PAUSE_SECONDS),
             before_sleep=self._tell,
             sleep=self._pause,
             reraise=True,
@@ -150,7 +148,7 @@ class Patience:
 
     def _is_over(self, state: RetryCallState) -> bool:
         if self._closing.is_set():
-            return time.monotonic() - self._closing_since > LONGEST_SECONDS_AT_END
+            return time.monotonic() - self._closing_since > _LONGEST_SECONDS_AT_END
         return (state.seconds_since_start or 0.0) > self._longest
 
     def _pause(self, seconds: float) -> None:
@@ -163,7 +161,7 @@ class Patience:
         if state.attempt_number == 1:
             assert state.outcome is not None
             reason = str(getattr(state.outcome.exception(), "orig", "")).strip()
-            longest = LONGEST_SECONDS_AT_END if self._closing.is_set() else self._longest
+            longest = _LONGEST_SECONDS_AT_END if self._closing.is_set() else self._longest
             text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
             logger.warning(text, self._what, reason, longest)
 
@@ -176,7 +174,7 @@ def is_away(error: BaseException) -> bool:
         # The low byte is the kind. Waiting helps neither a full disk nor a file that must not be written.
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         return code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-    if str(getattr(error.orig, "sqlstate", None) or "").startswith(LASTING_SQLSTATES):
+    if str(getattr(error.orig, "sqlstate", None) or "").startswith(_LASTING_SQLSTATES):
         return False
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 

@@ -29,24 +29,6 @@ from tapir_core.calls.store_tables import (
 from tapir_core.calls.types import Claimed, Outcome
 from tapir_core.config import BudgetConfig
 
-__all__ = [
-    "AddSeconds",
-    "Beat",
-    "Book",
-    "Change",
-    "Claim",
-    "Forget",
-    "Leave",
-    "Put",
-    "Release",
-    "Reuse",
-    "Write",
-    "call_the_roll",
-    "commit",
-    "release",
-    "rows_of",
-]
-
 LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
 

@@ -12,19 +12,6 @@ from tapir_core.calls.live import LiveAddresses
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
-__all__ = [
-    "Answer",
-    "Claimed",
-    "Endpoint",
-    "EndpointSource",
-    "Failure",
-    "FailureKind",
-    "Message",
-    "Outcome",
-    "Request",
-    "Role",
-]
-
 Role = Literal["label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
 """What a call is for; a column of the store, not part of the key."""
 

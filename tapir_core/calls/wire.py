@@ -15,17 +15,7 @@ from typing import Any
 from tapir_core.calls.limits import RateLimit, read_number
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
-__all__ = [
-    "Reply",
-    "clean_text",
-    "read_completion",
-    "read_error",
-    "read_logprobs",
-    "read_retry_after",
-    "request_body",
-]
-
-TOO_LONG_PHRASES = (
+_TOO_LONG_PHRASES = (
     "context length",
     "context size",
     "context window",
@@ -34,22 +24,22 @@ TOO_LONG_PHRASES = (
     "maximum context",
     "prompt is too long",
 )
-TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
-REFUSED_CODES = ("content_filter", "content_policy_violation")
-ENDPOINT_CODES = ("model_not_found", "unsupported_parameter", "unsupported_value", "unknown_url")
+_TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
+_REFUSED_CODES = ("content_filter", "content_policy_violation")
+_ENDPOINT_CODES = ("model_not_found", "unsupported_parameter", "unsupported_value", "unknown_url")
 """Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
-WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
+_WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
 """How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
-UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage")
-UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
+_UNPAID_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "arrearage")
+_UNPAID_BEGINNINGS = ("your credit balance is too low", "insufficient balance")
 """How the message of a 400 begins where an account is empty; topped up, the same row is answered."""
-INTERRUPTED = ("abort", "error", "insufficient_system_resource")
+_INTERRUPTED = ("abort", "error", "insufficient_system_resource")
 """Finish reasons of replies that broke off in the server: what stands there is no answer; another try brings one."""
 
-CUT_OFF_STATUSES = frozenset({408, 504, 524})
+_CUT_OFF_STATUSES = frozenset({408, 504, 524})
 """What a server or gateway says that gave up waiting: the model may have answered, and the provider charges for it."""
 
-LONGEST_MESSAGE = 500
+_LONGEST_MESSAGE = 500
 """Characters of a provider's error text that are kept."""
 
 
@@ -144,7 +134,7 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     retry_after = read_retry_after(headers or {}, now=datetime.now(UTC))
     return Reply(
         Failure(kind, message),
-        cost_unknown=status in CUT_OFF_STATUSES,
+        cost_unknown=status in _CUT_OFF_STATUSES,
         raw=raw,
         retry_after_seconds=retry_after,
         endpoint_at_fault=at_fault,
@@ -175,15 +165,19 @@ def clean_text(text: str) -> str:
 
 
 def _kind_of(status: int, code: str, text: str) -> FailureKind:
-    if code in REFUSED_CODES:
+    if code in _REFUSED_CODES:
         return "refused"
-    wrong_key = status == 400 and text.replace("%20", " ").startswith(WRONG_KEY_BEGINNINGS + UNPAID_BEGINNINGS)
-    if wrong_key or code in UNPAID_CODES or status in {401, 402, 403}:
+    wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
+    if wrong_key or code in _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
     # 404 and 405 say that the address or the model is wrong, not the row: the same row is fine once that is set right.
-    if code in ENDPOINT_CODES or status in {404, 405}:
+    if code in _ENDPOINT_CODES or status in {404, 405}:
         return "connection"
-    if status == 413 or code in TOO_LONG_CODES or (status < 500 and any(phrase in text for phrase in TOO_LONG_PHRASES)):
+    if (
+        status == 413
+        or code in _TOO_LONG_CODES
+        or (status < 500 and any(phrase in text for phrase in _TOO_LONG_PHRASES))
+    ):
         return "too_long"
     if status == 429:
         return "rate_limited"
@@ -202,7 +196,7 @@ def _read_choice(body: dict[str, Any], prompt_tokens: int, completion_tokens: in
         return Failure("refused", _clip(str(message["refusal"])))
     if finish_reason == "content_filter":
         return Failure("refused", "stopped by the provider's content filter")
-    if finish_reason in INTERRUPTED:
+    if finish_reason in _INTERRUPTED:
         return Failure("server", f"the reply broke off ({finish_reason})")
     content = _text_of(message.get("content"))
     if not isinstance(content, str | None) or "message" not in choice:
@@ -235,7 +229,7 @@ def _read_logprobs(choice: dict[str, Any]) -> tuple[tuple[str, float], ...]:
 
 def _clip(text: str) -> str:
     text = clean_text(text).strip()
-    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "…"
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…"
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -27,25 +27,10 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tapir_core.calls.store_tables import answers, open_engine, reason_of, writing
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
-__all__ = [
-    "COLUMNS",
-    "RowFilter",
-    "changing",
-    "is_there",
-    "open_existing",
-    "place_column",
-    "read_age",
-    "read_moment",
-    "read_rows",
-    "reading",
-    "shown_url",
-    "stream_rows",
-]
-
 COLUMNS = tuple(column.name for column in answers.columns)
-ROWS_PER_FETCH = 100
+_ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
-UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +183,7 @@ def read_rows(
     query = select(place_column(connection).label("place"), *columns).where(*conditions)
     if by_key:
         query = query.order_by(answers.c.key)
-    with _lenient(connection), connection.execute(query, execution_options={"yield_per": ROWS_PER_FETCH}) as found:
+    with _lenient(connection), connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
         for row in found.mappings():
             yield dict(row)
 
@@ -217,7 +202,7 @@ def read_age(text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,4})([hdw])", text.strip())
     if match is None:
         raise ConfigError(f"{text!r} is no age; write it as 12h, 30d or 8w")
-    return int(match[1]) * UNITS[match[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def read_moment(text: str, *, now: datetime) -> datetime:

@@ -18,8 +18,6 @@ from tapir_core.stages import StageAt, asked_in_roles, plan
 from tapir_core.store_admin.opening import RowFilter, changing, reading
 from tapir_core.store_admin.stats import text_bytes
 
-__all__ = ["DoomedRows", "RunAtStake", "plan_prune", "prune_answers", "runs_at_stake"]
-
 ROWS_PER_COMMIT = 2_000
 """Removed in one transaction, so that a run at work waits for milliseconds only."""
 

@@ -15,8 +15,6 @@ from tapir_core.calls.answer_rows import read_reuse
 from tapir_core.calls.store_tables import answers
 from tapir_core.store_admin.opening import reading
 
-__all__ = ["AnswerGroup", "Compacted", "StoreSize", "StoreStats", "compact", "gather_stats", "store_size", "text_bytes"]
-
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:

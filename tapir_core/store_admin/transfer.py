@@ -26,19 +26,7 @@ from tapir_core.storage import Storage
 from tapir_core.store_admin.opening import COLUMNS, RowFilter, changing, stream_rows
 from tapir_core.store_admin.verify import row_faults
 
-__all__ = [
-    "ANSWERS_VERSION",
-    "SCHEMA",
-    "Archive",
-    "ArchiveManifest",
-    "Exported",
-    "Imported",
-    "OtherText",
-    "export_answers",
-    "import_answers",
-]
-
-FORMAT = "tapir answers"
+_FORMAT = "tapir answers"
 ANSWERS_VERSION = "1"
 """Version of the columns below. Raised when table `answers` changes, and only then."""
 
@@ -69,7 +57,7 @@ PART_ROWS = 20_000
 PART_BYTES = 16 * 2**20
 """Texts and raw replies of one part before compression: what an export holds in memory, a few times over."""
 ROWS_PER_COMMIT = 500
-LISTED = 20
+_LISTED = 20
 """Rows that are spelt out; all are counted."""
 
 T = TypeVar("T")
@@ -84,7 +72,7 @@ class ArchiveManifest:
     chosen: dict[str, Any]
     """The conditions that the rows met; empty for all rows."""
     created: str
-    format: str = FORMAT
+    format: str = _FORMAT
     schema_version: str = ANSWERS_VERSION
 
 
@@ -140,7 +128,7 @@ class Archive:
             raise ConfigError(f"{self.url!r} holds no whole export: there is no {MANIFEST}") from exc
         try:
             fields = json.loads(text)
-            if fields["format"] != FORMAT:
+            if fields["format"] != _FORMAT:
                 raise ValueError(f"its format is {fields['format']!r}")
             if fields["schema_version"] != ANSWERS_VERSION:
                 raise ConfigError(
@@ -329,7 +317,7 @@ def _insert(engine: Engine, rows: list[dict[str, Any]], done: Imported) -> None:
             done.already_there += 1
             continue
         done.different += 1
-        if len(done.listed) < LISTED:
+        if len(done.listed) < _LISTED:
             done.listed.append(OtherText(row["key"], row["role"], row["model"], _shown(*there), _shown(*offered)))
 
 

@@ -22,8 +22,6 @@ from tapir_core.calls.wire import read_completion
 from tapir_core.errors import TapirError
 from tapir_core.store_admin.opening import changing, place_column, read_rows, stream_rows
 
-__all__ = ["DamagedRow", "Fault", "Verified", "delete_rows", "row_faults", "verify_store"]
-
 LISTED = 20
 """Damaged rows that are spelt out; all are counted."""
 ROWS_PER_COMMIT = 1_000
@@ -37,11 +35,11 @@ Fault = Literal[
     "unreadable time",
 ]
 
-STATUSES = frozenset[str]({"answer", *TERMINAL})
-TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
-MOST = 2**31 - 1
+_STATUSES = frozenset[str]({"answer", *TERMINAL})
+_TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
+_MOST = 2**31 - 1
 """PostgreSQL's largest INTEGER; no reply has as many tokens."""
-COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
+_COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +107,16 @@ def delete_rows(engine: Engine, places: Sequence[Any]) -> int:
 def row_faults(row: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with ``row`` (the columns of table `answers`), worst first; nothing of a sound row."""
     faults: list[Fault] = []
-    readable = all(_is_text(row[name]) for name in TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
+    readable = all(_is_text(row[name]) for name in _TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
     if not _is_sha256(row["key"]):
         faults.append("key is no sha256")
-    if row["status"] not in STATUSES:
+    if row["status"] not in _STATUSES:
         faults.append("unknown status")
     if not readable:
         faults.append("undecodable text")
     elif row["status"] == "answer" and row["raw"] is not None and not _gives_again(row):
         faults.append("reply gives another text")
-    if not all(_is_count(row[name]) for name in COUNTS) or not _is_price(row["usd"]):
+    if not all(_is_count(row[name]) for name in _COUNTS) or not _is_price(row["usd"]):
         faults.append("impossible count")
     if not _is_moment(row["created"]):
         faults.append("unreadable time")
@@ -182,7 +180,7 @@ def _gives_again(row: Mapping[str, Any]) -> bool:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value <= MOST
+    return isinstance(value, int) and 0 <= value <= _MOST
 
 
 def _is_price(value: object) -> bool:
