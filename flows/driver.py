@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from tapir_core.calls import run_key, store_url
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.prices import missing_prices
-from tapir_core.calls.store_address import run_key, store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config, missing_prerequisites
 from tapir_core.config.load import load_config

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.calls import AnswerStore, CallEngine, EndpointSource
+from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
 from tapir_core.calls.lease import RunLease
-from tapir_core.calls.store_address import store_url
 from tapir_core.config import EndpointConfig, ModelIdentity
 from tapir_core.errors import RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file

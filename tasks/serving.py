@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from tapir_core.calls.replicas import Replica, ReplicaRegistry
-from tapir_core.calls.store_address import run_key, store_url
+from tapir_core.calls import run_key, store_url
+from tapir_core.calls.lease import Replica, ReplicaRegistry
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import log_file
 from tapir_core.run_files import publish_logs

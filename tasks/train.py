@@ -10,8 +10,8 @@ from collections.abc import Callable
 from logging import INFO
 from pathlib import Path
 
+from tapir_core.calls import store_url
 from tapir_core.calls.lease import RunLease
-from tapir_core.calls.store_address import store_url
 from tapir_core.comparison.outcome import Training
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, RunBusy, RunChanged

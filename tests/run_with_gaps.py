@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.store_address import store_url
+from tapir_core.calls import Answer, AnswerStore, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.data.dataset import write_part
 from tapir_core.run_folder import RunFolder

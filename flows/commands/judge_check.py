@@ -16,8 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_rows, say
-from tapir_core.calls import OnOutcome, Outcome, Parsed
-from tapir_core.calls.store_address import run_key
+from tapir_core.calls import OnOutcome, Outcome, Parsed, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from flows.commands import print_tables, say
 from flows.prefect_server import TAG, connect_prefect
-from tapir_core.calls.spend import LiveSpend
+from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.sentences import (
     gain_sentence,

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from flows.commands import AsJson, console, print_line, print_rows, say
 from tapir_core import store_admin
-from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls import root_store_url
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.errors import TapirError
 from tapir_core.store_admin import (

@@ -1,10 +1,9 @@
 """Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
 
-from tapir_core.calls.answer_store import AnswerStore
+from tapir_core.calls.answer_store import AnswerStore, root_store_url, run_key, store_url
 from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
-from tapir_core.calls.engine import CallEngine
-from tapir_core.calls.reask import Parsed, ask_parsed, ask_read, forget_unread
-from tapir_core.calls.spend import LiveSpend, Spend
+from tapir_core.calls.budget import LiveSpend, Spend
+from tapir_core.calls.engine import CallEngine, Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.types import (
     TERMINAL,
     Answer,
@@ -40,4 +39,7 @@ __all__ = [
     "ask_read",
     "forget_unread",
     "never_stopped",
+    "root_store_url",
+    "run_key",
+    "store_url",
 ]

@@ -1,4 +1,4 @@
-"""The call store: every received answer and every terminal failure, by content, shared by all runs.
+"""The call store: every received answer and every terminal failure, by content, shared by all runs; and where it is.
 
 An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
 database is away answers wait in memory, and whoever wants to read waits too (store_writer.py). Retryable failures are
@@ -14,8 +14,7 @@ from concurrent.futures import Future
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.spend import Spend
+from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.types import Claimed, Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
@@ -24,10 +23,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tapir_core.calls.store_writes import Change, Write
+from pathlib import Path
 
-HEARTBEAT_SECONDS = 10.0
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.paths import STORE
 
 T = TypeVar("T")
+
+
+HEARTBEAT_SECONDS = 10.0
 
 
 class AnswerStore:
@@ -42,27 +47,24 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import answer_rows, attempt_rows, batch_rows
-        from tapir_core.calls import store_tables as tables
-        from tapir_core.calls import store_writes as writes
+        from tapir_core.calls import store_rows, store_tables, store_writes
         from tapir_core.calls.store_writer import GroupWriter, Patience
 
-        self._answers, self._attempts, self._batches = answer_rows, attempt_rows, batch_rows
-        self._writes, self._tables = writes, tables
-        self._engine = tables.open_engine(url)
+        self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
+        self._engine = store_tables.open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
-        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit, writes.rows_of)
+        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit, store_writes.rows_of)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
-        return self._read(lambda connection: self._answers.read_outcomes(connection, keys))
+        return self._read(lambda connection: self._rows.read_outcomes(connection, keys))
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        return self._read(lambda connection: self._answers.read_known(connection, keys))
+        return self._read(lambda connection: self._rows.read_known(connection, keys))
 
     def claim(self, keys: Sequence[str]) -> Future[list[Claimed]]:
         """Claim requests before they are sent; what became of each comes in the order of ``keys``.
@@ -93,7 +95,7 @@ class AnswerStore:
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        return self._read(lambda connection: self._batches.read_batched(connection, keys))
+        return self._read(lambda connection: self._writes.read_batched(connection, keys))
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request`` and end its claim.
@@ -103,7 +105,7 @@ class AnswerStore:
         """
         outcome = reply.outcome
         assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
-        return self._writer.submit(self._writes.Put(self._answers.make_row(key, request, reply), outcome))
+        return self._writer.submit(self._writes.Put(self._rows.make_row(key, request, reply), outcome))
 
     def release(self, key: str) -> Future[None]:
         """End the claim of a request without an outcome to store."""
@@ -115,7 +117,7 @@ class AnswerStore:
 
     def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
         """Count requests that stored outcomes answered; nobody needs to wait for it."""
-        return self._writer.submit(self._writes.Reuse(self._answers.count_asked(requests)))
+        return self._writer.submit(self._writes.Reuse(self._rows.count_asked(requests)))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""
@@ -123,14 +125,14 @@ class AnswerStore:
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
-        return self._read(lambda connection: self._attempts.read_spend(connection, run))
+        return self._read(lambda connection: self._rows.read_spend(connection, run))
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
 
         def adopt() -> None:
             with self._tables.writing(self._engine) as connection:
-                self._attempts.adopt(connection, name, run, since=since)
+                self._rows.adopt(connection, name, run, since=since)
 
         if self.spend_by_role(name):
             self._patience.try_until_back(adopt)
@@ -177,3 +179,28 @@ class AnswerStore:
     def _beat_until_closed(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
             self._writer.submit(self._writes.Beat())
+
+
+def root_store_url(root: str) -> str:
+    """URL of the store that the runs of ``root`` share unless their `calls.store_url` names another.
+
+    Raises:
+        ConfigError: the root is not on this machine; its runs keep their answers at their `calls.store_url`.
+    """
+    if "://" in root:
+        raise ConfigError(
+            f"the runs of {root!r} keep their answers at their calls.store_url; set it, or name it with --store"
+        )
+    return f"sqlite:///{Path(root, STORE).absolute()}"
+
+
+def store_url(config: RunConfig) -> str:
+    """Where answers are kept: the configured database, or the root's SQLite file."""
+    return config.calls.store_url or root_store_url(config.run.root)
+
+
+def run_key(config: RunConfig) -> str:
+    """The name of a run that every process knows it by: its place."""
+    root = config.run.root
+    place = root.rstrip("/") if "://" in root else Path(root).absolute()
+    return f"{place}/{config.run.name}"

@@ -11,8 +11,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, suppress
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.budget import UNPAID, Attempt, make_attempt, settlement
-from tapir_core.calls.spend import SpendMeter
+from tapir_core.calls.budget import UNPAID, Attempt, SpendMeter, make_attempt, settlement
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig

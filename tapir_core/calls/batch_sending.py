@@ -19,14 +19,20 @@ from tapir_core.calls.asking import in_groups
 from tapir_core.calls.background_loop import task_group
 from tapir_core.calls.batch_client import (
     BatchClient,
+    BatchFile,
     BatchStatus,
     ProviderError,
     at_creation,
     is_lost,
+    split_files,
+    store_results,
     while_away,
 )
-from tapir_core.calls.batch_file import BatchFile, split_files, store_results
-from tapir_core.calls.batch_rows import (
+from tapir_core.calls.budget import make_attempt
+from tapir_core.calls.limits import pause_before_retry
+from tapir_core.calls.prices import MODE_FACTORS
+from tapir_core.calls.sending import Books, Claiming, Tell
+from tapir_core.calls.store_writes import (
     LOST,
     AdoptBatches,
     BatchWrite,
@@ -37,10 +43,6 @@ from tapir_core.calls.batch_rows import (
     PlanBatch,
     Planned,
 )
-from tapir_core.calls.budget import make_attempt
-from tapir_core.calls.limits import pause_before_retry
-from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.sending import Books, Claiming, Tell
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig

@@ -2,7 +2,11 @@
 
 For each request: store look-up → single flight → claim → limiter → each attempt booked, sent and settled → raw reply
 stored and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One
-background event loop makes the calls; any number of threads may ask. Parsing is not done here (reask.py).
+background event loop makes the calls; any number of threads may ask.
+
+Parsing is free and separate (`ask_parsed`): every raw reply stays in the store, so a second run parses the same replies
+again and pays for nothing. A re-ask is the same request under another sample index, and so another seed; a reply that
+was cut off at temperature 0 is not asked for again.
 """
 
 import queue
@@ -16,14 +20,22 @@ from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.attempts import STOPPED, Attempts
 from tapir_core.calls.background_loop import BackgroundLoop, task_group
-from tapir_core.calls.budget import DRIVING
+from tapir_core.calls.budget import DRIVING, LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.sending import Books, Sending, Tell
-from tapir_core.calls.spend import LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig
 
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from tapir_core.calls.types import Answer, Failure
+from tapir_core.text import Unparsed
+
+T = TypeVar("T")
+
 
 _Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
@@ -200,3 +212,156 @@ class CallEngine:
     async def _close_lines(self) -> None:
         for line in self._lines.values():
             await line.close()
+
+
+REASK_STRIDE = 1_000_000
+"""Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed(Generic[T]):
+    """What came of one request."""
+
+    value: T | None
+    """What the parser made of the last reply; nothing when it failed or never became parsable."""
+    reason: str
+    """Why there is no value: the parser's reason, or the failure's kind. Empty when there is one."""
+    outcomes: tuple[Outcome, ...]
+    """One for each time it was asked; all but the last are answers that could not be parsed."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The last outcome: it decides."""
+        return self.outcomes[-1]
+
+    @property
+    def settled(self) -> Outcome:
+        """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
+        if isinstance(self.outcome, Failure) or not self.reason:
+            return self.outcome
+        return Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
+
+    @property
+    def raw(self) -> str:
+        """Text of the last reply; empty when it failed."""
+        return self.outcome.text if isinstance(self.outcome, Answer) else ""
+
+    @property
+    def retryable(self) -> bool:
+        """True when asking again later may succeed."""
+        return isinstance(self.outcome, Failure) and self.outcome.retryable
+
+
+def ask_parsed(
+    engine: CallEngine,
+    requests: Sequence[Request],
+    source: EndpointSource,
+    parse: Callable[[str], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
+) -> list[Parsed[T]]:
+    """Outcomes of ``requests`` with their parsed values, in their order.
+
+    A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
+    each row once, when nothing more will be asked for it: what has `settled`. The ``first`` rows are brought so far
+    before another one is asked: so that it is known early, and stopped, when no reply can be parsed.
+    """
+    return ask_read(
+        engine,
+        requests,
+        source,
+        lambda _, answer: parse(answer.text),
+        reasks,
+        on_outcome=on_outcome,
+        is_stopped=is_stopped,
+        first=first,
+    )
+
+
+def ask_read(
+    engine: CallEngine,
+    requests: Sequence[Request],
+    source: EndpointSource,
+    read: Callable[[int, Answer], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
+) -> list[Parsed[T]]:
+    """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
+
+    ``read`` is given the place of a row and the answer to it.
+    """
+    endpoint = cache(source)
+    parsed: dict[int, Parsed[T]] = {}
+    for part in (range(min(first, len(requests))), range(first, len(requests))):
+        rows = list(part)
+        for reask in range(reasks + 1):
+            asked = [_reasked(requests[row], reask) for row in rows]
+            take = _taker(requests, rows, parsed, read, on_outcome, last=reask == reasks)
+            engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
+            rows = [row for row in rows if _may_improve(requests[row], parsed[row])]
+    return [parsed[row] for row in range(len(requests))]
+
+
+def forget_unread(
+    engine: CallEngine, requests: Sequence[Request], read: Callable[[int, Answer], T | Unparsed], reasks: int
+) -> int:
+    """Delete the stored replies to those requests of which `ask_read` makes no value, so that they are asked anew.
+
+    What was asked anew since, and can be read, stays: who was killed after it asks for the rest. Gives how many replies
+    were deleted.
+    """
+    samples = [[_reasked(request, reask) for reask in range(reasks + 1)] for request in requests]
+    stored = engine.stored([each for of_row in samples for each in of_row])
+    unread: list[Request] = []
+    for row, of_row in enumerate(samples):
+        known = [each for each in of_row if each.key in stored]
+        if all(_read(row, stored[each.key], read)[1] for each in known):
+            unread += known
+    return engine.forget(unread)
+
+
+def _taker(
+    requests: Sequence[Request],
+    rows: list[int],
+    parsed: dict[int, Parsed[T]],
+    read: Callable[[int, Answer], T | Unparsed],
+    on_outcome: OnOutcome | None,
+    *,
+    last: bool,
+) -> OnOutcome:
+    """A callback for one pass, which reads each reply into ``parsed`` and tells of rows that are asked no more."""
+
+    def take(place: int, outcome: Outcome) -> None:
+        row = rows[place]
+        earlier = parsed[row].outcomes if row in parsed else ()
+        found = parsed[row] = Parsed(*_read(row, outcome, read), (*earlier, outcome))
+        if on_outcome is not None and (last or not _may_improve(requests[row], found)):
+            on_outcome(row, found.settled)
+
+    return take
+
+
+def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:
+    if isinstance(outcome, Failure):
+        return None, outcome.kind
+    value = read(row, outcome)
+    return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
+
+
+def _may_improve(request: Request, parsed: Parsed[T]) -> bool:
+    """Whether to ask again: not for what spends its tokens at temperature 0, which it would spend again."""
+    outcome = parsed.outcome
+    if isinstance(outcome, Failure) or not parsed.reason:
+        return False
+    return outcome.finish_reason != "length" or request.sampling.temperature != 0
+
+
+def _reasked(request: Request, reask: int) -> Request:
+    assert request.sample_index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
+    return replace(request, sample_index=request.sample_index + reask * REASK_STRIDE) if reask else request

@@ -14,8 +14,8 @@ from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped, in_groups
 from tapir_core.calls.attempts import STOPPED, Attempts
 from tapir_core.calls.background_loop import task_group
+from tapir_core.calls.budget import SpendMeter, WorkClock
 from tapir_core.calls.limits import Slot
-from tapir_core.calls.spend import SpendMeter, WorkClock
 from tapir_core.calls.types import Claimed, Endpoint, Failure, Outcome, Request
 
 if TYPE_CHECKING:

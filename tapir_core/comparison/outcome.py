@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls.spend import Spend
+from tapir_core.calls.budget import Spend
 from tapir_core.comparison.plan import Arm, ComparisonPlan, PlannedRun
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_table

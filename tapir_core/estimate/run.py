@@ -11,9 +11,8 @@ from pathlib import Path
 
 import jinja2
 
-from tapir_core.calls import Role
+from tapir_core.calls import Role, store_url
 from tapir_core.calls.prices import Price, UnknownPrice
-from tapir_core.calls.store_address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError

@@ -1,18 +1,31 @@
 """Upkeep of the call store: look at it, move it, shrink it, check it. Imports SQLAlchemy: import it when it is used."""
 
-from tapir_core.store_admin.opening import RowFilter, open_existing, read_age, read_moment, shown_url
-from tapir_core.store_admin.prune import DoomedRows, RunAtStake, plan_prune, prune_answers, runs_at_stake
-from tapir_core.store_admin.stats import (
+from tapir_core.store_admin.contents import (
     AnswerGroup,
     Compacted,
+    DoomedRows,
+    RunAtStake,
     StoreSize,
     StoreStats,
     compact,
     gather_stats,
+    plan_prune,
+    prune_answers,
+    runs_at_stake,
     store_size,
 )
+from tapir_core.store_admin.rows import (
+    DamagedRow,
+    RowFilter,
+    Verified,
+    delete_rows,
+    open_existing,
+    read_age,
+    read_moment,
+    shown_url,
+    verify_store,
+)
 from tapir_core.store_admin.transfer import Archive, Exported, Imported, OtherText, export_answers, import_answers
-from tapir_core.store_admin.verify import DamagedRow, Verified, delete_rows, verify_store
 
 __all__ = [
     "AnswerGroup",

@@ -17,14 +17,13 @@ from typing import Any, TypeVar
 import polars as pl
 from sqlalchemy import Engine
 
-from tapir_core.calls.answer_rows import insert_rows
+from tapir_core.calls.store_rows import insert_rows
 from tapir_core.calls.types import Answer, Outcome
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, is_part, part_name
 from tapir_core.storage import Storage
-from tapir_core.store_admin.opening import COLUMNS, RowFilter, changing, stream_rows
-from tapir_core.store_admin.verify import row_faults
+from tapir_core.store_admin.rows import COLUMNS, RowFilter, changing, row_faults, stream_rows
 
 _FORMAT = "tapir answers"
 ANSWERS_VERSION = "1"

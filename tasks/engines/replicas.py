@@ -13,10 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
-from tapir_core.calls.live import LiveAddress, LiveAddresses
-from tapir_core.calls.replicas import Replica, ReplicaRegistry
-from tapir_core.calls.store_address import run_key, store_url
-from tapir_core.calls.types import Endpoint, EndpointSource
+from tapir_core.calls import run_key, store_url
+from tapir_core.calls.lease import Replica, ReplicaRegistry
+from tapir_core.calls.types import Endpoint, EndpointSource, LiveAddress, LiveAddresses
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.run_folder import RunFolder

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.store_address import store_url
+from tapir_core.calls import store_url
 from tapir_core.errors import ConfigError
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run

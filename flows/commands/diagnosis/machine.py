@@ -20,13 +20,13 @@ from sqlalchemy import func, select
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from flows.prefect_server.caretaker import POOLS
-from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls import root_store_url
 from tapir_core.calls.store_tables import answers, meta
 from tapir_core.config import StudentEngine, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import probe_file
 from tapir_core.storage import Storage
-from tapir_core.store_admin.opening import is_there, open_existing, reading, shown_url
+from tapir_core.store_admin.rows import is_there, open_existing, reading, shown_url
 from tasks.engines.student_server import Installed
 from tasks.engines.students import serving
 

@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 
 from flows.commands.run import print_estimate
-from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.store_address import store_url
+from tapir_core.calls import Answer, AnswerStore, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError

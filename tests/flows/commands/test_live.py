@@ -15,7 +15,7 @@ from flows.commands.live import (
     spend_line,
     stage_line,
 )
-from tapir_core.calls.spend import LiveSpend
+from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import ConfigError
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise

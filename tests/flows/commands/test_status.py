@@ -7,9 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tapir_core.calls import AnswerStore, Spend
+from tapir_core.calls import AnswerStore, Spend, store_url
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.store_address import store_url
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt, benchmark_stages

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows.commands.store import store_app
-from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.paths import STORE
 from tapir_core.stages import StageAt

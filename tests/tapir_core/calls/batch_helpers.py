@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
-from tapir_core.calls.batch_rows import OpenBatch, PlanBatch
-from tapir_core.calls.budget import Attempt
-from tapir_core.calls.spend import Spend
+from tapir_core.calls.budget import Attempt, Spend
 from tapir_core.calls.store_tables import batch_rows, batches, claims, open_engine
+from tapir_core.calls.store_writes import OpenBatch, PlanBatch
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tests.doubles.provider import make_request
 from tests.doubles.standin import StandinServer

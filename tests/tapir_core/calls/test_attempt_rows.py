@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
 from tapir_core.calls import Answer, Role, Spend
-from tapir_core.calls.answer_rows import insert_rows, make_row
-from tapir_core.calls.attempt_rows import (
+from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls.store_rows import (
     add_spend,
     adopt,
     book,
+    insert_rows,
+    make_row,
     read_spend,
     read_unknown,
     settle,
 )
-from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_tables import answers, attempts, metadata, open_engine, writing
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig

@@ -11,9 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from tapir_core.calls import Answer, AnswerStore
-from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError
-from tapir_core.calls.batch_file import store_results
-from tapir_core.calls.batch_rows import OpenBatch
+from tapir_core.calls.batch_client import BatchClient, BatchStatus, ProviderError, store_results
+from tapir_core.calls.store_writes import OpenBatch
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig
 from tests.doubles.provider import FakeProvider

@@ -6,7 +6,7 @@ import pytest
 
 from tapir_core.calls import Endpoint, Failure
 from tapir_core.calls.batch_client import BatchStatus, ProviderError, at_creation, is_lost, while_away, why_unreached
-from tapir_core.calls.batch_rows import OpenBatch
+from tapir_core.calls.store_writes import OpenBatch
 from tapir_core.calls.wire import read_error
 from tapir_core.config import BatchConfig
 from tests.doubles.provider import make_request

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, Endpoint, Failure
-from tapir_core.calls.batch_file import read_line, split_files
+from tapir_core.calls.batch_client import read_line, split_files
 from tapir_core.calls.wire import request_body
 from tapir_core.config import BatchConfig
 from tests.doubles.provider import make_request

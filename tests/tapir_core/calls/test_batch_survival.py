@@ -14,8 +14,8 @@ import openai
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.batch_file import split_files
-from tapir_core.calls.batch_rows import NoteBatch
+from tapir_core.calls.batch_client import split_files
+from tapir_core.calls.store_writes import NoteBatch
 from tapir_core.config import BatchConfig, BudgetConfig
 from tests import waiting
 from tests.doubles.batches import BatchRules

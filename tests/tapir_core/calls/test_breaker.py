@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tapir_core.calls.addresses import Breaker, EndpointGivenUpError, Health
+from tapir_core.calls.endpoint import Breaker, EndpointGivenUpError, Health
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind
 from tapir_core.calls.wire import Reply
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.budget import DRIVING, cap_reached, reserve
-from tapir_core.calls.spend import Spend
+from tapir_core.calls.budget import DRIVING, Spend, cap_reached, reserve
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tests.doubles.provider import FakeProvider, Status, Text, make_request

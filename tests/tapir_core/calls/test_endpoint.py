@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Outcome, Request
-from tapir_core.calls import addresses as pool_module
+from tapir_core.calls import endpoint as pool_module
 from tapir_core.calls.endpoint import Line
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig

@@ -10,8 +10,8 @@ from functools import partial
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome
-from tapir_core.calls import addresses as pool_module
-from tapir_core.calls.live import LiveAddress, LiveAddresses
+from tapir_core.calls import endpoint as pool_module
+from tapir_core.calls.types import LiveAddress, LiveAddresses
 from tapir_core.config import CallsConfig
 from tests import waiting
 from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo

@@ -9,8 +9,7 @@ from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Spend
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.lease import RunLease
-from tapir_core.calls.replicas import ReplicaRegistry
+from tapir_core.calls.lease import ReplicaRegistry, RunLease
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.calls.store_writes import LOCK
 from tapir_core.calls.types import Claimed

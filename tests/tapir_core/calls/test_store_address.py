@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.store_address import root_store_url, store_url
+from tapir_core.calls import root_store_url, store_url
 from tapir_core.errors import ConfigError
 from tests.run_config import make_config
 

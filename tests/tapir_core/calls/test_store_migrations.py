@@ -7,11 +7,11 @@ import pytest
 from sqlalchemy import insert, text
 
 from tapir_core.calls import AnswerStore, Spend
-from tapir_core.calls.batch_rows import AdoptBatches
 from tapir_core.calls.budget import Attempt
 from tapir_core.calls.holder import Holder
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_tables import leases, open_engine, writing
+from tapir_core.calls.store_writes import AdoptBatches
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
 from tests.doubles.provider import make_request

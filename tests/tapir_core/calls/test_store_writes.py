@@ -6,18 +6,18 @@ import pytest
 from sqlalchemy import Engine, select
 
 from tapir_core.calls import Answer, Spend
-from tapir_core.calls.answer_rows import count_asked, make_row, read_known, read_reuse
-from tapir_core.calls.attempt_rows import read_spend
-from tapir_core.calls.batch_rows import AdoptBatches, LeaveBatch
 from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls.store_rows import count_asked, make_row, read_known, read_reuse, read_spend
 from tapir_core.calls.store_tables import claims, holders, open_engine
 from tapir_core.calls.store_writes import (
     AddSeconds,
+    AdoptBatches,
     Beat,
     Book,
     Claim,
     Forget,
     Leave,
+    LeaveBatch,
     Put,
     Release,
     Reuse,

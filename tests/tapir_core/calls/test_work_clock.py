@@ -1,6 +1,6 @@
 from collections import defaultdict
 
-from tapir_core.calls.spend import WorkClock
+from tapir_core.calls.budget import WorkClock
 
 
 class Worked:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls import Answer, AnswerStore, Message, Request
-from tapir_core.calls.store_address import store_url
+from tapir_core.calls import Answer, AnswerStore, Message, Request, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.errors import ConfigError

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls.answer_rows import make_row
-from tapir_core.store_admin.verify import row_faults
+from tapir_core.calls.store_rows import make_row
+from tapir_core.store_admin.rows import row_faults
 from tests.doubles.provider import make_request
 from tests.tapir_core.store_admin.store_rows import refusal, reply_of
 

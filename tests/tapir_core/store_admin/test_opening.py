@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.store_address import root_store_url
+from tapir_core.calls import root_store_url
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.store_admin import gather_stats, open_existing, shown_url, verify_store
 from tests.tapir_core.store_admin.store_rows import fill, numbered, sql

@@ -11,9 +11,9 @@ from tapir_core.errors import ConfigError, TapirError
 from tapir_core.store_admin import (
     RowFilter,
     compact,
+    contents,
     open_existing,
     plan_prune,
-    prune,
     prune_answers,
     store_size,
 )
@@ -65,7 +65,7 @@ def test_answers_go_by_how_they_ended(store_url: str):
 
 
 def test_many_rows_go_in_several_transactions(store_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(prune, "ROWS_PER_COMMIT", 7)
+    monkeypatch.setattr(contents, "ROWS_PER_COMMIT", 7)
     fill(store_url, numbered(40), role="judge")
     kept = fill(store_url, numbered(40, start=40), role="teach")
     assert prune_answers(open_existing(store_url), RowFilter(roles=("judge",))) == 40

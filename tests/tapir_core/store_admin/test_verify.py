@@ -5,7 +5,7 @@ import pytest
 from tapir_core.calls import AnswerStore, CallEngine
 from tapir_core.config import CallsConfig
 from tapir_core.errors import TapirError
-from tapir_core.store_admin import delete_rows, gather_stats, open_existing, verify, verify_store
+from tapir_core.store_admin import delete_rows, gather_stats, open_existing, rows, verify_store
 from tests.doubles.provider import FakeProvider, Text, make_request
 from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, sql
 
@@ -68,8 +68,8 @@ def test_a_removed_row_is_asked_again(store_url: str):
 
 
 def test_all_damaged_rows_are_counted_and_the_first_are_listed(store_url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(verify, "LISTED", 4)
-    monkeypatch.setattr(verify, "ROWS_PER_COMMIT", 3)
+    monkeypatch.setattr(rows, "LISTED", 4)
+    monkeypatch.setattr(rows, "ROWS_PER_COMMIT", 3)
     fill(store_url, numbered(20))
     sql(store_url, "UPDATE answers SET usd = -1 WHERE rowid <= 10")
     engine = open_existing(store_url)

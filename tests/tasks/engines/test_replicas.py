@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import Endpoint
-from tapir_core.calls.replicas import ReplicaRegistry
+from tapir_core.calls.lease import ReplicaRegistry
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tasks.engines import replicas
