@@ -9,9 +9,11 @@ the others wait for its answer.
 import itertools
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tapir_core.calls.budget import Attempt, Settlement, Spend
@@ -56,7 +58,7 @@ class AnswerStore:
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
-        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit, store_writes.rows_of)
+        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
@@ -72,14 +74,14 @@ class AnswerStore:
         A claim ends with `put` or `release`, or with this process.
         """
         self._show_life()
-        return self._writer.submit(self._writes.Claim(tuple(keys)))
+        return self._writer.submit(partial(self._writes.claim, keys=tuple(keys)), rows=len(keys))
 
     def book(self, attempts: Sequence[Attempt], budget: BudgetConfig) -> Future[list[str]]:
         """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
 
         What is booked is spent until `settle` says otherwise, also when this process is killed.
         """
-        return self._writer.submit(self._writes.Book(tuple(attempts), budget))
+        return self._writer.submit(self._writes.Book(tuple(attempts), budget), rows=len(attempts))
 
     def settle(self, settlement: Settlement) -> Future[None]:
         """Write down what came of an attempt; nobody needs to wait for it."""
@@ -113,15 +115,16 @@ class AnswerStore:
 
     def forget(self, keys: Sequence[str]) -> Future[int]:
         """Delete outcomes, so that they are asked for again; the future holds how many there were."""
-        return self._writer.submit(self._writes.Forget(tuple(keys)))
+        return self._writer.submit(partial(self._writes.forget, keys=tuple(keys)))
 
     def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
         """Count requests that stored outcomes answered; nobody needs to wait for it."""
-        return self._writer.submit(self._writes.Reuse(self._rows.count_asked(requests)))
+        counts = Counter((each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests)
+        return self._writer.submit(partial(self._writes.count_reuse, counts=counts))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:
         """Add working time to what ``run`` has spent."""
-        return self._writer.submit(self._writes.AddSeconds(run, role, seconds))
+        return self._writer.submit(partial(self._writes.add_seconds, run=run, role=role, seconds=seconds))
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
@@ -143,7 +146,7 @@ class AnswerStore:
             self._closing.set()
             if self._heart is not None:
                 self._heart.join()
-                self._writer.submit(self._writes.Leave())
+                self._writer.submit(self._writes.leave)
             self._patience.close()
             self._writer.close()
             self._engine.dispose()
@@ -173,12 +176,12 @@ class AnswerStore:
     def _show_life(self) -> None:
         if self._heart is None:
             self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
-            self._writer.submit(self._writes.Beat())
+            self._writer.submit(self._writes.beat)
             self._heart.start()
 
     def _beat_until_closed(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):
-            self._writer.submit(self._writes.Beat())
+            self._writer.submit(self._writes.beat)
 
 
 def root_store_url(root: str) -> str:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tapir_core.calls.asking import in_groups
@@ -34,14 +35,14 @@ from tapir_core.calls.prices import MODE_FACTORS
 from tapir_core.calls.sending import Books, Claiming, Tell
 from tapir_core.calls.store_writes import (
     LOST,
-    AdoptBatches,
-    BatchWrite,
-    EndBatch,
-    LeaveBatch,
-    NoteBatch,
+    Change,
     OpenBatch,
-    PlanBatch,
     Planned,
+    adopt_batches,
+    end_batch,
+    leave_batch,
+    note_batch,
+    plan_batch,
 )
 from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
@@ -111,7 +112,7 @@ class BatchSending:
         if self._no_room_at == self._books.attempts.closings and self._books.attempts.may_make_room:
             return
         here = tuple(self._here())
-        for batch in await self._write(AdoptBatches(here)) if here else []:
+        for batch in await self._write(partial(adopt_batches, keys=here)) if here else []:
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
             await self._begin(group, client, batch)
         ours: dict[str, Request] = {}
@@ -139,10 +140,12 @@ class BatchSending:
         attempts, batch = self._books.attempts, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
         wanted = {key: make_attempt(attempts.run, key, each, self._endpoint) for key, each in file.rows.items()}
         try:
-            planned: Planned = await self._write(PlanBatch(batch, wanted, attempts.budget))
+            planned: Planned = await self._write(
+                partial(plan_batch, batch=batch, attempts=wanted, budget=attempts.budget)
+            )
         except BaseException:
             # It may be in the store all the same: whoever asks next takes it over.
-            self._books.store.lead(LeaveBatch(batch.tag))
+            self._books.store.lead(partial(leave_batch, tag=batch.tag))
             raise
         for key in planned.batch.rows:
             self._claiming.hand_on(key)
@@ -182,12 +185,12 @@ class BatchSending:
         perhaps_made = bool(batch.input_file_id)
         if content is not None:
             batch = replace(batch, input_file_id=await client.upload(f"tapir-{batch.tag}.jsonl", content))
-            await self._write(NoteBatch(batch.tag, input_file_id=batch.input_file_id))
+            await self._write(partial(note_batch, tag=batch.tag, input_file_id=batch.input_file_id))
             self._led[batch.tag] = batch
         if batch.input_file_id and not batch.provider_id:
             batch = replace(batch, provider_id=await client.create(batch, perhaps_made=perhaps_made))
             self._led[batch.tag] = batch
-            await self._write(NoteBatch(batch.tag, provider_id=batch.provider_id))
+            await self._write(partial(note_batch, tag=batch.tag, provider_id=batch.provider_id))
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
             for _ in batch.rows:
                 self._books.meter.count_sent()
@@ -226,7 +229,7 @@ class BatchSending:
         if ended:
             await self._end(batch, ended, owed)
         else:
-            await self._write(LeaveBatch(batch.tag))
+            await self._write(partial(leave_batch, tag=batch.tag))
             self._lead_no_more(batch)
             await self._ask_again(batch, owed, least_pause_seconds=0)
 
@@ -238,7 +241,7 @@ class BatchSending:
         *,
         least_pause_seconds: float = 0.0,
     ) -> None:
-        await self._write(EndBatch(batch.tag, state))
+        await self._write(partial(end_batch, tag=batch.tag, state=state))
         self._lead_no_more(batch)
         await self._ask_again(batch, again or {}, least_pause_seconds=least_pause_seconds)
 
@@ -283,7 +286,7 @@ class BatchSending:
 
     def _leave_all(self) -> None:
         for batch in list(self._led.values()):
-            self._books.store.lead(LeaveBatch(batch.tag))
+            self._books.store.lead(partial(leave_batch, tag=batch.tag))
             self._lead_no_more(batch)
             if batch.provider_id:
                 logger.warning(
@@ -293,7 +296,7 @@ class BatchSending:
                     batch.address,
                 )
 
-    async def _write(self, write: BatchWrite) -> Any:
+    async def _write(self, write: Change) -> Any:
         # Shielded: an interrupt must not take back what is on its way into the store.
         return await asyncio.shield(asyncio.wrap_future(self._books.store.lead(write)))
 

@@ -8,7 +8,7 @@ Functions on a connection whose transaction the store's writer holds, so that at
 commit; each books nothing twice when it is repeated, for nobody knows of a commit that broke off whether it was made.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -32,8 +32,6 @@ from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Reques
 from tapir_core.calls.wire import Reply, read_logprobs
 from tapir_core.config import BudgetConfig
 
-Asked = tuple[str, str, str, str, str]
-"""Role, model, identity, prompt version and run of a request."""
 _OUTCOME_COLUMNS = (
     answers.c.key,
     answers.c.status,
@@ -102,24 +100,6 @@ def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outc
 def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Which of ``keys`` are there."""
     return read_column(connection, answers.c.key, answers.c.key, keys)
-
-
-def delete_rows(connection: Connection, keys: Sequence[str]) -> int:
-    """Delete outcomes; gives how many there were."""
-    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys))
-
-
-def count_asked(requests: Iterable[Request]) -> Counter[Asked]:
-    """How many of ``requests`` were of each kind."""
-    return Counter((each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests)
-
-
-def add_reuse(connection: Connection, counts: Mapping[Asked, int]) -> None:
-    """Add requests that stored outcomes answered."""
-    names = ("role", "model", "identity", "prompt_version", "run")
-    for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
-        fields = dict(zip(names, asked, strict=True))
-        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
 
 
 def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:

@@ -39,30 +39,27 @@ logger = logging.getLogger(__name__)
 
 
 class GroupWriter(Generic[W]):
-    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe.
+    """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe."""
 
-    ``rows_of`` says how many rows a write touches.
-    """
-
-    def __init__(
-        self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]], rows_of: Callable[[W], int] = lambda _: 1
-    ) -> None:
+    def __init__(self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]]) -> None:
         self._commit = commit
-        self._rows_of = rows_of
-        self._inbox: queue.SimpleQueue[tuple[W, Future[Any]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[W, Future[Any], int] | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
         self._last_commit = float("-inf")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, write: W) -> Future[Any]:
-        """Queue a write; the future is done after its commit, or fails with what the database raised."""
+    def submit(self, write: W, *, rows: int = 1) -> Future[Any]:
+        """Queue a write that touches ``rows`` rows.
+
+        The future is done after its commit, or fails with what the database raised.
+        """
         committed: Future[Any] = Future()
         # Under the lock, so that nothing queues behind the end, where nobody would commit it.
         with self._lock:
             if not self._closed:
-                self._inbox.put((write, committed))
+                self._inbox.put((write, committed, rows))
                 return committed
         committed.set_exception(TapirError("the call store is closed; this was not kept"))
         return committed
@@ -82,14 +79,14 @@ class GroupWriter(Generic[W]):
             batch = self._take_batch()
             closing = None in batch
             if queued := [each for each in batch if each is not None]:
-                self._finish([write for write, _ in queued], [committed for _, committed in queued])
+                self._finish([write for write, _, _ in queued], [committed for _, committed, _ in queued])
 
-    def _take_batch(self) -> list[tuple[W, Future[Any]] | None]:
+    def _take_batch(self) -> list[tuple[W, Future[Any], int] | None]:
         batch = [self._inbox.get()]
         time.sleep(max(_SECONDS_TO_JOIN, self._last_commit + _SECONDS_BETWEEN_COMMITS - time.monotonic()))
         self._last_commit, rows = time.monotonic(), 0
         while (last := batch[-1]) is not None:
-            rows += self._rows_of(last[0])
+            rows += last[2]
             if rows >= _ROWS_PER_COMMIT or self._inbox.empty():
                 break
             batch.append(self._inbox.get())

@@ -6,17 +6,17 @@ on another. The tag of a batch holds the claims of its requests: they end with a
 a process.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, or_, select, update
 
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.holder import LAPSE, Holder
-from tapir_core.calls.store_rows import Asked, add_reuse, add_spend, book, delete_rows, insert_rows, settle
+from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
 from tapir_core.calls.store_tables import (
     answers,
     batch_rows,
@@ -24,8 +24,10 @@ from tapir_core.calls.store_tables import (
     claims,
     database_time,
     holders,
+    insert_or_add,
     insert_or_ignore,
     read_column,
+    reuse,
     utc_now,
     with_silence,
     writing,
@@ -60,103 +62,13 @@ class Book:
     budget: BudgetConfig
 
 
-class Change(Protocol):
-    """A write that is made in its turn, and not together with others of its kind."""
+Change = Callable[[Connection, str, bool], Any]
+"""A write that is made in its turn, and not together with others of its kind: on a connection, for a holder.
 
-    def apply(self, connection: Connection, holder: str, /, *, repeated: bool = False) -> Any:
-        """Make it for ``holder``; ``repeated`` says that it may have been committed before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Requests that are about to be sent."""
-
-    keys: tuple[str, ...]
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> list[Claimed]:
-        """Claim what nobody has answered or claimed."""
-        call_the_roll(connection, holder)
-        # In this order: a claim ends when its answer is there, and PostgreSQL shows each statement what is there then.
-        rows = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(self.keys))).all()
-        taken = {row.key for row in rows if row.holder != holder}
-        answered = set(connection.scalars(select(answers.c.key).where(answers.c.key.in_(self.keys))))
-        found = dict.fromkeys(self.keys, Claimed.OURS)
-        found |= dict.fromkeys(taken, Claimed.ELSEWHERE) | dict.fromkeys(answered, Claimed.ANSWERED)
-        ours = [{"key": key, "holder": holder} for key, each in found.items() if each is Claimed.OURS]
-        if ours:
-            connection.execute(insert_or_ignore(connection.dialect.name, claims), ours)
-        return [found[key] for key in self.keys]
-
-
-@dataclass(frozen=True, slots=True)
-class AddSeconds:
-    """Working time of a run for a role."""
-
-    run: str
-    role: str
-    seconds: float
-
-    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
-        """Add it to what the run has spent."""
-        add_spend(connection, self.run, self.role, Spend(seconds=self.seconds))
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The holder lives."""
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> None:
-        """The holder is in the table from the first sign of life on."""
-        now = database_time(connection)
-        row = {"id": holder, "heartbeat": now, **asdict(Holder.this_process())}
-        connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
-        connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """The holder goes: all its claims end."""
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> None:
-        """Give up everything that it claims."""
-        connection.execute(delete(claims).where(claims.c.holder == holder))
-        connection.execute(delete(holders).where(holders.c.id == holder))
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Outcomes that are to be asked for again."""
-
-    keys: tuple[str, ...]
-
-    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> int:
-        """Delete them; gives how many there were."""
-        return delete_rows(connection, self.keys)
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """Requests that stored outcomes answered."""
-
-    requests: Mapping[Asked, int]
-
-    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
-        """Count them."""
-        add_reuse(connection, self.requests)
-
+The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
+"""
 
 Write = Put | Release | Book | Settlement | Change
-
-
-def rows_of(write: Write) -> int:
-    """How many rows a write touches, about."""
-    match write:
-        case Claim():
-            return len(write.keys)
-        case Book():
-            return len(write.attempts)
-        case _:
-            return 1
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
@@ -176,9 +88,7 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
         release(connection, holder, ended)
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
         changed = [
-            None
-            if isinstance(write, Put | Release | Book | Settlement)
-            else write.apply(connection, holder, repeated=repeated)
+            None if isinstance(write, Put | Release | Book | Settlement) else write(connection, holder, repeated)
             for write in writes
         ]
         wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
@@ -199,6 +109,55 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
     return put.outcome if ours else stored
 
 
+def claim(connection: Connection, holder: str, _repeated: bool, *, keys: Sequence[str]) -> list[Claimed]:
+    """Claim what nobody has answered or claimed of requests that are about to be sent."""
+    call_the_roll(connection, holder)
+    # In this order: a claim ends when its answer is there, and PostgreSQL shows each statement what is there then.
+    rows = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(keys))).all()
+    taken = {row.key for row in rows if row.holder != holder}
+    answered = set(connection.scalars(select(answers.c.key).where(answers.c.key.in_(keys))))
+    found = dict.fromkeys(keys, Claimed.OURS)
+    found |= dict.fromkeys(taken, Claimed.ELSEWHERE) | dict.fromkeys(answered, Claimed.ANSWERED)
+    ours = [{"key": key, "holder": holder} for key, each in found.items() if each is Claimed.OURS]
+    if ours:
+        connection.execute(insert_or_ignore(connection.dialect.name, claims), ours)
+    return [found[key] for key in keys]
+
+
+def add_seconds(connection: Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float) -> None:
+    """Add working time to what a run has spent for a role."""
+    add_spend(connection, run, role, Spend(seconds=seconds))
+
+
+def beat(connection: Connection, holder: str, _repeated: bool = False) -> None:
+    """The holder lives; it is in the table from the first sign of life on."""
+    now = database_time(connection)
+    row = {"id": holder, "heartbeat": now, **asdict(Holder.this_process())}
+    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
+    connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
+
+
+def leave(connection: Connection, holder: str, _repeated: bool = False) -> None:
+    """The holder goes: all its claims end."""
+    connection.execute(delete(claims).where(claims.c.holder == holder))
+    connection.execute(delete(holders).where(holders.c.id == holder))
+
+
+def forget(connection: Connection, _holder: str, _repeated: bool, *, keys: Sequence[str]) -> int:
+    """Delete outcomes that are to be asked for again; gives how many there were."""
+    return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys))
+
+
+def count_reuse(
+    connection: Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
+) -> None:
+    """Count requests that stored outcomes answered, by role, model, identity, prompt version and run."""
+    names = ("role", "model", "identity", "prompt_version", "run")
+    for asked, requests in sorted(counts.items()):  # in one order, or two processes could wait for each other
+        fields = dict(zip(names, asked, strict=True))
+        connection.execute(insert_or_add(connection.dialect.name, reuse), fields | {"requests": requests})
+
+
 def call_the_roll(connection: Connection, holder: str) -> None:
     """``holder``, this process, is among the living, and what the dead have claimed is free.
 
@@ -207,12 +166,12 @@ def call_the_roll(connection: Connection, holder: str) -> None:
     rows = with_silence(connection, select(holders))
     # While the database was away nobody could show that it lives.
     all_were_silent = any(row["id"] == holder and row["silent"] >= LAPSE for row in rows)
-    Beat().apply(connection, holder)
+    beat(connection, holder)
     for row in rows:
         process = Holder.of(row)
         silent = row["silent"] >= LAPSE and not all_were_silent
         if row["id"] != holder and (process.is_gone() or (silent and not process.is_here())):
-            Leave().apply(connection, row["id"])
+            leave(connection, row["id"])
 
 
 def release(connection: Connection, holder: str, keys: Sequence[str]) -> None:
@@ -268,95 +227,77 @@ class Planned(NamedTuple):
     """Key of each other row → the cap, in words."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlanBatch:
-    """Requests that are claimed become those of a batch, booked before anything of it leaves this process."""
+def plan_batch(
+    connection: Connection,
+    holder: str,
+    repeated: bool,
+    *,
+    batch: OpenBatch,
+    attempts: Mapping[str, Attempt],
+    budget: BudgetConfig,
+) -> Planned:
+    """Make requests that are claimed those of a batch, booked before anything of it leaves this process.
 
-    batch: OpenBatch
-    attempts: Mapping[str, Attempt]
-    """By key, one for each of its rows."""
-    budget: BudgetConfig
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> Planned:
-        """Book each row that the caps have room for, and write down a batch of them."""
-        refusals = book(connection, [(self.attempts[key], self.budget) for key in self.batch.rows], repeated=repeated)
-        refused = {key: refusal for key, refusal in zip(self.batch.rows, refusals, strict=True) if refusal}
-        rows = {key: request for key, request in self.batch.rows.items() if key not in refused}
-        booked = {key: self.attempts[key].id for key in rows}
-        batch = replace(self.batch, rows=rows, attempts=booked, created=utc_now())
-        if rows:
-            _insert(connection, holder, batch)
-        return Planned(batch, refused)
-
-
-@dataclass(frozen=True, slots=True)
-class NoteBatch:
-    """What the provider calls a batch, or its input file."""
-
-    tag: str
-    input_file_id: str = ""
-    provider_id: str = ""
-
-    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
-        """Write down what is given."""
-        given = {"input_file_id": self.input_file_id, "provider_id": self.provider_id}
-        values = {name: value for name, value in given.items() if value}
-        values["state"] = "made" if self.provider_id else "uploaded"
-        connection.execute(update(batches).where(batches.c.tag == self.tag).values(values))
+    ``attempts`` has one for each of its rows, by key. Rows that the caps have no room for stay out.
+    """
+    refusals = book(connection, [(attempts[key], budget) for key in batch.rows], repeated=repeated)
+    refused = {key: refusal for key, refusal in zip(batch.rows, refusals, strict=True) if refusal}
+    rows = {key: request for key, request in batch.rows.items() if key not in refused}
+    booked = {key: attempts[key].id for key in rows}
+    planned = replace(batch, rows=rows, attempts=booked, created=utc_now())
+    if rows:
+        _insert(connection, holder, planned)
+    return Planned(planned, refused)
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptBatches:
-    """Take over the batches that nobody leads and that hold one of these keys."""
-
-    keys: tuple[str, ...]
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> list[OpenBatch]:
-        """The batches that ``holder`` leads from now on."""
-        call_the_roll(connection, holder)
-        tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, self.keys)
-        living = select(holders.c.id)
-        # A try before this one may have taken them over already.
-        led = living.where(holders.c.id != holder) if repeated else living
-        free = select(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led))
-        found = connection.execute(free).mappings().all()
-        adopted = [row["tag"] for row in found]
-        connection.execute(update(batches).where(batches.c.tag.in_(adopted)).values(driver=holder))
-        return [_read(connection, row) for row in found]
+def note_batch(
+    connection: Connection,
+    _holder: str,
+    _repeated: bool,
+    *,
+    tag: str,
+    input_file_id: str = "",
+    provider_id: str = "",
+) -> None:
+    """Write down what the provider calls a batch, or its input file: what is given."""
+    given = {"input_file_id": input_file_id, "provider_id": provider_id}
+    values = {name: value for name, value in given.items() if value}
+    values["state"] = "made" if provider_id else "uploaded"
+    connection.execute(update(batches).where(batches.c.tag == tag).values(values))
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveBatch:
-    """Stop leading a batch: whoever asks next for one of its keys takes it over."""
-
-    tag: str
-
-    def apply(self, connection: Connection, holder: str, *, repeated: bool = False) -> None:
-        """Nobody leads it, if ``holder`` did."""
-        ours = (batches.c.tag == self.tag, batches.c.driver == holder)
-        connection.execute(update(batches).where(*ours).values(driver=""))
-
-
-@dataclass(frozen=True, slots=True)
-class EndBatch:
-    """A batch has nothing more to give: the claims of what it still owes end, and what was booked for it."""
-
-    tag: str
-    state: str
-    """The provider's last status, or why the batch was dropped."""
-
-    def apply(self, connection: Connection, _: str, *, repeated: bool = False) -> None:
-        """The row of `batches` stays as a record."""
-        if self.state != LOST:
-            owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == self.tag)).scalars()
-            settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
-        connection.execute(delete(claims).where(claims.c.holder == self.tag))
-        connection.execute(delete(batch_rows).where(batch_rows.c.batch == self.tag))
-        values = {"state": self.state, "driver": "", "ended": utc_now()}
-        connection.execute(update(batches).where(batches.c.tag == self.tag).values(values))
+def adopt_batches(connection: Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
+    """Take over the batches that nobody leads and that hold one of ``keys``; gives those that are led from now on."""
+    call_the_roll(connection, holder)
+    tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
+    living = select(holders.c.id)
+    # A try before this one may have taken them over already.
+    led = living.where(holders.c.id != holder) if repeated else living
+    free = select(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led))
+    found = connection.execute(free).mappings().all()
+    adopted = [row["tag"] for row in found]
+    connection.execute(update(batches).where(batches.c.tag.in_(adopted)).values(driver=holder))
+    return [_read(connection, row) for row in found]
 
 
-BatchWrite = PlanBatch | NoteBatch | AdoptBatches | LeaveBatch | EndBatch
+def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: str) -> None:
+    """Stop leading a batch, if ``holder`` did: whoever asks next for one of its keys takes it over."""
+    ours = (batches.c.tag == tag, batches.c.driver == holder)
+    connection.execute(update(batches).where(*ours).values(driver=""))
+
+
+def end_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str, state: str) -> None:
+    """A batch has nothing more to give: the claims of what it still owes end, and what was booked for it.
+
+    ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
+    """
+    if state != LOST:
+        owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
+        settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
+    connection.execute(delete(claims).where(claims.c.holder == tag))
+    connection.execute(delete(batch_rows).where(batch_rows.c.batch == tag))
+    values = {"state": state, "driver": "", "ended": utc_now()}
+    connection.execute(update(batches).where(batches.c.tag == tag).values(values))
 
 
 def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:

@@ -3,15 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 
-from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request, store_writes
 from tapir_core.calls.budget import Attempt, Spend
 from tapir_core.calls.store_tables import batch_rows, batches, claims, open_engine
-from tapir_core.calls.store_writes import OpenBatch, PlanBatch
+from tapir_core.calls.store_writes import Change, OpenBatch
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tests.doubles.provider import make_request
 from tests.doubles.standin import StandinServer
@@ -47,13 +48,14 @@ def open_batch_engine(store_url: str, config: CallsConfig = QUICK) -> CallEngine
 
 def plan_batch(
     tag: str, base_url: str, rows: Mapping[str, Request], *, tokens: int = 0, budget: BudgetConfig | None = None
-) -> PlanBatch:
+) -> Change:
     """The write that plans a batch, with an attempt of ``tokens`` for each row."""
     attempts = {
         key: Attempt(1000 + place, "a-run", row.role, key, Spend(1, tokens))
         for place, (key, row) in enumerate(rows.items())
     }
-    return PlanBatch(OpenBatch(tag, base_url, rows), attempts, budget or BudgetConfig())
+    batch = OpenBatch(tag, base_url, rows)
+    return partial(store_writes.plan_batch, batch=batch, attempts=attempts, budget=budget or BudgetConfig())
 
 
 def logged(log_path: Path) -> list[dict[str, Any]]:

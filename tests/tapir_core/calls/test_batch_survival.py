@@ -15,7 +15,7 @@ import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.batch_client import split_files
-from tapir_core.calls.store_writes import NoteBatch
+from tapir_core.calls.store_writes import note_batch
 from tapir_core.config import BatchConfig, BudgetConfig
 from tests import waiting
 from tests.doubles.batches import BatchRules
@@ -59,7 +59,7 @@ def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file
         store.claim(list(rows)).result(timeout=30)
         store.lead(plan_batch("a-tag", base_url, rows, tokens=tokens)).result(timeout=30)
         if file_id:
-            store.lead(NoteBatch("a-tag", input_file_id=file_id)).result(timeout=30)
+            store.lead(partial(note_batch, tag="a-tag", input_file_id=file_id)).result(timeout=30)
     return "a-tag"
 
 
@@ -219,7 +219,7 @@ def test_a_batch_that_the_provider_forgot_is_asked_again_only_where_that_is_free
     with StandinServer(batches=BatchRules(seconds=600)) as server:
         leave_behind(store_url, sums(5), base_url=server.base_url, file_id="file-gone")
         with AnswerStore(store_url) as store:
-            store.lead(NoteBatch("a-tag", provider_id="batch_gone")).result(timeout=30)
+            store.lead(partial(note_batch, tag="a-tag", provider_id="batch_gone")).result(timeout=30)
     with StandinServer(batches=FAST) as server, open_batch_engine(store_url) as engine:
         outcomes = engine.ask(sums(5), lambda: batch_endpoint(server, price=price))
         if price:

@@ -35,11 +35,11 @@ def test_a_commit_takes_no_further_write_once_it_has_enough_rows():
         go_on.wait(10)
         return writes
 
-    writer = GroupWriter("test", commit, rows_of=lambda write: write)
-    writer.submit(1)
+    writer = GroupWriter("test", commit)
+    writer.submit(1, rows=1)
     assert entered.wait(10)
     for rows in (300, 300, 1, 500, 1, 1):
-        writer.submit(rows)
+        writer.submit(rows, rows=rows)
     go_on.set()
     writer.close()
     assert groups == [[1], [300, 300], [1, 500], [1, 1]]

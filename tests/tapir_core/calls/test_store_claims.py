@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Connection, insert, select, update
 
 from tapir_core.calls.store_tables import batches, claims, holders, open_engine, writing
-from tapir_core.calls.store_writes import Beat, Claim, Leave, release
+from tapir_core.calls.store_writes import beat, claim, leave, release
 from tapir_core.calls.types import Claimed
 
 
@@ -20,7 +20,7 @@ def connection(store_url: str) -> Iterator[Connection]:
 
 
 def claimed(connection: Connection, keys: str, holder: str = "me") -> list[Claimed]:
-    return Claim(tuple(keys)).apply(connection, holder)
+    return claim(connection, holder, False, keys=tuple(keys))
 
 
 def test_a_claim_of_ours_may_be_claimed_again_and_anothers_may_not(connection: Connection):
@@ -56,7 +56,7 @@ def test_who_leads_a_batch_ends_the_claims_that_it_holds(connection: Connection,
 def test_a_holder_that_goes_leaves_the_claims_of_others(connection: Connection, gone: str, stays: str):
     claimed(connection, "a", stays)
     claimed(connection, "b", gone)
-    Leave().apply(connection, gone)
+    leave(connection, gone)
     assert connection.execute(select(holders.c.id)).scalars().all() == [stays]
     assert claimed(connection, "ab", "they") == [Claimed.ELSEWHERE, Claimed.OURS]
 
@@ -76,7 +76,7 @@ def test_who_is_gone_loses_its_claims_and_who_is_here_keeps_them(connection: Con
 
 def test_who_was_taken_for_dead_and_goes_on_claiming_can_die_again(connection: Connection):
     claimed(connection, "a", "you")
-    Leave().apply(connection, "you")
+    leave(connection, "you")
     claimed(connection, "a", "you")
     assert claimed(connection, "a") == [Claimed.ELSEWHERE]
     die(connection, "you")
@@ -87,8 +87,8 @@ def test_who_was_taken_for_dead_and_goes_on_claiming_can_die_again(connection: C
 def test_a_beat_is_the_sign_of_life_of_one_holder(connection: Connection, who: str, other: str):
     long_ago = datetime(2026, 1, 1)
     for holder in (who, other):
-        Beat().apply(connection, holder)
+        beat(connection, holder)
     connection.execute(update(holders).values(heartbeat=long_ago))
-    Beat().apply(connection, who)
+    beat(connection, who)
     beats = dict(connection.execute(select(holders.c.id, holders.c.heartbeat)).tuples().all())
     assert beats[who] > long_ago == beats[other]

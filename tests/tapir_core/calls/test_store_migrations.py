@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 
 import pytest
 from sqlalchemy import insert, text
@@ -11,7 +12,7 @@ from tapir_core.calls.budget import Attempt
 from tapir_core.calls.holder import Holder
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_tables import leases, open_engine, writing
-from tapir_core.calls.store_writes import AdoptBatches
+from tapir_core.calls.store_writes import adopt_batches
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
 from tests.doubles.provider import make_request
@@ -51,7 +52,7 @@ def test_open_batches_keep_their_claims_and_their_reservations(store_url: str):
         with AnswerStore(store_url) as store:
             assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
     with AnswerStore(store_url) as store:
-        (batch,) = store.lead(AdoptBatches(("in a batch",))).result(timeout=30)
+        (batch,) = store.lead(partial(adopt_batches, keys=("in a batch",))).result(timeout=30)
         assert list(batch.rows) == list(batch.attempts) == ["in a batch"]
         assert [each.name for each in store.claim(["in a batch", "of a process"]).result(timeout=30)] == [
             "ELSEWHERE",

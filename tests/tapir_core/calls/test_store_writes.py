@@ -1,27 +1,28 @@
 """One commit of many kinds of writes: what came is stored and settled first, and nothing counts twice."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from sqlalchemy import Engine, select
 
-from tapir_core.calls import Answer, Spend
+from tapir_core.calls import Answer, Spend, store_writes
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.store_rows import count_asked, make_row, read_known, read_reuse, read_spend
+from tapir_core.calls.store_rows import make_row, read_known, read_reuse, read_spend
 from tapir_core.calls.store_tables import claims, holders, open_engine
 from tapir_core.calls.store_writes import (
-    AddSeconds,
-    AdoptBatches,
-    Beat,
     Book,
-    Claim,
-    Forget,
-    Leave,
-    LeaveBatch,
+    Change,
     Put,
     Release,
-    Reuse,
+    add_seconds,
+    adopt_batches,
+    beat,
     commit,
+    count_reuse,
+    forget,
+    leave,
+    leave_batch,
 )
 from tapir_core.calls.types import Claimed
 from tapir_core.calls.wire import Reply
@@ -43,8 +44,16 @@ def put(key: str, text: str = "fine", *, role: str = "teach") -> Put:
     return Put(make_row(key, make_request(role=role), reply), answer)
 
 
-def claim(*keys: str) -> Claim:
-    return Claim(keys)
+def claim(*keys: str) -> Change:
+    return partial(store_writes.claim, keys=keys)
+
+
+def work(role: str, seconds: float) -> Change:
+    return partial(add_seconds, run="a-run", role=role, seconds=seconds)
+
+
+def reused(role: str, run: str, requests: int) -> Change:
+    return partial(count_reuse, counts={(role, "a-model", "an identity", "v1", run): requests})
 
 
 def book(attempt: int, **caps: float) -> Book:
@@ -72,21 +81,21 @@ def test_each_write_has_its_own_result_in_its_own_place(engine: Engine):
         claim("c"),
         put("b"),
         book(2, requests=2),
-        Beat(),
+        beat,
         put("a", "late"),
         Release("c"),
         book(3, requests=2),
         put("d"),
         settle(1, Spend(1)),
-        Forget(("a", "x")),
+        partial(forget, keys=("a", "x")),
     ]
-    claimed, b, second, beat, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
+    claimed, b, second, alive, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
     assert claimed == [Claimed.OURS]
     assert [b, d] == [put("b").outcome, put("d").outcome]
     assert (a.text, a.stored) == ("early", True)
     assert second == [""]
     assert "budget.requests = 2 is reached" in third[0]
-    assert (beat, released, settled, forgotten) == (None, None, None, 1)
+    assert (alive, released, settled, forgotten) == (None, None, None, 1)
 
 
 def test_a_claim_and_a_booking_see_what_their_own_commit_brings(engine: Engine):
@@ -98,15 +107,15 @@ def test_a_claim_and_a_booking_see_what_their_own_commit_brings(engine: Engine):
 
 
 def test_a_commit_spends_what_its_attempts_cost_and_the_time_that_was_worked(engine: Engine):
-    commit(engine, "me", [book(1), book(2), AddSeconds("a-run", "teach", 1.5), AddSeconds("a-run", "judge", 0.5)])
+    commit(engine, "me", [book(1), book(2), work("teach", 1.5), work("judge", 0.5)])
     assert spent(engine) == {"judge": Spend(seconds=0.5), "teach": Spend(2, 20, 10, 1.0, 1.5)}
     commit(engine, "me", [settle(1, Spend(1, 7, 3, 0.25)), settle(2, None), put("a")])
     assert spent(engine)["teach"] == Spend(2, 17, 8, 0.75, 1.5), "an answer costs what its attempt costs, and no more"
 
 
 def test_requests_that_the_store_answered_are_added_up(engine: Engine):
-    once = Reuse(count_asked([make_request("a"), make_request("b", run="b-run")]))
-    commit(engine, "me", [once, Reuse(count_asked([make_request("a", role="judge")])), once])
+    once = [reused("teach", "a-run", 1), reused("teach", "b-run", 1)]
+    commit(engine, "me", [*once, reused("judge", "a-run", 1), *once])
     with engine.connect() as connection:
         found = read_reuse(connection)
     assert {role: requests for (role, *_), requests in found.items()} == {"judge": 1, "teach": 4}
@@ -127,18 +136,18 @@ def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(en
     assert [again[1], again[2], again[3].refused] == [first[1], first[2], {}]
     assert list(again[3].batch.rows) == ["in a batch"]
     assert spent(engine)["teach"].requests == 2
-    (taken,) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=True)
+    (taken,) = commit(engine, "you", [partial(adopt_batches, keys=("in a batch",))], repeated=True)
     assert taken == [], "it is led by somebody else who lives"
-    commit(engine, "me", [LeaveBatch("a-batch")])
+    commit(engine, "me", [partial(leave_batch, tag="a-batch")])
     for repeated in (False, True):
-        ((adopted,),) = commit(engine, "you", [AdoptBatches(("in a batch",))], repeated=repeated)
+        ((adopted,),) = commit(engine, "you", [partial(adopt_batches, keys=("in a batch",))], repeated=repeated)
         assert adopted.tag == "a-batch"
 
 
 def test_who_leaves_takes_its_own_claims_along(engine: Engine):
     commit(engine, "me", [claim("a")])
     commit(engine, "you", [claim("b")])
-    commit(engine, "me", [Leave()])
+    commit(engine, "me", [leave])
     assert claimed(engine) == {"b": "you"}
     with engine.connect() as connection:
         assert connection.execute(select(holders.c.id)).scalars().all() == ["you"]
