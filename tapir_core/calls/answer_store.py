@@ -161,8 +161,7 @@ class AnswerStore:
         tries = itertools.count()
 
         def once() -> list[Any]:
-            results: list[Any] = self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0)
-            return results
+            return list(self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0))
 
         return self._patience.try_until_back(once)
 

@@ -50,16 +50,19 @@ _FULL_QUEUE = "token_limit_exceeded"
 _KEPT_LONGER = timedelta(days=1)
 """How long after its window a batch that nobody knows may still come back."""
 
+_LINES_PER_COMMIT = 500
+_BYTES_IN_MEMORY = 16 * 2**20
+"""A longer result waits on disk."""
 
+
+@dataclass(eq=False)
 class ProviderError(Exception):
     """Raised when a call has failed for good; never leaves the engine."""
 
-    def __init__(self, failure: Failure, reply: Reply, status: int | None) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-        self.reply = reply
-        self.status = status
-        """HTTP status; nothing when there was no reply."""
+    failure: Failure
+    reply: Reply
+    status: int | None
+    """HTTP status; nothing when there was no reply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +99,6 @@ class BatchClient(Client):
         self._rng = rng
         # A large file takes as long as it takes, as long as something moves.
         self._patient = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=config.timeout_seconds)
-
-    @property
-    def tokens_field(self) -> str:
-        """What this address calls the longest answer."""
-        return self._tokens_field
 
     async def upload(self, name: str, content: bytes) -> str:
         """The id of a new input file."""
@@ -301,11 +299,6 @@ def _window(limits: BatchConfig) -> timedelta:
 def _failed(reply: Reply, status: int | None) -> ProviderError:
     assert isinstance(reply.outcome, Failure)
     return ProviderError(reply.outcome, reply, status)
-
-
-_LINES_PER_COMMIT = 500
-_BYTES_IN_MEMORY = 16 * 2**20
-"""A longer result waits on disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.background_loop import task_group
 from tapir_core.calls.batch_client import (
     BatchClient,
     BatchFile,
@@ -32,7 +31,7 @@ from tapir_core.calls.batch_client import (
 from tapir_core.calls.budget import make_attempt
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.sending import Books, Claiming, Tell
+from tapir_core.calls.sending import Books, Claiming, Tell, task_group
 from tapir_core.calls.store_writes import (
     LOST,
     Change,
@@ -173,10 +172,8 @@ class BatchSending:
             # The input file is noted before a batch is made of it; then only a clear no says that there is none.
             refused = error.status is not None and 400 <= error.status < 500
             sent = self._led[batch.tag].input_file_id and not refused
-            failure = at_creation(error, self._endpoint)
-            await self._give_up(
-                batch, Reply(failure, attempts=0, endpoint_at_fault=True), ended="" if sent else "refused"
-            )
+            reply = Reply(at_creation(error, self._endpoint), attempts=0, endpoint_at_fault=True)
+            await self._end(batch, "" if sent else "refused", dict.fromkeys(batch.rows, reply))
             return
         group.create_task(self._follow(client, made))
 
@@ -199,22 +196,20 @@ class BatchSending:
     async def _follow(self, client: BatchClient, batch: OpenBatch) -> None:
         """Wait for a batch's end and take its replies apart; what failed is asked again."""
         if not batch.provider_id or not batch.rows:
-            await self._end(batch, "dropped")
+            await self._end(batch, "dropped", {})
             return
         try:
             status = await self._wait_for_end(client, batch)
             again = await store_results(
                 client, self._books.store, self._endpoint, batch, status, bring=self._count_and_bring
             )
+            state = status.status
         except ProviderError as error:
             lost = is_lost(error, batch, self._endpoint, self._limits)
             failure = while_away(error, batch, self._endpoint, self._limits)
-            await self._give_up(
-                batch, Reply(failure, attempts=0, endpoint_at_fault=not lost), ended=LOST if lost else ""
-            )
-            return
-        least = self._limits.poll_seconds if status.status == "failed" else 0.0
-        await self._end(batch, status.status, again, least_pause_seconds=least)
+            again = dict.fromkeys(batch.rows, Reply(failure, attempts=0, endpoint_at_fault=not lost))
+            state = LOST if lost else ""
+        await self._end(batch, state, again)
 
     async def _wait_for_end(self, client: BatchClient, batch: OpenBatch) -> BatchStatus:
         pause = min(_FIRST_PAUSE_SECONDS, self._limits.poll_seconds)
@@ -223,27 +218,13 @@ class BatchSending:
             pause = min(2 * pause, self._limits.poll_seconds)
         return status
 
-    async def _give_up(self, batch: OpenBatch, reply: Reply, *, ended: str) -> None:
-        """All that a batch owes has failed with ``reply``; the batch has ended, or is left to who asks next."""
-        owed = dict.fromkeys(batch.rows, reply)
-        if ended:
-            await self._end(batch, ended, owed)
-        else:
-            await self._write(partial(leave_batch, tag=batch.tag))
-            self._lead_no_more(batch)
-            await self._ask_again(batch, owed, least_pause_seconds=0)
-
-    async def _end(
-        self,
-        batch: OpenBatch,
-        state: str,
-        again: Mapping[str, Reply] | None = None,
-        *,
-        least_pause_seconds: float = 0.0,
-    ) -> None:
-        await self._write(partial(end_batch, tag=batch.tag, state=state))
+    async def _end(self, batch: OpenBatch, state: str, again: Mapping[str, Reply]) -> None:
+        """A batch has ended with ``state``, or is left to who asks next if that is empty; ``again`` failed in it."""
+        change = partial(end_batch, tag=batch.tag, state=state) if state else partial(leave_batch, tag=batch.tag)
+        await self._write(change)
         self._lead_no_more(batch)
-        await self._ask_again(batch, again or {}, least_pause_seconds=least_pause_seconds)
+        least = self._limits.poll_seconds if state == "failed" else 0.0
+        await self._ask_again(batch, again, least_pause_seconds=least)
 
     def _lead_no_more(self, batch: OpenBatch) -> None:
         del self._led[batch.tag]

@@ -21,6 +21,17 @@ from tapir_core.calls.types import Endpoint, Failure, FailureKind, Request, Role
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, Caps
 
+DRIVING = "run"
+"""Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
+
+_BYTES_PER_TOKEN = 3
+"""Of a prompt, for its reservation: fewer than tokenizers need for almost any text, so that a reservation is high."""
+_TOKENS_PER_MESSAGE = 16
+"""Of a chat template around each message."""
+
+UNPAID: Literal["answer"] = "answer"
+"""Role of the student's own answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class LiveSpend:
@@ -131,22 +142,18 @@ class WorkClock:
         try:
             yield
         finally:
-            self.end(role)
+            with self._lock:
+                self._working[role] -= 1
+                # A clock that was ended with its engine has nothing left to add.
+                if not self._working[role] and role in self._since:
+                    self._tell(role)
+                    del self._since[role]
 
     def begin(self, role: str) -> None:
         """Work of ``role`` begins."""
         with self._lock:
             self._working[role] += 1
             self._since.setdefault(role, time.monotonic())
-
-    def end(self, role: str) -> None:
-        """One piece of work of ``role`` ends."""
-        with self._lock:
-            self._working[role] -= 1
-            # A clock that was ended with its engine has nothing left to add.
-            if not self._working[role] and role in self._since:
-                self._tell(role)
-                del self._since[role]
 
     def tell_all(self, *, older_than_seconds: float) -> None:
         """Add up what has run for longer than this since it was last added."""
@@ -167,18 +174,6 @@ class WorkClock:
         now = time.monotonic()
         self._add_seconds(role, now - self._since[role])
         self._since[role] = now
-
-
-DRIVING = "run"
-"""Where the ledger keeps the hours of the whole run: stages overlap, so theirs do not add up to it."""
-
-_BYTES_PER_TOKEN = 3
-"""Of a prompt, for its reservation: fewer than tokenizers need for almost any text, so that a reservation is high."""
-_TOKENS_PER_MESSAGE = 16
-"""Of a chat template around each message."""
-
-UNPAID: Literal["answer"] = "answer"
-"""Role of the student's own answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,9 +51,9 @@ class Client:
         self._timeout_seconds = timeout_seconds
         address = endpoint.base_url.rstrip("/")
         self._url, self._models_url = f"{address}/chat/completions", f"{address}/models"
-        # OpenAI's own models know only the newer name of this field, most other servers only the older one.
+        # Name of the longest answer: OpenAI's own models know the newer one, most other servers only the older one.
         openai_itself = urlsplit(endpoint.base_url).hostname == "api.openai.com"
-        self._tokens_field = "max_completion_tokens" if openai_itself else "max_tokens"
+        self.tokens_field = "max_completion_tokens" if openai_itself else "max_tokens"
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=endpoint.concurrency),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(CONNECT_SECONDS, timeout_seconds)),
@@ -68,7 +68,7 @@ class Client:
 
     async def send(self, request: Request) -> Reply:
         """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = json.dumps(request_body(request, tokens_field=self._tokens_field), ensure_ascii=False).encode()
+        body = json.dumps(request_body(request, tokens_field=self.tokens_field), ensure_ascii=False).encode()
         try:
             async with self._session.post(self._url, data=body, headers=self._headers, **self._proxy) as response:
                 received = await response.read()

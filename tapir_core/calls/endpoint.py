@@ -16,13 +16,13 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tapir_core.calls.attempts import Attempts, Settle, UnsentError
 from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, AddressLimit, Limiter, Rates, Slot, pause_before_retry
+from tapir_core.calls.sending import Attempts, Settle, UnsentError
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
@@ -39,12 +39,11 @@ _LONGEST_OUT_SECONDS = 60.0
 """Time until an address that is out is probed with one call; it doubles from the first to the longest."""
 
 
+@dataclass(eq=False)
 class EndpointGivenUpError(Exception):
     """Raised in whoever waits for an endpoint when it is given up; never leaves the engine."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+    failure: Failure
 
 
 class Breaker:
@@ -327,10 +326,8 @@ def _adapt(limit: AddressLimit, reply: Reply, *, began: float, now: float) -> No
     outcome = reply.outcome
     if isinstance(outcome, Answer):
         limit.answered(began=began, now=now)
-    elif outcome.kind == "timeout":
-        limit.timed_out(began=began, now=now)
-    elif outcome.kind == "rate_limited" and not reply.shows_spent_account:
-        limit.limited(began=began, now=now)
+    elif outcome.kind == "timeout" or (outcome.kind == "rate_limited" and not reply.shows_spent_account):
+        limit.troubled(timed_out=outcome.kind == "timeout", began=began, now=now)
 
 
 class Line:
@@ -360,20 +357,17 @@ class Line:
                 while True:
                     attempts, address = attempts + 1, self._pool.at(slot.at)
                     reply = await self._attempt(key, request, endpoint, address)
-                    if not isinstance(reply.outcome, Failure):
-                        return _of_all(reply, attempts, before)
-                    failed[reply.outcome.kind] += 1
-                    pause = self._pause_after(reply, reply.outcome.kind, failed, address)
+                    pause = self._pause_after(reply, failed, address)
                     if pause is None:
-                        return _with_attempts(_of_all(reply, attempts, before), reply.outcome, attempts)
+                        return _of_all(reply, attempts, before)
                     before += Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
                     slot.release()
                     await asyncio.sleep(pause)
                     await slot.take_again()
         except UnsentError as unsent:
-            return _with_attempts(_of_all(Reply(unsent.failure), attempts - 1, before), unsent.failure, attempts - 1)
+            return _of_all(Reply(unsent.failure), attempts - 1, before)
         except EndpointGivenUpError as given_up:
-            return _with_attempts(_of_all(Reply(given_up.failure), attempts, before), given_up.failure, attempts)
+            return _of_all(Reply(given_up.failure), attempts, before)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -409,9 +403,12 @@ class Line:
         settle(reply)
         return reply
 
-    def _pause_after(
-        self, reply: Reply, kind: FailureKind, failed: Counter[FailureKind], address: Address
-    ) -> float | None:
+    def _pause_after(self, reply: Reply, failed: Counter[FailureKind], address: Address) -> float | None:
+        """Seconds until the next attempt; nothing where there is none, for the reply is an answer or the last one."""
+        if not isinstance(reply.outcome, Failure):
+            return None
+        kind = reply.outcome.kind
+        failed[kind] += 1
         if self.breaker.failure is not None:
             return None
         if reply.endpoint_at_fault:
@@ -430,14 +427,12 @@ def _used_tokens(reply: Reply, reserved: int) -> int:
 
 def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:
     """The last reply, with what all attempts took: a provider charges replies that cannot be used, too."""
+    outcome = reply.outcome
     return replace(
         reply,
+        outcome=replace(outcome, attempts=attempts) if isinstance(outcome, Failure) else outcome,
         attempts=attempts,
         prompt_tokens=before.prompt_tokens + reply.prompt_tokens,
         completion_tokens=before.completion_tokens + reply.completion_tokens,
         usd=before.usd + reply.usd,
     )
-
-
-def _with_attempts(reply: Reply, failure: Failure, attempts: int) -> Reply:
-    return replace(reply, attempts=attempts, outcome=replace(failure, attempts=attempts))

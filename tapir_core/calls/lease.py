@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from tapir_core.calls.holder import LAPSE, Holder, busy, is_free
@@ -138,14 +138,11 @@ class RunLease:
         with writing(self._engine) as connection:
             connection.execute(delete(leases).where(*self._ours))
 
-    def _beat(self) -> None:
-        with writing(self._engine) as connection:
-            connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
-
     def _beat_until_released(self) -> None:
         while not self._released.wait(HEARTBEAT_SECONDS):
             try:
-                self._beat()
+                with writing(self._engine) as connection:
+                    connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
             except SQLAlchemyError as error:
                 # The lease lapses by itself when this lasts; `holds` then says so before anything is promoted.
                 logger.warning("no heartbeat for run %s: %s", self.run_key, error)
@@ -189,14 +186,14 @@ class ReplicaRegistry:
         replica = secrets.token_hex(8)
         wanted = {"id": replica, "run_key": self.run_key, "round": number, "checkpoint": checkpoint}
         unserved = {"base_url": "", "concurrency": 0, "leaving": False}
-        with self._writing() as connection:
+        with _translated(), writing(self._engine) as connection:
             row = {**wanted, **unserved, "heartbeat": database_time(connection)}
             connection.execute(insert(replicas).values(row))
         return replica
 
     def take(self, replica: str) -> Replica | None:
         """Make this process the one of a replica; nothing when it is wanted no more, or another process has it."""
-        with self._writing() as connection:
+        with _translated(), writing(self._engine) as connection:
             mine = {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
             free = update(replicas).where(replicas.c.id == replica, *self._untaken)
             taken = connection.execute(free.values(mine)).rowcount == 1
@@ -226,7 +223,7 @@ class ReplicaRegistry:
 
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
-        with self._writing() as connection:
+        with _translated(), writing(self._engine) as connection:
             untaken = list(connection.scalars(select(replicas.c.id).where(*self._untaken)))
             connection.execute(delete(replicas).where(*self._untaken))
             connection.execute(update(replicas).where(self._of_run).values(leaving=True))
@@ -234,7 +231,7 @@ class ReplicaRegistry:
 
     def remove(self, replica: str) -> None:
         """Forget a replica."""
-        with self._writing() as connection:
+        with _translated(), writing(self._engine) as connection:
             connection.execute(delete(replicas).where(replicas.c.id == replica))
 
     def is_driven(self) -> bool:
@@ -249,14 +246,9 @@ class ReplicaRegistry:
 
     def _change(self, replica: str, **values: Any) -> None:
         """Write values into a row, and a heartbeat unless one is among them."""
-        with self._writing() as connection:
+        with _translated(), writing(self._engine) as connection:
             values.setdefault("heartbeat", database_time(connection))
             connection.execute(update(replicas).where(replicas.c.id == replica).values(values))
-
-    @contextmanager
-    def _writing(self) -> Iterator[Connection]:
-        with _translated(), writing(self._engine) as connection:
-            yield connection
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import asyncio
 import random
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -79,13 +79,9 @@ class AddressLimit:
             self._level += 1.0 if self._level < self._fast_until else step
         self._count(0, began, now)
 
-    def limited(self, *, began: float, now: float) -> None:
-        """A call was refused with 429, and not for a limit per minute."""
-        self._count(1, began, now)
-
-    def timed_out(self, *, began: float, now: float) -> None:
-        """A call took longer than anybody waits."""
-        self._count(_TIMEOUT_WEIGHT, began, now)
+    def troubled(self, *, timed_out: bool, began: float, now: float) -> None:
+        """A call took longer than anybody waits, or was refused with 429 and not for a limit per minute."""
+        self._count(_TIMEOUT_WEIGHT if timed_out else 1, began, now)
 
     def _count(self, trouble: int, began: float, now: float) -> None:
         if began >= self._since:
@@ -350,7 +346,7 @@ def read_rate_limits(headers: Mapping[str, str], *, now: datetime) -> tuple[Rate
         for remaining_name, limit_name, reset_name in names:
             remaining = read_number(headers.get(remaining_name))
             if remaining is not None:
-                reset = _seconds_until(headers.get(reset_name, ""), now=now)
+                reset = read_seconds(headers.get(reset_name, ""), datetime.fromisoformat, now=now)
                 found.append(RateLimit(unit, remaining, read_number(headers.get(limit_name)), reset))
                 break
     return tuple(found)
@@ -365,8 +361,8 @@ def read_number(text: str | None) -> float | None:
     return number if 0 <= number < float("inf") else None
 
 
-def _seconds_until(text: str, *, now: datetime) -> float | None:
-    """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until an RFC 3339 date."""
+def read_seconds(text: str, read_date: Callable[[str], datetime], *, now: datetime) -> float | None:
+    """Seconds of a plain number, of a duration such as ``6m0s`` or ``120ms``, or until a date; of other text None."""
     text = text.strip()
     seconds = read_number(text)
     if seconds is not None:
@@ -374,7 +370,7 @@ def _seconds_until(text: str, *, now: datetime) -> float | None:
     if _DURATION.fullmatch(text):
         return sum(float(amount) * _SECONDS[unit] for amount, unit in _PART.findall(text))
     try:
-        date = datetime.fromisoformat(text)
+        date = read_date(text)
     except ValueError:
         return None
     return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())

@@ -9,7 +9,7 @@ commit; each books nothing twice when it is repeated, for nobody knows of a comm
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, cast
@@ -44,6 +44,25 @@ _OUTCOME_COLUMNS = (
     answers.c.usd,
     # Log-probabilities stand in the body alone, and benchmarks alone read them: other bodies are left where they are.
     case((answers.c.role == "benchmark", answers.c.raw)),
+)
+
+_NO_CAPS = BudgetConfig()
+
+# Made once: to build a statement costs as much as to run it.
+_SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
+_UNSETTLED = select(attempts).where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
+_BOOK = insert(attempts)
+
+_SETTLE = (
+    update(attempts)
+    .where(attempts.c.id == bindparam("attempt"))
+    .values(
+        outcome=bindparam("came"),
+        unknown=bindparam("unsure"),
+        prompt_tokens=bindparam("prompt"),
+        completion_tokens=bindparam("completion"),
+        usd=bindparam("cost"),
+    )
 )
 
 
@@ -180,7 +199,10 @@ def add_spend(connection: Connection, run: str, role: str, more: Spend) -> None:
 
 def read_spend(connection: Connection, run: str) -> dict[str, Spend]:
     """What a run has spent or reserved, by role."""
-    return {row.role: _as_spend(row._mapping) for row in connection.execute(_SPENT, {"of": run})}
+    return {
+        row.role: Spend(row.requests, row.prompt_tokens, row.completion_tokens, row.usd, row.seconds)
+        for row in connection.execute(_SPENT, {"of": run})
+    }
 
 
 def read_unknown(connection: Connection, run: str) -> Spend:
@@ -232,26 +254,6 @@ class _Ledger:
         return reason
 
 
-_NO_CAPS = BudgetConfig()
-
-# Made once: to build a statement costs as much as to run it.
-_SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
-_UNSETTLED = select(attempts).where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
-_BOOK = insert(attempts)
-
-_SETTLE = (
-    update(attempts)
-    .where(attempts.c.id == bindparam("attempt"))
-    .values(
-        outcome=bindparam("came"),
-        unknown=bindparam("unsure"),
-        prompt_tokens=bindparam("prompt"),
-        completion_tokens=bindparam("completion"),
-        usd=bindparam("cost"),
-    )
-)
-
-
 def _row(attempt: Attempt) -> dict[str, Any]:
     most = attempt.most
     asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
@@ -266,8 +268,3 @@ def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None
     for (run, role), more in sorted(added.items(), key=lambda each: each[0]):
         if more != Spend():
             add_spend(connection, run, role, more)
-
-
-def _as_spend(row: Mapping[Any, Any]) -> Spend:
-    tokens = int(row["prompt_tokens"]), int(row["completion_tokens"])
-    return Spend(int(row["requests"]), *tokens, float(row["usd"]), float(row["seconds"]))

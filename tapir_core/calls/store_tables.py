@@ -46,7 +46,7 @@ from tapir_core.calls.holder import busy, is_free
 from tapir_core.errors import ConfigError, MissingPrerequisite
 
 BUSY_SECONDS = 20
-"""How long a writer waits for another process's transaction in SQLite before it fails, or tries again (patience.py)."""
+"""How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
 _POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 """A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
 
@@ -397,7 +397,7 @@ def _book_attempts(connection: Connection) -> None:
     """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled; a claim is a claim alone.
 
     Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
-    a run takes its own over when it is opened (attempt_rows.adopt).
+    a run takes its own over when it is opened (store_rows.adopt).
 
     Raises:
         RunBusy: a process that knows only the old tables works on the store.

@@ -136,7 +136,8 @@ class Patience:
             return trying(work)
         finally:
             if trying.statistics.get("attempt_number", 1) > 1:
-                logger.warning("%s: the database was away for %.0f s", self._what, _waited(trying))
+                waited = time.monotonic() - float(trying.statistics["start_time"])
+                logger.warning("%s: the database was away for %.0f s", self._what, waited)
 
     def close(self) -> None:
         """From now on wait only a little longer."""
@@ -174,7 +175,3 @@ def is_away(error: BaseException) -> bool:
     if str(getattr(error.orig, "sqlstate", None) or "").startswith(_LASTING_SQLSTATES):
         return False
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-
-
-def _waited(trying: Retrying) -> float:
-    return time.monotonic() - float(trying.statistics["start_time"])

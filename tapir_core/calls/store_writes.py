@@ -38,6 +38,24 @@ from tapir_core.config import BudgetConfig, Sampling
 LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
 
+Change = Callable[[Connection, str, bool], Any]
+"""A write that is made in its turn, and not together with others of its kind: on a connection, for a holder.
+
+The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
+"""
+
+# Made once: to build a statement costs as much as to run it.
+_RELEASE = delete(claims).where(
+    claims.c.key.in_(bindparam("keys", expanding=True)),
+    or_(
+        claims.c.holder == bindparam("by"),
+        claims.c.holder.in_(select(batches.c.tag).where(batches.c.driver == bindparam("by"))),
+    ),
+)
+
+LOST = "lost"
+"""State of a batch that its provider knows no more: what it has cost stays unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
@@ -61,12 +79,6 @@ class Book:
     attempts: tuple[Attempt, ...]
     budget: BudgetConfig
 
-
-Change = Callable[[Connection, str, bool], Any]
-"""A write that is made in its turn, and not together with others of its kind: on a connection, for a holder.
-
-The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
-"""
 
 Write = Put | Release | Book | Settlement | Change
 
@@ -181,20 +193,6 @@ def release(connection: Connection, holder: str, keys: Sequence[str]) -> None:
     """
     if keys:
         connection.execute(_RELEASE, {"keys": keys, "by": holder})
-
-
-# Made once: to build a statement costs as much as to run it.
-_RELEASE = delete(claims).where(
-    claims.c.key.in_(bindparam("keys", expanding=True)),
-    or_(
-        claims.c.holder == bindparam("by"),
-        claims.c.holder.in_(select(batches.c.tag).where(batches.c.driver == bindparam("by"))),
-    ),
-)
-
-
-LOST = "lost"
-"""State of a batch that its provider knows no more: what it has cost stays unknown."""
 
 
 @dataclass(frozen=True, slots=True)

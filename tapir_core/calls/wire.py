@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from tapir_core.calls.limits import RateLimit, read_number
+from tapir_core.calls.limits import RateLimit, read_number, read_seconds
 from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
 
 _TOO_LONG_PHRASES = (
@@ -146,17 +146,7 @@ def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | No
     milliseconds = read_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    seconds = read_number(value)
-    if seconds is not None:
-        return seconds
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds())
+    return read_seconds(headers.get("retry-after", ""), parsedate_to_datetime, now=now)
 
 
 def clean_text(text: str) -> str:

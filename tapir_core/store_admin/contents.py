@@ -25,6 +25,9 @@ from tapir_core.run_folder import RunFolder, runs_of
 from tapir_core.stages import StageAt, asked_in_roles, plan
 from tapir_core.store_admin.rows import RowFilter, changing, reading
 
+ROWS_PER_COMMIT = 2_000
+"""Removed in one transaction, so that a run at work waits for milliseconds only."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoreSize:
@@ -98,9 +101,7 @@ class StoreStats:
     @property
     def statuses(self) -> dict[str, int]:
         """Rows by `answer` or kind of failure, the most frequent first."""
-        counts: Counter[str] = Counter()
-        for group in self.groups:
-            counts.update(group.statuses)
+        counts = sum((Counter(group.statuses) for group in self.groups), start=Counter[str]())
         return dict(counts.most_common())
 
     def as_json(self) -> dict[str, Any]:
@@ -227,10 +228,6 @@ def _group(rows: Sequence[Row[Any]], reused: int) -> AnswerGroup:
         last=max(row.last for row in rows),
         reused=reused,
     )
-
-
-ROWS_PER_COMMIT = 2_000
-"""Removed in one transaction, so that a run at work waits for milliseconds only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,32 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.store_tables import answers, open_engine, reason_of, writing
 from tapir_core.calls.types import TERMINAL, Answer
-from tapir_core.calls.wire import read_completion
+from tapir_core.calls.wire import clean_text, read_completion
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
 COLUMNS = tuple(column.name for column in answers.columns)
 _ROWS_PER_FETCH = 100
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+LISTED = 20
+"""Damaged rows that are spelt out; all are counted."""
+ROWS_PER_COMMIT = 1_000
+
+Fault = Literal[
+    "key is no sha256",
+    "unknown status",
+    "undecodable text",
+    "reply gives another text",
+    "impossible count",
+    "unreadable time",
+]
+
+_STATUSES = frozenset[str]({"answer", *TERMINAL})
+_TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
+_MOST = 2**31 - 1
+"""PostgreSQL's largest INTEGER; no reply has as many tokens."""
+_COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,26 +265,6 @@ def _as_stored(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-LISTED = 20
-"""Damaged rows that are spelt out; all are counted."""
-ROWS_PER_COMMIT = 1_000
-
-Fault = Literal[
-    "key is no sha256",
-    "unknown status",
-    "undecodable text",
-    "reply gives another text",
-    "impossible count",
-    "unreadable time",
-]
-
-_STATUSES = frozenset[str]({"answer", *TERMINAL})
-_TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
-_MOST = 2**31 - 1
-"""PostgreSQL's largest INTEGER; no reply has as many tokens."""
-_COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
-
-
 @dataclass(frozen=True, slots=True)
 class DamagedRow:
     """A row that is not what was stored; its texts as they can be shown."""
@@ -292,11 +291,6 @@ class Verified:
     """What finds every damaged row again, for `delete_rows`."""
     file_faults: list[str] = field(default_factory=list)
     """What the database says of itself."""
-
-    @property
-    def is_sound(self) -> bool:
-        """True when nothing is wrong."""
-        return not self.places and not self.file_faults
 
 
 def verify_store(engine: Engine) -> Verified:
@@ -332,7 +326,7 @@ def row_faults(row: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with ``row`` (the columns of table `answers`), worst first; nothing of a sound row."""
     faults: list[Fault] = []
     readable = all(_is_text(row[name]) for name in _TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
-    if not _is_sha256(row["key"]):
+    if not (isinstance(row["key"], str) and re.fullmatch(r"[0-9a-f]{64}", row["key"])):
         faults.append("key is no sha256")
     if row["status"] not in _STATUSES:
         faults.append("unknown status")
@@ -340,7 +334,9 @@ def row_faults(row: Mapping[str, Any]) -> list[Fault]:
         faults.append("undecodable text")
     elif row["status"] == "answer" and row["raw"] is not None and not _gives_again(row):
         faults.append("reply gives another text")
-    if not all(_is_count(row[name]) for name in _COUNTS) or not _is_price(row["usd"]):
+    counts, usd = [row[name] for name in _COUNTS], row["usd"]
+    counted = all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
+    if not (counted and isinstance(usd, int | float) and math.isfinite(usd) and usd >= 0):
         faults.append("impossible count")
     if not _is_moment(row["created"]):
         faults.append("unreadable time")
@@ -380,17 +376,7 @@ def _shown(value: object) -> str:
 
 def _is_text(value: object) -> bool:
     """Text as the store takes it: encodable, and without the NUL that PostgreSQL and C programs stop at."""
-    if not isinstance(value, str) or "\x00" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_sha256(value: object) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+    return isinstance(value, str) and clean_text(value) == value
 
 
 def _gives_again(row: Mapping[str, Any]) -> bool:
@@ -401,14 +387,6 @@ def _gives_again(row: Mapping[str, Any]) -> bool:
         return False  # nested deeper than any reply that was ever read
     outcome = reply.outcome
     return isinstance(outcome, Answer) and (outcome.text, outcome.finish_reason) == (row["text"], row["finish_reason"])
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and 0 <= value <= _MOST
-
-
-def _is_price(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def _is_moment(value: object) -> bool:

@@ -68,7 +68,7 @@ class Simulation:
             self.limit.answered(began=began, now=self.now)
             self._inside -= 1
         else:
-            self.limit.limited(began=began, now=self.now)
+            self.limit.troubled(timed_out=False, began=began, now=self.now)
         self.limit.in_flight -= 1
         self.trace.append((self.now, self.limit.limit, self._inside))
 

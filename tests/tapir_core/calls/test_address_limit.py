@@ -64,7 +64,7 @@ def test_calls_that_hang_do_not_lower_the_limit():
     simulation = Simulation(steady)
     simulation.run(5)
     for number in range(500):
-        simulation.limit.timed_out(began=simulation.now, now=simulation.now + 30)
+        simulation.limit.troubled(timed_out=True, began=simulation.now, now=simulation.now + 30)
         for _ in range(10):
             simulation.limit.answered(began=simulation.now, now=simulation.now + 0.2)
         assert simulation.limit.limit == 64, number

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.background_loop import BackgroundLoop
+from tapir_core.calls.engine import BackgroundLoop
 from tapir_core.errors import TapirError
 
 

@@ -6,9 +6,8 @@ import threading
 from pathlib import Path
 
 from tapir_core.calls import AnswerStore, Outcome
-from tapir_core.calls.attempts import Attempts
 from tapir_core.calls.budget import SpendMeter, WorkClock
-from tapir_core.calls.sending import Books, Claiming
+from tapir_core.calls.sending import Attempts, Books, Claiming
 from tapir_core.calls.types import Claimed
 from tapir_core.config import BudgetConfig
 from tests.tapir_core.calls.engine_helpers import prompts

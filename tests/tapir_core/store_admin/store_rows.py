@@ -9,6 +9,7 @@ from typing import Any
 
 from tapir_core.calls import AnswerStore, Failure, Request
 from tapir_core.calls.wire import Reply, read_completion
+from tapir_core.store_admin import Verified
 from tests.doubles.provider import make_request
 
 
@@ -18,6 +19,10 @@ def reply_of(text: str = "fine", *, usd: float = 0.0) -> Reply:
     body = {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
     read = read_completion(json.dumps(body), usd_per_million_prompt=0, usd_per_million_completion=0)
     return replace(read, usd=usd)
+
+
+def is_sound(found: Verified) -> bool:
+    return not found.places and not found.file_faults
 
 
 def refusal(kind: str = "refused") -> Reply:

@@ -26,7 +26,7 @@ from tapir_core.store_admin import (
 )
 from tests.postgres_server import needs_postgres
 from tests.tapir_core.calls.test_postgres import postgres_url
-from tests.tapir_core.store_admin.store_rows import fill, numbered, refusal, reply_of
+from tests.tapir_core.store_admin.store_rows import fill, is_sound, numbered, refusal, reply_of
 
 __all__ = ["postgres_url"]
 
@@ -63,7 +63,7 @@ def test_a_store_is_looked_at_moved_shrunk_and_checked_on_postgresql(postgres_ur
     assert prune_answers(engine, RowFilter(roles=("judge",))) == 300
     assert "VACUUM FULL" in compact(engine).obstacle
     assert import_answers(engine, archive) == Imported(added=300)
-    assert verify_store(engine).is_sound
+    assert is_sound(verify_store(engine))
 
     with writing(engine) as connection:
         some = [row.key for row in connection.execute(answers.select().where(answers.c.role == "judge").limit(2))]
