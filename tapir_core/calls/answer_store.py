@@ -14,25 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.types import Claimed, Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
-from tapir_core.config import BudgetConfig
+from tapir_core.config import BudgetConfig, RunConfig
+from tapir_core.errors import ConfigError
+from tapir_core.paths import STORE
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tapir_core.calls.store_writes import Change, Write
-from pathlib import Path
-
-from tapir_core.config import RunConfig
-from tapir_core.errors import ConfigError
-from tapir_core.paths import STORE
 
 T = TypeVar("T")
-
 
 HEARTBEAT_SECONDS = 10.0
 

@@ -34,7 +34,6 @@ from tapir_core.config import BatchConfig, CallsConfig
 
 T = TypeVar("T")
 
-
 ENDPOINT = "/v1/chat/completions"
 
 _TAG = "tapir"

@@ -9,34 +9,29 @@ again and pays for nothing. A re-ask is the same request under another sample in
 was cut off at temperature 0 is not asked for again.
 """
 
+import asyncio
 import queue
 import random
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, OnOutcome, never_stopped
 from tapir_core.calls.budget import DRIVING, LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.sending import STOPPED, Attempts, Books, Sending, Tell, task_group
-from tapir_core.calls.types import Endpoint, EndpointSource, Outcome, Request
+from tapir_core.calls.types import Answer, Endpoint, EndpointSource, Failure, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig
-
-if TYPE_CHECKING:
-    from tapir_core.calls.endpoint import Line
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
-
-from tapir_core.calls.types import Answer, Failure
 from tapir_core.errors import Stopped
 from tapir_core.text import Unparsed
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from tapir_core.calls.endpoint import Line
 
+T = TypeVar("T")
 
 _Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""

@@ -33,7 +33,6 @@ from tapir_core.errors import TapirError
 
 logger = logging.getLogger(__name__)
 
-
 HEARTBEAT_SECONDS = 10.0
 
 

@@ -27,7 +27,6 @@ from tapir_core.config import BudgetConfig
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
 
-
 Settle = Callable[[Reply], None]
 _Pending = tuple[Attempt, "asyncio.Future[str]"]
 
