@@ -86,7 +86,7 @@ Write = Put | Release | Book | Settlement | Change
 def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
-    Of a `Put` its outcome, of a `Claim` what became of each key, of a `Book` the cap that has no room for each. What
+    Of a `Put` its outcome, of a `Book` the cap that has no room for each, of a `Change` what it gives. What
     came is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
     ``repeated`` says that the same may have been committed before, by a commit whose end nobody knows.
     """
