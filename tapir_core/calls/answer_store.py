@@ -116,7 +116,9 @@ class AnswerStore:
 
     def count_reuse(self, requests: Sequence[Request]) -> Future[None]:
         """Count requests that stored outcomes answered; nobody needs to wait for it."""
-        counts = Counter((each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests)
+        counts = Counter[tuple[str, ...]](
+            (each.role, each.model, each.identity, each.prompt_version, each.run) for each in requests
+        )
         return self._writer.submit(partial(self._writes.count_reuse, counts=counts))
 
     def add_seconds(self, run: str, role: str, seconds: float) -> Future[None]:

@@ -241,6 +241,11 @@ class Parsed(Generic[T]):
         """Text of the last reply; empty when it failed."""
         return self.outcome.text if isinstance(self.outcome, Answer) else ""
 
+    @property
+    def retryable(self) -> bool:
+        """True when asking again later may succeed."""
+        return isinstance(self.outcome, Failure) and self.outcome.retryable
+
 
 def ask_parsed(
     engine: CallEngine,

@@ -1,6 +1,7 @@
 """The adaptive limit against simulated servers: what it settles at, what it ignores, how it comes back."""
 
 import random
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -107,7 +108,8 @@ def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: i
     for kind, seconds in replies:
         limit.in_flight = limit.limit
         now += seconds / 10
-        count = {"a": limit.answered, "l": limit.limited, "t": limit.timed_out}[kind]
+        late, limited = partial(limit.troubled, timed_out=True), partial(limit.troubled, timed_out=False)
+        count = {"a": limit.answered, "l": limited, "t": late}[kind]
         count(began=now - seconds, now=now)
         assert 1 <= limit.limit <= ceiling
 
@@ -116,7 +118,8 @@ def test_time_outs_of_more_than_a_quarter_lower_the_limit():
     simulation = Simulation(steady)
     simulation.run(5)
     for number in range(192):
-        settle = simulation.limit.timed_out if number % 3 == 0 else simulation.limit.answered
+        late = partial(simulation.limit.troubled, timed_out=True)
+        settle = late if number % 3 == 0 else simulation.limit.answered
         settle(began=simulation.now, now=simulation.now + 0.2)
     assert simulation.limit.limit < 64
 

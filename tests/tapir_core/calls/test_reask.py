@@ -24,7 +24,7 @@ def parse_answer(_: int, answer: Answer) -> int | Unparsed:
 def test_a_parsable_reply_is_asked_for_once(engine: CallEngine):
     with FakeProvider(in_turn(Text("7"))) as provider:
         parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
-    assert (parsed.value, parsed.reason, parsed.raw) == (7, "", "7")
+    assert (parsed.value, parsed.reason, parsed.raw, parsed.retryable) == (7, "", "7", False)
     assert len(parsed.outcomes) == 1
 
 
@@ -40,8 +40,7 @@ def test_after_all_re_asks_the_parsers_reason_stands_and_the_raw_reply_is_kept(e
     with FakeProvider(in_turn(Text("a"), Text("b"), Text("c"))) as provider:
         parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
     assert (parsed.value, parsed.reason, parsed.raw, len(parsed.outcomes)) == (None, "no number", "c", 3)
-    assert isinstance(parsed.settled, Failure)
-    assert not parsed.settled.retryable
+    assert not parsed.retryable
 
 
 def test_without_re_asks_each_row_is_asked_once(engine: CallEngine):
@@ -70,9 +69,7 @@ def test_a_better_parser_reads_the_old_replies(engine: CallEngine):
 def test_a_failure_is_not_re_asked(engine: CallEngine, reply: FakeReply, reason: str, retryable: bool):
     with FakeProvider(in_turn(reply)) as provider:
         parsed = ask_parsed(engine, [make_request()], provider.endpoint, parse_number, 2)[0]
-    assert (parsed.value, parsed.reason, parsed.raw) == (None, reason, "")
-    assert isinstance(parsed.settled, Failure)
-    assert parsed.settled.retryable == retryable
+    assert (parsed.value, parsed.reason, parsed.raw, parsed.retryable) == (None, reason, "", retryable)
 
 
 def test_a_value_that_is_falsy_counts_as_parsed(engine: CallEngine):
