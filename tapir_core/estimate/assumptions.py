@@ -12,22 +12,6 @@ from typing import Generic, TypeVar
 from tapir_core.calls import Role
 from tapir_core.config import EndpointConfig
 
-__all__ = [
-    "BACKBONE_SHARE",
-    "FIRST_TOKEN_SECONDS",
-    "KNOWN_POWER",
-    "MODEL",
-    "NEW_ARE_HARD",
-    "STANDIN",
-    "STANDIN_SECONDS",
-    "TOKENS_PER_SECOND",
-    "Priors",
-    "Range",
-    "Scenario",
-    "priors_of",
-    "scenarios",
-]
-
 T = TypeVar("T")
 
 

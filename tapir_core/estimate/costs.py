@@ -20,8 +20,6 @@ from tapir_core.estimate.workload import Pool, Work, workload
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import Asked, asked_in_roles
 
-__all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of", "cost_lines", "seconds_at"]
-
 _NO_MONEY = Price(0.0, 0.0, source="the student's answers cost time and no money")
 
 
@@ -156,7 +154,7 @@ class _Costs:
             return None
         if endpoint is None:
             return _seconds_of_model(line, self._config.student.engine.concurrency, self._scenario)
-        return seconds_at(endpoint, line, self._config.calls.concurrency, self._scenario)
+        return _seconds_at(endpoint, line, self._config.calls.concurrency, self._scenario)
 
     def _benchmark_line(self, work: Work, name: str) -> Line:
         """Of the answers to a benchmark of each round, or of the judgments on them."""
@@ -188,18 +186,18 @@ class _Costs:
 
 
 @by_kind(EndpointConfig)
-def seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
+def _seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
     """Seconds of the paid calls of one line at an endpoint of which nothing is known; ``concurrency`` an address."""
     raise NotImplementedError
 
 
-@seconds_at.register
+@_seconds_at.register
 def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
     calls = line.work.paid
     return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
 
 
-@seconds_at.register
+@_seconds_at.register
 def _(endpoint: OpenAIEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
     """No less than the limits of the configuration allow."""
     calls, servers, tokens = line.work.paid, len(endpoint.base_urls), line.prompt_tokens + line.completion_tokens

@@ -28,15 +28,6 @@ from tapir_core.stages import StageAt, lines_of_round, lines_once
 from tapir_core.standin.families import recognise
 from tapir_core.summary.run_reader import Look
 
-__all__ = [
-    "Evidence",
-    "KnownLength",
-    "past_seconds",
-    "read_pool",
-    "store_exists",
-    "stored_lengths",
-]
-
 _FEWEST_LABELS = 30
 """Known labels from which the shares of the pool are taken."""
 _LOOKED_AT = 2000

@@ -28,18 +28,6 @@ from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging
 from tapir_core.judging import mode_of
 from tapir_core.prompts import Prompt
 
-__all__ = [
-    "MESSAGE_TOKENS",
-    "Instruction",
-    "PromptTokens",
-    "estimate_tokens",
-    "label_request",
-    "mean_tokens",
-    "measure_benchmarks",
-    "measure_prompts",
-    "teach_request",
-]
-
 _ANSWERED_BY: Mapping[str, Role] = {"teacher": "teach", "student": "answer"}
 
 MESSAGE_TOKENS = 5

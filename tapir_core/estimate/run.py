@@ -36,8 +36,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
 
-__all__ = ["SAMPLE", "estimate_run", "forecast", "save_estimate"]
-
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
 

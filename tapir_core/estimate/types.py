@@ -11,10 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 from tapir_core.errors import ConfigError
 from tapir_core.paths import ESTIMATE
 
-__all__ = ["BenchmarkFigures", "Estimate", "Figures", "Load", "Span", "estimate_json", "load_estimate"]
-
-"""File of a run folder that keeps what was expected of the run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Span:

@@ -20,8 +20,6 @@ from tapir_core.judging import mode_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["COUNTED", "BenchmarkSize", "Pool", "Work", "expected_shares", "workload"]
-
 
 @dataclass(frozen=True, slots=True)
 class Pool:

@@ -16,8 +16,6 @@ from aiohttp import web
 from tapir_core.standin.chat import BadRequest, rejection, reply_to_json
 from tapir_core.standin.judge import Behaviour
 
-__all__ = ["Batches"]
-
 
 class Batches:
     """The files and batches of one server."""

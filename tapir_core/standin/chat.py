@@ -15,19 +15,6 @@ from typing import Any
 from tapir_core.standin.judge import Behaviour, annotate, judge
 from tapir_core.standin.teacher import Ask, Refusal, Reply, Weighted, answer, expand, label, read_ask, refine
 
-__all__ = [
-    "MODELS",
-    "BadRequest",
-    "ChatReply",
-    "ChatRequest",
-    "completion",
-    "model_list",
-    "parse_chat",
-    "rejection",
-    "reply_to",
-    "reply_to_json",
-]
-
 MODELS = ("standin-teacher", "standin-judge")
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")

@@ -13,16 +13,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.standin import language, reasoning, subjects
 from tapir_core.standin.family import LEVELS, Family, Problem, Stream
 
-__all__ = [
-    "EQUAL_SHARES",
-    "FAMILIES",
-    "NATURAL_SHARES",
-    "draw_problem",
-    "families_of",
-    "recognise",
-    "sample_problems",
-]
-
 FAMILIES: dict[str, Family] = {
     family.name: family for module in (reasoning, language, subjects) for family in module.FAMILIES
 }

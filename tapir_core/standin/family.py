@@ -18,8 +18,6 @@ from typing import Literal
 
 from tapir_core.text import digest
 
-__all__ = ["LEVELS", "Family", "Problem", "Slots", "Solution", "Stream", "any_of", "distinct"]
-
 Slots = Mapping[str, str]
 """Slot name → its text; the content of a problem without its phrasing."""
 

@@ -20,8 +20,6 @@ from tapir_core.standin.family import Problem
 from tapir_core.standin.teacher import Ask, Reply, Weighted, known
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
-__all__ = ["SCALE", "Behaviour", "Grade", "Preference", "Scale", "annotate", "grade", "judge"]
-
 Preference = Literal["better", "first", "longer"]
 
 

@@ -20,8 +20,6 @@ from tapir_core.standin.lexicon import (
     WORDS,
 )
 
-__all__ = ["FAMILIES"]
-
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {
     "adds": "adds {} to x",

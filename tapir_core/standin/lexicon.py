@@ -1,27 +1,5 @@
 """The words that the families draw from: short, common, and each with one right answer."""
 
-__all__ = [
-    "CITIES",
-    "COLOURS",
-    "ELEMENTS",
-    "FUNCTIONS",
-    "GOODS",
-    "IRREGULAR_PLURALS",
-    "LADDER",
-    "LANGUAGES",
-    "NAMES",
-    "OBJECTS",
-    "PETS",
-    "REGULAR_NOUNS",
-    "SIBILANT_NOUNS",
-    "TEAMS",
-    "TRANSLATIONS",
-    "TROPHIC_TIERS",
-    "TRUE_COLOURS",
-    "VERBS",
-    "WORDS",
-]
-
 
 def _words(text: str) -> list[str]:
     return text.split()

@@ -7,8 +7,6 @@ from tapir_core.standin.families import EQUAL_SHARES, sample_problems
 from tapir_core.standin.family import Stream
 from tapir_core.text import instruction_id
 
-__all__ = ["standin_heldout", "standin_pool"]
-
 _POOL = {
     "instruction_id": pl.String,
     "instruction": pl.String,

@@ -6,8 +6,6 @@ from itertools import pairwise
 from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
 from tapir_core.standin.lexicon import COLOURS, GOODS, LADDER, NAMES, TRUE_COLOURS
 
-__all__ = ["FAMILIES"]
-
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 
 

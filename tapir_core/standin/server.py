@@ -23,8 +23,6 @@ from tapir_core.standin.batches import Batches
 from tapir_core.standin.chat import model_list, reply_to
 from tapir_core.standin.judge import Behaviour, Preference
 
-__all__ = ["CHAT", "listen", "main", "make_application", "make_parser", "serve"]
-
 CHAT = "/v1/chat/completions"
 
 _GRACE_SECONDS = 2.0

@@ -9,8 +9,6 @@ from itertools import pairwise
 from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
 from tapir_core.standin.lexicon import CITIES, COLOURS, ELEMENTS, NAMES, PETS, TEAMS, TROPHIC_TIERS
 
-__all__ = ["FAMILIES"]
-
 _TEXT_FIELDS = {"name": NAMES, "city": CITIES, "colour": COLOURS, "pet": PETS}
 _NUMBER_FIELDS = ("age", "score", "room")
 _FIELDS = (*_TEXT_FIELDS, *_NUMBER_FIELDS)

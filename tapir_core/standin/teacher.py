@@ -18,20 +18,6 @@ from tapir_core.randomness import derive_rng
 from tapir_core.standin.families import FAMILIES, draw_problem, families_of, recognise
 from tapir_core.standin.family import Problem
 
-__all__ = [
-    "Ask",
-    "Kind",
-    "Refusal",
-    "Reply",
-    "Weighted",
-    "answer",
-    "expand",
-    "known",
-    "label",
-    "read_ask",
-    "refine",
-]
-
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 
 

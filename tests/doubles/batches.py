@@ -28,18 +28,6 @@ from tapir_core.standin.judge import Behaviour
 from tapir_core.standin.server import CHAT
 from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
 
-__all__ = [
-    "Batch",
-    "BatchApi",
-    "BatchInput",
-    "BatchRow",
-    "BatchRules",
-    "Handler",
-    "StoredFile",
-    "read_input",
-    "to_jsonl",
-]
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 

@@ -30,8 +30,6 @@ from tapir_core.standin.teacher import Kind
 from tests.doubles.batches import BatchApi, BatchRules, Handler
 from tests.doubles.faults import FaultKind, Faults, FaultScript, Outcome, SentReply, describe, read_faults
 
-__all__ = ["StandinServer", "Troubled", "main"]
-
 
 class Troubled:
     """One stand-in that fails as it is told, serves batches, and counts what it was asked."""
