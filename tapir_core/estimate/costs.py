@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
 from tapir_core.config import EndpointConfig, ModelIdentity, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
-from tapir_core.estimate.assumptions import (
+from tapir_core.estimate.evidence import Evidence, KnownLength
+from tapir_core.estimate.workload import (
     BACKBONE_SHARE,
     FIRST_TOKEN_SECONDS,
     KNOWN_POWER,
     STANDIN_SECONDS,
     TOKENS_PER_SECOND,
+    Pool,
     Scenario,
+    Work,
     priors_of,
+    workload,
 )
-from tapir_core.estimate.evidence import Evidence, KnownLength
-from tapir_core.estimate.workload import Pool, Work, workload
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import Asked, asked_in_roles
 

@@ -63,11 +63,6 @@ def recognise(instruction: str) -> Problem | None:
     return next((problem for problem in problems if problem), None)
 
 
-def families_of(task_type: str) -> list[Family]:
-    """The families of a task type; none for most of the 32."""
-    return [family for family in FAMILIES.values() if family.task_type == task_type]
-
-
 def sample_problems(
     rows: int,
     *,

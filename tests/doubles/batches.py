@@ -23,9 +23,8 @@ from typing import Any, Literal, Protocol
 from aiohttp import BodyPartReader, web
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.chat import MODELS, BadRequest, reply_to_json
-from tapir_core.standin.judge import Behaviour
-from tapir_core.standin.server import CHAT
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import CHAT, MODELS, BadRequest, reply_to_json
 from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
