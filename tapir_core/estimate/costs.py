@@ -39,6 +39,10 @@ class Charger:
     price: Price | UnknownPrice
     """In the mode in which it is asked."""
 
+    def assumed_tokens(self, role: Role) -> float:
+        """Completion tokens of one of its replies, where the store has no history of it."""
+        return priors_of(self.endpoint).completion_tokens[role]
+
 
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
     """The teacher, then every judge."""
@@ -96,10 +100,9 @@ def cost_lines(
     config: RunConfig, pool: Pool, evidence: Evidence, scenario: Scenario, chargers: Sequence[Charger]
 ) -> list[Line]:
     """The whole run under one scenario; of ``chargers`` the first is the teacher, the others are all asked to judge."""
-    costs, lines = _Costs(config, evidence, scenario, chargers), []
-    for work in workload(config, pool, scenario, costs.answer_tokens(None), evidence.benchmarks):
-        lines += [replace(line, seconds=costs.seconds(line)) for line in costs.lines(work)]
-    return lines
+    costs = _Costs(config, evidence, scenario, chargers)
+    works = workload(config, pool, scenario, costs.answer_tokens(None), evidence.benchmarks)
+    return [replace(line, seconds=costs.seconds(line)) for work in works for line in costs.lines(work)]
 
 
 class _Costs:
@@ -141,8 +144,7 @@ class _Costs:
             return BACKBONE_SHARE * sampling.max_tokens
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
         known = self._evidence.lengths.get(("teach", self._teacher.voice))
-        assumed = priors_of(self._teacher.endpoint).completion_tokens["answer"]
-        return self._tokens(known, assumed, sampling.max_tokens)
+        return self._tokens(known, self._teacher.assumed_tokens("answer"), sampling.max_tokens)
 
     def seconds(self, line: Line) -> float | None:
         """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
@@ -164,8 +166,7 @@ class _Costs:
         if work.role == "answer":
             return Line(work, "student", None, size.answer_prompt_tokens + size.earlier_answers * answer, answer)
         charger, longest = self._benchmark_judges[name], self._config.evaluation.judged[name].sampling.max_tokens
-        assumed = priors_of(charger.endpoint).completion_tokens["benchmark"]
-        reply = self._tokens(self._evidence.judgments.get(name), assumed, longest)
+        reply = self._tokens(self._evidence.judgments.get(name), charger.assumed_tokens("benchmark"), longest)
         return Line(work, "judge", charger, size.judge_prompt_tokens + size.judged_answers * answer, reply)
 
     def _reply_tokens(self, role: Role, charger: Charger) -> float:
@@ -178,8 +179,7 @@ class _Costs:
             "expand": teacher.expanding,
             "refine": teacher.refining,
         }[role]
-        assumed = priors_of(charger.endpoint).completion_tokens[role]
-        assumed += self._evidence.prompts.instruction if role == "expand" else 0.0
+        assumed = charger.assumed_tokens(role) + (self._evidence.prompts.instruction if role == "expand" else 0.0)
         return self._tokens(self._evidence.lengths.get((role, charger.voice)), assumed, sampling.max_tokens)
 
     def _tokens(self, known: KnownLength | None, assumed: float, longest: int) -> float:

@@ -4,7 +4,6 @@ The lines of every scenario are summed by stage, by role and in all. What they r
 paragraph of assumptions.txt.jinja2 for each thing that could turn out otherwise.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, chargers_of, cost_lines
 from tapir_core.estimate.evidence import (
     Evidence,
-    KnownLength,
     measure_benchmarks,
     measure_prompts,
     past_seconds,
@@ -268,15 +266,6 @@ def _span(values: Sequence[float]) -> Span:
     return Span(min(values), values[0], max(values))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """Tokens of one reply: of earlier ones, or else assumed."""
-
-    name: str
-    known: KnownLength | None
-    assumed: float
-
-
 def _in_words(
     config: RunConfig,
     pool: Pool,
@@ -294,10 +283,8 @@ def _in_words(
         ("refine", "refine", teacher),
         *((judge.name, "judge", judge) for judge in judges),
     ]
-    evaluation, marked = config.evaluation, defaultdict[str, list[str]](list)
-    for name in evaluation.each_round:
-        if name in evaluation.marked:
-            marked[evaluation.marked[name].marker].append(name)
+    evaluation = config.evaluation
+    marker_of = {name: evaluation.marked[name].marker for name in evaluation.each_round if name in evaluation.marked}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
     text = environment.from_string(template).render(
@@ -306,17 +293,18 @@ def _in_words(
         evidence=evidence,
         priors=priors,
         replies=[
-            _Reply(name, evidence.lengths.get((role, each.voice)), _assumed(each, role)) for name, role, each in asked
+            {"name": name, "known": evidence.lengths.get((role, each.voice)), "assumed": each.assumed_tokens(role)}
+            for name, role, each in asked
         ],
         judgments=[
-            _Reply(
-                name,
-                evidence.judgments.get(name),
-                min(evaluation.judged[name].sampling.max_tokens, _assumed(judge, "benchmark")),
-            )
+            {
+                "name": name,
+                "known": evidence.judgments.get(name),
+                "assumed": min(evaluation.judged[name].sampling.max_tokens, judge.assumed_tokens("benchmark")),
+            }
             for name, judge in benchmark_judges.items()
         ],
-        marked=marked,
+        marked={marker: [name for name in marker_of if marker_of[name] == marker] for marker in marker_of.values()},
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
         priced=[
@@ -326,7 +314,3 @@ def _in_words(
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )
     return tuple(" ".join(said.split()) for said in text.split("\n\n") if said.strip())
-
-
-def _assumed(charger: Charger, role: Role) -> float:
-    return priors_of(charger.endpoint).completion_tokens[role]

@@ -2,7 +2,9 @@
 
 What a run has in which round, who is asked and for what, is the stages' own declaration; quotas and mixtures are those
 of `tapir_core.curriculum`. Only what a model would decide (who is hard, which new instruction passes) is a share from
-the scenario.
+the scenario. What nobody knows before a run has a likely value and the two ends between which it may lie: those
+figures are stated here and nowhere else, and the estimate repeats them in words. The stand-in has its own: it is rules,
+so that little is open. Scenarios are the likely values together, and every combination of the ends.
 
 Limits: which task types are hard is not known, so that each may have few seeds or many; no round ends early by the stop
 rule; a stage that is not counted below asks for every instruction of its pool.
@@ -407,8 +409,7 @@ def _natural(
         return {name: [pool.natural_shares.get(name, 0.0)] for name in target}
     if scenario.skew == 0 or config.curriculum.target_shares == "natural":
         return {name: [share] for name, share in target.items()}
-    likely = [*_skewed(target, scenario.skew).values()]
-    return dict.fromkeys(target, likely)
+    return {name: [*_skewed(target, scenario.skew).values()] for name in target}
 
 
 def _skewed(names: Collection[str], skew: float) -> dict[str, float]:

@@ -172,8 +172,10 @@ def _logprobs(reply: Weighted, top: int) -> dict[str, Any]:
 
 def model_list() -> dict[str, Any]:
     """The models, as `GET /v1/models` lists them."""
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS]
-    return {"object": "list", "data": models}
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS],
+    }
 
 
 class Batches:
@@ -225,8 +227,8 @@ class Batches:
         return web.json_response(batch)
 
     async def _list(self, _: web.Request) -> web.Response:
-        newest_first = list(reversed(self._batches.values()))
-        return web.json_response({"object": "list", "data": newest_first, "has_more": False})
+        """The newest first."""
+        return web.json_response({"object": "list", "data": [*reversed(self._batches.values())], "has_more": False})
 
     async def _show(self, request: web.Request) -> web.Response:
         batch = self._batches.get(request.match_info["id"])
