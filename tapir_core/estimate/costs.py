@@ -7,20 +7,22 @@ from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
 from tapir_core.config import EndpointConfig, ModelIdentity, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
 from tapir_core.estimate.evidence import Evidence, KnownLength
-from tapir_core.estimate.workload import (
-    BACKBONE_SHARE,
-    FIRST_TOKEN_SECONDS,
-    KNOWN_POWER,
-    STANDIN_SECONDS,
-    TOKENS_PER_SECOND,
-    Pool,
-    Scenario,
-    Work,
-    priors_of,
-    workload,
-)
+from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, workload
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import Asked, asked_in_roles
+
+_BACKBONE_SHARE = 0.75
+"""Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
+
+_KNOWN_POWER = 0.4
+"""What the store or an earlier run shows is less open: its factor counts to this power."""
+
+_STANDIN_SECONDS = 0.004
+"""The stand-in's work for one reply; it works at one at a time."""
+
+FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
+TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
+"""Of one reply among as many as the configuration keeps in flight."""
 
 _NO_MONEY = Price(0.0, 0.0, source="the student's answers cost time and no money")
 
@@ -141,7 +143,7 @@ class _Costs:
         if benchmark is not None:
             sampling = self._config.evaluation.asked[benchmark].drawn(sampling)
         if number == BACKBONE:
-            return BACKBONE_SHARE * sampling.max_tokens
+            return _BACKBONE_SHARE * sampling.max_tokens
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
         known = self._evidence.lengths.get(("teach", self._teacher.voice))
         return self._tokens(known, self._teacher.assumed_tokens("answer"), sampling.max_tokens)
@@ -153,7 +155,7 @@ class _Costs:
             return self._scenario.batch_hours * 3600 if calls else 0.0
         known = self._evidence.seconds.get(line.work.stage)
         if known is not None:
-            return (calls or line.work.examples) * known * float(self._scenario.pace**KNOWN_POWER)
+            return (calls or line.work.examples) * known * float(self._scenario.pace**_KNOWN_POWER)
         if line.work.role is None:
             return None
         if endpoint is None:
@@ -184,7 +186,7 @@ class _Costs:
 
     def _tokens(self, known: KnownLength | None, assumed: float, longest: int) -> float:
         factor = self._scenario.length
-        return min(float(longest), known.tokens * factor**KNOWN_POWER if known else assumed * factor)
+        return min(float(longest), known.tokens * factor**_KNOWN_POWER if known else assumed * factor)
 
 
 @by_kind(EndpointConfig)
@@ -196,7 +198,7 @@ def _seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario
 @_seconds_at.register
 def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
     calls = line.work.paid
-    return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
+    return calls * (_STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
 
 
 @_seconds_at.register

@@ -64,6 +64,17 @@ _KINDS = [
 _BLANK = re.compile(r"\s+")
 _NEW_LINES = re.compile(r"\n+")
 
+_FEWEST_LABELS = 30
+"""Known labels from which the shares of the pool are taken."""
+_LOOKED_AT = 2000
+"""Stored answers that a mean length is taken of, at most."""
+_FEWEST = 20
+"""Fewer say too little."""
+_RUNS = 3
+"""Earlier runs that are looked at, the latest first."""
+
+Key = TypeVar("Key", bound=Hashable)
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -89,10 +100,38 @@ class PromptTokens:
         return self.fixed[role] + sum(completion_tokens[each] for each in self.answers.get(role, ()))
 
 
+@dataclass(frozen=True, slots=True)
+class KnownLength:
+    """How long a model's replies in a role were."""
+
+    tokens: float
+    """Completion tokens on average."""
+    answers: int
+    """Stored answers that were looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Measured on the sample, found in the store, or seen in earlier runs of the same root."""
+
+    prompts: PromptTokens
+    sampled: int
+    """Instructions of the pool that were rendered."""
+    lengths: Mapping[tuple[Role, ModelIdentity], KnownLength] = field(default_factory=dict)
+    """Of the replies of one model in one role."""
+    benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
+    """What the benchmarks of each round ask of one student, as their files say."""
+    judgments: Mapping[str, KnownLength] = field(default_factory=dict)
+    """Benchmark → of its judge's replies to its prompts."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
+    seconds of an example."""
+
+
 def label_request(config: RunConfig, prompt: Prompt, instruction: Instruction) -> Request:
     """The request for the task type of an instruction, as stage `label` makes it."""
-    text = render_label(prompt, instruction.text)
-    return _request(config, "label", (Message("user", text),), config.teacher.labelling)
+    chat = (Message("user", render_label(prompt, instruction.text)),)
+    return _request(config, "label", chat, config.teacher.labelling)
 
 
 def teach_request(config: RunConfig, instruction: Instruction) -> Request:
@@ -224,46 +263,6 @@ def mean_tokens(texts: Iterable[str]) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-_FEWEST_LABELS = 30
-"""Known labels from which the shares of the pool are taken."""
-_LOOKED_AT = 2000
-"""Stored answers that a mean length is taken of, at most."""
-_FEWEST = 20
-"""Fewer say too little."""
-_RUNS = 3
-"""Earlier runs that are looked at, the latest first."""
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-@dataclass(frozen=True, slots=True)
-class KnownLength:
-    """How long a model's replies in a role were."""
-
-    tokens: float
-    """Completion tokens on average."""
-    answers: int
-    """Stored answers that were looked at."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Measured on the sample, found in the store, or seen in earlier runs of the same root."""
-
-    prompts: PromptTokens
-    sampled: int
-    """Instructions of the pool that were rendered."""
-    lengths: Mapping[tuple[Role, ModelIdentity], KnownLength] = field(default_factory=dict)
-    """Of the replies of one model in one role."""
-    benchmarks: Mapping[str, BenchmarkSize] = field(default_factory=dict)
-    """What the benchmarks of each round ask of one student, as their files say."""
-    judgments: Mapping[str, KnownLength] = field(default_factory=dict)
-    """Benchmark → of its judge's replies to its prompts."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stage → seconds of a call that an earlier run with the same models paid for, concurrency included; of `train`
-    seconds of an example."""
 
 
 def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruction], Pool]:

@@ -17,7 +17,15 @@ from tapir_core.calls.store_address import store_url
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, chargers_of, cost_lines
+from tapir_core.estimate.costs import (
+    FIRST_TOKEN_SECONDS,
+    TOKENS_PER_SECOND,
+    Charger,
+    Line,
+    benchmark_chargers,
+    chargers_of,
+    cost_lines,
+)
 from tapir_core.estimate.evidence import (
     Evidence,
     measure_benchmarks,
@@ -26,21 +34,16 @@ from tapir_core.estimate.evidence import (
     read_pool,
     stored_lengths,
 )
-from tapir_core.estimate.workload import (
-    FIRST_TOKEN_SECONDS,
-    TOKENS_PER_SECOND,
-    BenchmarkSize,
-    Pool,
-    Priors,
-    priors_of,
-    scenarios,
-)
+from tapir_core.estimate.workload import BenchmarkSize, Pool, Priors, priors_of, scenarios
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
+
+SAMPLE = 200
+"""Instructions that are put into the real prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +136,6 @@ def load_estimate(content: bytes | str) -> Estimate:
         return _JSON.validate_json(content)
     except ValidationError as exc:
         raise ConfigError(f"{ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
-
-
-SAMPLE = 200
-"""Instructions that are put into the real prompts."""
 
 
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:

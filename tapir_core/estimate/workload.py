@@ -3,8 +3,8 @@
 What a run has in which round, who is asked and for what, is the stages' own declaration; quotas and mixtures are those
 of `tapir_core.curriculum`. Only what a model would decide (who is hard, which new instruction passes) is a share from
 the scenario. What nobody knows before a run has a likely value and the two ends between which it may lie: those
-figures are stated here and nowhere else, and the estimate repeats them in words. The stand-in has its own: it is rules,
-so that little is open. Scenarios are the likely values together, and every combination of the ends.
+figures are stated here, the times of a call in `costs`, and the estimate repeats them in words. The stand-in has its
+own: it is rules, so that little is open. Scenarios are the likely values together, and every combination of the ends.
 
 Limits: which task types are hard is not known, so that each may have few seeds or many; no round ends early by the stop
 rule; a stage that is not counted below asks for every instruction of its pool.
@@ -116,21 +116,8 @@ STANDIN = Priors(
 )
 """Our rule-based stand-in, on its own verifiable instructions."""
 
-BACKBONE_SHARE = 0.75
-"""Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
-
 NEW_ARE_HARD = 0.6
 """Share of new instructions that the difficulty check keeps: they imitate hard ones."""
-
-KNOWN_POWER = 0.4
-"""What the store or an earlier run shows is less open: its factor counts to this power."""
-
-STANDIN_SECONDS = 0.004
-"""The stand-in's work for one reply; it works at one at a time."""
-
-FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
-TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
-"""Of one reply among as many as the configuration keeps in flight."""
 
 _TOGETHER = (
     ("hard_share",),

@@ -7,7 +7,7 @@ whatever the seeds are. Limits: a draw is distinct by instruction within one cal
 import random
 from bisect import bisect_right
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, count
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin import language, reasoning, subjects
@@ -97,10 +97,8 @@ def sample_problems(
 
 def draw_problem(family: Family, level: int, stream: Stream, rng: random.Random) -> Problem:
     """A random problem of a family, a level and a stream; every level has problems of every stream."""
-    while True:
-        problem = family.draw_problem(level, rng)
-        if problem.stream == stream:
-            return problem
+    drawn = (family.draw_problem(level, rng) for _ in count())
+    return next(problem for problem in drawn if problem.stream == stream)
 
 
 def _spread(rows: int, shares: Mapping[str, float], rng: random.Random) -> list[str]:
