@@ -180,13 +180,20 @@ def _solve_plural(slots: Slots) -> Solution:
     return Solution(level, ", ".join(plurals), f"{working}.")
 
 
-_AUXILIARIES = {1: "is", 2: "was", 3: "will be", 4: "has been", 5: "must not be"}
+_FORMS = {
+    1: ("{third}", "is"),
+    2: ("{past}", "was"),
+    3: ("will {verb}", "will be"),
+    4: ("has {past}", "has been"),
+    5: ("must not {verb}", "must not be"),
+}
+"""Level → form of the active verb, and the passive's auxiliary."""
 _ACTIVE = re.compile(rf"\A({any_of(WORDS.names)}) (.+) the ({any_of(WORDS.objects)})\.\Z")
 
 
 def _verb_form(level: int, verb: str) -> str:
     third, past = WORDS.verbs[verb]
-    return {1: third, 2: past, 3: f"will {verb}", 4: f"has {past}", 5: f"must not {verb}"}[level]
+    return _FORMS[level][0].format(verb=verb, third=third, past=past)
 
 
 def _draw_passive(level: int, rng: random.Random) -> Slots:
@@ -194,13 +201,13 @@ def _draw_passive(level: int, rng: random.Random) -> Slots:
     return {"sentence": f"{rng.choice(WORDS.names)} {_verb_form(level, verb)} the {rng.choice(WORDS.objects)}."}
 
 
-_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in WORDS.verbs for level in _AUXILIARIES}
+_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in WORDS.verbs for level in _FORMS}
 
 
 def _solve_passive(slots: Slots) -> Solution:
     [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
     verb, level = _OF_FORM[form]
-    passive = f"The {thing} {_AUXILIARIES[level]} {WORDS.verbs[verb][1]} by {name}"
+    passive = f"The {thing} {_FORMS[level][1]} {WORDS.verbs[verb][1]} by {name}"
     return Solution(level, passive, f"The {thing} comes first, {name} comes last.")
 
 
