@@ -25,9 +25,9 @@ from tapir_core.data.dataset import Part
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
-from tapir_core.standin.chat import reply_to_json
 from tapir_core.standin.families import FAMILIES, recognise
-from tapir_core.standin.judge import Behaviour
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import reply_to_json
 from tasks.progress import Progress
 from tasks.runtime import close_all, current
 

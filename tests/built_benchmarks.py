@@ -14,8 +14,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES, StageAt
 from tapir_core.standin.families import recognise
-from tapir_core.standin.judge import Behaviour, annotate
-from tapir_core.standin.teacher import Weighted, read_ask
+from tapir_core.standin.rules import Behaviour, Weighted, annotate, read_ask
 from tapir_core.storage import file_sha256
 
 __all__ = ["SKILL", "BenchmarkStages", "StageWriter"]

@@ -49,7 +49,7 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.teacher import Ask, expand
+from tapir_core.standin.rules import Ask, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (

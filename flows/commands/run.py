@@ -23,8 +23,7 @@ from flows.commands import (
 from flows.commands.live import connected, distil_shown, print_summary, shown_live
 from flows.driver import drive, hold_known_run, is_done, read_config
 from tapir_core.config.load import load_config
-from tapir_core.estimate.run import estimate_run
-from tapir_core.estimate.types import Estimate, estimate_json
+from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
 from tapir_core.reporting.report import write_report

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tapir_core.standin import server
-from tapir_core.standin.judge import Behaviour, Preference
+from tapir_core.standin.rules import Behaviour, Preference
 
 standin_app = typer.Typer(no_args_is_help=True)
 

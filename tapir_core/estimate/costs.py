@@ -6,21 +6,23 @@ from dataclasses import dataclass, replace
 from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice, price_of
 from tapir_core.config import EndpointConfig, ModelIdentity, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
-from tapir_core.estimate.assumptions import (
-    BACKBONE_SHARE,
-    FIRST_TOKEN_SECONDS,
-    KNOWN_POWER,
-    STANDIN_SECONDS,
-    TOKENS_PER_SECOND,
-    Scenario,
-    priors_of,
-)
 from tapir_core.estimate.evidence import Evidence, KnownLength
-from tapir_core.estimate.workload import Pool, Work, workload
+from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, workload
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import Asked, asked_in_roles
 
-__all__ = ["Charger", "Line", "benchmark_chargers", "chargers_of", "cost_lines", "seconds_at"]
+_BACKBONE_SHARE = 0.75
+"""Of the student's `max_tokens` that an untouched backbone uses on average: it has not learnt to stop."""
+
+_KNOWN_POWER = 0.4
+"""What the store or an earlier run shows is less open: its factor counts to this power."""
+
+_STANDIN_SECONDS = 0.004
+"""The stand-in's work for one reply; it works at one at a time."""
+
+FIRST_TOKEN_SECONDS = {"teacher": 0.7, "judge": 0.7, "student": 0.5}
+TOKENS_PER_SECOND = {"teacher": 60.0, "judge": 60.0, "student": 40.0}
+"""Of one reply among as many as the configuration keeps in flight."""
 
 _NO_MONEY = Price(0.0, 0.0, source="the student's answers cost time and no money")
 
@@ -38,6 +40,10 @@ class Charger:
     voice: ModelIdentity
     price: Price | UnknownPrice
     """In the mode in which it is asked."""
+
+    def assumed_tokens(self, role: Role) -> float:
+        """Completion tokens of one of its replies, where the store has no history of it."""
+        return priors_of(self.endpoint).completion_tokens[role]
 
 
 def chargers_of(config: RunConfig) -> tuple[Charger, ...]:
@@ -96,10 +102,9 @@ def cost_lines(
     config: RunConfig, pool: Pool, evidence: Evidence, scenario: Scenario, chargers: Sequence[Charger]
 ) -> list[Line]:
     """The whole run under one scenario; of ``chargers`` the first is the teacher, the others are all asked to judge."""
-    costs, lines = _Costs(config, evidence, scenario, chargers), []
-    for work in workload(config, pool, scenario, costs.answer_tokens(None), evidence.benchmarks):
-        lines += [replace(line, seconds=costs.seconds(line)) for line in costs.lines(work)]
-    return lines
+    costs = _Costs(config, evidence, scenario, chargers)
+    works = workload(config, pool, scenario, costs.answer_tokens(None), evidence.benchmarks)
+    return [replace(line, seconds=costs.seconds(line)) for work in works for line in costs.lines(work)]
 
 
 class _Costs:
@@ -138,11 +143,10 @@ class _Costs:
         if benchmark is not None:
             sampling = self._config.evaluation.asked[benchmark].drawn(sampling)
         if number == BACKBONE:
-            return BACKBONE_SHARE * sampling.max_tokens
+            return _BACKBONE_SHARE * sampling.max_tokens
         # S_0 learns to answer as the teacher does, so the student's answers are as long as the teacher's.
         known = self._evidence.lengths.get(("teach", self._teacher.voice))
-        assumed = priors_of(self._teacher.endpoint).completion_tokens["answer"]
-        return self._tokens(known, assumed, sampling.max_tokens)
+        return self._tokens(known, self._teacher.assumed_tokens("answer"), sampling.max_tokens)
 
     def seconds(self, line: Line) -> float | None:
         """Of its paid calls, as many at once as the configuration keeps in flight; of a training where it is known."""
@@ -151,12 +155,12 @@ class _Costs:
             return self._scenario.batch_hours * 3600 if calls else 0.0
         known = self._evidence.seconds.get(line.work.stage)
         if known is not None:
-            return (calls or line.work.examples) * known * float(self._scenario.pace**KNOWN_POWER)
+            return (calls or line.work.examples) * known * float(self._scenario.pace**_KNOWN_POWER)
         if line.work.role is None:
             return None
         if endpoint is None:
             return _seconds_of_model(line, self._config.student.engine.concurrency, self._scenario)
-        return seconds_at(endpoint, line, self._config.calls.concurrency, self._scenario)
+        return _seconds_at(endpoint, line, self._config.calls.concurrency, self._scenario)
 
     def _benchmark_line(self, work: Work, name: str) -> Line:
         """Of the answers to a benchmark of each round, or of the judgments on them."""
@@ -164,8 +168,7 @@ class _Costs:
         if work.role == "answer":
             return Line(work, "student", None, size.answer_prompt_tokens + size.earlier_answers * answer, answer)
         charger, longest = self._benchmark_judges[name], self._config.evaluation.judged[name].sampling.max_tokens
-        assumed = priors_of(charger.endpoint).completion_tokens["benchmark"]
-        reply = self._tokens(self._evidence.judgments.get(name), assumed, longest)
+        reply = self._tokens(self._evidence.judgments.get(name), charger.assumed_tokens("benchmark"), longest)
         return Line(work, "judge", charger, size.judge_prompt_tokens + size.judged_answers * answer, reply)
 
     def _reply_tokens(self, role: Role, charger: Charger) -> float:
@@ -178,28 +181,27 @@ class _Costs:
             "expand": teacher.expanding,
             "refine": teacher.refining,
         }[role]
-        assumed = priors_of(charger.endpoint).completion_tokens[role]
-        assumed += self._evidence.prompts.instruction if role == "expand" else 0.0
+        assumed = charger.assumed_tokens(role) + (self._evidence.prompts.instruction if role == "expand" else 0.0)
         return self._tokens(self._evidence.lengths.get((role, charger.voice)), assumed, sampling.max_tokens)
 
     def _tokens(self, known: KnownLength | None, assumed: float, longest: int) -> float:
         factor = self._scenario.length
-        return min(float(longest), known.tokens * factor**KNOWN_POWER if known else assumed * factor)
+        return min(float(longest), known.tokens * factor**_KNOWN_POWER if known else assumed * factor)
 
 
 @by_kind(EndpointConfig)
-def seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
+def _seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
     """Seconds of the paid calls of one line at an endpoint of which nothing is known; ``concurrency`` an address."""
     raise NotImplementedError
 
 
-@seconds_at.register
+@_seconds_at.register
 def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
     calls = line.work.paid
-    return calls * (STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
+    return calls * (_STANDIN_SECONDS * scenario.pace + endpoint.latency_ms / 1000 / _together(concurrency, calls))
 
 
-@seconds_at.register
+@_seconds_at.register
 def _(endpoint: OpenAIEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
     """No less than the limits of the configuration allow."""
     calls, servers, tokens = line.work.paid, len(endpoint.base_urls), line.prompt_tokens + line.completion_tokens

@@ -4,30 +4,36 @@ The lines of every scenario are summed by stage, by role and in all. What they r
 paragraph of assumptions.txt.jinja2 for each thing that could turn out otherwise.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from pydantic import TypeAdapter, ValidationError
 
 from tapir_core.calls import Role, store_url
 from tapir_core.calls.prices import Price, UnknownPrice
 from tapir_core.config import RunConfig
 from tapir_core.config.checks import check_config
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, priors_of, scenarios
-from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, chargers_of, cost_lines
+from tapir_core.estimate.costs import (
+    FIRST_TOKEN_SECONDS,
+    TOKENS_PER_SECOND,
+    Charger,
+    Line,
+    benchmark_chargers,
+    chargers_of,
+    cost_lines,
+)
 from tapir_core.estimate.evidence import (
     Evidence,
-    KnownLength,
+    measure_benchmarks,
+    measure_prompts,
     past_seconds,
     read_pool,
     stored_lengths,
 )
-from tapir_core.estimate.prompts import measure_benchmarks, measure_prompts
-from tapir_core.estimate.types import BenchmarkFigures, Estimate, Figures, Load, Span, estimate_json
-from tapir_core.estimate.workload import BenchmarkSize, Pool
+from tapir_core.estimate.workload import BenchmarkSize, Pool, Priors, priors_of, scenarios
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
@@ -35,10 +41,100 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
 
-__all__ = ["SAMPLE", "estimate_run", "forecast", "save_estimate"]
-
 SAMPLE = 200
 """Instructions that are put into the real prompts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A figure that is not known yet: at least ``low``, at most ``high``, as far as the assumptions hold."""
+
+    low: float
+    likely: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Answers, and what they cost."""
+
+    calls: Span
+    prompt_tokens: Span
+    completion_tokens: Span
+    usd: Span | None
+    """Nothing where a price is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One stage, one role, or the whole run."""
+
+    name: str
+    asks: str
+    """teacher, judge or student; empty for what asks nobody, or several."""
+    needed: Load
+    """Every answer that it needs, wherever it comes from."""
+    paid: Load
+    """The answers that neither the store nor an equal request before gives: what the run still has to ask for."""
+    hours: Span | None
+    """Of the paid calls; nothing where it is unknown."""
+    steps: Span | None = None
+    """Optimizer steps, of training."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkFigures:
+    """One benchmark of each round, by student: backbone, S_0 and so on, and last `all` of them together."""
+
+    name: str
+    judge: str
+    """Model that judges it, or what marks its answers and asks nobody."""
+    questions: int
+    answers: tuple[Figures, ...]
+    """What the student is asked, every turn counted."""
+    judgments: tuple[Figures, ...]
+    """What the judge is asked, in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run will take, as far as it can be known before it starts."""
+
+    run: str
+    stages: tuple[Figures, ...]
+    """In the order of the method, with the names that reports use."""
+    roles: tuple[Figures, ...]
+    """By what calls are for, as the store counts them."""
+    charged: Figures
+    """Of teacher and judge together: what money can be asked for."""
+    total: Figures
+    """Of teacher, judge and student; hours of training are in it where they are known."""
+    unknown_prices: tuple[str, ...]
+    """Who has no price, why, and what to set."""
+    assumptions: tuple[str, ...]
+    """In plain words, for the reader of the table."""
+    benchmarks: tuple[BenchmarkFigures, ...] = ()
+    """Those of each round; they are in stages, roles and totals."""
+
+
+_JSON = TypeAdapter(Estimate)
+
+
+def estimate_json(estimate: Estimate) -> str:
+    """The estimate as JSON, for other programs and for the run folder."""
+    return _JSON.dump_json(estimate, indent=1).decode() + "\n"
+
+
+def load_estimate(content: bytes | str) -> Estimate:
+    """Read what `estimate_json` wrote.
+
+    Raises:
+        ConfigError: it is no estimate.
+    """
+    try:
+        return _JSON.validate_json(content)
+    except ValidationError as exc:
+        raise ConfigError(f"{ESTIMATE} cannot be read ({exc.error_count()} problems); remove it") from exc
 
 
 def estimate_run(config: RunConfig, *, source: str, sample: int = SAMPLE) -> Estimate:
@@ -168,15 +264,6 @@ def _span(values: Sequence[float]) -> Span:
     return Span(min(values), values[0], max(values))
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    """Tokens of one reply: of earlier ones, or else assumed."""
-
-    name: str
-    known: KnownLength | None
-    assumed: float
-
-
 def _in_words(
     config: RunConfig,
     pool: Pool,
@@ -194,10 +281,8 @@ def _in_words(
         ("refine", "refine", teacher),
         *((judge.name, "judge", judge) for judge in judges),
     ]
-    evaluation, marked = config.evaluation, defaultdict[str, list[str]](list)
-    for name in evaluation.each_round:
-        if name in evaluation.marked:
-            marked[evaluation.marked[name].marker].append(name)
+    evaluation = config.evaluation
+    marker_of = {name: evaluation.marked[name].marker for name in evaluation.each_round if name in evaluation.marked}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
     text = environment.from_string(template).render(
@@ -206,17 +291,18 @@ def _in_words(
         evidence=evidence,
         priors=priors,
         replies=[
-            _Reply(name, evidence.lengths.get((role, each.voice)), _assumed(each, role)) for name, role, each in asked
+            {"name": name, "known": evidence.lengths.get((role, each.voice)), "assumed": each.assumed_tokens(role)}
+            for name, role, each in asked
         ],
         judgments=[
-            _Reply(
-                name,
-                evidence.judgments.get(name),
-                min(evaluation.judged[name].sampling.max_tokens, _assumed(judge, "benchmark")),
-            )
+            {
+                "name": name,
+                "known": evidence.judgments.get(name),
+                "assumed": min(evaluation.judged[name].sampling.max_tokens, judge.assumed_tokens("benchmark")),
+            }
             for name, judge in benchmark_judges.items()
         ],
-        marked=marked,
+        marked={marker: [name for name in marker_of if marker_of[name] == marker] for marker in marker_of.values()},
         open_shares=any(config.round(number).selection.fixed_share is None for number in config.round_numbers),
         unjudged=[number for number in config.round_numbers if not config.judges(number)],
         priced=[
@@ -226,7 +312,3 @@ def _in_words(
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )
     return tuple(" ".join(said.split()) for said in text.split("\n\n") if said.strip())
-
-
-def _assumed(charger: Charger, role: Role) -> float:
-    return priors_of(charger.endpoint).completion_tokens[role]

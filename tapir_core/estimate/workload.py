@@ -2,7 +2,9 @@
 
 What a run has in which round, who is asked and for what, is the stages' own declaration; quotas and mixtures are those
 of `tapir_core.curriculum`. Only what a model would decide (who is hard, which new instruction passes) is a share from
-the scenario.
+the scenario. What nobody knows before a run has a likely value and the two ends between which it may lie: those
+figures are stated here, the times of a call in `costs`, and the estimate repeats them in words. The stand-in has its
+own: it is rules, so that little is open. Scenarios are the likely values together, and every combination of the ends.
 
 Limits: which task types are hard is not known, so that each may have few seeds or many; no round ends early by the stop
 rule; a stage that is not counted below asks for every instruction of its pool.
@@ -10,17 +12,134 @@ rule; a stage that is not counted below asks for every instruction of its pool.
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import Generic, TypeVar
 
 from tapir_core.calls import Role
-from tapir_core.config import RunConfig
+from tapir_core.config import EndpointConfig, RunConfig
 from tapir_core.curriculum import hard_count, quotas, target_shares
-from tapir_core.estimate.assumptions import NEW_ARE_HARD, Scenario
 from tapir_core.judging import mode_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["COUNTED", "BenchmarkSize", "Pool", "Work", "expected_shares", "workload"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Likely value, and the ends: the one that makes few or cheap calls, and the one that makes many."""
+
+    few: float
+    likely: float
+    many: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open(Generic[T]):
+    """What is open before a run: its range, or in a scenario its value."""
+
+    usable_share: T
+    """Instructions with a usable teacher answer and a task type."""
+    hard_share: T
+    """Scored instructions above δ, where a threshold selects; few seeds mean many expansions."""
+    passes_share: T
+    """New instructions that pass the gates on their text."""
+    keeps_type_share: T
+    """Of these, the ones whose label is the wanted task type."""
+    skew: T
+    """How unevenly the pool's task types are spread, where they are not known: share of the k-th ∝ 1 / k^skew."""
+    unevenness: T
+    """How unequally hard the task types are: of three, one has this much fewer seeds than its share of the pool would
+    give it, and one as much more. What few have, new instructions must fill."""
+    reask_share: T
+    """Labels, expansions and verdicts that are asked for once more because they cannot be parsed."""
+    repeat_half_tokens: T
+    """Of two greedy answers to one instruction, a share is equal word for word: it halves every so many tokens. Equal
+    answers make equal judge prompts, which are paid once."""
+    length: T
+    """Factor on the completion tokens below."""
+    pace: T
+    """Factor on the seconds of a call."""
+    batch_hours: T
+    """One batch from upload to result, whatever its size; 24 hours are what providers promise."""
+
+
+Scenario = _Open[float]
+"""One value for everything that is open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Priors(_Open[Range]):
+    """What is assumed of a teacher and a judge of one kind."""
+
+    batch_hours: Range = Range(0.2, 2.0, 24.0)
+    completion_tokens: dict[Role, float]
+    """Of one reply, where the store has no history of the model; an expansion adds the length of an instruction."""
+
+
+MODEL = Priors(
+    usable_share=Range(0.9, 0.98, 1.0),
+    hard_share=Range(0.75, 0.3, 0.15),
+    passes_share=Range(1.0, 0.85, 0.6),
+    keeps_type_share=Range(1.0, 0.8, 0.6),
+    skew=Range(0.0, 1.0, 2.0),
+    unevenness=Range(0.0, 0.7, 1.0),
+    reask_share=Range(0.0, 0.01, 0.1),
+    repeat_half_tokens=Range(10.0, 5.0, 1.0),
+    length=Range(0.5, 1.0, 2.0),
+    pace=Range(0.5, 1.0, 3.0),
+    completion_tokens={
+        "label": 12,
+        "teach": 250,
+        "answer": 250,
+        "judge": 120,
+        "expand": 20,
+        "refine": 400,
+        "benchmark": 150,
+    },
+)
+"""Large language models behind an API."""
+
+STANDIN = Priors(
+    usable_share=Range(0.97, 1.0, 1.0),
+    hard_share=Range(0.9, 0.7, 0.4),
+    passes_share=Range(1.0, 0.99, 0.9),
+    keeps_type_share=Range(1.0, 1.0, 0.95),
+    skew=Range(0.0, 1.0, 2.0),
+    unevenness=Range(0.0, 0.7, 1.0),
+    reask_share=Range(0.0, 0.0, 0.01),
+    repeat_half_tokens=Range(10.0, 5.0, 2.0),
+    length=Range(0.8, 1.0, 1.5),
+    pace=Range(0.5, 1.0, 3.0),
+    completion_tokens={"label": 4, "teach": 4, "answer": 7, "judge": 28, "expand": 5, "refine": 16, "benchmark": 20},
+)
+"""Our rule-based stand-in, on its own verifiable instructions."""
+
+NEW_ARE_HARD = 0.6
+"""Share of new instructions that the difficulty check keeps: they imitate hard ones."""
+
+_TOGETHER = (
+    ("hard_share",),
+    ("passes_share", "keeps_type_share"),
+    ("skew", "unevenness"),
+    ("usable_share", "reask_share", "repeat_half_tokens", "length", "pace", "batch_hours"),
+)
+"""What goes to an end together; the groups are independent of each other."""
+
+
+def priors_of(endpoint: EndpointConfig) -> Priors:
+    """What is assumed of an endpoint."""
+    return STANDIN if endpoint.is_standin else MODEL
+
+
+def scenarios(priors: Priors) -> Iterator[Scenario]:
+    """The likely scenario first, then every combination of the ends."""
+    ranges: dict[str, Range] = {each.name: getattr(priors, each.name) for each in fields(_Open)}
+    yield Scenario(**{name: each.likely for name, each in ranges.items()})
+    for ends in product(("few", "many"), repeat=len(_TOGETHER)):
+        end_of = {name: end for group, end in zip(_TOGETHER, ends, strict=True) for name in group}
+        yield Scenario(**{name: getattr(each, end_of[name]) for name, each in ranges.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,8 +396,7 @@ def _natural(
         return {name: [pool.natural_shares.get(name, 0.0)] for name in target}
     if scenario.skew == 0 or config.curriculum.target_shares == "natural":
         return {name: [share] for name, share in target.items()}
-    likely = [*_skewed(target, scenario.skew).values()]
-    return dict.fromkeys(target, likely)
+    return {name: [*_skewed(target, scenario.skew).values()] for name in target}
 
 
 def _skewed(names: Collection[str], skew: float) -> dict[str, float]:

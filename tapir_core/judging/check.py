@@ -24,7 +24,7 @@ from tapir_core.judging.hostile import hostile_cases
 from tapir_core.judging.orders import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
-from tapir_core.standin.judge import grade
+from tapir_core.standin.rules import grade
 from tapir_core.verifiable import is_correct
 
 __all__ = [

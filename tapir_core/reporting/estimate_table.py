@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from tapir_core.estimate.types import Estimate, Figures, Span, load_estimate
+from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
 from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from tapir_core.data.dataset import Manifest
-from tapir_core.estimate.types import load_estimate
+from tapir_core.estimate.run import load_estimate
 from tapir_core.paths import BACKBONE, ESTIMATE
 from tapir_core.run_state import state_of
 from tapir_core.stages import EXPAND, STAGES, StageAt, lines, plan

@@ -9,7 +9,7 @@ from dataclasses import astuple
 
 from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
 from tapir_core.standin.family import LEVELS
-from tapir_core.standin.judge import SCALE
+from tapir_core.standin.rules import SCALE
 from tapir_core.text import digest
 
 __all__ = ["POOL_VERSION", "STANDIN_VERSION"]

@@ -7,21 +7,11 @@ whatever the seeds are. Limits: a draw is distinct by instruction within one cal
 import random
 from bisect import bisect_right
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, count
 
 from tapir_core.errors import ConfigError
 from tapir_core.standin import language, reasoning, subjects
 from tapir_core.standin.family import LEVELS, Family, Problem, Stream
-
-__all__ = [
-    "EQUAL_SHARES",
-    "FAMILIES",
-    "NATURAL_SHARES",
-    "draw_problem",
-    "families_of",
-    "recognise",
-    "sample_problems",
-]
 
 FAMILIES: dict[str, Family] = {
     family.name: family for module in (reasoning, language, subjects) for family in module.FAMILIES
@@ -73,11 +63,6 @@ def recognise(instruction: str) -> Problem | None:
     return next((problem for problem in problems if problem), None)
 
 
-def families_of(task_type: str) -> list[Family]:
-    """The families of a task type; none for most of the 32."""
-    return [family for family in FAMILIES.values() if family.task_type == task_type]
-
-
 def sample_problems(
     rows: int,
     *,
@@ -112,10 +97,8 @@ def sample_problems(
 
 def draw_problem(family: Family, level: int, stream: Stream, rng: random.Random) -> Problem:
     """A random problem of a family, a level and a stream; every level has problems of every stream."""
-    while True:
-        problem = family.draw_problem(level, rng)
-        if problem.stream == stream:
-            return problem
+    drawn = (family.draw_problem(level, rng) for _ in count())
+    return next(problem for problem in drawn if problem.stream == stream)
 
 
 def _spread(rows: int, shares: Mapping[str, float], rng: random.Random) -> list[str]:

@@ -9,16 +9,17 @@ and in any order of its items. No draw can put one problem into two streams.
 
 import random
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from string import Formatter
+from types import SimpleNamespace
 from typing import Literal
 
 from tapir_core.text import digest
-
-__all__ = ["LEVELS", "Family", "Problem", "Slots", "Solution", "Stream", "any_of", "distinct"]
 
 Slots = Mapping[str, str]
 """Slot name → its text; the content of a problem without its phrasing."""
@@ -27,6 +28,9 @@ Stream = Literal["pool", "dev", "test"]
 
 LEVELS = (1, 2, 3, 4, 5)
 """Levels of difficulty, easiest first; every family has them all."""
+
+WORDS = SimpleNamespace(**tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8")))
+"""The words that the families draw from."""
 
 _STREAM_OF_TENTH: list[Stream] = ["pool", "pool", "pool", "pool", "pool", "pool", "dev", "dev", "test", "test"]
 

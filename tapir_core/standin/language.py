@@ -6,21 +6,7 @@ No line of Python is executed.
 import random
 import re
 
-from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.lexicon import (
-    FUNCTIONS,
-    IRREGULAR_PLURALS,
-    LANGUAGES,
-    NAMES,
-    OBJECTS,
-    REGULAR_NOUNS,
-    SIBILANT_NOUNS,
-    TRANSLATIONS,
-    VERBS,
-    WORDS,
-)
-
-__all__ = ["FAMILIES"]
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
 
 _SIGNS = {"adds": "+", "subtracts": "-", "multiplies": "*", "divides": "/"}
 _FIRST = {
@@ -73,7 +59,8 @@ def _expression(steps: list[tuple[str, str]]) -> str:
 
 
 _LINE = re.compile(
-    rf"\A(def|dfe|edf) ({any_of(FUNCTIONS)})\(([a-z])(\)?)(:?) (return|retrun|reutrn) ([a-z]) ([-+*]) (\d{{1,2}})\Z"
+    rf"\A(def|dfe|edf) ({any_of(WORDS.functions)})\(([a-z])(\)?)(:?) "
+    r"(return|retrun|reutrn) ([a-z]) ([-+*]) (\d{1,2})\Z"
 )
 _BUGS = ("colon", "bracket", "keyword", "variable")
 _REPAIRS = {
@@ -90,9 +77,8 @@ def _draw_mend(level: int, rng: random.Random) -> Slots:
     if "keyword" in bugs:
         define, give = rng.choice([("dfe", give), ("edf", give), (define, "retrun"), (define, "reutrn")])
     argument, other = rng.sample("abknxy", 2)
-    head = (
-        f"{define} {rng.choice(FUNCTIONS)}({argument}{'' if 'bracket' in bugs else ')'}{'' if 'colon' in bugs else ':'}"
-    )
+    bracket, colon = "" if "bracket" in bugs else ")", "" if "colon" in bugs else ":"
+    head = f"{define} {rng.choice(WORDS.functions)}({argument}{bracket}{colon}"
     variable = other if "variable" in bugs else argument
     return {"line": f"{head} {give} {variable} {rng.choice('+-*')} {rng.randint(2, 99)}"}
 
@@ -119,7 +105,7 @@ _SORTED = re.compile(r"sorted\((\[\d{1,2}(?:, \d{1,2}){3}\]), reverse=True\)")
 
 
 def _draw_print(level: int, rng: random.Random) -> Slots:
-    words = rng.sample(WORDS, 3)
+    words = rng.sample(WORDS.common, 3)
     numbers = rng.sample(range(1, 100), 4)
     forms = {
         1: f"'{words[0]}' + '{words[1]}'",
@@ -157,7 +143,7 @@ _PICK_LENGTHS = (3, 4, 5, 7, 9)
 
 def _draw_pick(level: int, rng: random.Random) -> Slots:
     count = _PICK_LENGTHS[level - 1]
-    return {"place": rng.choice([*_PLACES[: count - 1], "last"]), "words": " ".join(rng.sample(WORDS, count))}
+    return {"place": rng.choice([*_PLACES[: count - 1], "last"]), "words": " ".join(rng.sample(WORDS.common, count))}
 
 
 def _solve_pick(slots: Slots) -> Solution:
@@ -167,19 +153,20 @@ def _solve_pick(slots: Slots) -> Solution:
     return Solution(_PICK_LENGTHS.index(len(words)) + 1, words[index], f"{counted}.")
 
 
+_RULED_NOUNS = WORDS.regular_nouns + WORDS.sibilant_nouns
 _PLURALS = {
-    **{noun: f"{noun}s" for noun in REGULAR_NOUNS},
-    **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in SIBILANT_NOUNS},
-    **IRREGULAR_PLURALS,
+    **{noun: f"{noun}s" for noun in WORDS.regular_nouns},
+    **{noun: f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" for noun in WORDS.sibilant_nouns},
+    **WORDS.irregular_plurals,
 }
 
 
 def _draw_plural(level: int, rng: random.Random) -> Slots:
     if level == 1:
-        return {"nouns": rng.choice(REGULAR_NOUNS)}
+        return {"nouns": rng.choice(WORDS.regular_nouns)}
     if level == 2:
-        return {"nouns": ", ".join(rng.sample(REGULAR_NOUNS + SIBILANT_NOUNS, 2))}
-    nouns = [rng.choice(list(IRREGULAR_PLURALS)), *rng.sample(REGULAR_NOUNS + SIBILANT_NOUNS, level - 2)]
+        return {"nouns": ", ".join(rng.sample(_RULED_NOUNS, 2))}
+    nouns = [rng.choice(list(WORDS.irregular_plurals)), *rng.sample(_RULED_NOUNS, level - 2)]
     rng.shuffle(nouns)
     return {"nouns": ", ".join(nouns)}
 
@@ -187,43 +174,53 @@ def _draw_plural(level: int, rng: random.Random) -> Slots:
 def _solve_plural(slots: Slots) -> Solution:
     nouns = slots["nouns"].split(", ")
     plurals = [_PLURALS[noun] for noun in nouns]
-    easy = {1: nouns[0] in REGULAR_NOUNS, 2: not set(nouns) & set(IRREGULAR_PLURALS)}.get(len(nouns), False)
+    easy = {1: nouns[0] in WORDS.regular_nouns, 2: not set(nouns) & set(WORDS.irregular_plurals)}.get(len(nouns), False)
     level = len(nouns) if easy else len(nouns) + 1
     working = ", ".join(f"one {noun}, two {plural}" for noun, plural in zip(nouns, plurals, strict=True))
     return Solution(level, ", ".join(plurals), f"{working}.")
 
 
-_AUXILIARIES = {1: "is", 2: "was", 3: "will be", 4: "has been", 5: "must not be"}
-_ACTIVE = re.compile(rf"\A({any_of(NAMES)}) (.+) the ({any_of(OBJECTS)})\.\Z")
+_FORMS = {
+    1: ("{third}", "is"),
+    2: ("{past}", "was"),
+    3: ("will {verb}", "will be"),
+    4: ("has {past}", "has been"),
+    5: ("must not {verb}", "must not be"),
+}
+"""Level → form of the active verb, and the passive's auxiliary."""
+_ACTIVE = re.compile(rf"\A({any_of(WORDS.names)}) (.+) the ({any_of(WORDS.objects)})\.\Z")
 
 
 def _verb_form(level: int, verb: str) -> str:
-    third, past = VERBS[verb]
-    return {1: third, 2: past, 3: f"will {verb}", 4: f"has {past}", 5: f"must not {verb}"}[level]
+    third, past = WORDS.verbs[verb]
+    return _FORMS[level][0].format(verb=verb, third=third, past=past)
 
 
 def _draw_passive(level: int, rng: random.Random) -> Slots:
-    verb = rng.choice(list(VERBS))
-    return {"sentence": f"{rng.choice(NAMES)} {_verb_form(level, verb)} the {rng.choice(OBJECTS)}."}
+    verb = rng.choice(list(WORDS.verbs))
+    return {"sentence": f"{rng.choice(WORDS.names)} {_verb_form(level, verb)} the {rng.choice(WORDS.objects)}."}
 
 
-_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in VERBS for level in _AUXILIARIES}
+_OF_FORM = {_verb_form(level, verb): (verb, level) for verb in WORDS.verbs for level in _FORMS}
 
 
 def _solve_passive(slots: Slots) -> Solution:
     [(name, form, thing)] = _ACTIVE.findall(slots["sentence"])
     verb, level = _OF_FORM[form]
-    passive = f"The {thing} {_AUXILIARIES[level]} {VERBS[verb][1]} by {name}"
+    passive = f"The {thing} {_FORMS[level][1]} {WORDS.verbs[verb][1]} by {name}"
     return Solution(level, passive, f"The {thing} comes first, {name} comes last.")
 
 
 def _draw_translation(level: int, rng: random.Random) -> Slots:
-    return {"language": rng.choice(LANGUAGES), "words": ", ".join(rng.sample(list(TRANSLATIONS), level))}
+    return {
+        "language": rng.choice(WORDS.languages),
+        "words": ", ".join(rng.sample(list(WORDS.translations), level)),
+    }
 
 
 def _solve_translation(slots: Slots) -> Solution:
-    words, column = distinct(slots["words"].split(", ")), LANGUAGES.index(slots["language"])
-    translated = [TRANSLATIONS[word][column] for word in words]
+    words, column = distinct(slots["words"].split(", ")), WORDS.languages.index(slots["language"])
+    translated = [WORDS.translations[word][column] for word in words]
     working = ", ".join(f"{word} is {foreign}" for word, foreign in zip(words, translated, strict=True))
     return Solution(len(words), ", ".join(translated), f"In {slots['language']} {working}.")
 
@@ -299,7 +296,7 @@ FAMILIES = (
             "Give the {language} for {words}.",
             "Say in {language}: {words}",
         ),
-        slots={"language": "|".join(LANGUAGES), "words": "[a-z]+(?:, [a-z]+)*"},
+        slots={"language": "|".join(WORDS.languages), "words": "[a-z]+(?:, [a-z]+)*"},
         draw=_draw_translation,
         solve=_solve_translation,
     ),

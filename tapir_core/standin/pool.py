@@ -7,23 +7,8 @@ from tapir_core.standin.families import EQUAL_SHARES, sample_problems
 from tapir_core.standin.family import Stream
 from tapir_core.text import instruction_id
 
-__all__ = ["standin_heldout", "standin_pool"]
-
-_POOL = {
-    "instruction_id": pl.String,
-    "instruction": pl.String,
-    "system": pl.String,
-    "source": pl.String,
-    "reference": pl.String,
-}
-_HELDOUT = {
-    "instruction_id": pl.String,
-    "instruction": pl.String,
-    "system": pl.String,
-    "task_type": pl.String,
-    "reference": pl.String,
-    "split": pl.String,
-}
+_POOL = dict.fromkeys(("instruction_id", "instruction", "system", "source", "reference"), pl.String)
+_HELDOUT = dict.fromkeys(("instruction_id", "instruction", "system", "task_type", "reference", "split"), pl.String)
 
 
 def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:

@@ -3,10 +3,7 @@
 import random
 from itertools import pairwise
 
-from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.lexicon import COLOURS, GOODS, LADDER, NAMES, TRUE_COLOURS
-
-__all__ = ["FAMILIES"]
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
 
 _SUMS = {1: (2, 1, 20), 2: (2, 21, 99), 3: (3, 10, 99), 4: (2, 100, 999), 5: (3, 100, 999)}
 
@@ -83,7 +80,12 @@ def _draw_stock(level: int, rng: random.Random) -> Slots:
         verb = rng.choice(list(_SIGNS) if number <= held else ["buys", "finds"])
         held += _SIGNS[verb] * number
         steps.append(f"{verb} {number}")
-    return {"name": rng.choice(NAMES), "start": str(start), "goods": rng.choice(GOODS), "steps": ", ".join(steps)}
+    return {
+        "name": rng.choice(WORDS.names),
+        "start": str(start),
+        "goods": rng.choice(WORDS.goods),
+        "steps": ", ".join(steps),
+    }
 
 
 _STOCK_LEVELS = {(1, False): 1, (2, False): 2, (3, False): 3, (3, True): 4, (4, False): 5, (4, True): 5}
@@ -108,7 +110,7 @@ _ENDS = {"taller": ("tallest", "shortest"), "older": ("oldest", "youngest"), "fa
 
 
 def _draw_ranking(level: int, rng: random.Random) -> Slots:
-    people = rng.sample(NAMES, {1: 2, 2: 3, 3: 4, 4: 4, 5: 5}[level])
+    people = rng.sample(WORDS.names, {1: 2, 2: 3, 3: 4, 4: 4, 5: 5}[level])
     pairs = list(pairwise(people))
     in_order = list(pairs)
     while level == 4 and pairs == in_order:
@@ -146,17 +148,19 @@ def _chain(pairs: list[tuple[str, str]]) -> list[str]:
 
 
 def _draw_biggest(level: int, rng: random.Random) -> Slots:
-    return {"things": ", ".join(rng.sample(LADDER, level + 1))}
+    return {"things": ", ".join(rng.sample(WORDS.ladder, level + 1))}
 
 
 def _solve_biggest(slots: Slots) -> Solution:
-    ranking = sorted(distinct(slots["things"].split(", ")), key=LADDER.index)
+    ranking = sorted(distinct(slots["things"].split(", ")), key=WORDS.ladder.index)
     return Solution(len(ranking) - 1, ranking[-1], f"From small to big: {', '.join(ranking)}.")
 
 
 def _draw_supposed(level: int, rng: random.Random) -> Slots:
-    things = rng.sample(list(TRUE_COLOURS), level)
-    colours = {thing: rng.choice([each for each in COLOURS if each != TRUE_COLOURS[thing]]) for thing in things}
+    things = rng.sample(list(WORDS.true_colours), level)
+    colours = {
+        thing: rng.choice([each for each in WORDS.colours if each != WORDS.true_colours[thing]]) for thing in things
+    }
     first, *others = things
     supposed = [f"{first} was {colours[first]}", *(f"{thing} {colours[thing]}" for thing in others)]
     return {"supposed": ", ".join(supposed), "asked": rng.choice(things)}
@@ -166,11 +170,11 @@ def _solve_supposed(slots: Slots) -> Solution:
     asked = slots["asked"]
     clauses = [clause.split(" ") for clause in slots["supposed"].replace(" was ", " ", 1).split(", ")]
     colours = dict(zip(distinct([thing for thing, _ in clauses]), [colour for _, colour in clauses], strict=True))
-    working = f"In truth {asked} is {TRUE_COLOURS[asked]}, but here it is supposed to be {colours[asked]}."
+    working = f"In truth {asked} is {WORDS.true_colours[asked]}, but here it is supposed to be {colours[asked]}."
     return Solution(len(clauses), colours[asked], working)
 
 
-_THING, _COLOUR = any_of(TRUE_COLOURS), any_of(COLOURS)
+_THING, _COLOUR = any_of(WORDS.true_colours), any_of(WORDS.colours)
 
 FAMILIES = (
     Family(
@@ -204,9 +208,9 @@ FAMILIES = (
             "How many {goods} has {name}? At first {start}, then {steps}.",
         ),
         slots={
-            "name": any_of(NAMES),
+            "name": any_of(WORDS.names),
             "start": r"\d{1,2}",
-            "goods": any_of(GOODS),
+            "goods": any_of(WORDS.goods),
             "steps": r"(?:buys|finds|loses|sells) \d{1,2}(?:, (?:buys|finds|loses|sells) \d{1,2})*",
         },
         draw=_draw_stock,

@@ -1,17 +1,28 @@
-"""The stand-in as a web application, and serving it until told to stop (docs/standin.md).
+"""The stand-in behind OpenAI's API: chat completions, files and batches, served until it is told to stop.
 
 `tapir standin serve` runs it, and so does `python -m tapir_core.standin.server`. It starts in a fraction of a second:
 nothing heavier than aiohttp is imported. Tests add faults, batches and a log to the same application
-(tests/doubles/standin.py).
+(tests/doubles/standin.py); docs/standin.md says what it does.
+
+Limits: chat completions of one choice, without streaming and tools. A batch is answered when it is made, and completed
+then; files and batches live as long as the process. A row whose request is wrong is in the error file, a file that
+holds anything but requests is an error. Batches that take their time, fail or expire are those of the tests.
 """
 
 import argparse
 import asyncio
+import json
+import math
 import os
+import re
+import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,12 +30,9 @@ from aiohttp import web
 
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin import STANDIN_VERSION
-from tapir_core.standin.batches import Batches
-from tapir_core.standin.chat import model_list, reply_to
-from tapir_core.standin.judge import Behaviour, Preference
+from tapir_core.standin.rules import Behaviour, Preference, Refusal, Reply, Weighted, read_ask, say
 
-__all__ = ["CHAT", "listen", "main", "make_application", "make_parser", "serve"]
-
+MODELS = ("standin-teacher", "standin-judge")
 CHAT = "/v1/chat/completions"
 
 _GRACE_SECONDS = 2.0
@@ -33,6 +41,220 @@ _LAST_CONNECTION_SECONDS = 0.05
 """For connections that are being accepted when the server is stopped."""
 _LARGEST_BODY_BYTES = 512 * 2**20
 """Of an uploaded file."""
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+"""What counts as a token."""
+
+
+class BadRequest(Exception):
+    """Raised when the request itself is wrong; becomes an error reply as OpenAI's."""
+
+    def __init__(self, message: str, *, status: int = 400, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What the stand-in reads of a chat request."""
+
+    model: str
+    messages: list[Mapping[str, Any]]
+    max_tokens: int | None
+    seed: int | None
+    top_logprobs: int = 0
+    """How many log-probabilities are wanted of each token."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """A reply that can be sent."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def reply_to(content: bytes, behaviour: Behaviour) -> ChatReply:
+    """The reply to a request's bytes; a wrong request is a reply too."""
+    try:
+        body = json.loads(content)
+    except ValueError as exc:
+        return rejection(BadRequest(f"the body is not JSON: {exc}"))
+    return reply_to_json(body, behaviour)
+
+
+def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
+    """The reply to a request's decoded JSON."""
+    try:
+        chat = parse_chat(body)
+        reply: Reply | Refusal = say(read_ask(chat.messages, chat.seed), behaviour)
+    except BadRequest as problem:
+        return rejection(problem)
+    except Refusal as refusal:
+        reply = refusal
+    return ChatReply(200, completion(chat, reply, created=int(time.time()), logprobs=behaviour.logprobs))
+
+
+def rejection(problem: BadRequest) -> ChatReply:
+    """An error as OpenAI words it."""
+    error = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
+    return ChatReply(problem.status, {"error": error})
+
+
+def parse_chat(body: Any) -> ChatRequest:
+    """Check a request's JSON.
+
+    Raises:
+        BadRequest: it is no chat request, names another model or wants what the stand-in does not do.
+    """
+    if not isinstance(body, dict):
+        raise BadRequest("the body must be a JSON object")
+    model, messages = body.get("model"), body.get("messages")
+    if model not in MODELS:
+        raise BadRequest(f"The model `{model}` does not exist.", status=404, code="model_not_found")
+    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
+        raise BadRequest("'messages' must be a list of messages, not empty")
+    if body.get("stream") or body.get("n", 1) not in (1, None):
+        raise BadRequest("the stand-in sends one choice and does not stream")
+    max_tokens, seed = body.get("max_completion_tokens") or body.get("max_tokens"), body.get("seed")
+    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise BadRequest(f"'{name}' must be an integer, not {value!r}")
+    wanted = body.get("top_logprobs") or 0
+    if not isinstance(wanted, int) or not 0 <= wanted <= 20 or (wanted and not body.get("logprobs")):
+        raise BadRequest("'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'")
+    return ChatRequest(model, messages, max_tokens, seed, wanted)
+
+
+def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logprobs: bool = True) -> dict[str, Any]:
+    """The reply as a chat completion, cut off after ``max_tokens`` tokens (words and punctuation marks).
+
+    Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.
+    """
+    weights: dict[str, Any] | None = None
+    if isinstance(reply, Weighted):
+        weights = _logprobs(reply, chat.top_logprobs) if logprobs and chat.top_logprobs else None
+        reply = reply.text
+    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    finish_reason = "stop"
+    if isinstance(reply, Refusal):
+        message["refusal"] = reply.reason
+        tokens = len(_TOKEN.findall(reply.reason))
+    else:
+        ends = [match.end() for match in _TOKEN.finditer(reply)]
+        tokens = len(ends)
+        if chat.max_tokens is not None and tokens > chat.max_tokens:
+            tokens, finish_reason = chat.max_tokens, "length"
+            reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
+        message["content"] = reply
+    prompt_tokens = sum(len(_TOKEN.findall(str(each.get("content") or ""))) for each in chat.messages)
+    return {
+        "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",
+        "object": "chat.completion",
+        "created": created,
+        "model": chat.model,
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": weights}],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": tokens,
+            "total_tokens": prompt_tokens + tokens,
+        },
+    }
+
+
+def _logprobs(reply: Weighted, top: int) -> dict[str, Any]:
+    """The one token of a weighted reply, and its likeliest alternatives."""
+    ranked = sorted(reply.probabilities.items(), key=lambda pair: -pair[1])[:top]
+    listed = [{"token": token, "logprob": math.log(share), "bytes": [*token.encode()]} for token, share in ranked]
+    own = next(each for each in listed if each["token"] == reply.text)
+    return {"content": [{**own, "top_logprobs": listed}], "refusal": None}
+
+
+def model_list() -> dict[str, Any]:
+    """The models, as `GET /v1/models` lists them."""
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "tapir"} for name in MODELS],
+    }
+
+
+class Batches:
+    """The files and batches of one server."""
+
+    def __init__(self, behaviour: Behaviour) -> None:
+        """Nothing is there yet."""
+        self._behaviour = behaviour
+        self._files: dict[str, bytes] = {}
+        self._batches: dict[str, dict[str, Any]] = {}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Their addresses."""
+        return [
+            web.post("/v1/files", self._upload),
+            web.get("/v1/files/{id}/content", self._send_content),
+            web.post("/v1/batches", self._create),
+            web.get("/v1/batches", self._list),
+            web.get("/v1/batches/{id}", self._show),
+        ]
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        file = (await request.post()).get("file")
+        if not isinstance(file, web.FileField):
+            return _wrong("upload a multipart form of 'purpose' and 'file'", 400)
+        return web.json_response({"id": self._keep(file.file.read()), "object": "file", "purpose": "batch"})
+
+    async def _send_content(self, request: web.Request) -> web.Response:
+        content = self._files.get(request.match_info["id"])
+        return _wrong("No such File object", 404) if content is None else web.Response(body=content)
+
+    async def _create(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        content = self._files.get(asked.get("input_file_id"))
+        if content is None:
+            return _wrong("No such File object", 404)
+        # In a thread: a large file would hold up everybody else for seconds.
+        output, errors = await asyncio.to_thread(self._answer, content)
+        batch = {
+            **{name: asked.get(name) for name in ("input_file_id", "endpoint", "completion_window", "metadata")},
+            "id": f"batch_{secrets.token_hex(12)}",
+            "object": "batch",
+            "status": "completed",
+            "created_at": int(time.time()),
+            "output_file_id": self._keep(output) if output else None,
+            "error_file_id": self._keep(errors) if errors else None,
+        }
+        self._batches[batch["id"]] = batch
+        return web.json_response(batch)
+
+    async def _list(self, _: web.Request) -> web.Response:
+        """The newest first."""
+        return web.json_response({"object": "list", "data": [*reversed(self._batches.values())], "has_more": False})
+
+    async def _show(self, request: web.Request) -> web.Response:
+        batch = self._batches.get(request.match_info["id"])
+        return _wrong("No batch found", 404) if batch is None else web.json_response(batch)
+
+    def _answer(self, content: bytes) -> tuple[bytes, bytes]:
+        """The output file, and the error file."""
+        right: list[bytes] = []
+        wrong: list[bytes] = []
+        for line in content.splitlines():
+            row = json.loads(line)
+            reply = reply_to_json(row["body"], self._behaviour)
+            response = {"status_code": reply.status, "request_id": f"req_{row['custom_id']}", "body": reply.body}
+            answered = {"id": f"row_{row['custom_id']}", "custom_id": row["custom_id"], "response": response}
+            (right if reply.status == 200 else wrong).append(json.dumps({**answered, "error": None}).encode() + b"\n")
+        return b"".join(right), b"".join(wrong)
+
+    def _keep(self, content: bytes) -> str:
+        name = f"file-{secrets.token_hex(12)}"
+        self._files[name] = content
+        return name
+
+
+def _wrong(message: str, status: int) -> web.Response:
+    reply = rejection(BadRequest(message, status=status))
+    return web.json_response(reply.body, status=reply.status)
 
 
 def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool = True) -> web.Application:

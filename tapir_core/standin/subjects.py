@@ -6,12 +6,9 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
-from tapir_core.standin.family import Family, Slots, Solution, any_of, distinct
-from tapir_core.standin.lexicon import CITIES, COLOURS, ELEMENTS, NAMES, PETS, TEAMS, TROPHIC_TIERS
+from tapir_core.standin.family import WORDS, Family, Slots, Solution, any_of, distinct
 
-__all__ = ["FAMILIES"]
-
-_TEXT_FIELDS = {"name": NAMES, "city": CITIES, "colour": COLOURS, "pet": PETS}
+_TEXT_FIELDS = {"name": WORDS.names, "city": WORDS.cities, "colour": WORDS.colours, "pet": WORDS.pets}
 _NUMBER_FIELDS = ("age", "score", "room")
 _FIELDS = (*_TEXT_FIELDS, *_NUMBER_FIELDS)
 _FIELD = any_of(
@@ -48,7 +45,7 @@ def _solve_melody(slots: Slots) -> Solution:
 
 _MATCH_SHAPES = {1: (2, 1), 2: (3, 1), 3: (4, 1), 4: (2, 2), 5: (3, 2)}
 """Level → teams and points each."""
-_SCORE = rf"{any_of(TEAMS)} \d{{1,2}}(?: and \d{{1,2}})?"
+_SCORE = rf"{any_of(WORDS.teams)} \d{{1,2}}(?: and \d{{1,2}})?"
 _MATCH_LEVELS = {shape: level for level, shape in _MATCH_SHAPES.items()}
 
 
@@ -59,7 +56,7 @@ def _draw_match(level: int, rng: random.Random) -> Slots:
         totals = [sum(each) for each in points]
         if totals.count(max(totals)) == 1:
             break
-    teams = rng.sample(TEAMS, count)
+    teams = rng.sample(WORDS.teams, count)
     return {
         "scores": ", ".join(f"{team} {' and '.join(map(str, each))}" for team, each in zip(teams, points, strict=True))
     }
@@ -76,7 +73,7 @@ def _solve_match(slots: Slots) -> Solution:
 
 
 def _draw_chain(level: int, rng: random.Random) -> Slots:
-    chain = [rng.choice(tier) for tier in TROPHIC_TIERS[: {1: 3, 2: 4, 3: 4, 4: 5, 5: 5}[level]]]
+    chain = [rng.choice(tier) for tier in WORDS.trophic_tiers[: {1: 3, 2: 4, 3: 4, 4: 5, 5: 5}[level]]]
     form = {3: "is eaten by the {}", 5: "eats the eater of the {}"}.get(level, "eats the {}")
     candidates = {3: chain[1:], 5: chain[:-2]}.get(level, chain[:-1])
     return {"chain": " - ".join(chain), "asked": form.format(rng.choice(candidates))}
@@ -88,7 +85,7 @@ def _solve_chain(slots: Slots) -> Solution:
     offset = {"eats the": 1, "is eaten by the": -1, "eats the eater of the": 2}[form]
     level = {(3, 1): 1, (4, 1): 2, (4, -1): 3, (5, 1): 4, (5, 2): 5}[len(chain), offset]
     place = chain.index(animal) + offset
-    known = all(each in tier for each, tier in zip(chain, TROPHIC_TIERS, strict=False))
+    known = all(each in tier for each, tier in zip(chain, WORDS.trophic_tiers, strict=False))
     if not known or not 0 <= place < len(chain):
         raise ValueError(f"{slots['chain']!r} does not say what {asked}")
     low, high = sorted((place, place - offset))
@@ -169,7 +166,7 @@ def _solve_conversion(slots: Slots) -> Solution:
     return Solution(level, text, f"{rule} = {text}.")
 
 
-_LOOKUPS = {"symbol": ELEMENTS, "name": {symbol: name for name, symbol in ELEMENTS.items()}}
+_LOOKUPS = {"symbol": WORDS.elements, "name": {symbol: name for name, symbol in WORDS.elements.items()}}
 
 
 def _draw_element(level: int, rng: random.Random) -> Slots:

@@ -9,8 +9,8 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.standin.chat import reply_to_json
-from tapir_core.standin.judge import Behaviour
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import reply_to_json
 from tests.acceptance.command_line import Project
 from tests.acceptance.leaks import arguments_with, find_leaks, spellings
 from tests.acceptance.processes import DEADLINE_SECONDS

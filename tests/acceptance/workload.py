@@ -9,9 +9,9 @@ from tapir_core.calls.wire import request_body
 from tapir_core.config import Sampling
 from tapir_core.judging import render_pairwise
 from tapir_core.prompts import load_prompt
-from tapir_core.standin.chat import reply_to
 from tapir_core.standin.families import sample_problems
-from tapir_core.standin.judge import Behaviour
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import reply_to
 
 ROWS = 2000
 UNKNOWN = 40

@@ -23,22 +23,9 @@ from typing import Any, Literal, Protocol
 from aiohttp import BodyPartReader, web
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.chat import MODELS, BadRequest, reply_to_json
-from tapir_core.standin.judge import Behaviour
-from tapir_core.standin.server import CHAT
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import CHAT, MODELS, BadRequest, reply_to_json
 from tests.doubles.faults import FaultKind, FaultScript, SentReply, describe, draw_unit
-
-__all__ = [
-    "Batch",
-    "BatchApi",
-    "BatchInput",
-    "BatchRow",
-    "BatchRules",
-    "Handler",
-    "StoredFile",
-    "read_input",
-    "to_jsonl",
-]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]

@@ -24,21 +24,8 @@ from typing import Any, Literal, get_args
 from aiohttp import web
 
 from tapir_core.errors import ConfigError
-from tapir_core.standin.chat import ChatReply, parse_chat
-from tapir_core.standin.teacher import Kind, Refusal, read_ask
-
-__all__ = [
-    "FAULT_KINDS",
-    "FaultKind",
-    "FaultScript",
-    "Faults",
-    "Outcome",
-    "SentReply",
-    "Window",
-    "describe",
-    "draw_unit",
-    "read_faults",
-]
+from tapir_core.standin.rules import Kind, Refusal, read_ask
+from tapir_core.standin.server import ChatReply, parse_chat
 
 Outcome = Literal["answered", "refused", "rejected", "failed"]
 """How a request ended: `rejected` as wrong in itself, `failed` by a fault that was ordered."""

@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-__all__ = ["make_fake_harness"]
-
 _HARNESS = """\
 import json, sys
 

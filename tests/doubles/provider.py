@@ -18,20 +18,6 @@ from aiohttp import web
 from tapir_core.calls.types import Endpoint, Message, Request
 from tapir_core.config import Sampling
 
-__all__ = [
-    "Drop",
-    "FakeProvider",
-    "FakeReply",
-    "Hang",
-    "RecordedCall",
-    "Script",
-    "Status",
-    "Text",
-    "echo",
-    "in_turn",
-    "make_request",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class RecordedCall:

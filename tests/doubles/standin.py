@@ -23,14 +23,19 @@ from aiohttp import web
 
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin import STANDIN_VERSION
-from tapir_core.standin.chat import BadRequest, ChatReply, rejection
-from tapir_core.standin.judge import Behaviour, Preference
-from tapir_core.standin.server import CHAT, listen, make_application, make_parser, serve
-from tapir_core.standin.teacher import Kind
+from tapir_core.standin.rules import Behaviour, Kind, Preference
+from tapir_core.standin.server import (
+    CHAT,
+    BadRequest,
+    ChatReply,
+    listen,
+    make_application,
+    make_parser,
+    rejection,
+    serve,
+)
 from tests.doubles.batches import BatchApi, BatchRules, Handler
 from tests.doubles.faults import FaultKind, Faults, FaultScript, Outcome, SentReply, describe, read_faults
-
-__all__ = ["StandinServer", "Troubled", "main"]
 
 
 class Troubled:

@@ -8,8 +8,6 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 
 from tasks.follow_training import FineTuneRuns, lease_token
 
-__all__ = ["ScriptedTrainings"]
-
 
 @dataclass
 class ScriptedTrainings(FineTuneRuns):

@@ -2,9 +2,8 @@ import hashlib
 
 import pytest
 
-from tapir_core.standin.chat import parse_chat
-from tapir_core.standin.judge import Behaviour, judge
-from tapir_core.standin.teacher import read_ask
+from tapir_core.standin.rules import Behaviour, judge, read_ask
+from tapir_core.standin.server import parse_chat
 from tests.doubles.provider import FakeProvider, Text
 from tests.end_to_end.project import Project
 from tests.harness.stand_ins import endpoint

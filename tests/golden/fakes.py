@@ -7,9 +7,9 @@ from typing import Any
 import polars as pl
 
 from tapir_core.paths import TRAINING_SUMMARY
-from tapir_core.standin.chat import reply_to
 from tapir_core.standin.families import recognise
-from tapir_core.standin.judge import Behaviour
+from tapir_core.standin.rules import Behaviour
+from tapir_core.standin.server import reply_to
 from tapir_core.storage import file_sha256
 from tapir_core.text import canonical_json, digest
 from tasks.engines.training.job import TrainingJob, TrainingSummary

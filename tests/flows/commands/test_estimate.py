@@ -10,9 +10,8 @@ from tapir_core.calls import Answer, AnswerStore, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.prompts import Instruction, label_request, teach_request
-from tapir_core.estimate.run import estimate_run, save_estimate
-from tapir_core.estimate.types import Estimate, Figures, load_estimate
+from tapir_core.estimate.evidence import Instruction, label_request, teach_request
+from tapir_core.estimate.run import Estimate, Figures, estimate_run, load_estimate, save_estimate
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import open_run

@@ -10,9 +10,8 @@ from tapir_core.calls import Answer, AnswerStore, Message, Request, store_url
 from tapir_core.calls.wire import Reply
 from tapir_core.config import RunConfig, Sampling
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.prompts import measure_benchmarks
-from tapir_core.estimate.run import estimate_run
-from tapir_core.estimate.types import BenchmarkFigures, Estimate, estimate_json
+from tapir_core.estimate.evidence import measure_benchmarks
+from tapir_core.estimate.run import BenchmarkFigures, Estimate, estimate_json, estimate_run
 from tapir_core.estimate.workload import BenchmarkSize
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.reporting.estimate_table import benchmark_table

@@ -5,10 +5,8 @@ import pytest
 
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.estimate.evidence import Evidence, KnownLength
-from tapir_core.estimate.prompts import Instruction, measure_prompts
-from tapir_core.estimate.run import forecast
-from tapir_core.estimate.types import Estimate, Figures, Span, estimate_json, load_estimate
+from tapir_core.estimate.evidence import Evidence, Instruction, KnownLength, measure_prompts
+from tapir_core.estimate.run import Estimate, Figures, Span, estimate_json, forecast, load_estimate
 from tapir_core.estimate.workload import Pool
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.run_config import make_config

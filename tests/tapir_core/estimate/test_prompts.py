@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from tapir_core.curriculum import render_label
-from tapir_core.estimate.prompts import (
+from tapir_core.estimate.evidence import (
     MESSAGE_TOKENS,
     Instruction,
     estimate_tokens,

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.estimate.prompts import estimate_tokens, mean_tokens
+from tapir_core.estimate.evidence import estimate_tokens, mean_tokens
 
 ENGLISH = (
     "The committee met on Tuesday to discuss the new library. Most members agreed that the building should stay open "

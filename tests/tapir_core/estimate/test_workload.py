@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.estimate import workload as rows
-from tapir_core.estimate.assumptions import MODEL, STANDIN, scenarios
-from tapir_core.estimate.workload import Pool, Work, workload
+from tapir_core.estimate.workload import MODEL, STANDIN, Pool, Work, scenarios, workload
 from tapir_core.standin.families import FAMILIES, NATURAL_SHARES
 from tests.run_config import make_config
 

@@ -8,8 +8,7 @@ from tapir_core.judging import PairScores, parse_pointwise, parse_verdict, rende
 from tapir_core.judging.hostile import KINDS, HostileCase, hostile_cases
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise
 from tapir_core.prompts import load_prompt
-from tapir_core.standin.judge import Behaviour, judge
-from tapir_core.standin.teacher import read_ask
+from tapir_core.standin.rules import Behaviour, judge, read_ask
 from tapir_core.text import Unparsed
 
 CASES = hostile_cases()

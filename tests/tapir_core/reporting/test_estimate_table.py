@@ -3,10 +3,8 @@ from typing import Any
 
 import pytest
 
-from tapir_core.estimate.evidence import Evidence
-from tapir_core.estimate.prompts import Instruction, measure_prompts
-from tapir_core.estimate.run import forecast
-from tapir_core.estimate.types import Estimate, estimate_json
+from tapir_core.estimate.evidence import Evidence, Instruction, measure_prompts
+from tapir_core.estimate.run import Estimate, estimate_json, forecast
 from tapir_core.estimate.workload import Pool
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt

@@ -2,7 +2,7 @@
 
 from tapir_core.judging.prompt import neutralise, render_pairwise, render_pointwise
 from tapir_core.prompts import load_prompt
-from tapir_core.standin.teacher import Ask, read_ask
+from tapir_core.standin.rules import Ask, read_ask
 from tapir_core.task_types import TASK_TYPES, family_of
 
 SUM = "What is 30 + 61?"

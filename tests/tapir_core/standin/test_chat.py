@@ -1,7 +1,7 @@
 import pytest
 
-from tapir_core.standin.chat import BadRequest, completion, model_list, parse_chat, rejection
-from tapir_core.standin.teacher import Refusal
+from tapir_core.standin.rules import Refusal
+from tapir_core.standin.server import BadRequest, completion, model_list, parse_chat, rejection
 
 BODY = {"model": "standin-teacher", "messages": [{"role": "user", "content": "What is 1 + 2?"}]}
 

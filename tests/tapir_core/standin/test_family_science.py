@@ -1,7 +1,7 @@
 import pytest
 
 from tapir_core.standin.families import recognise
-from tapir_core.standin.lexicon import ELEMENTS
+from tapir_core.standin.family import WORDS
 
 
 @pytest.mark.parametrize(
@@ -32,4 +32,4 @@ def test_known_facts(instruction: str, level: int, reference: str) -> None:
 
 
 def test_no_two_elements_share_a_symbol() -> None:
-    assert len({symbol.casefold() for symbol in ELEMENTS.values()}) == len(ELEMENTS)
+    assert len({symbol.casefold() for symbol in WORDS.elements.values()}) == len(WORDS.elements)

@@ -6,8 +6,7 @@ import pytest
 from tapir_core.judging.verdict import PairScores, parse_verdict
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
-from tapir_core.standin.judge import SCALE, Behaviour, grade, judge
-from tapir_core.standin.teacher import Refusal
+from tapir_core.standin.rules import SCALE, Behaviour, Refusal, grade, judge
 from tests.tapir_core.standin.asks import ask, pair_text, single_text
 
 

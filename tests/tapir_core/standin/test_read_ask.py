@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.standin.teacher import Refusal, read_ask
+from tapir_core.standin.rules import Refusal, read_ask
 from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, pair_text, refine_text, single_text
 
 

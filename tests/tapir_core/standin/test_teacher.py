@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
-from tapir_core.standin.teacher import Ask, Refusal, answer, expand, label, refine
+from tapir_core.standin.rules import Ask, Refusal, answer, expand, label, refine
 from tapir_core.task_types import family_of
 from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, refine_text
 

@@ -1,28 +1,62 @@
-"""The rule-based judge: of pairs and single answers for the curriculum, and of benchmarks, on one graded scale.
+"""What the stand-in says to a request: the teacher's answers, labels, expansions and refinements, the judge's verdicts.
 
-As a judge of benchmarks it is AlpacaEval's annotator, MT-Bench's judge and Vicuna's referee. There it can be told to
-prefer the answer shown first, or the longer one, whatever they say: faults that an evaluation has to show.
+A request is told by the sections of its prompt alone; all other words of a prompt may be edited. A section opens with
+its tag at the start of a line and closes with its tag at the end of one. Text without any section is an instruction to
+be answered. What no rule covers is refused.
 
-Limits: it looks at the final result and at how it is stated, not at the way there. It refuses instructions that are no
-family's, unless it is told to look at nothing but places or lengths. Noise derives from the request's text, so the same
-request always gets the same scores and the two orders of a pair get different ones.
+An expansion is a new problem of the seed's family and level, from the pool's stream, so no held-out problem can come
+out. The judge scores pairs and single answers for the curriculum, and benchmarks as AlpacaEval's annotator, MT-Bench's
+judge and Vicuna's referee, all on one graded scale. In benchmarks it can be told to prefer the answer shown first, or
+the longer one, whatever they say: faults that an evaluation has to show.
+
+Draws and noise derive from the request's text (an expansion's also from its seed): the same request gets the same reply
+again, and the two orders of a pair get different scores. Limits: the judge looks at the final result and at how it is
+stated, not at the way there.
 """
 
 import math
 import re
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Literal
+from typing import Any, Literal
 
 from tapir_core.randomness import derive_rng
+from tapir_core.standin.families import FAMILIES, draw_problem, recognise
 from tapir_core.standin.family import Problem
-from tapir_core.standin.teacher import Ask, Reply, Weighted, known
 from tapir_core.verifiable import final_result, is_correct, normalise_result, states_result
 
-__all__ = ["SCALE", "Behaviour", "Grade", "Preference", "Scale", "annotate", "grade", "judge"]
-
+Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 Preference = Literal["better", "first", "longer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, read."""
+
+    kind: Kind
+    sections: Mapping[str, str]
+    """Tag → text; for `answer` the instruction alone."""
+    text: str
+    """The whole conversation: what the noise of judgments and the expansions' draws derive from."""
+    seed: int = 0
+
+
+@dataclass(eq=False)
+class Refusal(Exception):
+    """Raised for what no rule covers: a typed refusal, with its reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """A text of one token that was one of several."""
+
+    text: str
+    probabilities: Mapping[str, float]
+    """Token → its probability; they sum to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +71,120 @@ class Behaviour:
     """Which of two answers to a benchmark's question wins: the better one, or whatever it says the first or longer."""
     logprobs: bool = True
     """Whether log-probabilities are given to who asks for them."""
+
+
+Reply = str | Weighted
+
+_OPENING = re.compile(r"^<([a-z_0-9]+)>", re.MULTILINE)
+_CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
+_TOLD_BY: tuple[tuple[Kind, set[str]], ...] = (
+    ("expand", {"seed", "task_type"}),
+    ("label", {"instruction", "task_types"}),
+    ("refine", {"instruction", "answer", "style"}),
+    ("benchmark", {"instruction", "output_1", "output_2"}),
+    ("benchmark", {"question", "answer"}),
+    ("benchmark", {"question", "answer_a", "answer_b"}),
+    ("benchmark", {"question", "response_1", "response_2"}),
+    ("judge", {"instruction", "answer_1", "answer_2"}),
+    ("judge", {"instruction", "answer"}),
+)
+"""Kind of request and the sections that tell it; the first that fits counts."""
+
+
+def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
+    """Read a conversation of one user turn. A system message makes it another task, which no rule here covers.
+
+    Raises:
+        Refusal: it is another conversation.
+    """
+    users = [message for message in messages if message.get("role") == "user"]
+    foreign = any(message.get("content") for message in messages if message.get("role") != "user")
+    if len(users) != 1 or foreign or not isinstance(users[0].get("content"), str):
+        raise Refusal("The stand-in answers one user message of text, without a system message or earlier turns.")
+    text: str = users[0]["content"]
+    sections = _read_sections(text)
+    if "system" in sections:
+        raise Refusal("The stand-in knows no instruction with a system message.")
+    kind: Kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
+    return Ask(kind, sections or {"instruction": text}, text, seed or 0)
+
+
+def say(ask: Ask, behaviour: Behaviour) -> Reply:
+    """What the teacher or the judge says.
+
+    Raises:
+        Refusal: no rule covers it.
+    """
+    if ask.kind == "judge":
+        return judge(ask, behaviour)
+    if ask.kind == "benchmark":
+        return annotate(ask, behaviour)
+    return {"answer": answer, "label": label, "expand": expand, "refine": refine}[ask.kind](ask)
+
+
+def known(instruction: str) -> Problem:
+    """The problem that an instruction poses.
+
+    Raises:
+        Refusal: it is no family's.
+    """
+    problem = recognise(instruction)
+    if problem is None:
+        raise Refusal("The stand-in does not know this kind of instruction.")
+    return problem
+
+
+def answer(ask: Ask) -> str:
+    """The plain answer."""
+    return known(ask.sections["instruction"]).plain
+
+
+def label(ask: Ask) -> str:
+    """The task type, if it is among those offered."""
+    task_type = known(ask.sections["instruction"]).task_type
+    if task_type not in map(str.strip, ask.sections["task_types"].splitlines()):
+        raise Refusal(f"The stand-in knows this as {task_type}, which is not among the task types offered.")
+    return f"Task type: {task_type}"
+
+
+def refine(ask: Ask) -> str:
+    """The refined answer; its style is the one that the instruction's task type needs."""
+    return known(ask.sections["instruction"]).refined
+
+
+def expand(ask: Ask) -> str:
+    """A new instruction like the seed; of another family when another task type is wanted."""
+    seed, wanted = known(ask.sections["seed"]), ask.sections["task_type"]
+    families = (
+        [FAMILIES[seed.family]]
+        if seed.task_type == wanted
+        else [each for each in FAMILIES.values() if each.task_type == wanted]
+    )
+    if not families:
+        raise Refusal(f"The stand-in has no family of task type {wanted!r}.")
+    rng = derive_rng(ask.seed, "expand", ask.text)
+    family = rng.choice(families)
+    new: Problem = seed
+    while new.instruction == seed.instruction:
+        new = draw_problem(family, seed.level, "pool", rng)
+    return f"<new_instruction>\n{new.instruction}\n</new_instruction>"
+
+
+def _read_sections(text: str) -> dict[str, str]:
+    """Tag → text. Each closing tag is looked at once, so a long or hostile text costs no more than its length."""
+    closings: dict[str, deque[re.Match[str]]] = {}
+    for closing in _CLOSING.finditer(text):
+        closings.setdefault(closing[1], deque()).append(closing)
+    sections, place = {}, 0
+    while opening := _OPENING.search(text, place):
+        tag, place = opening[1], opening.end()
+        following = closings.get(tag, deque())
+        while following and following[0].start() < place:
+            following.popleft()
+        if following:
+            sections[tag] = text[place : following[0].start()].strip()
+            place = following[0].end()
+    return sections
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +209,10 @@ class Scale:
 
 
 SCALE = Scale()
+_LIKENESS = ((0.9, SCALE.close), (0.8, SCALE.near), (0.7, SCALE.distant))
+"""Share of equal characters, and the points for it; the first that is reached counts."""
+_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
+_PART = re.compile(r"\w+")
 _LONGEST_COMPARED_CHARS = 200
 _SURE = 5.0
 """Points by which an answer to a benchmark's question is preferred for its place or length."""
@@ -193,8 +345,3 @@ def _closeness_of_numbers(result: str, reference: str) -> float:
     if error <= 0.1 or distance <= 1 or (len(reference) > 1 and Counter(result) == Counter(reference)):
         return SCALE.near
     return SCALE.distant if error <= 0.25 else SCALE.wrong
-
-
-_NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.ASCII)
-_PART = re.compile(r"\w+")
-_LIKENESS = ((0.9, SCALE.close), (0.8, SCALE.near), (0.7, SCALE.distant))
