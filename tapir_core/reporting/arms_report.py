@@ -37,20 +37,6 @@ from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
 
-__all__ = [
-    "arms_card",
-    "arms_json",
-    "arms_plots_card",
-    "arms_table",
-    "arms_tables",
-    "brief_table",
-    "conditions_lines",
-    "conditions_of",
-    "conditions_table",
-    "narrow_tables",
-    "render_arms",
-    "write_arms",
-]
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30

@@ -23,26 +23,6 @@ from tapir_core.summary.formats import NOTHING, count, number, points, student_n
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 
-__all__ = [
-    "DIFFERS",
-    "NO_GAINS",
-    "PAIRED_COLUMNS",
-    "benchmark_gains_table",
-    "benchmark_names",
-    "benchmark_states_tables",
-    "benchmark_tables",
-    "benchmarks_sentence",
-    "beside_in_words",
-    "figures_side_by_side",
-    "figures_tables",
-    "headline_panels",
-    "headline_values",
-    "metric_label",
-    "paired_cells",
-    "require_figures",
-    "require_round_figures",
-    "unpaired_cells",
-]
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
 """Column of ``scores/`` that must be equal for figures to be paired → what is said where it is not."""

@@ -9,7 +9,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
-__all__ = ["benchmark_table", "comparison_table", "kept_comparison", "role_table", "stage_table"]
 
 _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")
 

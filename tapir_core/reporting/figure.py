@@ -17,19 +17,6 @@ from markupsafe import Markup, escape
 
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "COLOURS",
-    "GREY",
-    "INK",
-    "Plot",
-    "draw",
-    "draw_task_types",
-    "image_address",
-    "interval_bars",
-    "name_rows",
-    "points_with_intervals",
-    "stacked_bars",
-]
 
 logger = logging.getLogger(__name__)
 

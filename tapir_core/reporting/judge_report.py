@@ -23,15 +23,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
 from tapir_core.text import shorten
 
-__all__ = [
-    "judge_tables",
-    "plot_gap",
-    "plot_length",
-    "plot_orders",
-    "plot_unscored",
-    "render_judge_report",
-    "write_judge_report",
-]
 
 _BINS = 10
 _REASONS = 8

@@ -31,13 +31,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tapir_core.summary.run_reader import Look
 
-__all__ = [
-    "JudgeRound",
-    "JudgedInstruction",
-    "Measures",
-    "Reply",
-    "summarise_judge",
-]
 
 _EACH = 5
 _SHOWN_CHARS = 2_000

@@ -26,8 +26,6 @@ from tapir_core.summary.formats import NOTHING, count, moment, number, percent, 
 from tapir_core.summary.types import MixtureSummary
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["backbone_name", "model_card"]
-
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
     """The card of the student after round ``round_number``; ``use`` says in Markdown how engines load it."""

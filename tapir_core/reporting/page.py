@@ -13,7 +13,6 @@ from tapir_core.reporting.figure import Plot, image_address
 from tapir_core.reporting.sentences import render
 from tapir_core.reporting.tables import Table
 
-__all__ = ["Section", "markdown_table", "markdown_text", "plots_card", "render_page", "table_section"]
 
 _SPECIAL = re.compile(
     r"""[\\`*<>\[\]|~$]

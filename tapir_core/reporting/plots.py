@@ -32,20 +32,6 @@ from tapir_core.summary.formats import first_two_and_last, number, percent, roun
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "Spokes",
-    "benchmark_plots",
-    "choose_spokes",
-    "plot_accuracy",
-    "plot_accuracy_by_task_type",
-    "plot_benchmark_categories",
-    "plot_benchmarks",
-    "plot_mfd",
-    "plot_order_gap",
-    "plot_shares",
-    "plot_time",
-    "score_plots",
-]
 
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3

@@ -53,7 +53,6 @@ from tapir_core.summary.grading import Examples, choose_examples
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
 
-__all__ = ["render_report", "run_card", "write_report"]
 
 _EXAMPLES = 10
 

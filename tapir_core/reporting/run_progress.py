@@ -13,8 +13,6 @@ from tapir_core.summary import heldout_scores
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RoundSummary, Score
 
-__all__ = ["RunProgress", "read_progress"]
-
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:

@@ -7,6 +7,7 @@ plot's SVG, which `tapir_core.reporting.figure` made, enters as it is.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from inspect import getmembers, isfunction
 from pathlib import Path
 
 import jinja2
@@ -15,23 +16,6 @@ from tapir_core.paths import REPORT
 from tapir_core.summary import formats
 from tapir_core.summary.formats import student_name
 from tapir_core.summary.types import RunSummary, Score
-
-__all__ = [
-    "accuracy_note",
-    "changes_sentence",
-    "gain_sentence",
-    "next_sentence",
-    "nothing_sentence",
-    "render",
-    "report_path",
-    "report_sentence",
-    "retried_sentence",
-    "say",
-    "scores_sentence",
-    "standin_sentence",
-    "state_sentence",
-    "ui_sentence",
-]
 
 
 def render(template: str, **fields: object) -> str:
@@ -120,5 +104,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals.update({name: getattr(formats, name) for name in formats.__all__}, say=say)
+    made.globals.update(getmembers(formats, isfunction), NOTHING=formats.NOTHING, say=say)
     return made

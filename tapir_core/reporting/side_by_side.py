@@ -50,20 +50,6 @@ from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usa
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest
 
-__all__ = [
-    "SideBySide",
-    "benchmarks_of_runs",
-    "last_student",
-    "paired_runs_table",
-    "put_side_by_side",
-    "render_side_by_side",
-    "reused_share",
-    "side_by_side_card",
-    "side_by_side_tables",
-    "write_side_by_side",
-    "write_sweep_report",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:

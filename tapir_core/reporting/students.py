@@ -19,18 +19,8 @@ from tapir_core.stages import (
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import student_name
 
-OUTPUTS = "outputs"
+_OUTPUTS = "outputs"
 """What a person says for all models of files."""
-
-__all__ = [
-    "failed_judgments",
-    "find_benchmarks",
-    "find_student",
-    "find_students",
-    "models_of",
-    "scoring_stages",
-    "unscored_students",
-]
 
 
 def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:
@@ -42,11 +32,11 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         ConfigError: the run has no held-out set where no benchmark is meant, or no such student or model.
     """
     models = dict.fromkeys(model for name in benchmarks for model in models_of(run, name))
-    if which == OUTPUTS:
+    if which == _OUTPUTS:
         if not models:
             having = [name for name in run.config.evaluation.judged if models_of(run, name)]
             raise ConfigError(
-                f"--round {OUTPUTS}: no benchmark that is asked has outputs of a model as a file; those of run "
+                f"--round {_OUTPUTS}: no benchmark that is asked has outputs of a model as a file; those of run "
                 f"{run.ref.name!r} that have are {', '.join(having) or 'none'}: name them with --benchmark, or give "
                 '[evaluation.benchmarks.NAME.outputs] a line `MODEL = "FILE"` and run the configuration again'
             )
@@ -59,7 +49,7 @@ def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) ->
         return [BACKBONE, *run.trained_rounds, *models]
     if which == student_name(BACKBONE):
         return [BACKBONE]
-    return [find_student(run, which, others=(student_name(BACKBONE), *([OUTPUTS] if models else [])))]
+    return [find_student(run, which, others=(student_name(BACKBONE), *([_OUTPUTS] if models else [])))]
 
 
 def find_student(run: RunFolder, which: str, *, others: Sequence[str] = ()) -> int:

@@ -40,25 +40,6 @@ from tapir_core.summary.types import (
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import shorten
 
-__all__ = [
-    "Table",
-    "accuracy_table",
-    "contaminated_table",
-    "decontamination_table",
-    "left_out_table",
-    "mfd_table",
-    "rounds_table",
-    "scores_table",
-    "seconds_table",
-    "shares_table",
-    "spend_table",
-    "stage_seconds",
-    "stages_table",
-    "students_table",
-    "table_of",
-    "task_types_table",
-]
-
 
 _Item = TypeVar("_Item")
 

@@ -18,7 +18,6 @@ from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import Gain
 from tapir_core.verifiable import is_correct
 
-__all__ = ["CHANGES", "Example", "ExampleAnswer", "Examples", "choose_examples", "marks_on_test", "measure_gain"]
 
 CHANGES = {
     (False, True): "became right",

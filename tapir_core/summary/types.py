@@ -12,19 +12,6 @@ from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "ROLES",
-    "BenchmarkHits",
-    "Decontamination",
-    "Gain",
-    "GatedSummary",
-    "MixtureSummary",
-    "RoundSummary",
-    "RunSummary",
-    "Score",
-    "StageSummary",
-    "Usage",
-]
 
 ROLES = ("teacher", "judge")
 """Who is paid."""
