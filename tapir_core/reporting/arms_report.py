@@ -28,15 +28,13 @@ from tapir_core.reporting.figure import (
     name_rows,
     points_with_intervals,
 )
-from tapir_core.reporting.model_card import backbone_name
-from tapir_core.reporting.page import Section, markdown_table, markdown_text, plots_card, render_page
-from tapir_core.reporting.tables import Table, table_of
+from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, plots_card, render_page, table_of
+from tapir_core.reporting.report import backbone_name
 from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
-
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30

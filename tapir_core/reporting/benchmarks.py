@@ -16,13 +16,12 @@ from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
 from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.students import models_of
-from tapir_core.reporting.tables import Table, table_of
+from tapir_core.reporting.page import Table, table_of
+from tapir_core.reporting.run_progress import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
-
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
 """Column of ``scores/`` that must be equal for figures to be paired → what is said where it is not."""

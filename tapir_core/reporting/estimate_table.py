@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 from tapir_core.estimate.types import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
-
 
 _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")
 

@@ -17,7 +17,6 @@ from markupsafe import Markup, escape
 
 from tapir_core.task_types import TASK_TYPES
 
-
 logger = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")

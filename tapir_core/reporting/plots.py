@@ -32,7 +32,6 @@ from tapir_core.summary.formats import first_two_and_last, number, percent, roun
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
 
-
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3
 

@@ -36,15 +36,13 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
-from tapir_core.reporting.page import Section, render_page, table_section
-from tapir_core.reporting.sentences import accuracy_note, standin_sentence
-from tapir_core.reporting.tables import Table, task_types_table
+from tapir_core.reporting.page import Section, Table, accuracy_note, render_page, standin_sentence, table_section
+from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
 from tapir_core.storage import Storage
-from tapir_core.summary import summarise
+from tapir_core.summary import marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
-from tapir_core.summary.grading import marks_on_test
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs

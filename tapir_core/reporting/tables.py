@@ -5,12 +5,11 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 
-from tapir_core.reporting.sentences import accuracy_note
+from tapir_core.reporting.page import Table, accuracy_note, table_of
 from tapir_core.stages import lines
 from tapir_core.summary.formats import (
     NOTHING,
@@ -39,38 +38,6 @@ from tapir_core.summary.types import (
 )
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import shorten
-
-
-_Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table ready to be shown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
-    """How many columns from the left are text; the others are figures and line up at the right."""
-    note: str = ""
-
-    def __bool__(self) -> bool:
-        """Whether there is a row to show."""
-        return bool(self.rows)
-
-
-def table_of(
-    title: str,
-    columns: Sequence[tuple[str, Callable[[_Item], str]]],
-    items: Iterable[_Item],
-    *,
-    text_columns: int = 1,
-    note: str = "",
-) -> Table:
-    """A table with a row for each of ``items``; ``columns`` are names with what a cell shows of an item."""
-    rows = tuple(tuple(cell(each) for _, cell in columns) for each in items)
-    return Table(title, tuple(name for name, _ in columns), rows, text_columns, note)
 
 
 def rounds_table(summary: RunSummary) -> Table:

@@ -12,7 +12,6 @@ from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
 from tapir_core.task_types import TASK_TYPES
 
-
 ROLES = ("teacher", "judge")
 """Who is paid."""
 
