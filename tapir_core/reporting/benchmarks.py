@@ -4,7 +4,7 @@ Figures of different judges, prompts or settings never stand in one table, since
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -94,8 +94,7 @@ def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     ]
     if not tables:
         return []
-    rows = pl.concat(tables)
-    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
+    parts = pl.concat(tables).partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
 
 
@@ -178,13 +177,13 @@ def figures_side_by_side(rows: pl.DataFrame) -> Table:
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
         found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
-    shown = tuple(
-        (metric, category, *(_cell(of.get(student)) for student in students), _most(of.values()))
-        for (metric, category), of in found.items()
-    )
+    shown = []
+    for (metric, category), of in found.items():
+        most = count(max(row["n"] + row["n_failed"] for row in of.values()))
+        shown.append((metric, category, *(_cell(of.get(student)) for student in students), most))
+    note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
     columns = ("Figure", "Category", *students, "n")
-    note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}".strip()
-    return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
+    return Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -211,11 +210,6 @@ _FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("n", lambda row: count(row["n"])),
     ("Failed", lambda row: count(row["n_failed"])),
 )
-
-
-def _most(rows: Iterable[dict[str, Any]]) -> str:
-    """How many judgments a figure has where none failed."""
-    return count(max(row["n"] + row["n_failed"] for row in rows))
 
 
 def beside_in_words(rows: pl.DataFrame) -> str:
@@ -284,10 +278,9 @@ def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
     """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
     estimate = found.difference
     span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
-    p_value = NOTHING if found.p_value is None else f"{found.p_value:.4f}"
     value = NOTHING if estimate.value is None else points(estimate.value)
-    figures = (value, number(estimate.stderr), span, p_value)
-    return (figure, estimate.why, *figures, count(estimate.n), count(found.n_failed))
+    counts = (count(estimate.n), count(found.n_failed))
+    return (figure, estimate.why, value, number(estimate.stderr), span, number(found.p_value, 4), *counts)
 
 
 def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
@@ -316,8 +309,7 @@ def benchmark_states_tables(look: Look) -> list[Table]:
     A row a student: all of them of what is asked each round, of the others those that were asked. Then every model
     whose outputs are a file.
     """
-    tables = (_states_table(look, name) for name in look.run.config.evaluation.asked)
-    return [table for table in tables if table]
+    return [table for name in look.run.config.evaluation.asked if (table := _states_table(look, name))]
 
 
 def _states_table(look: Look, name: str) -> Table:
@@ -333,8 +325,13 @@ def _states_table(look: Look, name: str) -> Table:
         cells.append((student_name(who), when, state, figures))
     notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
     notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
-    columns = ("Student", "Asked", "State", "Figure")
-    return Table(f"Benchmark {name}", columns, tuple(cells), text_columns=4, note=" ".join(notes))
+    return Table(
+        f"Benchmark {name}",
+        ("Student", "Asked", "State", "Figure"),
+        tuple(cells),
+        text_columns=4,
+        note=" ".join(notes),
+    )
 
 
 def _state(look: Look, name: str, who: Compared) -> str:

@@ -227,8 +227,11 @@ def render_judge_report(found: JudgeRound) -> str:
     tables, whole = judge_tables(found), found.whole
     gap = plot_gap(whole.pairs, whole.agreement.gap) if whole.agreement is not None else None
     orders = [gap, plot_orders(whole.pairs), tables["judge-winners"]]
-    task_types = Section("By task type", [tables["judge-task-types"]])
-    unscored = [plot_unscored(whole.unscored.reasons), tables["judge-unscored"], task_types]
+    unscored = [
+        plot_unscored(whole.unscored.reasons),
+        tables["judge-unscored"],
+        Section("By task type", [tables["judge-task-types"]]),
+    ]
     sections = [
         Section("", [tables["judge"]]),
         Section("What the order of the answers does", orders if gap is not None else []),
@@ -252,15 +255,17 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
 
 
 def _measures(found: JudgeRound) -> Table:
-    rows = tuple(
-        (name, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
-        for name, each, cell in _estimates(found.whole)
-    )
-    note = "n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its own."
-    columns = ("Measure", "Value", "95 % interval", "Standard error", "n")
     name = round_name(found.number)
-    title = f"The judges of {name}, combined" if found.single else f"The judge of {name}"
-    return Table(title, columns, rows, note=note)
+    return Table(
+        f"The judges of {name}, combined" if found.single else f"The judge of {name}",
+        ("Measure", "Value", "95 % interval", "Standard error", "n"),
+        tuple(
+            (measure, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
+            for measure, each, cell in _estimates(found.whole)
+        ),
+        note="n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its "
+        "own.",
+    )
 
 
 def _single(found: JudgeRound) -> Table:
@@ -270,8 +275,12 @@ def _single(found: JudgeRound) -> Table:
         for judge, measures in found.single.items()
         for name, each, cell in _estimates(measures)
     )
-    columns = ("Judge", "Measure", "Value", "95 % interval", "n")
-    return Table(f"Each judge alone, {round_name(found.number)}", columns, rows, text_columns=2)
+    return Table(
+        f"Each judge alone, {round_name(found.number)}",
+        ("Judge", "Measure", "Value", "95 % interval", "n"),
+        rows,
+        text_columns=2,
+    )
 
 
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
@@ -298,23 +307,30 @@ def _winners(found: JudgeRound) -> Table:
     agreement = found.whole.agreement
     winners = agreement.winners if agreement is not None and agreement.gap.n else None
     rows = [(first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS] if winners else []
-    columns = ("Teacher shown first ↓, student first →", *WINNERS)
-    note = "Instructions; on the diagonal both orders agree." if winners else ""
-    return Table(f"Winners in the two orders, {round_name(found.number)}", columns, tuple(rows), note=note)
+    return Table(
+        f"Winners in the two orders, {round_name(found.number)}",
+        ("Teacher shown first ↓, student first →", *WINNERS),
+        tuple(rows),
+        note="Instructions; on the diagonal both orders agree." if winners else "",
+    )
 
 
 def _reasons(found: JudgeRound) -> Table:
     reasons = found.whole.unscored.reasons
     rows = tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons.items())
-    title = f"Unscored verdicts by reason, {round_name(found.number)}"
-    return Table(title, ("Reason", "Verdicts", "Share of all"), rows)
+    return Table(
+        f"Unscored verdicts by reason, {round_name(found.number)}", ("Reason", "Verdicts", "Share of all"), rows
+    )
 
 
 def _task_types(found: JudgeRound) -> Table:
     shares = found.whole.unscored.task_types
     rows = tuple((name, count(each.n), percent(each.value), _interval(each, percent)) for name, each in shares.items())
-    title = f"Unscored verdicts by task type, {round_name(found.number)}"
-    return Table(title, ("Task type", "Verdicts", "Unscored", "95 % interval"), rows)
+    return Table(
+        f"Unscored verdicts by task type, {round_name(found.number)}",
+        ("Task type", "Verdicts", "Unscored", "95 % interval"),
+        rows,
+    )
 
 
 def _panel(found: JudgeRound) -> Table:

@@ -76,10 +76,11 @@ def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Plot | None:
     series = [
         (student_name(each.number), colour, each.by_task_type()) for each, colour in zip(shown, colours, strict=True)
     ]
-    label, x_label = "Accuracy by task type on the test split", "accuracy on the test split, %"
     return Plot(
         "Accuracy by task type",
-        draw_task_types(label, x_label, series, legend_columns=3),
+        draw_task_types(
+            "Accuracy by task type on the test split", "accuracy on the test split, %", series, legend_columns=3
+        ),
         "Test split; lines are 95 % intervals.",
     )
 

@@ -158,23 +158,25 @@ def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Sec
     found, left_out = summary.decontamination, left_out_table(summary)
     dropped, listed = decontamination_table(found), contaminated_table(found)
     calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.all_stages else None
-    why = "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place."
     return [
         Section("Rounds", [rounds_table(summary)]),
         Section("How hard the pool is", [plot_mfd(summary.rounds), plot_order_gap(summary.rounds)]),
         Section("Task shares", [plot_shares(summary.mixed_rounds), *shares]),
-        Section(left_out.title, [left_out], why),
+        Section(
+            left_out.title,
+            [left_out],
+            "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place.",
+        ),
         Section(dropped.title, [dropped, Section(listed.title, [listed])]),
         Section("Time and spend", [plot_time(summary), seconds_table(summary), calls, estimate]),
     ]
 
 
 def _links(pages: Mapping[str, Mapping[str, str]]) -> str:
-    lines = (
+    return "\n".join(
         f"- {place}: " + " · ".join(f"[{title}]({address})" for title, address in of_place.items())
         for place, of_place in pages.items()
     )
-    return "\n".join(lines)
 
 
 def model_card(run: RunFolder, round_number: int, use: str) -> str:
@@ -230,8 +232,13 @@ def _scores(run: RunFolder, round_number: int) -> Table:
     at = StageAt("evaluate", round_number)
     found = run.rows(at) if run.holds(at) else pl.DataFrame(schema=SCORES)
     in_order = found.sort(pl.col("category") != "all", "benchmark", "split", "metric", maintain_order=True)
-    note = f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else ""
-    return table_of("", _SCORES, in_order.to_dicts(), text_columns=4, note=note)
+    return table_of(
+        "",
+        _SCORES,
+        in_order.to_dicts(),
+        text_columns=4,
+        note=f"Judged by {found['judge'][0]}; {found['settings'][0]}." if found.height else "",
+    )
 
 
 def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:

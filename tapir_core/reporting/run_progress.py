@@ -5,7 +5,7 @@ works. Models whose outputs to a benchmark are files stand beside the students.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -201,7 +201,14 @@ def models_of(run: RunFolder, benchmark: str) -> list[str]:
 
 def scoring_stages(run: RunFolder, compared: Sequence[Compared], benchmarks: Sequence[str]) -> list[StageAt]:
     """Everything that scoring these students and models takes."""
-    return [at for who in compared for at in _stages_of(run, who, benchmarks)]
+    stages = []
+    for who in compared:
+        if isinstance(who, int):
+            stages += [stage.at(who) for stage in EVALUATION if stage.when(run.config, stage.at(who))]
+        for name in benchmarks:
+            if isinstance(who, int) or who in models_of(run, name):
+                stages += benchmark_stages(name, who)
+    return stages
 
 
 def unscored_students(
@@ -214,17 +221,9 @@ def unscored_students(
             return failed_judgments(run, at) > 0
         return at.stage.columns == SCORE_COLUMNS and run.holds(at) is None
 
-    return [who for who in compared if any(map(is_unscored, _stages_of(run, who, benchmarks)))]
+    return [who for who in compared if any(map(is_unscored, scoring_stages(run, [who], benchmarks)))]
 
 
 def failed_judgments(run: RunFolder, at: StageAt) -> int:
     """How many judgments of a benchmark failed for good, of those that lie sealed."""
     return 0 if run.holds(at) is None else run.rows(at).filter(status="failed").height
-
-
-def _stages_of(run: RunFolder, who: Compared, benchmarks: Sequence[str]) -> Iterator[StageAt]:
-    if isinstance(who, int):
-        yield from (stage.at(who) for stage in EVALUATION if stage.when(run.config, stage.at(who)))
-    for name in benchmarks:
-        if isinstance(who, int) or who in models_of(run, name):
-            yield from benchmark_stages(name, who)
