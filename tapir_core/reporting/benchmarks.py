@@ -5,7 +5,6 @@ file's outputs were drawn is not known, so they stand beside students and other 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -30,19 +29,6 @@ PAIRED_COLUMNS = (
     *("Student", "Against", "Benchmark", "Figure", "Note"),
     *("Difference", "Standard error", "95 % interval", "p", "n", "Failed"),
 )
-
-NO_GAINS = Table(
-    "Students on the same questions",
-    PAIRED_COLUMNS,
-    (),
-    text_columns=5,
-    note=(
-        "First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A question "
-        "that one of the two lacks, or failed, is in neither. The best student is that of the dev split of the "
-        "held-out set, which no benchmark is part of."
-    ),
-)
-"""Of a run that asked no two students."""
 
 _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchmark_scores": "done"}
 """Stage → how far a benchmark is whose last stage that holds is this one."""
@@ -250,7 +236,15 @@ def benchmark_gains_table(look: Look, students: Sequence[int], best: int | None)
             differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
             cells = [unpaired_cells(differs)] if differs else _paired(look, name, after, before)
             rows += [(*pair, *each) for each in cells]
-    return replace(NO_GAINS, rows=tuple(rows))
+    return Table(
+        "Students on the same questions",
+        PAIRED_COLUMNS,
+        tuple(rows),
+        text_columns=5,
+        note="First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A "
+        "question that one of the two lacks, or failed, is in neither. The best student is that of the dev split of "
+        "the held-out set, which no benchmark is part of.",
+    )
 
 
 def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:

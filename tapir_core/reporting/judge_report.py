@@ -46,6 +46,12 @@ from tapir_core.text import shorten
 
 _EACH = 5
 _SHOWN_CHARS = 2_000
+_BINS = 10
+_REASONS = 8
+_REASON_CHARS = 48
+_AREA = 220.0
+
+_Cell = Callable[[float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +211,6 @@ def _shorten(text: str) -> str:
     half = _SHOWN_CHARS // 2
     left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
     return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
-
-
-_BINS = 10
-_REASONS = 8
-_REASON_CHARS = 48
-_AREA = 220.0
-
-_Cell = Callable[[float], str]
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:

@@ -21,7 +21,6 @@ from tapir_core.evaluation.scores import SCORES
 from tapir_core.paths import REPORT, RESOLVED_CONFIG, training_file
 from tapir_core.randomness import derive_rng
 from tapir_core.reporting.benchmarks import (
-    NO_GAINS,
     benchmark_gains_table,
     benchmark_names,
     benchmark_tables,
@@ -101,7 +100,7 @@ def render_report(
     examples: Examples | None,
     config: str,
     estimate: Table | None = None,
-    gains: Table = NO_GAINS,
+    gains: Table | None = None,
 ) -> str:
     """The page.
 
@@ -139,7 +138,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _sections_of_students(summary: RunSummary, gains: Table) -> list[Section]:
+def _sections_of_students(summary: RunSummary, gains: Table | None) -> list[Section]:
     figures = [
         Section(f"{table.title}, with intervals", [table])
         for who in summary.compared

@@ -32,6 +32,9 @@ from tapir_core.summary.formats import student_name
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RoundSummary, Score
 
+_OUTPUTS = "outputs"
+"""What a person says for all models of files."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
@@ -115,10 +118,6 @@ def _estimated(look: Look, planned: dict[str, int]) -> dict[str, float]:
     known = lines()
     hours = {known[each.name].rows_of: each.hours for each in stages}
     return {name: 3600 * span.likely / planned[name] for name, span in hours.items() if span and planned.get(name)}
-
-
-_OUTPUTS = "outputs"
-"""What a person says for all models of files."""
 
 
 def find_students(run: RunFolder, which: str, benchmarks: Sequence[str] = ()) -> list[Compared]:

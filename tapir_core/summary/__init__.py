@@ -166,8 +166,7 @@ def _first_pool(look: Look) -> tuple[_Pool, dict[str, int] | None]:
 
 def _outputs(look: Look) -> dict[str, pl.DataFrame]:
     models = dict.fromkeys(model for each in look.run.config.evaluation.judged.values() for model in each.outputs)
-    found = {model: _benchmark_figures(look, model) for model in models}
-    return {model: rows for model, rows in found.items() if rows is not None}
+    return {model: rows for model in models if (rows := _benchmark_figures(look, model)) is not None}
 
 
 def _dropped(pool: Manifest | None) -> dict[str, int]:
