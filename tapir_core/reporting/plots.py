@@ -225,8 +225,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
             axes.set_title(label)
         found[-1, 0].set_xlabel("student")
 
-    label, height = "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels)
-    return draw(label, height, fill, nrows=len(panels), squeeze=False)
+    return draw("Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill, nrows=len(panels), squeeze=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,7 +259,7 @@ def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:
             f"{count(training['total_tokens'])}, of answers {count(training['trained_tokens'])}",
         )
         yield "Precision", str(training["precision"])
-        versions = {"tapir-distill": _own_version(), **training["versions"]}
+        versions = {"tapir-distill": metadata.version("tapir-distill"), **training["versions"]}
         yield "Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
@@ -273,13 +273,6 @@ def backbone_name(student: StudentConfig) -> str:
 
 def _is_hub_id(backbone: str) -> bool:
     return backbone.count("/") == 1 and not backbone.startswith((".", "/", "~")) and not Path(backbone).exists()
-
-
-def _own_version() -> str:
-    try:
-        return metadata.version("tapir-distill")
-    except metadata.PackageNotFoundError:  # works from its sources
-        return NOTHING
 
 
 _SCORES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
