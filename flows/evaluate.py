@@ -10,7 +10,7 @@ from prefect import tags
 from flows.running.live_spend import live_spend
 from flows.running.project_flow import project_flow
 from flows.steps import run_stages
-from tapir_core.reporting.students import failed_judgments, models_of, scoring_stages
+from tapir_core.reporting.run_progress import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import BENCHMARK_ITEMS, BENCHMARK_REPLIES, HELDOUT, Compared, StageAt, benchmark_stages
 from tapir_core.summary.formats import student_name

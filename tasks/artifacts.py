@@ -19,20 +19,12 @@ from prefect.context import FlowRunContext
 
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_names, benchmark_tables, figures_tables
-from tapir_core.reporting.judge_report import judge_tables, write_judge_report
-from tapir_core.reporting.judge_round import summarise_judge
-from tapir_core.reporting.page import markdown_text, plots_card
+from tapir_core.reporting.judge_report import judge_tables, summarise_judge, write_judge_report
+from tapir_core.reporting.page import Table, markdown_text, plots_card
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.side_by_side import SideBySide, side_by_side_card
-from tapir_core.reporting.tables import (
-    Table,
-    mfd_table,
-    scores_table,
-    shares_table,
-    stages_table,
-    students_table,
-)
+from tapir_core.reporting.tables import mfd_table, scores_table, shares_table, stages_table, students_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import round_name, student_name

@@ -19,7 +19,7 @@ from rich.text import Text
 from tapir_core.paths import RUN_RECORD
 
 if TYPE_CHECKING:
-    from tapir_core.reporting.tables import Table
+    from tapir_core.reporting.page import Table
     from tapir_core.run_folder import RunRef
 
 __all__ = [
@@ -93,7 +93,7 @@ def print_rows(
     console: Console, columns: Sequence[str], rows: Iterable[tuple[str, ...]], *, text_columns: int = 1, title: str = ""
 ) -> None:
     """A table of which no report knows; ``text_columns`` as of a `Table`."""
-    from tapir_core.reporting.tables import Table
+    from tapir_core.reporting.page import Table
 
     print_table(console, Table(title, tuple(columns), tuple(rows), text_columns=text_columns))
 

@@ -17,10 +17,10 @@ from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.agreement import favoured_position
 from tapir_core.judging.estimates import Estimate
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
+from tapir_core.reporting.page import Table, report_path
 from tapir_core.reporting.report import write_report
-from tapir_core.reporting.sentences import report_path
-from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
-from tapir_core.reporting.tables import Table, students_table
+from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
+from tapir_core.reporting.tables import students_table
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.run_reader import Look

@@ -23,7 +23,7 @@ from flows.commands import print_tables, say
 from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
-from tapir_core.reporting.sentences import (
+from tapir_core.reporting.page import (
     gain_sentence,
     report_path,
     standin_sentence,

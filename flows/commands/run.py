@@ -26,8 +26,8 @@ from tapir_core.config.load import load_config
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
+from tapir_core.reporting.page import changes_sentence, nothing_sentence
 from tapir_core.reporting.report import write_report
-from tapir_core.reporting.sentences import changes_sentence, nothing_sentence
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise

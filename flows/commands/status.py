@@ -13,8 +13,8 @@ from tapir_core.calls import AnswerStore, store_url
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import BACKBONE
 from tapir_core.reporting.benchmarks import benchmark_states_tables
+from tapir_core.reporting.page import Table
 from tapir_core.reporting.run_progress import RunProgress, read_progress
-from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef, runs_of
 from tapir_core.store_admin.rows import is_there
 from tapir_core.summary.formats import NOTHING, count, minutes, number, score, score_in_words, student_name

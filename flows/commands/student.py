@@ -9,8 +9,8 @@ from flows.commands import Root, RunName, console, print_line, run_ref, say
 from tapir_core.calls import Failure
 from tapir_core.errors import ConfigError, EngineError
 from tapir_core.paths import export_folder
-from tapir_core.reporting.model_card import model_card
-from tapir_core.reporting.students import find_student
+from tapir_core.reporting.report import model_card
+from tapir_core.reporting.run_progress import find_student
 from tapir_core.run_files import export_student
 from tapir_core.run_folder import RunFolder
 from tapir_core.storage import Storage

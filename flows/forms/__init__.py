@@ -26,7 +26,7 @@ from flows.running.project_flow import GO_ON, heed_suspension, leave_if_suspende
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import BACKBONES, RUN_RECORD
-from tapir_core.reporting.sentences import next_sentence
+from tapir_core.reporting.page import next_sentence
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
 

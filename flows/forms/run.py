@@ -26,7 +26,7 @@ from flows.forms import (
 )
 from flows.retry_judge import retry_judge
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
-from tapir_core.reporting.sentences import (
+from tapir_core.reporting.page import (
     changes_sentence,
     gain_sentence,
     nothing_sentence,
@@ -35,7 +35,7 @@ from tapir_core.reporting.sentences import (
     scores_sentence,
     state_sentence,
 )
-from tapir_core.reporting.students import find_benchmarks, find_students, unscored_students
+from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise

@@ -28,29 +28,13 @@ from tapir_core.reporting.figure import (
     name_rows,
     points_with_intervals,
 )
-from tapir_core.reporting.model_card import backbone_name
-from tapir_core.reporting.page import Section, markdown_table, markdown_text, plots_card, render_page
-from tapir_core.reporting.tables import Table, table_of
+from tapir_core.reporting.page import Section, Table, markdown_table, markdown_text, plots_card, render_page, table_of
+from tapir_core.reporting.report import backbone_name
 from tapir_core.stages import plan, settings_of, used_files
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import digest
-
-__all__ = [
-    "arms_card",
-    "arms_json",
-    "arms_plots_card",
-    "arms_table",
-    "arms_tables",
-    "brief_table",
-    "conditions_lines",
-    "conditions_of",
-    "conditions_table",
-    "narrow_tables",
-    "render_arms",
-    "write_arms",
-]
 
 _MARKERS = ("D", "o", "s", "^", "v", "P", "X", "*", "<", ">")
 _LABEL_LETTERS = 30
@@ -80,8 +64,7 @@ def arms_card(compared: ComparedArms) -> str:
     table = brief_table(compared)
     conditions = "\n".join(map(markdown_text, conditions_lines(compared.conditions)))
     said = "\n".join(f"- {markdown_text(sentence)}" for sentence in verdicts(compared))
-    notes = map(markdown_text, (table.note, covers_sentence(compared)))
-    parts = [markdown_table(table), conditions, said, *notes]
+    parts = [markdown_table(table), conditions, said, *map(markdown_text, (table.note, covers_sentence(compared)))]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -92,12 +75,11 @@ def arms_plots_card(compared: ComparedArms) -> str:
 
 def arms_json(compared: ComparedArms) -> str:
     """Every figure; shares are 0-1, a difference is keyed `ONE - OTHER`."""
-    differences = {f"{one} - {other}": asdict(found) for (one, other), found in compared.differences.items()}
     table = {
         "name": compared.name,
         "reference": compared.reference,
         "rows": [asdict(row) for row in compared.rows],
-        "differences": differences,
+        "differences": {f"{one} - {other}": asdict(found) for (one, other), found in compared.differences.items()},
         "unfinished": list(compared.unfinished),
         "verdicts": verdicts(compared),
         "intervals": covers_sentence(compared),
@@ -110,12 +92,14 @@ def arms_json(compared: ComparedArms) -> str:
 def render_arms(compared: ComparedArms) -> str:
     """The page. Everything that is text is escaped."""
     tables, (differences, curves, task_types) = arms_tables(compared), _plots(compared)
-    as_table = Section("The same as a table, with all arms", [tables["task_types"]])
     sections = [
         Section("", [tables["arms"], conditions_table(compared.conditions)]),
         Section("Difference to random", [differences]),
         Section("By training tokens", [curves]),
-        Section("By task type", [task_types, as_table] if task_types is not None else []),
+        Section(
+            "By task type",
+            [task_types, Section("The same as a table, with all arms", [tables["task_types"]])] if task_types else [],
+        ),
         Section(tables["dev"].title, [tables["dev"]]),
     ]
     return render_page(
@@ -147,6 +131,7 @@ def conditions_of(
     seeds = ", ".join(map(str, comparison.run_seeds))
     alone = f" (exploratory arms {comparison.run_seeds[0]})" if comparison.exploratory else ""
     stages = ", ".join(f"{stage} {version}" for stage, version in others.items())
+    settings = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
     made_by = f", made by other versions of stages: {stages}" if others else ""
     return {
         "Student": backbone_name(config.student) + template,
@@ -157,25 +142,26 @@ def conditions_of(
         "Prompts": ", ".join(prompts),
         "Sizes": _sizes(config, files),
         "Run seeds": seeds + alone,
-        "Settings": f"digest {_settings_digest(config, files)}{made_by}",
+        # Of all that can change a row of a stage; where a run lies, and how fast it may ask, cannot.
+        "Settings": f"digest {digest([backbone_name(config.student), *settings])[:_DIGITS]}{made_by}",
     }
 
 
 def conditions_table(conditions: Mapping[str, str]) -> Table:
     """A row for each."""
-    note = "Those of the reference, from which an arm departs in what its name says. Digests: 12 hex digits of SHA-256."
-    return Table("Conditions", ("", "Conditions"), tuple(conditions.items()), text_columns=2, note=note)
+    return Table(
+        "Conditions",
+        ("", "Conditions"),
+        tuple(conditions.items()),
+        text_columns=2,
+        note="Those of the reference, from which an arm departs in what its name says. Digests: 12 hex digits of "
+        "SHA-256.",
+    )
 
 
 def conditions_lines(conditions: Mapping[str, str]) -> list[str]:
     """The conditions on three lines of text."""
     return [" ".join(f"{name}: {conditions[name]}." for name in line) for line in _LINES if conditions]
-
-
-def arms_table(compared: ComparedArms) -> Table:
-    """Scores and costs of each arm in one table."""
-    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
-    return _table("Arms", compared, [*_TEST, *_AGAINST, *_PAIRED, *_TRAINING, *_CALLS], note)
 
 
 def brief_table(compared: ComparedArms) -> Table:
@@ -197,10 +183,14 @@ def narrow_tables(compared: ComparedArms) -> list[Table]:
 
 
 def arms_tables(compared: ComparedArms) -> dict[str, Table]:
-    """`arms`, `dev` and `task_types`."""
-    note = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
-    dev = _table("Dev split", compared, _DEV, note)
-    return {"arms": arms_table(compared), "dev": dev, "task_types": _task_types(compared)}
+    """`arms`: scores and costs of each arm; `dev` and `task_types`."""
+    note = " ".join([_TEST_NOTE, _AGAINST_NOTE, _TRAINING_NOTE, _calls_note(compared)])
+    of_dev = "Read by the stop rule and by who tunes, so it may flatter; no verdict reads it."
+    return {
+        "arms": _table("Arms", compared, [*_TEST, *_AGAINST, _ITEMS, *_TRAINING, *_CALLS], note),
+        "dev": _table("Dev split", compared, _DEV, of_dev),
+        "task_types": _task_types(compared),
+    }
 
 
 def _table(
@@ -220,12 +210,13 @@ def _task_types(compared: ComparedArms) -> Table:
         for name in TASK_TYPES
         if any(name in row.task_types for row in compared.rows)
     ]
-    columns = ("Task type", *(_name(row) for row in compared.rows))
-    note = (
-        "Test, %, with its 95 % interval: means over run seeds of the last students. No figure of a task type of which "
-        f"more than {MAX_FAILED_SHARE:.0%} of the answers are missing with a run seed."
+    return Table(
+        "Test split by task type",
+        ("Task type", *map(_name, compared.rows)),
+        tuple(rows),
+        note="Test, %, with its 95 % interval: means over run seeds of the last students. No figure of a task type of "
+        f"which more than {MAX_FAILED_SHARE:.0%} of the answers are missing with a run seed.",
     )
-    return Table("Test split by task type", columns, tuple(rows), note=note)
 
 
 def _name(row: ArmRow) -> str:
@@ -283,7 +274,7 @@ _AGAINST: list[_Column] = [
     ("seeds", lambda row: count(row.to_random.run_seeds if row.to_random else None)),
 ]
 
-_PAIRED: list[_Column] = [("of items", lambda row: count(row.to_random.items if row.to_random else None))]
+_ITEMS: _Column = ("of items", lambda row: count(row.to_random.items if row.to_random else None))
 
 _DEV: list[_Column] = [
     ("Run seeds", lambda row: str(len(row.run_seeds))),
@@ -447,12 +438,6 @@ def _sizes(config: RunConfig, files: Mapping[str, str]) -> str:
     rounds = "1 round" if config.run.rounds == 1 else f"{config.run.rounds} rounds"
     basic = f"S_0 of {count(config.basic_tuning.examples)} examples"
     return f"{pool}, {heldout} instructions; {basic}, {rounds} of {examples}"
-
-
-def _settings_digest(config: RunConfig, files: Mapping[str, str]) -> str:
-    """Of all settings and files that can change a row of a stage; where a run lies, and how fast it may ask, cannot."""
-    stages = [[at.name, *settings_of(at, config, files)] for at in plan(config)]
-    return digest([backbone_name(config.student), *stages])[:_DIGITS]
 
 
 def _of_parts(basic: str, rounds: list[str]) -> str:

@@ -4,8 +4,7 @@ Figures of different judges, prompts or settings never stand in one table, since
 file's outputs were drawn is not known, so they stand beside students and other files that were judged alike.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import polars as pl
@@ -16,33 +15,12 @@ from tapir_core.evaluation.scores import SCORES, ItemValues, judgments_of
 from tapir_core.evaluation.statistics import ALL, PairedDifference, compare_paired
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
-from tapir_core.reporting.students import models_of
-from tapir_core.reporting.tables import Table, table_of
+from tapir_core.reporting.page import Table, table_of
+from tapir_core.reporting.run_progress import models_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages
 from tapir_core.summary.formats import NOTHING, count, number, points, student_name
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import RunSummary
-
-__all__ = [
-    "DIFFERS",
-    "NO_GAINS",
-    "PAIRED_COLUMNS",
-    "benchmark_gains_table",
-    "benchmark_names",
-    "benchmark_states_tables",
-    "benchmark_tables",
-    "benchmarks_sentence",
-    "beside_in_words",
-    "figures_side_by_side",
-    "figures_tables",
-    "headline_panels",
-    "headline_values",
-    "metric_label",
-    "paired_cells",
-    "require_figures",
-    "require_round_figures",
-    "unpaired_cells",
-]
 
 DIFFERS = {"judge": "another judge", "prompt_version": "another prompt", "settings": "other settings"}
 """Column of ``scores/`` that must be equal for figures to be paired → what is said where it is not."""
@@ -51,19 +29,6 @@ PAIRED_COLUMNS = (
     *("Student", "Against", "Benchmark", "Figure", "Note"),
     *("Difference", "Standard error", "95 % interval", "p", "n", "Failed"),
 )
-
-NO_GAINS = Table(
-    "Students on the same questions",
-    PAIRED_COLUMNS,
-    (),
-    text_columns=5,
-    note=(
-        "First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A question "
-        "that one of the two lacks, or failed, is in neither. The best student is that of the dev split of the "
-        "held-out set, which no benchmark is part of."
-    ),
-)
-"""Of a run that asked no two students."""
 
 _DONE = {"benchmark_answers": "answered", "benchmark_replies": "judged", "benchmark_scores": "done"}
 """Stage → how far a benchmark is whose last stage that holds is this one."""
@@ -115,8 +80,7 @@ def headline_panels(summary: RunSummary) -> list[tuple[str, pl.DataFrame]]:
     ]
     if not tables:
         return []
-    rows = pl.concat(tables)
-    parts = rows.partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
+    parts = pl.concat(tables).partition_by("benchmark", "metric", *DIFFERS, maintain_order=True)
     return [(f"{part['benchmark'][0]}: {metric_label(part['metric'][0])}", part) for part in parts]
 
 
@@ -199,13 +163,13 @@ def figures_side_by_side(rows: pl.DataFrame) -> Table:
     found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for row in rows.iter_rows(named=True):
         found.setdefault((metric_label(row["metric"]), row["category"]), {})[row["student"]] = row
-    shown = tuple(
-        (metric, category, *(_cell(of.get(student)) for student in students), _most(of.values()))
-        for (metric, category), of in found.items()
-    )
+    shown = []
+    for (metric, category), of in found.items():
+        most = count(max(row["n"] + row["n_failed"] for row in of.values()))
+        shown.append((metric, category, *(_cell(of.get(student)) for student in students), most))
+    note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}"
     columns = ("Figure", "Category", *students, "n")
-    note = f"In brackets the 95 % interval; n counts what failed, too. {beside_in_words(rows)} {_notes(rows)}".strip()
-    return Table(rows["benchmark"][0], columns, shown, text_columns=2, note=note)
+    return Table(rows["benchmark"][0], columns, tuple(shown), text_columns=2, note=note.strip())
 
 
 def _cell(row: dict[str, Any] | None) -> str:
@@ -232,11 +196,6 @@ _FIGURES: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("n", lambda row: count(row["n"])),
     ("Failed", lambda row: count(row["n_failed"])),
 )
-
-
-def _most(rows: Iterable[dict[str, Any]]) -> str:
-    """How many judgments a figure has where none failed."""
-    return count(max(row["n"] + row["n_failed"] for row in rows))
 
 
 def beside_in_words(rows: pl.DataFrame) -> str:
@@ -277,7 +236,15 @@ def benchmark_gains_table(look: Look, students: Sequence[int], best: int | None)
             differs = [words for part, words in DIFFERS.items() if asked[after][part][0] != asked[before][part][0]]
             cells = [unpaired_cells(differs)] if differs else _paired(look, name, after, before)
             rows += [(*pair, *each) for each in cells]
-    return replace(NO_GAINS, rows=tuple(rows))
+    return Table(
+        "Students on the same questions",
+        PAIRED_COLUMNS,
+        tuple(rows),
+        text_columns=5,
+        note="First column minus the second one, paired over questions; p of a sign-flip test with 10,000 draws. A "
+        "question that one of the two lacks, or failed, is in neither. The best student is that of the dev split of "
+        "the held-out set, which no benchmark is part of.",
+    )
 
 
 def _pairs(asked: Sequence[int], best: int | None) -> list[tuple[int, int]]:
@@ -305,10 +272,9 @@ def paired_cells(figure: str, found: PairedDifference) -> tuple[str, ...]:
     """The cells of a difference under ``PAIRED_COLUMNS`` from the figure on; ``figure`` is what it is called."""
     estimate = found.difference
     span = NOTHING if estimate.low is None else f"{estimate.low:+.2f} to {estimate.high:+.2f}"
-    p_value = NOTHING if found.p_value is None else f"{found.p_value:.4f}"
     value = NOTHING if estimate.value is None else points(estimate.value)
-    figures = (value, number(estimate.stderr), span, p_value)
-    return (figure, estimate.why, *figures, count(estimate.n), count(found.n_failed))
+    counts = (count(estimate.n), count(found.n_failed))
+    return (figure, estimate.why, value, number(estimate.stderr), span, number(found.p_value, 4), *counts)
 
 
 def unpaired_cells(differs: Sequence[str]) -> tuple[str, ...]:
@@ -337,8 +303,7 @@ def benchmark_states_tables(look: Look) -> list[Table]:
     A row a student: all of them of what is asked each round, of the others those that were asked. Then every model
     whose outputs are a file.
     """
-    tables = (_states_table(look, name) for name in look.run.config.evaluation.asked)
-    return [table for table in tables if table]
+    return [table for name in look.run.config.evaluation.asked if (table := _states_table(look, name))]
 
 
 def _states_table(look: Look, name: str) -> Table:
@@ -354,8 +319,13 @@ def _states_table(look: Look, name: str) -> Table:
         cells.append((student_name(who), when, state, figures))
     notes = [f"In brackets the 95 % interval. {beside_in_words(pl.concat(scores.values()))}"] if scores else []
     notes += [_WHY_OUT_OF_DATE] if _OUT_OF_DATE in shown.values() else []
-    columns = ("Student", "Asked", "State", "Figure")
-    return Table(f"Benchmark {name}", columns, tuple(cells), text_columns=4, note=" ".join(notes))
+    return Table(
+        f"Benchmark {name}",
+        ("Student", "Asked", "State", "Figure"),
+        tuple(cells),
+        text_columns=4,
+        note=" ".join(notes),
+    )
 
 
 def _state(look: Look, name: str, who: Compared) -> str:

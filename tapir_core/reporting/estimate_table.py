@@ -4,12 +4,10 @@ from collections.abc import Callable
 
 from tapir_core.estimate.run import Estimate, Figures, Span, load_estimate
 from tapir_core.paths import ESTIMATE
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Table
 from tapir_core.run_folder import RunFolder
 from tapir_core.summary.formats import NOTHING, count, duration, number
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
-
-__all__ = ["benchmark_table", "comparison_table", "kept_comparison", "role_table", "stage_table"]
 
 _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "Hours", "Steps")
 
@@ -17,11 +15,14 @@ _COLUMNS = ("Asks", "Answers", "To ask for", "Tokens in", "Tokens out", "USD", "
 def stage_table(estimate: Estimate) -> Table:
     """What each stage will take, over all rounds, with a total."""
     rows = [_row(each) for each in (*estimate.stages, estimate.charged, estimate.total)]
-    note = (
-        "Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the answers "
-        "to ask for, which neither the store nor an equal request gives. A total is no sum of highs."
+    return Table(
+        f"Estimate of {estimate.run} by stage",
+        ("Stage", *_COLUMNS),
+        tuple(rows),
+        text_columns=2,
+        note="Likely (lowest–highest). Answers are all that a stage needs; tokens, USD and hours are those of the "
+        "answers to ask for, which neither the store nor an equal request gives. A total is no sum of highs.",
     )
-    return Table(f"Estimate of {estimate.run} by stage", ("Stage", *_COLUMNS), tuple(rows), text_columns=2, note=note)
 
 
 def role_table(estimate: Estimate) -> Table:
@@ -37,9 +38,13 @@ def benchmark_table(estimate: Estimate) -> Table:
         for answers, judgments in zip(each.answers, each.judgments, strict=True):
             _, _, _, *figures, _ = _row(judgments)
             rows.append((each.name, judgments.name, each.judge, _short(answers.needed.calls.likely), *figures))
-    columns = ("Benchmark", "Student", "Judge", "Answers", "Judgments", "Tokens in", "Tokens out", "USD", "Hours")
-    note = "Answers are the student's, a turn each; tokens, USD and hours are the judge's, and in the tables above."
-    return Table("By benchmark", columns, tuple(rows), text_columns=3, note=note)
+    return Table(
+        "By benchmark",
+        ("Benchmark", "Student", "Judge", "Answers", "Judgments", "Tokens in", "Tokens out", "USD", "Hours"),
+        tuple(rows),
+        text_columns=3,
+        note="Answers are the student's, a turn each; tokens, USD and hours are the judge's, and in the tables above.",
+    )
 
 
 def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
@@ -50,22 +55,19 @@ def comparison_table(estimate: Estimate, summary: RunSummary) -> Table:
     rows = [
         _compared(each, [stage for stage in summary.all_stages if stage.name == each.name]) for each in estimate.stages
     ]
-    columns = (
-        "Stage",
-        "Answers expected",
-        "got",
-        "Tokens expected",
-        "got",
-        "USD expected",
-        "got",
-        "Time expected",
-        "got",
+    return Table(
+        "Estimate and actual",
+        (
+            "Stage",
+            *("Answers expected", "got"),
+            *("Tokens expected", "got"),
+            *("USD expected", "got"),
+            *("Time expected", "got"),
+        ),
+        tuple(rows),
+        note="Expected before the run: likely (lowest–highest), with answers from the store counted as any other; got: "
+        "up to now. Time is expected for the answers to ask for, and got at the last start of each stage.",
     )
-    note = (
-        "Expected before the run: likely (lowest–highest), with answers from the store counted as any other; got: up "
-        "to now. Time is expected for the answers to ask for, and got at the last start of each stage."
-    )
-    return Table("Estimate and actual", columns, tuple(rows), note=note)
 
 
 def kept_comparison(run: RunFolder, summary: RunSummary) -> Table | None:
@@ -96,7 +98,6 @@ def _row(each: Figures) -> tuple[str, ...]:
 
 def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
     usage = sum((stage.usage for stage in got), Usage())
-    seconds = sum(stage.seconds for stage in got)
     tokens = _added(expected.needed.prompt_tokens, expected.needed.completion_tokens)
     asks = bool(expected.asks)
     return (
@@ -108,7 +109,7 @@ def _compared(expected: Figures, got: list[StageSummary]) -> tuple[str, ...]:
         _usd(expected.needed.usd, asked=asks),
         number(usage.usd if asks and got else None),
         NOTHING if expected.hours is None else _span(expected.hours, lambda hours: duration(3600 * hours)),
-        duration(seconds if got else None),
+        duration(sum(stage.seconds for stage in got) if got else None),
     )
 
 

@@ -17,20 +17,6 @@ from markupsafe import Markup, escape
 
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "COLOURS",
-    "GREY",
-    "INK",
-    "Plot",
-    "draw",
-    "draw_task_types",
-    "image_address",
-    "interval_bars",
-    "name_rows",
-    "points_with_intervals",
-    "stacked_bars",
-]
-
 logger = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442")

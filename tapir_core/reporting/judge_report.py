@@ -1,44 +1,216 @@
 """The judge report: how far the judge of a round can be trusted, as tables and on one page that needs nothing else.
 
-The page is made from the run folder alone, so it can be made again at any time. How to read it: docs/judge.md. What a
-plot shows is binned, so its size does not grow with the pool.
+All of it is read from the run folder alone, so it can be made again at any time. Only stage `judge` and what it reads
+must hold, so a round whose verdicts allow no selection can be looked at too. How to read it: docs/judge.md. What a plot
+shows is binned, so its size does not grow with the pool.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import polars as pl
 
-from tapir_core.judging.agreement import WINNERS
+from tapir_core.config import JudgeConfig, PanelRule
+from tapir_core.curriculum import split_usable
+from tapir_core.errors import MissingPrerequisite
+from tapir_core.judging import expected_orders
+from tapir_core.judging.agreement import (
+    WINNERS,
+    JudgePair,
+    LengthEffects,
+    OrderAgreement,
+    UnscoredVerdicts,
+    compare_judges,
+    count_unscored_verdicts,
+    favoured_position,
+    mean_scores,
+    measure_length,
+    measure_orders,
+    pair_orders,
+    with_lengths,
+)
 from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.figure import COLOURS, GREY, INK, Plot, draw, points_with_intervals, stacked_bars
-from tapir_core.reporting.judge_round import JudgeRound, Measures
-from tapir_core.reporting.page import Section, render_page
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Section, Table, render_page
 from tapir_core.run_folder import RunFolder
+from tapir_core.stages import StageAt
 from tapir_core.summary.formats import NOTHING, correlation, count, number, percent, points, round_name
+from tapir_core.summary.run_reader import Look
 from tapir_core.text import shorten
 
-__all__ = [
-    "judge_tables",
-    "plot_gap",
-    "plot_length",
-    "plot_orders",
-    "plot_unscored",
-    "render_judge_report",
-    "write_judge_report",
-]
-
+_EACH = 5
+_SHOWN_CHARS = 2_000
 _BINS = 10
 _REASONS = 8
 _REASON_CHARS = 48
 _AREA = 220.0
 
 _Cell = Callable[[float], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One verdict to read."""
+
+    order: str
+    judge: str
+    outcome: str
+    """The scores, or why there are none."""
+    text: str
+    """The judge's reply; a long one without its middle, since verdicts stand at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedInstruction:
+    """An instruction with the judges' replies."""
+
+    why: str
+    """Why it is shown."""
+    instruction: str
+    task_type: str
+    replies: tuple[Reply, ...]
+    """The teacher's answer first, then the student's; of several judges by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """One judge in figures, or all of them combined."""
+
+    pairs: pl.DataFrame
+    """instruction_id, teacher_first, student_first, order_gap: what is scored in both orders."""
+    scores: pl.DataFrame
+    """instruction_id, both scores, mfd, student_chars, teacher_chars: what is scored in every order."""
+    agreement: OrderAgreement | None
+    """Nothing when one order only was asked."""
+    length: LengthEffects
+    unscored: UnscoredVerdicts
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRound:
+    """The judge of one round."""
+
+    run: str
+    number: int
+    judges: tuple[str, ...]
+    """Names, the first judge first."""
+    rule: PanelRule
+    """How a panel's scores became one."""
+    orders: tuple[str, ...]
+    """Orders that every instruction is asked in; `pointwise` alone in pointwise mode."""
+    verdicts: int
+    instructions: int
+    """With at least one verdict."""
+    whole: Measures
+    """Of a panel its combined scores, and what all its judges left unscored."""
+    single: dict[str, Measures]
+    """Each judge of a panel by its name; empty with one."""
+    panel: tuple[JudgePair, ...]
+    """Every two judges; empty with one."""
+    to_read: tuple[JudgedInstruction, ...]
+    """The widest order gaps, then unscored ones of every reason."""
+
+    @property
+    def favoured(self) -> str | None:
+        """The position that the judge favours: first, second or neither; nothing where it cannot be told."""
+        return None if self.whole.agreement is None else favoured_position(self.whole.agreement.gap)
+
+
+def summarise_judge(run: RunFolder, number: int) -> JudgeRound:
+    """Everything that the judge report of round ``number`` says.
+
+    Raises:
+        MissingPrerequisite: the round has no verdicts yet.
+    """
+    look, judge = Look(run), run.config.judge
+    orders = expected_orders(judge)
+    verdicts, answers = (look.rows(StageAt(name, number)) for name in ("judge", "answer"))
+    if verdicts is None or answers is None:
+        raise MissingPrerequisite(
+            f"round {number} of run {run.ref.name!r} has no verdicts yet, so there is no judge to report on; "
+            f"`tapir status {run.ref.name}` says how far it is"
+        )
+    pool = _round_pool(look, number)
+    whole = _measure(verdicts, answers, pool, judge)
+    alone = judge.names if judge.panel else ()
+    return JudgeRound(
+        run=run.record.name,
+        number=number,
+        judges=judge.names,
+        rule=judge.panel_rule,
+        orders=orders,
+        verdicts=verdicts.height,
+        instructions=verdicts["instruction_id"].n_unique(),
+        whole=whole,
+        single={name: _measure(verdicts.filter(judge=name), answers, pool, judge) for name in alone},
+        panel=compare_judges(verdicts, orders),
+        to_read=_choose_verdicts(verdicts, whole.pairs, pool),
+    )
+
+
+def _measure(verdicts: pl.DataFrame, answers: pl.DataFrame, pool: pl.DataFrame, judge: JudgeConfig) -> Measures:
+    combined, orders = combine_judges(verdicts, judge.panel_rule), expected_orders(judge)
+    pairs, scores = pair_orders(combined), with_lengths(mean_scores(combined, orders), answers, pool)
+    return Measures(
+        pairs,
+        scores,
+        measure_orders(pairs) if len(orders) > 1 else None,
+        measure_length(scores),
+        count_unscored_verdicts(verdicts, pool),
+    )
+
+
+def _round_pool(look: Look, number: int) -> pl.DataFrame:
+    """instruction_id, instruction, task_type, response of every instruction of the round."""
+    stages = [StageAt(name) for name in ("pool", "teach", "label")]
+    stages += [StageAt("expand", earlier) for earlier in range(1, number)]
+    tables = [rows for at in stages if (rows := look.rows(at)) is not None]
+    assert len(tables) == len(stages), "verdicts hold only while the pool they were made of does"
+    columns = ["instruction_id", "instruction", "task_type", "response"]
+    parts = [split_usable(*tables[:3]).examples, *tables[3:]]
+    return pl.concat([part.select(columns) for part in parts], how="vertical_relaxed")
+
+
+def _choose_verdicts(verdicts: pl.DataFrame, pairs: pl.DataFrame, pool: pl.DataFrame) -> tuple[JudgedInstruction, ...]:
+    """At most ten instructions with their replies, the same ones for the same verdicts."""
+    unequal = pairs.filter(pl.col("order_gap") != 0)
+    widest = unequal.sort(pl.col("order_gap").abs(), "instruction_id", descending=[True, False]).head(_EACH)
+    chosen = [
+        (identity, f"order gap {gap:+.1f}") for identity, gap in widest.select("instruction_id", "order_gap").rows()
+    ]
+    # The reasons take turns, so that a rare one is seen.
+    unscored = verdicts.filter(pl.col("status") != "scored").sort("instruction_id", "order", "judge")
+    turns = unscored.with_columns(turn=pl.int_range(pl.len()).over("reason")).sort("turn", maintain_order=True)
+    chosen += [(identity, "unscored") for identity in turns["instruction_id"].unique(maintain_order=True).head(_EACH)]
+    texts = {row["instruction_id"]: row for row in pool.iter_rows(named=True)}
+    rows = verdicts.filter(pl.col("instruction_id").is_in([identity for identity, _ in chosen]))
+    replies = rows.sort("order", "judge", descending=[True, False]).partition_by("instruction_id", as_dict=True)
+    return tuple(
+        JudgedInstruction(
+            why,
+            texts[identity]["instruction"],
+            texts[identity]["task_type"],
+            tuple(map(_reply, replies[identity,].iter_rows(named=True))),
+        )
+        for identity, why in chosen
+    )
+
+
+def _reply(row: dict[str, Any]) -> Reply:
+    scores = f"student {row['student_score']:g}, teacher {row['teacher_score']:g}" if row["status"] == "scored" else ""
+    return Reply(row["order"], row["judge"], scores or f"unscored: {row['reason']}", _shorten(row["raw"] or ""))
+
+
+def _shorten(text: str) -> str:
+    half = _SHOWN_CHARS // 2
+    left_out = f"\n… ({len(text) - 2 * half} characters left out) …\n"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:half]}{left_out}{text[-half:]}"
 
 
 def write_judge_report(run: RunFolder, found: JudgeRound) -> str:
@@ -53,8 +225,11 @@ def render_judge_report(found: JudgeRound) -> str:
     tables, whole = judge_tables(found), found.whole
     gap = plot_gap(whole.pairs, whole.agreement.gap) if whole.agreement is not None else None
     orders = [gap, plot_orders(whole.pairs), tables["judge-winners"]]
-    task_types = Section("By task type", [tables["judge-task-types"]])
-    unscored = [plot_unscored(whole.unscored.reasons), tables["judge-unscored"], task_types]
+    unscored = [
+        plot_unscored(whole.unscored.reasons),
+        tables["judge-unscored"],
+        Section("By task type", [tables["judge-task-types"]]),
+    ]
     sections = [
         Section("", [tables["judge"]]),
         Section("What the order of the answers does", orders if gap is not None else []),
@@ -78,15 +253,17 @@ def judge_tables(found: JudgeRound) -> dict[str, Table]:
 
 
 def _measures(found: JudgeRound) -> Table:
-    rows = tuple(
-        (name, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
-        for name, each, cell in _estimates(found.whole)
-    )
-    note = "n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its own."
-    columns = ("Measure", "Value", "95 % interval", "Standard error", "n")
     name = round_name(found.number)
-    title = f"The judges of {name}, combined" if found.single else f"The judge of {name}"
-    return Table(title, columns, rows, note=note)
+    return Table(
+        f"The judges of {name}, combined" if found.single else f"The judge of {name}",
+        ("Measure", "Value", "95 % interval", "Standard error", "n"),
+        tuple(
+            (measure, _value(each, cell), _interval(each, cell), _stderr(each, cell), count(each.n))
+            for measure, each, cell in _estimates(found.whole)
+        ),
+        note="n counts instructions; of the unscored verdicts, verdicts. A correlation has no standard error of its "
+        "own.",
+    )
 
 
 def _single(found: JudgeRound) -> Table:
@@ -96,8 +273,12 @@ def _single(found: JudgeRound) -> Table:
         for judge, measures in found.single.items()
         for name, each, cell in _estimates(measures)
     )
-    columns = ("Judge", "Measure", "Value", "95 % interval", "n")
-    return Table(f"Each judge alone, {round_name(found.number)}", columns, rows, text_columns=2)
+    return Table(
+        f"Each judge alone, {round_name(found.number)}",
+        ("Judge", "Measure", "Value", "95 % interval", "n"),
+        rows,
+        text_columns=2,
+    )
 
 
 def _estimates(measures: Measures) -> list[tuple[str, Estimate, _Cell]]:
@@ -124,23 +305,30 @@ def _winners(found: JudgeRound) -> Table:
     agreement = found.whole.agreement
     winners = agreement.winners if agreement is not None and agreement.gap.n else None
     rows = [(first, *(count(winners[first, second]) for second in WINNERS)) for first in WINNERS] if winners else []
-    columns = ("Teacher shown first ↓, student first →", *WINNERS)
-    note = "Instructions; on the diagonal both orders agree." if winners else ""
-    return Table(f"Winners in the two orders, {round_name(found.number)}", columns, tuple(rows), note=note)
+    return Table(
+        f"Winners in the two orders, {round_name(found.number)}",
+        ("Teacher shown first ↓, student first →", *WINNERS),
+        tuple(rows),
+        note="Instructions; on the diagonal both orders agree." if winners else "",
+    )
 
 
 def _reasons(found: JudgeRound) -> Table:
     reasons = found.whole.unscored.reasons
     rows = tuple((reason, count(rows), percent(rows / found.verdicts)) for reason, rows in reasons.items())
-    title = f"Unscored verdicts by reason, {round_name(found.number)}"
-    return Table(title, ("Reason", "Verdicts", "Share of all"), rows)
+    return Table(
+        f"Unscored verdicts by reason, {round_name(found.number)}", ("Reason", "Verdicts", "Share of all"), rows
+    )
 
 
 def _task_types(found: JudgeRound) -> Table:
     shares = found.whole.unscored.task_types
     rows = tuple((name, count(each.n), percent(each.value), _interval(each, percent)) for name, each in shares.items())
-    title = f"Unscored verdicts by task type, {round_name(found.number)}"
-    return Table(title, ("Task type", "Verdicts", "Unscored", "95 % interval"), rows)
+    return Table(
+        f"Unscored verdicts by task type, {round_name(found.number)}",
+        ("Task type", "Verdicts", "Unscored", "95 % interval"),
+        rows,
+    )
 
 
 def _panel(found: JudgeRound) -> Table:

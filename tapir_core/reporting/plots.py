@@ -32,21 +32,6 @@ from tapir_core.summary.formats import first_two_and_last, number, percent, roun
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "Spokes",
-    "benchmark_plots",
-    "choose_spokes",
-    "plot_accuracy",
-    "plot_accuracy_by_task_type",
-    "plot_benchmark_categories",
-    "plot_benchmarks",
-    "plot_mfd",
-    "plot_order_gap",
-    "plot_shares",
-    "plot_time",
-    "score_plots",
-]
-
 _MARKERS = ("o", "s", "D")
 _FEWEST_SPOKES = 3
 
@@ -91,10 +76,11 @@ def plot_accuracy_by_task_type(students: Sequence[RoundSummary]) -> Plot | None:
     series = [
         (student_name(each.number), colour, each.by_task_type()) for each, colour in zip(shown, colours, strict=True)
     ]
-    label, x_label = "Accuracy by task type on the test split", "accuracy on the test split, %"
     return Plot(
         "Accuracy by task type",
-        draw_task_types(label, x_label, series, legend_columns=3),
+        draw_task_types(
+            "Accuracy by task type on the test split", "accuracy on the test split, %", series, legend_columns=3
+        ),
         "Test split; lines are 95 % intervals.",
     )
 
@@ -239,8 +225,7 @@ def plot_benchmarks(panels: Sequence[tuple[str, pl.DataFrame]]) -> Markup:
             axes.set_title(label)
         found[-1, 0].set_xlabel("student")
 
-    label, height = "Benchmarks by round with intervals", 0.5 + 1.7 * len(panels)
-    return draw(label, height, fill, nrows=len(panels), squeeze=False)
+    return draw("Benchmarks by round with intervals", 0.5 + 1.7 * len(panels), fill, nrows=len(panels), squeeze=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,33 +36,17 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
-from tapir_core.reporting.page import Section, render_page, table_section
-from tapir_core.reporting.sentences import accuracy_note, standin_sentence
-from tapir_core.reporting.tables import Table, task_types_table
+from tapir_core.reporting.page import Section, Table, accuracy_note, render_page, standin_sentence, table_section
+from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
 from tapir_core.storage import Storage
-from tapir_core.summary import summarise
+from tapir_core.summary import marks_on_test, summarise
 from tapir_core.summary.formats import NOTHING, count, duration, gain, most, number, percent, score, student_name
-from tapir_core.summary.grading import marks_on_test
 from tapir_core.summary.run_reader import Look
 from tapir_core.summary.types import ROLES, RoundSummary, RunSummary, Score, Usage
 from tapir_core.sweep import Swept, finished_runs
 from tapir_core.text import digest
-
-__all__ = [
-    "SideBySide",
-    "benchmarks_of_runs",
-    "last_student",
-    "paired_runs_table",
-    "put_side_by_side",
-    "render_side_by_side",
-    "reused_share",
-    "side_by_side_card",
-    "side_by_side_tables",
-    "write_side_by_side",
-    "write_sweep_report",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +136,12 @@ def _answers_table(runs: Sequence[RunSummary]) -> Table:
     rows = [(name, *(_answers(each.usage_of(stage=name)) for each in runs)) for name in lines()]
     rows = [row for row in rows if any(cell != NOTHING for cell in row[1:])]
     rows += [(f"all of the {role}", *(_answers(each.usage_of(role=role)) for each in runs)) for role in ROLES]
-    note = "Asked for + from the store, and the store's share."
-    return Table("Where the answers came from", ("Stage", *(each.name for each in runs)), tuple(rows), note=note)
+    return Table(
+        "Where the answers came from",
+        ("Stage", *(each.name for each in runs)),
+        tuple(rows),
+        note="Asked for + from the store, and the store's share.",
+    )
 
 
 def _answers(usage: Usage) -> str:
@@ -252,13 +240,14 @@ def _plot_task_types(runs: Sequence[RunSummary]) -> Plot | None:
     ]
     if not any(figures for _, _, figures in series):
         return None
-    label, x_label = (
-        "Test accuracy of the last students by task type",
-        "accuracy of the last student on the test split, %",
-    )
     return Plot(
         "By task type",
-        draw_task_types(label, x_label, series, legend_columns=2),
+        draw_task_types(
+            "Test accuracy of the last students by task type",
+            "accuracy of the last student on the test split, %",
+            series,
+            legend_columns=2,
+        ),
         "Test split; lines are 95 % intervals. A task type with few instructions says little.",
     )
 
@@ -274,9 +263,10 @@ def _plot_answers(runs: Sequence[RunSummary]) -> Plot:
         stacked_bars(axes, [run.name for run in runs], series)
         axes.set_xlabel("answers of teacher and judge")
 
-    svg = draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill, legend=2)
     return Plot(
-        "Answers", svg, "What the store gave was paid before, by another run or by an earlier start of the same one."
+        "Answers",
+        draw("Answers asked for and from the store by run", 0.9 + 0.35 * len(runs), fill, legend=2),
+        "What the store gave was paid before, by another run or by an earlier start of the same one.",
     )
 
 
@@ -332,8 +322,9 @@ def paired_runs_table(looks: Sequence[Look], last: Sequence[int | None]) -> Tabl
     for name, (first, *others) in _asked(looks).items():
         for other in others:
             rows += _benchmark_rows(name, first, other)
-    title = "Students of different runs on the same items"
-    return Table(title, PAIRED_COLUMNS, tuple(rows), text_columns=5, note=_PAIRED)
+    return Table(
+        "Students of different runs on the same items", PAIRED_COLUMNS, tuple(rows), text_columns=5, note=_PAIRED
+    )
 
 
 def _heldout_rows(looks: Sequence[Look], last: Sequence[int | None]) -> Iterator[tuple[str, ...]]:
@@ -374,27 +365,24 @@ def _asked(looks: Sequence[Look]) -> dict[str, list[_Asked]]:
             for trained in range(look.run.config.run.rounds, -1, -1):
                 scores = look.rows(StageAt("benchmark_scores", trained, benchmark=name))
                 if scores is not None:
-                    scale = _scale(look, name, scores) | {"versions": _versions(look, name, trained)}
+                    scale = _scale(look, name, trained, scores)
                     found.setdefault(name, []).append(_Asked(look, trained, scores, scale))
                     break
     return found
 
 
-def _scale(look: Look, name: str, scores: pl.DataFrame) -> dict[str, str]:
+def _scale(look: Look, name: str, number: int, scores: pl.DataFrame) -> dict[str, str]:
     """Questions, references and a baseline's answers count by what they say, wherever they come from."""
-    items = digest([*map(list, look.run.rows(StageAt("benchmark_items", benchmark=name)).iter_rows())])
-    run = look.run
-    fields = ("difficulty", "anchors", "include_path")
-    files = [run.record.ingredients.get(file_ingredient(name, field), "") for field in fields]
-    said = {part: scores[part][0] for part in DIFFERS}
-    said["settings"] = without_files(said["settings"])
-    return {"items": items, "files": " ".join(files)} | said
-
-
-def _versions(look: Look, name: str, number: int) -> str:
-    """By which versions of their stages the figures came about."""
-    stages = (StageAt("benchmark_items", benchmark=name), *benchmark_stages(name, number))
-    return " ".join(str(each.version) for each in map(look.manifest, stages) if each)
+    items = StageAt("benchmark_items", benchmark=name)
+    fields = (file_ingredient(name, field) for field in ("difficulty", "anchors", "include_path"))
+    stages = filter(None, map(look.manifest, (items, *benchmark_stages(name, number))))
+    return {
+        **{part: scores[part][0] for part in DIFFERS},
+        "settings": without_files(scores["settings"][0]),
+        "items": digest([*map(list, look.run.rows(items).iter_rows())]),
+        "files": " ".join(look.run.record.ingredients.get(field, "") for field in fields),
+        "versions": " ".join(str(each.version) for each in stages),
+    }
 
 
 def _sampling(look: Look, number: int) -> str:

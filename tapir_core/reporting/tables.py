@@ -4,13 +4,12 @@ Rounds are columns, so that a run of a few rounds reads on a narrow screen.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
-from tapir_core.reporting.sentences import accuracy_note
+from tapir_core.reporting.page import Table, accuracy_note, table_of
 from tapir_core.stages import lines
 from tapir_core.summary.formats import (
     NOTHING,
@@ -40,71 +39,23 @@ from tapir_core.summary.types import (
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import shorten
 
-__all__ = [
-    "Table",
-    "accuracy_table",
-    "contaminated_table",
-    "decontamination_table",
-    "left_out_table",
-    "mfd_table",
-    "rounds_table",
-    "scores_table",
-    "seconds_table",
-    "shares_table",
-    "spend_table",
-    "stage_seconds",
-    "stages_table",
-    "students_table",
-    "table_of",
-    "task_types_table",
-]
-
-
-_Item = TypeVar("_Item")
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table ready to be shown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text_columns: int = 1
-    """How many columns from the left are text; the others are figures and line up at the right."""
-    note: str = ""
-
-    def __bool__(self) -> bool:
-        """Whether there is a row to show."""
-        return bool(self.rows)
-
-
-def table_of(
-    title: str,
-    columns: Sequence[tuple[str, Callable[[_Item], str]]],
-    items: Iterable[_Item],
-    *,
-    text_columns: int = 1,
-    note: str = "",
-) -> Table:
-    """A table with a row for each of ``items``; ``columns`` are names with what a cell shows of an item."""
-    rows = tuple(tuple(cell(each) for _, cell in columns) for each in items)
-    return Table(title, tuple(name for name, _ in columns), rows, text_columns, note)
-
 
 def rounds_table(summary: RunSummary) -> Table:
     """What each round was made of and came to."""
     rows = [(label, *(cell(each) for each in summary.rounds)) for label, cell in _ROUND_ROWS]
-    known = tuple(row for row in rows if any(cell != NOTHING for cell in row[1:]))
-    names = tuple(round_name(each.number) for each in summary.rounds)
-    note = accuracy_note(each.score(split) for each in summary.rounds for split in ("test", "dev"))
-    return Table("Rounds", ("", *names), known, note=note)
+    return Table(
+        "Rounds",
+        ("", *(round_name(each.number) for each in summary.rounds)),
+        tuple(row for row in rows if any(cell != NOTHING for cell in row[1:])),
+        note=accuracy_note(each.score(split) for each in summary.rounds for split in ("test", "dev")),
+    )
 
 
 def stages_table(summary: RoundSummary) -> Table:
     """The stages of one round with rows, calls, spend and time."""
-    title = f"Stages of {round_name(summary.number)}"
-    return table_of(title, _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP)
+    return table_of(
+        f"Stages of {round_name(summary.number)}", _STAGE_COLUMNS, summary.stages, text_columns=2, note=_OVERLAP
+    )
 
 
 def stage_seconds(summary: RunSummary) -> dict[str, dict[str, float]]:
@@ -127,8 +78,13 @@ def spend_table(summary: RunSummary) -> Table:
     asks = {stage.name: stage.asks for stage in summary.all_stages if stage.asks in ROLES}
     rows = [(name, asks[name], *_usage_cells(summary.usage_of(stage=name))) for name in lines() if name in asks]
     rows.append(("all", "", *_usage_cells(summary.usage)))
-    columns = ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD")
-    return Table("Spend", columns, tuple(rows), text_columns=2, note=_STORED)
+    return Table(
+        "Spend",
+        ("Stage", "Asks", "Calls", "From store", "Tokens in", "Tokens out", "USD"),
+        tuple(rows),
+        text_columns=2,
+        note=_STORED,
+    )
 
 
 def left_out_table(summary: RunSummary) -> Table:
@@ -158,13 +114,13 @@ def shares_table(summary: RoundSummary) -> Table:
     rows = tuple(
         (name, *map(percent, values), count(summary.mixture.shortfall.get(name, 0))) for name, *values in shares.rows()
     )
-    title = f"Task shares of {round_name(summary.number)}"
-    return Table(title, ("Task type", "Natural", "Target", "Got", "Short"), rows)
+    return Table(
+        f"Task shares of {round_name(summary.number)}", ("Task type", "Natural", "Target", "Got", "Short"), rows
+    )
 
 
 def mfd_table(summary: RoundSummary) -> Table:
     """The MFD histogram of one round as text."""
-    columns = ("MFD, points", "Instructions", "Histogram")
     mfd = [] if summary.difficulty is None else summary.difficulty["mfd"].to_list()
     bins = Counter(int(value // 1) for value in mfd)
     most = max(bins.values(), default=1)
@@ -172,13 +128,17 @@ def mfd_table(summary: RoundSummary) -> Table:
     rows = tuple(
         (f"{place} to {place + 1}", count(bins[place]), "█" * round(30 * bins[place] / most)) for place in places
     )
-    note = f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper."
-    return Table(f"MFD of {round_name(summary.number)}", columns, rows, note=note)
+    return Table(
+        f"MFD of {round_name(summary.number)}",
+        ("MFD, points", "Instructions", "Histogram"),
+        rows,
+        note=f"δ = {number(summary.delta)}, {count(summary.seeds)} seeds; a bin holds its lower end, not its upper.",
+    )
 
 
 def _usage_cells(usage: Usage) -> tuple[str, ...]:
-    tokens = (usage.prompt_tokens, usage.completion_tokens)
-    return (count(usage.calls), count(usage.stored), *map(count, tokens), number(usage.usd))
+    counts = map(count, (usage.calls, usage.stored, usage.prompt_tokens, usage.completion_tokens))
+    return (*counts, number(usage.usd))
 
 
 def _missing(stages: Iterable[StageSummary]) -> dict[str, dict[str, int]]:
@@ -201,21 +161,20 @@ def _gated(found: GatedSummary | None) -> str:
     return NOTHING if found is None else f"{count(found.accepted)} / {count(found.asked)}"
 
 
-def _origin(name: str) -> Callable[[RoundSummary], str]:
-    def cell(each: RoundSummary) -> str:
-        return count(each.mixture.origins.get(name) if each.mixture else None)
-
-    return cell
+def _origin(each: RoundSummary, name: str) -> str:
+    return count(each.mixture.origins.get(name) if each.mixture else None)
 
 
 def _failed(found: Score | None) -> str:
     return NOTHING if found is None else f"{count(found.n)} / {count(found.n_failed)}"
 
 
-def _accuracy_rows(split: str) -> Iterator[tuple[str, Callable[[RoundSummary], str]]]:
-    yield f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))
-    yield "  95 % interval", lambda each: interval(each.score(split))
-    yield "  n / failed", lambda each: _failed(each.score(split))
+def _accuracy_rows(split: str) -> tuple[tuple[str, Callable[[RoundSummary], str]], ...]:
+    return (
+        (f"Accuracy, {split}, %", lambda each: accuracy(each.score(split))),
+        ("  95 % interval", lambda each: interval(each.score(split))),
+        ("  n / failed", lambda each: _failed(each.score(split))),
+    )
 
 
 _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
@@ -229,10 +188,10 @@ _ROUND_ROWS: tuple[tuple[str, Callable[[RoundSummary], str]], ...] = (
     ("Expansion accepted / asked", lambda each: _gated(each.expansion)),
     ("Refined accepted / drawn", lambda each: _gated(each.refinement)),
     ("Mixture", lambda each: count(each.mixture.rows if each.mixture else None)),
-    ("  from the pool", _origin("pool")),
-    ("  seeds", _origin("seed")),
-    ("  expansion", _origin("expansion")),
-    ("  easy", _origin("easy")),
+    ("  from the pool", lambda each: _origin(each, "pool")),
+    ("  seeds", lambda each: _origin(each, "seed")),
+    ("  expansion", lambda each: _origin(each, "expansion")),
+    ("  easy", lambda each: _origin(each, "easy")),
     ("  short of N", lambda each: count(each.mixture.missing if each.mixture else None)),
     *_accuracy_rows("test"),
     *_accuracy_rows("dev"),
@@ -269,8 +228,8 @@ _STORED = (
 def accuracy_table(summary: RunSummary) -> Table:
     """Held-out accuracy by task type: backbone, S_0 and the last student."""
     students = {student_name(each.number): each for each in first_two_and_last(summary.students)}
-    note = f"n counts what failed, too. {accuracy_note(each.score('test') for each in students.values())}"
-    return task_types_table("Accuracy by task type (test)", students, note)
+    of_scores = accuracy_note(each.score("test") for each in students.values())
+    return task_types_table("Accuracy by task type (test)", students, f"n counts what failed, too. {of_scores}")
 
 
 def task_types_table(title: str, students: Mapping[str, RoundSummary | None], note: str) -> Table:
@@ -286,8 +245,8 @@ def task_types_table(title: str, students: Mapping[str, RoundSummary | None], no
 def scores_table(summary: RoundSummary) -> Table:
     """Every held-out score of one student."""
     rows = [] if summary.scores is None else summary.scores.select("split", "category").rows()
-    title = f"Held-out accuracy of {student_name(summary.number)}"
-    return _scores_table(title, ("Split", "Task type"), {row: summary.score(*row) for row in rows})
+    scores = {row: summary.score(*row) for row in rows}
+    return _scores_table(f"Held-out accuracy of {student_name(summary.number)}", ("Split", "Task type"), scores)
 
 
 def students_table(summary: RunSummary, numbers: Sequence[int]) -> Table:
@@ -305,23 +264,31 @@ def _scores_table(title: str, columns: tuple[str, str], scores: Mapping[tuple[st
         for names, found in scores.items()
         if found is not None
     )
-    columns_of_scores = (*columns, "Accuracy, %", "95 % interval", "n", "Failed")
-    return Table(title, columns_of_scores, rows, text_columns=2, note=accuracy_note(scores.values()))
+    return Table(
+        title,
+        (*columns, "Accuracy, %", "95 % interval", "n", "Failed"),
+        rows,
+        text_columns=2,
+        note=accuracy_note(scores.values()),
+    )
 
 
 def decontamination_table(found: Decontamination | None) -> Table:
     """Instructions that were dropped, by the benchmark whose question they hold."""
-    hits = found.benchmarks if found else ()
-    return table_of("Decontamination", _HITS_COLUMNS, hits, note=_DECONTAMINATION)
+    return table_of("Decontamination", _HITS_COLUMNS, found.benchmarks if found else (), note=_DECONTAMINATION)
 
 
 def contaminated_table(found: Decontamination | None) -> Table:
     """Some of the dropped instructions with the question that each holds: the least similar first, to be looked at."""
     rows = pl.DataFrame() if found is None else found.rows.sort("similarity", maintain_order=True)
     listed = rows.head(_LISTED).to_dicts()
-    note = f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`."
-    title = "Instructions that hold an evaluation question"
-    return table_of(title, _CONTAMINATED_COLUMNS, listed, text_columns=5, note=note)
+    return table_of(
+        "Instructions that hold an evaluation question",
+        _CONTAMINATED_COLUMNS,
+        listed,
+        text_columns=5,
+        note=f"{count(len(listed))} of {count(rows.height)}, the least similar; all of them are in `contaminated/`.",
+    )
 
 
 _HITS_COLUMNS: tuple[tuple[str, Callable[[BenchmarkHits], str]], ...] = (

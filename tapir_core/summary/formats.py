@@ -10,27 +10,6 @@ if TYPE_CHECKING:
     from tapir_core.stages import Compared
     from tapir_core.summary.types import Gain, Score
 
-__all__ = [
-    "NOTHING",
-    "accuracy",
-    "correlation",
-    "count",
-    "duration",
-    "first_two_and_last",
-    "gain",
-    "interval",
-    "items_in_words",
-    "minutes",
-    "moment",
-    "most",
-    "number",
-    "percent",
-    "points",
-    "round_name",
-    "score",
-    "score_in_words",
-    "student_name",
-]
 
 _Item = TypeVar("_Item")
 

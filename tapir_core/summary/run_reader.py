@@ -14,8 +14,6 @@ from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, EVALUATION, Line, StageAt, lines, with_steps
 from tapir_core.summary.types import StageSummary, Usage
 
-__all__ = ["Look"]
-
 
 class Look:
     """Reads stages that hold; what does not hold is None."""

@@ -12,20 +12,6 @@ from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.stages import Compared, StageAt
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = [
-    "ROLES",
-    "BenchmarkHits",
-    "Decontamination",
-    "Gain",
-    "GatedSummary",
-    "MixtureSummary",
-    "RoundSummary",
-    "RunSummary",
-    "Score",
-    "StageSummary",
-    "Usage",
-]
-
 ROLES = ("teacher", "judge")
 """Who is paid."""
 
@@ -258,8 +244,7 @@ class RunSummary:
     @property
     def usage(self) -> Usage:
         """What teacher and judge were asked."""
-        once = (stage.usage for stage in self.stages if stage.asks != "student")
-        return sum((each.usage for each in self.rounds), sum(once, Usage()))
+        return self.usage_of()
 
     @property
     def all_stages(self) -> list[StageSummary]:
@@ -267,7 +252,7 @@ class RunSummary:
         return [*self.stages, *(stage for each in self.rounds for stage in each.stages)]
 
     def usage_of(self, *, stage: str | None = None, role: str | None = None) -> Usage:
-        """What teacher and judge were asked in a stage, or one of the two in all its stages."""
+        """What teacher and judge were asked: in all stages or in one, both of them or one."""
         asked = [each for each in self.all_stages if each.asks in ROLES and stage in (None, each.name)]
         return sum((each.usage for each in asked if role in (None, each.asks)), Usage())
 

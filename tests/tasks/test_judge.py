@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.reporting.judge_report import judge_tables
-from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_report import judge_tables, summarise_judge
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks._task import seal

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flows.commands import print_table
 from flows.commands.store import print_stats
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Table
 from tapir_core.store_admin import AnswerGroup, StoreSize, StoreStats
 
 SPAN = "840,123,456 (500,000,001–1,100,000,002)"

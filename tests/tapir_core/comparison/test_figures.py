@@ -14,7 +14,6 @@ from tapir_core.reporting.arms_report import (
     arms_card,
     arms_json,
     arms_plots_card,
-    arms_table,
     arms_tables,
     brief_table,
     narrow_tables,
@@ -75,7 +74,7 @@ def test_exploratory_arms_have_figures_and_no_verdict() -> None:
     assert row.to_random is not None
     assert row.to_random.run_seeds == 1
     assert not [sentence for sentence in verdicts(found) if "MFD" in sentence]
-    assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_table(found).rows]
+    assert "Without <MFD> (exploratory)" in [cells[0] for cells in arms_tables(found)["arms"].rows]
     assert "figures of one run seed cover the instructions only" in covers_sentence(found)
 
 
@@ -132,7 +131,7 @@ def test_every_row_says_how_many_test_answers_are_missing() -> None:
     assert row is not None
     assert row.test is not None
     assert (row.missing, row.test.items) == (10, 590)
-    for table in (arms_table(found), brief_table(found), narrow_tables(found)[0]):
+    for table in (arms_tables(found)["arms"], brief_table(found), narrow_tables(found)[0]):
         column = table.columns.index("Missing")
         assert [cells[column] for cells in table.rows] == ["10", "10", "10", "0"]
     assert [each["missing"] for each in json.loads(arms_json(found))["rows"]] == [10, 10, 10, 0]

@@ -9,7 +9,7 @@ from tapir_core.estimate.workload import Pool
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.reporting.estimate_table import comparison_table, kept_comparison, role_table, stage_table
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Table
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tests.run_builder import build_run, make_config

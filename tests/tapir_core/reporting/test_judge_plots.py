@@ -7,8 +7,14 @@ import pytest
 
 from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.reporting.figure import Plot
-from tapir_core.reporting.judge_report import plot_gap, plot_length, plot_orders, plot_unscored
-from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
+from tapir_core.reporting.judge_report import (
+    JudgeRound,
+    plot_gap,
+    plot_length,
+    plot_orders,
+    plot_unscored,
+    summarise_judge,
+)
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_report import summarise_judge
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import judged_run, only, unscored_for

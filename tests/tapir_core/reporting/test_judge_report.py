@@ -8,8 +8,7 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import judge_report_file
-from tapir_core.reporting.judge_report import write_judge_report
-from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_report import summarise_judge, write_judge_report
 from tapir_core.run_folder import RunFolder
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import EDGES, judged_run

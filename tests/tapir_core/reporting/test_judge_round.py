@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging.agreement import favoured_position
-from tapir_core.reporting.judge_round import JudgeRound, summarise_judge
+from tapir_core.reporting.judge_report import JudgeRound, summarise_judge
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run

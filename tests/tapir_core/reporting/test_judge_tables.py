@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.reporting.judge_report import judge_tables
-from tapir_core.reporting.judge_round import summarise_judge
+from tapir_core.reporting.judge_report import judge_tables, summarise_judge
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run
 from tests.tapir_core.reporting.judged_rounds import EDGES, judged_run

@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.reporting.model_card import model_card
+from tapir_core.reporting.report import model_card
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tests.benchmark_runs import ALPACA, VICUNA

@@ -8,8 +8,7 @@ from tapir_core.paths import BACKBONE, REPORT
 from tapir_core.reporting.report import render_report, write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary import summarise
-from tapir_core.summary.grading import Example, ExampleAnswer, Examples
+from tapir_core.summary import Example, ExampleAnswer, Examples, summarise
 from tests.run_builder import build_run, make_config
 
 

@@ -8,10 +8,9 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from tapir_core.reporting.figure import Plot, draw
-from tapir_core.reporting.page import markdown_table, markdown_text, plots_card, table_section
+from tapir_core.reporting.page import Table, markdown_table, markdown_text, plots_card, table_section
 from tapir_core.reporting.plots import score_plots
 from tapir_core.reporting.report import run_card
-from tapir_core.reporting.tables import Table
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary

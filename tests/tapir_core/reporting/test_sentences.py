@@ -5,7 +5,7 @@ import pytest
 
 from tapir_core.evaluation.statistics import PairedDifference
 from tapir_core.judging.estimates import Estimate
-from tapir_core.reporting.sentences import accuracy_note, gain_sentence
+from tapir_core.reporting.page import accuracy_note, gain_sentence
 from tapir_core.summary.types import Gain, RoundSummary, RunSummary, Score
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.paths import sweep_report_file
+from tapir_core.reporting.page import Table
 from tapir_core.reporting.side_by_side import (
     SideBySide,
     put_side_by_side,
@@ -16,7 +17,6 @@ from tapir_core.reporting.side_by_side import (
     side_by_side_tables,
     write_sweep_report,
 )
-from tapir_core.reporting.tables import Table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import score

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.page import Table
 from tapir_core.reporting.tables import (
-    Table,
     accuracy_table,
     left_out_table,
     mfd_table,

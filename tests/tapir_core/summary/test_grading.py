@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tapir_core.summary.grading import choose_examples, measure_gain
+from tapir_core.summary import choose_examples, measure_gain
 from tapir_core.summary.run_reader import Look
 from tests.run_builder import build_run
 

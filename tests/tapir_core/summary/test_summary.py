@@ -2,8 +2,8 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
+from tapir_core.reporting.page import standin_sentence, state_sentence
 from tapir_core.reporting.run_progress import read_progress
-from tapir_core.reporting.sentences import standin_sentence, state_sentence
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
 from tapir_core.stages import StageAt
