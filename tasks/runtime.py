@@ -8,7 +8,9 @@ import atexit
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -28,6 +30,8 @@ from tasks.engines.endpoints import Endpoints, StandinServers, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
+
+Place = TypeVar("Place", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +236,16 @@ def current(run: RunFolder) -> Runtime:
         if run.ref not in _runtimes:
             _runtimes[run.ref] = Runtime(run)
         return _runtimes[run.ref]
+
+
+def read_once(make: Callable[[RunFolder, Place], pl.DataFrame]) -> Callable[[RunFolder, Place], pl.DataFrame]:
+    """A table that the shards of a stage have in common: made once a process, until a stage is completed."""
+
+    @wraps(make)
+    def table(run: RunFolder, place: Place) -> pl.DataFrame:
+        return current(run).table((make, place), lambda: make(run, place))
+
+    return table
 
 
 @atexit.register

@@ -1,16 +1,11 @@
 """The stages that score a student: on the held-out set, and on benchmarks; and a model of a file on benchmarks."""
 
 from dataclasses import replace
-from typing import Any
 
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.stages.keys import student_fields
-from tapir_core.stages.once import ANSWER_COLUMNS, HELDOUT
-from tapir_core.stages.round import CHAT_TEMPLATE, TRAIN
-from tapir_core.stages.stage import Stage, StageAt, declare
-
-Json = Any
+from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.stages.students import ANSWER_COLUMNS, CHAT_TEMPLATE, HELDOUT, TRAIN, student_fields
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
