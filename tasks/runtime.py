@@ -31,7 +31,7 @@ from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
 
-Place = TypeVar("Place", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +238,12 @@ def current(run: RunFolder) -> Runtime:
         return _runtimes[run.ref]
 
 
-def read_once(make: Callable[[RunFolder, Place], pl.DataFrame]) -> Callable[[RunFolder, Place], pl.DataFrame]:
+def read_once(make: Callable[[RunFolder, Key], pl.DataFrame]) -> Callable[[RunFolder, Key], pl.DataFrame]:
     """A table that the shards of a stage have in common: made once a process, until a stage is completed."""
 
     @wraps(make)
-    def table(run: RunFolder, place: Place) -> pl.DataFrame:
-        return current(run).table((make, place), lambda: make(run, place))
+    def table(run: RunFolder, key: Key) -> pl.DataFrame:
+        return current(run).table((make, key), lambda: make(run, key))
 
     return table
 

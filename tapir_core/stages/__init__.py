@@ -210,8 +210,7 @@ def lines() -> dict[str, Line]:
 
 def asked_in_roles() -> dict[Role, Asked]:
     """Role of calls → who is asked, in the order of a run."""
-    asking = [stage for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks]
-    return {stage.roles[0]: stage.asks for stage in asking}
+    return {stage.roles[0]: stage.asks for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks}
 
 
 def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:

@@ -36,11 +36,6 @@ def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
     return config.evaluation.asked[at.benchmark_name]
 
 
-def _items(config: RunConfig, at: StageAt) -> Json:
-    """What kind of benchmark its files are read as."""
-    return [at.benchmark, _asked(config, at).shaping_of("items")]
-
-
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
     """All its files and folders, and the run whose student is its baseline, as ingredients."""
     settings = _asked(config, at)
@@ -74,16 +69,6 @@ def _replies(config: RunConfig, at: StageAt) -> Json:
 def _prompts(config: RunConfig, at: StageAt) -> list[str]:
     """The judge's prompts, as ingredients; where nobody judges, the files that are marked by."""
     return [f"prompt:{name}" for name in _asked(config, at).prompts] or item_files(config, at)
-
-
-def _scores(config: RunConfig, at: StageAt) -> Json:
-    """What judgments come to, and what is said beside it."""
-    return [_asked(config, at).max_failed_share, _answers(config, at), _replies(config, at)]
-
-
-def _score_files(config: RunConfig, at: StageAt) -> list[str]:
-    """What stands beside a figure or makes it, as ingredients."""
-    return [*_prompts(config, at), *item_files(config, at), *output_files(config, at)]
 
 
 ANSWER_HELDOUT = declare(
@@ -122,7 +107,7 @@ BENCHMARK_ITEMS = declare(
         columns=("question_id", "category", "turn", "question", "reference", "baseline"),
         row="a turn of a question",
         version=2,
-        settings=_items,
+        settings=lambda c, at: [at.benchmark, _asked(c, at).shaping_of("items")],
         files=item_files,
         shown=False,
     )
@@ -170,8 +155,8 @@ BENCHMARK_SCORES = declare(
         row="a figure: a category, a metric",
         version=4,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
-        settings=_scores,
-        files=_score_files,
+        settings=lambda c, at: [_asked(c, at).max_failed_share, _answers(c, at), _replies(c, at)],
+        files=lambda c, at: [*_prompts(c, at), *item_files(c, at), *output_files(c, at)],
         shown=False,
     )
 )

@@ -313,20 +313,26 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-_EXAMINED = ("instruction_id", "task_type", "response", "finish_reason", "mfd")
-_ASKS_TEACHER = {"asks": "teacher", "roles": ("expand",)}
-_EXAMINES = {"asks": "teacher", "roles": ("label", "teach", "answer", "judge")}
-
 WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"))
-WAVE_CANDIDATES = _wave_step("wave_candidates", "candidates", _CANDIDATE, "wave_requests", **_ASKS_TEACHER)
+WAVE_CANDIDATES = _wave_step(
+    "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
+)
 WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates")
-WAVE_EXAMINED = _wave_step("wave_examined", "examined", _EXAMINED, "wave_screened", **_EXAMINES)
+WAVE_EXAMINED = _wave_step(
+    "wave_examined",
+    "examined",
+    ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
+    "wave_screened",
+    asks="teacher",
+    roles=("label", "teach", "answer", "judge"),
+)
 WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
-_KEPT_BACK = "a candidate that a gate kept back"
-EXPANSION_REJECTED = _wave_step("expansion_rejected", "expansion_rejected", _GATED, row=_KEPT_BACK)
+EXPANSION_REJECTED = _wave_step(
+    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back"
+)
 
 EXPAND = declare(
     Stage(
