@@ -73,9 +73,7 @@ def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
 
 def sweep_sentence(swept: Sequence[Swept]) -> str:
     """How many backbones did what, and what is wrong with which."""
-    counts = []
-    for outcome in get_args(Outcome):
-        names = [each.name for each in swept if each.outcome == outcome]
-        counts += [f"{len(names)} {outcome} ({', '.join(names)})"] if names else []
+    by_outcome = {outcome: [each.name for each in swept if each.outcome == outcome] for outcome in get_args(Outcome)}
+    counts = [f"{len(names)} {outcome} ({', '.join(names)})" for outcome, names in by_outcome.items() if names]
     failures = [f"{each.name}: {each.message}" for each in swept if not each.is_well]
     return "\n".join([f"Backbones: {'; '.join(counts)}.", *failures])

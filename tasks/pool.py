@@ -156,11 +156,9 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     references = run.rows(StageAt("pool")).select("instruction_id", "reference")
     first = _usable(run).examples.join(references, on="instruction_id")
     columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
-    tables = [first.select(columns)]
-    for earlier in range(1, number):
-        expansion = run.rows(StageAt("expand", earlier))
-        tables.append(expansion.with_columns(reference=pl.lit(None, pl.String)).select(columns))
-    return pl.concat(tables, how="vertical_relaxed").sort("instruction_id")
+    expansions = (run.rows(StageAt("expand", earlier)) for earlier in range(1, number))
+    added = [each.with_columns(reference=pl.lit(None, pl.String)).select(columns) for each in expansions]
+    return pl.concat([first.select(columns), *added], how="vertical_relaxed").sort("instruction_id")
 
 
 def _read_pool(run: RunFolder) -> Found:

@@ -260,15 +260,17 @@ def close_all() -> None:
 
 def stop_all() -> None:
     """Make every runtime of this process begin nothing more."""
-    with _lock:
-        runtimes = list(_runtimes.values())
-    for runtime in runtimes:
+    for runtime in _of_process():
         runtime.stop()
 
 
 def abort_all() -> None:
     """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
-    with _lock:
-        runtimes = list(_runtimes.values())
-    for runtime in runtimes:
+    for runtime in _of_process():
         runtime.abort()
+
+
+def _of_process() -> list[Runtime]:
+    """Every runtime of this process."""
+    with _lock:
+        return list(_runtimes.values())

@@ -43,11 +43,10 @@ class StageAt:
     """Model whose outputs come from a file, in place of a round's student."""
 
     def __str__(self) -> str:
-        places = [] if self.round is None else ["backbone" if self.round == BACKBONE else f"round {self.round}"]
-        places += [self.model] if self.model else []
-        places += [f"wave {self.wave}"] if self.wave else []
-        places += [self.benchmark] if self.benchmark else []
-        return f"{self.name} ({', '.join(places)})" if places else self.name
+        of_round = "backbone" if self.round == BACKBONE else "" if self.round is None else f"round {self.round}"
+        wave = f"wave {self.wave}" if self.wave else ""
+        places = ", ".join(filter(None, (of_round, self.model, wave, self.benchmark)))
+        return f"{self.name} ({places})" if places else self.name
 
     @property
     def stage(self) -> "Stage":

@@ -73,8 +73,8 @@ def wave_fields(config: RunConfig, number: int) -> Json:
     sampling = [each.shaping() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
     check = []
     if config.checks_expansion(number):
-        check = [judge_fields(config), score_fields(config), student_fields(config)]
-        check.append(config.round(number).selection.shaping())
+        selection = config.round(number).selection.shaping()
+        check = [judge_fields(config), score_fields(config), student_fields(config), selection]
     apart = config.evaluation.decontamination.shaping()
     size, who = size_fields(config, number), teacher_fields(config)
     return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check]
