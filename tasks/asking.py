@@ -90,7 +90,7 @@ class Watch:
         self, run: RunFolder, at: StageAt, settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
     ) -> None:
         self._config, self._at, self._settle = run.config, at, settle
-        self._calls, self._progress = current(run).calls, current(run).progress
+        self._runtime, self._progress = current(run), current(run).progress
         self._count = self._progress.row_counter(at)
 
     def on_outcome(self, place: int, outcome: Outcome) -> None:
@@ -106,14 +106,14 @@ class Watch:
 
     def ask(self, model: AskedModel, requests: Sequence[Request]) -> list[Outcome]:
         """What each request came to."""
-        return self._calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
+        return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
 
     def ask_parsed(
         self, model: AskedModel, requests: Sequence[Request], parse: Callable[[str], Found | Unparsed], reasks: int
     ) -> list[Parsed[Found]]:
         """What ``parse`` finds in the reply to each request."""
         return ask_parsed(
-            self._calls,
+            self._runtime.calls,
             requests,
             model.source,
             parse,

@@ -3,9 +3,9 @@
 The driver trains itself, or follows a worker that does (``training.runs_on``). Whoever trains holds the lease of this
 training, and promotes only while it has it and the run still asks for what it made.
 
-An attempt is one flow run of *fine-tune* on the Prefect server of this process. Its idempotency key is run, stage key
-and number: whoever asks for it again gets the flow run that is there, so that the driver which comes after a killed one
-starts nothing twice. It is no subflow of its driver: it outlives a driver that is killed.
+A worker's attempt is one flow run of *fine-tune* on the Prefect server of this process. Its idempotency key is run,
+stage key and number: whoever asks for it again gets the flow run that is there, so that the driver which comes after a
+killed one starts nothing twice. It is no subflow of its driver: it outlives a driver that is killed.
 
 Prefect's state says how an attempt ended; whether it still works, its lease says better: a flow run whose worker was
 killed stands as running, and one whose server was away may stand as crashed while it trains. An attempt that was taken
@@ -51,6 +51,7 @@ from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
 _TOLD_SECONDS = 60.0
+"""The flow run is told of a training once in so long."""
 
 FINE_TUNE = "fine-tune/fine-tune"
 """Flow and deployment."""
