@@ -17,8 +17,8 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import stop_reason
 from tapir_core.stages import JUDGE, MIX, SELECT, TRAIN, plan, stages_of
 from tasks.artifacts import publish_judge, publish_round, publish_run
-from tasks.follow_training import check_trainer
-from tasks.inputs import check_pool
+from tasks.pool import check_pool
+from tasks.train import check_trainer
 
 
 @project_flow("distill", run_name="{ref.name}")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tapir_core.data.dataset import DatasetRef, Manifest, read_manifest
+from tapir_core.data.dataset import Manifest, read_manifest
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import (
     EXPORT_RECORD,
@@ -29,7 +29,7 @@ from tapir_core.paths import (
     is_part,
     manifest_file,
 )
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import StageAt, inner_stages, plan, with_steps
 from tapir_core.storage import Storage, file_sha256
 
@@ -172,13 +172,13 @@ def take_over(source: RunFolder, target: RunFolder) -> list[StageAt]:
     Raises:
         TapirError: a file of ``source`` is not what its manifest says.
     """
-    seen: dict[StageAt, DatasetRef | None] = {}
+    seen: Seen = {}
     config = target.config
     planned = (each for at in plan(config) for each in (*inner_stages(config, at), *with_steps(config, at)))
     return [at for at in planned if _take(source, target, at, seen)]
 
 
-def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: dict[StageAt, DatasetRef | None]) -> bool:
+def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool:
     """Take one stage, if it may be taken; ``seen`` is what holds of the stages before it, and of this one then."""
     if target.holds(at, seen):
         return False
@@ -293,8 +293,7 @@ def _exported_before(to: Storage) -> dict[str, str]:
         raise ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
     if EXPORT_RECORD in there:
-        files: dict[str, str] = json.loads(to.read_bytes(EXPORT_RECORD))["files"]
-        return files
+        return dict(json.loads(to.read_bytes(EXPORT_RECORD))["files"])
     if there:
         first = next(iter(there))
         raise ConfigError(

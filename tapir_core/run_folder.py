@@ -37,6 +37,9 @@ from tapir_core.storage import Storage, on_this_machine
 _LISTED = 10
 """Runs of a root that an error names."""
 
+Seen = dict[StageAt, DatasetRef | None]
+"""What was found of stages during one look at a run, which it never outlives."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunRef:
@@ -137,7 +140,7 @@ class RunFolder:
     def key(
         self,
         at: StageAt,
-        seen: dict[StageAt, DatasetRef | None] | None = None,
+        seen: Seen | None = None,
         *,
         made_by: str | None = None,
         version: int | None = None,
@@ -154,13 +157,13 @@ class RunFolder:
             return None
         return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
-    def holds(self, at: StageAt, seen: dict[StageAt, DatasetRef | None] | None = None) -> DatasetRef | None:
+    def holds(self, at: StageAt, seen: Seen | None = None) -> DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
         Whichever version of the stage's code made it. What an earlier configuration made and today's does not plan
         holds nothing.
 
-        ``seen`` keeps what was found of other stages during one look at the run, which never outlives the look.
+        ``seen`` keeps what was found of other stages.
         """
         seen = {} if seen is None else seen
         if at not in seen:
@@ -218,7 +221,7 @@ class RunFolder:
         *,
         accepted_missing: dict[str, int] | None = None,
         counts: dict[str, float] | None = None,
-        seen: dict[StageAt, DatasetRef | None] | None = None,
+        seen: Seen | None = None,
     ) -> DatasetRef:
         """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
         key = self.key(at, seen)
@@ -295,15 +298,13 @@ def stages_to_redo(
         if at not in known:
             continue
         manifest = folder.manifest(at)
-        found = None
-        if manifest is not None:
-            found = Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version)
         inputs, before = (at.stage.all_reads(each, at) for each in (config, old))
         changed = own_digest(at, old, old_ingredients) != own_digest(at, config, ingredients)
-        outdated = found is not None and found.is_outdated and not any_version
+        outdated = manifest is not None and manifest.version != at.stage.version and not any_version
         if changed or outdated or inputs != before or stale.intersection(inputs):
             stale.add(at)
-            redo += [found] if found else []
+            if manifest is not None:
+                redo.append(Redo(at, manifest.rows, manifest.rows * at.stage.calls_per_row, manifest.version))
     return redo
 
 

@@ -3,14 +3,10 @@
 from dataclasses import dataclass
 
 from tapir_core.curriculum import RoundHistory, should_stop
-from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError
 from tapir_core.judging import verdicts_per_instruction
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import ANSWER, EVALUATE, JUDGE, SELECT, StageAt, plan, stages_of
-
-Seen = dict[StageAt, DatasetRef | None]
-"""What was found of stages during one look at a run."""
 
 
 @dataclass(frozen=True, slots=True)

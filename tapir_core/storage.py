@@ -70,9 +70,11 @@ class Storage:
             self._files, self.root = fsspec.url_to_fs(self.url)
         self._base = os.path.abspath(self.root) if self.is_local else self.root
 
-    def read_bytes(self, path: str) -> bytes:
-        """The file's content."""
-        return self._read_piece(path)
+    def read_bytes(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
+        """The file's content, or the bytes from ``start`` to ``end`` of it."""
+        # With more than one connection s3fs asks for the size first: two requests for a small file.
+        alone = {"max_concurrency": 1} if self._is_s3 else {}
+        return bytes(self._ask(lambda: self._files.cat_file(self._full(path), start=start, end=end, **alone)))
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write the whole file in one step; readers see the old content or the new one."""
@@ -153,20 +155,13 @@ class Storage:
         if info is None:
             raise FileNotFoundError(f"{self.url}/{path}")
         for start in range(0, info["size"], PIECE_BYTES):
-            yield self._read_piece(path, start, min(start + PIECE_BYTES, info["size"]))
-
-    def _read_piece(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
-        # With more than one connection s3fs asks for the size first: two requests for a small file.
-        alone = {"max_concurrency": 1} if self._is_s3 else {}
-        piece: bytes = self._ask(lambda: self._files.cat_file(self._full(path), start=start, end=end, **alone))
-        return piece
+            yield self.read_bytes(path, start, min(start + PIECE_BYTES, info["size"]))
 
     def _info(self, path: str) -> dict[str, Any] | None:
         try:
-            info: dict[str, Any] = self._ask(lambda: self._files.info(self._full(path)))
+            return dict(self._ask(lambda: self._files.info(self._full(path))))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return info
 
     def _ask(self, request: Callable[[], Result]) -> Result:
         return _ask_s3(self.url, request, self._patience) if self._is_s3 else request()
@@ -313,8 +308,7 @@ def _in_words(url: str, exc: Exception) -> TapirError:
 
 def _lacks_bucket(exc: FileNotFoundError) -> bool:
     """Whether a missing file is missing because its bucket is; a bucket that is asked for itself gives no code."""
-    cause = exc.__cause__
-    return _code(exc) == "NoSuchBucket" or getattr(cause, "operation_name", "") == "HeadBucket"
+    return _code(exc) == "NoSuchBucket" or getattr(exc.__cause__, "operation_name", "") == "HeadBucket"
 
 
 def _code(exc: Exception) -> str:

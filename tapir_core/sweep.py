@@ -6,17 +6,16 @@ is opened, which refuses them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from tapir_core.config import RunConfig
 from tapir_core.config.presets import BackboneEntry
 from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import state_of
 from tapir_core.stages import used_files
-from tapir_core.summary import summarise
 
 Outcome = Literal["finished before", "finished", "without a figure", "failed"]
-_OUTCOMES: tuple[Outcome, ...] = ("finished before", "finished", "without a figure", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def lacks_run(config: RunConfig, files: Mapping[str, str]) -> bool:
         return True
     known = {name: digest for name, digest in run.record.ingredients.items() if name != "backbone"}
     same = run.config == config and used_files(config, known) == used_files(config, files)
-    return not (same and summarise(run).done)
+    return not same or state_of(run).next_stage is not None
 
 
 def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
@@ -74,9 +73,7 @@ def finished_runs(swept: Sequence[Swept]) -> list[RunFolder]:
 
 def sweep_sentence(swept: Sequence[Swept]) -> str:
     """How many backbones did what, and what is wrong with which."""
-    counts = []
-    for outcome in _OUTCOMES:
-        names = [each.name for each in swept if each.outcome == outcome]
-        counts += [f"{len(names)} {outcome} ({', '.join(names)})"] if names else []
+    by_outcome = {outcome: [each.name for each in swept if each.outcome == outcome] for outcome in get_args(Outcome)}
+    counts = [f"{len(names)} {outcome} ({', '.join(names)})" for outcome, names in by_outcome.items() if names]
     failures = [f"{each.name}: {each.message}" for each in swept if not each.is_well]
     return "\n".join([f"Backbones: {'; '.join(counts)}.", *failures])

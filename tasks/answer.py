@@ -1,15 +1,16 @@
-"""Stages `answer` and `answer_heldout`: what the student answers, ỹ ← S(x)."""
+"""Stages `answer`, `answer_heldout` and `evaluate`: what the student answers, ỹ ← S(x), and its held-out scores."""
 
 import polars as pl
 
 from tapir_core.calls import Outcome
+from tapir_core.evaluation.scores import score_answers
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import ANSWER, ANSWER_HELDOUT, StageAt
-from tasks._task import shard_task
-from tasks.asking import Watch, answer_rows, chat, make_request
-from tasks.inputs import read_once, round_pool
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, EVALUATE, StageAt
+from tasks._task import shard_task, stage_task
+from tasks.asking import answer_rows, ask_plainly
 from tasks.outcomes import Worked
-from tasks.runtime import current
+from tasks.pool import round_pool
+from tasks.runtime import current, read_once
 
 
 @read_once
@@ -37,12 +38,14 @@ def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Wor
     return answer_rows(rows, outcomes)
 
 
+@stage_task(EVALUATE)
+def evaluate(run: RunFolder, at: StageAt) -> Worked:
+    """Scores of the student after the round, from its stored answers."""
+    questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))
+    scores = score_answers(questions, answers, f"student: {run.config.student.sampling.in_words}")
+    return Worked(scores, {"missing": questions.height - answers.height})
+
+
 def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
     """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
-    runtime, watch = current(run), Watch(run, at)
-    student = runtime.student(checkpoint)
-    requests = [
-        make_request(run, "answer", student.voice, chat(instruction, system), run.config.student.sampling)
-        for instruction, system in rows.select("instruction", "system").iter_rows()
-    ]
-    return runtime.calls.ask(requests, student.source, on_outcome=watch.on_outcome, is_stopped=watch.is_stopped)
+    return ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product, zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
@@ -31,6 +31,8 @@ from tapir_core.stages import StageAt
 from tapir_core.text import Unparsed, shorten
 from tasks.outcomes import FEWEST_ASKED, Sample, Worked, can_be_given_up, why_lost
 from tasks.runtime import AskedModel, Runtime, current
+
+Found = TypeVar("Found")
 
 ANSWER_COLUMNS = {
     "response": pl.String,
@@ -88,7 +90,7 @@ class Watch:
         self, run: RunFolder, at: StageAt, settle: Callable[[Outcome], Outcome] = lambda outcome: outcome
     ) -> None:
         self._config, self._at, self._settle = run.config, at, settle
-        self._progress = current(run).progress
+        self._runtime, self._progress = current(run), current(run).progress
         self._count = self._progress.row_counter(at)
 
     def on_outcome(self, place: int, outcome: Outcome) -> None:
@@ -102,6 +104,25 @@ class Watch:
         if why := why_lost(self._at, *self._progress.failed(self._at), said, self._config):
             self._progress.given_up.setdefault(self._at.stage.asks, why)
 
+    def ask(self, model: AskedModel, requests: Sequence[Request]) -> list[Outcome]:
+        """What each request came to."""
+        return self._runtime.calls.ask(requests, model.source, on_outcome=self.on_outcome, is_stopped=self.is_stopped)
+
+    def ask_parsed(
+        self, model: AskedModel, requests: Sequence[Request], parse: Callable[[str], Found | Unparsed], reasks: int
+    ) -> list[Parsed[Found]]:
+        """What ``parse`` finds in the reply to each request."""
+        return ask_parsed(
+            self._runtime.calls,
+            requests,
+            model.source,
+            parse,
+            reasks,
+            on_outcome=self.on_outcome,
+            is_stopped=self.is_stopped,
+            first=self.first,
+        )
+
     def is_stopped(self) -> bool:
         """Whether who is asked here is asked no more."""
         return self._at.stage.asks in self._progress.given_up
@@ -111,6 +132,23 @@ class Watch:
         """How many rows to finish first, so that a lost stage is known early; 0 once that many were reached."""
         enough, (_, reached) = 2 * FEWEST_ASKED, self._progress.failed(self._at)
         return enough if reached < enough and can_be_given_up(self._at, self._config) else 0
+
+
+def ask_plainly(
+    run: RunFolder,
+    at: StageAt,
+    role: Role,
+    model: AskedModel,
+    sampling: Sampling,
+    rows: pl.DataFrame,
+    settle: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+) -> list[Outcome]:
+    """What ``model`` answers to each row (columns instruction, system) as it stands; ``settle`` is as in `Watch`."""
+    requests = [
+        make_request(run, role, model.voice, chat(instruction, system), sampling)
+        for instruction, system in rows.select("instruction", "system").iter_rows()
+    ]
+    return Watch(run, at, settle).ask(model, requests)
 
 
 def demand_whole(outcome: Outcome) -> Outcome:

@@ -51,9 +51,8 @@ from tasks.asking import (
 )
 from tasks.engines.scripts import ScriptRunner
 from tasks.input_files import check_benchmark_files
-from tasks.inputs import read_once
 from tasks.outcomes import Worked
-from tasks.runtime import current
+from tasks.runtime import current, read_once
 
 
 class _Asked(NamedTuple):

@@ -9,7 +9,6 @@ from collections import Counter
 
 import polars as pl
 
-from tapir_core.calls import ask_parsed
 from tapir_core.curriculum import (
     AnswerGate,
     DifficultyGate,
@@ -61,13 +60,10 @@ from tasks.asking import (
     text_of,
     worked,
 )
-from tasks.inputs import mixture_shares, read_once, round_pool
 from tasks.judge import judge_rows
-from tasks.label import ask_labels
 from tasks.outcomes import Worked
-from tasks.pool import evaluation_questions
-from tasks.runtime import current
-from tasks.teach import ask_teacher
+from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
+from tasks.runtime import current, read_once
 
 
 @stage_task(WAVE_REQUESTS)
@@ -100,7 +96,7 @@ def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
 def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
-    runtime, teacher, watch = current(run), run.config.teacher, Watch(run, at)
+    runtime, teacher = current(run), run.config.teacher
     prompt, voice = runtime.prompt("expand"), runtime.teacher.voice
     texts = round_pool(run, at.number).select("instruction_id", "instruction")
     seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
@@ -117,15 +113,7 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         )
         for each, seed in zip(wanted, seeds["instruction"], strict=True)
     ]
-    asked = ask_parsed(
-        runtime.calls,
-        requests,
-        runtime.teacher.source,
-        parse_expansion,
-        teacher.reasks,
-        on_outcome=watch.on_outcome,
-        is_stopped=watch.is_stopped,
-    )
+    asked = Watch(run, at).ask_parsed(runtime.teacher, requests, parse_expansion, teacher.reasks)
     candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
     return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
 

@@ -1,4 +1,7 @@
-"""Stage `judge`: (s_student, s_teacher) ← J(x, ỹ, y), in every configured order, by every judge."""
+"""Stages `judge` and `difficulty`.
+
+(s_student, s_teacher) ← J(x, ỹ, y) in every configured order, by every judge; MFD(x) ← mean of s_teacher − s_student.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -10,11 +13,14 @@ import polars as pl
 
 from tapir_core.calls import Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
+from tapir_core.curriculum import compute_difficulty
+from tapir_core.errors import ConfigError
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
+from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import JUDGE, StageAt
-from tasks._task import shard_task
+from tapir_core.stages import DIFFICULTY, JUDGE, StageAt
+from tasks._task import shard_task, stage_task
 from tasks.asking import (
     Place,
     Watch,
@@ -26,8 +32,8 @@ from tasks.asking import (
     render_texts,
     worked,
 )
-from tasks.inputs import round_pool
-from tasks.outcomes import Worked
+from tasks.outcomes import FEWEST_ASKED, Worked
+from tasks.pool import round_pool
 from tasks.runtime import AskedModel, Runtime, current
 
 
@@ -35,6 +41,21 @@ from tasks.runtime import AskedModel, Runtime, current
 def judge_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Verdicts on the answers of one answer shard."""
     return judge_rows(run, at, _with_both_answers(run, at, rows))
+
+
+@stage_task(DIFFICULTY)
+def difficulty(run: RunFolder, at: StageAt) -> Worked:
+    """MFD of every instruction whose every order is scored; the others are in neither seeds nor easy.
+
+    Raises:
+        ConfigError: none is scored, or more are unscored than accepted.
+    """
+    pool = round_pool(run, at.number)
+    judge = run.config.judge
+    verdicts = combine_judges(run.rows(StageAt("judge", at.number)), judge.panel_rule)
+    rows = compute_difficulty(verdicts, pool.select("instruction_id", "task_type"), expected_orders(judge))
+    check_scored(at, rows, verdicts, pool.height, run.config.calls.max_failed_share)
+    return Worked(rows, {"pool": pool.height, "scored": rows.height, "unscored": pool.height - rows.height})
 
 
 def judge_rows(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
@@ -94,6 +115,27 @@ def asked_for(run: RunFolder, at: StageAt, verdicts: pl.DataFrame | None) -> lis
             }
         requests += judge_requests(runtime, judge, prompt, wanted)
     return requests
+
+
+def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked: int, accepted_share: float) -> None:
+    """Refuse a round in which little is scored: seeds would be drawn from what is left, or the run end as if learnt.
+
+    ``rows`` are the scored ones of ``asked`` instructions.
+
+    Raises:
+        ConfigError: with the reasons, most frequent first.
+    """
+    if rows.height and (asked < FEWEST_ASKED or asked - rows.height <= accepted_share * asked):
+        return
+    reasons = Counter(reason for reason in verdicts["reason"] if reason is not None)
+    told = ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    raise ConfigError(
+        f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order ({told}); "
+        f"calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the replies in column `raw` of "
+        f"{StageAt('judge', at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
+        "mend it and run the same command with --amend; if the judge itself was, and is mended, ask it again with "
+        "`tapir retry-judge RUN --also terminal`"
+    )
 
 
 def _ask_all(

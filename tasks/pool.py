@@ -1,16 +1,26 @@
-"""Stages `heldout`, `questions`, `contaminated` and `pool`: the instructions of the run, kept apart from evaluation."""
+"""What a run does once: its held-out set and pool, kept apart from evaluation, and the teacher's labels and answers.
+
+Stages `heldout`, `questions`, `contaminated`, `pool`, `label` and `teach`; with the pool of a round, made of them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
+from tapir_core.calls import Outcome, Parsed
+from tapir_core.curriculum import Usable, parse_label, render_label, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.sources import Found, read_heldout_of, read_pool_of
-from tapir_core.stages import CONTAMINATED, HELDOUT, POOL, QUESTIONS, StageAt
-from tasks._task import stage_task
+from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt
+from tasks._task import shard_task, stage_task
+from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
 from tasks.outcomes import Worked
+from tasks.runtime import current, read_once
 
 
 @stage_task(HELDOUT)
@@ -56,6 +66,29 @@ def pool(run: RunFolder, _: StageAt) -> Worked:
     return Worked(rows, read.counts)
 
 
+@read_once
+def pool_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
+    """The pool, sorted by id."""
+    return run.rows(StageAt("pool")).sort("instruction_id")
+
+
+@shard_task(LABEL, plan=pool_rows)
+def label_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Task types of some instructions; one that the teacher refuses or garbles has none, and leaves the pool."""
+    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    pairs = zip(rows["instruction_id"], parsed, strict=True)
+    labels = [(instruction_id, each.value) for instruction_id, each in pairs if not each.retryable]
+    frame = pl.DataFrame(labels, schema={"instruction_id": pl.String, "task_type": pl.String}, orient="row")
+    reasons = Counter(f"unlabelled_{each.reason}" for each in parsed if each.value is None and not each.retryable)
+    return worked(frame, {**counts_of(parsed), **reasons}, rows, [each.settled for each in parsed])
+
+
+@shard_task(TEACH, plan=pool_rows)
+def teach_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Plain answers to some instructions; a refused or failed one keeps its row and is unusable later."""
+    return answer_rows(rows, ask_teacher(run, at, rows), demand_whole)
+
+
 def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     """All questions that pool and expansion must not hold: those of the benchmarks and the held-out set."""
     tables = [pl.DataFrame(schema=readers.QUESTIONS)]
@@ -66,6 +99,72 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
     return EvaluationQuestions(pl.concat(tables), run.config.evaluation.decontamination)
 
 
+def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
+    """Ask the teacher for the task type of each instruction."""
+    asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
+    requests = [
+        make_request(run, "label", asked.voice, chat(render_label(prompt, each)), settings.labelling, prompt=prompt)
+        for each in instructions
+    ]
+    return Watch(run, at).ask_parsed(asked, requests, parse_label, settings.reasks)
+
+
+def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:
+    """Ask the teacher for a plain answer to each row (columns instruction, system)."""
+    teacher, sampling = current(run).teacher, run.config.teacher.answering
+    return ask_plainly(run, at, "teach", teacher, sampling, rows, demand_whole)
+
+
+def check_pool(run: RunFolder) -> None:
+    """Refuse a pool that nothing can be learnt from or balanced in.
+
+    Raises:
+        ConfigError: no instruction has a task type and a usable teacher answer, or all have one task type and others
+            are wanted.
+    """
+    usable = _usable(run)
+    if not usable.examples.height:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in usable.dropped.items())
+        raise ConfigError(
+            f"data.pool: no instruction has a usable teacher answer and a task type ({reasons}); look at the answers "
+            f"in {StageAt('teach').folder}/, and give a pool or a teacher that fit each other"
+        )
+    found = usable.examples["task_type"].unique().to_list()
+    wanted = {name for name, share in mixture_shares(run).items() if share > 0}
+    if len(found) == 1 and wanted != set(found) and run.config.curriculum.target_shares != "natural":
+        raise ConfigError(
+            f"data.pool: every usable instruction has the task type {found[0]!r}, so there is nothing to balance; give "
+            f'a broader pool, or say that you want this one only: curriculum.target_shares = {{ "{found[0]}" = 1.0 }}'
+        )
+
+
+def mixture_shares(run: RunFolder) -> Mapping[str, float]:
+    """Pr(task type) of every mixture of the run; the labels are there."""
+    return target_shares(run.config.curriculum.target_shares, shares_of(run.rows(StageAt("label"))))
+
+
+@read_once
+def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
+    """The pool of round ``number`` with the teacher's plain answers: usable instructions, sorted by id.
+
+    Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response.
+    The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
+    """
+    stages = [StageAt("label"), StageAt("teach"), *(StageAt("expand", r) for r in range(1, number))]
+    seen: Seen = {}
+    assert all(run.holds(at, seen) for at in stages), "the pool of a round is read after its stages"
+    references = run.rows(StageAt("pool")).select("instruction_id", "reference")
+    first = _usable(run).examples.join(references, on="instruction_id")
+    columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]
+    expansions = (run.rows(StageAt("expand", earlier)) for earlier in range(1, number))
+    added = [each.with_columns(reference=pl.lit(None, pl.String)).select(columns) for each in expansions]
+    return pl.concat([first.select(columns), *added], how="vertical_relaxed").sort("instruction_id")
+
+
 def _read_pool(run: RunFolder) -> Found:
     data = run.config.data
     return read_pool_of(data.pool, data, run.config.run.seed)
+
+
+def _usable(run: RunFolder) -> Usable:
+    return split_usable(*(run.rows(StageAt(name)) for name in ("pool", "teach", "label")))

@@ -144,12 +144,14 @@ class Progress:
     def stages(self) -> list[StageProgress]:
         """A snapshot, oldest first."""
         with self._lock:
-            return [self._with_rows(stage) for stage in self._stages.values()]
-
-    def _with_rows(self, stage: StageProgress) -> StageProgress:
-        tallies = self._counted[stage.at].values()
-        rows_done, missing = sum(tally.done for tally in tallies), sum(tally.missing for tally in tallies)
-        return replace(stage, rows_done=rows_done, missing=missing)
+            return [
+                replace(
+                    stage,
+                    rows_done=sum(tally.done for tally in self._counted[stage.at].values()),
+                    missing=sum(tally.missing for tally in self._counted[stage.at].values()),
+                )
+                for stage in self._stages.values()
+            ]
 
     def _change(self, at: StageAt, **fields: object) -> None:
         with self._lock:

@@ -8,7 +8,9 @@ import atexit
 import threading
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -27,6 +29,8 @@ from tasks.engines.endpoints import Endpoints, StandinServers, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +237,16 @@ def current(run: RunFolder) -> Runtime:
         return _runtimes[run.ref]
 
 
+def read_once(make: Callable[[RunFolder, Key], pl.DataFrame]) -> Callable[[RunFolder, Key], pl.DataFrame]:
+    """A table that the shards of a stage have in common: made once a process, until a stage is completed."""
+
+    @wraps(make)
+    def table(run: RunFolder, key: Key) -> pl.DataFrame:
+        return current(run).table((make, key), lambda: make(run, key))
+
+    return table
+
+
 @atexit.register
 def close_all() -> None:
     """Close every runtime of this process."""
@@ -245,15 +259,17 @@ def close_all() -> None:
 
 def stop_all() -> None:
     """Make every runtime of this process begin nothing more."""
-    with _lock:
-        runtimes = list(_runtimes.values())
-    for runtime in runtimes:
+    for runtime in _of_process():
         runtime.stop()
 
 
 def abort_all() -> None:
     """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
-    with _lock:
-        runtimes = list(_runtimes.values())
-    for runtime in runtimes:
+    for runtime in _of_process():
         runtime.abort()
+
+
+def _of_process() -> list[Runtime]:
+    """Every runtime of this process."""
+    with _lock:
+        return list(_runtimes.values())

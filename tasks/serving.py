@@ -184,8 +184,7 @@ def _address_towards(other: str) -> str:
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((other, 9))
-            address: str = probe.getsockname()[0]
-            return address
+            return str(probe.getsockname()[0])
     except OSError as exc:
         raise ConfigError(
             f"{HOST_VARIABLE} = 'auto': no way to {other!r} ({exc}); name this machine's address"

@@ -2,19 +2,37 @@
 
 The driver trains itself, or follows a worker that does (``training.runs_on``). Whoever trains holds the lease of this
 training, and promotes only while it has it and the run still asks for what it made.
+
+A worker's attempt is one flow run of *fine-tune* on the Prefect server of this process. Its idempotency key is run,
+stage key and number: whoever asks for it again gets the flow run that is there, so that the driver which comes after a
+killed one starts nothing twice. It is no subflow of its driver: it outlives a driver that is killed.
+
+Prefect's state says how an attempt ended; whether it still works, its lease says better: a flow run whose worker was
+killed stands as running, and one whose server was away may stand as crashed while it trains. An attempt that was taken
+and lost before it began has no lease yet: it stands as pending for longer than a process takes to begin. Should it
+begin after all, it finds the lease taken, or leaves the next one without it: never do two train. Limit: in a container
+or a pod it is lost only when Prefect says so, for its image may be on its way.
 """
 
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import get_current_settings
+from prefect.states import Crashed
 
 from tapir_core.calls import store_url
 from tapir_core.calls.lease import RunLease
 from tapir_core.comparison.outcome import Training
+from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, Part
-from tapir_core.errors import ConfigError, RunBusy, RunChanged
+from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_files import fetch_stage, link_file, publish_stage
@@ -22,16 +40,35 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import TRAIN, StageAt
 from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
+from tapir_core.text import digest
 from tasks._task import does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training.job import TrainingJob, TrainingProgress, TrainingSummary
+from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
 from tasks.engines.training.preflight import count_trainings
-from tasks.engines.training.trainer import train_student
-from tasks.follow_training import FineTuneRuns, follow_training
+from tasks.engines.training.trainer import read_progress, train_student
+from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
 _TOLD_SECONDS = 60.0
+"""The flow run is told of a training once in so long."""
+
+FINE_TUNE = "fine-tune/fine-tune"
+"""Flow and deployment."""
+
+MOST_LOST = 3
+"""Attempts that one drive of the run may lose: what kills three in a row kills the fourth too."""
+
+_POLL_SECONDS = 1.0
+_CANCEL_SECONDS = 45.0
+"""Prefect gives a cancelled flow run 30 s; one whose worker is gone is cancelled by nobody."""
+
+_PENDING_LOOKS = 300
+"""A second apart: a process that begins takes seconds. In looks, for nothing begins while the server is away either."""
+
+_UNBEGUN = "A worker took it, and it did not begin: its worker is gone. The next attempt takes its place."
+_GONE = "Its process is gone, and its run saw it. The next attempt goes on from its last save."
+_AWAY = "a training on a worker goes on, and once the server is back *Retry*, or the same command, follows it again"
 
 
 @does(TRAIN)
@@ -171,3 +208,196 @@ def _parts(checkpoint: Path) -> list[Part]:
     """The files that can change an answer. `training.json` holds times: with it equal weights would look different."""
     names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
     return [Part(name, 0, file_sha256(checkpoint / name)) for name in names]
+
+
+def check_trainer(config: RunConfig) -> None:
+    """Refuse a run whose trainings nobody would do, before anything is paid for.
+
+    Raises:
+        MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*.
+    """
+    if config.training.runs_on == "worker":
+        _fine_tune().check()
+
+
+def _fine_tune() -> Deployment:
+    lacking = (
+        f'training.runs_on = "worker" needs the deployment {FINE_TUNE}, which the Prefect server at '
+        f"{get_current_settings().api.url} does not have; start one that has it with `tapir up`, apply it to "
+        "this one with `tapir deploy`, or train here with --set training.runs_on=driver"
+    )
+    return Deployment(FINE_TUNE, lacking, _AWAY)
+
+
+def lease_token(flow_run_id: str, run_count: int) -> str:
+    """The lease token of one start of a flow run: it tells a living attempt's lease from what a dead one left."""
+    return digest([flow_run_id, run_count])[:32]
+
+
+class FineTuneRuns:
+    """The attempts at the training ``at`` of ``run``: flow runs that have a state.
+
+    Each method raises EngineError when the server does not do what is asked.
+    """
+
+    def __init__(self, run: RunFolder, at: StageAt) -> None:
+        self._name, self._number = run.ref.name, at.number
+        self._key = f"{run.record.id}:{run.key(at)}"
+        self._fine_tune = _fine_tune()
+
+    def attempt(self, number: int) -> FlowRun:
+        """The attempt with this number, from 1: the one that is there, or one that a worker of tapir-gpu takes up."""
+        training = self._fine_tune.start(
+            f"{self._key}:{number}",
+            {"run": self._name, "round_number": self._number},
+            run_name=f"{self._name} round-{self._number}",
+            tags=[f"run-{self._name}", f"round-{self._number}", "stage-train"],
+        )
+        get_run_logger().info("training in flow run %s (%s), attempt %d", training.name, training.id, number)
+        return training
+
+    def look(self, training: FlowRun) -> FlowRun:
+        """The attempt as it stands now; one that was deleted is lost."""
+        deleted = training.model_copy(update={"state": Crashed(name="Deleted")})
+        return self._fine_tune.look(str(training.id)) or deleted
+
+    def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
+        """Set an attempt's state, if it has not ended by itself."""
+        self._fine_tune.set_state(str(training.id), State(type=state, message=why))
+        return self.look(training)
+
+
+def follow_training(
+    run: RunFolder,
+    at: StageAt,
+    runs: FineTuneRuns,
+    lease: RunLease,
+    note: Callable[[str], None],
+    *,
+    poll_seconds: float = _POLL_SECONDS,
+) -> DatasetRef:
+    """Wait until a worker has made the student, and give it more attempts where some are lost.
+
+    Args:
+        run: Driven by this process.
+        at: Its training; the stages before it hold.
+        runs: The attempts.
+        lease: The training's; only looked at.
+        note: Gets what the training is doing, in words.
+        poll_seconds: Between two looks.
+
+    Raises:
+        EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
+    """
+    try:
+        return _Follower(run, at, runs, lease, note, poll_seconds).follow()
+    finally:
+        lease.release()
+
+
+@dataclass(frozen=True, slots=True)
+class _Follower:
+    run: RunFolder
+    at: StageAt
+    runs: FineTuneRuns
+    lease: RunLease
+    note: Callable[[str], None]
+    poll_seconds: float
+
+    def follow(self) -> DatasetRef:
+        number, lost = 0, 0
+        while True:
+            number += 1
+            training = self.runs.attempt(number)
+            # What had ended, or was ending, when this drive came is no answer to it.
+            earlier = _state(training).is_final() or _state(training).is_cancelling()
+            try:
+                ended = self._wait(training)
+            except BaseException as raised:
+                # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
+                if not isinstance(raised, Exception):
+                    with suppress(EngineError):
+                        why = "The run that it trains for was interrupted."
+                        self.runs.declare(training, StateType.CANCELLING, why)
+                raise
+            if (made := self.run.holds(self.at)) is not None:
+                return made
+            if not earlier:
+                lost += 1
+                self._give_up_or_go_on(ended, lost)
+
+    def _give_up_or_go_on(self, ended: FlowRun, lost: int) -> None:
+        where = f"flow run {ended.name!r} ({_state_in_words(ended)})"
+        again = "*Retry* of the run, or the same command, goes on from its last save"
+        ends = {
+            StateType.COMPLETED: f"{where} is complete, and {self.run.storage.url} has no student of it: the workers "
+            "of tapir-gpu must work in the same root (TAPIR_ROOT)",
+            StateType.CANCELLED: f"the training was cancelled, {where}; {again}",
+            StateType.FAILED: f"the training failed, {where}",
+        }
+        if lost >= MOST_LOST:
+            ends[StateType.CRASHED] = f"{lost} trainings in a row were lost, the last one {where}; {again}"
+        if (kind := _state(ended).type) in ends:
+            raise EngineError(f"{self.at}: {ends[kind]}")
+        self.note(f"the training was lost ({_state_in_words(ended)}); it is started again")
+
+    def _wait(self, training: FlowRun) -> FlowRun:
+        """Until the attempt has ended, in truth and in its state."""
+        progress, since, pending = _ProgressLine(self.run, self.at), time.monotonic(), 0
+        while True:
+            training = self.runs.look(training)
+            state, held = _state(training), self.lease.holding()
+            is_its = held is not None and held.token == lease_token(str(training.id), training.run_count)
+            works, died = (is_its and held is not None and held.lives == lives for lives in (True, False))
+            if state.is_final() and not works:
+                return training
+            if state.is_running() and died:
+                return self.runs.declare(training, StateType.CRASHED, _GONE)
+            pending = pending + 1 if state.is_pending() and not works else 0
+            if pending > _PENDING_LOOKS and not _is_in_container(training):
+                return self.runs.declare(training, StateType.CRASHED, _UNBEGUN)
+            if not state.is_cancelling():
+                since = time.monotonic()
+            elif died or (not works and time.monotonic() - since > _CANCEL_SECONDS):
+                return self.runs.declare(training, StateType.CANCELLED, _GONE)
+            waits = "waiting for a worker of tapir-gpu, " if state.is_scheduled() or state.is_pending() else ""
+            self.note(progress.newest() or f"{waits}flow run {training.name}: {_state_in_words(training)}")
+            time.sleep(self.poll_seconds)
+
+
+def _state(training: FlowRun) -> State:
+    assert training.state is not None
+    return training.state
+
+
+def _state_in_words(training: FlowRun) -> str:
+    """Name and message of its state."""
+    return ": ".join(filter(None, (_state(training).name, _state(training).message)))
+
+
+def _is_in_container(training: FlowRun) -> bool:
+    """Whether its worker makes a container or a pod for it; a worker labels what it takes before it submits it."""
+    return training.labels.get("prefect.worker.type", "process") != "process"
+
+
+class _ProgressLine:
+    """What the trainer said last; it says nothing where its folder is on another machine."""
+
+    def __init__(self, run: RunFolder, at: StageAt) -> None:
+        key = run.key(at)
+        assert key is not None, f"{at} before its inputs"
+        self._file = Attempt(run.workplace.local(attempt_folder(at.number, key))).progress_file
+        self._offset = self._size()
+        self._said = ""
+
+    def newest(self) -> str:
+        """Step, loss and speed; nothing before the first step since we look."""
+        # An attempt that begins anew begins its file anew.
+        start = self._offset if self._offset <= self._size() else 0
+        rows, self._offset = read_progress(self._file, start)
+        if rows:
+            self._said = rows[-1].in_words()
+        return self._said
+
+    def _size(self) -> int:
+        return self._file.stat().st_size if self._file.exists() else 0

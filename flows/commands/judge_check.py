@@ -37,7 +37,7 @@ from tapir_core.paths import STORE
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
-from tapir_core.stages.keys import judge_fields
+from tapir_core.stages import judge_fields
 from tapir_core.summary.formats import NOTHING, count
 from tapir_core.text import digest
 from tasks.asking import ask_judge, counts_of, missing_by_kind, read_verdicts, render_texts

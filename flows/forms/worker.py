@@ -1,6 +1,6 @@
 """The deployments of the pool `tapir-gpu`, which runs start themselves: *fine-tune*, one training, and *serve-student*.
 
-A run whose `training.runs_on` is "worker" starts *fine-tune* and follows it (tasks/follow_training.py). It needs no
+A run whose `training.runs_on` is "worker" starts *fine-tune* and follows it (tasks/train.py). It needs no
 driver to live: it holds a lease of its own, seals what it made, and leaves it when the run asks for another student by
 now. A run whose `student.engine.type` is "replicas" starts *serve-student* as often as it wants replicas; a person may
 add one.
@@ -22,11 +22,10 @@ from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, plan
 from tasks.engines.training.job import TrainingProgress
-from tasks.follow_training import lease_token
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
-from tasks.train import check_wanted, make_student, training_lease
+from tasks.train import check_wanted, lease_token, make_student, training_lease
 
 _PATIENCE_SECONDS = 90.0
 """Longer than another machine's lease lives on, and than a training takes to see that nobody wants it any more."""

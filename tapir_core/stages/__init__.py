@@ -19,19 +19,35 @@ from tapir_core.stages.evaluation import (
     EVALUATE,
     SCORE_COLUMNS,
 )
-from tapir_core.stages.keys import own_digest, settings_of, stage_key
-from tapir_core.stages.once import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH
-from tapir_core.stages.round import (
+from tapir_core.stages.stage import (
+    STAGES,
+    Asked,
+    Compared,
+    Stage,
+    StageAt,
+    always,
+    declare,
+    own_digest,
+    settings_of,
+    stage_key,
+)
+from tapir_core.stages.students import (
     ANSWER,
+    CONTAMINATED,
     DIFFICULTY,
     DRAW,
     EXPAND,
     EXPANSION_REJECTED,
+    HELDOUT,
     JUDGE,
+    LABEL,
     MIX,
+    POOL,
+    QUESTIONS,
     REFINE,
     ROUND,
     SELECT,
+    TEACH,
     TRAIN,
     WAVE,
     WAVE_CANDIDATES,
@@ -40,8 +56,8 @@ from tapir_core.stages.round import (
     WAVE_REQUESTS,
     WAVE_SCREENED,
     drawn_at,
+    judge_fields,
 )
-from tapir_core.stages.stage import STAGES, Asked, Compared, Stage, StageAt, always, declare
 
 __all__ = [
     "ANSWER",
@@ -91,6 +107,7 @@ __all__ = [
     "declare",
     "drawn_at",
     "inner_stages",
+    "judge_fields",
     "lines",
     "lines_of_round",
     "lines_once",
@@ -193,8 +210,7 @@ def lines() -> dict[str, Line]:
 
 def asked_in_roles() -> dict[Role, Asked]:
     """Role of calls → who is asked, in the order of a run."""
-    asking = [stage for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks]
-    return {stage.roles[0]: stage.asks for stage in asking}
+    return {stage.roles[0]: stage.asks for stage in (*ONCE, *ROUND, *EVALUATION, *BENCHMARK) if stage.asks}
 
 
 def asked_endpoints(config: RunConfig, at: StageAt) -> list[EndpointConfig]:

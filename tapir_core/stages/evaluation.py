@@ -1,16 +1,11 @@
 """The stages that score a student: on the held-out set, and on benchmarks; and a model of a file on benchmarks."""
 
 from dataclasses import replace
-from typing import Any
 
 from tapir_core.config import AskedBenchmark, RunConfig
 from tapir_core.paths import BACKBONE
-from tapir_core.stages.keys import student_fields
-from tapir_core.stages.once import ANSWER_COLUMNS, HELDOUT
-from tapir_core.stages.round import CHAT_TEMPLATE, TRAIN
-from tapir_core.stages.stage import Stage, StageAt, declare
-
-Json = Any
+from tapir_core.stages.stage import Json, Stage, StageAt, declare
+from tapir_core.stages.students import ANSWER_COLUMNS, CHAT_TEMPLATE, HELDOUT, TRAIN, student_fields
 
 SCORE_COLUMNS = (
     *("benchmark", "split", "category", "metric", "value", "stderr", "n"),
@@ -39,11 +34,6 @@ def _has_heldout(config: RunConfig, _: StageAt) -> bool:
 def _asked(config: RunConfig, at: StageAt) -> AskedBenchmark:
     """The benchmark that a stage belongs to."""
     return config.evaluation.asked[at.benchmark_name]
-
-
-def _items(config: RunConfig, at: StageAt) -> Json:
-    """What kind of benchmark its files are read as."""
-    return [at.benchmark, _asked(config, at).shaping_of("items")]
 
 
 def item_files(config: RunConfig, at: StageAt) -> list[str]:
@@ -79,16 +69,6 @@ def _replies(config: RunConfig, at: StageAt) -> Json:
 def _prompts(config: RunConfig, at: StageAt) -> list[str]:
     """The judge's prompts, as ingredients; where nobody judges, the files that are marked by."""
     return [f"prompt:{name}" for name in _asked(config, at).prompts] or item_files(config, at)
-
-
-def _scores(config: RunConfig, at: StageAt) -> Json:
-    """What judgments come to, and what is said beside it."""
-    return [_asked(config, at).max_failed_share, _answers(config, at), _replies(config, at)]
-
-
-def _score_files(config: RunConfig, at: StageAt) -> list[str]:
-    """What stands beside a figure or makes it, as ingredients."""
-    return [*_prompts(config, at), *item_files(config, at), *output_files(config, at)]
 
 
 ANSWER_HELDOUT = declare(
@@ -127,7 +107,7 @@ BENCHMARK_ITEMS = declare(
         columns=("question_id", "category", "turn", "question", "reference", "baseline"),
         row="a turn of a question",
         version=2,
-        settings=_items,
+        settings=lambda c, at: [at.benchmark, _asked(c, at).shaping_of("items")],
         files=item_files,
         shown=False,
     )
@@ -175,8 +155,8 @@ BENCHMARK_SCORES = declare(
         row="a figure: a category, a metric",
         version=4,
         reads=lambda _, at: _of_benchmark(at, "benchmark_answers", "benchmark_replies"),
-        settings=_scores,
-        files=_score_files,
+        settings=lambda c, at: [_asked(c, at).max_failed_share, _answers(c, at), _replies(c, at)],
+        files=lambda c, at: [*_prompts(c, at), *item_files(c, at), *output_files(c, at)],
         shown=False,
     )
 )

@@ -1,15 +1,23 @@
-"""What a stage is: declared once, with all that the run, its reports, its estimate and its flows know of it.
+"""What a stage is: declared once, with all that the run, its reports, its estimate and its flows know of it; its key.
 
-The declarations stand in `once`, `round` and `evaluation`, their order in `tapir_core.stages`.
+The declarations stand in `students` and `evaluation`, their order in `tapir_core.stages`.
+
+A stage's key covers: run id, stage, stage version, the config fields that can change its output, its ingredients
+(prompt files, input files, the backbone) and its inputs' digests. Concurrency, retries, base URLs, batch sizes of
+engines and shard sizes are no part of any key.
+
+The parts of the configuration are made of `Section.shaping()`; what a section names in its `free` can be changed at any
+time and runs nothing again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from tapir_core.calls.types import Role
 from tapir_core.config import RunConfig
 from tapir_core.paths import BACKBONE, benchmark_folder, model_folder, round_folder, wave_folder
+from tapir_core.text import digest
 
 Asked = Literal["teacher", "judge", "student", ""]
 """Who is asked; the empty text for nobody."""
@@ -35,11 +43,10 @@ class StageAt:
     """Model whose outputs come from a file, in place of a round's student."""
 
     def __str__(self) -> str:
-        places = [] if self.round is None else ["backbone" if self.round == BACKBONE else f"round {self.round}"]
-        places += [self.model] if self.model else []
-        places += [f"wave {self.wave}"] if self.wave else []
-        places += [self.benchmark] if self.benchmark else []
-        return f"{self.name} ({', '.join(places)})" if places else self.name
+        of_round = "backbone" if self.round == BACKBONE else "" if self.round is None else f"round {self.round}"
+        wave = f"wave {self.wave}" if self.wave else ""
+        places = ", ".join(filter(None, (of_round, self.model, wave, self.benchmark)))
+        return f"{self.name} ({places})" if places else self.name
 
     @property
     def stage(self) -> "Stage":
@@ -179,3 +186,31 @@ def declare(stage: Stage) -> Stage:
         raise ValueError(f"stage {stage.name!r} lacks {'; '.join(wrong)} (docs/extending.md)")
     STAGES[stage.name] = stage
     return stage
+
+
+def settings_of(at: StageAt, config: RunConfig, ingredients: Mapping[str, str]) -> list[Any]:
+    """What a user puts into a stage: config fields, and name → digest of its ingredients."""
+    return [at.stage.settings(config, at), {name: ingredients.get(name, "") for name in at.stage.files(config, at)}]
+
+
+def own_digest(at: StageAt, config: RunConfig, ingredients: Mapping[str, str], version: int | None = None) -> str:
+    """Digest of what goes into a stage beside its inputs' rows: what a user puts there, and the version of its code.
+
+    That is ``version``, or today's.
+    """
+    return digest([at.name, version or at.stage.version, *settings_of(at, config, ingredients)])
+
+
+def stage_key(
+    at: StageAt,
+    config: RunConfig,
+    ingredients: Mapping[str, str],
+    run_id: str,
+    inputs: list[str],
+    version: int | None = None,
+) -> str:
+    """The key that a stage's manifest must have to be served, if ``version`` of its code made it (today's if None).
+
+    ``inputs`` are its inputs' digests in their order.
+    """
+    return digest([run_id, at.round, at.wave, own_digest(at, config, ingredients, version), inputs])

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun, State, StateType
 
-from tasks.follow_training import FineTuneRuns, lease_token
+from tasks.train import FineTuneRuns, lease_token
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Stage `trim`: what is drawn for a round's mixture, without the longest share of the teacher's plain answers.
 
 A stage beside the product. In the product it would be: the field in `tapir_core/config/curriculum.py`, the declaration
-and its place in `tapir_core/stages/round.py`, and the work in `tasks/trim.py`.
+and its place in `tapir_core/stages/students.py`, and the work in `tasks/trim.py`.
 """
 
 from typing import Annotated
@@ -14,8 +14,8 @@ from tapir_core.config.curriculum import CurriculumConfig
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import DRAW, REFINE, ROUND, Stage, StageAt, declare
 from tasks._task import stage_task
-from tasks.inputs import round_pool
 from tasks.outcomes import Worked
+from tasks.pool import round_pool
 from tests.examples.fields import add_field
 
 __all__ = ["TRIM", "TrimConfig", "trim", "trimmed"]

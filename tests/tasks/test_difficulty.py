@@ -3,7 +3,7 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.stages import StageAt
-from tasks.difficulty import check_scored
+from tasks.judge import check_scored
 
 AT = StageAt("difficulty", 2)
 VERDICTS = pl.DataFrame({"reason": ["failed: bad_request", None, "failed: bad_request", "no verdict in the reply"]})

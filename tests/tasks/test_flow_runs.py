@@ -13,9 +13,9 @@ from prefect.states import Completed, Crashed
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.stages import StageAt
-from tasks import follow_training
+from tasks import train
 from tasks.flow_runs import Deployment
-from tasks.follow_training import FineTuneRuns
+from tasks.train import FineTuneRuns
 from tests.run_builder import build_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -94,7 +94,7 @@ def test_a_server_that_is_away_is_an_error_of_ours(deployment: Deployment) -> No
 def test_a_training_whose_flow_run_was_deleted_is_lost(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow_training, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(train, "FINE_TUNE", deployment.name)
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")
@@ -111,17 +111,17 @@ def test_a_training_whose_flow_run_was_deleted_is_lost(
 def test_a_training_says_whether_its_worker_makes_a_container_for_it(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow_training, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(train, "FINE_TUNE", deployment.name)
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")
     def drive() -> list[bool]:
         runs = FineTuneRuns(run, StageAt("train", 0))
         training = runs.attempt(1)
-        seen = [follow_training._is_in_container(training)]
+        seen = [train._is_in_container(training)]
         for kind in ("process", "kubernetes"):
             client.update_flow_run_labels(training.id, {"prefect.worker.type": kind})
-            seen.append(follow_training._is_in_container(runs.look(training)))
+            seen.append(train._is_in_container(runs.look(training)))
         return seen
 
     assert drive() == [False, False, True]

@@ -11,8 +11,7 @@ from tapir_core.reporting.judge_report import judge_tables, summarise_judge
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks._task import seal
-from tasks.difficulty import difficulty
-from tasks.judge import check_stored, forget_unscored, judge_shard
+from tasks.judge import check_stored, difficulty, forget_unscored, judge_shard
 from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import close_all
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text

@@ -10,11 +10,9 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tapir_core.store_admin import RowFilter, open_existing, prune_answers
 from tasks._task import seal
-from tasks.label import label_shard
 from tasks.outcomes import Piece
-from tasks.pool import pool
+from tasks.pool import label_shard, pool, teach_shard
 from tasks.runtime import close_all
-from tasks.teach import teach_shard
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.run_config import make_config
 

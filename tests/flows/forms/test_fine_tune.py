@@ -13,8 +13,8 @@ from flows.prefect_server.deployments import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.follow_training import FINE_TUNE, check_trainer
 from tasks.runtime import close_all
+from tasks.train import FINE_TUNE, check_trainer
 from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.tasks.trained_run import make_trained_run

@@ -10,9 +10,9 @@ import pytest
 
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
-from tasks.inputs import read_once, round_pool, used_before
-from tasks.mix import mix
-from tasks.runtime import close_all
+from tasks.mixture import mix, used_before
+from tasks.pool import round_pool
+from tasks.runtime import close_all, read_once
 from tests.run_builder import build_run
 
 TEACH = StageAt("teach")

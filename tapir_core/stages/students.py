@@ -1,24 +1,167 @@
-"""The stages of a round, from the student's answers to the next student; round 0 (S_0) has only the last two."""
+"""The stages that make the students: what a run does once, and each round, from answers to the next student.
 
-from tapir_core.config import RunConfig
+Round 0 (S_0) has only the last two.
+"""
+
+from tapir_core.config import RunConfig, listed
 from tapir_core.judging import verdicts_per_instruction
-from tapir_core.stages.keys import (
-    judge_fields,
-    judge_prompts,
-    score_fields,
-    size_fields,
-    student_fields,
-    teacher_fields,
-    tuning_fields,
-    wave_fields,
-)
-from tapir_core.stages.once import ANSWER_COLUMNS, LABEL, POOL, TEACH, question_stages
-from tapir_core.stages.stage import Stage, StageAt, declare
+from tapir_core.stages.stage import Json, Stage, StageAt, declare
+
+ANSWER_COLUMNS = ("instruction_id", "response", "finish_reason", "prompt_tokens", "completion_tokens")
 
 CHAT_TEMPLATE = "file:chat_template"
 
 _CANDIDATE = ("instruction_id", "instruction", "system", "task_type", "seed_id", "wave")
 _GATED = (*_CANDIDATE, "response", "gate")
+
+
+def pool_fields(config: RunConfig) -> Json:
+    """Which instructions are read or generated."""
+    return [config.run.seed, config.data.pool.shaping(), config.data.on_bad_row]
+
+
+def searched_fields(config: RunConfig) -> Json:
+    """What of the pool is looked through for evaluation questions: system texts too, where it has some."""
+    return [*pool_fields(config), *(["system"] if config.data.pool.has_system_texts else [])]
+
+
+def teacher_fields(config: RunConfig) -> Json:
+    """Who the teacher is."""
+    return config.teacher.endpoint.answers_as("teacher")
+
+
+def judge_fields(config: RunConfig) -> Json:
+    """Who judges, and how; the order of a panel changes no verdict."""
+    judge = config.judge
+    how = {name: value for name, value in judge.shaping().items() if name not in ("endpoint", "panel", "panel_rule")}
+    return [sorted(judge.identities), *listed(how, "mode", "orders", "sampling", "reasks")]
+
+
+def score_fields(config: RunConfig) -> Json:
+    """How verdicts become one MFD."""
+    return [config.judge.mode, config.judge.orders, config.judge.panel_rule]
+
+
+def judge_prompts(config: RunConfig) -> list[str]:
+    """The judge's prompt, as an ingredient."""
+    return [f"prompt:{config.judge.prompt}"]
+
+
+def student_fields(config: RunConfig) -> Json:
+    """How the student's answers are drawn; which student it is comes with the checkpoint."""
+    return [config.student.sampling.shaping(), *config.student.engine.answers_as]
+
+
+def size_fields(config: RunConfig, number: int) -> Json:
+    """How many examples a round (0: S_0) has, and of which task types."""
+    if number == 0:
+        return [config.run.seed, config.basic_tuning.examples]
+    settings = config.round(number)
+    return [config.run.seed, settings.examples, settings.alpha, config.curriculum.target_shares]
+
+
+def tuning_fields(config: RunConfig, number: int) -> Json:
+    """How a round's mixture (0: S_0's) is trained on."""
+    settings = config.round(number) if number else config.basic_tuning
+    shared = config.training.shaping() | {"batch_size": config.batch_size(number)}
+    return [config.run.seed, settings.epochs, settings.learning_rate, shared]
+
+
+def wave_fields(config: RunConfig, number: int) -> Json:
+    """How a round's seeds are expanded."""
+    teacher, expansion = config.teacher, config.curriculum.expansion
+    sampling = [each.shaping() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
+    check = []
+    if config.checks_expansion(number):
+        selection = config.round(number).selection.shaping()
+        check = [judge_fields(config), score_fields(config), student_fields(config), selection]
+    apart = config.evaluation.decontamination.shaping()
+    size, who = size_fields(config, number), teacher_fields(config)
+    return [size, expansion.shaping(), apart, who, teacher.reasks, sampling, check]
+
+
+def question_stages(config: RunConfig) -> list[StageAt]:
+    """What pool and expansion are kept apart from: the held-out set, the questions of benchmarks."""
+    return [stage.at() for stage in (HELDOUT, QUESTIONS) if stage.when(config, stage.at())]
+
+
+HELDOUT = declare(
+    Stage(
+        name="heldout",
+        folder="heldout",
+        columns=("instruction_id", "instruction", "system", "task_type", "reference", "split"),
+        row="an instruction of the held-out set",
+        when=lambda c, _: c.data.heldout is not None,
+        settings=lambda c, _: [c.run.seed, c.data.heldout and c.data.heldout.shaping()],
+        files=lambda *_: ["file:heldout"],
+    )
+)
+
+QUESTIONS = declare(
+    Stage(
+        name="questions",
+        folder="questions",
+        columns=("benchmark", "question_id", "turn", "question"),
+        row="a turn of a benchmark's question",
+        when=lambda c, _: bool(c.evaluation.benchmarks),
+        files=lambda c, _: [f"file:questions:{name}" for name in sorted(c.evaluation.benchmarks)],
+    )
+)
+
+CONTAMINATED = declare(
+    Stage(
+        name="contaminated",
+        folder="contaminated",
+        columns=("instruction_id", "instruction", "benchmark", "question_id", "question", "rule", "similarity"),
+        row="an instruction that holds an evaluation question, with the question",
+        when=lambda c, _: bool(question_stages(c)),
+        # Of a round: the candidates of its expansion.
+        reads=lambda c, at: [*question_stages(c), *([StageAt("expansion_rejected", at.round)] if at.round else [])],
+        settings=lambda c, at: [c.evaluation.decontamination.shaping(), *([] if at.round else searched_fields(c))],
+        files=lambda _, at: [] if at.round else ["file:pool"],
+    )
+)
+
+POOL = declare(
+    Stage(
+        name="pool",
+        folder="pool",
+        columns=("instruction_id", "instruction", "system", "source", "reference"),
+        row="an instruction",
+        reads=lambda c, _: [CONTAMINATED.at()] if question_stages(c) else [],
+        settings=lambda c, _: pool_fields(c),
+        files=lambda *_: ["file:pool"],
+    )
+)
+
+LABEL = declare(
+    Stage(
+        name="label",
+        folder="labels",
+        columns=("instruction_id", "task_type"),
+        row="an instruction of the pool",
+        reads=lambda *_: [POOL.at()],
+        settings=lambda c, _: [teacher_fields(c), c.teacher.labelling.shaping(), c.teacher.reasks],
+        files=lambda *_: ["prompt:label"],
+        asks="teacher",
+        roles=("label",),
+        calls_per_row=1,
+    )
+)
+
+TEACH = declare(
+    Stage(
+        name="teach",
+        folder="teacher",
+        columns=ANSWER_COLUMNS,
+        row="the teacher's plain answer to an instruction of the pool",
+        reads=lambda *_: [POOL.at()],
+        settings=lambda c, _: [teacher_fields(c), c.teacher.answering.shaping()],
+        asks="teacher",
+        roles=("teach",),
+        calls_per_row=1,
+    )
+)
 
 
 def _pool(at: StageAt) -> list[StageAt]:
@@ -170,20 +313,26 @@ def _wave_step(name: str, folder: str, columns: tuple[str, ...], before: str | N
     )
 
 
-_EXAMINED = ("instruction_id", "task_type", "response", "finish_reason", "mfd")
-_ASKS_TEACHER = {"asks": "teacher", "roles": ("expand",)}
-_EXAMINES = {"asks": "teacher", "roles": ("label", "teach", "answer", "judge")}
-
 WAVE_REQUESTS = _wave_step("wave_requests", "requests", ("task_type", "seed_id", "sample_index"))
-WAVE_CANDIDATES = _wave_step("wave_candidates", "candidates", _CANDIDATE, "wave_requests", **_ASKS_TEACHER)
+WAVE_CANDIDATES = _wave_step(
+    "wave_candidates", "candidates", _CANDIDATE, "wave_requests", asks="teacher", roles=("expand",)
+)
 WAVE_SCREENED = _wave_step("wave_screened", "screened", _GATED, "wave_candidates")
-WAVE_EXAMINED = _wave_step("wave_examined", "examined", _EXAMINED, "wave_screened", **_EXAMINES)
+WAVE_EXAMINED = _wave_step(
+    "wave_examined",
+    "examined",
+    ("instruction_id", "task_type", "response", "finish_reason", "mfd"),
+    "wave_screened",
+    asks="teacher",
+    roles=("label", "teach", "answer", "judge"),
+)
 WAVE_GATED = _wave_step("wave_gated", "gated", _GATED, "wave_examined")
 WAVE = (WAVE_REQUESTS, WAVE_CANDIDATES, WAVE_SCREENED, WAVE_EXAMINED, WAVE_GATED)
 """The steps of one wave of an expansion, in their order."""
 
-_KEPT_BACK = "a candidate that a gate kept back"
-EXPANSION_REJECTED = _wave_step("expansion_rejected", "expansion_rejected", _GATED, row=_KEPT_BACK)
+EXPANSION_REJECTED = _wave_step(
+    "expansion_rejected", "expansion_rejected", _GATED, row="a candidate that a gate kept back"
+)
 
 EXPAND = declare(
     Stage(

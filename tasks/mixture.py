@@ -1,0 +1,133 @@
+"""Stages `select`, `draw`, `refine` and `mix`: from what is scored to a round's training set.
+
+D_S ← {x : MFD(x) > δ}, or the hardest share, or a share of the pool at random; hard_r from D_S ∪ E_r and the easy part,
+by the target shares; their answers in the style that the task type needs; mixture_r ← hard_r + (1 − α_r)·N of easy.
+"""
+
+from collections import Counter
+
+import polars as pl
+
+from tapir_core.calls import Failure
+from tapir_core.curriculum import (
+    BalancedDraw,
+    Mixture,
+    assemble,
+    draw_basic,
+    draw_easy,
+    draw_hard,
+    hard_count,
+    refinement_outcome,
+    refinement_prompt_name,
+    render_refinement,
+    select_seeds,
+)
+from tapir_core.curriculum.tables import REFINEMENT
+from tapir_core.randomness import derive_rng
+from tapir_core.run_folder import RunFolder
+from tapir_core.stages import DRAW, EXPAND, MIX, REFINE, SELECT, StageAt, drawn_at
+from tasks._task import shard_task, stage_task
+from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
+from tasks.outcomes import Worked
+from tasks.pool import mixture_shares, round_pool
+from tasks.runtime import current, read_once
+
+_SHORTFALL = "shortfall: "
+"""In the counts of what is drawn and of a mixture: before the task type that lacks rows."""
+
+
+@stage_task(SELECT)
+def select(run: RunFolder, at: StageAt) -> Worked:
+    """The seeds of the round, and δ as it was used, if there was one."""
+    rng = derive_rng(run.config.run.seed, at.number, "select")
+    rule = run.config.round(at.number).selection
+    used = () if rule.reads_difficulty else used_before(run, at.number)
+    chosen = select_seeds(rule, _candidates(run, at.number), rng, used)
+    return Worked(chosen.seeds, chosen.counts.as_counts())
+
+
+@stage_task(DRAW)
+def draw(run: RunFolder, at: StageAt) -> Worked:
+    """α_r·N of seeds and new instructions, the rest of what the selection left; with what the hard part lacks."""
+    settings, shares, used = run.config.round(at.number), mixture_shares(run), used_before(run, at.number)
+    rngs = {part: derive_rng(run.config.run.seed, at.number, part) for part in ("hard", "easy")}
+    count = hard_count(settings.examples, settings.alpha or 0.0)
+    seeds, new = run.rows(SELECT.at(at.round)), run.rows(EXPAND.at(at.round))
+    hard = draw_hard(seeds, new, count, shares, rngs["hard"], used)
+    left = _candidates(run, at.number).join(seeds, on="instruction_id", how="anti")
+    easy = draw_easy(left, settings.examples - count, shares, rngs["easy"], used)
+    lacking = {**hard.shortfall, **easy.shortfall}
+    return Worked(pl.concat([hard.rows, easy.rows]), {f"{_SHORTFALL}{name}": float(n) for name, n in lacking.items()})
+
+
+@read_once
+def hard_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The rows of hard_r with their texts and plain answers, by id; none when refinement is off."""
+    drawn = run.rows(drawn_at(run.config, at)).filter(pl.col("origin") != "easy").select("instruction_id", "task_type")
+    texts = round_pool(run, at.number + 1).drop("task_type")
+    rows = drawn.join(texts, on="instruction_id", maintain_order="left")
+    return rows if run.config.curriculum.refine else rows.clear()
+
+
+@shard_task(REFINE, plan=hard_rows)
+def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Refined answers of some of hard_r. One that loses the plain answer's final result is kept but not accepted."""
+    runtime = current(run)
+    prompts = {name: runtime.prompt(name) for name in map(refinement_prompt_name, rows["task_type"].unique())}
+    requests = []
+    for row in rows.iter_rows(named=True):
+        prompt = prompts[refinement_prompt_name(row["task_type"])]
+        text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
+        voice, sampling = runtime.teacher.voice, run.config.teacher.refining
+        requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
+    outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
+    table: list[tuple[object, ...]] = []
+    reasons: Counter[str] = Counter()
+    for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):
+        if isinstance(outcome, Failure) and outcome.retryable:
+            continue
+        refined = text_of(outcome)
+        verdict = refinement_outcome(row["response"], refined, row["task_type"], ending_of(outcome))
+        reasons[f"refined_{'accepted' if verdict.accepted else verdict.reason}"] += 1
+        plain = row["response"]
+        table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
+    frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))
+
+
+@stage_task(MIX)
+def mix(run: RunFolder, at: StageAt) -> Worked:
+    """The training set of the round, with what it lacks."""
+    mixture = _mix_round(run, at) if at.number else _mix_basic(run)
+    shortfall = {f"{_SHORTFALL}{task_type}": float(count) for task_type, count in mixture.shortfall.items()}
+    return Worked(mixture.rows, {**shortfall, "missing_examples": mixture.missing})
+
+
+def _candidates(run: RunFolder, number: int) -> pl.DataFrame:
+    """Seeds and easy part come from what is scored; where seeds are drawn at random from the pool, without an MFD."""
+    judged = run.config.verdict_round(number)
+    if judged is None:
+        return round_pool(run, number).with_columns(mfd=pl.lit(None, pl.Float64))
+    return run.rows(StageAt("difficulty", judged))
+
+
+def used_before(run: RunFolder, number: int) -> frozenset[str]:
+    """The instructions that a round draws last: those of the mixtures before its own, S_0's included."""
+    mixtures = [run.rows(StageAt("mix", earlier)) for earlier in range(number)]
+    return frozenset(identity for rows in mixtures for identity in rows["instruction_id"])
+
+
+def _mix_basic(run: RunFolder) -> Mixture:
+    pool, count, seed = round_pool(run, 0), run.config.basic_tuning.examples, run.config.run.seed
+    drawn = draw_basic(pool, count, derive_rng(seed, 0, "mix"))
+    return assemble([drawn], pool, pl.DataFrame(schema=REFINEMENT), count, derive_rng(seed, 0, "order"))
+
+
+def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
+    counts, wanted = run.sealed(DRAW.at(at.round)).counts, run.config.round(at.number).examples
+    lacking = {
+        name.removeprefix(_SHORTFALL): int(count) for name, count in counts.items() if name.startswith(_SHORTFALL)
+    }
+    rows, refinement = run.rows(drawn_at(run.config, at)), run.rows(REFINE.at(at.round))
+    rng = derive_rng(run.config.run.seed, at.number, "order")
+    return assemble([BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)
