@@ -23,8 +23,6 @@ from tapir_core.randomness import derive_rng
 from tapir_core.summary.formats import student_name
 from tapir_core.task_types import TASK_TYPES
 
-__all__ = ["BASIC", "ArmRow", "ComparedArms", "Costs", "Point", "compare_arms", "covers_sentence", "verdicts"]
-
 BASIC = "S_0"
 """The row of what all arms start from."""
 

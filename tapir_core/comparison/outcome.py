@@ -31,18 +31,6 @@ from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
 
-__all__ = [
-    "ArmOutcome",
-    "Graded",
-    "ResultsFolder",
-    "Training",
-    "read_outcome",
-    "read_training",
-    "recipe_stages",
-    "total",
-    "usd_of",
-]
-
 _ROLES = ("teacher", "judge")
 _UNPAID = ("answer", "run")
 """In the ledger of a run: the student's own answers, and the hours of the whole."""

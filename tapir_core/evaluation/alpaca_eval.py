@@ -40,8 +40,6 @@ from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = ["AlpacaEval", "AlpacaEvalFigures", "measure_annotations"]
-
 _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"

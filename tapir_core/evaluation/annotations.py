@@ -22,26 +22,6 @@ from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, 
 from tapir_core.judging.estimates import Estimate
 from tapir_core.text import Unparsed
 
-__all__ = [
-    "BASELINE",
-    "DRAW",
-    "FIRST",
-    "MODEL",
-    "SECOND",
-    "Annotation",
-    "AnnotationFile",
-    "WinRates",
-    "annotations_by_model",
-    "is_switched",
-    "kept_preference",
-    "measure_position",
-    "measure_win_rates",
-    "preference_from_choice",
-    "preference_from_logprobs",
-    "read_annotations",
-    "read_outputs",
-]
-
 BASELINE, DRAW, MODEL = 1.0, 1.5, 2.0
 """Preferences at the ends of the scale and in its middle."""
 

@@ -18,8 +18,6 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.text import digest
 
-__all__ = ["BaselineStudent", "baseline_student"]
-
 _DIGITS = 12
 """Of a configuration's digest, in a figure's record."""
 

@@ -40,28 +40,6 @@ from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = [
-    "ITEMS",
-    "Benchmark",
-    "Exchange",
-    "Game",
-    "Judging",
-    "Reading",
-    "ScriptFailed",
-    "Scripts",
-    "Turn",
-    "benchmark_of",
-    "exchanges_of",
-    "items_table",
-    "judging",
-    "register",
-    "registered",
-    "score_rows",
-    "without_files",
-]
-
-Json = Any
-
 ITEMS = pl.Schema(
     {
         "question_id": pl.String(),
@@ -168,7 +146,7 @@ class ScriptFailed(Exception):
 class Scripts(Protocol):
     """Runs Python of another interpreter: scripts of `tasks/engines/`, as supervised children without our keys."""
 
-    def run(self, script: str, job: Json, *, python: Path, environment: Mapping[str, str], log: str) -> Json:
+    def run(self, script: str, job: Any, *, python: Path, environment: Mapping[str, str], log: str) -> Any:
         """What ``script`` makes of ``job``; its output goes to the log file of this name.
 
         Raises:
@@ -183,15 +161,15 @@ class Scripts(Protocol):
         ...
 
 
-S = TypeVar("S", bound=AskedBenchmark)
-J = TypeVar("J", bound=JudgedBenchmark)
+_S = TypeVar("_S", bound=AskedBenchmark)
+_J = TypeVar("_J", bound=JudgedBenchmark)
 
 
 @dataclass(frozen=True)
-class Benchmark(ABC, Generic[S]):
+class Benchmark(ABC, Generic[_S]):
     """One benchmark of a run, as its part of the configuration says."""
 
-    settings: S
+    settings: _S
     name: str = ""
     """What the run's configuration calls it."""
     against: BaselineStudent | None = None
@@ -246,7 +224,7 @@ class Benchmark(ABC, Generic[S]):
         return ""
 
 
-class Judging(Benchmark[J]):
+class Judging(Benchmark[_J]):
     """A benchmark whose answers a judge is asked about."""
 
     @property

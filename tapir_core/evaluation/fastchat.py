@@ -24,23 +24,6 @@ from tapir_core.evaluation.scores import position_note
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.text import Unparsed
 
-__all__ = [
-    "NUMBER",
-    "FastChat",
-    "Question",
-    "Shown",
-    "check_references",
-    "combine_games",
-    "measure_outcomes",
-    "measure_pairs",
-    "needs_reference",
-    "parse_pair_verdict",
-    "read_answers",
-    "read_questions",
-    "temperature_of",
-    "win_of_game",
-]
-
 Shown = Literal["A", "B", "tie"]
 """What a judge says of the answers it is shown: A stood first."""
 
@@ -52,7 +35,7 @@ _WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
 _TEMPERATURE = 0.7
 
-F = TypeVar("F", bound=FastChatBenchmark)
+_F = TypeVar("_F", bound=FastChatBenchmark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +49,7 @@ class Question:
     """What the user says; the second turn follows the student's own answer to the first."""
 
 
-class FastChat(Judging[F]):
+class FastChat(Judging[_F]):
     """A benchmark with questions and answers in FastChat's form."""
 
     model_field = "model_id"

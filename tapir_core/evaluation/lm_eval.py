@@ -23,10 +23,6 @@ from tapir_core.evaluation.benchmark import ScriptFailed, items_table, register
 from tapir_core.evaluation.marking import Answered, Marking, Marks
 from tapir_core.evaluation.statistics import ALL
 
-__all__ = ["LmEval"]
-
-Json = Any
-
 _REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
 _LAST_LINES = 8
 _NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
@@ -90,7 +86,7 @@ class LmEval(Marking[LmEvalBenchmark]):
     def _task(self) -> str:
         return f"{self.where}: task {self.settings.task!r}"
 
-    def _do(self, answers: Sequence[tuple[str, str, str]] | None) -> Json:
+    def _do(self, answers: Sequence[tuple[str, str, str]] | None) -> Any:
         """What the harness says: of given answers (question, prompt, answer), else of what it asks."""
         settings, folder = self.settings, self.settings.include_path
         job = {

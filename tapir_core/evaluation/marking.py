@@ -14,12 +14,10 @@ from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, S
 from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.prompts import Prompt
 
-__all__ = ["UNKNOWN", "Answered", "Marking", "Marks", "marking"]
-
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
-M = TypeVar("M", bound=MarkedBenchmark)
+_M = TypeVar("_M", bound=MarkedBenchmark)
 
 
 class Answered(NamedTuple):
@@ -62,7 +60,7 @@ class Marks:
         return pl.DataFrame([(*row, self.marker) for row in rows], schema=REPLIES, orient="row")
 
 
-class Marking(Benchmark[M]):
+class Marking(Benchmark[_M]):
     """A benchmark that marks answers itself, each with shares (0-1), and asks nobody.
 
     A question has one turn, and one mark or several in a metric. A figure is the mean over all marks, in per cent; n,

@@ -43,8 +43,6 @@ from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = ["MTBench", "measure_ratings", "parse_rating"]
-
 _SINGLE, _PAIR = "single", "pairwise"
 _PROMPTS = {_SINGLE: "mt_bench_single", _PAIR: "mt_bench_pair"}
 _BOTH: tuple[Order, ...] = ("model_first", "baseline_first")

@@ -8,8 +8,6 @@ from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 
-__all__ = ["BadRowError", "answer_of", "check_category", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
-
 _Row = TypeVar("_Row")
 _LISTED = 20
 _FAILED = "$ERROR$"

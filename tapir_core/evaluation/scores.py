@@ -21,28 +21,6 @@ from tapir_core.judging.estimates import Estimate
 from tapir_core.text import shorten
 from tapir_core.verifiable import is_correct
 
-__all__ = [
-    "NO_ANSWER",
-    "NO_BASELINE",
-    "REPLIES",
-    "SCORES",
-    "UNTYPED",
-    "ItemValues",
-    "Judgment",
-    "Order",
-    "Place",
-    "Score",
-    "by_question",
-    "failures_in_words",
-    "grade_answers",
-    "judgments_of",
-    "position_note",
-    "score",
-    "score_answers",
-    "value_at",
-    "withhold_categories",
-]
-
 REPLIES = pl.Schema(
     {
         "question_id": pl.String(),

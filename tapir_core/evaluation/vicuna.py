@@ -29,8 +29,6 @@ from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = ["Review", "Vicuna", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
-
 Review = tuple[float, float] | None
 """The model's score and the baseline's in one reply; None where it failed."""
 

@@ -18,23 +18,6 @@ import polars as pl
 
 from tapir_core.judging.estimates import Estimate, estimate_kappa, estimate_mean, estimate_share, estimate_spearman
 
-__all__ = [
-    "NO_TASK_TYPE",
-    "WINNERS",
-    "JudgePair",
-    "LengthEffects",
-    "OrderAgreement",
-    "UnscoredVerdicts",
-    "compare_judges",
-    "count_unscored_verdicts",
-    "favoured_position",
-    "mean_scores",
-    "measure_length",
-    "measure_orders",
-    "pair_orders",
-    "with_lengths",
-]
-
 WINNERS = ("teacher", "tie", "student")
 """Whose answer has the higher score."""
 

@@ -27,24 +27,6 @@ from tapir_core.standin.family import Problem
 from tapir_core.standin.judge import grade
 from tapir_core.verifiable import is_correct
 
-__all__ = [
-    "MOVED_POINTS",
-    "PADDING_POINTS",
-    "PAIR_KINDS",
-    "CheckPair",
-    "Group",
-    "JudgeCheck",
-    "Outcome",
-    "PairKind",
-    "PairResult",
-    "Trust",
-    "TrustWord",
-    "build_pairs",
-    "score_pair",
-    "summarise_check",
-    "weigh_check",
-]
-
 PairKind = Literal["wrong", "almost right", "no answer", "padded", "hostile"]
 PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)
 

@@ -13,17 +13,6 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
-__all__ = [
-    "FEWEST_ROWS",
-    "Estimate",
-    "estimate_kappa",
-    "estimate_mean",
-    "estimate_share",
-    "estimate_spearman",
-    "share_interval",
-    "student_t",
-]
-
 FEWEST_ROWS = 4
 """Rows that an interval needs; Spearman's has none below, and our t is right to 0.1 % from here on."""
 

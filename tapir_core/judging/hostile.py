@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
 
-__all__ = ["KINDS", "HostileCase", "hostile_cases"]
-
 
 @dataclass(frozen=True, slots=True)
 class HostileCase:

@@ -22,21 +22,7 @@ from tapir_core.judging.verdict import parse_pointwise, parse_verdict
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = [
-    "MODES",
-    "POINTWISE",
-    "VERDICTS",
-    "JudgeMode",
-    "Verdict",
-    "combine_judges",
-    "expected_orders",
-    "mode_of",
-    "unscored",
-    "verdict_rows",
-    "verdicts_per_instruction",
-]
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 POINTWISE = "pointwise"
 
@@ -81,7 +67,7 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=VERDICTS, orient="row")
 
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
 
 
@@ -102,7 +88,7 @@ class JudgeMode:
         """The order under which a verdict of this request stands in ``verdicts/``."""
         return place
 
-    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+    def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         """What the judge reads."""
         shown = _in_order(place, row["student"], row["teacher"])
         return render_pairwise(prompt, row["instruction"], row["system"], *shown, row["reference"])
@@ -152,7 +138,7 @@ class _Pointwise(JudgeMode):
     def order_of(self, place: str) -> str:
         return POINTWISE
 
-    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+    def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
@@ -192,7 +178,7 @@ def verdicts_per_instruction(judge: JudgeConfig) -> int:
     return len(expected_orders(judge)) * len(judge.endpoints)
 
 
-def _in_order(order: str, first: T, second: T) -> tuple[T, T]:
+def _in_order(order: str, first: _T, second: _T) -> tuple[_T, _T]:
     """What is the student's and the teacher's as ``order`` shows it; and of what was shown, whose it is."""
     return (second, first) if order == "teacher_first" else (first, second)
 
