@@ -21,8 +21,7 @@ import polars as pl
 
 from tapir_core.config import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunConfig, Sampling
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.baseline import BaselineStudent, baseline_student
-from tapir_core.evaluation.rows import read_rows
+from tapir_core.evaluation.rows import BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (
     NO_ANSWER,
     NO_BASELINE,

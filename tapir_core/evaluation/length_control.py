@@ -39,7 +39,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.annotations import DRAW, Annotation, annotations_by_model
 from tapir_core.evaluation.rows import read_text
 from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
@@ -66,6 +65,25 @@ _STEPS = 200
 _SWEEPS = 1_000
 _SETTLED = 1e-12
 _HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One judgment of AlpacaEval, as its figures take it."""
+
+    preference: float | None
+    """1 the baseline's output is better, 2 the model's, between them a probability; None when it failed."""
+    model_chars: int
+    """Length of the model's output in code points."""
+    baseline_chars: int
+    """Length of the baseline's output in code points."""
+    switched: bool | None = None
+    """Whether the model's output was shown first; None where nobody wrote it down."""
+
+    @property
+    def win(self) -> float | None:
+        """The probability that the model's output is better, 0-1; None when the judgment failed."""
+        return None if self.preference is None else self.preference - 1
 
 
 class LengthModel(NamedTuple):
@@ -140,7 +158,7 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         judged: the model's judgments, in the order of the file.
         tables: difficulty of at least as many instructions, and the anchors.
     """
-    if all(each.preference == DRAW and each.model_chars == each.baseline_chars for each in judged):
+    if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
         found = predict_win_rate(LengthModel(0.0, 0.0, 0.0), tables.difficulty[: len(judged)])
         return replace(found, rate=replace(found.rate, why="the baseline against itself"))
     strengths = (choose_strength(judged, tables), STRENGTHS[-1])
@@ -197,34 +215,6 @@ def read_difficulty(path: str) -> list[float]:
         raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
     found = pl.Series(_numbers(table, named[0], path))
     return found.filter(table["index"].is_first_distinct()).to_list() if "index" in columns else found.to_list()
-
-
-def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
-    """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
-
-    ``difficulty`` is that of annotations; the CSV brings its own.
-
-    Raises:
-        ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
-    """
-    text = read_text(path)
-    if text.lstrip()[:1] not in ("[", "{"):
-        return _read_standardised(text, path)
-    models = annotations_by_model(text, path)
-    longest = max(map(len, models))
-    if longest > len(difficulty):
-        raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
-    return join_rows([make_anchors(judged, difficulty) for judged in models])
-
-
-def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
-    """What length control needs, from the files of `read_difficulty` and `read_anchors`.
-
-    Raises:
-        ConfigError: as these do.
-    """
-    table = read_difficulty(difficulty)
-    return LengthTables(table, read_anchors(anchors, table))
 
 
 def fit_logistic(rows: SoftRows, c: float, start: _Floats | None = None) -> _Floats:
@@ -351,7 +341,12 @@ def _newton_target(beta: _Floats, gradient: _Floats, curvature: _Floats) -> _Flo
     return target
 
 
-def _read_standardised(text: str, path: str) -> SoftRows:
+def read_standardised(text: str, path: str) -> SoftRows:
+    """Anchors of the original's CSV file; ``path`` is named in messages.
+
+    Raises:
+        ConfigError: ``text`` is damaged, or a column lacks or holds something else.
+    """
     table = _read_csv(text, path)
     if lacking := [name for name in _ANCHOR_COLUMNS if name not in table.columns]:
         raise ConfigError(

@@ -16,8 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
-from tapir_core.judging.agreement import favoured_position
-from tapir_core.judging.estimates import Estimate
+from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.text import shorten
 from tapir_core.verifiable import is_correct
 

@@ -21,7 +21,7 @@ import polars as pl
 
 from tapir_core.config import VicunaBenchmark
 from tapir_core.evaluation.benchmark import Exchange, Game, Reading, items_table, register
-from tapir_core.evaluation.fastchat import NUMBER, FastChat, measure_outcomes, read_questions
+from tapir_core.evaluation.mt_bench import NUMBER, FastChat, measure_outcomes, read_questions
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, by_question, position_note
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, in_percent, mean_figure, ratio_figure
 from tapir_core.judging.prompt import neutralise

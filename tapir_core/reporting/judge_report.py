@@ -12,8 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.judging.agreement import WINNERS
-from tapir_core.judging.estimates import Estimate, estimate_mean
+from tapir_core.judging.estimates import WINNERS, Estimate, estimate_mean
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.figure import COLOURS, GREY, INK, Plot, draw, points_with_intervals, stacked_bars
 from tapir_core.reporting.judge_round import JudgeRound, Measures

@@ -12,7 +12,7 @@ from tapir_core.config import JudgeConfig, PanelRule
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import expected_orders
-from tapir_core.judging.agreement import (
+from tapir_core.judging.estimates import (
     JudgePair,
     LengthEffects,
     OrderAgreement,
