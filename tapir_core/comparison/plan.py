@@ -72,10 +72,11 @@ class ComparisonPlan:
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run: of primary arms, a run seed at a time, reference and random first; then of exploratory arms."""
+        rank = {self.reference: 0, RANDOM: 1}
         runs = [
             PlannedRun(arm, seed, RunRef(self.root, self.comparison.run_name(arm.name, seed)))
             for seed in self.comparison.run_seeds
-            for arm in sorted(self.arms, key=self._rank)
+            for arm in sorted(self.arms, key=lambda arm: rank.get(arm.name, 2))
             if seed in self.comparison.seeds_of(arm.name)
         ]
         return tuple(sorted(runs, key=lambda each: each.arm.exploratory))
@@ -100,8 +101,9 @@ class ComparisonPlan:
             ConfigError: there is no such arm or run seed.
         """
         known, seeds = [arm.name for arm in self.arms], self.comparison.run_seeds
-        strange = [name for name in arms if name not in known]
-        problems = [f"--only {name}: no arm of this comparison; it has {', '.join(known)}" for name in strange]
+        problems = [
+            f"--only {each}: no arm of this comparison; it has {', '.join(known)}" for each in arms if each not in known
+        ]
         told = ", ".join(map(str, seeds))
         problems += [f"--run-seeds {each}: this comparison has {told}" for each in run_seeds if each not in seeds]
         if problems:
@@ -111,9 +113,6 @@ class ComparisonPlan:
             for each in self.runs
             if (not arms or each.arm.name in arms) and (not run_seeds or each.run_seed in run_seeds)
         )
-
-    def _rank(self, arm: Arm) -> int:
-        return {self.reference: 0, RANDOM: 1}.get(arm.name, 2)
 
 
 def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> ComparisonPlan:

@@ -22,7 +22,7 @@ import polars as pl
 
 from tapir_core.config import AlpacaEvalBenchmark
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.benchmark import Exchange, Game, Judging, Reading, items_table, register
+from tapir_core.evaluation.benchmark import Exchange, Game, Judging, items_table, register
 from tapir_core.evaluation.length_control import (
     Annotation,
     ControlledRate,
@@ -51,9 +51,9 @@ from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, 
 from tapir_core.judging.estimates import Estimate
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
-from tapir_core.text import Unparsed
+from tapir_core.text import Unparsed, first_few
 
-_BASELINE, DRAW, _MODEL = 1.0, 1.5, 2.0
+_BASELINE, _DRAW, _MODEL = 1.0, 1.5, 2.0
 """Preferences at the ends of the scale and in its middle."""
 
 _FIRST, _SECOND = "m", "M"
@@ -185,19 +185,19 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             return [exchange.game(1, _MODE, "single", None, reason=turn.lacking)]
         order: Order = "model_first" if is_switched(turn.question) else "baseline_first"
         if turn.response == turn.baseline:
-            return [exchange.game(1, _MODE, order, None, reading=Reading(DRAW, how=_EQUAL))]
+            return [exchange.game(1, _MODE, order, None, reading=Judgment(_DRAW, how=_EQUAL))]
         shown = (neutralise(text, _TAGS) for text in (turn.question, *turn.shown(order)))
         text = prompts[_PROMPT].render(**dict(zip(("instruction", *_TAGS), shown, strict=True)))
         return [exchange.game(1, _MODE, order, text, prompt=_PROMPT)]
 
-    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """The preference (1-2): from the log-probabilities where they hold an identifier, else from the reply."""
         switched = game.order == "model_first"
         found = preference_from_logprobs(logprobs, switched=switched)
         if not isinstance(found, Unparsed):
-            return Reading(found, how=_LOGPROBS)
+            return Judgment(found, how=_LOGPROBS)
         chosen = preference_from_choice(text, switched=switched)
-        return chosen if isinstance(chosen, Unparsed) else Reading(chosen, how=_CHOICE)
+        return chosen if isinstance(chosen, Unparsed) else Judgment(chosen, how=_CHOICE)
 
     def figures(
         self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool
@@ -274,7 +274,7 @@ def kept_preference(stored: float | None) -> float | None:
     Failed is what is None, NaN or off the scale (-1 is the original's mark). 0 is an old spelling of a draw.
     """
     if stored == 0:
-        return DRAW
+        return _DRAW
     return stored if stored is not None and _BASELINE <= stored <= _MODEL else None
 
 
@@ -338,7 +338,9 @@ def read_annotations(path: str) -> AnnotationFile:
     """
     rows = read_rows(path, lambda row: (_annotation(row), {who: _name(row, who) for who in _NAMES}), "annotation")
     found = {who: list(dict.fromkeys(name for _, names in rows if (name := names[who]) is not None)) for who in _NAMES}
-    if several := [f"{len(names)} {who}s ({_some(names)})" for who, names in found.items() if len(names) > 1]:
+    if several := [
+        f"{len(names)} {who}s ({first_few(names, _LISTED)})" for who, names in found.items() if len(names) > 1
+    ]:
         raise ConfigError(
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
@@ -441,10 +443,6 @@ def _begin(text: str | None) -> str:
 def _name(fields: Mapping[str, Any], who: str) -> str | None:
     found = next((fields[field] for field in _NAMES[who] if field in fields), None)
     return None if found is None else str(found)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
 
 
 def _annotation(fields: Mapping[str, Any]) -> Annotation:

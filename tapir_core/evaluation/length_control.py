@@ -246,8 +246,7 @@ def log_loss(rows: SoftRows, beta: _Floats) -> float:
 
 def sigmoid(values: _Floats) -> _Floats:
     """1 / (1 + exp(-x)), without overflow."""
-    shares: _Floats = np.exp(-np.logaddexp(0.0, -values))
-    return shares
+    return np.exp(-np.logaddexp(0.0, -values))
 
 
 def _rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
@@ -305,16 +304,14 @@ def _move_of_rows(rows: SoftRows, beta: _Floats) -> _Floats:
     shares = sigmoid(rows.features @ beta)
     curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
     residuals = rows.weights * (rows.labels - shares)
-    moves: _Floats = (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
-    return moves
+    return (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
 
 
 def _lengths(judged: Sequence[Annotation]) -> _Floats:
     """Tanh of how much longer the baseline's output is, in standard deviations; not centred. 0 where none differs."""
     longer = np.array([each.baseline_chars - each.model_chars for each in judged], dtype=np.float64)
     spread = float(np.std(longer, ddof=1)) if longer.size > 1 else math.nan
-    lengths: _Floats = np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
-    return lengths
+    return np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
 
 
 def _objective(rows: SoftRows, c: float, beta: _Floats) -> float:
@@ -323,8 +320,7 @@ def _objective(rows: SoftRows, c: float, beta: _Floats) -> float:
 
 def _losses(rows: SoftRows, beta: _Floats) -> _Floats:
     eta = rows.features @ beta
-    losses: _Floats = rows.weights * (np.logaddexp(0.0, eta) - rows.labels * eta)
-    return losses
+    return rows.weights * (np.logaddexp(0.0, eta) - rows.labels * eta)
 
 
 def _newton_target(beta: _Floats, gradient: _Floats, curvature: _Floats) -> _Floats:

@@ -39,6 +39,17 @@ UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
 _M = TypeVar("_M", bound=MarkedBenchmark)
+_REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
+_LAST_LINES = 8
+_NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
+_VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
+
+_OFFLINE = {
+    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "DO_NOT_TRACK"), "1"),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""No hub and no telemetry: what is asked comes from files."""
 
 
 class Answered(NamedTuple):
@@ -121,42 +132,6 @@ class Marking(Benchmark[_M]):
         """What marked, which may be another version than is installed by now, and by which rules."""
         marker, rules = replies.select("judge", "how").row(0)
         return marker, rules
-
-
-def marking(config: RunConfig, name: str, scripts: Scripts) -> Marking[Any]:
-    """The benchmark of this name; it is one that marks answers itself."""
-    found = benchmark_of(config, name, scripts)
-    assert isinstance(found, Marking)
-    return found
-
-
-def _by_metric(
-    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
-) -> dict[str, dict[str, list[float | None]]]:
-    """Metric → question → its marks; one that is nothing where the question has none."""
-    found: dict[str, dict[str, list[float | None]]] = {}
-    for (question, _, metric, _), mark in judged.items():
-        found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
-    asked = [each.question_id for each in exchanges]
-    return {metric: {each: marks.get(each, [None]) for each in asked} for metric, marks in found.items()}
-
-
-def _sum(marks: Sequence[float | None]) -> tuple[float, int] | None:
-    """A question's marks together, and how many they are; None where one failed."""
-    kept = [mark for mark in marks if mark is not None]
-    return (math.fsum(kept), len(kept)) if len(kept) == len(marks) else None
-
-
-_REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
-_LAST_LINES = 8
-_NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
-_VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
-_OFFLINE = {
-    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "DO_NOT_TRACK"), "1"),
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-"""No hub and no telemetry: what is asked comes from files."""
 
 
 @register(LmEvalBenchmark)
@@ -271,3 +246,27 @@ class LmEval(Marking[LmEvalBenchmark]):
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
             f"{failure.log_path}:\n{last}"
         )
+
+
+def marking(config: RunConfig, name: str, scripts: Scripts) -> Marking[Any]:
+    """The benchmark of this name; it is one that marks answers itself."""
+    found = benchmark_of(config, name, scripts)
+    assert isinstance(found, Marking)
+    return found
+
+
+def _by_metric(
+    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
+) -> dict[str, dict[str, list[float | None]]]:
+    """Metric → question → its marks; one that is nothing where the question has none."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for (question, _, metric, _), mark in judged.items():
+        found.setdefault(metric, {}).setdefault(question, []).append(mark.value)
+    asked = [each.question_id for each in exchanges]
+    return {metric: {each: marks.get(each, [None]) for each in asked} for metric, marks in found.items()}
+
+
+def _sum(marks: Sequence[float | None]) -> tuple[float, int] | None:
+    """A question's marks together, and how many they are; None where one failed."""
+    kept = [mark for mark in marks if mark is not None]
+    return (math.fsum(kept), len(kept)) if len(kept) == len(marks) else None

@@ -24,6 +24,9 @@ from tapir_core.stages import StageAt
 from tapir_core.text import digest
 
 _Row = TypeVar("_Row")
+SHOWN_DIGITS = 12
+"""Of a digest, in a figure's record."""
+
 _LISTED = 20
 _FAILED = "$ERROR$"
 """What FastChat writes where a provider gave no answer."""
@@ -131,17 +134,17 @@ def _json(text: str, place: str) -> Any:
         raise ConfigError(f"{place} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
 
 
-_DIGITS = 12
-"""Of a configuration's digest, in a figure's record."""
-
-
 def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":
     """The student that the baseline of benchmark ``name`` is; nothing where it is a file, or there is none."""
     named = config.evaluation.asked[name].baseline_run
     if named is None:
         return None
-    run = RunFolder(RunRef(config.run.root, named.run))
-    return BaselineStudent(f"evaluation.benchmarks.{name}.baseline", run, named, named.benchmark or name)
+    return BaselineStudent(
+        f"evaluation.benchmarks.{name}.baseline",
+        RunFolder(RunRef(config.run.root, named.run)),
+        named,
+        named.benchmark or name,
+    )
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class BaselineStudent:
     @property
     def in_words(self) -> str:
         """Which student it is, to stand beside a figure: round, run, benchmark, SHA-256 of its configuration."""
-        configuration = self.run.storage.sha256(RESOLVED_CONFIG)[:_DIGITS]
+        configuration = self.run.storage.sha256(RESOLVED_CONFIG)[:SHOWN_DIGITS]
         return f"{self.student} (benchmark {self.benchmark}, configuration {configuration})"
 
     @property
@@ -182,8 +185,7 @@ class BaselineStudent:
         Raises:
             ConfigError: as `digest`.
         """
-        rows = self._rows().filter(turn=1)
-        return dict(rows.select("question", "response").iter_rows())
+        return dict(self._rows().filter(turn=1).select("question", "response").iter_rows())
 
     def answers(self, questions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str | None, ...]]:
         """Question id → an answer to each turn, of ``questions`` (id → turns) that were asked there in the same words.
@@ -194,18 +196,20 @@ class BaselineStudent:
             ConfigError: as `digest`.
         """
         given = {(name, turn, text): answer for name, turn, text, answer in self._rows().iter_rows()}
-        found = {}
-        for question, turns in questions.items():
-            places = [(question, turn, text) for turn, text in enumerate(turns, start=1)]
-            if all(place in given for place in places):
-                found[question] = tuple(given[place] for place in places)
-        return found
+        asked = {
+            question: [(question, turn, text) for turn, text in enumerate(turns, start=1)]
+            for question, turns in questions.items()
+        }
+        return {
+            question: tuple(given[place] for place in places)
+            for question, places in asked.items()
+            if all(place in given for place in places)
+        }
 
     def _rows(self) -> pl.DataFrame:
         """question_id, turn, question, response (nothing where it failed); a row a turn."""
-        items, answers = self._places
         assert self._held
-        asked, given = self.run.rows(items), self.run.rows(answers)
+        asked, given = (self.run.rows(at) for at in self._places)
         joined = asked.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
         return joined.select("question_id", "turn", "question", "response")
 

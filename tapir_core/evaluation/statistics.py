@@ -106,9 +106,9 @@ def mean_figure(
     return Figure(replace(_on_scale(mean, sums, scale), n=len(kept)), failed)
 
 
-def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
+def share_figure(marks: Sequence[bool | None]) -> Figure:
     """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
-    kept, failed, why = _without_failed(marks, max_failed_share, "answers")
+    kept, failed, why = _without_failed(marks, MAX_FAILED_SHARE, "answers")
     share = Estimate(None, len(kept), why=why) if why else estimate_share(sum(kept), len(kept))
     return Figure(share, failed)
 
@@ -246,8 +246,6 @@ DRAWS = 10_000
 Values = Mapping[int, Mapping[str, float]]
 """Run seed → item → value."""
 
-Covers = Literal["items", "items and run seeds"]
-
 
 @dataclass(frozen=True, slots=True)
 class Resampled:
@@ -263,7 +261,7 @@ class Resampled:
     high95: float
     p: float
     """Two-sided, that the mean is 0: twice the share of draws on the other side of 0, or on it; never 0 itself."""
-    covers: Covers
+    covers: Literal["items", "items and run seeds"]
     """What would differ in another comparison, as far as the intervals know."""
 
 
@@ -314,7 +312,9 @@ def _draw_means(
     """The mean of each draw: the whole's, moved by what the drawn run seeds and the drawn items differ."""
     seeds, of_seeds = len(table), np.array([column.mean() for column in table])
     picked = generator.integers(0, seeds, size=(draws, seeds))
-    if _in_common(columns):
+    # Most items, for an answer may be missing here or there.
+    in_common = 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
+    if in_common:
         names = sorted(set().union(*columns))
         values = np.array([[column.get(name, np.nan) for column in columns] for name in names])
         drawn = np.take_along_axis(_draw_items(values, draws, generator), picked, axis=1)
@@ -326,13 +326,7 @@ def _draw_means(
     # The spread of k drawn values is (k - 1) / k of what it is estimated to be.
     widened = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
-    means: _Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
-    return means
-
-
-def _in_common(columns: Sequence[Mapping[str, float]]) -> bool:
-    """Whether run seeds were asked the same items: most of them, for an answer may be missing here or there."""
-    return 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
+    return of_seeds.mean() + moved * _tails(table, draws, generator)
 
 
 def _tails(table: Sequence[_Floats], draws: int, generator: np.random.Generator) -> _Floats | float:
@@ -345,8 +339,7 @@ def _tails(table: Sequence[_Floats], draws: int, generator: np.random.Generator)
         return 1.0
     of_items = fmean(float(column.var(ddof=1)) / column.size if column.size > 1 else 0.0 for column in table)
     degrees = (len(table) - 1) * (1 + of_items / between) ** 2
-    factors: _Floats = np.sqrt(degrees / generator.chisquare(degrees, draws))
-    return factors
+    return np.sqrt(degrees / generator.chisquare(degrees, draws))
 
 
 def _draw_items(values: _Floats, draws: int, generator: np.random.Generator) -> _Floats:
@@ -359,5 +352,4 @@ def _draw_items(values: _Floats, draws: int, generator: np.random.Generator) -> 
     drawn = counts @ ~np.isnan(kinds)
     sums = counts @ np.nan_to_num(kinds)
     # A draw without any item of a column says nothing about it.
-    means: _Floats = np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))
-    return means
+    return np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))

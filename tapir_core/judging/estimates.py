@@ -31,6 +31,15 @@ _RANK_DIGITS = 12
 _NO_SPREAD = 1e-7
 _NOTHING = "nothing to measure"
 
+WINNERS = ("teacher", "tie", "student")
+"""Whose answer has the higher score."""
+
+_DIGITS = 9
+"""As in the MFD: scores with decimals must not miss a tie by a rounding error."""
+
+NO_TASK_TYPE = "no task type"
+"""Category of instructions that came without a task type."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -43,6 +52,57 @@ class Estimate:
     stderr: float | None = None
     why: str = ""
     """Why the value is not defined or, where there is one, its interval; empty when both are."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAgreement:
+    """One judge in its two orders, over the instructions that are scored in both."""
+
+    gap: Estimate
+    """Mean order gap in points of the scale, with its standard error."""
+    same_winner: Estimate
+    """Share with the same winner in both orders; a tie is a winner of its own."""
+    kappa: Estimate
+    """Cohen's kappa of the winners."""
+    spearman: Estimate
+    """Rank correlation of the MFD in one order with that in the other."""
+    winners: dict[tuple[str, str], int]
+    """(winner with the teacher first, winner with the student first) → instructions, all nine pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePair:
+    """Two judges, over the instructions that both scored in every order."""
+
+    first: str
+    second: str
+    same_winner: Estimate
+    kappa: Estimate
+    spearman: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LengthEffects:
+    """Spearman's correlations over the scored instructions."""
+
+    student: Estimate
+    """The student's score with the length of its answer."""
+    teacher: Estimate
+    """The teacher's score with the length of its answer."""
+    difference: Estimate
+    """MFD with how much longer the teacher's answer is."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnscoredVerdicts:
+    """Unscored verdicts of a round."""
+
+    share: Estimate
+    """Of all verdicts."""
+    reasons: dict[str, int]
+    """Reason → verdicts, the most frequent first, then by name."""
+    task_types: dict[str, Estimate]
+    """Task type → unscored share of its verdicts; the highest share first, then by name."""
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
@@ -64,15 +124,6 @@ def estimate_share(hits: int, n: int) -> Estimate:
         return Estimate(None, 0, why=_NOTHING)
     share = hits / n
     return Estimate(share, n, *share_interval(share, n), math.sqrt(share * (1 - share) / n))
-
-
-def share_interval(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
-    spread = _Z**2 / n
-    centre = (share + spread / 2) / (1 + spread)
-    margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    # At 0 and 1 an end is the share itself but for rounding.
-    return min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
 
 
 def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -117,6 +168,15 @@ def estimate_kappa(first: Sequence[str], second: Sequence[str]) -> Estimate:
     return Estimate(kappa, n, max(-1.0, kappa - _Z * stderr), min(1.0, kappa + _Z * stderr), stderr)
 
 
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
+    spread = _Z**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    # At 0 and 1 an end is the share itself but for rounding.
+    return min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
+
+
 def student_t(degrees: float) -> float:
     """The 97.5 % point of Student's t, from 3 degrees of freedom on.
 
@@ -130,44 +190,6 @@ def student_t(degrees: float) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
-
-
-def _few(n: int) -> str:
-    return f"{n} row{'s' if n > 1 else ''} only"
-
-
-WINNERS = ("teacher", "tie", "student")
-"""Whose answer has the higher score."""
-
-_DIGITS = 9
-"""As in the MFD: scores with decimals must not miss a tie by a rounding error."""
-
-
-@dataclass(frozen=True, slots=True)
-class OrderAgreement:
-    """One judge in its two orders, over the instructions that are scored in both."""
-
-    gap: Estimate
-    """Mean order gap in points of the scale, with its standard error."""
-    same_winner: Estimate
-    """Share with the same winner in both orders; a tie is a winner of its own."""
-    kappa: Estimate
-    """Cohen's kappa of the winners."""
-    spearman: Estimate
-    """Rank correlation of the MFD in one order with that in the other."""
-    winners: dict[tuple[str, str], int]
-    """(winner with the teacher first, winner with the student first) → instructions, all nine pairs."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgePair:
-    """Two judges, over the instructions that both scored in every order."""
-
-    first: str
-    second: str
-    same_winner: Estimate
-    kappa: Estimate
-    spearman: Estimate
 
 
 def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
@@ -223,11 +245,54 @@ def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[Judge
     """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
     judges = sorted(verdicts["judge"].unique())
     scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
-    found = []
-    for first, second in combinations(scores, 2):
-        both = scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
-        found.append(JudgePair(first, second, *_agree(both["mfd"], both["mfd_other"])))
-    return tuple(found)
+    pairs = {
+        (first, second): scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
+        for first, second in combinations(scores, 2)
+    }
+    return tuple(
+        JudgePair(first, second, *_agree(both["mfd"], both["mfd_other"])) for (first, second), both in pairs.items()
+    )
+
+
+def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
+    """Adds student_chars and teacher_chars to what `mean_scores` gives; instructions without an answer leave.
+
+    ``student`` and ``teacher`` have instruction_id and response, one row an instruction.
+    """
+    for who, answers in (("student", student), ("teacher", teacher)):
+        lengths = answers.drop_nulls("response").select(
+            "instruction_id", pl.col("response").str.len_chars().cast(pl.Int64).alias(f"{who}_chars")
+        )
+        scores = scores.join(lengths, on="instruction_id", validate="1:1", maintain_order="left")
+    return scores
+
+
+def measure_length(rows: pl.DataFrame) -> LengthEffects:
+    """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
+    longer = rows["teacher_chars"] - rows["student_chars"]
+    return LengthEffects(
+        estimate_spearman(rows["student_score"].to_list(), rows["student_chars"].to_list()),
+        estimate_spearman(rows["teacher_score"].to_list(), rows["teacher_chars"].to_list()),
+        estimate_spearman(rows["mfd"].to_list(), longer.to_list()),
+    )
+
+
+def count_unscored_verdicts(verdicts: pl.DataFrame, labels: pl.DataFrame) -> UnscoredVerdicts:
+    """Shares of verdicts without scores; ``labels`` has instruction_id and task_type, one row an instruction."""
+    rows = verdicts.join(labels.select("instruction_id", "task_type"), on="instruction_id", how="left", validate="m:1")
+    missing = rows.filter(pl.col("status") != "scored")
+    reasons = Counter(reason or "no reason given" for reason in missing["reason"])
+    asked, lost = (Counter(name or NO_TASK_TYPE for name in each["task_type"]) for each in (rows, missing))
+    shares = {name: estimate_share(lost[name], n) for name, n in asked.items()}
+    return UnscoredVerdicts(
+        estimate_share(missing.height, rows.height),
+        dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        dict(sorted(shares.items(), key=lambda item: (-(item[1].value or 0.0), item[0]))),
+    )
+
+
+def _few(n: int) -> str:
+    return f"{n} row{'s' if n > 1 else ''} only"
 
 
 def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Estimate]:
@@ -248,70 +313,3 @@ def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
     gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
     there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
     return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)
-
-
-@dataclass(frozen=True, slots=True)
-class LengthEffects:
-    """Spearman's correlations over the scored instructions."""
-
-    student: Estimate
-    """The student's score with the length of its answer."""
-    teacher: Estimate
-    """The teacher's score with the length of its answer."""
-    difference: Estimate
-    """MFD with how much longer the teacher's answer is."""
-
-
-def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
-    """Adds student_chars and teacher_chars to what `mean_scores` gives; instructions without an answer leave.
-
-    ``student`` and ``teacher`` have instruction_id and response, one row an instruction.
-    """
-    for who, answers in (("student", student), ("teacher", teacher)):
-        given = answers.filter(pl.col("response").is_not_null())
-        lengths = given.select(
-            "instruction_id", pl.col("response").str.len_chars().cast(pl.Int64).alias(f"{who}_chars")
-        )
-        scores = scores.join(lengths, on="instruction_id", validate="1:1", maintain_order="left")
-    return scores
-
-
-def measure_length(rows: pl.DataFrame) -> LengthEffects:
-    """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
-    chars = {who: rows[f"{who}_chars"].to_list() for who in ("student", "teacher")}
-    longer = [teacher - student for student, teacher in zip(chars["student"], chars["teacher"], strict=True)]
-    return LengthEffects(
-        estimate_spearman(rows["student_score"].to_list(), chars["student"]),
-        estimate_spearman(rows["teacher_score"].to_list(), chars["teacher"]),
-        estimate_spearman(rows["mfd"].to_list(), longer),
-    )
-
-
-NO_TASK_TYPE = "no task type"
-_NO_REASON = "no reason given"
-
-
-@dataclass(frozen=True, slots=True)
-class UnscoredVerdicts:
-    """Unscored verdicts of a round."""
-
-    share: Estimate
-    """Of all verdicts."""
-    reasons: dict[str, int]
-    """Reason → verdicts, the most frequent first, then by name."""
-    task_types: dict[str, Estimate]
-    """Task type → unscored share of its verdicts; the highest share first, then by name."""
-
-
-def count_unscored_verdicts(verdicts: pl.DataFrame, labels: pl.DataFrame) -> UnscoredVerdicts:
-    """Shares of verdicts without scores; ``labels`` has instruction_id and task_type, one row an instruction."""
-    rows = verdicts.join(labels.select("instruction_id", "task_type"), on="instruction_id", how="left", validate="m:1")
-    missing = rows.filter(pl.col("status") != "scored")
-    reasons = Counter(reason or _NO_REASON for reason in missing["reason"])
-    asked, lost = (Counter(name or NO_TASK_TYPE for name in each["task_type"]) for each in (rows, missing))
-    shares = {name: estimate_share(lost[name], n) for name, n in asked.items()}
-    return UnscoredVerdicts(
-        estimate_share(missing.height, rows.height),
-        dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        dict(sorted(shares.items(), key=lambda item: (-(item[1].value or 0.0), item[0]))),
-    )

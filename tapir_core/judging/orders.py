@@ -63,8 +63,7 @@ def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judg
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
     """Verdicts as the table ``verdicts/``, in the order given."""
-    rows: Sequence[tuple[object, ...]] = [astuple(verdict) for verdict in verdicts]
-    return pl.DataFrame(rows, schema=VERDICTS, orient="row")
+    return pl.DataFrame([astuple(verdict) for verdict in verdicts], schema=VERDICTS, orient="row")
 
 
 _Row = Mapping[str, Any]
@@ -196,11 +195,13 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     rows = _mark_counted(verdicts.cast(VERDICTS).sort(*_PLACE, "judge"), rule)
     counts, any_scored = pl.col("counts"), pl.col("any_scored").any()
     reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
+    raw, judge = (pl.col(name).filter(counts & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
+    several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
     combined = rows.group_by(_PLACE, maintain_order=True).agg(
         pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
         status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
         reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
-        raw=_raw(),
+        raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
         judge=pl.col("judge").filter(counts).str.join(", "),
     )
     return combined.select(VERDICTS.names()).cast(VERDICTS)
@@ -218,9 +219,3 @@ def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
         leaders = pl.col("winner").filter(pl.col("leads")).n_unique().over(_PLACE)
         rows = rows.with_columns(scored=pl.col("scored") & ((leaders > 1) | pl.col("leads")))
     return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))
-
-
-def _raw() -> pl.Expr:
-    raw, judge = (pl.col(name).filter(pl.col("counts") & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
-    several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
-    return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several)

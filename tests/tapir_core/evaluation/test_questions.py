@@ -65,8 +65,8 @@ def test_every_question_that_needs_a_reference_has_one_for_each_turn() -> None:
         Question("3", "reasoning", ("a",)),
         Question("4", "stem", ("a", "b")),
     ]
-    check_references(questions, {"1": ("x", "y"), "2": ("x",), "3": ("x",)})
+    check_references(questions, {"1": ("x", "y"), "2": ("x",), "3": ("x",)}, "references")
     with pytest.raises(ConfigError, match="no reference answer to question 1, 3;"):
-        check_references(questions, {"1": ("x",), "2": ("x",)})
+        check_references(questions, {"1": ("x",), "2": ("x",)}, "references")
     with pytest.raises(ConfigError, match="no reference answer to question 1;"):
-        check_references(questions, {"1": ("x", " "), "2": ("x",), "3": ("x",)})
+        check_references(questions, {"1": ("x", " "), "2": ("x",), "3": ("x",)}, "references")
