@@ -326,7 +326,8 @@ def _draw_means(
     # The spread of k drawn values is (k - 1) / k of what it is estimated to be.
     widened = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
-    return of_seeds.mean() + moved * _tails(table, draws, generator)
+    means: _Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
+    return means
 
 
 def _tails(table: Sequence[_Floats], draws: int, generator: np.random.Generator) -> _Floats | float:
