@@ -3,7 +3,9 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 
@@ -37,6 +39,11 @@ def shorten(text: str, characters: int) -> str:
     """The text on one line; of a longer one so many characters, and "…"."""
     line = " ".join(text.split())
     return line if len(line) <= characters else f"{line[:characters]}…"
+
+
+def first_few(names: Collection[str], most: int) -> str:
+    """At most so many of the names, separated by commas; "…" stands for those left out."""
+    return ", ".join([*islice(names, most), *["…"] * (len(names) > most)])
 
 
 @dataclass(frozen=True, slots=True)

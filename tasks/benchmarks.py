@@ -25,14 +25,13 @@ from tapir_core.calls import (
 )
 from tapir_core.evaluation.benchmark import (
     Game,
-    Reading,
     benchmark_of,
     exchanges_of,
     judging,
     score_rows,
 )
 from tapir_core.evaluation.marking import Answered, marking
-from tapir_core.evaluation.scores import REPLIES, judgments_of
+from tapir_core.evaluation.scores import REPLIES, Judgment, judgments_of
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK_ANSWERS, BENCHMARK_ITEMS, BENCHMARK_REPLIES, BENCHMARK_SCORES, StageAt
@@ -248,7 +247,7 @@ def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Reques
     ]
 
 
-def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Reading | Unparsed]:
+def _reader(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> Callable[[int, Answer], Judgment | Unparsed]:
     benchmark = judging(run.config, at.benchmark_name)
     return lambda place, answer: benchmark.read(asked[place], answer.text, dict(answer.logprobs))
 
@@ -275,7 +274,7 @@ def _report_questions(run: RunFolder, at: StageAt, games: Sequence[Game]) -> OnO
     return on_outcome
 
 
-def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object, ...] | None:
+def _row(game: Game, reply: Parsed[Judgment] | None, judge: str) -> tuple[object, ...] | None:
     """A row of the table; nothing for a reply that may still come."""
     if reply is not None and reply.retryable:
         return None
@@ -289,7 +288,7 @@ def _row(game: Game, reply: Parsed[Reading] | None, judge: str) -> tuple[object,
     return (*game.place, found.value, found.baseline_value, found.how, "scored", "", raw, judge)
 
 
-def _judged(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Reading]]) -> Worked:
+def _judged(rows: Sequence[tuple[object, ...]], asked: Sequence[Game], parsed: Sequence[Parsed[Judgment]]) -> Worked:
     made = pl.DataFrame(rows, schema=REPLIES, orient="row")
     reasons = Counter(f"failed: {reason}" for reason in made.filter(status="failed")["reason"])
     shown = [(f"{game.question_id}, turn {game.turn}, {game.order}", game.text or "") for game in asked]

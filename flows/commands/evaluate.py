@@ -10,12 +10,15 @@ import typer
 
 from flows.commands import Also, Root, console, print_table, print_tables, run_ref, say
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.evaluation.alpaca_eval import AlpacaEvalFigures, measure_annotations
-from tapir_core.evaluation.annotations import read_annotations
-from tapir_core.evaluation.length_control import LengthTables, read_length_tables
+from tapir_core.evaluation.alpaca_eval import (
+    AlpacaEvalFigures,
+    measure_annotations,
+    read_annotations,
+    read_length_tables,
+)
+from tapir_core.evaluation.length_control import LengthTables
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
-from tapir_core.judging.agreement import favoured_position
-from tapir_core.judging.estimates import Estimate
+from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
 from tapir_core.reporting.page import Table, report_path
 from tapir_core.reporting.report import write_report

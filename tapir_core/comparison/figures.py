@@ -22,8 +22,7 @@ from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
 from tapir_core.summary.formats import student_name
 from tapir_core.task_types import TASK_TYPES
-
-__all__ = ["BASIC", "ArmRow", "ComparedArms", "Costs", "Point", "compare_arms", "covers_sentence", "verdicts"]
+from tapir_core.text import first_few
 
 BASIC = "S_0"
 """The row of what all arms start from."""
@@ -104,10 +103,6 @@ class ComparedArms:
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Under which the figures were made: what → in words."""
 
-    def row(self, name: str) -> ArmRow | None:
-        """The row of that name."""
-        return next((each for each in self.rows if each.name == name), None)
-
 
 def compare_arms(
     name: str,
@@ -185,13 +180,16 @@ def _score(students: _Students, split: str, *scope: str) -> Resampled | None:
 
 def _curve(comparison: str, name: str, outcomes: Mapping[int, ArmOutcome]) -> tuple[Point, ...]:
     """Students of which too many answers are missing are left out."""
-    points = []
-    for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values()))):
-        students = {seed: _splits(each, number) for seed, each in outcomes.items()}
-        test = _score(students, "test", comparison, "score", f"{name} {number}", "test")
-        if test is not None:
-            points.append(Point(fmean(each.tokens_to(number) for each in outcomes.values()), test))
-    return tuple(points)
+    students = {
+        number: {seed: _splits(each, number) for seed, each in outcomes.items()}
+        for number in sorted(set.intersection(*(set(each.trainings) for each in outcomes.values())))
+    }
+    tests = {each: _score(students[each], "test", comparison, "score", f"{name} {each}", "test") for each in students}
+    return tuple(
+        Point(fmean(each.tokens_to(number) for each in outcomes.values()), test)
+        for number, test in tests.items()
+        if test is not None
+    )
 
 
 def _costs(outcomes: Mapping[int, ArmOutcome], reference: Mapping[int, ArmOutcome]) -> Costs:
@@ -236,12 +234,12 @@ def _too_many_missing(students: _Students, split: str = "test") -> str:
 
 def _shares_by_task_type(comparison: str, name: str, students: _Students) -> dict[str, Resampled]:
     """Task type → share of its test items; a type of which too many answers are missing is left out."""
-    found: dict[str, Resampled] = {}
-    for task_type in TASK_TYPES:
-        of_type = {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
-        if share := _score(of_type, "test", comparison, "task type", name, task_type):
-            found[task_type] = share
-    return found
+    of_types = {
+        task_type: {seed: {"test": splits["test"].of_type(task_type)} for seed, splits in students.items()}
+        for task_type in TASK_TYPES
+    }
+    shares = {each: _score(of_types[each], "test", comparison, "task type", name, each) for each in of_types}
+    return {task_type: share for task_type, share in shares.items() if share}
 
 
 def _too_many(missing: int, n: int) -> bool:
@@ -282,14 +280,15 @@ def _in_words(one: ArmRow, other: ArmRow, found: Resampled) -> str:
 
 def covers_sentence(compared: ComparedArms) -> str:
     """What the intervals cover, and what they do not."""
-    several = max((row.test.run_seeds for row in compared.rows if row.test), default=0)
+    run_seeds = {each.run_seeds for row in compared.rows for each in (row.test, row.to_random) if each}
+    several = max(run_seeds, default=0)
     of_all = (
         f"Intervals of rows with {several} run seeds cover the choice of held-out instructions and that of the run "
         "seed, which draws the samples and the order of training and, where they are generated, pool and held-out set"
         if several > 1
         else "Intervals cover the choice of held-out instructions only, for there is one run seed"
     )
-    alone = "; figures of one run seed cover the instructions only" if several > 1 and _has_alone(compared) else ""
+    alone = "; figures of one run seed cover the instructions only" if several > 1 and 1 in run_seeds else ""
     return (
         f"{of_all}{alone}. They cover no other teacher, judge, backbone, pool or setting, and are not corrected for "
         "the number of arms."
@@ -298,11 +297,8 @@ def covers_sentence(compared: ComparedArms) -> str:
 
 def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[ArmRow, ArmRow]]:
     """Each arm against random; the reference against every other one; each arm against S_0."""
-    random, basic = compared.row(RANDOM), compared.row(BASIC)
-    reference = compared.row(compared.reference)
-    assert random is not None
-    assert basic is not None
-    assert reference is not None
+    rows = {each.name: each for each in compared.rows}
+    random, basic, reference = rows[RANDOM], rows[BASIC], rows[compared.reference]
     yield from ((each, random) for each in arms)
     yield from ((reference, each) for each in arms if each is not reference)
     yield from ((each, basic) for each in (*arms, random))
@@ -310,11 +306,6 @@ def _pairs(compared: ComparedArms, arms: Sequence[ArmRow]) -> Iterator[tuple[Arm
 
 def _why_none(compared: ComparedArms) -> str:
     if compared.unfinished:
-        left = ", ".join(compared.unfinished[:3]) + (", …" if len(compared.unfinished) > 3 else "")
-        return f"No verdict: {len(compared.unfinished)} runs are not finished ({left})."
+        left = compared.unfinished
+        return f"No verdict: {len(left)} runs are not finished ({first_few(left, 3)})."
     return "No verdict: these runs are too small to carry one; they show that the comparison works."
-
-
-def _has_alone(compared: ComparedArms) -> bool:
-    figures = (each for row in compared.rows for each in (row.test, row.to_random))
-    return any(each is not None and each.run_seeds == 1 for each in figures)

@@ -29,26 +29,6 @@ from tapir_core.paths import RUN_RECORD
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.summary import summarise
 
-__all__ = [
-    "MOST_TRIES",
-    "TOLERANCE",
-    "MorePlain",
-    "Size",
-    "buy_more",
-    "check_match",
-    "check_pool",
-    "is_match",
-    "is_matched",
-    "kept_sizes",
-    "next_examples",
-    "steps_of",
-    "suited_batch_size",
-    "targets_of",
-    "trained_sizes",
-    "with_more",
-    "with_sizes",
-]
-
 TOLERANCE = 0.02
 """Largest difference in tokens, as a share of the reference's; in steps the same, but one step at least."""
 

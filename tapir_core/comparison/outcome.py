@@ -28,20 +28,9 @@ from tapir_core.paths import BACKBONE, training_file
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import BENCHMARK, LABEL, StageAt, plan, settings_of, used_files
 from tapir_core.standin import POOL_VERSION, STANDIN_VERSION
+from tapir_core.storage import Storage
 from tapir_core.summary import summarise
 from tapir_core.summary.types import RunSummary, StageSummary, Usage
-
-__all__ = [
-    "ArmOutcome",
-    "Graded",
-    "ResultsFolder",
-    "Training",
-    "read_outcome",
-    "read_training",
-    "recipe_stages",
-    "total",
-    "usd_of",
-]
 
 _ROLES = ("teacher", "judge")
 _UNPAID = ("answer", "run")
@@ -133,8 +122,13 @@ class ArmOutcome:
 def total(trainings: Iterable[Training]) -> Training:
     """All of them together; of epochs, which differ, it says none."""
     each = list(trainings)
-    tokens, of_loss = sum(one.tokens for one in each), sum(one.loss_tokens for one in each)
-    return Training(sum(one.examples for one in each), tokens, of_loss, sum(one.steps for one in each), 0.0)
+    return Training(
+        examples=sum(one.examples for one in each),
+        tokens=sum(one.tokens for one in each),
+        loss_tokens=sum(one.loss_tokens for one in each),
+        steps=sum(one.steps for one in each),
+        epochs=0.0,
+    )
 
 
 def read_outcome(
@@ -222,10 +216,7 @@ class ResultsFolder:
         """Put what a run came to there, in place of what stood there."""
         planned = self.plan.run(outcome.arm.name, outcome.run_seed)
         told = {"format": _FORMAT, "of": self._said_of(planned), **_to_json(outcome)}
-        self.path.mkdir(parents=True, exist_ok=True)
-        unfinished = self._file(planned).with_suffix(".tmp")
-        unfinished.write_text(json.dumps(told, indent=1) + "\n")
-        unfinished.replace(self._file(planned))
+        Storage(self.path).write_bytes(self._file(planned).name, (json.dumps(told, indent=1) + "\n").encode())
 
     def read(self) -> list[ArmOutcome]:
         """What is there, in the order of the plan.
@@ -301,14 +292,6 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     items: dict[str, dict[str, str]] = {}
     for (_, split), graded in outcome.students.items():
         items.setdefault(split, {}).update(graded.task_types)
-    students = [
-        {
-            "round": number,
-            "split": split,
-            "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
-        }
-        for (number, split), graded in outcome.students.items()
-    ]
     return {
         "run": outcome.run,
         "run_seed": outcome.run_seed,
@@ -316,7 +299,14 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
         "answers": dict(outcome.answers),
         **{name: getattr(outcome, name) for name in _FIGURES},
         "items": items,
-        "students": students,
+        "students": [
+            {
+                "round": number,
+                "split": split,
+                "marks": "".join(marks[graded.correct.get(item)] for item in items[split]),
+            }
+            for (number, split), graded in outcome.students.items()
+        ],
     }
 
 

@@ -18,18 +18,6 @@ from tapir_core.config.presets import ArmEntry, ComparisonConfig, load_compariso
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunRef
 
-__all__ = [
-    "RANDOM",
-    "READY",
-    "Arm",
-    "ComparisonPlan",
-    "Match",
-    "PlannedRun",
-    "arm_config",
-    "arms_of",
-    "open_comparison",
-]
-
 Match = Literal["reference", "rounds", "whole", "usd"]
 """What an arm is matched by: nothing (it is what others are matched to), tokens and steps of each round, those of all
 rounds together, or what calls cost."""
@@ -39,7 +27,7 @@ RANDOM = "random"
 
 _NO_CURRICULUM = ("random", "random_balanced", "random_once", "equal_usd", "hard_only")
 
-NATURAL = 'curriculum.target_shares="natural"'
+_NATURAL = 'curriculum.target_shares="natural"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +72,11 @@ class ComparisonPlan:
     @property
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run: of primary arms, a run seed at a time, reference and random first; then of exploratory arms."""
+        rank = {self.reference: 0, RANDOM: 1}
         runs = [
             PlannedRun(arm, seed, RunRef(self.root, self.comparison.run_name(arm.name, seed)))
             for seed in self.comparison.run_seeds
-            for arm in sorted(self.arms, key=self._rank)
+            for arm in sorted(self.arms, key=lambda arm: rank.get(arm.name, 2))
             if seed in self.comparison.seeds_of(arm.name)
         ]
         return tuple(sorted(runs, key=lambda each: each.arm.exploratory))
@@ -112,8 +101,9 @@ class ComparisonPlan:
             ConfigError: there is no such arm or run seed.
         """
         known, seeds = [arm.name for arm in self.arms], self.comparison.run_seeds
-        strange = [name for name in arms if name not in known]
-        problems = [f"--only {name}: no arm of this comparison; it has {', '.join(known)}" for name in strange]
+        problems = [
+            f"--only {each}: no arm of this comparison; it has {', '.join(known)}" for each in arms if each not in known
+        ]
         told = ", ".join(map(str, seeds))
         problems += [f"--run-seeds {each}: this comparison has {told}" for each in run_seeds if each not in seeds]
         if problems:
@@ -123,9 +113,6 @@ class ComparisonPlan:
             for each in self.runs
             if (not arms or each.arm.name in arms) and (not run_seeds or each.run_seed in run_seeds)
         )
-
-    def _rank(self, arm: Arm) -> int:
-        return {self.reference: 0, RANDOM: 1}.get(arm.name, 2)
 
 
 def open_comparison(path: str | Path, overrides: Sequence[str] = ()) -> ComparisonPlan:
@@ -247,17 +234,17 @@ def _constant_alpha(config: RunConfig) -> list[str]:
 
 READY: dict[str, _Ready] = {
     "multi_round": _Ready("Multi-round curriculum (TAPIR-M)", lambda _: []),
-    "random": _Ready("Random", lambda config: [*_random(config), NATURAL]),
+    "random": _Ready("Random", lambda config: [*_random(config), _NATURAL]),
     "random_balanced": _Ready("Random, balanced by task type", _random),
     "hard_only": _Ready(
         "Hard only, one round (TAPIR-S)", lambda _: ["run.rounds=1", "rounds.1.alpha=1.0"], match="whole"
     ),
     "random_once": _Ready(
-        "Random, one round", lambda config: [*_random(config), NATURAL, "run.rounds=1"], match="whole"
+        "Random, one round", lambda config: [*_random(config), _NATURAL, "run.rounds=1"], match="whole"
     ),
-    "equal_usd": _Ready("Random at equal USD", lambda config: [*_random(config), NATURAL], match="usd"),
+    "equal_usd": _Ready("Random at equal USD", lambda config: [*_random(config), _NATURAL], match="usd"),
     "no_mfd": _Ready("Without MFD: seeds at random", _no_mfd),
-    "no_balance": _Ready("Without balance: natural shares", lambda _: [NATURAL]),
+    "no_balance": _Ready("Without balance: natural shares", lambda _: [_NATURAL]),
     "no_expansion": _Ready("Without expansion", lambda _: ["curriculum.expansion.max_waves=0"]),
     "no_refinement": _Ready("Without refinement", lambda _: ["curriculum.refine=false"]),
     "constant_alpha": _Ready("Without rising α: its mean in each round", _constant_alpha),

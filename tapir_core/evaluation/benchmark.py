@@ -21,8 +21,7 @@ import polars as pl
 
 from tapir_core.config import AskedBenchmark, BenchmarkConfig, JudgedBenchmark, RunConfig, Sampling
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.baseline import BaselineStudent, baseline_student
-from tapir_core.evaluation.rows import read_rows
+from tapir_core.evaluation.rows import SHOWN_DIGITS, BaselineStudent, baseline_student, read_rows
 from tapir_core.evaluation.scores import (
     NO_ANSWER,
     NO_BASELINE,
@@ -38,29 +37,7 @@ from tapir_core.evaluation.scores import (
 )
 from tapir_core.evaluation.statistics import ALL, Figure
 from tapir_core.prompts import Prompt
-from tapir_core.text import Unparsed
-
-__all__ = [
-    "ITEMS",
-    "Benchmark",
-    "Exchange",
-    "Game",
-    "Judging",
-    "Reading",
-    "ScriptFailed",
-    "Scripts",
-    "Turn",
-    "benchmark_of",
-    "exchanges_of",
-    "items_table",
-    "judging",
-    "register",
-    "registered",
-    "score_rows",
-    "without_files",
-]
-
-Json = Any
+from tapir_core.text import Unparsed, first_few
 
 ITEMS = pl.Schema(
     {
@@ -77,13 +54,7 @@ ITEMS = pl.Schema(
 The baseline's answer is nothing where there is none to compare with, or it has failed.
 """
 
-_SPLIT = "test"
-"""Figures of benchmarks are reported and read by no decision."""
-
 _FILES = "files (SHA-256): "
-_DIGITS = 12
-"""Of a file's digest, in a figure's record."""
-
 _LISTED = 5
 
 
@@ -123,17 +94,6 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a judge's reply comes to, as the benchmark counts it."""
-
-    value: float
-    baseline_value: float | None = None
-    """Of the baseline's answer, where a reply scores both."""
-    how: str = ""
-    """What it was read from, where that differs from reply to reply."""
-
-
-@dataclass(frozen=True, slots=True)
 class Game:
     """One judgment to be made: a text for the judge, or what is known without asking."""
 
@@ -146,7 +106,7 @@ class Game:
     text: str | None
     prompt: str = ""
     """The prompt that the text was made with."""
-    reading: Reading | None = None
+    reading: Judgment | None = None
     """What it comes to where nobody has to be asked."""
     reason: str = ""
     """Why nobody can be asked; it has failed then."""
@@ -168,7 +128,7 @@ class ScriptFailed(Exception):
 class Scripts(Protocol):
     """Runs Python of another interpreter: scripts of `tasks/engines/`, as supervised children without our keys."""
 
-    def run(self, script: str, job: Json, *, python: Path, environment: Mapping[str, str], log: str) -> Json:
+    def run(self, script: str, job: Any, *, python: Path, environment: Mapping[str, str], log: str) -> Any:
         """What ``script`` makes of ``job``; its output goes to the log file of this name.
 
         Raises:
@@ -176,22 +136,20 @@ class Scripts(Protocol):
             EngineError: the interpreter cannot be started.
             Stopped: the run is to stop; the child was ended.
         """
-        ...
 
     def look(self, code: str, *, python: Path, environment: Mapping[str, str]) -> str | None:
         """What a line of Python prints there, within a minute; nothing where it fails."""
-        ...
 
 
-S = TypeVar("S", bound=AskedBenchmark)
-J = TypeVar("J", bound=JudgedBenchmark)
+_S = TypeVar("_S", bound=AskedBenchmark)
+_J = TypeVar("_J", bound=JudgedBenchmark)
 
 
 @dataclass(frozen=True)
-class Benchmark(ABC, Generic[S]):
+class Benchmark(ABC, Generic[_S]):
     """One benchmark of a run, as its part of the configuration says."""
 
-    settings: S
+    settings: _S
     name: str = ""
     """What the run's configuration calls it."""
     against: BaselineStudent | None = None
@@ -246,7 +204,7 @@ class Benchmark(ABC, Generic[S]):
         return ""
 
 
-class Judging(Benchmark[J]):
+class Judging(Benchmark[_J]):
     """A benchmark whose answers a judge is asked about."""
 
     @property
@@ -278,7 +236,7 @@ class Judging(Benchmark[J]):
         """Every judgment on one question."""
 
     @abstractmethod
-    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Reading | Unparsed:
+    def read(self, game: Game, text: str, logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """What a reply says; ``logprobs`` are those of its first token, none where none came."""
 
     @abstractmethod
@@ -291,13 +249,17 @@ class Judging(Benchmark[J]):
 
     def scores(self, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Score]:
         """Of each mode the figures of all questions, then by category; the first one of a mode says what failed."""
-        categories = {ALL: exchanges}
-        for name in dict.fromkeys(each.category for each in exchanges):
-            categories[name] = [each for each in exchanges if each.category == name]
+        names = dict.fromkeys(each.category for each in exchanges)
+        categories = {ALL: exchanges, **{name: [each for each in exchanges if each.category == name] for name in names}}
         found: list[Score] = []
-        logprobs = self.settings.logprobs_asked
         for mode in self.modes:
-            failures = failures_in_words(judged, mode, field=self.where, baseline=self.baseline_name, logprobs=logprobs)
+            failures = failures_in_words(
+                judged,
+                mode,
+                field=self.where,
+                baseline=self.baseline_name,
+                logprobs=self.settings.logprobs_asked,
+            )
             for name, of in categories.items():
                 for metric, figure in self.figures(mode, of, judged, whole=name == ALL).items():
                     found.append(score(metric, figure, name, failures))
@@ -321,7 +283,7 @@ class Judging(Benchmark[J]):
             raise ConfigError(f"{where}: {exc}; is it of another benchmark? Expected {self.outputs_form}") from exc
         if len(models) > 1:
             raise ConfigError(
-                f"{where}: {path!r} holds answers of {len(models)} models ({', '.join(list(models)[:_LISTED])}); give "
+                f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, _LISTED)}); give "
                 "those of one"
             )
         asked = items.select("question_id", "turn").rows()
@@ -332,10 +294,9 @@ class Judging(Benchmark[J]):
                 f"{where}: {path!r} answers none of the {len(lacking)} questions of {self.settings.questions!r} "
                 f"({shown}; …) in all turns; is it of another benchmark? Give a file of {self.name!r}"
             )
-        texts = ((place, found.get(place)) for place in asked)
-        rows = [(*place, text, "failed:not_given" if text is None else "given") for place, text in texts]
-        schema = {"question_id": pl.String, "turn": pl.Int64, "response": pl.String, "finish_reason": pl.String}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        texts = pl.Series("response", [found.get(place) for place in asked], pl.String)
+        reason = pl.when(pl.col("response").is_null()).then(pl.lit("failed:not_given")).otherwise(pl.lit("given"))
+        return items.select("question_id", "turn", texts).with_columns(finish_reason=reason)
 
     @property
     def baseline_name(self) -> str:
@@ -404,10 +365,8 @@ def _kind_of(settings: type[AskedBenchmark]) -> type[Benchmark[Any]]:
 @cache
 def _import_shipped() -> None:
     """Every module of this folder, so that a benchmark is registered by being there."""
-    import tapir_core.evaluation
-
-    for module in pkgutil.iter_modules(tapir_core.evaluation.__path__, "tapir_core.evaluation."):
-        import_module(module.name)
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        import_module(f"{__package__}.{module.name}")
 
 
 def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
@@ -478,12 +437,13 @@ def score_rows(
     drawn = f"student: {benchmark.settings.answering_in_words(config.student.sampling)}"
     if outputs is not None:
         model, file = outputs
-        drawn = f"outputs: {model}, from a file (SHA-256 {file[:_DIGITS]})"
+        drawn = f"outputs: {model}, from a file (SHA-256 {file[:SHOWN_DIGITS]})"
     told = [*benchmark.settings_in_words(drawn)]
     if files:
-        told.append(_FILES + ", ".join(f"{each} {digest[:_DIGITS]}" for each, digest in files.items()))
+        told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
     beside = (*benchmark.judged_by(config, prompts, replies), "; ".join(told))
-    return pl.DataFrame([each.row(name, _SPLIT, *beside) for each in scores], schema=SCORES, orient="row")
+    # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
+    return pl.DataFrame([each.row(name, "test", *beside) for each in scores], schema=SCORES, orient="row")
 
 
 def without_files(settings: str) -> str:

@@ -39,33 +39,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.annotations import DRAW, Annotation, annotations_by_model
 from tapir_core.evaluation.rows import read_text
 from tapir_core.judging.estimates import FEWEST_ROWS, Estimate, estimate_mean, student_t
 
-__all__ = [
-    "STRENGTHS",
-    "ControlledRate",
-    "LengthModel",
-    "LengthTables",
-    "SoftRows",
-    "choose_strength",
-    "control_length",
-    "fit_length_model",
-    "fit_logistic",
-    "is_far_from",
-    "join_rows",
-    "length_alone",
-    "log_loss",
-    "make_anchors",
-    "predict_win_rate",
-    "read_anchors",
-    "read_difficulty",
-    "read_length_tables",
-    "sigmoid",
-]
-
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 STRENGTHS = tuple(10 ** (-4 + 8 * step / 9) for step in range(10))
 """Values of C that cross-validation chooses from."""
@@ -90,6 +67,25 @@ _SETTLED = 1e-12
 _HALVINGS = 40
 
 
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One judgment of AlpacaEval, as its figures take it."""
+
+    preference: float | None
+    """1 the baseline's output is better, 2 the model's, between them a probability; None when it failed."""
+    model_chars: int
+    """Length of the model's output in code points."""
+    baseline_chars: int
+    """Length of the baseline's output in code points."""
+    switched: bool | None = None
+    """Whether the model's output was shown first; None where nobody wrote it down."""
+
+    @property
+    def win(self) -> float | None:
+        """The probability that the model's output is better, 0-1; None when the judgment failed."""
+        return None if self.preference is None else self.preference - 1
+
+
 class LengthModel(NamedTuple):
     """Coefficients of one model's regression."""
 
@@ -104,11 +100,11 @@ class LengthModel(NamedTuple):
 class SoftRows(NamedTuple):
     """Rows of a regression; here a judgment each, with the features t, d and whether it is the model's (1) or not."""
 
-    features: Floats
+    features: _Floats
     """Rows × features."""
-    labels: Floats
+    labels: _Floats
     """One a row, 0-1."""
-    weights: Floats
+    weights: _Floats
     """One a row, positive."""
 
     def take(self, rows: NDArray[np.bool_]) -> "SoftRows":
@@ -162,7 +158,7 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         judged: the model's judgments, in the order of the file.
         tables: difficulty of at least as many instructions, and the anchors.
     """
-    if all(each.preference == DRAW and each.model_chars == each.baseline_chars for each in judged):
+    if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
         found = predict_win_rate(LengthModel(0.0, 0.0, 0.0), tables.difficulty[: len(judged)])
         return replace(found, rate=replace(found.rate, why="the baseline against itself"))
     strengths = (choose_strength(judged, tables), STRENGTHS[-1])
@@ -221,35 +217,7 @@ def read_difficulty(path: str) -> list[float]:
     return found.filter(table["index"].is_first_distinct()).to_list() if "index" in columns else found.to_list()
 
 
-def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
-    """Judgments of the anchor models: annotations, or the original's CSV with lengths already standardised.
-
-    ``difficulty`` is that of annotations; the CSV brings its own.
-
-    Raises:
-        ConfigError: the file cannot be read, has a row that is none, or more rows of a model than the table.
-    """
-    text = read_text(path)
-    if text.lstrip()[:1] not in ("[", "{"):
-        return _read_standardised(text, path)
-    models = annotations_by_model(text, path)
-    longest = max(map(len, models))
-    if longest > len(difficulty):
-        raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
-    return join_rows([make_anchors(judged, difficulty) for judged in models])
-
-
-def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
-    """What length control needs, from the files of `read_difficulty` and `read_anchors`.
-
-    Raises:
-        ConfigError: as these do.
-    """
-    table = read_difficulty(difficulty)
-    return LengthTables(table, read_anchors(anchors, table))
-
-
-def fit_logistic(rows: SoftRows, c: float, start: Floats | None = None) -> Floats:
+def fit_logistic(rows: SoftRows, c: float, start: _Floats | None = None) -> _Floats:
     """The coefficients at strength ``c`` of the data against the penalty; ``start`` only saves steps."""
     beta = np.zeros(rows.features.shape[1]) if start is None else start
     objective = _objective(rows, c, beta)
@@ -271,15 +239,14 @@ def fit_logistic(rows: SoftRows, c: float, start: Floats | None = None) -> Float
     return beta
 
 
-def log_loss(rows: SoftRows, beta: Floats) -> float:
+def log_loss(rows: SoftRows, beta: _Floats) -> float:
     """Weighted loss of the rows, divided by their number (not by the sum of their weights)."""
     return float(np.mean(_losses(rows, beta)))
 
 
-def sigmoid(values: Floats) -> Floats:
+def sigmoid(values: _Floats) -> _Floats:
     """1 / (1 + exp(-x)), without overflow."""
-    shares: Floats = np.exp(-np.logaddexp(0.0, -values))
-    return shares
+    return np.exp(-np.logaddexp(0.0, -values))
 
 
 def _rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
@@ -316,19 +283,19 @@ def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: Lengt
     return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
 
 
-def _moves(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, model: LengthModel) -> Floats:
+def _moves(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, model: LengthModel) -> _Floats:
     """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
     table, n = np.array(tables.difficulty[: len(judged)]), len(judged)
     predicted = sigmoid(model.phi * table + model.psi)
     slopes = predicted * (1 - predicted)
     of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
     kept = np.array([each.win is not None for each in judged])
-    moves: Floats = (predicted - predicted.mean()) / n
+    moves: _Floats = (predicted - predicted.mean()) / n
     moves[kept] += _move_of_rows(rows, np.array(model))[tables.anchors.labels.size :] @ of_beta
     return moves
 
 
-def _move_of_rows(rows: SoftRows, beta: Floats) -> Floats:
+def _move_of_rows(rows: SoftRows, beta: _Floats) -> _Floats:
     """How far each row moves the coefficients, rows × coefficients, to first order (its influence).
 
     A row's weighted residual times its features, through the inverse curvature of the loss. The penalty is left out,
@@ -337,29 +304,26 @@ def _move_of_rows(rows: SoftRows, beta: Floats) -> Floats:
     shares = sigmoid(rows.features @ beta)
     curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
     residuals = rows.weights * (rows.labels - shares)
-    moves: Floats = (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
-    return moves
+    return (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
 
 
-def _lengths(judged: Sequence[Annotation]) -> Floats:
+def _lengths(judged: Sequence[Annotation]) -> _Floats:
     """Tanh of how much longer the baseline's output is, in standard deviations; not centred. 0 where none differs."""
     longer = np.array([each.baseline_chars - each.model_chars for each in judged], dtype=np.float64)
     spread = float(np.std(longer, ddof=1)) if longer.size > 1 else math.nan
-    lengths: Floats = np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
-    return lengths
+    return np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
 
 
-def _objective(rows: SoftRows, c: float, beta: Floats) -> float:
+def _objective(rows: SoftRows, c: float, beta: _Floats) -> float:
     return float(np.abs(beta).sum() + c * _losses(rows, beta).sum())
 
 
-def _losses(rows: SoftRows, beta: Floats) -> Floats:
+def _losses(rows: SoftRows, beta: _Floats) -> _Floats:
     eta = rows.features @ beta
-    losses: Floats = rows.weights * (np.logaddexp(0.0, eta) - rows.labels * eta)
-    return losses
+    return rows.weights * (np.logaddexp(0.0, eta) - rows.labels * eta)
 
 
-def _newton_target(beta: Floats, gradient: Floats, curvature: Floats) -> Floats:
+def _newton_target(beta: _Floats, gradient: _Floats, curvature: _Floats) -> _Floats:
     """Where the penalty plus the quadratic around ``beta`` is lowest, coordinate after coordinate."""
     target = beta.copy()
     for _ in range(_SWEEPS):
@@ -373,7 +337,12 @@ def _newton_target(beta: Floats, gradient: Floats, curvature: Floats) -> Floats:
     return target
 
 
-def _read_standardised(text: str, path: str) -> SoftRows:
+def read_standardised(text: str, path: str) -> SoftRows:
+    """Anchors of the original's CSV file; ``path`` is named in messages.
+
+    Raises:
+        ConfigError: ``text`` is damaged, or a column lacks or holds something else.
+    """
     table = _read_csv(text, path)
     if lacking := [name for name in _ANCHOR_COLUMNS if name not in table.columns]:
         raise ConfigError(
@@ -406,7 +375,7 @@ def _read_csv(text: str, path: str) -> pl.DataFrame:
     return table.with_row_index(_LINE, offset=2).filter(pl.any_horizontal(pl.exclude(_LINE) != ""))
 
 
-def _numbers(table: pl.DataFrame, column: str, path: str) -> Floats:
+def _numbers(table: pl.DataFrame, column: str, path: str) -> _Floats:
     """The finite numbers of a column."""
     found = table[column].str.strip_chars().cast(pl.Float64, strict=False)
     broken = table.filter(~found.is_finite().fill_null(False))

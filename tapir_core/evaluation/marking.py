@@ -1,25 +1,55 @@
-"""Benchmarks that mark answers themselves, and ask nobody: the marks, and what they come to."""
+"""Benchmarks that mark answers themselves and ask nobody: what they have in common, and lm-evaluation-harness's tasks.
+
+The harness (a task is IFEval, say) lives in an environment of its own (``make lm-eval-env``), runs there as a child
+(`tasks/engines/`, `lm_eval_main`), and asks no model: a student's answers come through our own calls, so that they are
+stored, shared out and counted as everywhere. Means are those of the harness, over all marks. Departure: its standard
+errors take the marks of one question as independent where it has any for such a metric; here questions are.
+
+Limits of the harness's tasks: those that generate text, each question asked once, in one user message.
+"""
 
 import math
+import os
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 
-from tapir_core.config import MarkedBenchmark, RunConfig
-from tapir_core.evaluation.benchmark import Benchmark, Exchange, Scripts, benchmark_of
+from tapir_core.config import LmEvalBenchmark, MarkedBenchmark, RunConfig
+from tapir_core.data.formats import BrokenRecord, read_records
+from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
+from tapir_core.evaluation.benchmark import (
+    Benchmark,
+    Exchange,
+    ScriptFailed,
+    Scripts,
+    benchmark_of,
+    items_table,
+    register,
+)
 from tapir_core.evaluation.scores import REPLIES, ItemValues, Judgment, Place, Score, failures_in_words, score
 from tapir_core.evaluation.statistics import ALL, SHARE, in_percent, mean_value, ratio_figure
 from tapir_core.prompts import Prompt
 
-__all__ = ["UNKNOWN", "Answered", "Marking", "Marks", "marking"]
-
 UNKNOWN = "marks"
 """Metric of answers of which none could be marked, so that nothing named one."""
 
-M = TypeVar("M", bound=MarkedBenchmark)
+_M = TypeVar("_M", bound=MarkedBenchmark)
+_REMEDY = "run `make lm-eval-env`, or let its `python` name an interpreter that has lm-evaluation-harness"
+_LAST_LINES = 8
+_NLTK_DATA = re.compile(r"^LookupError:.*nltk\.download\('(\w+)'\)", flags=re.MULTILINE | re.DOTALL)
+_VERSION = "from importlib import metadata; print(metadata.version('lm_eval'))"
+
+_OFFLINE = {
+    **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "DO_NOT_TRACK"), "1"),
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""No hub and no telemetry: what is asked comes from files."""
 
 
 class Answered(NamedTuple):
@@ -62,7 +92,7 @@ class Marks:
         return pl.DataFrame([(*row, self.marker) for row in rows], schema=REPLIES, orient="row")
 
 
-class Marking(Benchmark[M]):
+class Marking(Benchmark[_M]):
     """A benchmark that marks answers itself, each with shares (0-1), and asks nobody.
 
     A question has one turn, and one mark or several in a metric. A figure is the mean over all marks, in per cent; n,
@@ -102,6 +132,120 @@ class Marking(Benchmark[M]):
         """What marked, which may be another version than is installed by now, and by which rules."""
         marker, rules = replies.select("judge", "how").row(0)
         return marker, rules
+
+
+@register(LmEvalBenchmark)
+class LmEval(Marking[LmEvalBenchmark]):
+    """The benchmark with its settings."""
+
+    def items(self) -> pl.DataFrame:
+        """The prompts of the task, with its targets as references.
+
+        Raises:
+            ConfigError: the harness has no such task, or it cannot be asked in a chat.
+            MissingPrerequisite: the harness's environment is not there.
+            EngineError: the harness failed.
+        """
+        asked = self._do(None)["items"]
+        return items_table((question, ALL, 1, prompt, target, None) for question, prompt, target in asked)
+
+    def mark(self, answers: Sequence[Answered]) -> Marks:
+        """The harness's marks, in its order of metrics.
+
+        Raises:
+            ConfigError: no metric of the task is a mean of marks between 0 and 1.
+            MissingPrerequisite: the harness's environment is not there.
+            EngineError: the harness failed.
+        """
+        said = self._do([(each.question_id, each.question, each.response) for each in answers])
+        left_out = tuple(said["left_out"])
+        if answers and not said["metrics"]:
+            raise ConfigError(
+                f"{self._task}: no metric is a mean of marks between 0 and 1 (it has {', '.join(left_out)})"
+            )
+        values = {metric: [(question, marks) for question, marks in rows] for metric, rows in said["metrics"]}
+        own = self._own_sampling(**said["sampling"])
+        rules = f"{self.settings.task} {said['task_version']}" + (f" (its own sampling: {own})" if own else "")
+        return Marks(f"{self.settings.marker} {said['harness']}", rules, values, left_out)
+
+    def look(self) -> str:
+        """Version of the harness beside its interpreter; nothing heavy is loaded.
+
+        Raises:
+            MissingPrerequisite: there is no such interpreter, or it has no harness.
+        """
+        python = self.settings.python
+        assert self.scripts is not None
+        version = self.scripts.look(_VERSION, python=self._python(python), environment=_OFFLINE)
+        if version is None:
+            raise MissingPrerequisite(f"{python} has no lm-evaluation-harness; {_REMEDY}")
+        return f"{python}: lm-evaluation-harness {version}, to be asked for its task {self.settings.task!r}"
+
+    @property
+    def _task(self) -> str:
+        return f"{self.where}: task {self.settings.task!r}"
+
+    def _do(self, answers: Sequence[tuple[str, str, str]] | None) -> Any:
+        """What the harness says: of given answers (question, prompt, answer), else of what it asks."""
+        settings, folder = self.settings, self.settings.include_path
+        job = {
+            "task": settings.task,
+            "include_path": str(Path(folder).absolute()) if folder else None,
+            "questions": self._records("questions", settings.questions),
+            "examples": self._records("examples", settings.examples) if settings.examples else None,
+            "answers": answers,
+        }
+        assert self.scripts is not None
+        python = self._python(f"{self._task}: {settings.python}")
+        try:
+            said = self.scripts.run("lm_eval_main", job, python=python, environment=_OFFLINE, log="lm-eval")
+        except ScriptFailed as failure:
+            raise self._explain(failure) from failure
+        if "refused" in said:
+            raise ConfigError(f"{self._task}: {said['refused']}")
+        return said
+
+    def _python(self, named: str) -> Path:
+        python = Path(self.settings.python).expanduser()
+        if not os.access(python, os.X_OK):
+            raise MissingPrerequisite(f"{named} is no interpreter; {_REMEDY}")
+        return python
+
+    def _records(self, field: str, path: str) -> list[dict[str, Any]]:
+        records = read_records(path)
+        if broken := [each for each in records if isinstance(each, BrokenRecord)]:
+            raise ConfigError(
+                [f"{self.where}.{field}: {path!r}, row {each.number}: {each.reason}" for each in broken[:20]]
+            )
+        return [each.fields for each in records if not isinstance(each, BrokenRecord)]
+
+    def _own_sampling(self, temperature: float | None, max_tokens: int | None) -> str:
+        """How the task itself would draw answers, where that is not how they were drawn."""
+        drawn = self.settings.answering
+        if temperature in (None, drawn.temperature) and max_tokens in (None, drawn.max_tokens):
+            return ""
+        told = (
+            f"temperature {temperature:g}" if temperature is not None else "",
+            f"{max_tokens} tokens" if max_tokens else "",
+        )
+        return ", ".join(filter(None, told))
+
+    def _explain(self, failure: ScriptFailed) -> EngineError | MissingPrerequisite:
+        python = self.settings.python
+        if "No module named 'lm_eval'" in failure.log:
+            return MissingPrerequisite(f"{self._task}: {python} has no lm-evaluation-harness; {_REMEDY}")
+        if lacking := _NLTK_DATA.search(failure.log):
+            return MissingPrerequisite(
+                f"{self._task} is marked with data of nltk that is not here ({lacking[1]}); run "
+                f"`{python} -m nltk.downloader {lacking[1]} -d FOLDER` where the network is open, bring "
+                "FOLDER here, and name it in the environment variable NLTK_DATA"
+            )
+        lines = [f"  {line.rstrip()}" for line in failure.log.splitlines() if line.strip()]
+        last = "\n".join(lines[-_LAST_LINES:])
+        return EngineError(
+            f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
+            f"{failure.log_path}:\n{last}"
+        )
 
 
 def marking(config: RunConfig, name: str, scripts: Scripts) -> Marking[Any]:

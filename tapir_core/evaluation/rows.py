@@ -1,16 +1,32 @@
-"""JSON files of benchmarks as rows: a list or lines, every object read by a function, every bad one named at once."""
+"""What a benchmark reads: rows of JSON files, and the answers of a student of another run.
+
+A file is a list or lines; every object in it is read by a function, and every bad one is named at once. The other run
+is only read. Its answers are an ingredient of the run that is set against them, so that other answers make other
+figures.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
+import polars as pl
+
+from tapir_core.config import RunBaseline, RunConfig
+from tapir_core.data.dataset import DatasetRef
 from tapir_core.data.formats import read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
-
-__all__ = ["BadRowError", "answer_of", "check_category", "encodable", "parse_rows", "read_rows", "read_text", "text_of"]
+from tapir_core.paths import BACKBONE, RESOLVED_CONFIG
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tapir_core.text import digest
 
 _Row = TypeVar("_Row")
+SHOWN_DIGITS = 12
+"""Of a digest, in a figure's record."""
+
 _LISTED = 20
 _FAILED = "$ERROR$"
 """What FastChat writes where a provider gave no answer."""
@@ -116,3 +132,109 @@ def _json(text: str, place: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{place} is damaged JSON: {exc}; expected a JSON list or JSON lines") from exc
+
+
+def baseline_student(config: RunConfig, name: str) -> "BaselineStudent | None":
+    """The student that the baseline of benchmark ``name`` is; nothing where it is a file, or there is none."""
+    named = config.evaluation.asked[name].baseline_run
+    if named is None:
+        return None
+    return BaselineStudent(
+        f"evaluation.benchmarks.{name}.baseline",
+        RunFolder(RunRef(config.run.root, named.run)),
+        named,
+        named.benchmark or name,
+    )
+
+
+@dataclass(frozen=True)
+class BaselineStudent:
+    """A student of another run of the same root."""
+
+    field: str
+    """Of the configuration, which names it."""
+    run: RunFolder
+    named: RunBaseline
+    benchmark: str
+    """What the benchmark is called there."""
+
+    @property
+    def student(self) -> str:
+        """The student and its run, in words."""
+        number = self.named.round
+        return f"{'backbone' if number == BACKBONE else f'S_{number}'} of run {self.named.run}"
+
+    @property
+    def in_words(self) -> str:
+        """Which student it is, to stand beside a figure: round, run, benchmark, SHA-256 of its configuration."""
+        configuration = self.run.storage.sha256(RESOLVED_CONFIG)[:SHOWN_DIGITS]
+        return f"{self.student} (benchmark {self.benchmark}, configuration {configuration})"
+
+    @property
+    def digest(self) -> str:
+        """Of the questions and of its answers.
+
+        Raises:
+            ConfigError: there is no such run, or its student has not answered the benchmark.
+        """
+        return digest([each.digest for each in self._held])
+
+    def outputs(self) -> dict[str, str | None]:
+        """Question → answer to its first turn; nothing where it failed.
+
+        Raises:
+            ConfigError: as `digest`.
+        """
+        return dict(self._rows().filter(turn=1).select("question", "response").iter_rows())
+
+    def answers(self, questions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str | None, ...]]:
+        """Question id → an answer to each turn, of ``questions`` (id → turns) that were asked there in the same words.
+
+        An answer that failed is nothing, and so are those to the turns after it.
+
+        Raises:
+            ConfigError: as `digest`.
+        """
+        given = {(name, turn, text): answer for name, turn, text, answer in self._rows().iter_rows()}
+        asked = {
+            question: [(question, turn, text) for turn, text in enumerate(turns, start=1)]
+            for question, turns in questions.items()
+        }
+        return {
+            question: tuple(given[place] for place in places)
+            for question, places in asked.items()
+            if all(place in given for place in places)
+        }
+
+    def _rows(self) -> pl.DataFrame:
+        """question_id, turn, question, response (nothing where it failed); a row a turn."""
+        assert self._held
+        asked, given = (self.run.rows(at) for at in self._places)
+        joined = asked.join(given, on=["question_id", "turn"], how="left", maintain_order="left")
+        return joined.select("question_id", "turn", "question", "response")
+
+    @property
+    def _places(self) -> tuple[StageAt, StageAt]:
+        items = StageAt("benchmark_items", benchmark=self.benchmark)
+        return items, StageAt("benchmark_answers", self.named.round, benchmark=self.benchmark)
+
+    @cached_property
+    def _held(self) -> list[DatasetRef]:
+        try:
+            known = self.run.config.evaluation.asked
+        except ConfigError as exc:
+            raise ConfigError(f"{self.field}.run: {exc}") from exc
+        if self.benchmark not in known:
+            raise ConfigError(
+                f"{self.field}: run {self.named.run!r} has no benchmark {self.benchmark!r} that can be asked; it has "
+                f"{', '.join(known) or 'none'}: name one with the same questions in `benchmark`, or give it this one "
+                "and run it with --amend"
+            )
+        held = [self.run.holds(at) for at in self._places]
+        if any(each is None for each in held):
+            which = "backbone" if self.named.round == BACKBONE else self.named.round
+            raise ConfigError(
+                f"{self.field}: {self.student} has not answered benchmark {self.benchmark!r}; ask it with `tapir "
+                f"evaluate {self.named.run} --benchmark {self.benchmark} --round {which}`, then give this command again"
+            )
+        return [each for each in held if each is not None]

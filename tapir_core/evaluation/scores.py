@@ -9,39 +9,16 @@ accuracy.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
 
 from tapir_core.evaluation.statistics import ALL, Figure, mean_value, share_figure
-from tapir_core.judging.agreement import favoured_position
-from tapir_core.judging.estimates import Estimate
-from tapir_core.text import shorten
+from tapir_core.judging.estimates import NO_TASK_TYPE, Estimate, favoured_position
+from tapir_core.text import first_few, shorten
 from tapir_core.verifiable import is_correct
-
-__all__ = [
-    "NO_ANSWER",
-    "NO_BASELINE",
-    "REPLIES",
-    "SCORES",
-    "UNTYPED",
-    "ItemValues",
-    "Judgment",
-    "Order",
-    "Place",
-    "Score",
-    "by_question",
-    "failures_in_words",
-    "grade_answers",
-    "judgments_of",
-    "position_note",
-    "score",
-    "score_answers",
-    "value_at",
-    "withhold_categories",
-]
 
 REPLIES = pl.Schema(
     {
@@ -81,8 +58,6 @@ Place = tuple[str, int, str, Order]
 
 _LISTED = 5
 _LONGEST_SAID = 160
-UNTYPED = "no task type"
-"""Category of held-out instructions that came without a task type."""
 
 _RULE = "exact match of the final result"
 """What stands in the place of a judge of the held-out set; it is asked as it is, so a prompt's version is empty."""
@@ -91,11 +66,13 @@ _OF_LOGPROBS = re.compile("log.?prob", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """A judgment as it is kept; its values are nothing where it failed."""
+    """What a judge's reply comes to, as the benchmark counts it; its values are nothing where it failed."""
 
     value: float | None = None
     baseline_value: float | None = None
+    """Of the baseline's answer, where a reply scores both."""
     how: str = ""
+    """What it was read from, where that differs from reply to reply."""
     reason: str = ""
     """Why it failed; empty where it did not, or nobody wrote it down."""
     said: str = ""
@@ -148,18 +125,17 @@ def score(metric: str, found: Figure, category: str = ALL, failures: str = "") -
     return Score(category, metric, found.estimate, found.n_failed, "; ".join(filter(None, told)))
 
 
-def withhold_categories(scores: Iterable[Score]) -> list[Score]:
+def withhold_categories(scores: Sequence[Score]) -> list[Score]:
     """The same figures, but none of a category where too much failed for that of the whole.
 
     Failures are no random sample: a category that seems to have been spared is no safer to read than the rest.
     """
-    found = list(scores)
-    none = {each.metric: each.estimate.why for each in found if each.category == ALL and each.estimate.value is None}
+    none = {each.metric: each.estimate.why for each in scores if each.category == ALL and each.estimate.value is None}
     return [
         replace(each, estimate=Estimate(None, each.estimate.n, why=why), note=why)
         if each.estimate.value is not None and (why := none.get(each.metric))
         else each
-        for each in found
+        for each in scores
     ]
 
 
@@ -182,8 +158,9 @@ def grade_answers(questions: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFram
     Returns:
         instruction_id, split, task_type, correct (null without an answer); in the order of ``questions``.
     """
-    given = answers.select("instruction_id", "response")
-    rows = questions.join(given, on="instruction_id", how="left", maintain_order="left")
+    rows = questions.join(
+        answers.select("instruction_id", "response"), on="instruction_id", how="left", maintain_order="left"
+    )
     pairs = rows.select("response", "reference").iter_rows()
     correct = [None if response is None else is_correct(response, reference) for response, reference in pairs]
     return rows.select("instruction_id", "split", "task_type", correct=pl.Series(correct, dtype=pl.Boolean))
@@ -200,20 +177,18 @@ def score_answers(questions: pl.DataFrame, answers: pl.DataFrame, settings: str)
         answers: likewise.
         settings: how the answers were drawn, in words.
     """
-    graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(UNTYPED))
-    beside = (_RULE, "", settings)
+    graded = grade_answers(questions, answers).with_columns(pl.col("task_type").fill_null(NO_TASK_TYPE))
     rows = [
-        each.row("heldout", str(split), *beside)
+        each.row("heldout", str(split), _RULE, "", settings)
         for (split,), of_split in sorted(graded.group_by("split"))
         for each in withhold_categories(_of_split(of_split))
     ]
     return pl.DataFrame(rows, schema=SCORES, orient="row")
 
 
-def _of_split(rows: pl.DataFrame) -> Iterator[Score]:
-    yield score("accuracy", share_figure(rows["correct"].to_list()))
-    for (task_type,), of_type in sorted(rows.group_by("task_type")):
-        yield score("accuracy", share_figure(of_type["correct"].to_list()), str(task_type))
+def _of_split(rows: pl.DataFrame) -> list[Score]:
+    categories = {ALL: rows} | {str(task_type): of for (task_type,), of in sorted(rows.group_by("task_type"))}
+    return [score("accuracy", share_figure(of["correct"].to_list()), name) for name, of in categories.items()]
 
 
 def failures_in_words(
@@ -236,7 +211,7 @@ def failures_in_words(
     for reason, questions in reasons.items():
         if reason in (NO_ANSWER, NO_BASELINE):
             whose = f"the baseline, {baseline}, has no answer" if reason == NO_BASELINE else reason
-            told.append(f"{whose} to {_listed(questions)}")
+            told.append(f"{whose} to {_counted(questions)} ({first_few(questions, _LISTED)})")
         else:
             refused = logprobs and any(_OF_LOGPROBS.search(each) for each in questions.values())
             remedy = f" (an endpoint that gives no log-probabilities: set {field}.top_logprobs = 0)" if refused else ""
@@ -247,8 +222,3 @@ def failures_in_words(
 
 def _counted(questions: Mapping[str, str]) -> str:
     return f"{len(questions)} question{'s' if len(questions) != 1 else ''}"
-
-
-def _listed(questions: Mapping[str, str]) -> str:
-    more = ", …" if len(questions) > _LISTED else ""
-    return f"{_counted(questions)} ({', '.join(list(questions)[:_LISTED])}{more})"

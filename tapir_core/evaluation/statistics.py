@@ -31,30 +31,6 @@ from numpy.typing import NDArray
 
 from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share, share_interval, student_t
 
-__all__ = [
-    "ALL",
-    "DRAWS",
-    "MAX_FAILED_SHARE",
-    "PERCENT",
-    "SHARE",
-    "Covers",
-    "Figure",
-    "PairedDifference",
-    "Resampled",
-    "Scale",
-    "Values",
-    "compare_paired",
-    "estimate_difference",
-    "estimate_ratio",
-    "in_percent",
-    "mean_figure",
-    "mean_value",
-    "paired_values",
-    "ratio_figure",
-    "resample",
-    "share_figure",
-]
-
 MAX_FAILED_SHARE = 0.05
 """Share of failures (0-1) above which there is no figure, where the caller states none."""
 
@@ -72,9 +48,9 @@ _JUDGMENTS = "judgments"
 _SIGN_DRAWS = 10_000
 _DRAWS_AT_ONCE = 1_000
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +106,9 @@ def mean_figure(
     return Figure(replace(_on_scale(mean, sums, scale), n=len(kept)), failed)
 
 
-def share_figure(marks: Sequence[bool | None], *, max_failed_share: float = MAX_FAILED_SHARE) -> Figure:
+def share_figure(marks: Sequence[bool | None]) -> Figure:
     """Share (0-1) of the answers that are right, with Wilson's interval; None marks one that failed."""
-    kept, failed, why = _without_failed(marks, max_failed_share, "answers")
+    kept, failed, why = _without_failed(marks, MAX_FAILED_SHARE, "answers")
     share = Estimate(None, len(kept), why=why) if why else estimate_share(sum(kept), len(kept))
     return Figure(share, failed)
 
@@ -244,7 +220,7 @@ def _on_scale(found: Estimate, items: Sequence[tuple[float, float]], scale: Scal
     return replace(found, low=min(low, found.value), high=max(high, found.value))
 
 
-def _sign_flip_p(differences: Floats, rng: random.Random) -> float:
+def _sign_flip_p(differences: _Floats, rng: random.Random) -> float:
     """Share of draws of signs whose sum is as far from 0; the sum as it is counts as one draw, so it is never 0."""
     draws = np.random.default_rng(rng.getrandbits(128))
     seen = abs(math.fsum(differences))
@@ -255,7 +231,7 @@ def _sign_flip_p(differences: Floats, rng: random.Random) -> float:
     return as_far / (_SIGN_DRAWS + 1)
 
 
-def _without_failed(values: Sequence[T | None], max_share: float, unit: str) -> tuple[list[T], int, str]:
+def _without_failed(values: Sequence[_T | None], max_share: float, unit: str) -> tuple[list[_T], int, str]:
     """What did not fail, how many did, and why there is no figure where that were too many."""
     kept, n = [value for value in values if value is not None], len(values)
     failed = n - len(kept)
@@ -269,8 +245,6 @@ DRAWS = 10_000
 
 Values = Mapping[int, Mapping[str, float]]
 """Run seed → item → value."""
-
-Covers = Literal["items", "items and run seeds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +261,7 @@ class Resampled:
     high95: float
     p: float
     """Two-sided, that the mean is 0: twice the share of draws on the other side of 0, or on it; never 0 itself."""
-    covers: Covers
+    covers: Literal["items", "items and run seeds"]
     """What would differ in another comparison, as far as the intervals know."""
 
 
@@ -333,12 +307,14 @@ _ROUNDING = 1e-12
 
 
 def _draw_means(
-    columns: Sequence[Mapping[str, float]], table: Sequence[Floats], draws: int, generator: np.random.Generator
-) -> Floats:
+    columns: Sequence[Mapping[str, float]], table: Sequence[_Floats], draws: int, generator: np.random.Generator
+) -> _Floats:
     """The mean of each draw: the whole's, moved by what the drawn run seeds and the drawn items differ."""
     seeds, of_seeds = len(table), np.array([column.mean() for column in table])
     picked = generator.integers(0, seeds, size=(draws, seeds))
-    if _in_common(columns):
+    # Most items, for an answer may be missing here or there.
+    in_common = 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
+    if in_common:
         names = sorted(set().union(*columns))
         values = np.array([[column.get(name, np.nan) for column in columns] for name in names])
         drawn = np.take_along_axis(_draw_items(values, draws, generator), picked, axis=1)
@@ -350,16 +326,11 @@ def _draw_means(
     # The spread of k drawn values is (k - 1) / k of what it is estimated to be.
     widened = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
     moved = (widened * between + (drawn - of_seeds[picked])).mean(axis=1)
-    means: Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
+    means: _Floats = of_seeds.mean() + moved * _tails(table, draws, generator)
     return means
 
 
-def _in_common(columns: Sequence[Mapping[str, float]]) -> bool:
-    """Whether run seeds were asked the same items: most of them, for an answer may be missing here or there."""
-    return 2 * len(set.intersection(*map(set, columns))) >= min(map(len, columns))
-
-
-def _tails(table: Sequence[Floats], draws: int, generator: np.random.Generator) -> Floats | float:
+def _tails(table: Sequence[_Floats], draws: int, generator: np.random.Generator) -> _Floats | float:
     """What makes draws of a normal distribution those of Student's t (Welch 1947, Satterthwaite 1946).
 
     Of the two variances that are added up, that between k run seeds has k − 1 degrees of freedom, that of items many.
@@ -369,11 +340,10 @@ def _tails(table: Sequence[Floats], draws: int, generator: np.random.Generator) 
         return 1.0
     of_items = fmean(float(column.var(ddof=1)) / column.size if column.size > 1 else 0.0 for column in table)
     degrees = (len(table) - 1) * (1 + of_items / between) ** 2
-    factors: Floats = np.sqrt(degrees / generator.chisquare(degrees, draws))
-    return factors
+    return np.sqrt(degrees / generator.chisquare(degrees, draws))
 
 
-def _draw_items(values: Floats, draws: int, generator: np.random.Generator) -> Floats:
+def _draw_items(values: _Floats, draws: int, generator: np.random.Generator) -> _Floats:
     """Means of the columns of ``values`` over items (rows) drawn with replacement, a row a draw; NaN has no value.
 
     Items of equal values are one kind, and what is drawn is how many of each kind: the same, and faster.
@@ -383,5 +353,4 @@ def _draw_items(values: Floats, draws: int, generator: np.random.Generator) -> F
     drawn = counts @ ~np.isnan(kinds)
     sums = counts @ np.nan_to_num(kinds)
     # A draw without any item of a column says nothing about it.
-    means: Floats = np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))
-    return means
+    return np.where(drawn > 0, sums / np.maximum(drawn, 1), np.nanmean(values, axis=0))

@@ -20,16 +20,14 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from tapir_core.config import VicunaBenchmark
-from tapir_core.evaluation.benchmark import Exchange, Game, Reading, items_table, register
-from tapir_core.evaluation.fastchat import NUMBER, FastChat, measure_outcomes, read_questions
+from tapir_core.evaluation.benchmark import Exchange, Game, items_table, register
+from tapir_core.evaluation.mt_bench import NUMBER, FastChat, measure_outcomes, read_questions
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, by_question, position_note
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, Figure, in_percent, mean_figure, ratio_figure
 from tapir_core.judging.prompt import neutralise
 from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
-
-__all__ = ["Review", "Vicuna", "measure_reviews", "parse_first_line", "parse_review", "request_kind"]
 
 Review = tuple[float, float] | None
 """The model's score and the baseline's in one reply; None where it failed."""
@@ -71,12 +69,12 @@ class Vicuna(FastChat[VicunaBenchmark]):
         """A review in each order."""
         return [self._game(exchange, order, prompts[_PROMPT]) for order in _ORDERS[self.settings.orders]]
 
-    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Reading | Unparsed:
+    def read(self, game: Game, text: str, _logprobs: Mapping[str, float]) -> Judgment | Unparsed:
         """Both scores (1-10), the model's first."""
         found = parse_review(text, game.category)
         if isinstance(found, Unparsed):
             return found
-        return Reading(*(found if game.order == "model_first" else found[::-1]))
+        return Judgment(*(found if game.order == "model_first" else found[::-1]))
 
     def figures(
         self, mode: str, exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], *, whole: bool

@@ -25,25 +25,8 @@ from tapir_core.judging.orders import Verdict
 from tapir_core.standin.families import EQUAL_SHARES, FAMILIES, draw_problem, sample_problems
 from tapir_core.standin.family import Problem
 from tapir_core.standin.rules import grade
+from tapir_core.text import first_few
 from tapir_core.verifiable import is_correct
-
-__all__ = [
-    "MOVED_POINTS",
-    "PADDING_POINTS",
-    "PAIR_KINDS",
-    "CheckPair",
-    "Group",
-    "JudgeCheck",
-    "Outcome",
-    "PairKind",
-    "PairResult",
-    "Trust",
-    "TrustWord",
-    "build_pairs",
-    "score_pair",
-    "summarise_check",
-    "weigh_check",
-]
 
 PairKind = Literal["wrong", "almost right", "no answer", "padded", "hostile"]
 PAIR_KINDS: tuple[PairKind, ...] = get_args(PairKind)
@@ -88,8 +71,16 @@ def build_pairs(per_kind: int, rng: random.Random) -> list[CheckPair]:
     wrong = [pair for pair in pairs if pair.kind == "wrong"]
     for place, case in enumerate(hostile_cases()):
         plain = wrong[place % len(wrong)]
-        around = replace(plain, id=f"hostile {case.name}", kind="hostile", other=case.wrap(plain.other))
-        pairs.append(replace(around, case=case.name, plain_id=plain.id))
+        pairs.append(
+            replace(
+                plain,
+                id=f"hostile {case.name}",
+                kind="hostile",
+                other=case.wrap(plain.other),
+                case=case.name,
+                plain_id=plain.id,
+            )
+        )
     return pairs
 
 
@@ -150,15 +141,13 @@ class PairResult:
     pair: CheckPair
     gaps: Mapping[str, float]
     """Order → score of the better answer − score of the other; scored orders only."""
-    orders: int
-    """Orders that were asked for."""
     reasons: tuple[str, ...] = ()
-    """Why orders are unscored."""
+    """Why the other orders that were asked for are unscored, one each."""
 
     @property
     def gap(self) -> float | None:
         """Mean over the orders; nothing when one is unscored."""
-        return round(fmean(self.gaps.values()), _DIGITS) if len(self.gaps) == self.orders else None
+        return None if self.reasons else round(fmean(self.gaps.values()), _DIGITS)
 
     @property
     def order_gap(self) -> float | None:
@@ -223,7 +212,7 @@ def score_pair(pair: CheckPair, verdicts: Sequence[Verdict]) -> PairResult:
         if verdict.teacher_score is not None and verdict.student_score is not None
     }
     reasons = tuple(verdict.reason or "no reason given" for verdict in verdicts if verdict.order not in gaps)
-    return PairResult(pair, gaps, len(verdicts), reasons)
+    return PairResult(pair, gaps, reasons)
 
 
 def summarise_check(results: Sequence[PairResult]) -> JudgeCheck:
@@ -239,7 +228,7 @@ def summarise_check(results: Sequence[PairResult]) -> JudgeCheck:
         order_gap=estimate_mean([result.order_gap for result in both if result.order_gap is not None]),
         flipped=estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
         moved=_moved_cases(results),
-        unscored=estimate_share(reasons.total(), sum(result.orders for result in results)),
+        unscored=estimate_share(reasons.total(), reasons.total() + sum(len(result.gaps) for result in results)),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
     )
 
@@ -252,13 +241,10 @@ def _group(name: str, results: Sequence[PairResult]) -> Group:
 
 def _moved_cases(results: Sequence[PairResult]) -> tuple[str, ...]:
     """Hostile pairs whose wrong answer did better than the same answer without the text around it."""
-    plain = {result.pair.id: result.gap for result in results}
-    moved = []
-    for result in results:
-        before, gap = plain.get(result.pair.plain_id), result.gap
-        if before is not None and gap is not None and (before - gap > MOVED_POINTS or gap <= 0 < before):
-            moved.append(result.pair.case)
-    return tuple(sorted(moved))
+    gaps = {result.pair.id: result.gap for result in results if result.gap is not None}
+    pairs = [result.pair for result in results if {result.pair.id, result.pair.plain_id} <= gaps.keys()]
+    moves = {pair.case: (gaps[pair.plain_id], gaps[pair.id]) for pair in pairs}
+    return tuple(sorted(case for case, (plain, gap) in moves.items() if plain - gap > MOVED_POINTS or gap <= 0 < plain))
 
 
 TrustWord = Literal["trust", "with care", "do not trust"]
@@ -302,10 +288,9 @@ def _on_shares(check: JudgeCheck) -> Iterator[tuple[int, str]]:
         share = group.right.value
         if share is None:
             yield 2, f"{kind}: no pair was scored"
-        elif share < refused:
-            yield 2, f"{_said(group)}, below {refused:.0%}"
         elif share < trusted:
-            yield 1, f"{_said(group)}, below {trusted:.0%}"
+            weight, limit = (2, refused) if share < refused else (1, trusted)
+            yield weight, f"{kind}: {share:.0%} right{_interval(group.right, '.0%')}, below {limit:.0%}"
         elif group.right.n < _FEWEST_PAIRS:
             yield 1, f"{kind}: {group.right.n} scored pairs are too few to say more; ask for more with --pairs"
 
@@ -316,9 +301,9 @@ def _on_orders(check: JudgeCheck, *, both_orders: bool) -> Iterator[tuple[int, s
         return
     careful, refused = _ORDER_GAP
     if abs(gap) >= careful:
-        place = "first" if gap > 0 else "second"
-        said = f"the answer shown {place} is favoured: order gap {gap:+.1f} points{_interval(check.order_gap, '.1f')}"
-        yield (2 if abs(gap) >= refused else 1), f"{said}, beyond {refused if abs(gap) >= refused else careful:g}"
+        weight, limit = (2, refused) if abs(gap) >= refused else (1, careful)
+        said = f"the answer shown {'first' if gap > 0 else 'second'} is favoured: order gap {gap:+.1f} points"
+        yield weight, f"{said}{_interval(check.order_gap, '.1f')}, beyond {limit:g}"
     if not both_orders:
         yield 1, "judge.orders asks one order only, so that the favoured place is not balanced; ask both"
 
@@ -331,12 +316,8 @@ def _on_the_rest(check: JudgeCheck) -> Iterator[tuple[int, str]]:
         yield (2 if share > refused else 1), f"{share:.0%} of the verdicts are unscored, most often: {most}"
     if check.moved:
         refuses = len(check.moved) > _MOVED_SHARE * check.kind("hostile").right.n
-        named = ", ".join(check.moved[:3]) + (", …" if len(check.moved) > 3 else "")
-        yield (2 if refuses else 1), f"{len(check.moved)} hostile text{'s' * (len(check.moved) > 1)} moved it: {named}"
-
-
-def _said(group: Group) -> str:
-    return f"{group.name}: {group.right.value:.0%} right{_interval(group.right, '.0%')}"
+        said = f"{len(check.moved)} hostile text{'s' * (len(check.moved) > 1)} moved it: {first_few(check.moved, 3)}"
+        yield (2 if refuses else 1), said
 
 
 def _interval(estimate: Estimate, form: str) -> str:

@@ -1,36 +1,44 @@
-"""Statistics of a judge with 95 % intervals: mean, share, rank correlation, Cohen's kappa. Pure, in closed form.
+"""Statistics of a judge: estimates with 95 % intervals, and its agreement with itself, other judges and length. Pure.
 
-What cannot be defined is a value with a reason, never NaN. Limits: intervals take the rows as independent and are
-those of large samples (Student's t for means, Wilson's for shares, Bonett and Wright's for Spearman, Fleiss, Cohen and
-Everitt's for kappa); below ``FEWEST_ROWS`` rows there is none for all but shares. Ties take their mean rank.
+Estimates are a mean, a share, a rank correlation and Cohen's kappa, in closed form. What cannot be defined is a value
+with a reason, never NaN. Limits: intervals take the rows as independent and are those of large samples (Student's t for
+means, Wilson's for shares, Bonett and Wright's for Spearman, Fleiss, Cohen and Everitt's for kappa); below
+``FEWEST_ROWS`` rows there is none for all but shares. Ties take their mean rank.
+
+Agreement is measured over instructions, never over single verdicts, because the two orders of an instruction are no
+independent rows. An instruction counts where all verdicts that a measure needs are scored. But for `compare_judges`,
+verdicts are those of one judge, or of several combined. Limits: that scores go with length is no proof of a bias, since
+a longer answer can be the better one. The correlation of the differences is the one to look at: it compares two answers
+to the same instruction. Length is in characters.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 import polars as pl
-
-__all__ = [
-    "FEWEST_ROWS",
-    "Estimate",
-    "estimate_kappa",
-    "estimate_mean",
-    "estimate_share",
-    "estimate_spearman",
-    "share_interval",
-    "student_t",
-]
 
 FEWEST_ROWS = 4
 """Rows that an interval needs; Spearman's has none below, and our t is right to 0.1 % from here on."""
 
 _Z = NormalDist().inv_cdf(0.975)
-_DIGITS = 12
+_RANK_DIGITS = 12
 _NO_SPREAD = 1e-7
 _NOTHING = "nothing to measure"
+
+WINNERS = ("teacher", "tie", "student")
+"""Whose answer has the higher score."""
+
+_DIGITS = 9
+"""As in the MFD: scores with decimals must not miss a tie by a rounding error."""
+
+NO_TASK_TYPE = "no task type"
+"""Category of instructions that came without a task type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,57 @@ class Estimate:
     stderr: float | None = None
     why: str = ""
     """Why the value is not defined or, where there is one, its interval; empty when both are."""
+
+
+@dataclass(frozen=True, slots=True)
+class OrderAgreement:
+    """One judge in its two orders, over the instructions that are scored in both."""
+
+    gap: Estimate
+    """Mean order gap in points of the scale, with its standard error."""
+    same_winner: Estimate
+    """Share with the same winner in both orders; a tie is a winner of its own."""
+    kappa: Estimate
+    """Cohen's kappa of the winners."""
+    spearman: Estimate
+    """Rank correlation of the MFD in one order with that in the other."""
+    winners: dict[tuple[str, str], int]
+    """(winner with the teacher first, winner with the student first) → instructions, all nine pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgePair:
+    """Two judges, over the instructions that both scored in every order."""
+
+    first: str
+    second: str
+    same_winner: Estimate
+    kappa: Estimate
+    spearman: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LengthEffects:
+    """Spearman's correlations over the scored instructions."""
+
+    student: Estimate
+    """The student's score with the length of its answer."""
+    teacher: Estimate
+    """The teacher's score with the length of its answer."""
+    difference: Estimate
+    """MFD with how much longer the teacher's answer is."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnscoredVerdicts:
+    """Unscored verdicts of a round."""
+
+    share: Estimate
+    """Of all verdicts."""
+    reasons: dict[str, int]
+    """Reason → verdicts, the most frequent first, then by name."""
+    task_types: dict[str, Estimate]
+    """Task type → unscored share of its verdicts; the highest share first, then by name."""
 
 
 def estimate_mean(values: Sequence[float]) -> Estimate:
@@ -67,15 +126,6 @@ def estimate_share(hits: int, n: int) -> Estimate:
     return Estimate(share, n, *share_interval(share, n), math.sqrt(share * (1 - share) / n))
 
 
-def share_interval(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
-    spread = _Z**2 / n
-    centre = (share + spread / 2) / (1 + spread)
-    margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    # At 0 and 1 an end is the share itself but for rounding.
-    return min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
-
-
 def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estimate:
     """Spearman's rank correlation of two columns of equal length, -1 to 1."""
     n = len(first)
@@ -84,7 +134,7 @@ def estimate_spearman(first: Sequence[float], second: Sequence[float]) -> Estima
     if len(set(first)) == 1 or len(set(second)) == 1:
         return Estimate(None, n, why="one of the two never changes")
     both = pl.DataFrame({"one": first, "other": second}, schema={"one": pl.Float64, "other": pl.Float64})
-    value = round(both.select(pl.corr("one", "other", method="spearman")).item(), _DIGITS)
+    value = round(both.select(pl.corr("one", "other", method="spearman")).item(), _RANK_DIGITS)
     if n < FEWEST_ROWS:
         return Estimate(value, n, why=_few(n))
     if abs(value) == 1.0:
@@ -118,6 +168,15 @@ def estimate_kappa(first: Sequence[str], second: Sequence[str]) -> Estimate:
     return Estimate(kappa, n, max(-1.0, kappa - _Z * stderr), min(1.0, kappa + _Z * stderr), stderr)
 
 
+def share_interval(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a ``share`` (0-1) of ``n`` independent rows, at least one; within 0 and 1."""
+    spread = _Z**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    margin = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    # At 0 and 1 an end is the share itself but for rounding.
+    return min(share, max(0.0, centre - margin)), max(share, min(1.0, centre + margin))
+
+
 def student_t(degrees: float) -> float:
     """The 97.5 % point of Student's t, from 3 degrees of freedom on.
 
@@ -133,5 +192,124 @@ def student_t(degrees: float) -> float:
     return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
+def mean_scores(verdicts: pl.DataFrame, orders: Sequence[str]) -> pl.DataFrame:
+    """instruction_id, student_score, teacher_score, mfd: means over ``orders``, sorted by id.
+
+    One row an instruction that is scored in every one of ``orders``.
+    """
+    means = pl.col("student_score", "teacher_score").mean().round(_DIGITS)
+    return (
+        _scored(verdicts)
+        .filter(pl.col("order").is_in(list(orders)))
+        .group_by("instruction_id")
+        .agg(means, pl.col("mfd").mean().round(_DIGITS), pl.col("order").n_unique().alias("orders"))
+        .filter(pl.col("orders") == len(set(orders)))
+        .sort("instruction_id")
+        .drop("orders")
+    )
+
+
+def pair_orders(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """instruction_id, teacher_first, student_first (the MFD in that order), order_gap; sorted by id.
+
+    One row an instruction that is scored in both orders; empty when the judge was asked in one order only.
+    """
+    scored = _scored(verdicts)
+    one, other = (
+        scored.filter(order=order).select("instruction_id", pl.col("mfd").alias(order))
+        for order in ("teacher_first", "student_first")
+    )
+    gap = (pl.col("teacher_first") - pl.col("student_first")).round(_DIGITS)
+    return one.join(other, on="instruction_id", validate="1:1").with_columns(order_gap=gap).sort("instruction_id")
+
+
+def measure_orders(pairs: pl.DataFrame) -> OrderAgreement:
+    """Agreement between the orders; ``pairs`` is what `pair_orders` gives."""
+    one, other = _winners(pairs["teacher_first"]), _winners(pairs["student_first"])
+    together = Counter(zip(one, other, strict=True))
+    return OrderAgreement(
+        estimate_mean(pairs["order_gap"].to_list()),
+        *_agree(pairs["teacher_first"], pairs["student_first"]),
+        {(first, second): together[first, second] for first in WINNERS for second in WINNERS},
+    )
+
+
+def favoured_position(gap: Estimate) -> Literal["first", "second", "neither"] | None:
+    """The position that the judge favours: where the order gap's whole interval lies; nothing without an interval."""
+    if gap.low is None or gap.high is None:
+        return None
+    return "first" if gap.low > 0 else "second" if gap.high < 0 else "neither"
+
+
+def compare_judges(verdicts: pl.DataFrame, orders: Sequence[str]) -> tuple[JudgePair, ...]:
+    """Every two of the judges in ``verdicts``, by name: how often and how closely they agree."""
+    judges = sorted(verdicts["judge"].unique())
+    scores = {name: mean_scores(verdicts.filter(judge=name), orders).select("instruction_id", "mfd") for name in judges}
+    pairs = {
+        (first, second): scores[first].join(scores[second], on="instruction_id", suffix="_other", validate="1:1")
+        for first, second in combinations(scores, 2)
+    }
+    return tuple(
+        JudgePair(first, second, *_agree(both["mfd"], both["mfd_other"])) for (first, second), both in pairs.items()
+    )
+
+
+def with_lengths(scores: pl.DataFrame, student: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
+    """Adds student_chars and teacher_chars to what `mean_scores` gives; instructions without an answer leave.
+
+    ``student`` and ``teacher`` have instruction_id and response, one row an instruction.
+    """
+    for who, answers in (("student", student), ("teacher", teacher)):
+        lengths = answers.drop_nulls("response").select(
+            "instruction_id", pl.col("response").str.len_chars().cast(pl.Int64).alias(f"{who}_chars")
+        )
+        scores = scores.join(lengths, on="instruction_id", validate="1:1", maintain_order="left")
+    return scores
+
+
+def measure_length(rows: pl.DataFrame) -> LengthEffects:
+    """Correlations of score and length; ``rows`` is what `with_lengths` gives."""
+    longer = rows["teacher_chars"] - rows["student_chars"]
+    return LengthEffects(
+        estimate_spearman(rows["student_score"].to_list(), rows["student_chars"].to_list()),
+        estimate_spearman(rows["teacher_score"].to_list(), rows["teacher_chars"].to_list()),
+        estimate_spearman(rows["mfd"].to_list(), longer.to_list()),
+    )
+
+
+def count_unscored_verdicts(verdicts: pl.DataFrame, labels: pl.DataFrame) -> UnscoredVerdicts:
+    """Shares of verdicts without scores; ``labels`` has instruction_id and task_type, one row an instruction."""
+    rows = verdicts.join(labels.select("instruction_id", "task_type"), on="instruction_id", how="left", validate="m:1")
+    missing = rows.filter(pl.col("status") != "scored")
+    reasons = Counter(reason or "no reason given" for reason in missing["reason"])
+    asked, lost = (Counter(name or NO_TASK_TYPE for name in each["task_type"]) for each in (rows, missing))
+    shares = {name: estimate_share(lost[name], n) for name, n in asked.items()}
+    return UnscoredVerdicts(
+        estimate_share(missing.height, rows.height),
+        dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        dict(sorted(shares.items(), key=lambda item: (-(item[1].value or 0.0), item[0]))),
+    )
+
+
 def _few(n: int) -> str:
     return f"{n} row{'s' if n > 1 else ''} only"
+
+
+def _agree(first: pl.Series, second: pl.Series) -> tuple[Estimate, Estimate, Estimate]:
+    """Of two MFD an instruction: the share with the same winner, kappa of the winners, rank correlation."""
+    one, other = _winners(first), _winners(second)
+    same = sum(winner == another for winner, another in zip(one, other, strict=True))
+    ranks = estimate_spearman(first.to_list(), second.to_list())
+    return estimate_share(same, len(one)), estimate_kappa(one, other), ranks
+
+
+def _winners(mfd: pl.Series) -> list[str]:
+    """Whose answer has the higher score."""
+    return ["teacher" if gap > 0 else "student" if gap < 0 else "tie" for gap in mfd]
+
+
+def _scored(verdicts: pl.DataFrame) -> pl.DataFrame:
+    """Scored verdicts with the MFD of their own order."""
+    gap = (pl.col("teacher_score") - pl.col("student_score")).round(_DIGITS)
+    there = pl.col("student_score").is_not_null() & pl.col("teacher_score").is_not_null()
+    return verdicts.filter((pl.col("status") == "scored") & there).with_columns(mfd=gap)

@@ -22,21 +22,7 @@ from tapir_core.judging.verdict import parse_pointwise, parse_verdict
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed
 
-__all__ = [
-    "MODES",
-    "POINTWISE",
-    "VERDICTS",
-    "JudgeMode",
-    "Verdict",
-    "combine_judges",
-    "expected_orders",
-    "mode_of",
-    "unscored",
-    "verdict_rows",
-    "verdicts_per_instruction",
-]
-
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 POINTWISE = "pointwise"
 
@@ -77,11 +63,10 @@ def unscored(instruction_id: str, order: str, reason: str, raw: str | None, judg
 
 def verdict_rows(verdicts: Iterable[Verdict]) -> pl.DataFrame:
     """Verdicts as the table ``verdicts/``, in the order given."""
-    rows: Sequence[tuple[object, ...]] = [astuple(verdict) for verdict in verdicts]
-    return pl.DataFrame(rows, schema=VERDICTS, orient="row")
+    return pl.DataFrame([astuple(verdict) for verdict in verdicts], schema=VERDICTS, orient="row")
 
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 """instruction_id, instruction, system, reference, teacher (its response), student (its response)."""
 
 
@@ -102,7 +87,7 @@ class JudgeMode:
         """The order under which a verdict of this request stands in ``verdicts/``."""
         return place
 
-    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+    def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         """What the judge reads."""
         shown = _in_order(place, row["student"], row["teacher"])
         return render_pairwise(prompt, row["instruction"], row["system"], *shown, row["reference"])
@@ -152,7 +137,7 @@ class _Pointwise(JudgeMode):
     def order_of(self, place: str) -> str:
         return POINTWISE
 
-    def render(self, prompt: Prompt, row: Row, place: str) -> str:
+    def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
@@ -192,7 +177,7 @@ def verdicts_per_instruction(judge: JudgeConfig) -> int:
     return len(expected_orders(judge)) * len(judge.endpoints)
 
 
-def _in_order(order: str, first: T, second: T) -> tuple[T, T]:
+def _in_order(order: str, first: _T, second: _T) -> tuple[_T, _T]:
     """What is the student's and the teacher's as ``order`` shows it; and of what was shown, whose it is."""
     return (second, first) if order == "teacher_first" else (first, second)
 
@@ -210,11 +195,13 @@ def combine_judges(verdicts: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
     rows = _mark_counted(verdicts.cast(VERDICTS).sort(*_PLACE, "judge"), rule)
     counts, any_scored = pl.col("counts"), pl.col("any_scored").any()
     reasons = pl.col("reason").drop_nulls().unique().sort().str.join("; ")
+    raw, judge = (pl.col(name).filter(counts & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
+    several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
     combined = rows.group_by(_PLACE, maintain_order=True).agg(
         pl.col("student_score", "teacher_score").filter(counts).mean().round(_DIGITS),
         status=pl.when(any_scored).then(pl.lit("scored")).otherwise(pl.lit("unscored")),
         reason=pl.when(~any_scored & (pl.col("reason").count() > 0)).then(reasons),
-        raw=_raw(),
+        raw=pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several),
         judge=pl.col("judge").filter(counts).str.join(", "),
     )
     return combined.select(VERDICTS.names()).cast(VERDICTS)
@@ -232,9 +219,3 @@ def _mark_counted(rows: pl.DataFrame, rule: PanelRule) -> pl.DataFrame:
         leaders = pl.col("winner").filter(pl.col("leads")).n_unique().over(_PLACE)
         rows = rows.with_columns(scored=pl.col("scored") & ((leaders > 1) | pl.col("leads")))
     return rows.with_columns(counts=pl.col("scored") | ~pl.col("any_scored"))
-
-
-def _raw() -> pl.Expr:
-    raw, judge = (pl.col(name).filter(pl.col("counts") & pl.col("raw").is_not_null()) for name in ("raw", "judge"))
-    several = pl.concat_str(pl.lit("["), judge, pl.lit("]\n"), raw).str.join("\n\n")
-    return pl.when(raw.len() == 1).then(raw.first()).when(raw.len() > 1).then(several)

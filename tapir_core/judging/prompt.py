@@ -15,8 +15,6 @@ from functools import lru_cache
 
 from tapir_core.prompts import Prompt
 
-__all__ = ["INVISIBLE", "MAX_SECTION_CHARS", "neutralise", "render_pairwise", "render_pointwise", "see"]
-
 INVISIBLE = "\0"
 """What `see` shows for a character that is not seen; neutralised text holds no other NUL."""
 

@@ -18,8 +18,6 @@ from typing import NamedTuple
 
 from tapir_core.text import Unparsed
 
-__all__ = ["SCALE", "PairScores", "parse_pointwise", "parse_verdict"]
-
 SCALE = (1.0, 10.0)
 """Lowest and highest score that a judge may give."""
 

@@ -18,14 +18,16 @@ from tapir_core.config import JudgeConfig, PanelRule
 from tapir_core.curriculum import split_usable
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.judging import expected_orders
-from tapir_core.judging.agreement import (
+from tapir_core.judging.estimates import (
     WINNERS,
+    Estimate,
     JudgePair,
     LengthEffects,
     OrderAgreement,
     UnscoredVerdicts,
     compare_judges,
     count_unscored_verdicts,
+    estimate_mean,
     favoured_position,
     mean_scores,
     measure_length,
@@ -33,7 +35,6 @@ from tapir_core.judging.agreement import (
     pair_orders,
     with_lengths,
 )
-from tapir_core.judging.estimates import Estimate, estimate_mean
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import judge_report_file
 from tapir_core.reporting.figure import COLOURS, GREY, INK, Plot, draw, points_with_intervals, stacked_bars

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from tapir_core.comparison.figures import ComparedArms, compare_arms, covers_sentence, verdicts
+from tapir_core.comparison.figures import ArmRow, ComparedArms, compare_arms, covers_sentence, verdicts
 from tapir_core.comparison.outcome import ArmOutcome, Graded, Training
 from tapir_core.comparison.plan import Arm
 from tapir_core.reporting.arms_report import (
@@ -54,6 +54,11 @@ def compared(reference: float, rand: float, *, seeds: tuple[int, ...] = (1, 2, 3
     return compare_arms("c", [REFERENCE, RANDOM, TRIAL], outcomes, **settings)  # type: ignore[arg-type]  # tests say only what differs
 
 
+def row_of(found: ComparedArms, name: str) -> ArmRow:
+    [row] = [each for each in found.rows if each.name == name]
+    return row
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
@@ -69,8 +74,7 @@ def test_a_verdict_is_read_off_the_interval(reference: float, words: str) -> Non
 
 def test_exploratory_arms_have_figures_and_no_verdict() -> None:
     found = compared(0.5, 0.4)
-    row = found.row("no_mfd")
-    assert row is not None
+    row = row_of(found, "no_mfd")
     assert row.to_random is not None
     assert row.to_random.run_seeds == 1
     assert not [sentence for sentence in verdicts(found) if "MFD" in sentence]
@@ -111,8 +115,7 @@ def test_the_rows_begin_with_backbone_and_s_0_and_say_what_each_arm_took() -> No
 def test_an_arm_that_lacks_too_many_answers_has_no_figure_and_says_why() -> None:
     outcomes = [outcome(REFERENCE, 1, 0.5), outcome(RANDOM, 1, 0.4, missing=30)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("random")
-    assert row is not None
+    row = row_of(found, "random")
     assert (row.test, row.dev, row.to_random, row.curve, row.task_types) == (None, None, None, (), {})
     assert row.missing == 30
     assert "30 of 300 test answers are missing" in row.why
@@ -127,8 +130,7 @@ def test_every_row_says_how_many_test_answers_are_missing() -> None:
     outcomes = [outcome(REFERENCE, seed, 0.5, missing=10 * seed - 10) for seed in (1, 2)]
     outcomes += [outcome(RANDOM, seed, 0.4) for seed in (1, 2)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("multi_round")
-    assert row is not None
+    row = row_of(found, "multi_round")
     assert row.test is not None
     assert (row.missing, row.test.items) == (10, 590)
     for table in (arms_tables(found)["arms"], brief_table(found), narrow_tables(found)[0]):
@@ -144,7 +146,7 @@ def test_a_student_on_the_way_that_lacks_too_many_answers_is_left_out_of_the_cur
     lacking = {key: graded(0.3, 1, 30) if key[0] == 0 else each for key, each in whole.students.items()}
     outcomes = [replace(whole, students=lacking), outcome(RANDOM, 1, 0.4)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
-    reference, random_row, basic = (found.row(name) for name in ("multi_round", "random", "S_0"))
+    reference, random_row, basic = (row_of(found, name) for name in ("multi_round", "random", "S_0"))
     assert reference is not None
     assert random_row is not None
     assert basic is not None
@@ -157,8 +159,9 @@ def test_a_dev_split_that_lacks_too_many_answers_has_no_figure_and_the_test_spli
     whole = outcome(REFERENCE, 1, 0.5)
     lacking = {key: graded(0.5, 1, 30) if key == (1, "dev") else each for key, each in whole.students.items()}
     outcomes = [replace(whole, students=lacking), outcome(RANDOM, 1, 0.4)]
-    row = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True).row("multi_round")
-    assert row is not None
+    row = row_of(
+        compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True), "multi_round"
+    )
     assert row.test is not None
     assert (row.dev, row.missing, row.why) == (None, 0, "")
 
@@ -166,8 +169,7 @@ def test_a_dev_split_that_lacks_too_many_answers_has_no_figure_and_the_test_spli
 def test_intervals_of_an_accuracy_end_at_0_and_1() -> None:
     outcomes = [outcome(REFERENCE, 1, 1.0), outcome(REFERENCE, 2, 0.9)]
     found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("multi_round")
-    assert row is not None
+    row = row_of(found, "multi_round")
     assert row.test is not None
     assert row.test.low95 < row.test.value < row.test.high95 == 1.0
 
@@ -204,8 +206,7 @@ def test_a_difference_of_which_too_many_instructions_lack_one_of_the_two_answers
         for arm, half in zip((REFERENCE, RANDOM), halves, strict=True)
     ]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("multi_round")
-    assert row is not None
+    row = row_of(found, "multi_round")
     assert row.test is not None
     assert row.to_random is None
     assert "No verdict on Curriculum against Random: too many answers of one or the other are missing." in verdicts(
@@ -220,8 +221,7 @@ def test_a_task_type_that_lacks_too_many_answers_has_no_figure_and_the_others_ha
     lacking = Graded({item: mark for item, mark in test.correct.items() if item not in maths[:3]}, test.task_types)
     outcomes = [replace(whole, students=whole.students | {(1, "test"): lacking}), outcome(RANDOM, 1, 0.4)]
     found = compare_arms("c", [REFERENCE, RANDOM], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("multi_round")
-    assert row is not None
+    row = row_of(found, "multi_round")
     assert row.test is not None, "1 % of all"
     assert set(row.task_types) == {"Others"}, "10 % of Math"
     others = row.task_types["Others"]
@@ -235,8 +235,7 @@ def test_a_task_type_that_lacks_too_many_answers_has_no_figure_and_the_others_ha
 def test_students_that_are_all_wrong_have_an_interval_that_does_not_say_they_always_are() -> None:
     outcomes = [outcome(REFERENCE, seed, 0.0) for seed in (1, 2)]
     found = compare_arms("c", [REFERENCE], outcomes, unfinished=(), prices="", concludes=True)
-    row = found.row("multi_round")
-    assert row is not None
+    row = row_of(found, "multi_round")
     assert row.test is not None
     assert (row.test.value, row.test.low95) == (0.0, 0.0)
     assert 0.01 < row.test.high95 < 0.02

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.annotations import Annotation, read_annotations, read_outputs
-from tapir_core.evaluation.length_control import read_anchors, read_difficulty
+from tapir_core.evaluation.alpaca_eval import read_anchors, read_annotations, read_outputs
+from tapir_core.evaluation.length_control import Annotation, read_difficulty
 
 
 def write(path: Path, text: str) -> str:

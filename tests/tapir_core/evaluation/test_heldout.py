@@ -6,8 +6,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tapir_core.evaluation.scores import UNTYPED, grade_answers, score_answers
-from tapir_core.judging.estimates import estimate_share
+from tapir_core.evaluation.scores import grade_answers, score_answers
+from tapir_core.judging.estimates import NO_TASK_TYPE, estimate_share
 
 RIGHT, WRONG, FAILED = "Answer: 4", "Answer: 5", None
 
@@ -81,7 +81,7 @@ def test_questions_without_a_task_type_have_a_category_of_their_own() -> None:
     assert {category for _, category in scores(questions(["Math", None]), answers(RIGHT, RIGHT))} == {
         "all",
         "Math",
-        UNTYPED,
+        NO_TASK_TYPE,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.annotations import is_switched
+from tapir_core.evaluation.alpaca_eval import is_switched
 from tapir_core.evaluation.benchmark import ITEMS, benchmark_of, exchanges_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tests.benchmark_runs import ALPACA, MT_BENCH, QUESTIONS, VICUNA

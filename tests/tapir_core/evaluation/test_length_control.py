@@ -7,9 +7,9 @@ import pytest
 
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.alpaca_eval import measure_annotations
-from tapir_core.evaluation.annotations import Annotation
 from tapir_core.evaluation.length_control import (
     STRENGTHS,
+    Annotation,
     LengthModel,
     LengthTables,
     choose_strength,

@@ -7,8 +7,7 @@ import pytest
 
 from tapir_core.config import LmEvalBenchmark
 from tapir_core.evaluation.benchmark import ITEMS, Exchange, exchanges_of, items_table
-from tapir_core.evaluation.lm_eval import LmEval
-from tapir_core.evaluation.marking import UNKNOWN, Marks
+from tapir_core.evaluation.marking import UNKNOWN, LmEval, Marks
 from tapir_core.evaluation.scores import REPLIES, judgments_of
 from tapir_core.stages import StageAt, own_digest
 from tasks.input_files import gather_files

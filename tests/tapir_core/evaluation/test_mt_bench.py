@@ -1,7 +1,6 @@
 import pytest
 
-from tapir_core.evaluation.fastchat import needs_reference, temperature_of
-from tapir_core.evaluation.mt_bench import measure_ratings, parse_rating
+from tapir_core.evaluation.mt_bench import measure_ratings, needs_reference, parse_rating, temperature_of
 from tapir_core.text import Unparsed
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.evaluation.fastchat import Shown, combine_games, measure_pairs, parse_pair_verdict, win_of_game
+from tapir_core.evaluation.mt_bench import Shown, combine_games, measure_pairs, parse_pair_verdict, win_of_game
 from tapir_core.text import Unparsed
 
 WORTH = st.sampled_from([1.0, 0.5, 0.0])

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from tapir_core.evaluation.annotations import (
+from tapir_core.evaluation.alpaca_eval import (
     is_switched,
     kept_preference,
     preference_from_choice,

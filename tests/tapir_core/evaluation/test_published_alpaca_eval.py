@@ -5,14 +5,19 @@ from functools import cache
 
 import pytest
 
-from tapir_core.evaluation.annotations import Annotation, measure_win_rates, preference_from_logprobs, read_annotations
+from tapir_core.evaluation.alpaca_eval import (
+    measure_win_rates,
+    preference_from_logprobs,
+    read_annotations,
+    read_length_tables,
+)
 from tapir_core.evaluation.length_control import (
+    Annotation,
     LengthModel,
     LengthTables,
     control_length,
     fit_length_model,
     predict_win_rate,
-    read_length_tables,
 )
 from tests.evalref import csv_rows, evalref, json_rows
 

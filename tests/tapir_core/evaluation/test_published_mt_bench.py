@@ -5,8 +5,13 @@ from collections import defaultdict
 
 import pytest
 
-from tapir_core.evaluation.fastchat import measure_pairs, needs_reference, parse_pair_verdict
-from tapir_core.evaluation.mt_bench import measure_ratings, parse_rating
+from tapir_core.evaluation.mt_bench import (
+    measure_pairs,
+    measure_ratings,
+    needs_reference,
+    parse_pair_verdict,
+    parse_rating,
+)
 from tapir_core.evaluation.statistics import Figure
 from tapir_core.evaluation.vicuna import measure_reviews, parse_first_line
 from tapir_core.judging.verdict import PairScores

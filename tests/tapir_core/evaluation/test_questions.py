@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tapir_core.errors import ConfigError
-from tapir_core.evaluation.fastchat import Question, check_references, read_answers, read_questions
+from tapir_core.evaluation.mt_bench import Question, check_references, read_answers, read_questions
 
 
 def write(path: Path, *rows: Any) -> str:
@@ -65,8 +65,8 @@ def test_every_question_that_needs_a_reference_has_one_for_each_turn() -> None:
         Question("3", "reasoning", ("a",)),
         Question("4", "stem", ("a", "b")),
     ]
-    check_references(questions, {"1": ("x", "y"), "2": ("x",), "3": ("x",)})
+    check_references(questions, {"1": ("x", "y"), "2": ("x",), "3": ("x",)}, "references")
     with pytest.raises(ConfigError, match="no reference answer to question 1, 3;"):
-        check_references(questions, {"1": ("x",), "2": ("x",)})
+        check_references(questions, {"1": ("x",), "2": ("x",)}, "references")
     with pytest.raises(ConfigError, match="no reference answer to question 1;"):
-        check_references(questions, {"1": ("x", " "), "2": ("x",), "3": ("x",)})
+        check_references(questions, {"1": ("x", " "), "2": ("x",), "3": ("x",)}, "references")

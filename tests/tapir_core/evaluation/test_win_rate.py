@@ -3,8 +3,9 @@ from collections.abc import Iterable
 
 import pytest
 
-from tapir_core.evaluation.annotations import Annotation, is_switched, measure_position, measure_win_rates
-from tapir_core.judging.agreement import favoured_position
+from tapir_core.evaluation.alpaca_eval import is_switched, measure_position, measure_win_rates
+from tapir_core.evaluation.length_control import Annotation
+from tapir_core.judging.estimates import favoured_position
 
 
 def judged(preferences: Iterable[float | None]) -> list[Annotation]:

@@ -5,14 +5,14 @@ from hypothesis import strategies as st
 
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.judging import Verdict
-from tapir_core.judging.agreement import (
+from tapir_core.judging.estimates import (
+    Estimate,
     compare_judges,
     favoured_position,
     mean_scores,
     measure_orders,
     pair_orders,
 )
-from tapir_core.judging.estimates import Estimate
 from tests.builders import make_labels, make_verdict, make_verdicts, shuffled
 
 BOTH = ("teacher_first", "student_first")

@@ -25,9 +25,9 @@ def make_results(
             mean = -gap if kind == of and number < wrong else 0.0 if kind == "padded" else gap
             gaps = {order: mean + shift for order, shift in zip(orders, shifts, strict=True)}
             if kind == of and number >= pairs - unscored:
-                results.append(PairResult(pair, {}, len(orders), ("refused",) * len(orders)))
+                results.append(PairResult(pair, {}, ("refused",) * len(orders)))
             else:
-                results.append(PairResult(pair, gaps, len(orders)))
+                results.append(PairResult(pair, gaps))
     return results
 
 

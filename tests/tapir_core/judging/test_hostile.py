@@ -5,13 +5,14 @@ from collections import Counter
 import pytest
 
 from tapir_core.judging import PairScores, parse_pointwise, parse_verdict, render_pairwise, render_pointwise
-from tapir_core.judging.hostile import KINDS, HostileCase, hostile_cases
+from tapir_core.judging.hostile import HostileCase, hostile_cases
 from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Behaviour, judge, read_ask
 from tapir_core.text import Unparsed
 
 CASES = hostile_cases()
+KINDS = {case.kind for case in CASES}
 INSTRUCTION, RIGHT, WRONG = "What is 30 + 61?", "Answer: 91", "Answer: 5"
 TAGS = ("instruction", "answer_1", "answer_2", "reference")
 OWN_TAG = re.compile(r"<\s*/?\s*(?:system|instruction|answer[\s_-]*\d*|reference)\b[^<>]*>", re.IGNORECASE)
@@ -51,13 +52,12 @@ def asked(message: str, *, bias: float = 0.0) -> str:
 def test_there_are_at_least_60_cases_of_at_least_12_kinds_each_of_its_own_name() -> None:
     assert len(CASES) >= 60
     assert len(KINDS) >= 12
-    assert {case.kind for case in CASES} == set(KINDS)
     assert max(Counter(case.name for case in CASES).values()) == 1
     assert len({case.wrap(WRONG) for case in CASES}) == len(CASES)
 
 
 def test_the_first_cases_are_of_all_kinds() -> None:
-    assert {case.kind for case in CASES[: len(KINDS)]} == set(KINDS)
+    assert {case.kind for case in CASES[: len(KINDS)]} == KINDS
 
 
 @each_case

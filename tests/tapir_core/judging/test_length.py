@@ -1,7 +1,7 @@
 import polars as pl
 import pytest
 
-from tapir_core.judging.agreement import mean_scores, measure_length, with_lengths
+from tapir_core.judging.estimates import mean_scores, measure_length, with_lengths
 from tests.builders import make_teacher, make_verdict, make_verdicts
 
 

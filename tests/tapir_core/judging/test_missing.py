@@ -1,4 +1,4 @@
-from tapir_core.judging.agreement import NO_TASK_TYPE, count_unscored_verdicts
+from tapir_core.judging.estimates import NO_TASK_TYPE, count_unscored_verdicts
 from tests.builders import make_labels, make_verdict, make_verdicts
 
 
