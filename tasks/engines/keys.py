@@ -16,15 +16,6 @@ from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import FLEET_SECRET
 from tapir_core.storage import on_this_machine
 
-__all__ = [
-    "SECRET_VARIABLE",
-    "api_key",
-    "hide_keys",
-    "keyless_environment",
-    "offline_environment",
-    "replica_key",
-]
-
 SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
 
 _SECRET = re.compile(

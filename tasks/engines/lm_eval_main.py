@@ -20,8 +20,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-__all__ = ["Refused", "do_job"]
-
 Json = Any
 
 _QUESTIONS, _EXAMPLES = "questions", "examples"

@@ -20,23 +20,13 @@ from pathlib import Path
 
 from tasks.engines.keys import hide_keys
 
-__all__ = [
-    "LogReader",
-    "Record",
-    "follow_log",
-    "last_words",
-    "tell",
-    "told_to",
-    "whole_lines",
-]
-
 PERIOD_SECONDS = 60.0
 """Between two lines that say how busy a server is."""
 
 LONGEST_RECORD = 60
 """Lines; of a longer crash its end is told."""
 
-LONGEST_LINE = 2_000
+_LONGEST_LINE = 2_000
 """Characters."""
 
 _FROM = re.compile(r"^(?:\((\w+)[^()]*pid=\d+\) ?|\[(rank\d+)\]:\s?)")
@@ -95,7 +85,7 @@ class LogReader:
 
     def read(self, lines: Iterable[str], now: float) -> list[Record]:
         """What to tell of lines that came at ``now`` (seconds of any clock); an error stays open until another line."""
-        return [record for line in lines for record in self._read_line(line.rstrip()[:LONGEST_LINE], now)]
+        return [record for line in lines for record in self._read_line(line.rstrip()[:_LONGEST_LINE], now)]
 
     def flush(self) -> list[Record]:
         """The error that is open: nothing more of it comes."""

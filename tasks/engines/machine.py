@@ -15,17 +15,6 @@ from pathlib import Path
 
 from tasks.engines.keys import keyless_environment
 
-__all__ = [
-    "BROKEN_AMX",
-    "GPUS_VARIABLE",
-    "KEEP_MEMORY",
-    "WITHOUT_AMX",
-    "amx_is_broken",
-    "computes_in_bf16",
-    "share_out",
-    "visible_gpus",
-]
-
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 

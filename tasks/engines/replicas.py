@@ -23,14 +23,6 @@ from tapir_core.run_folder import RunFolder
 from tasks.engines.keys import SECRET_VARIABLE, replica_key
 from tasks.engines.student_server import Report, Student
 
-__all__ = [
-    "Ended",
-    "How",
-    "ReplicaStudents",
-    "Replicas",
-    "replicas_of",
-]
-
 LOOK_SECONDS = 1.0
 
 LEAVE_SECONDS = 120.0

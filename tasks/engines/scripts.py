@@ -16,8 +16,6 @@ from tapir_core.evaluation.benchmark import ScriptFailed
 from tasks.engines.keys import keyless_environment
 from tasks.engines.supervisor import start_child
 
-__all__ = ["ScriptRunner"]
-
 Json = Any
 
 _POLL_SECONDS = 0.1

@@ -25,19 +25,6 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.logs import follow_log, last_words, tell
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = [
-    "HOST",
-    "Installed",
-    "Launch",
-    "LocalStudents",
-    "Report",
-    "Serving",
-    "Student",
-    "StudentServer",
-    "Students",
-    "served_here",
-]
-
 HOST = "127.0.0.1"
 
 _STOP_GRACE_SECONDS = 10.0

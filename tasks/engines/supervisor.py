@@ -21,8 +21,6 @@ from typing import Self, TextIO
 from tapir_core.errors import EngineError
 from tasks.engines import supervisor_main
 
-__all__ = ["Child", "start_child"]
-
 
 @dataclass(eq=False)
 class Child:

@@ -20,14 +20,6 @@ from tasks.engines.keys import keyless_environment
 from tasks.engines.machine import BROKEN_AMX, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
 from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 
-__all__ = [
-    "VllmEnvironment",
-    "VllmServer",
-    "find_environment",
-    "server_command",
-    "server_env",
-]
-
 _PROBE_TIMEOUT_SECONDS = 120.0
 
 _FEW_CORES = 8

@@ -23,22 +23,6 @@ from tapir_core.errors import ConfigError
 from tapir_core.randomness import derive_rng
 from tasks.engines.training.job import TrainingCount, TrainingJob
 
-__all__ = [
-    "IGNORED",
-    "BatchPlan",
-    "Corpus",
-    "Example",
-    "closing_token",
-    "count_training",
-    "encode",
-    "load_tokenizer",
-    "mark_trained",
-    "plan_batches",
-    "plan_packed_batches",
-    "plan_training",
-    "read_conversations",
-]
-
 IGNORED = -100
 """The label of a token without loss."""
 
@@ -190,10 +174,10 @@ def _shared_length(first: list[int], second: list[int]) -> int:
     return next(differing, min(len(first), len(second)))
 
 
-WINDOW_BATCHES = 8
+_WINDOW_BATCHES = 8
 """Bundles are cut from this many batches of the stream; more means less padding."""
 
-BUNDLES = 4
+_BUNDLES = 4
 """Fewest bundles of a batch (where it has as many examples); more means more padding and more chance in a batch."""
 
 
@@ -245,7 +229,7 @@ def plan_batches(
     """
     accumulation = math.ceil(batch_size / (micro_batch_size * world_size))
     # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
-    bundle_size = max(1, batch_size // max(BUNDLES, accumulation))
+    bundle_size = max(1, batch_size // max(_BUNDLES, accumulation))
     stream = _stream(len(lengths), epochs, seed)
     batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
     size = math.ceil(batch_size / accumulation)
@@ -276,7 +260,7 @@ def _mixed_batches(
 ) -> list[list[int]]:
     """Batches of random bundles of like length, each batch sorted by length; only the last can be short."""
     batches: list[list[int]] = []
-    window_size = WINDOW_BATCHES * batch_size
+    window_size = _WINDOW_BATCHES * batch_size
     for start in range(0, len(stream), window_size):
         window = sorted(stream[start : start + window_size], key=lambda index: lengths[index])
         whole = len(window) // bundle_size * bundle_size

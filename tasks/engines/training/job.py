@@ -23,21 +23,6 @@ from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 
-__all__ = [
-    "Attempt",
-    "SaveRecord",
-    "TrainingCount",
-    "TrainingJob",
-    "TrainingProgress",
-    "TrainingSummary",
-    "child_error",
-    "clear_unfinished",
-    "newest_save",
-    "print_child_error",
-    "publish_save",
-    "sync_folder",
-]
-
 
 def print_child_error(error: TapirError) -> None:
     """Print it in the child."""

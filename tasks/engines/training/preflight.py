@@ -27,16 +27,6 @@ from tasks.engines.training.data import (
 )
 from tasks.engines.training.job import TrainingCount, TrainingJob, child_error, print_child_error
 
-__all__ = [
-    "ModelSize",
-    "check_masks",
-    "check_memory",
-    "count_trainings",
-    "describe",
-    "estimate_memory",
-    "main",
-]
-
 _GIB = 2**30
 
 

@@ -34,9 +34,7 @@ from tasks.engines.training.job import (
 )
 from tasks.engines.training.sft import PlannedTrainer, Watch
 
-__all__ = ["main"]
-
-STOPPED = 75
+_STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
 
 
@@ -86,7 +84,7 @@ def _train(job: TrainingJob) -> int:
     trainer.train(resume_from_checkpoint=str(save.folder) if save else None)
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
-        return STOPPED
+        return _STOPPED
     _finish(job, trainer, corpus, plan, tokenizer)
     return 0
 

@@ -26,19 +26,6 @@ from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training.data import IGNORED, BatchPlan
 from tasks.engines.training.job import Attempt, SaveRecord, TrainingJob, TrainingProgress, publish_save
 
-__all__ = [
-    "PlannedTrainer",
-    "Watch",
-    "deepspeed_config",
-    "load_model",
-    "lora_config",
-    "merge_adapter",
-    "settle_precision",
-    "sft_settings",
-    "versions",
-    "write_student",
-]
-
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
 

@@ -31,13 +31,6 @@ from tasks.engines.training.job import (
 )
 from tasks.engines.training.preflight import memory_remedy
 
-__all__ = [
-    "TrainingJob",
-    "TrainingProgress",
-    "TrainingSummary",
-    "train_student",
-]
-
 _POLL_SECONDS = 0.25
 _ROOT = str(Path(tasks.__file__).parents[1])
 
