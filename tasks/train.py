@@ -26,8 +26,7 @@ from tasks._task import does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
 from tasks.engines.training.job import TrainingJob, TrainingProgress, TrainingSummary
-from tasks.engines.training.preflight import count_trainings
-from tasks.engines.training.trainer import train_student
+from tasks.engines.training.trainer import count_trainings, train_student
 from tasks.follow_training import FineTuneRuns, follow_training
 from tasks.runtime import current
 

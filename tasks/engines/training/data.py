@@ -8,20 +8,23 @@ The examples of all epochs are one stream in a seeded order; every batch is full
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
-wants to know before: they agree to the token.
+wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
+input, counts as one line on its output), which loads the tokenizer.
 """
 
+import json
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.randomness import derive_rng
-from tasks.engines.training.job import TrainingCount, TrainingJob
+from tasks.engines.training.job import TrainingCount, TrainingJob, print_child_error
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -137,6 +140,21 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
             f"the shortest has {shortest} tokens"
         )
     return Corpus(kept, len(examples) - len(kept), closing)
+
+
+def check_masks(corpus: Corpus) -> None:
+    """Every example has an answer of its own and ends, trained, with the closing token.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for number, example in enumerate(corpus.examples):
+        trained = [label for label in example.labels if label != IGNORED]
+        if len(trained) < 2 or trained[-1] != corpus.closing:
+            raise ConfigError(
+                f"example {number} trains {len(trained)} tokens and ends with token {example.tokens[-1]}, not with an "
+                f"answer and the closing token {corpus.closing}; look at its messages and at the chat template"
+            )
 
 
 def mark_trained(tokenizer: Any, example: Example) -> str:
@@ -329,3 +347,23 @@ def count_training(job: TrainingJob, corpus: Corpus, plan: BatchPlan) -> Trainin
         trained_tokens=sum(plan.tokens_by_step(answers)),
         total_tokens=sum(plan.tokens_by_step(corpus.lengths)),
     )
+
+
+def _main() -> int:
+    """Print what each job of the standard input comes to, in the child; returns the exit code."""
+    try:
+        counts = [asdict(_count(TrainingJob.from_json(each))) for each in json.load(sys.stdin)]
+    except TapirError as error:
+        print_child_error(error)
+        return 1
+    print(json.dumps(counts))
+    return 0
+
+
+def _count(job: TrainingJob) -> TrainingCount:
+    corpus = encode(load_tokenizer(job), read_conversations(job.mixture), max_length=job.training.max_length)
+    return count_training(job, corpus, plan_training(job, corpus, world_size=1))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

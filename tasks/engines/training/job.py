@@ -93,6 +93,22 @@ class TrainingJob:
         value = self.to_json() | {"training": self.training.model_dump(mode="json", exclude=free_of_training)}
         return digest({name: each for name, each in value.items() if name not in free})
 
+    @property
+    def memory_remedy(self) -> str:
+        """What to change when memory does not suffice."""
+        training = self.training
+        ways = [
+            (True, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
+            (True, f"lower training.max_length (now {training.max_length})"),
+            (not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
+            (training.lora is None, "set [training.lora]"),
+            (
+                training.zero_stage < 3,
+                f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
+            ),
+        ]
+        return ", or ".join(way for helps, way in ways if helps)
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:

@@ -9,9 +9,11 @@ import math
 import os
 import socket
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import deepspeed
 import psutil
@@ -22,7 +24,7 @@ from transformers.utils import is_flash_attn_2_available, logging
 from trl import SFTConfig
 
 from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
-from tasks.engines.training import data, preflight, sft
+from tasks.engines.training import data, sft
 from tasks.engines.training.data import BatchPlan, Corpus
 from tasks.engines.training.job import (
     Attempt,
@@ -36,6 +38,10 @@ from tasks.engines.training.sft import PlannedTrainer, Watch
 
 _STOPPED = 75
 """Exit code after SIGTERM: the job is unfinished and can go on."""
+
+_GIB = 2**30
+_LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
+"""Those that a training's numbers depend on."""
 
 
 def main(job_file: Path) -> int:
@@ -61,13 +67,13 @@ def _train(job: TrainingJob) -> int:
         )
     tokenizer = data.load_tokenizer(job)
     corpus = data.encode(tokenizer, data.read_conversations(job.mixture), max_length=job.training.max_length)
-    preflight.check_masks(corpus)
+    data.check_masks(corpus)
     plan = data.plan_training(job, corpus, world_size)
     save = newest_save(attempt.saves, world_size=world_size)
     earlier_seconds = save.record.seconds if save else 0.0
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft.sft_settings(job, plan, on_cpu=not torch.cuda.is_available()))
-    watch = Watch(job, plan.tokens_by_step(corpus.lengths), earlier_seconds=earlier_seconds, world_size=world_size)
+    watch = Watch(job, plan.tokens_by_step(corpus.lengths), earlier_seconds=earlier_seconds)
     trainer = PlannedTrainer(
         plan=plan,
         watch=watch,
@@ -100,15 +106,113 @@ def _dataset(corpus: Corpus) -> Dataset:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """What the estimate needs to know of a model."""
+
+    parameters: int
+    trained_parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, model: Any) -> Self:
+        """The size of a loaded one; ZeRO-3 keeps the true size of a partitioned weight in ``ds_numel``."""
+        text = model.config.get_text_config()
+        counts = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
+        return cls(
+            parameters=sum(count for count, _ in counts),
+            trained_parameters=sum(count for count, trained in counts if trained),
+            layers=text.num_hidden_layers,
+            hidden=text.hidden_size,
+            vocabulary=text.vocab_size,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that one process needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def states(self) -> int:
+        """What is needed whatever the batch."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.states + self.activations
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in asdict(self).items())
+        return f"{parts}; {self.total / _GIB:.2f} GiB"
+
+
+def estimate_memory(job: TrainingJob, size: ModelSize, *, longest: int, world_size: int) -> MemoryEstimate:
+    """Rough bytes a process, for its fullest micro-batch."""
+    training = job.training
+    width = 2 if training.precision == "bf16" else 4
+    stage = training.zero_stage
+    weights = size.parameters * width // (world_size if stage == 3 else 1)
+    gradients = size.trained_parameters * width // (world_size if stage >= 2 else 1)
+    # AdamW's two moments and DeepSpeed's fp32 copy of the weights
+    optimizer = size.trained_parameters * 12 // (world_size if stage >= 1 else 1)
+    tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
+    # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
+    held = size.layers * (1 if training.gradient_checkpointing else 17) + 17
+    activations = tokens * (size.hidden * held * width + size.vocabulary * (width + 4))
+    return MemoryEstimate(weights, gradients, optimizer, activations)
+
+
+def check_memory(job: TrainingJob, estimate: MemoryEstimate, free: int) -> str | None:
+    """A warning when the estimate exceeds the free memory.
+
+    Raises:
+        EngineError: not even weights, gradients and optimizer fit.
+    """
+    if estimate.total <= free:
+        return None
+    text = f"the training needs about {estimate.total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
+    if estimate.states > free:
+        raise EngineError(f"{text} ({estimate}); {job.memory_remedy}")
+    return f"{text}; should it fail: {job.memory_remedy}"
+
+
+def describe(
+    job: TrainingJob, corpus: Corpus, plan: BatchPlan, *, world_size: int, device: str, memory: Sequence[str]
+) -> str:
+    """The pre-flight's report for the log."""
+    training = job.training
+    tokens = plan.tokens_by_step(corpus.lengths)
+    lines = [
+        f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
+        + (f", LoRA rank {training.lora.rank}" if training.lora else ""),
+        f"batch         {training.batch_size} examples = {plan.accumulation} x {plan.micro_batch_size} x {world_size}"
+        " (accumulated x micro-batch x processes)",
+        f"examples      {len(corpus.examples)}, {job.epochs:g} epochs; {corpus.left_out} left out, longer than "
+        f"{training.max_length} tokens",
+        f"steps         {plan.steps}, {sum(tokens)} tokens, of what is computed "
+        f"{0.0 if training.packing else plan.padding_share(corpus.lengths):.1%} is padding",
+        *(f"memory        {line}" for line in memory),
+    ]
+    return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
+
+
 def _look_before(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: BatchPlan, tokenizer: Any) -> None:
     world_size, device = trainer.args.world_size, trainer.args.device
-    size = preflight.ModelSize.of(trainer.model)
-    estimate = preflight.estimate_memory(job, size, longest=max(corpus.lengths), world_size=world_size)
+    size = ModelSize.of(trainer.model)
+    estimate = estimate_memory(job, size, longest=max(corpus.lengths), world_size=world_size)
     free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available // world_size
-    warning = preflight.check_memory(job, estimate, free)
+    warning = check_memory(job, estimate, free)
     if trainer.is_world_process_zero():
-        memory = [f"{estimate} a process, {free / 2**30:.2f} GiB free", *([warning] if warning else [])]
-        report = preflight.describe(job, corpus, plan, world_size=world_size, device=device.type, memory=memory)
+        memory = [f"{estimate} a process, {free / _GIB:.2f} GiB free", *([warning] if warning else [])]
+        report = describe(job, corpus, plan, world_size=world_size, device=device.type, memory=memory)
         print(report)
         print(
             f"  one example, trained between ⟦ and ⟧:\n{data.mark_trained(tokenizer, corpus.examples[0])}", flush=True
@@ -158,7 +262,7 @@ def _summary(job: TrainingJob, trainer: PlannedTrainer, corpus: Corpus, plan: Ba
         precision=job.training.precision,
         zero_stage=job.training.zero_stage,
         resumed_from_steps=list(trainer.resumed_from_steps),
-        versions=sft.versions(),
+        versions={name: metadata.version(name) for name in _LIBRARIES},
     )
 
 

@@ -5,7 +5,6 @@ saves that are whole or absent, and what follows a step: all ranks must agree on
 collective, and one small reduction a step does it.
 """
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -88,14 +87,13 @@ def sft_settings(job: TrainingJob, plan: BatchPlan, *, on_cpu: bool) -> dict[str
 class Watch(TrainerCallback):
     """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
 
-    def __init__(self, job: TrainingJob, tokens_by_step: list[int], *, earlier_seconds: float, world_size: int) -> None:
+    def __init__(self, job: TrainingJob, tokens_by_step: list[int], *, earlier_seconds: float) -> None:
         """``earlier_seconds`` are those of the steps before this start."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
         self._job = job
         self._tokens_by_step = tokens_by_step
         self._earlier_seconds = earlier_seconds
-        self._world_size = world_size
         self._began = self._saved_at = time.monotonic()
         self._told_to_stop = False
         self._first_step = 0
@@ -159,8 +157,6 @@ class Watch(TrainerCallback):
         self._told_to_stop = True
 
     def _agree(self, save: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
-        if self._world_size == 1:
-            return save, stop
         wishes = torch.tensor([int(save), int(stop)], device=device)
         torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
         return bool(wishes[0]), bool(wishes[1])
@@ -228,7 +224,11 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     """The job with ``precision = "auto"`` decided for this rank's device."""
     if job.training.precision != "auto":
         return job
-    precision = "bf16" if _computes_in_bf16() else "fp32"
+    if torch.cuda.is_available():
+        in_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        in_bf16 = computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+    precision = "bf16" if in_bf16 else "fp32"
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
@@ -282,19 +282,6 @@ def merge_adapter(job: TrainingJob, adapter: Path) -> Any:
         job.base, dtype=_dtype(job), trust_remote_code=False, use_safetensors=True
     )
     return PeftModel.from_pretrained(base, adapter).merge_and_unload()
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that a training's numbers depend on."""
-    names = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def _computes_in_bf16() -> bool:
-    """Whether this rank's device is faster in bf16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
 
 
 def _dtype(job: TrainingJob) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Fine-tune a student: starts the ranks as supervised children and follows them. Imports no torch.
+"""Fine-tune a student: starts the ranks as supervised children and follows them; or counts before. Imports no torch.
 
 A job that is started again goes on from its newest complete save; one that is finished is only read. What a user can
 act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +18,19 @@ from pathlib import Path
 
 import tasks
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines.keys import keyless_environment
+from tasks.engines.keys import keyless_environment, offline_environment
 from tasks.engines.logs import follow_log, last_words, whole_lines
 from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
 from tasks.engines.supervisor import Child, start_child
 from tasks.engines.training.job import (
     Attempt,
+    TrainingCount,
     TrainingJob,
     TrainingProgress,
     TrainingSummary,
     child_error,
     clear_unfinished,
 )
-from tasks.engines.training.preflight import memory_remedy
 
 _POLL_SECONDS = 0.25
 _ROOT = str(Path(tasks.__file__).parents[1])
@@ -75,6 +76,27 @@ def train_student(
     return done
 
 
+def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
+    """What ``training.json`` of each job will say of examples, steps and tokens; reads bases and mixtures, no more.
+
+    Raises:
+        ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
+        EngineError: the count failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.engines.training.data"],
+        input=json.dumps([job.to_json() for job in jobs]),
+        env=offline_environment(),
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
+        raise child_error(done.stderr) or EngineError(f"the tokens of a training could not be counted:\n{last}")
+    return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+
+
 def rank_environments(
     job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str]
 ) -> list[dict[str, str]]:
@@ -89,8 +111,7 @@ def rank_environments(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     values = {
         **environment,
@@ -125,9 +146,9 @@ def explain(job: TrainingJob, code: int, log: str) -> TapirError:
         return told
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {memory_remedy(job)} (log: {job.log_path})"
+        reason = f"ran out of memory; {job.memory_remedy} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
-        reason = f"process was killed, most often for lack of memory; {memory_remedy(job)} (log: {job.log_path})"
+        reason = f"process was killed, most often for lack of memory; {job.memory_remedy} (log: {job.log_path})"
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:
