@@ -49,7 +49,7 @@ from tasks.asking import (
     make_request,
     worked,
 )
-from tasks.engines.scripts import ScriptRunner
+from tasks.engines.supervisor import ScriptRunner
 from tasks.input_files import check_benchmark_files
 from tasks.inputs import read_once
 from tasks.outcomes import Worked

@@ -50,7 +50,7 @@ _MATTERS = (
 )
 """Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
 
-_SAY_CODE = ("config.json", "tokenizer_config.json", "processor_config.json")
+_SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 """Files that name a model's own Python code, where it has some."""
 
 _CHILD = (sys.executable, "-m", "tasks.engines.backbone")
@@ -69,9 +69,7 @@ def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
     """
-    folder = _place(student, cache, fetched=True)
-    _check(folder, student)
-    return folder
+    return _place(student, cache, fetched=True)
 
 
 def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
@@ -82,26 +80,27 @@ def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
         MissingPrerequisite: the embedded student's package is not installed.
     """
     try:
-        folder = _place(student, cache, fetched=False)
+        return _place(student, cache, fetched=False)
     except FileNotFoundError:
         return None
-    _check(folder, student)
-    return folder
 
 
 def _place(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
-    """Where the backbone lies, once it is ``fetched`` if need be; else FileNotFoundError says that it is not here."""
+    """The checked folder, ``fetched`` if need be; FileNotFoundError says that it is not here and was not to be."""
     local = Path(student.backbone).expanduser()
     if student.backbone == EMBEDDED_STUDENT:
-        return _embedded(cache, fetched=fetched)
-    if local.is_dir():
-        return local.resolve()
-    if _HUB_ID.fullmatch(student.backbone):
-        return _of_hub(student, cache, fetched=fetched)
-    raise ConfigError(
-        f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
-        f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
-    )
+        folder = _embedded(cache, fetched=fetched)
+    elif local.is_dir():
+        folder = local.resolve()
+    elif _HUB_ID.fullmatch(student.backbone):
+        folder = _of_hub(student, cache, fetched=fetched)
+    else:
+        raise ConfigError(
+            f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
+            f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
+        )
+    _check(folder, student)
+    return folder
 
 
 def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
@@ -134,29 +133,38 @@ def find_chat_template(folder: Path) -> str | None:
 
 
 def _check(folder: Path, student: StudentConfig) -> None:
-    where = f"student.backbone = {student.backbone!r}"
-    problems = []
+    where, template = f"student.backbone = {student.backbone!r}", student.chat_template
     names = {path.name for path in folder.iterdir()}
-    if "config.json" not in names:
-        problems.append(f"{where}: {folder} has no config.json; give a folder in the format of transformers")
-    if not fnmatch.filter(names, _WEIGHTS):
-        problems.append(
+    with_code = [name for name in sorted(names & _SAY_CODE) if b'"auto_map"' in (folder / name).read_bytes()]
+    checks = [
+        (
+            "config.json" not in names,
+            f"{where}: {folder} has no config.json; give a folder in the format of transformers",
+        ),
+        (
+            not fnmatch.filter(names, _WEIGHTS),
             f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
-            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)"
-        )
-    for name in sorted(names.intersection(_SAY_CODE)):
-        if b'"auto_map"' in (folder / name).read_bytes():
-            problems.append(
+            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)",
+        ),
+        *(
+            (
+                True,
                 f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that "
-                "transformers and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+                "transformers and vLLM know. If they know this one, remove auto_map from a copy of the folder",
             )
-    if not names.intersection(_TOKENIZERS):
-        problems.append(f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})")
-    if student.chat_template is not None and not Path(student.chat_template).is_file():
-        problems.append(f"student.chat_template = {student.chat_template!r}: no such file; give a Jinja file")
-    if student.chat_template is None and find_chat_template(folder) is None:
-        problems.append(f"{where} has no chat template; set student.chat_template to a Jinja file that holds one")
-    if problems:
+            for name in with_code
+        ),
+        (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
+        (
+            template is not None and not Path(template).is_file(),
+            f"student.chat_template = {template!r}: no such file; give a Jinja file",
+        ),
+        (
+            template is None and find_chat_template(folder) is None,
+            f"{where} has no chat template; set student.chat_template to a Jinja file that holds one",
+        ),
+    ]
+    if problems := [problem for holds, problem in checks if holds]:
         raise ConfigError(problems)
 
 

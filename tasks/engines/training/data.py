@@ -320,9 +320,43 @@ def _deal(batch: Sequence[int], lengths: Sequence[int], cells: int) -> list[list
     return dealt
 
 
-def plan_training(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPlan:
-    """The batches of a job; ``world_size`` changes neither their examples nor their number."""
-    training = job.training
+@dataclass(frozen=True, slots=True)
+class PlannedTraining:
+    """What a job trains on, and in which step."""
+
+    job: TrainingJob
+    tokenizer: Any
+    corpus: Corpus
+    plan: BatchPlan
+
+    @property
+    def padding_share(self) -> float:
+        """Share of what the ranks compute that is padding."""
+        return 0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths)
+
+    def count(self) -> TrainingCount:
+        """What it comes to."""
+        answers = [len(example.tokens) - example.prompt_length for example in self.corpus.examples]
+        return TrainingCount(
+            steps=self.plan.steps,
+            batch_size=self.job.training.batch_size,
+            epochs=self.job.epochs,
+            examples=len(self.corpus.examples),
+            left_out=self.corpus.left_out,
+            trained_tokens=sum(self.plan.tokens_by_step(answers)),
+            total_tokens=sum(self.plan.tokens_by_step(self.corpus.lengths)),
+        )
+
+
+def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
+    """The examples and batches of a job; ``world_size`` changes neither the examples of a batch nor its number.
+
+    Raises:
+        ConfigError: the base or the mixture cannot be trained with.
+    """
+    tokenizer, training = load_tokenizer(job), job.training
+    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length)
+    check_masks(corpus)
     common: dict[str, Any] = {
         "epochs": job.epochs,
         "batch_size": training.batch_size,
@@ -331,38 +365,22 @@ def plan_training(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPla
     }
     if training.packing:
         tokens = training.micro_batch_size * training.max_length
-        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
-    return plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
-
-
-def count_training(job: TrainingJob, corpus: Corpus, plan: BatchPlan) -> TrainingCount:
-    """What the planned training of a job comes to."""
-    answers = [len(example.tokens) - example.prompt_length for example in corpus.examples]
-    return TrainingCount(
-        steps=plan.steps,
-        batch_size=job.training.batch_size,
-        epochs=job.epochs,
-        examples=len(corpus.examples),
-        left_out=corpus.left_out,
-        trained_tokens=sum(plan.tokens_by_step(answers)),
-        total_tokens=sum(plan.tokens_by_step(corpus.lengths)),
-    )
+        plan = plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
+    else:
+        plan = plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
+    return PlannedTraining(job, tokenizer, corpus, plan)
 
 
 def _main() -> int:
     """Print what each job of the standard input comes to, in the child; returns the exit code."""
+    jobs = [TrainingJob.from_json(each) for each in json.load(sys.stdin)]
     try:
-        counts = [asdict(_count(TrainingJob.from_json(each))) for each in json.load(sys.stdin)]
+        counts = [asdict(plan_training(job, world_size=1).count()) for job in jobs]
     except TapirError as error:
         print_child_error(error)
         return 1
     print(json.dumps(counts))
     return 0
-
-
-def _count(job: TrainingJob) -> TrainingCount:
-    corpus = encode(load_tokenizer(job), read_conversations(job.mixture), max_length=job.training.max_length)
-    return count_training(job, corpus, plan_training(job, corpus, world_size=1))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tapir_core.config import LmEvalBenchmark, Sampling
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, Stopped
 from tapir_core.evaluation.lm_eval import LmEval
 from tapir_core.evaluation.marking import Answered
-from tasks.engines.scripts import ScriptRunner
+from tasks.engines.supervisor import ScriptRunner
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, RecordedCall, Text
 from tests.harness.processes import REPOSITORY
