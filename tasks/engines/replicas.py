@@ -219,8 +219,7 @@ class _Watch:
     def end(self) -> None:
         """Look no more, from now on."""
         self.over.set()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _follow(self) -> None:
         said = ""

@@ -36,10 +36,6 @@ Report = Callable[[str], None]
 """Told how a start gets on."""
 
 
-def _tell_nobody(_line: str) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Student:
     """One student of a run."""
@@ -119,7 +115,7 @@ class StudentServer(ABC):
         checkpoint: Path,
         log_path: Path,
         *,
-        report: Report = _tell_nobody,
+        report: Report,
         host: str = HOST,
         api_key: str | None = None,
         gpus: int = 1,
@@ -275,11 +271,7 @@ class StudentServer(ABC):
 class LocalStudents:
     """The `Students` that this process serves itself, one server at a time."""
 
-    def __init__(
-        self, server: type[StudentServer], student: StudentConfig, log_path: Path, report: Report = _tell_nobody
-    ) -> None:
-        self.starts = 0
-        """Servers started so far."""
+    def __init__(self, server: type[StudentServer], student: StudentConfig, log_path: Path, report: Report) -> None:
         self._make = server
         self._student = student
         self._log_path = log_path
@@ -325,7 +317,6 @@ class LocalStudents:
             except TapirError as exc:
                 self._failures[checkpoint] = exc
                 raise
-            self.starts += 1
             return self._endpoint
 
 

@@ -25,6 +25,9 @@ from tapir_core.errors import EngineError
 from tasks.engines import supervisor_main
 from tasks.engines.keys import keyless_environment
 
+SOURCES = Path(__file__).resolve().parents[2]
+"""Where ``python -m tasks.…`` finds us."""
+
 Json = Any
 
 _POLL_SECONDS = 0.1

@@ -16,12 +16,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import tasks
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.keys import keyless_environment, offline_environment
 from tasks.engines.logs import follow_log, last_words, whole_lines
 from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines.supervisor import SOURCES, Child, start_child
 from tasks.engines.training.job import (
     Attempt,
     TrainingCount,
@@ -33,7 +32,6 @@ from tasks.engines.training.job import (
 )
 
 _POLL_SECONDS = 0.25
-_ROOT = str(Path(tasks.__file__).parents[1])
 
 
 def train_student(
@@ -87,7 +85,7 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
         [sys.executable, "-m", "tasks.engines.training.data"],
         input=json.dumps([job.to_json() for job in jobs]),
         env=offline_environment(),
-        cwd=_ROOT,
+        cwd=SOURCES,
         capture_output=True,
         text=True,
     )
@@ -115,7 +113,7 @@ def rank_environments(
         port = probe.getsockname()[1]
     values = {
         **environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, environment.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
