@@ -60,8 +60,7 @@ _EXPECTED = re.compile(
     r"Triton|libtcmalloc|libiomp|Reset SSM cache type|NUMA binding|Found ulimit of"
 )
 _BUSY = re.compile(r"Engine \d+: Avg prompt throughput.* Running: [1-9]")
-_TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) .*")
-_PREFLIGHT = re.compile(r"  (examples|steps|memory) {2,}(.*)")
+_TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) |  (?:examples|steps|memory)  ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +120,9 @@ class LogReader:
         if level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
             self._next_busy = now + PERIOD_SECONDS
             return [Record(level, text)]
-        if level is None and (match := _PREFLIGHT.match(text)):
-            return [Record(logging.INFO, f"{match[1]}: {match[2]}")]
-        return [Record(logging.INFO, text)] if level is None and _TRAINER.match(text) else []
+        if level is None and _TRAINER.match(text):
+            return [Record(logging.INFO, re.sub(r" {2,}", ": ", text.strip()))]
+        return []
 
     def _tell(self, level: int, text: str) -> list[Record]:
         # Process ids and times differ where the same is said again.

@@ -139,9 +139,6 @@ def rank_environments(
 
 def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     """The error that a failed training is raised as."""
-    told = child_error(log, more=f" (log: {job.log_path})")
-    if told is not None:
-        return told
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
         reason = f"ran out of memory; {job.memory_remedy} (log: {job.log_path})"
@@ -151,7 +148,7 @@ def explain(job: TrainingJob, code: int, log: str) -> TapirError:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:
         reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{last_words(log)}"
-    return EngineError(f"the training {reason}")
+    return child_error(log, more=f" (log: {job.log_path})") or EngineError(f"the training {reason}")
 
 
 def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:
