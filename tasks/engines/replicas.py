@@ -160,13 +160,11 @@ class ReplicaStudents:
         """Tell all of them, also those that came meanwhile; which of them still live."""
         for replica in self._replicas.registry.dismiss():
             self._replicas.fleet.withdraw(replica)
-        left = []
-        for each in self._replicas.registry.all():
-            if each.is_dead():
-                self._replicas.registry.remove(each.id)
-            else:
-                left.append(each.id)
-        return left
+        there = self._replicas.registry.all()
+        dead = {each.id for each in there if each.is_dead()}
+        for replica in dead:
+            self._replicas.registry.remove(replica)
+        return [each.id for each in there if each.id not in dead]
 
 
 class _Watch:

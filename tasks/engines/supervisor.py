@@ -28,8 +28,6 @@ from tasks.engines.keys import keyless_environment
 SOURCES = Path(__file__).resolve().parents[2]
 """Where ``python -m tasks.…`` finds us."""
 
-Json = Any
-
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 60
 
@@ -160,7 +158,7 @@ class ScriptRunner:
     check_stop: Callable[[], None]
     """Called while a child works; what it raises ends the child."""
 
-    def run(self, script: str, job: Json, *, python: Path, environment: Mapping[str, str], log: str) -> Json:
+    def run(self, script: str, job: Any, *, python: Path, environment: Mapping[str, str], log: str) -> Any:
         """What ``script`` makes of ``job``, with the interpreter ``python``.
 
         Raises:

@@ -68,14 +68,14 @@ def _train(job: TrainingJob) -> int:
         )
     planned = data.plan_training(job, world_size)
     save = newest_save(attempt.saves, world_size=world_size)
-    earlier_seconds = save.record.seconds if save else 0.0
+    earlier_seconds = save.seconds if save else 0.0
     # Before the model: ZeRO-3 loads it in parts.
     settings = SFTConfig(**sft.sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
     watch = sft.Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), earlier_seconds=earlier_seconds)
     trainer = sft.PlannedTrainer(
         plan=planned.plan,
         watch=watch,
-        resumed_from_steps=(*save.record.resumed_from_steps, save.record.step) if save else (),
+        resumed_from_steps=(*save.resumed_from_steps, save.step) if save else (),
         model=sft.load_model(job),
         args=settings,
         train_dataset=_dataset(planned.corpus),
@@ -84,8 +84,8 @@ def _train(job: TrainingJob) -> int:
     )
     _look_before(planned, trainer)
     if save and trainer.is_world_process_zero():
-        print(f"resuming from step {save.record.step}", flush=True)
-    trainer.train(resume_from_checkpoint=str(save.folder) if save else None)
+        print(f"resuming from step {save.step}", flush=True)
+    trainer.train(resume_from_checkpoint=str(attempt.saves / save.name) if save else None)
     if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
         return _STOPPED

@@ -117,7 +117,9 @@ class Watch(TrainerCallback):
     ) -> TrainerControl:
         """Agree on what is due."""
         due = time.monotonic() - self._saved_at >= self._job.training.save_minutes * 60
-        save, self.stopped = self._agree(due or self._told_to_stop, self._told_to_stop, args.device)
+        wishes = torch.tensor([due or self._told_to_stop, self._told_to_stop], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        save, self.stopped = wishes.bool().tolist()
         if state.global_step < state.max_steps:  # after the last step the finished student is written instead
             control.should_save = save
         control.should_training_stop |= self.stopped
@@ -155,11 +157,6 @@ class Watch(TrainerCallback):
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._told_to_stop = True
-
-    def _agree(self, save: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
-        wishes = torch.tensor([int(save), int(stop)], device=device)
-        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-        return bool(wishes[0]), bool(wishes[1])
 
 
 class PlannedTrainer(SFTTrainer):
