@@ -27,10 +27,8 @@ from tasks.engines.supervisor import Child, start_child
 
 HOST = "127.0.0.1"
 
-_STOP_GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
-_REPLY_TIMEOUT_SECONDS = 120.0
 
 Report = Callable[[str], None]
 """Told how a start gets on."""
@@ -201,7 +199,7 @@ class StudentServer(ABC):
         # What breaks in a server that is told to end is no error.
         self._following.close()
         if (child := self._child) is not None:
-            child.terminate(_STOP_GRACE_SECONDS)
+            child.terminate()
             self._child = None
 
     def abort(self) -> None:
@@ -245,7 +243,7 @@ class StudentServer(ABC):
         body = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
         headers = {"Authorization": f"Bearer {key}"}
         try:
-            reply = client.post("/v1/chat/completions", json=body, headers=headers, timeout=_REPLY_TIMEOUT_SECONDS)
+            reply = client.post("/v1/chat/completions", json=body, headers=headers, timeout=120)
         except httpx.HTTPError as exc:
             raise EngineError(f"the student server did not answer: {exc}; its log is {self._log_path}") from exc
         if not reply.is_success:

@@ -29,7 +29,6 @@ SOURCES = Path(__file__).resolve().parents[2]
 """Where ``python -m tasks.…`` finds us."""
 
 _POLL_SECONDS = 0.1
-_LOOK_SECONDS = 60
 
 
 @dataclass(eq=False)
@@ -40,7 +39,6 @@ class Child:
     killed, `poll` waits for the keeper to say so.
     """
 
-    name: str
     log_path: Path
     log_start: int
     """Bytes of the log that others wrote before."""
@@ -63,16 +61,9 @@ class Child:
                 self._life.close()
             return self._returncode
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until nothing is left; the exit code as `poll` gives it.
-
-        Raises:
-            TimeoutError: something still runs after ``timeout`` seconds.
-        """
-        try:
-            self._guard.wait(timeout)
-        except subprocess.TimeoutExpired as exc:
-            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout} s") from exc
+    def wait(self) -> int:
+        """Wait until nothing is left; the exit code as `poll` gives it."""
+        self._guard.wait()
         code = self.poll()
         assert code is not None
         return code
@@ -110,7 +101,7 @@ def start_child(
         env: The child's whole environment.
         log_path: Gets stdout and stderr; its folder is made if need be.
         cwd: The child's working folder.
-        name: What messages call it.
+        name: What the error calls it.
 
     Raises:
         EngineError: the command cannot be started.
@@ -142,7 +133,7 @@ def start_child(
         guard.wait()
         raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
     keeper, pid = map(int, value.split())
-    return Child(name, log_path, log_start, pid, (guard.pid, keeper), guard, life, report)
+    return Child(log_path, log_start, pid, (guard.pid, keeper), guard, life, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,5 +180,5 @@ class ScriptRunner:
         """What a line of Python prints there, within a minute; nothing where it fails."""
         env = {**keyless_environment(), **environment}
         command = [str(python.absolute()), "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LOOK_SECONDS, env=env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
         return None if done.returncode else done.stdout.strip()
