@@ -48,7 +48,7 @@ from tasks.asking import (
     make_request,
     worked,
 )
-from tasks.engines.scripts import ScriptRunner
+from tasks.engines.supervisor import ScriptRunner
 from tasks.input_files import check_benchmark_files
 from tasks.outcomes import Worked
 from tasks.runtime import current, read_once

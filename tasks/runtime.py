@@ -25,7 +25,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.endpoints import Endpoints, StandinServers, endpoint_source
+from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
 from tasks.progress import Progress
@@ -52,8 +52,7 @@ class Runtime:
         self._calls: CallEngine | None = None
         self._students: Students | None = None
         self._make_students = self._serve_here
-        self._standins: StandinServers | None = None
-        self._endpoints = Endpoints(run.config.calls.concurrency, lambda: self.standins)
+        self._endpoints = Endpoints(run.config.calls.concurrency, run.workplace.local(log_file("standin")))
         self._fetching = threading.Lock()
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
@@ -86,14 +85,6 @@ class Runtime:
             if self._students is not None:
                 self._students.close()
             self._students, self._make_students = None, make
-
-    @property
-    def standins(self) -> StandinServers:
-        """Stand-in servers that this run started."""
-        with self._making:
-            if self._standins is None:
-                self._standins = StandinServers(self.run.workplace.local(log_file("standin")))
-            return self._standins
 
     def stop(self) -> None:
         """Begin nothing more, from any thread: what is in flight ends; work that takes long calls `check_stop`."""
@@ -202,8 +193,7 @@ class Runtime:
             self._students.close()
         if self._calls is not None:
             self._calls.close()
-        if self._standins is not None:
-            self._standins.stop()
+        self._endpoints.close()
 
     def _serve_here(self) -> Students:
         log = self.run.workplace.local(log_file("student"))

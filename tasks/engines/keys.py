@@ -10,20 +10,12 @@ import hmac
 import os
 import re
 import secrets
+import tempfile
 from pathlib import Path
 
 from tapir_core.errors import MissingPrerequisite
 from tapir_core.paths import FLEET_SECRET
 from tapir_core.storage import on_this_machine
-
-__all__ = [
-    "SECRET_VARIABLE",
-    "api_key",
-    "hide_keys",
-    "keyless_environment",
-    "offline_environment",
-    "replica_key",
-]
 
 SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
 
@@ -125,11 +117,10 @@ def _secret(root: str) -> str:
 def _make(file: Path) -> None:
     """Write the secret whole before it gets its name; of two processes the first one's stays."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    unnamed = file.with_name(f"{file.name}-{secrets.token_hex(8)}")
-    with os.fdopen(os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as content:
-        content.write(secrets.token_hex(32))
-        content.flush()
-        os.fsync(content.fileno())
-    with contextlib.suppress(FileExistsError):
-        os.link(unnamed, file)
-    unnamed.unlink()
+    # A file of this kind is for its owner alone.
+    with tempfile.NamedTemporaryFile("w", dir=file.parent) as unnamed:
+        unnamed.write(secrets.token_hex(32))
+        unnamed.flush()
+        os.fsync(unnamed.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(unnamed.name, file)

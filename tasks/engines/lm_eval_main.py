@@ -20,8 +20,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-__all__ = ["Refused", "do_job"]
-
 Json = Any
 
 _QUESTIONS, _EXAMPLES = "questions", "examples"
@@ -132,8 +130,8 @@ def _marks(task: Json, answers: list[Json]) -> Json:
     )
     figures, metrics, left_out = results["results"][task.task_name], [], []
     samples = results["samples"][task.task_name]
-    for name in dict.fromkeys((metric, each["filter"]) for each in samples for metric in each["metrics"]):
-        metric, found_by = name
+    names = dict.fromkeys((metric, each["filter"]) for each in samples for metric in each["metrics"])
+    for metric, found_by in names:
         told = metric if found_by == "none" else f"{metric} ({found_by})"
         marks = [(each["doc_id"], _shares(each[metric])) for each in samples if each["filter"] == found_by]
         if _is_mean([share for _, each in marks for share in each or [math.nan]], figures.get(f"{metric},{found_by}")):

@@ -20,23 +20,13 @@ from pathlib import Path
 
 from tasks.engines.keys import hide_keys
 
-__all__ = [
-    "LogReader",
-    "Record",
-    "follow_log",
-    "last_words",
-    "tell",
-    "told_to",
-    "whole_lines",
-]
-
 PERIOD_SECONDS = 60.0
 """Between two lines that say how busy a server is."""
 
 LONGEST_RECORD = 60
 """Lines; of a longer crash its end is told."""
 
-LONGEST_LINE = 2_000
+_LONGEST_LINE = 2_000
 """Characters."""
 
 _FROM = re.compile(r"^(?:\((\w+)[^()]*pid=\d+\) ?|\[(rank\d+)\]:\s?)")
@@ -70,8 +60,7 @@ _EXPECTED = re.compile(
     r"Triton|libtcmalloc|libiomp|Reset SSM cache type|NUMA binding|Found ulimit of"
 )
 _BUSY = re.compile(r"Engine \d+: Avg prompt throughput.* Running: [1-9]")
-_TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) .*")
-_PREFLIGHT = re.compile(r"  (examples|steps|memory) {2,}(.*)")
+_TRAINER = re.compile(r"(?:resuming from step|saved after step|stopped by SIGTERM) |  (?:examples|steps|memory)  ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +84,7 @@ class LogReader:
 
     def read(self, lines: Iterable[str], now: float) -> list[Record]:
         """What to tell of lines that came at ``now`` (seconds of any clock); an error stays open until another line."""
-        return [record for line in lines for record in self._read_line(line.rstrip()[:LONGEST_LINE], now)]
+        return [record for line in lines for record in self._read_line(line.rstrip()[:_LONGEST_LINE], now)]
 
     def flush(self) -> list[Record]:
         """The error that is open: nothing more of it comes."""
@@ -131,9 +120,9 @@ class LogReader:
         if level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
             self._next_busy = now + PERIOD_SECONDS
             return [Record(level, text)]
-        if level is None and (match := _PREFLIGHT.match(text)):
-            return [Record(logging.INFO, f"{match[1]}: {match[2]}")]
-        return [Record(logging.INFO, text)] if level is None and _TRAINER.match(text) else []
+        if level is None and _TRAINER.match(text):
+            return [Record(logging.INFO, re.sub(r" {2,}", ": ", text.strip()))]
+        return []
 
     def _tell(self, level: int, text: str) -> list[Record]:
         # Process ids and times differ where the same is said again.

@@ -15,17 +15,6 @@ from pathlib import Path
 
 from tasks.engines.keys import keyless_environment
 
-__all__ = [
-    "BROKEN_AMX",
-    "GPUS_VARIABLE",
-    "KEEP_MEMORY",
-    "WITHOUT_AMX",
-    "amx_is_broken",
-    "computes_in_bf16",
-    "share_out",
-    "visible_gpus",
-]
-
 GPUS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -71,7 +60,6 @@ _SLOW_BF16 = "GenuineIntel"
 """Whose processors need AMX for it: with `avx512_bf16` alone training takes 1.3 to 1.6 times as long (docs/LOG.md)."""
 
 _MULTIPLY = "import torch; ones = torch.ones(64, 64, dtype=torch.bfloat16); ones @ ones"
-_TIMEOUT_SECONDS = 120.0
 
 
 @functools.cache
@@ -85,7 +73,7 @@ def amx_is_broken(python: str, cpuinfo: Path = _CPUINFO) -> bool:
     if not cpuinfo.exists() or "amx_tile" not in cpuinfo.read_text():
         return False
     env = {name: value for name, value in keyless_environment().items() if name not in WITHOUT_AMX}
-    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=_TIMEOUT_SECONDS, env=env)
+    tried = subprocess.run([python, "-c", _MULTIPLY], capture_output=True, timeout=120, env=env)
     return tried.returncode == -signal.SIGILL
 
 

@@ -22,14 +22,6 @@ from tapir_core.run_folder import RunFolder
 from tasks.engines.keys import SECRET_VARIABLE, replica_key
 from tasks.engines.student_server import Report, Student
 
-__all__ = [
-    "Ended",
-    "How",
-    "ReplicaStudents",
-    "Replicas",
-    "replicas_of",
-]
-
 LOOK_SECONDS = 1.0
 
 LEAVE_SECONDS = 120.0
@@ -99,11 +91,8 @@ class ReplicaStudents:
         self._replicas = replicas
         self._lock = threading.RLock()
         self._aborted = False
-        self._watch: _Watch | None = None
-        # A set for each checkpoint, kept: its calls go to its own replicas, whenever these come back.
-        self._live: dict[str, LiveAddresses] = {}
-        self._failures: dict[str, str] = {}
-        """Why no replica of a checkpoint started: said to everyone who asks, and not tried again for each of them."""
+        self._watches: dict[str, _Watch] = {}
+        """By checkpoint; kept, for its calls go to its own replicas, whenever these come back."""
 
     def source(self, student: Student) -> EndpointSource:
         """As `Students.source`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
@@ -116,7 +105,7 @@ class ReplicaStudents:
             EngineError: one that lives does not leave.
         """
         with self._lock:
-            self._end_watch()
+            self._end_watches()
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := self._dismiss()) and not self._aborted:
                 if time.monotonic() > deadline:
@@ -129,15 +118,13 @@ class ReplicaStudents:
     def abort(self) -> None:
         """Make everybody who waits for a replica give up, from any thread."""
         self._aborted = True
-        if (watch := self._watch) is not None:
-            watch.over.set()
-        for live in list(self._live.values()):
-            live.give_up("the run was told to stop")
+        for watch in list(self._watches.values()):
+            watch.give_up("the run was told to stop")
 
     def close(self) -> None:
         """Ask every replica to leave without waiting for it; the last thing that is done."""
         with self._lock:
-            self._end_watch()
+            self._end_watches()
             try:
                 self._dismiss()
             except TapirError as error:
@@ -147,66 +134,52 @@ class ReplicaStudents:
 
     def _endpoint_for(self, number: int, checkpoint: str) -> Endpoint:
         with self._lock:
-            if checkpoint in self._failures:
-                raise EngineError(self._failures[checkpoint])
+            watch = self._watches.setdefault(checkpoint, _Watch(self._replicas, number, checkpoint))
+            if watch.failure:
+                raise EngineError(watch.failure)
             if any(each.checkpoint != checkpoint for each in self._replicas.registry.all()):
                 self.stop()
             if self._aborted:
                 raise EngineError("the run was told to stop")
-            live = self._live.setdefault(checkpoint, LiveAddresses())
-            watch = self._watch
-            if watch is None or watch.checkpoint != checkpoint or watch.over.is_set():
-                self._end_watch()
-                watch = _Watch(self._replicas, number, checkpoint, live)
+            if watch.over.is_set():
+                self._end_watches()
                 watch.begin()
-                self._watch = watch
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = live.wait(2 * self._replicas.engine.wait_seconds)
-        if watch.failed_to_start:
-            self._failures[checkpoint] = live.reason
-        if live.reason or not came:
-            raise EngineError(live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
+        came = watch.live.wait(2 * self._replicas.engine.wait_seconds)
+        if watch.live.reason or not came:
+            raise EngineError(watch.live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
         concurrency = self._replicas.engine.replicas * self._replicas.engine.concurrency
-        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
+        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=watch.live)
 
-    def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.end()
-        self._watch = None
-        for live in self._live.values():
-            live.set([])
+    def _end_watches(self) -> None:
+        for watch in self._watches.values():
+            watch.end()
 
     def _dismiss(self) -> list[str]:
         """Tell all of them, also those that came meanwhile; which of them still live."""
         for replica in self._replicas.registry.dismiss():
             self._replicas.fleet.withdraw(replica)
-        left = []
-        for each in self._replicas.registry.all():
-            if each.is_dead():
-                self._replicas.registry.remove(each.id)
-            else:
-                left.append(each.id)
-        return left
+        there = self._replicas.registry.all()
+        dead = {each.id for each in there if each.is_dead()}
+        for replica in dead:
+            self._replicas.registry.remove(replica)
+        return [each.id for each in there if each.id not in dead]
 
 
 class _Watch:
-    """From `begin` to `end`, or until there is nobody left to wait for."""
+    """The replicas of one checkpoint: followed from `begin` to `end`, or until there is nobody left to wait for."""
 
-    def __init__(self, replicas: Replicas, number: int, checkpoint: str, live: LiveAddresses) -> None:
-        self.checkpoint = checkpoint
-        self.failed_to_start = False
-        """True when all is over because none of them could start."""
+    def __init__(self, replicas: Replicas, number: int, checkpoint: str) -> None:
+        self.live = LiveAddresses()
+        self.failure = ""
+        """Why none of them could start: said to everyone who asks, and not tried again for each of them."""
+        self.over = threading.Event()
+        """Set while nobody looks."""
+        self.over.set()
         self._replicas = replicas
         self._number = number
-        self._live = live
-        self._asked: set[str] = set()
-        """Those that count towards `replicas` and whose end has not been seen."""
-        self._served: set[str] = set()
-        self._ends: dict[str, Ended] = {}
-        self._without_since = time.monotonic()
-        self.over = threading.Event()
-        """Set when nobody looks any more."""
-        self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
+        self._checkpoint = checkpoint
+        self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Ask for as many as lack; what an earlier driver's replicas still serve is used.
@@ -214,20 +187,32 @@ class _Watch:
         Raises:
             TapirError: the first one cannot be asked for.
         """
+        self._served: set[str] = set()
+        self._ends: dict[str, Ended] = {}
+        self._without_since = time.monotonic()
         for each in self._replicas.registry.all():
             if each.holder is None:
                 self._replicas.registry.remove(each.id)
                 self._replicas.fleet.withdraw(each.id)
+        # Those that count towards `replicas` and whose end has not been seen.
         self._asked = {each.id for each in self._ours() if not each.is_dead()}
         for _ in range(self._replicas.engine.replicas - len(self._asked)):
             self._ask_one()
+        self.over.clear()
+        self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Look no more, from now on."""
+        """Look no more, from now on, and send calls to none of them."""
         self.over.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join()
+        self.live.set([])
+
+    def give_up(self, reason: str) -> None:
+        """Look no more, and let everybody who waits hear why; from any thread."""
+        self.over.set()
+        self.live.give_up(reason)
 
     def _follow(self) -> None:
         said = ""
@@ -239,10 +224,10 @@ class _Watch:
                     # Database or Prefect server are away: those that serve go on, and the next look may succeed.
                     if str(error) != said:
                         said = str(error)
-                        logger.warning("cannot look at the replicas of %s: %s", self.checkpoint, said)
+                        logger.warning("cannot look at the replicas of %s: %s", self._checkpoint, said)
                 self.over.wait(LOOK_SECONDS)
         except BaseException as bug:  # raised again: who waits for a replica must hear of it
-            self._give_up(f"the watch over the replicas ended: {bug!r}")
+            self.give_up(f"the watch over the replicas ended: {bug!r}")
             raise
 
     def _look(self) -> None:
@@ -260,10 +245,10 @@ class _Watch:
             self._replicas.registry.remove(replica)
 
     def _say_who_serves(self, serving: list[Replica]) -> None:
-        before = len(self._live.now)
+        before = len(self.live.now)
         addresses = [LiveAddress(each.base_url, each.concurrency, self._replicas.key_of(each.id)) for each in serving]
         if serving or before:
-            self._live.set(addresses)
+            self.live.set(addresses)
         if len(serving) != before:
             self._replicas.report(f"{len(serving)} of {self._replicas.engine.replicas} replicas serve")
         self._served |= {each.id for each in serving}
@@ -289,7 +274,7 @@ class _Watch:
         return ended.how == "crashed" and len(crashes) < MOST_CRASHES
 
     def _ask_one(self) -> None:
-        replica = self._replicas.registry.ask(self._number, self.checkpoint)
+        replica = self._replicas.registry.ask(self._number, self._checkpoint)
         try:
             self._replicas.fleet.ask(self._number, replica)
         except TapirError:
@@ -301,20 +286,18 @@ class _Watch:
         waited = time.monotonic() - self._without_since
         if not coming:
             ends = self._ends.values()
-            self.failed_to_start = not self._served and all(each.how in ("failed", "crashed") for each in ends)
             reasons = dict.fromkeys(f"{each.how}: {each.message}".rstrip(": ") for each in ends)
-            self._give_up(f"no replica is left: {'; '.join(reasons)}")
+            reason = f"no replica is left: {'; '.join(reasons)}"
+            if not self._served and all(each.how in ("failed", "crashed") for each in ends):
+                self.failure = reason
+            self.give_up(reason)
         elif waited > self._replicas.engine.wait_seconds:
-            self._give_up(
+            self.give_up(
                 f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "
                 "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on"
             )
 
-    def _give_up(self, reason: str) -> None:
-        self.over.set()
-        self._live.give_up(reason)
-
     def _ours(self) -> list[Replica]:
         return [
-            each for each in self._replicas.registry.all() if each.checkpoint == self.checkpoint and not each.leaving
+            each for each in self._replicas.registry.all() if each.checkpoint == self._checkpoint and not each.leaving
         ]

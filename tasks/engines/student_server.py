@@ -5,8 +5,6 @@ and the answers of round r + 1 ask for the same checkpoint and so share one star
 which gets the whole machine.
 """
 
-import http.client
-import json
 import logging
 import secrets
 import socket
@@ -14,10 +12,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import httpx
 
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
@@ -25,32 +25,13 @@ from tapir_core.errors import ConfigError, EngineError, TapirError
 from tasks.engines.logs import follow_log, last_words, tell
 from tasks.engines.supervisor import Child, start_child
 
-__all__ = [
-    "HOST",
-    "Installed",
-    "Launch",
-    "LocalStudents",
-    "Report",
-    "Serving",
-    "Student",
-    "StudentServer",
-    "Students",
-    "served_here",
-]
-
 HOST = "127.0.0.1"
 
-_STOP_GRACE_SECONDS = 10.0
 _POLL_SECONDS = 0.1
 _PROGRESS_SECONDS = 10.0
-_REPLY_TIMEOUT_SECONDS = 120.0
 
 Report = Callable[[str], None]
 """Told how a start gets on."""
-
-
-def _tell_nobody(_line: str) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +113,7 @@ class StudentServer(ABC):
         checkpoint: Path,
         log_path: Path,
         *,
-        report: Report = _tell_nobody,
+        report: Report,
         host: str = HOST,
         api_key: str | None = None,
         gpus: int = 1,
@@ -198,25 +179,27 @@ class StudentServer(ABC):
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._bind(reserved)
             port = int(reserved.getsockname()[1])
-            launch = self.launch(port, key)
+            url, launch = f"http://{self.host}:{port}", self.launch(port, key)
             self._following.enter_context(follow_log("student server", self._log_path))
             self._child = child = start_child(
                 launch.command, env=launch.env, log_path=self._log_path, name="student server"
             )
             try:
-                self._wait_until_healthy(child, port, launch.start_timeout_seconds)
-                self._warm_up(port, key)
+                # It is on this machine: whatever proxy the environment names has no part in it.
+                with httpx.Client(base_url=url, trust_env=False) as client:
+                    self._wait_until_healthy(child, client, launch.start_timeout_seconds)
+                    self._warm_up(client, key)
             except BaseException:
                 self.stop()
                 raise
-        return Endpoint(base_url=f"http://{self.host}:{port}/v1", concurrency=launch.concurrency, api_key=key)
+        return Endpoint(base_url=f"{url}/v1", concurrency=launch.concurrency, api_key=key)
 
     def stop(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
         # What breaks in a server that is told to end is no error.
         self._following.close()
         if (child := self._child) is not None:
-            child.terminate(_STOP_GRACE_SECONDS)
+            child.terminate()
             self._child = None
 
     def abort(self) -> None:
@@ -230,9 +213,9 @@ class StudentServer(ABC):
         except OSError as exc:
             raise ConfigError(f"the student server cannot listen at {self.host!r}: {exc}") from exc
 
-    def _wait_until_healthy(self, child: Child, port: int, timeout_seconds: float) -> None:
+    def _wait_until_healthy(self, child: Child, client: httpx.Client, timeout_seconds: float) -> None:
         began, reported = time.monotonic(), 0.0
-        while not self._is_healthy(port):
+        while not _is_healthy(client):
             waited = time.monotonic() - began
             if self._aborted:
                 raise EngineError("the student server was told to stop before it was ready")
@@ -255,44 +238,32 @@ class StudentServer(ABC):
         self._report(f"student server is ready ({took})")
         tell(logging.INFO, f"student server ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
 
-    def _warm_up(self, port: int, key: str) -> None:
+    def _warm_up(self, client: httpx.Client, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""
         body = {"model": SERVED_NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+        headers = {"Authorization": f"Bearer {key}"}
         try:
-            status, text = self._ask(
-                port, _REPLY_TIMEOUT_SECONDS, "POST", "/v1/chat/completions", json.dumps(body), headers
-            )
-        except OSError as exc:
+            reply = client.post("/v1/chat/completions", json=body, headers=headers, timeout=120)
+        except httpx.HTTPError as exc:
             raise EngineError(f"the student server did not answer: {exc}; its log is {self._log_path}") from exc
-        if status != http.client.OK:
+        if not reply.is_success:
             raise EngineError(
-                f"the student server cannot answer with {self.checkpoint} (status {status}): {text[:500]}; "
-                f"its log is {self._log_path}"
+                f"the student server cannot answer with {self.checkpoint} (status {reply.status_code}): "
+                f"{reply.text[:500]}; its log is {self._log_path}"
             )
 
-    def _is_healthy(self, port: int) -> bool:
-        try:
-            return self._ask(port, 2, "GET", "/health")[0] == http.client.OK
-        except (OSError, http.client.HTTPException):
-            return False
 
-    def _ask(self, port: int, timeout_seconds: float, *request: Any) -> tuple[int, str]:
-        """Status and text of the reply to a request: method, path, body, headers."""
-        with closing(http.client.HTTPConnection(self.host, port, timeout=timeout_seconds)) as connection:
-            connection.request(*request)
-            reply = connection.getresponse()
-            return reply.status, reply.read().decode(errors="replace")
+def _is_healthy(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health", timeout=2).is_success
+    except httpx.HTTPError:
+        return False
 
 
 class LocalStudents:
     """The `Students` that this process serves itself, one server at a time."""
 
-    def __init__(
-        self, server: type[StudentServer], student: StudentConfig, log_path: Path, report: Report = _tell_nobody
-    ) -> None:
-        self.starts = 0
-        """Servers started so far."""
+    def __init__(self, server: type[StudentServer], student: StudentConfig, log_path: Path, report: Report) -> None:
         self._make = server
         self._student = student
         self._log_path = log_path
@@ -338,7 +309,6 @@ class LocalStudents:
             except TapirError as exc:
                 self._failures[checkpoint] = exc
                 raise
-            self.starts += 1
             return self._endpoint
 
 

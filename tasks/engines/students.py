@@ -5,8 +5,6 @@ from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.student_server import Serving, served_here
 from tasks.engines.vllm import VllmServer
 
-__all__ = ["serve", "serving"]
-
 
 @by_kind(StudentEngine)
 def serving(engine: StudentEngine) -> Serving:

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive us: `start_child` and the `Child` it gives.
+"""Child processes that cannot outlive us: `start_child`, the `Child` it gives, and scripts for other interpreters.
 
 Every engine (student server, trainer, …) starts through here. Between us and the child stand the two processes of
 `supervisor_main.py`: when this process ends, also by ``kill -9``, everything that the child started is ended. Safe
@@ -6,22 +6,29 @@ to call from many threads; no `preexec_fn` and no parent-death signal, which fir
 """
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from tapir_core.errors import EngineError
 from tasks.engines import supervisor_main
+from tasks.engines.keys import keyless_environment
 
-__all__ = ["Child", "start_child"]
+SOURCES = Path(__file__).resolve().parents[2]
+"""Where ``python -m tasks.…`` finds us."""
+
+_POLL_SECONDS = 0.1
 
 
 @dataclass(eq=False)
@@ -32,7 +39,6 @@ class Child:
     killed, `poll` waits for the keeper to say so.
     """
 
-    name: str
     log_path: Path
     log_start: int
     """Bytes of the log that others wrote before."""
@@ -55,16 +61,9 @@ class Child:
                 self._life.close()
             return self._returncode
 
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until nothing is left; the exit code as `poll` gives it.
-
-        Raises:
-            TimeoutError: something still runs after ``timeout`` seconds.
-        """
-        try:
-            self._guard.wait(timeout)
-        except subprocess.TimeoutExpired as exc:
-            raise TimeoutError(f"{self.name} (process {self.pid}) still runs after {timeout} s") from exc
+    def wait(self) -> int:
+        """Wait until nothing is left; the exit code as `poll` gives it."""
+        self._guard.wait()
         code = self.poll()
         assert code is not None
         return code
@@ -102,7 +101,7 @@ def start_child(
         env: The child's whole environment.
         log_path: Gets stdout and stderr; its folder is made if need be.
         cwd: The child's working folder.
-        name: What messages call it.
+        name: What the error calls it.
 
     Raises:
         EngineError: the command cannot be started.
@@ -134,4 +133,52 @@ def start_child(
         guard.wait()
         raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
     keeper, pid = map(int, value.split())
-    return Child(name, log_path, log_start, pid, (guard.pid, keeper), guard, life, report)
+    return Child(log_path, log_start, pid, (guard.pid, keeper), guard, life, report)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptRunner:
+    """Runs scripts of this folder in other environments: a job as JSON goes in, a result comes out.
+
+    They get nothing of our keys, and import nothing of ours; what they print goes to a log file. The methods are those
+    of `tapir_core.evaluation.benchmark.Scripts`.
+    """
+
+    log_file: Callable[[str], Path]
+    """Name of a log → its file."""
+    check_stop: Callable[[], None]
+    """Called while a child works; what it raises ends the child."""
+
+    def run(self, script: str, job: Any, *, python: Path, environment: Mapping[str, str], log: str) -> Any:
+        """What ``script`` makes of ``job``, with the interpreter ``python``.
+
+        Raises:
+            ScriptFailed: it ended without a result.
+            EngineError: the interpreter cannot be started.
+            Stopped: the run is to stop; the child was ended.
+        """
+        # Not at the top: it takes the benchmarks along, and every process that starts another one loads this.
+        from tapir_core.evaluation.benchmark import ScriptFailed
+
+        log_path = self.log_file(log)
+        with tempfile.TemporaryDirectory(prefix="tapir-script-") as folder:
+            given, result = Path(folder, "job.json"), Path(folder, "result.json")
+            given.write_text(json.dumps(job))
+            # Isolated: the modules beside the script are ours, and its environment holds nothing of us.
+            main = Path(__file__).with_name(f"{script}.py")
+            argv = [str(python.absolute()), "-I", str(main), str(given), str(result)]
+            env = {**keyless_environment(), **environment}
+            with start_child(argv, env=env, log_path=log_path, name=log) as child:
+                while (code := child.poll()) is None:
+                    self.check_stop()
+                    time.sleep(_POLL_SECONDS)
+            if code or not result.exists():
+                raise ScriptFailed(code, child.output(), log_path)
+            return json.loads(result.read_text())
+
+    def look(self, code: str, *, python: Path, environment: Mapping[str, str]) -> str | None:
+        """What a line of Python prints there, within a minute; nothing where it fails."""
+        env = {**keyless_environment(), **environment}
+        command = [str(python.absolute()), "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+        return None if done.returncode else done.stdout.strip()

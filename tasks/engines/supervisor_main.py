@@ -31,12 +31,10 @@ import tempfile
 import threading
 import time
 
-__all__ = ["descendants_of"]
-
-ORPHAN_GRACE_SECONDS = 3.0
+_ORPHAN_GRACE_SECONDS = 3.0
 """What a child gets to stop by itself when its driver is gone: a resumed run may already want its memory."""
 
-LEFTOVER_GRACE_SECONDS = 2.0
+_LEFTOVER_GRACE_SECONDS = 2.0
 """What processes that outlive their child get before SIGKILL."""
 
 _POLL_SECONDS = 0.02
@@ -59,7 +57,7 @@ def descendants_of(root: int) -> list[int]:
     return found
 
 
-class Watched:
+class _Watched:
     """The one process that a guard or keeper started, with everything below it."""
 
     def __init__(self, pid: int) -> None:
@@ -79,14 +77,14 @@ class Watched:
             if pid == self.pid:
                 code = os.waitstatus_to_exitcode(status)
                 self._ended.set()
-                threading.Thread(target=self._end_rest, args=(LEFTOVER_GRACE_SECONDS,), daemon=True).start()
+                threading.Thread(target=self._end_rest, args=(_LEFTOVER_GRACE_SECONDS,), daemon=True).start()
 
     def end(self, grace_seconds: float) -> None:
         """End the process and then, if that is sooner than `wait` does, what it leaves."""
         if not self._ended.is_set():
             _send(self.pid, signal.SIGTERM)
             self._ended.wait(grace_seconds)
-        self._end_rest(min(grace_seconds, LEFTOVER_GRACE_SECONDS))
+        self._end_rest(min(grace_seconds, _LEFTOVER_GRACE_SECONDS))
 
     def _end_rest(self, grace_seconds: float) -> None:
         """SIGTERM to all that is below us, SIGKILL to what is left after the grace; returns when nothing is."""
@@ -115,15 +113,15 @@ def main() -> None:
     if pid == 0:
         os.close(life)
         os.close(forward)
-        keep(orders, report, sys.argv[3:])
+        _keep(orders, report, sys.argv[3:])
     else:
         os.close(orders)
         os.close(report)
-        threading.Thread(target=hand_on, args=(life, forward, driver), daemon=True).start()
-        Watched(pid).wait()
+        threading.Thread(target=_hand_on, args=(life, forward, driver), daemon=True).start()
+        _Watched(pid).wait()
 
 
-def hand_on(life: int, forward: int, driver: int) -> None:
+def _hand_on(life: int, forward: int, driver: int) -> None:
     """Hand the driver's orders on until it is gone."""
     with os.fdopen(forward, "wb", buffering=0) as keeper, contextlib.suppress(BrokenPipeError):
         # A driver that forked without exec left a copy of the pipe behind: then only its death tells.
@@ -135,7 +133,7 @@ def hand_on(life: int, forward: int, driver: int) -> None:
                 keeper.write(order)
 
 
-def keep(orders: int, report: int, command: list[str]) -> None:
+def _keep(orders: int, report: int, command: list[str]) -> None:
     """Start the command, wait for its end or the order to end it, end what it left, report its exit code."""
     _become_subreaper()
     scratch = tempfile.mkdtemp(prefix="tapir-")
@@ -152,19 +150,19 @@ def keep(orders: int, report: int, command: list[str]) -> None:
         shutil.rmtree(scratch)
         os.write(report, f"failed {exc.strerror}\n".encode())
         return
-    child = Watched(pid)
+    child = _Watched(pid)
     os.write(report, f"started {os.getpid()} {pid}\n".encode())
-    threading.Thread(target=obey, args=(orders, child), daemon=True).start()
+    threading.Thread(target=_obey, args=(orders, child), daemon=True).start()
     code = child.wait()
     shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
         os.write(report, f"exit {code}\n".encode())
 
 
-def obey(orders: int, child: Watched) -> None:
+def _obey(orders: int, child: _Watched) -> None:
     """Wait for the order to end the child, and end it."""
     order = os.read(orders, 4096).split()
-    child.end(float(order[0]) if order else ORPHAN_GRACE_SECONDS)
+    child.end(float(order[0]) if order else _ORPHAN_GRACE_SECONDS)
 
 
 def _send(pid: int, number: int) -> None:

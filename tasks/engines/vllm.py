@@ -20,16 +20,6 @@ from tasks.engines.keys import keyless_environment
 from tasks.engines.machine import BROKEN_AMX, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
 from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 
-__all__ = [
-    "VllmEnvironment",
-    "VllmServer",
-    "find_environment",
-    "server_command",
-    "server_env",
-]
-
-_PROBE_TIMEOUT_SECONDS = 120.0
-
 _FEW_CORES = 8
 """Above, cores come in several NUMA nodes, and vLLM's own binding of threads to them is worth more."""
 
@@ -136,7 +126,7 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
     )
     command = [_python(engine), "-c", _PROBE]
     try:
-        reply = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_SECONDS, env=_base_env())
+        reply = subprocess.run(command, capture_output=True, text=True, timeout=120, env=_base_env())
     except OSError as exc:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r}: {exc.strerror}; {remedy}") from exc
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}

@@ -107,7 +107,7 @@ class StandinProcess:
         assert self._child is not None
         assert self._child.poll() is None, "it ended before the kill"
         os.kill(self._child.pid, signal.SIGKILL)
-        self._child.wait(30)
+        self._child.wait()
 
     def __enter__(self) -> Self:
         self.start()

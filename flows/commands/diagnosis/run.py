@@ -26,9 +26,9 @@ from tapir_core.paths import BACKBONE, backbone_cache
 from tapir_core.storage import on_this_machine
 from tasks.engines.backbone import find_backbone, render_chat
 from tasks.engines.keys import api_key
-from tasks.engines.scripts import ScriptRunner
 from tasks.engines.student_server import Student
 from tasks.engines.students import serving
+from tasks.engines.supervisor import ScriptRunner
 
 _REPLY_SECONDS = 10.0
 _TEMPLATE_SECONDS = 60.0

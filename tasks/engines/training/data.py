@@ -8,36 +8,23 @@ The examples of all epochs are one stream in a seeded order; every batch is full
 cut. A batch is made of a few *bundles* of examples of like length, drawn at random: bundles make padding small, and
 several of them keep a batch from being of one length, and so of one kind of task, whose gradient serves that kind only.
 A *group* is what all ranks hold at one time. The trainer counts steps and tokens by these batches, and so does who
-wants to know before: they agree to the token.
+wants to know before: they agree to the token. For the latter a child runs this module (jobs as JSON on its standard
+input, counts as one line on its output), which loads the tokenizer.
 """
 
+import json
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.randomness import derive_rng
-from tasks.engines.training.job import TrainingCount, TrainingJob
-
-__all__ = [
-    "IGNORED",
-    "BatchPlan",
-    "Corpus",
-    "Example",
-    "closing_token",
-    "count_training",
-    "encode",
-    "load_tokenizer",
-    "mark_trained",
-    "plan_batches",
-    "plan_packed_batches",
-    "plan_training",
-    "read_conversations",
-]
+from tasks.engines.training.job import TrainingCount, TrainingJob, print_child_error
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -155,6 +142,21 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
     return Corpus(kept, len(examples) - len(kept), closing)
 
 
+def check_masks(corpus: Corpus) -> None:
+    """Every example has an answer of its own and ends, trained, with the closing token.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for number, example in enumerate(corpus.examples):
+        trained = [label for label in example.labels if label != IGNORED]
+        if len(trained) < 2 or trained[-1] != corpus.closing:
+            raise ConfigError(
+                f"example {number} trains {len(trained)} tokens and ends with token {example.tokens[-1]}, not with an "
+                f"answer and the closing token {corpus.closing}; look at its messages and at the chat template"
+            )
+
+
 def mark_trained(tokenizer: Any, example: Example) -> str:
     """The example's text with its trained tokens between ⟦ and ⟧."""
     prompt, answer = example.tokens[: example.prompt_length], example.tokens[example.prompt_length :]
@@ -190,10 +192,10 @@ def _shared_length(first: list[int], second: list[int]) -> int:
     return next(differing, min(len(first), len(second)))
 
 
-WINDOW_BATCHES = 8
+_WINDOW_BATCHES = 8
 """Bundles are cut from this many batches of the stream; more means less padding."""
 
-BUNDLES = 4
+_BUNDLES = 4
 """Fewest bundles of a batch (where it has as many examples); more means more padding and more chance in a batch."""
 
 
@@ -245,7 +247,7 @@ def plan_batches(
     """
     accumulation = math.ceil(batch_size / (micro_batch_size * world_size))
     # Whatever divides the batch size: arms of a comparison get sizes that fit, and must be mixed alike.
-    bundle_size = max(1, batch_size // max(BUNDLES, accumulation))
+    bundle_size = max(1, batch_size // max(_BUNDLES, accumulation))
     stream = _stream(len(lengths), epochs, seed)
     batches = _mixed_batches(stream, lengths, batch_size, bundle_size, seed)
     size = math.ceil(batch_size / accumulation)
@@ -276,7 +278,7 @@ def _mixed_batches(
 ) -> list[list[int]]:
     """Batches of random bundles of like length, each batch sorted by length; only the last can be short."""
     batches: list[list[int]] = []
-    window_size = WINDOW_BATCHES * batch_size
+    window_size = _WINDOW_BATCHES * batch_size
     for start in range(0, len(stream), window_size):
         window = sorted(stream[start : start + window_size], key=lambda index: lengths[index])
         whole = len(window) // bundle_size * bundle_size
@@ -318,9 +320,43 @@ def _deal(batch: Sequence[int], lengths: Sequence[int], cells: int) -> list[list
     return dealt
 
 
-def plan_training(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPlan:
-    """The batches of a job; ``world_size`` changes neither their examples nor their number."""
-    training = job.training
+@dataclass(frozen=True, slots=True)
+class PlannedTraining:
+    """What a job trains on, and in which step."""
+
+    job: TrainingJob
+    tokenizer: Any
+    corpus: Corpus
+    plan: BatchPlan
+
+    @property
+    def padding_share(self) -> float:
+        """Share of what the ranks compute that is padding."""
+        return 0.0 if self.job.training.packing else self.plan.padding_share(self.corpus.lengths)
+
+    def count(self) -> TrainingCount:
+        """What it comes to."""
+        answers = [len(example.tokens) - example.prompt_length for example in self.corpus.examples]
+        return TrainingCount(
+            steps=self.plan.steps,
+            batch_size=self.job.training.batch_size,
+            epochs=self.job.epochs,
+            examples=len(self.corpus.examples),
+            left_out=self.corpus.left_out,
+            trained_tokens=sum(self.plan.tokens_by_step(answers)),
+            total_tokens=sum(self.plan.tokens_by_step(self.corpus.lengths)),
+        )
+
+
+def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
+    """The examples and batches of a job; ``world_size`` changes neither the examples of a batch nor its number.
+
+    Raises:
+        ConfigError: the base or the mixture cannot be trained with.
+    """
+    tokenizer, training = load_tokenizer(job), job.training
+    corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length)
+    check_masks(corpus)
     common: dict[str, Any] = {
         "epochs": job.epochs,
         "batch_size": training.batch_size,
@@ -329,19 +365,23 @@ def plan_training(job: TrainingJob, corpus: Corpus, world_size: int) -> BatchPla
     }
     if training.packing:
         tokens = training.micro_batch_size * training.max_length
-        return plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
-    return plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
+        plan = plan_packed_batches(corpus.lengths, tokens_per_rank=tokens, **common)
+    else:
+        plan = plan_batches(corpus.lengths, micro_batch_size=training.micro_batch_size, **common)
+    return PlannedTraining(job, tokenizer, corpus, plan)
 
 
-def count_training(job: TrainingJob, corpus: Corpus, plan: BatchPlan) -> TrainingCount:
-    """What the planned training of a job comes to."""
-    answers = [len(example.tokens) - example.prompt_length for example in corpus.examples]
-    return TrainingCount(
-        steps=plan.steps,
-        batch_size=job.training.batch_size,
-        epochs=job.epochs,
-        examples=len(corpus.examples),
-        left_out=corpus.left_out,
-        trained_tokens=sum(plan.tokens_by_step(answers)),
-        total_tokens=sum(plan.tokens_by_step(corpus.lengths)),
-    )
+def _main() -> int:
+    """Print what each job of the standard input comes to, in the child; returns the exit code."""
+    jobs = [TrainingJob.from_json(each) for each in json.load(sys.stdin)]
+    try:
+        counts = [asdict(plan_training(job, world_size=1).count()) for job in jobs]
+    except TapirError as error:
+        print_child_error(error)
+        return 1
+    print(json.dumps(counts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -23,21 +23,6 @@ from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
 
-__all__ = [
-    "Attempt",
-    "SaveRecord",
-    "TrainingCount",
-    "TrainingJob",
-    "TrainingProgress",
-    "TrainingSummary",
-    "child_error",
-    "clear_unfinished",
-    "newest_save",
-    "print_child_error",
-    "publish_save",
-    "sync_folder",
-]
-
 
 def print_child_error(error: TapirError) -> None:
     """Print it in the child."""
@@ -107,6 +92,22 @@ class TrainingJob:
         free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
         value = self.to_json() | {"training": self.training.model_dump(mode="json", exclude=free_of_training)}
         return digest({name: each for name, each in value.items() if name not in free})
+
+    @property
+    def memory_remedy(self) -> str:
+        """What to change when memory does not suffice."""
+        training = self.training
+        ways = [
+            (True, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
+            (True, f"lower training.max_length (now {training.max_length})"),
+            (not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
+            (training.lora is None, "set [training.lora]"),
+            (
+                training.zero_stage < 3,
+                f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
+            ),
+        ]
+        return ", or ".join(way for helps, way in ways if helps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,40 +224,37 @@ class SaveRecord:
     """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
     resumed_from_steps: Sequence[int]
 
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """A complete save."""
-
-    folder: Path
-    record: SaveRecord
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{_PREFIX}{self.step:08d}"
 
 
 def publish_save(written: Path, record: SaveRecord) -> Path:
     """Make the folder ``written`` a complete save and drop all but the newest two."""
     sync_folder(written)
     Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
-    place = written.parent / f"{_PREFIX}{record.step:08d}"
+    place = written.parent / record.name
     if place.exists():
         _drop(place)
     written.rename(place)
     _sync(written.parent)
     for older in _complete(written.parent)[:-_KEPT]:
-        _drop(older.folder)
+        _drop(written.parent / older.name)
     return place
 
 
-def newest_save(saves: Path, *, world_size: int) -> Save | None:
+def newest_save(saves: Path, *, world_size: int) -> SaveRecord | None:
     """The newest complete save that ``world_size`` ranks can load."""
-    usable = [save for save in _complete(saves) if save.record.world_size == world_size]
+    usable = [save for save in _complete(saves) if save.world_size == world_size]
     return usable[-1] if usable else None
 
 
 def clear_unfinished(saves: Path) -> None:
     """Delete what a kill left half written."""
-    complete = {save.folder for save in _complete(saves)}
+    complete = {save.name for save in _complete(saves)}
     for folder in saves.iterdir() if saves.exists() else ():
-        if folder not in complete:
+        if folder.name not in complete:
             shutil.rmtree(folder)
 
 
@@ -266,9 +264,9 @@ def sync_folder(folder: Path) -> None:
         _sync(path)
 
 
-def _complete(saves: Path) -> list[Save]:
+def _complete(saves: Path) -> list[SaveRecord]:
     records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
-    return [Save(record.parent, SaveRecord(**json.loads(record.read_text()))) for record in records]
+    return [SaveRecord(**json.loads(record.read_text())) for record in records]
 
 
 def _drop(folder: Path) -> None:

@@ -5,7 +5,6 @@ saves that are whole or absent, and what follows a step: all ranks must agree on
 collective, and one small reduction a step does it.
 """
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -25,19 +24,6 @@ from trl import SFTTrainer
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
 from tasks.engines.training.data import IGNORED, BatchPlan
 from tasks.engines.training.job import Attempt, SaveRecord, TrainingJob, TrainingProgress, publish_save
-
-__all__ = [
-    "PlannedTrainer",
-    "Watch",
-    "deepspeed_config",
-    "load_model",
-    "lora_config",
-    "merge_adapter",
-    "settle_precision",
-    "sft_settings",
-    "versions",
-    "write_student",
-]
 
 _BUCKET_ELEMENTS = 50_000_000
 """Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
@@ -101,14 +87,13 @@ def sft_settings(job: TrainingJob, plan: BatchPlan, *, on_cpu: bool) -> dict[str
 class Watch(TrainerCallback):
     """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
 
-    def __init__(self, job: TrainingJob, tokens_by_step: list[int], *, earlier_seconds: float, world_size: int) -> None:
+    def __init__(self, job: TrainingJob, tokens_by_step: list[int], *, earlier_seconds: float) -> None:
         """``earlier_seconds`` are those of the steps before this start."""
         self.stopped = False
         """SIGTERM came and the training ended early."""
         self._job = job
         self._tokens_by_step = tokens_by_step
         self._earlier_seconds = earlier_seconds
-        self._world_size = world_size
         self._began = self._saved_at = time.monotonic()
         self._told_to_stop = False
         self._first_step = 0
@@ -132,7 +117,9 @@ class Watch(TrainerCallback):
     ) -> TrainerControl:
         """Agree on what is due."""
         due = time.monotonic() - self._saved_at >= self._job.training.save_minutes * 60
-        save, self.stopped = self._agree(due or self._told_to_stop, self._told_to_stop, args.device)
+        wishes = torch.tensor([due or self._told_to_stop, self._told_to_stop], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        save, self.stopped = wishes.bool().tolist()
         if state.global_step < state.max_steps:  # after the last step the finished student is written instead
             control.should_save = save
         control.should_training_stop |= self.stopped
@@ -170,13 +157,6 @@ class Watch(TrainerCallback):
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self._told_to_stop = True
-
-    def _agree(self, save: bool, stop: bool, device: torch.device) -> tuple[bool, bool]:
-        if self._world_size == 1:
-            return save, stop
-        wishes = torch.tensor([int(save), int(stop)], device=device)
-        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
-        return bool(wishes[0]), bool(wishes[1])
 
 
 class PlannedTrainer(SFTTrainer):
@@ -241,7 +221,11 @@ def settle_precision(job: TrainingJob) -> TrainingJob:
     """The job with ``precision = "auto"`` decided for this rank's device."""
     if job.training.precision != "auto":
         return job
-    precision = "bf16" if _computes_in_bf16() else "fp32"
+    if torch.cuda.is_available():
+        in_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        in_bf16 = computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+    precision = "bf16" if in_bf16 else "fp32"
     return replace(job, training=job.training.model_copy(update={"precision": precision}))
 
 
@@ -295,19 +279,6 @@ def merge_adapter(job: TrainingJob, adapter: Path) -> Any:
         job.base, dtype=_dtype(job), trust_remote_code=False, use_safetensors=True
     )
     return PeftModel.from_pretrained(base, adapter).merge_and_unload()
-
-
-def versions() -> dict[str, str]:
-    """Versions of the libraries that a training's numbers depend on."""
-    names = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
-    return {name: importlib.metadata.version(name) for name in names}
-
-
-def _computes_in_bf16() -> bool:
-    """Whether this rank's device is faster in bf16."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
 
 
 def _dtype(job: TrainingJob) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Fine-tune a student: starts the ranks as supervised children and follows them. Imports no torch.
+"""Fine-tune a student: starts the ranks as supervised children and follows them; or counts before. Imports no torch.
 
 A job that is started again goes on from its newest complete save; one that is finished is only read. What a user can
 act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
@@ -10,36 +10,28 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import tasks
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines.keys import keyless_environment
+from tasks.engines.keys import keyless_environment, offline_environment
 from tasks.engines.logs import follow_log, last_words, whole_lines
 from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines.supervisor import SOURCES, Child, start_child
 from tasks.engines.training.job import (
     Attempt,
+    TrainingCount,
     TrainingJob,
     TrainingProgress,
     TrainingSummary,
     child_error,
     clear_unfinished,
 )
-from tasks.engines.training.preflight import memory_remedy
-
-__all__ = [
-    "TrainingJob",
-    "TrainingProgress",
-    "TrainingSummary",
-    "train_student",
-]
 
 _POLL_SECONDS = 0.25
-_ROOT = str(Path(tasks.__file__).parents[1])
 
 
 def train_student(
@@ -82,6 +74,27 @@ def train_student(
     return done
 
 
+def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
+    """What ``training.json`` of each job will say of examples, steps and tokens; reads bases and mixtures, no more.
+
+    Raises:
+        ConfigError: a base or a mixture cannot be trained with, as `train_student` would say.
+        EngineError: the count failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tasks.engines.training.data"],
+        input=json.dumps([job.to_json() for job in jobs]),
+        env=offline_environment(),
+        cwd=SOURCES,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
+        raise child_error(done.stderr) or EngineError(f"the tokens of a training could not be counted:\n{last}")
+    return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+
+
 def rank_environments(
     job: TrainingJob, environment: Mapping[str, str], accelerators: Sequence[str]
 ) -> list[dict[str, str]]:
@@ -96,12 +109,11 @@ def rank_environments(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     values = {
         **environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, environment.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -127,19 +139,16 @@ def rank_environments(
 
 def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     """The error that a failed training is raised as."""
-    told = child_error(log, more=f" (log: {job.log_path})")
-    if told is not None:
-        return told
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
-        reason = f"ran out of memory; {memory_remedy(job)} (log: {job.log_path})"
+        reason = f"ran out of memory; {job.memory_remedy} (log: {job.log_path})"
     elif code == -signal.SIGKILL:
-        reason = f"process was killed, most often for lack of memory; {memory_remedy(job)} (log: {job.log_path})"
+        reason = f"process was killed, most often for lack of memory; {job.memory_remedy} (log: {job.log_path})"
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:
         reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{last_words(log)}"
-    return EngineError(f"the training {reason}")
+    return child_error(log, more=f" (log: {job.log_path})") or EngineError(f"the training {reason}")
 
 
 def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:

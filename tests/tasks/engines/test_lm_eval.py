@@ -11,7 +11,7 @@ import pytest
 from tapir_core.config import LmEvalBenchmark, Sampling
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, Stopped
 from tapir_core.evaluation.marking import Answered, LmEval
-from tasks.engines.scripts import ScriptRunner
+from tasks.engines.supervisor import ScriptRunner
 from tests.doubles.lm_eval import make_fake_harness
 from tests.doubles.provider import FakeProvider, RecordedCall, Text
 from tests.harness.processes import REPOSITORY

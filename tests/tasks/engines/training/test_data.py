@@ -5,8 +5,7 @@ import polars as pl
 import pytest
 
 from tapir_core.errors import ConfigError
-from tasks.engines.training.data import closing_token, encode, mark_trained, read_conversations
-from tasks.engines.training.preflight import check_masks
+from tasks.engines.training.data import check_masks, closing_token, encode, mark_trained, read_conversations
 from tests.tiny_student import tiny_student
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 plus 2?"}]

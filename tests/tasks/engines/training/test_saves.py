@@ -15,7 +15,7 @@ def test_the_newest_complete_save_is_found_and_two_are_kept(tmp_path: Path) -> N
         write_save(tmp_path, step)
     save = newest_save(tmp_path, world_size=1)
     assert save is not None
-    assert (save.record.step, (save.folder / "weights").read_text()) == (120, "120")
+    assert (save.step, (tmp_path / save.name / "weights").read_text()) == (120, "120")
     assert [folder.name for folder in sorted(tmp_path.iterdir())] == ["step-00000010", "step-00000120"]
 
 
@@ -25,7 +25,7 @@ def test_a_torn_save_is_never_used_and_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "step-00000009").mkdir()
     save = newest_save(tmp_path, world_size=1)
     assert save is not None
-    assert save.folder == whole
+    assert tmp_path / save.name == whole
     clear_unfinished(tmp_path)
     assert list(tmp_path.iterdir()) == [whole]
 
@@ -35,7 +35,7 @@ def test_a_save_of_another_world_size_is_passed_over(tmp_path: Path) -> None:
     write_save(tmp_path, 9, world_size=2)
     save = newest_save(tmp_path, world_size=1)
     assert save is not None
-    assert save.record.step == 5
+    assert save.step == 5
     assert newest_save(tmp_path, world_size=4) is None
 
 

@@ -7,7 +7,7 @@ from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
 from tasks.engines.training.data import plan_batches
 from tasks.engines.training.job import TrainingJob
-from tasks.engines.training.preflight import ModelSize, check_memory, estimate_memory
+from tasks.engines.training.rank import ModelSize, check_memory, estimate_memory
 from tasks.engines.training.sft import deepspeed_config, sft_settings
 
 SMALL = ModelSize(parameters=1000, trained_parameters=1000, layers=2, hidden=8, vocabulary=100)

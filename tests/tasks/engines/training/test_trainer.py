@@ -13,8 +13,7 @@ import pytest
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
 from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
-from tasks.engines.training.preflight import count_trainings
-from tasks.engines.training.trainer import explain, rank_environments, read_progress, train_student
+from tasks.engines.training.trainer import count_trainings, explain, rank_environments, read_progress, train_student
 from tests.harness.watches import ListenWatch
 from tests.tiny_student import tiny_student
 
@@ -48,7 +47,7 @@ def write_mixture(path: Path) -> None:
 
 def test_the_driver_side_imports_no_torch() -> None:
     heavy = "{'torch', 'trl', 'deepspeed', 'transformers', 'prefect'}"
-    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.preflight"
+    imports = "sys, tasks.engines.training.trainer, tasks.engines.training.data"
     code = f"import {imports}; print(sorted({heavy} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
