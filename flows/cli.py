@@ -71,10 +71,10 @@ COMMANDS = {
         "End the server and the workers of `tapir up`; flow runs at work stop first and can go on.",
     ),
     "deploy": (
-        "server:deploy",
+        "server:apply_deployments",
         "Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`.",
     ),
-    "standin": ("standin:standin_app", "The offline, rule-based teacher and judge. No LLM."),
+    "standin": ("server:standin_app", "The offline, rule-based teacher and judge. No LLM."),
     "store": ("store:store_app", "The store of all paid answers: look, move, shrink, check."),
     "backbone": ("series:backbone_app", "The list of backbones that a curriculum is run for."),
 }

@@ -26,8 +26,7 @@ from prefect.client.schemas.filters import (
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from flows.running.live_spend import live_spend
-from flows.running.project_flow import project_flow
+from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
 from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef

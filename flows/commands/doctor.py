@@ -13,8 +13,7 @@ from rich.text import Text
 
 from flows.commands import AsJson, Overrides, console
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.machine import machine_checks, root_checks
-from flows.commands.diagnosis.run import read_run, run_checks
+from flows.commands.diagnosis.run import machine_checks, read_run, root_checks, run_checks
 from flows.commands.diagnosis.server import server_check, server_parts
 from tapir_core.errors import ConfigError
 

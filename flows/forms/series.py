@@ -25,7 +25,7 @@ from flows.forms import (
     tag_flow_run,
 )
 from flows.prefect_server import TAG
-from flows.running.project_flow import heed_suspension, project_flow
+from flows.project_flow import heed_suspension, project_flow
 from flows.series import (
     not_finished,
     open_sweep,

@@ -47,21 +47,20 @@ from tasks.engines.supervisor import start_child
 
 __all__ = [
     "DATABASE_VARIABLE",
-    "HEARTBEAT_SECONDS",
+    "DEPLOYMENTS",
     "PASSWORD_VARIABLE",
     "TAG",
     "PrefectServer",
     "answers",
-    "check_entry",
     "check_own_password",
     "connect_prefect",
+    "enter_server",
     "find_server",
     "is_healthy",
     "is_taken",
     "living_server",
     "named_server",
     "own_settings",
-    "prepare_prefect",
     "results_setting",
     "save_results_storage",
     "server_command",
@@ -76,6 +75,17 @@ __all__ = [
 TAG = "tapir"
 """Of every deployment, and so of every flow run that the server looks after for us."""
 
+DEPLOYMENTS = (
+    "distill/distill",
+    "retry-judge/retry-judge",
+    "evaluate/evaluate",
+    "sweep-backbones/sweep-backbones",
+    "compare/compare",
+    "fine-tune/fine-tune",
+    "serve-student/serve-student",
+)
+"""Flow and deployment of each entry of `deployments/prefect.yaml`."""
+
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
 
@@ -87,8 +97,8 @@ PASSWORD_VARIABLE = "PREFECT_API_AUTH_STRING"
 
 _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 
-HEARTBEAT_SECONDS = 30
-"""Between two signs of life of a flow run; Prefect takes no less."""
+_HEARTBEAT_SECONDS = 30
+"""Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
 _START_TIMEOUT_SECONDS = 120.0
 _END_SECONDS = 60.0
@@ -248,7 +258,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
     remote = results_setting(root)
@@ -260,6 +270,17 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
 def prepare_prefect(root: str, *, results: str | None = None) -> None:
     """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
     os.environ.update(_with_home(own_settings(root, results=results)))
+
+
+def enter_server(api: str, root: str) -> None:
+    """Point this process, which has not imported Prefect yet, at a server that stands.
+
+    Raises:
+        MissingPrerequisite: it wants a password, and not the one that we have.
+    """
+    check_entry(api)
+    prepare_prefect(root)
+    os.environ["PREFECT_API_URL"] = api
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:
