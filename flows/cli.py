@@ -42,7 +42,7 @@ COMMANDS = {
         "annotations.",
     ),
     "export": (
-        "student:export",
+        "move:export",
         "Write a student of a run as a model folder with a model card, for transformers and vLLM.",
     ),
     "run": ("run:run", "Run a distillation, or go on with it; a finished one is only reported."),
@@ -56,7 +56,7 @@ COMMANDS = {
         "status:status",
         "Say how far a run is, what it scores and what it paid; works at any time, also while it runs.",
     ),
-    "ask": ("student:ask", "Let the trained student answer."),
+    "ask": ("run:ask", "Let the trained student answer."),
     "report": ("run:report", "Write report.html again from what the run folder holds."),
     "move": (
         "move:move",

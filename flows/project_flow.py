@@ -61,7 +61,7 @@ _LOOK_SECONDS = 0.5
 _THIS_START = uuid4().hex
 
 _CARD_SECONDS = 5.0
-"""Between two looks at the progress at the beginning; later a hundredth of the time that has passed, at most a minute."""
+"""Between two looks at the progress at first; later a hundredth of the time that has passed, at most a minute."""
 _MOST_CARD_SECONDS = 60.0
 _LAST_CARD_SECONDS = 3.0
 """For the last look, at the end of the flow run."""
@@ -207,20 +207,19 @@ def _context() -> FlowRunContext:
 
 @contextmanager
 def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
-    """Show the block's progress through ``stages`` in the flow run at work; nothing happens outside of one.
+    """Show the block's progress through ``stages`` in the flow run at work.
 
     ``whole``: the block is to do all of them.
     """
-    if FlowRunContext.get() is None:
-        yield
-        return
     runtime, ended, all_done = current(RunFolder(ref)), threading.Event(), False
-    artifact = _Artifact(artifact_key(ref.name, "spend"))
+    artifact: UUID | None = None
 
     def show() -> None:
+        nonlocal artifact
         working, calls, caps = runtime.progress.stages(), runtime.calls, runtime.config.budget
         share = 1.0 if all_done else share_done(working, stages)
-        artifact.show(100 * share, f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), caps)}")
+        card = f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), caps)}"
+        artifact = _put_card(artifact, artifact_key(ref.name, "spend"), round(100 * share, 1), card)
 
     def follow() -> None:
         began, is_last = time.monotonic(), False
@@ -278,24 +277,12 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
     return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
 
 
-class _Artifact:
-    """The artifact of one flow run, which changes in place."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._id: UUID | None = None
-        self._shown: tuple[float, str] | None = None
-
-    def show(self, percent_done: float, card: str) -> None:
-        """Sent when it differs from what is shown."""
-        wanted = round(percent_done, 1), card
-        if wanted == self._shown:
-            return
-        if self._id is None:
-            self._id = cast(UUID, create_progress_artifact(wanted[0], self._key, card))
-        else:
-            update_progress_artifact(self._id, *wanted)
-        self._shown = wanted
+def _put_card(artifact: UUID | None, key: str, percent_done: float, card: str) -> UUID:
+    """Make the artifact, or change the one that is there; gives its id."""
+    if artifact is None:
+        return cast(UUID, create_progress_artifact(percent_done, key, card))
+    update_progress_artifact(artifact, percent_done, card)
+    return artifact
 
 
 def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:

@@ -23,7 +23,6 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStartTime,
     FlowRunFilterTags,
 )
-from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from flows.project_flow import live_spend, project_flow
@@ -83,8 +82,6 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
-    if FlowRunContext.get() is None:
-        return
     try:
         if _retries(ref) >= MOST_RETRIES:
             return

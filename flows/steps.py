@@ -193,11 +193,8 @@ def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
 def _outcome(future: Any) -> ShardOutcome:
     if isinstance(future, ShardOutcome):
         return future
-    future.wait()
-    result = future.state.result(raise_on_failure=False)
-    if isinstance(result, ShardIncomplete):
-        return result.outcome
-    if isinstance(result, BaseException):
-        raise result
-    assert isinstance(result, ShardOutcome)
-    return result
+    try:
+        outcome: ShardOutcome = future.result()
+    except ShardIncomplete as incomplete:
+        return incomplete.outcome
+    return outcome

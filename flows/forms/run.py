@@ -15,6 +15,7 @@ from typing import Annotated
 
 from prefect import get_run_logger, runtime
 from pydantic import Field
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from flows.distill import distill
 from flows.driver import drive, hold_known_run, is_done, read_config, worker_root
@@ -56,8 +57,11 @@ from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica
 from tasks.train import check_wanted, make_student, training_lease
 
-_PATIENCE_SECONDS = 90.0
-"""Longer than another machine's lease lives on, and than a training takes to see that nobody wants it any more."""
+_PATIENT = Retrying(
+    retry=retry_if_exception_type(RunBusy), wait=wait_fixed(1), stop=stop_after_delay(90.0), reraise=True
+)
+"""Waits for a training that ends now, such as one that was cancelled: longer than another machine's lease lives on, and
+than a training takes to see that nobody wants it any more."""
 
 _LOOK_SECONDS = 30.0
 
@@ -226,7 +230,7 @@ def _hold(lease: RunLease) -> Iterator[None]:
     A worker that is killed takes this process along before Prefect hears of it: that the holder of a lease is gone is
     then all that its driver can see.
     """
-    _take(lease)
+    _PATIENT(lease.acquire)
     try:
         yield
     except BaseException as raised:
@@ -234,24 +238,6 @@ def _hold(lease: RunLease) -> Iterator[None]:
             lease.release()
         raise
     lease.release()
-
-
-def _take(lease: RunLease) -> None:
-    """Take the lease; wait for a training that ends now, such as one that was cancelled.
-
-    Raises:
-        RunBusy: it does not.
-    """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while True:
-        try:
-            lease.acquire()
-        except RunBusy:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(1)
-        else:
-            return
 
 
 def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:

@@ -19,14 +19,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
@@ -310,7 +308,7 @@ def is_healthy(api: str) -> bool:
 
 def answers(url: str) -> bool:
     """Whether a page of a Prefect server is there, for who gives the password of `PASSWORD_VARIABLE`."""
-    return _status(url) == HTTPStatus.OK
+    return _status(url) == httpx.codes.OK
 
 
 def check_entry(api: str) -> None:
@@ -319,7 +317,7 @@ def check_entry(api: str) -> None:
     Raises:
         MissingPrerequisite: it wants a password, and not the one that we have.
     """
-    if _status(f"{api}/admin/version") == HTTPStatus.UNAUTHORIZED:
+    if _status(f"{api}/admin/version") == httpx.codes.UNAUTHORIZED:
         raise MissingPrerequisite(
             f"the Prefect server at {api} wants another password than {PASSWORD_VARIABLE} holds; export it as "
             "USER:PASSWORD, as the server has it"
@@ -403,8 +401,7 @@ def _send_last_logs() -> None:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _kept_server(root: str) -> PrefectServer | None:
@@ -419,8 +416,8 @@ def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
     try:
         process = psutil.Process(server.pid)
-        started: float = process.create_time()
-        return abs(started - server.process_started) < 0.05 and bool(process.status() != psutil.STATUS_ZOMBIE)
+        same = abs(process.create_time() - server.process_started) < 0.05
+        return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
@@ -441,15 +438,11 @@ def _with_home(settings: dict[str, str]) -> dict[str, str]:
 
 def _status(url: str) -> int:
     """The HTTP status of a page; 0 where nothing answers."""
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    entry = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
     try:
-        request = urllib.request.Request(url)
-        if password := os.environ.get(PASSWORD_VARIABLE):
-            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
+        return httpx.get(url, headers=entry, timeout=2, follow_redirects=True).status_code
+    except (httpx.HTTPError, httpx.InvalidURL):
         return 0
 
 
