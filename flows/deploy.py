@@ -120,8 +120,7 @@ def kept_changes(deployments: Sequence[str]) -> Iterator[None]:
 
 def is_foreign(deployment: DeploymentResponse) -> bool:
     """Whether it starts a function that this version of tapir does not have: another version applied it."""
-    ours = (files("deployments") / "prefect.yaml").read_text()
-    return f"{deployment.entrypoint}\n" not in ours
+    return f"{deployment.entrypoint}\n" not in (files("deployments") / "prefect.yaml").read_text()
 
 
 def standing_deployments(client: SyncPrefectClient, names: Sequence[str]) -> dict[str, DeploymentResponse]:

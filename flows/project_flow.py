@@ -56,7 +56,6 @@ GO_ON = (
 GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
 
-_SUSPENDED = "Suspended"
 _LOOK_SECONDS = 0.5
 _THIS_START = uuid4().hex
 
@@ -185,7 +184,7 @@ def _say_suspended(context: FlowRunContext, done: str) -> None:
             f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; after that, Retry does the same" if until else ""
         )
         told = f"Suspended, and everything received is stored. {done} Resume goes on from there{limit}."
-        return told if state.name == _SUSPENDED else None
+        return told if state.name == "Suspended" else None
 
     assert context.flow_run is not None
     _reword(context.flow_run, words)
@@ -231,8 +230,9 @@ def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) ->
                 return
             is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
 
-    following = contextvars.copy_context().run
-    thread = threading.Thread(target=following, args=(follow,), name="tapir-live-spend", daemon=True)
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(follow,), name="tapir-live-spend", daemon=True
+    )
     thread.start()
     try:
         yield

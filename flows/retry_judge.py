@@ -10,7 +10,7 @@ drive that was to go to a stage only.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -82,18 +82,16 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
-    try:
-        if _retries(ref) >= MOST_RETRIES:
-            return
-    except Exception:  # a server that is away starts nothing, and must not hide why the run ended
-        return
     resource = {
         "prefect.resource.id": f"tapir.run.{ref.name}",
         "prefect.resource.name": ref.name,
         "tapir.run": ref.name,
         "tapir.judge": how,
     }
-    emit_event(INCOMPLETE, resource)
+    # A server that is away starts nothing, and must not hide why the run ended.
+    with suppress(Exception):
+        if _retries(ref) < MOST_RETRIES:
+            emit_event(INCOMPLETE, resource)
 
 
 def _retries(ref: RunRef) -> int:

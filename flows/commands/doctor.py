@@ -64,8 +64,8 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
 
 def findings_json(findings: Sequence[Finding]) -> str:
     """The findings as one JSON object."""
-    rows = [asdict(each) for each in findings]
-    return json.dumps({"faults": _count(findings, "fault"), "findings": rows}, indent=1, ensure_ascii=False)
+    found = {"faults": _count(findings, "fault"), "findings": [asdict(each) for each in findings]}
+    return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

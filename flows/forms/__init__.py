@@ -148,8 +148,9 @@ def _whole_machine() -> Iterator[None]:
     with ExitStack() as held:
         while True:
             with suppress(TimeoutError):
-                seconds = _ASK_AGAIN_SECONDS
-                held.enter_context(concurrency(name, timeout_seconds=seconds, lease_duration=_FORGOTTEN_SECONDS))
+                held.enter_context(
+                    concurrency(name, timeout_seconds=_ASK_AGAIN_SECONDS, lease_duration=_FORGOTTEN_SECONDS)
+                )
                 break
             leave_if_suspended()
         yield

@@ -353,7 +353,7 @@ def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) ->
 
 def results_setting(root: str) -> dict[str, str]:
     """Prefect's setting that names the storage; none for a root on this machine."""
-    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if _is_elsewhere(root) else {}
+    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if "://" in root else {}
 
 
 def worker_settings(root: str) -> str:
@@ -363,13 +363,13 @@ def worker_settings(root: str) -> str:
 
 def save_results_storage(root: str) -> None:
     """Make the block, on the server that Prefect's settings name; nothing happens for a root on this machine."""
-    if not _is_elsewhere(root):
+    if "://" not in root:
         return
     # Not before: Prefect reads its settings when it is imported.
     from prefect.filesystems import RemoteFileSystem
 
-    place = RemoteFileSystem(basepath=f"{root.rstrip('/')}/{prefect_results()}", settings=client_settings(Patience()))
-    place.save(_name(root), overwrite=True)
+    basepath = f"{root.rstrip('/')}/{prefect_results()}"
+    RemoteFileSystem(basepath=basepath, settings=client_settings(Patience())).save(_name(root), overwrite=True)
 
 
 @contextmanager
@@ -379,8 +379,9 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    env = server_environment(ref.root, address)
-    child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
+    child = start_child(
+        server_command(port), env=server_environment(ref.root, address), log_path=log, name="Prefect server"
+    )
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
         yield f"{address}/api"
@@ -448,7 +449,3 @@ def _status(url: str) -> int:
 
 def _name(root: str) -> str:
     return f"tapir-{digest(root.rstrip('/'))[:12]}"
-
-
-def _is_elsewhere(root: str) -> bool:
-    return "://" in root

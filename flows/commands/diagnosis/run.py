@@ -167,8 +167,10 @@ def _look_at_accelerators(engine: StudentEngine | None) -> Finding:
     # That an environment is missing has a check of its own.
     with suppress(MissingPrerequisite):
         if (found := _installed(engine)) is not None and found.device == "cpu":
-            remedy = "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`"
-            return warning(f"{shown}, and the student's environment is a CPU build", remedy)
+            return warning(
+                f"{shown}, and the student's environment is a CPU build",
+                "remove .venv-vllm, then `make student-env STUDENT=vllm-cuda`",
+            )
     return ok(shown)
 
 
@@ -242,10 +244,7 @@ def _look_at_store(root: str, url: str | None) -> Finding:
 
 def _nearest(root: str) -> Path:
     """The root, or the nearest folder above it that is there."""
-    folder = Path(root)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder
+    return next(folder for folder in (Path(root), *Path(root).parents) if folder.exists())
 
 
 def _version(name: str) -> str | None:
@@ -267,8 +266,8 @@ def read_run(config: str | Path, overrides: Sequence[str] = ()) -> tuple[RunConf
     except ConfigError as error:
         return None, [replace(told(problem, "see docs/configuration.md"), part=part) for problem in error.problems]
     problems = [*check_config(read), *missing_prerequisites(read, os.environ)]
-    good = ok(f"{config}: {read.run.rounds} rounds of {read.student.backbone}")
-    return read, [replace(each, part=part) for each in map(told, problems)] or [replace(good, part=part)]
+    found = [told(each) for each in problems] or [ok(f"{config}: {read.run.rounds} rounds of {read.student.backbone}")]
+    return read, [replace(each, part=part) for each in found]
 
 
 def run_checks(config: RunConfig, root: str) -> list[Check]:
@@ -281,14 +280,16 @@ def run_checks(config: RunConfig, root: str) -> list[Check]:
     if config.student.engine.served_by == "others":
         checks.append(_student_check(config.student))
     checks += [_benchmark_check(config, name) for name, each in config.evaluation.asked.items() if each.remedy]
-    prices = Check("prices", lambda: _look_at_prices(config), "set the prices beside each model")
-    backbone = Check(
-        "backbone",
-        lambda: _look_at_backbone(config, root),
-        "name a model folder, a hub id or a chat template that can be read",
-        limit_seconds=_TEMPLATE_SECONDS + 10,
-    )
-    return [*checks, prices, backbone]
+    return [
+        *checks,
+        Check("prices", lambda: _look_at_prices(config), "set the prices beside each model"),
+        Check(
+            "backbone",
+            lambda: _look_at_backbone(config, root),
+            "name a model folder, a hub id or a chat template that can be read",
+            limit_seconds=_TEMPLATE_SECONDS + 10,
+        ),
+    ]
 
 
 def _endpoints(config: RunConfig) -> dict[str, EndpointConfig]:
@@ -306,10 +307,14 @@ def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
             )
             for address in endpoint.base_urls
         ]
-        return _worst(found)
+        return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
 
-    limit = _REPLY_SECONDS * len(endpoint.base_urls) + 5
-    return Check(field, look, f"start that server, or correct {field}.base_url", limit_seconds=limit)
+    return Check(
+        field,
+        look,
+        f"start that server, or correct {field}.base_url",
+        limit_seconds=_REPLY_SECONDS * len(endpoint.base_urls) + 5,
+    )
 
 
 def _student_check(student: StudentConfig) -> Check:
@@ -358,10 +363,6 @@ async def _list_models(endpoint: Endpoint) -> list[str] | Failure | None:
         await client.close()
 
 
-def _worst(found: Sequence[Finding]) -> Finding:
-    return max(found, key=lambda each: ("ok", "warning", "fault").index(each.level))
-
-
 def _look_at_prices(config: RunConfig) -> Finding:
     missing = missing_prices(config)
     if missing:
@@ -382,8 +383,10 @@ def _look_at_backbone(config: RunConfig, root: str) -> Finding:
     if folder is None and student.backbone == EMBEDDED_STUDENT:
         return ok(f"{student.backbone}: installed; the first run converts it")
     if folder is None:
-        remedy = "the first run fetches it; a gated model wants HF_TOKEN"
-        return warning(f"{student.backbone} is not here yet, so that its chat template stays unproved", remedy)
+        return warning(
+            f"{student.backbone} is not here yet, so that its chat template stays unproved",
+            "the first run fetches it; a gated model wants HF_TOKEN",
+        )
     template = Path(student.chat_template) if student.chat_template else None
     chat = render_chat(folder, template, timeout_seconds=_TEMPLATE_SECONDS)
     system = "" if chat.takes_system else "; it takes no system message, so rows with a `system` text cannot be asked"

@@ -125,10 +125,11 @@ def _look_at_workers(root: str) -> Finding:
     if not lacking:
         return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
     if _is_own(root):
-        logs = " and ".join(worker_log(pool) for pool in lacking)
-        return fault(f"none is online for {', '.join(lacking)}", f"`tapir up` starts it again; it writes to {logs}")
-    start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
-    return fault(f"none is online for {', '.join(lacking)}", f"start one where the runs are to work: `{start}`")
+        remedy = f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
+    else:
+        start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
+        remedy = f"start one where the runs are to work: `{start}`"
+    return fault(f"none is online for {', '.join(lacking)}", remedy)
 
 
 def _look_at_automations(root: str) -> Finding:
