@@ -50,7 +50,7 @@ def walk(
             yield from _seal_all(run, under_way)
         _run_inner(run, at)
         if not work.in_shards:
-            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at, work)
+            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at)
         elif before is None:
             under_way.append(_submit(run, at, work))
         else:
@@ -89,7 +89,7 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
         if run_stage(run.ref, requests).rows == 0:
             break
         run_stages(run.ref, others)
-    made = [_run_whole(run, each, work_of(run.config, each)) for each in collected]
+    made = [_run_whole(run, each) for each in collected]
     return made[-1]
 
 
@@ -98,13 +98,13 @@ def _run_inner(run: RunFolder, at: StageAt) -> None:
     inner = inner_stages(run.config, at)
     if inner and run.holds(at) is None:
         for each in inner:
-            _run_whole(run, each, work_of(run.config, each))
+            _run_whole(run, each)
 
 
-def _run_whole(run: RunFolder, at: StageAt, work: Work) -> DatasetRef:
+def _run_whole(run: RunFolder, at: StageAt) -> DatasetRef:
     """Do a stage that is one task, or nothing when it holds."""
     with late_tags():
-        return run.holds(at) or work.task(run.ref, at)
+        return run.holds(at) or work_of(run.config, at).task(run.ref, at)
 
 
 def _submit(run: RunFolder, at: StageAt, work: Work) -> _Shards:
