@@ -418,7 +418,7 @@ def _is_ours(server: PrefectServer) -> bool:
     try:
         process = psutil.Process(server.pid)
         same = abs(process.create_time() - server.process_started) < 0.05
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

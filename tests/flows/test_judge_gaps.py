@@ -26,7 +26,7 @@ from tests.run_config import make_config
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 JUDGE = StageAt("judge", 1)
 
 
