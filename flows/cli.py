@@ -42,7 +42,7 @@ COMMANDS = {
         "annotations.",
     ),
     "export": (
-        "student:export",
+        "move:export",
         "Write a student of a run as a model folder with a model card, for transformers and vLLM.",
     ),
     "run": ("run:run", "Run a distillation, or go on with it; a finished one is only reported."),
@@ -56,7 +56,7 @@ COMMANDS = {
         "status:status",
         "Say how far a run is, what it scores and what it paid; works at any time, also while it runs.",
     ),
-    "ask": ("student:ask", "Let the trained student answer."),
+    "ask": ("run:ask", "Let the trained student answer."),
     "report": ("run:report", "Write report.html again from what the run folder holds."),
     "move": (
         "move:move",
@@ -71,10 +71,10 @@ COMMANDS = {
         "End the server and the workers of `tapir up`; flow runs at work stop first and can go on.",
     ),
     "deploy": (
-        "server:deploy",
+        "server:apply_deployments",
         "Apply work pools and deployments to the server of PREFECT_API_URL, or to the one of `tapir up`.",
     ),
-    "standin": ("standin:standin_app", "The offline, rule-based teacher and judge. No LLM."),
+    "standin": ("server:standin_app", "The offline, rule-based teacher and judge. No LLM."),
     "store": ("store:store_app", "The store of all paid answers: look, move, shrink, check."),
     "backbone": ("series:backbone_app", "The list of backbones that a curriculum is run for."),
 }

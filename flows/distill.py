@@ -7,10 +7,9 @@ Order only, and that of the stages stands in `tapir_core.stages`: what a stage d
 from prefect import tags
 
 from flows.driver import stages_until
+from flows.fleet import join_fleet
+from flows.project_flow import live_spend, project_flow
 from flows.retry_judge import tell_gaps
-from flows.running.fleet import join_fleet
-from flows.running.live_spend import live_spend
-from flows.running.project_flow import project_flow
 from flows.steps import run_stages, walk
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import RunFolder, RunRef

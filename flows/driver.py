@@ -5,10 +5,11 @@ deployments begin here alike, so that both refuse the same things in the same wo
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+
+from tenacity import Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.lease import RunLease
@@ -33,7 +34,7 @@ from tasks.runtime import close_all, current
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
 
-_ASK_AGAIN_SECONDS = 0.5
+_BETWEEN_TRIES = wait_fixed(0.5)
 
 
 def worker_root() -> str:
@@ -139,22 +140,22 @@ def run_lease(config: RunConfig) -> RunLease:
 @contextmanager
 def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
     """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
-    waits = False
-    while True:
-        try:
-            lease.acquire()
-            break
-        except RunBusy as busy:
-            if busy.flow_run is None or busy.flow_run != _own_flow_run():
-                raise
-            if not waits:
-                say(f"waiting for an earlier process of this flow run: {busy}")
-        waits = True
-        time.sleep(_ASK_AGAIN_SECONDS)
+    try:
+        lease.acquire()
+    except RunBusy as busy:
+        if not _is_earlier(busy):
+            raise
+        say(f"waiting for an earlier process of this flow run: {busy}")
+        Retrying(retry=retry_if_exception(_is_earlier), wait=_BETWEEN_TRIES, reraise=True)(lease.acquire)
     try:
         yield lease
     finally:
         lease.release()
+
+
+def _is_earlier(error: BaseException) -> bool:
+    """Whether a lease is held by an earlier process of our own flow run."""
+    return isinstance(error, RunBusy) and error.flow_run is not None and error.flow_run == _own_flow_run()
 
 
 def _own_flow_run() -> str | None:

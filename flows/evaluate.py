@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from prefect import tags
 
-from flows.running.live_spend import live_spend
-from flows.running.project_flow import project_flow
+from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
 from tapir_core.reporting.run_progress import failed_judgments, models_of, scoring_stages
 from tapir_core.run_folder import RunFolder, RunRef

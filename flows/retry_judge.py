@@ -10,7 +10,7 @@ drive that was to go to a stage only.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -23,11 +23,9 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStartTime,
     FlowRunFilterTags,
 )
-from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
-from flows.running.live_spend import live_spend
-from flows.running.project_flow import project_flow
+from flows.project_flow import live_spend, project_flow
 from flows.steps import run_stages
 from tapir_core.errors import EngineError, MissingPrerequisite, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
@@ -84,20 +82,16 @@ def _retry_round(run: RunFolder, number: int, also_terminal: bool) -> dict[str, 
 
 
 def _tell(ref: RunRef, how: Literal["stopped", "went on"]) -> None:
-    if FlowRunContext.get() is None:
-        return
-    try:
-        if _retries(ref) >= MOST_RETRIES:
-            return
-    except Exception:  # a server that is away starts nothing, and must not hide why the run ended
-        return
     resource = {
         "prefect.resource.id": f"tapir.run.{ref.name}",
         "prefect.resource.name": ref.name,
         "tapir.run": ref.name,
         "tapir.judge": how,
     }
-    emit_event(INCOMPLETE, resource)
+    # A server that is away starts nothing, and must not hide why the run ended.
+    with suppress(Exception):
+        if _retries(ref) < MOST_RETRIES:
+            emit_event(INCOMPLETE, resource)
 
 
 def _retries(ref: RunRef) -> int:

@@ -191,19 +191,19 @@ def read_comparison(plan: ComparisonPlan, results: ResultsFolder | None = None, 
             results.write(each)
     ended = {each.run for each in outcomes}
     missing = [each for each in plan.runs if each.ref.name not in ended]
-    primary = [each for each in missing if not each.arm.exploratory]
     compared = compare_arms(
         plan.comparison.name,
         plan.arms,
         outcomes,
         unfinished=[each.ref.name for each in sorted(missing, key=lambda each: each.arm.exploratory)],
         prices="at the comparison's prices" if plan.comparison.prices else "as it was paid",
-        concludes=plan.comparison.verdict and not primary,
+        concludes=plan.comparison.verdict and all(each.arm.exploratory for each in missing),
     )
     reference = plan.config(plan.run(plan.reference, plan.comparison.run_seeds[0]))
     others = {stage: made_by for each in outcomes for stage, made_by in each.stages.items() if made_by != _now(stage)}
-    conditions = conditions_of(reference, gather_files(reference), plan.comparison, others=others)
-    return replace(compared, conditions=conditions)
+    return replace(
+        compared, conditions=conditions_of(reference, gather_files(reference), plan.comparison, others=others)
+    )
 
 
 def _check_matched(

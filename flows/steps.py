@@ -50,7 +50,7 @@ def walk(
             yield from _seal_all(run, under_way)
         _run_inner(run, at)
         if not work.in_shards:
-            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at, work)
+            yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at)
         elif before is None:
             under_way.append(_submit(run, at, work))
         else:
@@ -89,7 +89,7 @@ def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
         if run_stage(run.ref, requests).rows == 0:
             break
         run_stages(run.ref, others)
-    made = [_run_whole(run, each, work_of(run.config, each)) for each in collected]
+    made = [_run_whole(run, each) for each in collected]
     return made[-1]
 
 
@@ -98,14 +98,13 @@ def _run_inner(run: RunFolder, at: StageAt) -> None:
     inner = inner_stages(run.config, at)
     if inner and run.holds(at) is None:
         for each in inner:
-            _run_whole(run, each, work_of(run.config, each))
+            _run_whole(run, each)
 
 
-def _run_whole(run: RunFolder, at: StageAt, work: Work) -> DatasetRef:
+def _run_whole(run: RunFolder, at: StageAt) -> DatasetRef:
     """Do a stage that is one task, or nothing when it holds."""
     with late_tags():
-        made: DatasetRef = run.holds(at) or work.task(run.ref, at)
-    return made
+        return run.holds(at) or work_of(run.config, at).task(run.ref, at)
 
 
 def _submit(run: RunFolder, at: StageAt, work: Work) -> _Shards:
@@ -118,8 +117,7 @@ def _submit(run: RunFolder, at: StageAt, work: Work) -> _Shards:
     rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
     of = max(1, math.ceil(rows / size))
     pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
-    patient = _patient(run, work.task)
-    return _started(run, at, lambda piece: patient.submit(run.ref, at, piece), pieces, rows)
+    return _started(run, at, _submitter(run, at, work), pieces, rows)
 
 
 def _follow(run: RunFolder, at: StageAt, work: Work, before: _Shards, *, also_done: bool) -> _Shards:
@@ -127,14 +125,13 @@ def _follow(run: RunFolder, at: StageAt, work: Work, before: _Shards, *, also_do
     if before.done is not None and not also_done and (done := run.holds(at)) is not None:
         return _Shards(at, done=done)
     pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
-    patient = _patient(run, work.task)
+    submit = _submitter(run, at, work)
 
-    def submit(piece: Piece) -> Any:
+    def submit_after(piece: Piece) -> Any:
         after = before.futures[piece.index]
-        waits = after if isinstance(after, ShardOutcome) else allow_failure(after)
-        return patient.submit(run.ref, at, piece, waits)
+        return submit(piece, after if isinstance(after, ShardOutcome) else allow_failure(after))
 
-    return _started(run, at, submit, pieces, before.rows * at.stage.rows_per_row(run.config))
+    return _started(run, at, submit_after, pieces, before.rows * at.stage.rows_per_row(run.config))
 
 
 def _started(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> _Shards:
@@ -172,18 +169,19 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     return max([config.calls.rows_per_shard, *filled])
 
 
-def _patient(run: RunFolder, shard: Any) -> Any:
-    """The shard task with the run's retries: a shard that lacks what another try may bring asks again for that.
+def _submitter(run: RunFolder, at: StageAt, work: Work) -> Callable[..., Any]:
+    """Submits a shard with the run's retries: one that lacks what another try may bring asks again for that.
 
     The last try that leaves it red shows what it lacks.
     """
     calls = run.config.calls
-    return shard.with_options(
+    patient = work.task.with_options(
         retries=calls.shard_retries,
         retry_delay_seconds=calls.shard_retry_seconds,
         retry_condition_fn=_may_get_more,
         on_failure=[partial(publish_missing, run.ref)],
     )
+    return partial(patient.submit, run.ref, at)
 
 
 def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
@@ -193,11 +191,8 @@ def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
 def _outcome(future: Any) -> ShardOutcome:
     if isinstance(future, ShardOutcome):
         return future
-    future.wait()
-    result = future.state.result(raise_on_failure=False)
-    if isinstance(result, ShardIncomplete):
-        return result.outcome
-    if isinstance(result, BaseException):
-        raise result
-    assert isinstance(result, ShardOutcome)
-    return result
+    try:
+        outcome: ShardOutcome = future.result()
+    except ShardIncomplete as incomplete:
+        return incomplete.outcome
+    return outcome

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.cells import cell_len
@@ -108,19 +108,14 @@ def print_table(console: Console, table: "Table") -> None:
     if layout is None:
         _print_lists(console, table)
     else:
-        _print_columns(console, table, layout)
+        _print_columns(console, table, *layout)
     if table.note:
         console.print(table.note, style="dim", highlight=False, markup=False)
     console.print()
 
 
-class _Layout(NamedTuple):
-    gap: int
-    """Blanks between columns."""
-    widths: list[int]
-
-
-def _lay_out(table: "Table", room: int) -> _Layout | None:
+def _lay_out(table: "Table", room: int) -> tuple[int, list[int]] | None:
+    """Blanks between columns, and the width of each; nothing where they need more ``room``."""
     columns = [*zip(table.columns, *table.rows, strict=True)]
     natural = [max(map(cell_len, cells)) for cells in columns]
     for gap, pieces in ((2, _WORD), (1, _WORD), (1, _END)):
@@ -138,24 +133,24 @@ def _lay_out(table: "Table", room: int) -> _Layout | None:
             for place in (*texts, *others):
                 more = min(spare, natural[place] - widths[place])
                 widths[place], spare = widths[place] + more, spare - more
-            return _Layout(gap, widths)
+            return gap, widths
     return None
 
 
-def _print_columns(console: Console, table: "Table", layout: _Layout) -> None:
+def _print_columns(console: Console, table: "Table", gap: int, widths: list[int]) -> None:
     shown = RichTable(
         title=Text(table.title) if table.title else None,
         title_justify="left",
         title_style="bold",
         box=None,
         pad_edge=False,
-        padding=(0, layout.gap, 0, 0),
+        padding=(0, gap, 0, 0),
     )
-    for place, (name, width) in enumerate(zip(table.columns, layout.widths, strict=True)):
+    for place, (name, width) in enumerate(zip(table.columns, widths, strict=True)):
         side: JustifyMethod = "left" if place < table.text_columns else "right"
         shown.add_column(Text(name), justify=side, width=width, overflow="fold", header_style="dim")
     for row in table.rows:
-        shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, layout.widths, strict=True)))
+        shown.add_row(*(Text(_broken(cell, width)) for cell, width in zip(row, widths, strict=True)))
     console.print(shown)
 
 

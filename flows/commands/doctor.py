@@ -13,8 +13,7 @@ from rich.text import Text
 
 from flows.commands import AsJson, Overrides, console
 from flows.commands.diagnosis import Finding, examine
-from flows.commands.diagnosis.machine import machine_checks, root_checks
-from flows.commands.diagnosis.run import read_run, run_checks
+from flows.commands.diagnosis.run import machine_checks, read_run, root_checks, run_checks
 from flows.commands.diagnosis.server import server_check, server_parts
 from tapir_core.errors import ConfigError
 
@@ -65,8 +64,8 @@ def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str
 
 def findings_json(findings: Sequence[Finding]) -> str:
     """The findings as one JSON object."""
-    rows = [asdict(each) for each in findings]
-    return json.dumps({"faults": _count(findings, "fault"), "findings": rows}, indent=1, ensure_ascii=False)
+    found = {"faults": _count(findings, "fault"), "findings": [asdict(each) for each in findings]}
+    return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def print_findings(console: Console, findings: Sequence[Finding]) -> None:

@@ -28,6 +28,8 @@ from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.run_reader import Look
 
+_COLUMNS = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
+
 
 def evaluate(
     name: Annotated[
@@ -190,8 +192,7 @@ def _figures_table(figures: AlpacaEvalFigures, whose: str) -> Table:
     ]
     if bias := _position_bias(figures):
         notes.append(f"{bias[0].upper()}{bias[1:]}.")
-    columns = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
-    return Table("Against the baseline", columns, tuple(rows), note=" ".join(notes))
+    return Table("Against the baseline", _COLUMNS, tuple(rows), note=" ".join(notes))
 
 
 def _row(name: str, found: Estimate) -> tuple[str, ...]:

@@ -147,8 +147,9 @@ def print_check(console: Console, found: CheckedPanel) -> None:
             console.rule(Text(each.name))
         columns = ("", "pairs", "right", "95 % interval", "ties", "unscored")
         print_rows(console, columns, map(_row, each.check.kinds), title="By kind of pair")
-        title = "By task type (pairs with a better answer)"
-        print_rows(console, columns, map(_row, each.check.task_types), title=title)
+        print_rows(
+            console, columns, map(_row, each.check.task_types), title="By task type (pairs with a better answer)"
+        )
         for line in _lines(each):
             print_line(console, line)
 
@@ -182,8 +183,14 @@ def _check(
 
 def _as_row(pair: CheckPair) -> dict[str, Any]:
     """A pair as a round's judge sees one: the better answer in the teacher's place."""
-    shown = {"instruction_id": pair.id, "instruction": pair.instruction, "system": None, "reference": None}
-    return {**shown, "teacher": pair.better, "student": pair.other}
+    return {
+        "instruction_id": pair.id,
+        "instruction": pair.instruction,
+        "system": None,
+        "reference": None,
+        "teacher": pair.better,
+        "student": pair.other,
+    }
 
 
 def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:

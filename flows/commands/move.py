@@ -1,7 +1,8 @@
-"""`tapir move`: a run copied to another root and verified, while nobody drives it."""
+"""What is copied out of a root and verified: a run that nobody drives (`tapir move`), a student (`tapir export`)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +10,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.commands import Root, RunName, console, run_ref, say
+from flows.commands import Root, RunName, console, print_line, run_ref, say
 from flows.driver import Say, run_lease
 from tapir_core.config import RunConfig
 from tapir_core.data.fetched import kept_files
 from tapir_core.errors import ConfigError
-from tapir_core.run_files import copy_file, copy_run, remove_run
+from tapir_core.paths import export_folder
+from tapir_core.reporting.report import model_card
+from tapir_core.reporting.run_progress import find_student
+from tapir_core.run_files import copy_file, copy_run, export_student, remove_run
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.storage import Storage
-from tapir_core.summary.formats import count
+from tapir_core.summary.formats import count, student_name
 
 
 def move(
@@ -88,3 +92,24 @@ def _progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 def _place(root: str) -> str:
     return root.rstrip("/") if "://" in root else str(Path(root).resolve())
+
+
+def export(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.", show_default=False)],
+    which: Annotated[
+        str, typer.Option("--round", metavar="best|N", help="`best` by the dev split, or a round; 0 is S_0.")
+    ] = "best",
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where to, or s3://…; exports/RUN-S_N when left out.", show_default=False),
+    ] = None,
+    root: Root = "runs",
+) -> None:
+    """`tapir export`."""
+    use = (files("tasks.engines") / "exported_student.md").read_text().rstrip()
+    run = RunFolder(run_ref(name, root))
+    number = find_student(run, which)
+    folder = Storage(to or export_folder(run.ref.name, number))
+    written = export_student(run, number, folder, model_card(run, number, use), on_file=say)
+    say(f"{len(written)} files, all verified")
+    print_line(console, f"{student_name(number)} of run {run.ref.name} is in {folder.url}")

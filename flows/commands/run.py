@@ -1,4 +1,7 @@
-"""Commands that drive one run or say what it comes to: `tapir estimate`, `run`, `retry-judge`, `report`."""
+"""Commands that drive one run, ask its student or say what it comes to.
+
+`tapir estimate`, `run`, `report`, `retry-judge`; `ask`, one question outside any flow.
+"""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -22,7 +25,9 @@ from flows.commands import (
 )
 from flows.commands.live import connected, distil_shown, print_summary, shown_live
 from flows.driver import drive, hold_known_run, is_done, read_config
+from tapir_core.calls import Failure
 from tapir_core.config.load import load_config
+from tapir_core.errors import ConfigError, EngineError
 from tapir_core.estimate.run import Estimate, estimate_json, estimate_run
 from tapir_core.reporting.benchmarks import require_round_figures
 from tapir_core.reporting.estimate_table import benchmark_table, role_table, stage_table
@@ -31,6 +36,8 @@ from tapir_core.reporting.report import write_report
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.summary import summarise
+from tasks.asking import chat, make_request
+from tasks.runtime import close_all, current
 
 
 def estimate(
@@ -147,3 +154,32 @@ def _print_counts(console: Console, counts: list[dict[str, int]]) -> None:
     names = ("round", "missing_before", "missing_after", "unscored_before", "unscored_after")
     columns = ("round", "missing before", "after", "unscored before", "after")
     print_rows(console, columns, (tuple(str(each[name]) for name in names) for each in counts))
+
+
+def ask(
+    name: RunName,
+    text: Annotated[str, typer.Argument(help="The instruction.", show_default=False)],
+    round_number: Annotated[int | None, typer.Option("--round", help="0 is S_0; the last one when left out.")] = None,
+    root: Root = "runs",
+) -> None:
+    """`tapir ask`."""
+    run = RunFolder(run_ref(name, root))
+    trained = run.trained_rounds
+    if not trained or (round_number is not None and round_number not in trained):
+        wanted = "no round" if round_number is None else f"round {round_number}"
+        raise ConfigError(
+            f"run {run.ref.name!r} has {'trained rounds ' + str(trained) if trained else 'trained nothing yet'}, so "
+            f"{wanted} can answer; see `tapir status {run.ref.name}`"
+        )
+    number = trained[-1] if round_number is None else round_number
+    runtime = current(run)
+    student = runtime.student(number)
+    say(f"S_{number} of run {run.ref.name}")
+    try:
+        request = make_request(run, "answer", student.voice, chat(text), run.config.student.sampling)
+        outcome = runtime.calls.ask([request], student.source)[0]
+    finally:
+        close_all()
+    if isinstance(outcome, Failure):
+        raise EngineError(f"the student did not answer ({outcome.kind}): {outcome.message}")
+    console.print(outcome.text, markup=False, highlight=False)

@@ -1,7 +1,6 @@
 """Commands that work on many runs, one after another: `tapir sweep`, `compare`, `side-by-side`, `backbone add`."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from rich.console import Console
 from flows.arm_run import drive_run
 from flows.commands import Root, console, errors, print_line, print_table, print_tables, say
 from flows.commands.live import connect_when_needed, distil_shown
-from flows.prefect_server import find_server, own_settings, standing_server
+from flows.prefect_server import enter_server, find_server, standing_server
 from flows.series import (
     not_finished,
     open_sweep,
@@ -90,7 +89,7 @@ def compare(
 def show_arms(name: str, card: str, plots: str) -> None:
     """Show the arms of the comparison ``name`` in Prefect's UI: their card and their plots, both Markdown."""
     # Not before: Prefect reads its settings when it is imported.
-    from flows.running.project_flow import project_flow
+    from flows.project_flow import project_flow
     from tasks.artifacts import publish_comparison
 
     # Without parameters: Prefect would keep the images with the flow run, and load them with every list of flow runs.
@@ -173,7 +172,7 @@ def announce(api: str, root: str, entry: BackboneEntry, file: Path) -> None:
         entry: The new backbone.
         file: The list that it was added to.
     """
-    os.environ.update({**own_settings(root), "PREFECT_API_URL": api})
+    enter_server(api, root)
     # Not before: Prefect reads its settings when it is imported.
     from prefect.events import Event, Resource
     from prefect.events.clients import PrefectEventsClient

@@ -1,13 +1,24 @@
-"""`tapir up`, `down` and `deploy`: the Prefect server that stays, and what can be started there."""
+"""Servers that a user starts: Prefect's, which stays (`tapir up`, `down`, `deploy`), and `tapir standin serve`."""
 
+import asyncio
 from typing import Annotated
 
 import typer
 
 from flows.commands import Root, console, say
-from flows.prefect_server import deployments, living_server, standing_server, start_server, stop_server, worker_settings
+from flows.prefect_server import (
+    DEPLOYMENTS,
+    enter_server,
+    living_server,
+    standing_server,
+    start_server,
+    stop_server,
+    worker_settings,
+)
 from flows.prefect_server.caretaker import staff
 from tapir_core.errors import ConfigError
+from tapir_core.standin import server
+from tapir_core.standin.rules import Behaviour, Preference
 
 
 def up(
@@ -27,11 +38,15 @@ def up(
     server = stood or start_server(root, port, postgres=postgres, gpu_workers=gpu_workers or 1)
     if gpu_workers not in (None, server.gpu_workers):
         raise ConfigError(f"--gpu-workers {gpu_workers}: {server.gpu_workers} stand; `tapir down` first ends them")
-    for made in deployments.deploy(server.api, root, again=stood is None):
+    enter_server(server.api, root)
+    # Not before: Prefect reads its settings when it is imported.
+    from flows.deploy import deploy, wait_for_workers
+
+    for made in deploy(root, again=stood is None):
         say(f"applied {made}")
-    deployments.wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
+    wait_for_workers(server.api, posts, is_alive=lambda: living_server(root) is not None)
     console.print(f"Prefect UI: {server.address} (process {server.pid}); `tapir down` ends it", highlight=False)
-    console.print(f"deployments: {', '.join(deployments.DEPLOYMENTS)}", highlight=False)
+    console.print(f"deployments: {', '.join(DEPLOYMENTS)}", highlight=False)
     console.print(f"workers: {', '.join(post.label for post in posts)}, for runs in {root!r}", highlight=False)
 
 
@@ -41,10 +56,34 @@ def down(root: Root = "runs") -> None:
     console.print(f"ended {server.address}" if server else f"no server of {root!r} runs")
 
 
-def deploy(root: Root = "runs") -> None:
+def apply_deployments(root: Root = "runs") -> None:
     """`tapir deploy`."""
-    for made in deployments.deploy(standing_server(root), root, again=True):
+    enter_server(standing_server(root), root)
+    # Not before: Prefect reads its settings when it is imported.
+    from flows.deploy import deploy
+
+    for made in deploy(root, again=True):
         console.print(f"applied {made}", highlight=False)
     console.print(
         f"workers that you start: {worker_settings(root)} prefect worker start …", highlight=False, soft_wrap=True
     )
+
+
+standin_app = typer.Typer(no_args_is_help=True)
+
+
+@standin_app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8041,
+    position_bias: Annotated[float, typer.Option(help="Points the judge adds to the answer shown first.")] = 0.5,
+    noise: Annotated[float, typer.Option(help="Standard deviation of its scores, in points.")] = 0.5,
+    prefers: Annotated[Preference, typer.Option(help="Which answer wins in benchmarks, whatever it says.")] = "better",
+    logprobs: Annotated[bool, typer.Option(help="Give log-probabilities to who asks for them.")] = True,
+    latency_ms: Annotated[int, typer.Option(help="Milliseconds before each reply.")] = 0,
+) -> None:
+    """Serve the stand-in teacher and judge (OpenAI-compatible) until interrupted.
+
+    A server that fails on purpose or keeps a log: `python -m tests.doubles.standin` in a clone.
+    """
+    behaviour = Behaviour(position_bias, noise, prefers, logprobs)
+    asyncio.run(server.serve(server.make_application(behaviour, latency_ms), "127.0.0.1", port))

@@ -93,8 +93,8 @@ def _print_status(console: Console, ref: RunRef) -> None:
     for benchmark in benchmark_states_tables(look):
         print_table(console, benchmark)
     if progress.score is not None and progress.student is not None:
-        told = score_in_words(progress.score)
-        print_line(console, f"{student_name(progress.student)} on the held-out {progress.split} split: {told}")
+        student = f"{student_name(progress.student)} on the held-out {progress.split} split"
+        print_line(console, f"{student}: {score_in_words(progress.score)}")
     print_line(console, _spent(run))
     if progress.stopped:
         print_line(console, f"stopped early: {progress.stopped}")
@@ -140,8 +140,10 @@ def _spent(run: RunFolder) -> str:
         return f"what it spent is not known: {error}"
     cap = run.config.budget.usd
     of = "" if cap is None else f" of at most {number(cap)}"
-    of_all = "on teacher and judge, over all starts (requests without a known cost count in full)"
-    return f"{number(usd or 0.0)} USD spent{of} {of_all}"
+    return (
+        f"{number(usd or 0.0)} USD spent{of} on teacher and judge, "
+        "over all starts (requests without a known cost count in full)"
+    )
 
 
 def _left_in_words(progress: RunProgress) -> str:

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from flows.driver import worker_root
 from flows.prefect_server import TAG
-from flows.running.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
+from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure, TapirError
 from tapir_core.paths import BACKBONES, RUN_RECORD
@@ -148,8 +148,9 @@ def _whole_machine() -> Iterator[None]:
     with ExitStack() as held:
         while True:
             with suppress(TimeoutError):
-                seconds = _ASK_AGAIN_SECONDS
-                held.enter_context(concurrency(name, timeout_seconds=seconds, lease_duration=_FORGOTTEN_SECONDS))
+                held.enter_context(
+                    concurrency(name, timeout_seconds=_ASK_AGAIN_SECONDS, lease_duration=_FORGOTTEN_SECONDS)
+                )
                 break
             leave_if_suspended()
         yield

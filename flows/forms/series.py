@@ -25,7 +25,7 @@ from flows.forms import (
     tag_flow_run,
 )
 from flows.prefect_server import TAG
-from flows.running.project_flow import heed_suspension, project_flow
+from flows.project_flow import heed_suspension, project_flow
 from flows.series import (
     not_finished,
     open_sweep,
@@ -66,8 +66,9 @@ def compare_from_form(
         overrides: Settings for all arms, one `section.field=value` each, such as `run.rounds=2`.
     """
     settings = [f"run.root={json.dumps(worker_root())}", *overrides]
-    spec = comparison_file or preset_file(preset)
-    asked = read_asked(spec, settings, only=only, run_seeds=run_seeds, results=results)
+    asked = read_asked(
+        comparison_file or preset_file(preset), settings, only=only, run_seeds=run_seeds, results=results
+    )
     name = asked.plan.comparison.name
     tag_flow_run(f"comparison-{name}", name=name)
     with heed_suspension(lambda: "Runs that are finished stay finished."):

@@ -19,14 +19,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
@@ -47,21 +45,20 @@ from tasks.engines.supervisor import start_child
 
 __all__ = [
     "DATABASE_VARIABLE",
-    "HEARTBEAT_SECONDS",
+    "DEPLOYMENTS",
     "PASSWORD_VARIABLE",
     "TAG",
     "PrefectServer",
     "answers",
-    "check_entry",
     "check_own_password",
     "connect_prefect",
+    "enter_server",
     "find_server",
     "is_healthy",
     "is_taken",
     "living_server",
     "named_server",
     "own_settings",
-    "prepare_prefect",
     "results_setting",
     "save_results_storage",
     "server_command",
@@ -76,6 +73,17 @@ __all__ = [
 TAG = "tapir"
 """Of every deployment, and so of every flow run that the server looks after for us."""
 
+DEPLOYMENTS = (
+    "distill/distill",
+    "retry-judge/retry-judge",
+    "evaluate/evaluate",
+    "sweep-backbones/sweep-backbones",
+    "compare/compare",
+    "fine-tune/fine-tune",
+    "serve-student/serve-student",
+)
+"""Flow and deployment of each entry of `deployments/prefect.yaml`."""
+
 DATABASE_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 """Where a server finds its database; holds a password, so that no argument and no file does."""
 
@@ -87,8 +95,8 @@ PASSWORD_VARIABLE = "PREFECT_API_AUTH_STRING"
 
 _SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"
 
-HEARTBEAT_SECONDS = 30
-"""Between two signs of life of a flow run; Prefect takes no less."""
+_HEARTBEAT_SECONDS = 30
+"""Between two signs of life of a flow run; Prefect takes no less. An automation waits for ten of them."""
 
 _START_TIMEOUT_SECONDS = 120.0
 _END_SECONDS = 60.0
@@ -248,7 +256,7 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_CLIENT_MAX_RETRIES": str(CLIENT_RETRIES),
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(_HEARTBEAT_SECONDS),
         "DO_NOT_TRACK": "1",
     }
     remote = results_setting(root)
@@ -260,6 +268,17 @@ def own_settings(root: str, *, results: str | None = None) -> dict[str, str]:
 def prepare_prefect(root: str, *, results: str | None = None) -> None:
     """Put `own_settings` into the environment of this process, which has not imported Prefect yet."""
     os.environ.update(_with_home(own_settings(root, results=results)))
+
+
+def enter_server(api: str, root: str) -> None:
+    """Point this process, which has not imported Prefect yet, at a server that stands.
+
+    Raises:
+        MissingPrerequisite: it wants a password, and not the one that we have.
+    """
+    check_entry(api)
+    prepare_prefect(root)
+    os.environ["PREFECT_API_URL"] = api
 
 
 def server_environment(root: str, address: str) -> dict[str, str]:
@@ -289,7 +308,7 @@ def is_healthy(api: str) -> bool:
 
 def answers(url: str) -> bool:
     """Whether a page of a Prefect server is there, for who gives the password of `PASSWORD_VARIABLE`."""
-    return _status(url) == HTTPStatus.OK
+    return _status(url) == httpx.codes.OK
 
 
 def check_entry(api: str) -> None:
@@ -298,7 +317,7 @@ def check_entry(api: str) -> None:
     Raises:
         MissingPrerequisite: it wants a password, and not the one that we have.
     """
-    if _status(f"{api}/admin/version") == HTTPStatus.UNAUTHORIZED:
+    if _status(f"{api}/admin/version") == httpx.codes.UNAUTHORIZED:
         raise MissingPrerequisite(
             f"the Prefect server at {api} wants another password than {PASSWORD_VARIABLE} holds; export it as "
             "USER:PASSWORD, as the server has it"
@@ -334,7 +353,7 @@ def wait_until_healthy(address: str, log: Path, is_alive: Callable[[], bool]) ->
 
 def results_setting(root: str) -> dict[str, str]:
     """Prefect's setting that names the storage; none for a root on this machine."""
-    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if _is_elsewhere(root) else {}
+    return {"PREFECT_DEFAULT_RESULT_STORAGE_BLOCK": f"remote-file-system/{_name(root)}"} if "://" in root else {}
 
 
 def worker_settings(root: str) -> str:
@@ -344,13 +363,13 @@ def worker_settings(root: str) -> str:
 
 def save_results_storage(root: str) -> None:
     """Make the block, on the server that Prefect's settings name; nothing happens for a root on this machine."""
-    if not _is_elsewhere(root):
+    if "://" not in root:
         return
     # Not before: Prefect reads its settings when it is imported.
     from prefect.filesystems import RemoteFileSystem
 
-    place = RemoteFileSystem(basepath=f"{root.rstrip('/')}/{prefect_results()}", settings=client_settings(Patience()))
-    place.save(_name(root), overwrite=True)
+    basepath = f"{root.rstrip('/')}/{prefect_results()}"
+    RemoteFileSystem(basepath=basepath, settings=client_settings(Patience())).save(_name(root), overwrite=True)
 
 
 @contextmanager
@@ -360,8 +379,9 @@ def _own_server(ref: RunRef) -> Iterator[str]:
     log = on_this_machine(f"{ref.root}/{ref.name}").local(log_file("prefect-server"))
     port = _free_port()
     address = f"http://127.0.0.1:{port}"
-    env = server_environment(ref.root, address)
-    child = start_child(server_command(port), env=env, log_path=log, name="Prefect server")
+    child = start_child(
+        server_command(port), env=server_environment(ref.root, address), log_path=log, name="Prefect server"
+    )
     try:
         wait_until_healthy(address, log, lambda: child.poll() is None)
         yield f"{address}/api"
@@ -382,8 +402,7 @@ def _send_last_logs() -> None:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _kept_server(root: str) -> PrefectServer | None:
@@ -398,8 +417,8 @@ def _is_ours(server: PrefectServer) -> bool:
     """Whether the recorded process still is that caretaker, and no later process with its number."""
     try:
         process = psutil.Process(server.pid)
-        started: float = process.create_time()
-        return abs(started - server.process_started) < 0.05 and bool(process.status() != psutil.STATUS_ZOMBIE)
+        same = abs(process.create_time() - server.process_started) < 0.05
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -420,21 +439,13 @@ def _with_home(settings: dict[str, str]) -> dict[str, str]:
 
 def _status(url: str) -> int:
     """The HTTP status of a page; 0 where nothing answers."""
+    password = os.environ.get(PASSWORD_VARIABLE, "")
+    entry = {"Authorization": f"Basic {base64.b64encode(password.encode()).decode()}"} if password else {}
     try:
-        request = urllib.request.Request(url)
-        if password := os.environ.get(PASSWORD_VARIABLE):
-            request.add_header("Authorization", f"Basic {base64.b64encode(password.encode()).decode()}")
-        with urllib.request.urlopen(request, timeout=2) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
+        return httpx.get(url, headers=entry, timeout=2, follow_redirects=True).status_code
+    except (httpx.HTTPError, httpx.InvalidURL):
         return 0
 
 
 def _name(root: str) -> str:
     return f"tapir-{digest(root.rstrip('/'))[:12]}"
-
-
-def _is_elsewhere(root: str) -> bool:
-    return "://" in root

@@ -17,6 +17,6 @@ def serve(kind: type[StudentEngine], how: Serving) -> None:
     serving.register(kind, lambda _: how)
 
 
-# Replicas too: their workers serve only where a driver has joined them to the run (flows/running/fleet.py).
+# Replicas too: their workers serve only where a driver has joined them to the run (flows/fleet.py).
 serve(VllmEngine, served_here(VllmServer))
 serve(EndpointEngine, Serving(EndpointStudents, lambda _: None))

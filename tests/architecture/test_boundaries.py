@@ -71,7 +71,7 @@ def test_only_the_projects_own_decorator_makes_prefect_tasks():
         if isinstance(node, ast.ImportFrom) and node.module == "prefect"
         if "flow" in {alias.name for alias in node.names}
     ]
-    assert flow_makers == ["flows/running/project_flow.py"]
+    assert flow_makers == ["flows/project_flow.py"]
 
 
 def test_commands_import_prefect_only_after_they_have_settled_where_its_files_go():

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.driver import find_stage, stages_until
-from flows.running.project_flow import project_flow
+from flows.project_flow import project_flow
 from flows.steps import run_stage, run_stages
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, ConfigError, TooMuchMissing

@@ -10,17 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.commands.diagnosis import Check, Finding, fault, ok, warning
-from flows.prefect_server import living_server, named_server, own_settings, standing_server, worker_settings
-from flows.prefect_server.caretaker import POOLS
-from flows.prefect_server.deployments import (
-    CANCELLED,
+from flows.prefect_server import (
     DEPLOYMENTS,
-    ZOMBIES,
-    is_foreign,
-    online_workers,
-    standing_deployments,
-    triggers_of,
+    living_server,
+    named_server,
+    own_settings,
+    standing_server,
+    worker_settings,
 )
+from flows.prefect_server.caretaker import POOLS
 from tapir_core.paths import SERVER_RECORD, worker_log
 from tapir_core.storage import on_this_machine
 
@@ -28,8 +26,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 AUTOMATIONS = {
-    ZOMBIES: "nothing notices a flow run whose worker was killed",
-    CANCELLED: "a cancelled flow run does not say how it goes on",
+    "tapir: flow runs without a sign of life": "nothing notices a flow run whose worker was killed",
+    "tapir: how a cancelled flow run goes on": "a cancelled flow run does not say how it goes on",
     "retry-a-run-that-stopped-in-judging": "a run that its judge stopped waits for *retry-judge* by hand",
     "retry-a-run-that-went-on-without-verdicts": "its verdicts wait for *retry-judge* by hand",
     "sweep-a-registered-backbone": "a backbone that is added waits for *sweep-backbones* by hand",
@@ -90,6 +88,8 @@ def _look_at_pools(root: str) -> Finding:
 
 def _look_at_deployments(root: str) -> Finding:
     with _client(root) as client:
+        from flows.deploy import is_foreign, standing_deployments
+
         foreign = [name for name, each in standing_deployments(client, DEPLOYMENTS).items() if is_foreign(each)]
     if foreign:
         return fault(
@@ -99,10 +99,10 @@ def _look_at_deployments(root: str) -> Finding:
 
 
 def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefectClient, str], bool]") -> Finding:
-    from prefect.exceptions import ObjectNotFound
-
     paused, missing = [], []
     with _client(root) as client:
+        from prefect.exceptions import ObjectNotFound
+
         for name in names:
             try:
                 paused += [name] if is_paused(client, name) else []
@@ -117,21 +117,26 @@ def _look_for(root: str, names: Sequence[str], is_paused: "Callable[[SyncPrefect
 
 def _look_at_workers(root: str) -> Finding:
     with _client(root) as client:
+        from flows.deploy import online_workers
+
         # Where there is no such pool, its own check says so.
         online = {pool: online_workers(client, pool) for pool in POOLS}
     lacking = [pool for pool, workers in online.items() if not workers]
     if not lacking:
         return ok(f"online: {', '.join(name for workers in online.values() for name in workers)}")
     if _is_own(root):
-        logs = " and ".join(worker_log(pool) for pool in lacking)
-        return fault(f"none is online for {', '.join(lacking)}", f"`tapir up` starts it again; it writes to {logs}")
-    start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
-    return fault(f"none is online for {', '.join(lacking)}", f"start one where the runs are to work: `{start}`")
+        remedy = f"`tapir up` starts it again; it writes to {' and '.join(map(worker_log, lacking))}"
+    else:
+        start = f"{worker_settings(root)} prefect worker start --type process --pool {lacking[0]}"
+        remedy = f"start one where the runs are to work: `{start}`"
+    return fault(f"none is online for {', '.join(lacking)}", remedy)
 
 
 def _look_at_automations(root: str) -> Finding:
     with _client(root) as client:
-        found = [each for name in (ZOMBIES, CANCELLED) for each in client.read_automations_by_name(name)]
+        from flows.deploy import automations, standing_deployments, triggers_of
+
+        found = [each for wanted in automations() for each in client.read_automations_by_name(wanted.name)]
         # Those of a deployment that was deleted may be left, and start nothing.
         found += [
             each for one in standing_deployments(client, DEPLOYMENTS).values() for each in triggers_of(client, one)

@@ -1,6 +1,7 @@
 """A flow run of ours that gives no sign of life any more is set to Crashed, by one automation."""
 
 import time
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,32 +10,33 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events import emit_event
+from prefect.events.schemas.automations import AutomationCore
 from prefect.states import Cancelled, Running
 
+from flows.deploy import automations, install_automation
 from flows.prefect_server import TAG
-from flows.prefect_server.deployments import (
-    CANCELLED,
-    ZOMBIES,
-    automations,
-    cancelled_automation,
-    install_automation,
-    zombie_automation,
-)
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
+ZOMBIES, CANCELLED = automations()
+
+
+def after(seconds: float) -> AutomationCore:
+    """The automation for silent flow runs, of another patience."""
+    trigger = ZOMBIES.trigger.model_copy(update={"within": timedelta(seconds=seconds)})
+    return ZOMBIES.model_copy(update={"trigger": trigger})
+
 
 def test_it_is_held_once_changed_when_it_has_to_and_stays_paused() -> None:
-    wanted = zombie_automation()
     with get_client(sync_client=True) as client:
-        client.create_automation(zombie_automation(60))
-        client.create_automation(zombie_automation(60))
-        assert install_automation(client, wanted)
-        assert not install_automation(client, wanted)
-        (held,) = client.read_automations_by_name(ZOMBIES)
+        client.create_automation(after(60))
+        client.create_automation(after(60))
+        assert install_automation(client, ZOMBIES)
+        assert not install_automation(client, ZOMBIES)
+        (held,) = client.read_automations_by_name(ZOMBIES.name)
         client.pause_automation(held.id)
-        assert not install_automation(client, wanted)
-        (still,) = client.read_automations_by_name(ZOMBIES)
+        assert not install_automation(client, ZOMBIES)
+        (still,) = client.read_automations_by_name(ZOMBIES.name)
         assert (still.id, still.enabled) == (held.id, False)
         client.delete_automation(held.id)
 
@@ -60,7 +62,7 @@ def start(client: Any, *tags: str) -> UUID:
 @pytest.mark.slow
 def test_a_silent_run_of_ours_is_crashed_and_one_of_others_is_left() -> None:
     with get_client(sync_client=True) as client:
-        install_automation(client, zombie_automation(10))
+        install_automation(client, after(10))
         time.sleep(1)  # the server takes an automation up in its own time
         ours, others = start(client, TAG), start(client, "another")
         deadline = time.monotonic() + 45
@@ -70,13 +72,13 @@ def test_a_silent_run_of_ours_is_crashed_and_one_of_others_is_left() -> None:
         assert state.type == StateType.CRASHED
         assert "Retry" in state.message
         assert client.read_flow_run(others).state.type == StateType.RUNNING
-        client.delete_automation(client.read_automations_by_name(ZOMBIES)[0].id)
+        client.delete_automation(client.read_automations_by_name(ZOMBIES.name)[0].id)
 
 
 @pytest.mark.slow
 def test_a_cancelled_run_of_ours_is_told_how_it_goes_on_and_told_once() -> None:
     with get_client(sync_client=True) as client:
-        install_automation(client, cancelled_automation())
+        install_automation(client, CANCELLED)
         time.sleep(1)  # the server takes an automation up in its own time
         ours, others = start(client, TAG), start(client, "another")
         for run in (ours, others):
@@ -89,4 +91,4 @@ def test_a_cancelled_run_of_ours_is_told_how_it_goes_on_and_told_once() -> None:
         time.sleep(3)  # what its own change starts would come now
         assert client.read_flow_run(ours).state.id == state.id
         assert "Retry" not in client.read_flow_run(others).state.message
-        client.delete_automation(client.read_automations_by_name(CANCELLED)[0].id)
+        client.delete_automation(client.read_automations_by_name(CANCELLED.name)[0].id)

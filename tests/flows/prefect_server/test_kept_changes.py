@@ -7,7 +7,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentU
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import DeploymentEventTrigger
 
-from flows.prefect_server.deployments import kept_changes
+from flows.deploy import kept_changes
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

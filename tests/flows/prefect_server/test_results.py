@@ -19,7 +19,7 @@ from flows.prefect_server import connect_prefect
 from tapir_core.run_folder import RunRef
 
 with connect_prefect(RunRef("s3://runs/all", "far")):
-    from flows.running.project_flow import project_flow
+    from flows.project_flow import project_flow
     from tapir_core.data.dataset import DatasetRef
     from tasks._task import project_task
 

@@ -12,9 +12,9 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from flows.commands.diagnosis import Finding, examine
 from flows.commands.diagnosis import server as server_module
 from flows.commands.diagnosis.server import server_check, server_parts
-from flows.prefect_server import own_settings
+from flows.deploy import automations, deploy
+from flows.prefect_server import DEPLOYMENTS, own_settings
 from flows.prefect_server.caretaker import POOLS
-from flows.prefect_server.deployments import DEPLOYMENTS, ZOMBIES, automations, deploy
 from tapir_core.paths import SERVER_RECORD
 from tests.conftest import StandingServer
 
@@ -94,10 +94,10 @@ def _as_it_was() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_on_server", "_as_it_was")
 def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: StandingServer, tmp_path: Path) -> None:
-    deploy(standing_prefect.api, str(tmp_path), again=False)
-    assert deploy(standing_prefect.api, str(tmp_path), again=False) == []
+    deploy(str(tmp_path), again=False)
+    assert deploy(str(tmp_path), again=False) == []
     with get_client(sync_client=True) as client:
-        assert len(client.read_automations_by_name(ZOMBIES)) == 1
+        assert all(len(client.read_automations_by_name(each.name)) == 1 for each in automations())
     found = look(tmp_path)
     assert {part: each.level for part, each in found.items() if part != "workers"} == {
         "Prefect server": "ok",
@@ -112,13 +112,13 @@ def test_a_second_deploy_makes_nothing_and_all_of_it_is_found(standing_prefect: 
 def test_a_deployment_that_an_earlier_version_applied_is_applied_again(
     standing_prefect: StandingServer, tmp_path: Path
 ) -> None:
-    deploy(standing_prefect.api, str(tmp_path), again=False)
+    deploy(str(tmp_path), again=False)
     with get_client(sync_client=True) as client:
         now = client.read_deployment_by_name("evaluate/evaluate")
         client.update_deployment(now.id, DeploymentUpdate(entrypoint="flows.forms.evaluate.evaluate_from_form"))
         applied = look(tmp_path)["deployments"]
         assert (applied.level, "another version of tapir" in applied.found) == ("fault", True)
-        assert deploy(standing_prefect.api, str(tmp_path), again=False) == ["deployment evaluate/evaluate"]
+        assert deploy(str(tmp_path), again=False) == ["deployment evaluate/evaluate"]
         assert client.read_deployment_by_name("evaluate/evaluate").entrypoint == now.entrypoint
 
 
@@ -126,7 +126,7 @@ def test_a_deployment_that_an_earlier_version_applied_is_applied_again(
 def test_an_automation_that_is_off_or_gone_is_told_with_what_it_leaves_undone(
     standing_prefect: StandingServer, tmp_path: Path
 ) -> None:
-    deploy(standing_prefect.api, str(tmp_path), again=False)
+    deploy(str(tmp_path), again=False)
     retry, went_on = "retry-a-run-that-stopped-in-judging", "retry-a-run-that-went-on-without-verdicts"
     assert f"{went_on} (off)" in look(tmp_path)["automations"].found, "as deployed, and as meant"
     with get_client(sync_client=True) as client:
@@ -139,5 +139,5 @@ def test_an_automation_that_is_off_or_gone_is_told_with_what_it_leaves_undone(
     found = look(tmp_path)["automations"]
     assert found.level == "fault"
     assert f"not there: {retry!r}" in found.found
-    deploy(standing_prefect.api, str(tmp_path), again=True)
+    deploy(str(tmp_path), again=True)
     assert look(tmp_path)["automations"].level == "ok", "the remedy helps"

@@ -9,7 +9,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
 
-from flows.running.project_flow import project_flow
+from flows.project_flow import project_flow
 from tasks.engines.logs import follow_log, tell
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.states import Failed, Scheduled
 
 from flows.forms import run_form_flow
-from flows.running.project_flow import GO_ON, project_flow, tell_remedy
+from flows.project_flow import GO_ON, project_flow, tell_remedy
 from tapir_core.errors import ConfigError, EngineError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

@@ -13,8 +13,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.running import live_spend as module
-from flows.running.live_spend import live_spend, share_done, spend_card
+from flows import project_flow as module
+from flows.project_flow import live_spend, share_done, spend_card
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.config import BudgetConfig
 from tapir_core.run_folder import RunFolder, RunRef, open_run
@@ -83,7 +83,7 @@ def run(tmp_path: Path) -> RunFolder:
 def test_one_artifact_changes_in_place_and_its_thread_ends_with_the_flow(
     run: RunFolder, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SECONDS", 0.05)
+    monkeypatch.setattr(module, "_CARD_SECONDS", 0.05)
     key = module.artifact_key(run.ref.name, "spend")
 
     def work() -> None:

@@ -6,22 +6,29 @@ cancelled. *Suspend* from the UI: Prefect raises its `Pause` at the next boundar
 cannot know, that requests which wait to be sent are left and tasks at work need their engines to the end. The state of
 a flow run that ended badly says what a person can do.
 
+While it works, one progress artifact in Prefect's UI, changed in place, shows how far it is and what it spends. The bar
+counts stages; the table below it holds rows, rate and time left of the stages at work, calls, tokens and USD, and the
+share of each cap. A thread of its own shows it: a server that is away is neither waited for nor an error.
+
 Limits: a batch that a Batch API works on is left `GRACE_SECONDS` after *Suspend*, and found again. The state
-*Cancelled* is set when all of ours has ended; the server adds to it (flows/prefect_server/deployments.py).
+*Cancelled* is set when all of ours has ended; the server adds to it (deployments/automations.yaml).
 """
 
+import contextvars
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC
 from functools import wraps
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
@@ -29,8 +36,18 @@ from prefect.exceptions import Pause
 from prefect.states import Cancelled
 
 from flows.server_away import outlast_server
+from tapir_core.calls import LiveSpend, Spend
+from tapir_core.calls.budget import DRIVING, UNPAID
+from tapir_core.config import Caps
+from tapir_core.reporting.page import markdown_table
+from tapir_core.reporting.tables import Table
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.stages import StageAt
+from tapir_core.summary.formats import NOTHING, count, duration, number, percent
+from tasks.artifacts import artifact_key
 from tasks.engines.logs import told_to
-from tasks.runtime import abort_all, stop_all
+from tasks.progress import StageProgress
+from tasks.runtime import abort_all, current, stop_all
 
 GO_ON = (
     "Retry goes on where it stopped, and so does a new start under the same name; what is stored is not asked again."
@@ -39,9 +56,14 @@ GO_ON = (
 GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
 
-_SUSPENDED = "Suspended"
 _LOOK_SECONDS = 0.5
 _THIS_START = uuid4().hex
+
+_CARD_SECONDS = 5.0
+"""Between two looks at the progress at first; later a hundredth of the time that has passed, at most a minute."""
+_MOST_CARD_SECONDS = 60.0
+_LAST_CARD_SECONDS = 3.0
+"""For the last look, at the end of the flow run."""
 
 
 def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[Callable[..., Any]], Any]:
@@ -134,9 +156,7 @@ def _prompt_interrupts() -> Iterator[None]:
 
 def _wait_for_tasks() -> None:
     """Wait for the tasks of this flow that are at work; those that have not begun never do."""
-    context = FlowRunContext.get()
-    if context is not None:
-        context.task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
+    _context().task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
 
 
 def _end_child() -> None:
@@ -164,7 +184,7 @@ def _say_suspended(context: FlowRunContext, done: str) -> None:
             f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; after that, Retry does the same" if until else ""
         )
         told = f"Suspended, and everything received is stored. {done} Resume goes on from there{limit}."
-        return told if state.name == _SUSPENDED else None
+        return told if state.name == "Suspended" else None
 
     assert context.flow_run is not None
     _reword(context.flow_run, words)
@@ -182,3 +202,96 @@ def _context() -> FlowRunContext:
     context = FlowRunContext.get()
     assert context is not None, "called in a flow"
     return context
+
+
+@contextmanager
+def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
+    """Show the block's progress through ``stages`` in the flow run at work.
+
+    ``whole``: the block is to do all of them.
+    """
+    runtime, ended, all_done = current(RunFolder(ref)), threading.Event(), False
+    artifact: UUID | None = None
+
+    def show() -> None:
+        nonlocal artifact
+        working, calls, caps = runtime.progress.stages(), runtime.calls, runtime.config.budget
+        share = 1.0 if all_done else share_done(working, stages)
+        card = f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), caps)}"
+        artifact = _put_card(artifact, artifact_key(ref.name, "spend"), round(100 * share, 1), card)
+
+    def follow() -> None:
+        began, is_last = time.monotonic(), False
+        while True:
+            # Whatever keeps a look from being shown, a server or a store that is away, ends no run.
+            with suppress(Exception):
+                show()
+            if is_last:
+                return
+            is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
+
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(follow,), name="tapir-live-spend", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+        all_done = whole
+    finally:
+        ended.set()
+        thread.join(_LAST_CARD_SECONDS)
+
+
+def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
+    """How far along ``stages`` the last of those that began is, as a share (0–1); stages that are none of them count 0.
+
+    A step of an expansion wave counts as its expansion's beginning.
+    """
+    places = {at: place for place, at in enumerate(stages)}
+    shares = [0.0]
+    for stage in working:
+        place = places.get(stage.at.whole)
+        done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
+        fraction = 0.0 if stage.at.wave else 1.0 if stage.ended else done / max(1, whole)
+        shares += [] if place is None else [(place + fraction) / len(stages)]
+    return min(1.0, max(shares))
+
+
+def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
+    """In Markdown: the stages at work, what this start asked, what the run has paid for, the share of each cap."""
+    at_work = [stage for stage in working if stage.ended is None]
+    rows = tuple((str(stage.at), *_rows_cells(stage), stage.note) for stage in at_work)
+    stages = Table("Stages", ("Stage at work", "Rows", "Rows/s", "Missing", "Left", ""), rows)
+    whole = sum((each for name, each in paid.items() if name not in (DRIVING, UNPAID)), Spend())
+    hours = paid.get(DRIVING, Spend()).seconds / 3600
+    tokens = whole.prompt_tokens + whole.completion_tokens
+    figures = (
+        ("Calls", count(live.sent), count(whole.requests), _of(whole.requests, caps.requests)),
+        ("From the store", count(live.stored), "", ""),
+        ("Tokens", count(live.prompt_tokens + live.completion_tokens), count(tokens), _of(tokens, caps.tokens)),
+        ("USD", number(live.usd), number(whole.usd), _of(whole.usd, caps.usd)),
+        ("Hours of work", "", number(hours), _of(hours, caps.hours)),
+    )
+    columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
+    parts = [markdown_table(stages)] if rows else []
+    return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
+
+
+def _put_card(artifact: UUID | None, key: str, percent_done: float, card: str) -> UUID:
+    """Make the artifact, or change the one that is there; gives its id."""
+    if artifact is None:
+        return cast(UUID, create_progress_artifact(percent_done, key, card))
+    update_progress_artifact(artifact, percent_done, card)
+    return artifact
+
+
+def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:
+    if not stage.rows:
+        return NOTHING, NOTHING, NOTHING, NOTHING
+    rate = stage.rows_done / stage.seconds if stage.seconds else 0.0
+    left = duration((stage.rows - stage.rows_done) / rate) if rate else NOTHING
+    return f"{count(stage.rows_done)} of {count(stage.rows)}", number(rate, 1), count(stage.missing), left
+
+
+def _of(used: float, cap: float | None) -> str:
+    return f"{percent(used / cap)} of {cap:g}" if cap else ""

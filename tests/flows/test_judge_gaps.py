@@ -14,8 +14,8 @@ from prefect.events.worker import EventsWorker
 from prefect.states import Running
 
 from flows.forms.run import retry_judge_from_form
+from flows.project_flow import project_flow
 from flows.retry_judge import INCOMPLETE, MOST_RETRIES, tell_gaps
-from flows.running.project_flow import project_flow
 from tapir_core.data.dataset import write_part
 from tapir_core.errors import BudgetReached, MissingPrerequisite, TapirError, TooMuchMissing
 from tapir_core.run_folder import RunFolder, RunRef
@@ -26,7 +26,7 @@ from tests.run_config import make_config
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 JUDGE = StageAt("judge", 1)
 
 

@@ -14,7 +14,7 @@ from prefect.flow_engine import run_flow
 from prefect.states import Suspended
 
 from flows.forms import run_form_flow
-from flows.running.project_flow import project_flow
+from flows.project_flow import project_flow
 from flows.steps import run_stage
 from tapir_core.run_folder import RunFolder, RunRef, open_run
 from tapir_core.stages import StageAt

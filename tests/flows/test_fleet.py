@@ -11,10 +11,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed, Failed, Pending
 
-from flows.forms.worker import serve_student_from_form
-from flows.prefect_server.deployments import DEPLOYMENTS
-from flows.running import fleet as fleet_module
-from flows.running.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
+from flows import fleet as fleet_module
+from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
+from flows.forms.run import serve_student_from_form
+from flows.prefect_server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
 from tasks.engines.replicas import Ended, Replicas, ReplicaStudents, replicas_of

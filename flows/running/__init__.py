@@ -1,1 +1,0 @@
-"""What every flow of ours has about it while it runs in Prefect."""
