@@ -6,7 +6,7 @@ import polars as pl
 
 from tapir_core.calls import Failure
 from tapir_core.curriculum import (
-    refinement_outcome,
+    refinement_problem,
     refinement_prompt_name,
     render_refinement,
 )
@@ -49,9 +49,9 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         if isinstance(outcome, Failure) and outcome.retryable:
             continue
         refined = text_of(outcome)
-        verdict = refinement_outcome(row["response"], refined, row["task_type"], ending_of(outcome))
-        reasons[f"refined_{'accepted' if verdict.accepted else verdict.reason}"] += 1
+        problem = refinement_problem(row["response"], refined, row["task_type"], ending_of(outcome))
+        reasons[f"refined_{problem or 'accepted'}"] += 1
         plain = row["response"]
-        table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
+        table.append((row["instruction_id"], row["task_type"], plain, refined, problem is None, problem))
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
     return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))

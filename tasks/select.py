@@ -18,7 +18,7 @@ def select(run: RunFolder, at: StageAt) -> Worked:
     rule = run.config.round(at.number).selection
     used = () if rule.reads_difficulty else used_before(run, at.number)
     chosen = select_seeds(rule, candidates(run, at.number), rng, used)
-    return Worked(chosen.seeds, chosen.counts.as_counts())
+    return Worked(chosen.seeds, chosen.counts)
 
 
 def candidates(run: RunFolder, number: int) -> pl.DataFrame:

@@ -16,7 +16,6 @@ from tapir_core.curriculum import (
     AnswerGate,
     Gated,
     LabelGate,
-    accepted_rows,
     apply_gates,
     assemble,
     candidate_rows,
@@ -169,7 +168,7 @@ class _Builder(BenchmarkStages):
         selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
         used = () if selection.reads_difficulty else self._used(at.round)
         chosen = select_seeds(selection, self._candidates(at.round), rng, used)
-        self._save(at, chosen.seeds, **chosen.counts.as_counts())
+        self._save(at, chosen.seeds, **chosen.counts)
 
     def _candidates(self, number: int) -> pl.DataFrame:
         judged = self.run.config.verdict_round(number)
@@ -225,7 +224,9 @@ class _Builder(BenchmarkStages):
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
         gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
-        gated = Gated(accepted_rows(gated.passed, examined), gated.rejected, gated.counts)
+        answers = examined.select("instruction_id", "response")
+        answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
+        gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)
         self._save(StageAt("wave_gated", number, wave), _with_gates(gated))
         return screened, gated
 

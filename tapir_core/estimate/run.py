@@ -15,7 +15,7 @@ from tapir_core.calls import Role
 from tapir_core.calls.prices import Price, UnknownPrice
 from tapir_core.calls.store_address import store_url
 from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config
+from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.assumptions import FIRST_TOKEN_SECONDS, TOKENS_PER_SECOND, Priors, priors_of, scenarios
 from tapir_core.estimate.costs import Charger, Line, benchmark_chargers, chargers_of, cost_lines

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from tapir_core.config import LmEvalBenchmark
-from tapir_core.data.formats import BrokenRecord, read_records
+from tapir_core.data.readers import BrokenRecord, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import ScriptFailed, items_table, register
 from tapir_core.evaluation.marking import Answered, Marking, Marks

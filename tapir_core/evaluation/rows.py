@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from tapir_core.data.formats import read_content
+from tapir_core.data.readers import read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 
