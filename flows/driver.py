@@ -15,8 +15,7 @@ from tapir_core.calls import run_key, store_url
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.prices import missing_prices
 from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
+from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.estimate.run import save_estimate
 from tapir_core.paths import REPORT, ROOT_VARIABLE

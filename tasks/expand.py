@@ -15,10 +15,10 @@ from tapir_core.curriculum import (
     Gate,
     Gated,
     LabelGate,
-    SeedCounts,
     apply_gates,
     candidate_rows,
     compute_difficulty,
+    delta_of,
     hard_count,
     lacking,
     parse_expansion,
@@ -169,7 +169,7 @@ def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
     gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
     if run.config.checks_expansion(at.number):
-        delta = SeedCounts.of_manifest(run.sealed(SELECT.at(at.round)).counts).delta
+        delta = delta_of(run.sealed(SELECT.at(at.round)).counts)
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
         gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")

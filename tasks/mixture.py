@@ -17,7 +17,7 @@ from tapir_core.curriculum import (
     draw_easy,
     draw_hard,
     hard_count,
-    refinement_outcome,
+    refinement_problem,
     refinement_prompt_name,
     render_refinement,
     select_seeds,
@@ -43,7 +43,7 @@ def select(run: RunFolder, at: StageAt) -> Worked:
     rule = run.config.round(at.number).selection
     used = () if rule.reads_difficulty else used_before(run, at.number)
     chosen = select_seeds(rule, _candidates(run, at.number), rng, used)
-    return Worked(chosen.seeds, chosen.counts.as_counts())
+    return Worked(chosen.seeds, chosen.counts)
 
 
 @stage_task(DRAW)
@@ -87,10 +87,10 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         if isinstance(outcome, Failure) and outcome.retryable:
             continue
         refined = text_of(outcome)
-        verdict = refinement_outcome(row["response"], refined, row["task_type"], ending_of(outcome))
-        reasons[f"refined_{'accepted' if verdict.accepted else verdict.reason}"] += 1
         plain = row["response"]
-        table.append((row["instruction_id"], row["task_type"], plain, refined, verdict.accepted, verdict.reason))
+        problem = refinement_problem(plain, refined, row["task_type"], ending_of(outcome))
+        reasons[f"refined_{problem or 'accepted'}"] += 1
+        table.append((row["instruction_id"], row["task_type"], plain, refined, problem is None, problem))
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
     return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))
 

@@ -4,10 +4,11 @@ import random
 from collections.abc import Iterable, Mapping
 
 import polars as pl
+from rapidfuzz.distance import Indel
 
 from tapir_core.config import DecontaminationConfig, ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, DIFFICULTY, EXAMPLES, EXPANSION, REFINEMENT, SEEDS
-from tapir_core.data.decontamination import EvaluationQuestions
+from tapir_core.data.decontamination import EvaluationQuestions, words_of
 from tapir_core.data.readers import QUESTIONS
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.text import instruction_id
@@ -91,6 +92,11 @@ def make_candidates(*instructions: str, task_type: str = "Math", wave: int = 1) 
 def make_refinement(refined: Mapping[str, str], accepted: bool = True) -> pl.DataFrame:
     rows = [(identity, "Math", f"plain {identity}", text, accepted, None) for identity, text in refined.items()]
     return pl.DataFrame(rows, schema=REFINEMENT, orient="row")
+
+
+def rouge_l(one: str, other: str) -> float:
+    """ROUGE-L F1 of two texts, 0–1. Two empty texts count as equal."""
+    return float(Indel.normalized_similarity(words_of(one), words_of(other)))
 
 
 def make_questions(

@@ -6,6 +6,7 @@ Every stage is written through `RunFolder`, so what is built here holds as a rea
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from tapir_core.curriculum import (
     AnswerGate,
     Gated,
     LabelGate,
-    accepted_rows,
     apply_gates,
     assemble,
     candidate_rows,
@@ -49,7 +49,7 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.rules import Ask, expand
+from tapir_core.standin.rules import Ask, Refusal, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
@@ -169,7 +169,7 @@ class _Builder(BenchmarkStages):
         selection, rng = self.run.config.round(at.round).selection, derive_rng(self.seed, at.round, "select")
         used = () if selection.reads_difficulty else self._used(at.round)
         chosen = select_seeds(selection, self._candidates(at.round), rng, used)
-        self._save(at, chosen.seeds, **chosen.counts.as_counts())
+        self._save(at, chosen.seeds, **chosen.counts)
 
     def _candidates(self, number: int) -> pl.DataFrame:
         judged = self.run.config.verdict_round(number)
@@ -213,7 +213,10 @@ class _Builder(BenchmarkStages):
         written = []
         for each in requests:
             sections = {"seed": texts[each.seed_id], "task_type": each.task_type}
-            written.append(parse_expansion(expand(Ask("expand", sections, str(sections), each.sample_index))))
+            reply = None
+            with suppress(Refusal):  # it has no family of the task type that is wanted
+                reply = expand(Ask("expand", sections, str(sections), each.sample_index))
+            written.append(parse_expansion(reply))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
 
@@ -225,7 +228,9 @@ class _Builder(BenchmarkStages):
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
         gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
-        gated = Gated(accepted_rows(gated.passed, examined), gated.rejected, gated.counts)
+        answers = examined.select("instruction_id", "response")
+        answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
+        gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)
         self._save(StageAt("wave_gated", number, wave), _with_gates(gated))
         return screened, gated
 

@@ -6,7 +6,7 @@ from itertools import product
 import polars as pl
 
 from tapir_core.config import JudgeConfig
-from tapir_core.curriculum import refinement_outcome
+from tapir_core.curriculum import refinement_problem
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.judging import Verdict, verdict_rows
 from tapir_core.standin.families import recognise
@@ -83,8 +83,6 @@ def refinements(rows: pl.DataFrame) -> pl.DataFrame:
     table = []
     for place, row in enumerate(rows.iter_rows(named=True)):
         refined = "It depends.\nAnswer: unknown" if place % 15 == 14 else recognise(row["instruction"]).refined
-        verdict = refinement_outcome(row["response"], refined, row["task_type"])
-        table.append(
-            (row["instruction_id"], row["task_type"], row["response"], refined, verdict.accepted, verdict.reason)
-        )
+        problem = refinement_problem(row["response"], refined, row["task_type"])
+        table.append((row["instruction_id"], row["task_type"], row["response"], refined, problem is None, problem))
     return pl.DataFrame(table, schema=REFINEMENT, orient="row")

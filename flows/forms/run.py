@@ -2,7 +2,7 @@
 
 *distill*, *retry-judge* and *evaluate*, of the pool `tapir-cpu`, have the steps of the commands. *fine-tune*, one
 training, and *serve-student*, of the pool `tapir-gpu`, are started by runs themselves. A run whose `training.runs_on`
-is "worker" starts *fine-tune* and follows it (tasks/follow_training.py). That needs no driver to live: it holds a lease
+is "worker" starts *fine-tune* and follows it (tasks/train.py). That needs no driver to live: it holds a lease
 of its own, seals what it made, and leaves it when the run asks for another student by now. A run whose
 `student.engine.type` is "replicas" starts *serve-student* as often as it wants replicas; a person may add one.
 """

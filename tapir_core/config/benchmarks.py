@@ -127,18 +127,13 @@ class AskedBenchmark(BenchmarkConfig, ABC):
 
     @property
     def all_files(self) -> dict[str, str]:
-        """Its own, and those of models that stand beside the students."""
-        return super().all_files | self.files | self.output_files
+        """The questions, and its other files."""
+        return super().all_files | self.files
 
     @property
     def files(self) -> dict[str, str]:
         """Its files beside the questions, by the field that names them."""
         return {field: path for field in self.file_fields if isinstance(path := getattr(self, field), str)}
-
-    @property
-    def output_files(self) -> dict[str, str]:
-        """Files with outputs of models that stand beside the students, by the field that names them."""
-        return {}
 
     @property
     def folders(self) -> dict[str, str]:
@@ -147,8 +142,7 @@ class AskedBenchmark(BenchmarkConfig, ABC):
 
     def drawn(self, student: Sampling) -> Sampling:
         """How an answer is drawn: by its field `answering`, else as the student's are; its category may change that."""
-        own: Sampling | None = getattr(self, "answering", None)
-        return own or student
+        return getattr(self, "answering", None) or student
 
     def answering_in_words(self, student: Sampling) -> str:
         """How the student's answers are drawn, whose own sampling is given."""
@@ -194,9 +188,9 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks")
 
     @property
-    def output_files(self) -> dict[str, str]:
-        """Files with outputs of models that stand beside the students, by the field that names them."""
-        return {f"outputs.{model}": path for model, path in self.outputs.items()}
+    def all_files(self) -> dict[str, str]:
+        """Its own, and those of models that stand beside the students."""
+        return super().all_files | {f"outputs.{model}": path for model, path in self.outputs.items()}
 
     @property
     @abstractmethod
@@ -206,8 +200,7 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     @property
     def logprobs_asked(self) -> int:
         """Log-probabilities asked of its judge, where a field of it says so."""
-        found: int = getattr(self, "top_logprobs", 0)
-        return found
+        return getattr(self, "top_logprobs", 0)
 
     @property
     def judging_in_words(self) -> str:

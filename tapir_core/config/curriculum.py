@@ -37,8 +37,7 @@ class PoolConfig(Kind):
     @property
     def most_rows(self) -> int | None:
         """Instructions that it has at most; nothing: as many as there are."""
-        found: int | None = getattr(self, self.size_field)
-        return found
+        return getattr(self, self.size_field, None)
 
     source: ClassVar[str]
     """Where its instructions are from, in a sentence."""
@@ -98,8 +97,8 @@ class HeldoutConfig(Kind):
 
     @property
     def may_have_dev(self) -> bool:
-        """Whether it can have a dev split, as far as the configuration tells."""
-        return True
+        """Whether it can have a dev split, as far as the configuration tells: not where its field `dev` is 0."""
+        return getattr(self, "dev", None) != 0
 
     @abstractmethod
     def in_words(self, digest: str) -> str:
@@ -134,11 +133,6 @@ class StandinHeldout(HeldoutConfig):
 
     max_level: Annotated[int, Field(ge=1, le=5)] = 3
     """Hardest level of difficulty that is generated (1–5)."""
-
-    @property
-    def may_have_dev(self) -> bool:
-        """Where rows are asked for."""
-        return self.dev > 0
 
     def in_words(self, _digest: str) -> str:
         """Its sizes."""

@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
 
 from tapir_core.config._base import DIFFERENT, Section, check_different, matching
-from tapir_core.config.checks import check_student
-from tapir_core.config.load import read_toml, validated
+from tapir_core.config.load import check_student, read_toml, validated
 from tapir_core.config.student import StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage

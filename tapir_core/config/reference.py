@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import jinja2
-from pydantic import Tag, ValidationError
+from pydantic import Tag
 from pydantic.fields import FieldInfo
 
 from tapir_core.config._base import Kind, Section, is_family
@@ -47,10 +47,6 @@ class Table:
         if self.default is not None:
             return getattr(self.default, name)
         return self.section.model_fields[name].get_default(call_default_factory=True, validated_data={})
-
-    def field_in_words(self, name: str) -> str:
-        """What the field may hold."""
-        return _in_words(_kind_of(self.section.model_fields[name]))
 
     def default_in_words(self, name: str) -> str:
         """What the field holds when it is left out."""
@@ -90,7 +86,7 @@ def render_reference() -> str:
     written = {table.section: table for table in reversed(tables)}  # where a section stands first
     template = Path(__file__).with_name("reference.md.jinja2").read_text(encoding="utf-8")
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(template).render(tables=tables, written=written)
+    return environment.from_string(template).render(tables=tables, written=written, in_words=_in_words)
 
 
 def walk_tables(root: SectionType, path: str = "") -> Iterator[Table]:
@@ -112,18 +108,14 @@ def _sections_of(kind: Any) -> dict[str, SectionType]:
     return {str(section.model_fields["type"].default) if len(found) > 1 else "": section for section in found}
 
 
-def explain(error: ValidationError, overridden: Collection[str] = (), *, root: SectionType = RunConfig) -> list[str]:
-    """One line for each problem, in the order of the sections.
+def explain(item: Mapping[str, Any], overridden: Collection[str] = (), root: SectionType = RunConfig) -> str:
+    """What is wrong, in one line.
 
     Args:
-        error: what ``root`` found.
+        item: one of a `ValidationError`'s errors.
         overridden: paths that `--set` or `--name` gave, so that the user looks in the right place.
         root: the whole of which the error speaks.
     """
-    return [_explain(item, overridden, root) for item in error.errors(include_url=False)]
-
-
-def _explain(item: Mapping[str, Any], overridden: Collection[str], root: SectionType) -> str:
     place = _locate(root, item["loc"])
     origin = _origin(place.path, overridden)
     match item["type"]:
@@ -164,16 +156,15 @@ def _locate(root: SectionType, location: tuple[str | int, ...]) -> _Place:
             kind, meaning = _item_of(kind), ""
         else:
             section, field = holder, holder.model_fields.get(step)
-            kind, meaning = (_kind_of(field), field.description or "") if field else (None, "")
+            kind, meaning = (field.rebuild_annotation(), field.description or "") if field else (None, "")
     return _Place(".".join(path), section, meaning.rstrip("."), kind)
 
 
 def _origin(path: str, overridden: Collection[str]) -> str:
     """Names the override that wrote the field, something in it, or the table it stands in."""
-    for given in overridden:
-        if f"{path}.".startswith(f"{given}.") or given.startswith(f"{path}."):
-            return f" (from the command line: {given})"
-    return ""
+    wrote = (given for given in overridden if f"{path}.".startswith(f"{given}.") or given.startswith(f"{path}."))
+    given = next(wrote, None)
+    return "" if given is None else f" (from the command line: {given})"
 
 
 def _tags(place: _Place, wrong: str = "") -> str:
@@ -199,10 +190,8 @@ def _in_words(kind: Any) -> str:
     """What a field may hold: `integer ≥ 1`, `"stop" or "skip"`, `text, or nothing`."""
     options = _options(kind)
     tags = [tag for tag in _sections_of(kind) if tag]
-    if tags:
-        words = [f"table with type = {_alternatives(tags)}"]
-    else:
-        words = [_option_in_words(option) for option in options if option is not NoneType]
+    tables = [f"table with type = {_alternatives(tags)}"] if tags else []
+    words = tables or [_option_in_words(option) for option in options if option is not NoneType]
     return " or ".join(words) + (", or nothing" if NoneType in options else "")
 
 
@@ -212,8 +201,6 @@ def _value_in_words(value: Any) -> str:
         return "nothing"
     if isinstance(value, bool | str):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Section):
-        return _value_in_words(value.model_dump())
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_key_in_words(name)} = {_value_in_words(item)}" for name, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -279,14 +266,6 @@ def _item_of(kind: Any) -> Any:
     if get_origin(bare) is dict:
         return arguments[1]
     return arguments[0] if get_origin(bare) is tuple else None
-
-
-def _kind_of(field: FieldInfo) -> Any:
-    """A field's annotation with its bounds, which pydantic keeps apart from it."""
-    kind: Any = field.annotation
-    for part in field.metadata:
-        kind = Annotated[kind, part]
-    return kind
 
 
 if __name__ == "__main__":

@@ -107,8 +107,8 @@ class EndpointConfig(Kind):
 
     @property
     def is_standin(self) -> bool:
-        """Whether our stand-in answers."""
-        return False
+        """Whether our stand-in answers; as a server of its own too it is known by its model name."""
+        return self.model_for("teacher").startswith("standin-")
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -178,11 +178,6 @@ class OpenAIEndpoint(EndpointConfig):
         return self.model
 
     @property
-    def is_standin(self) -> bool:
-        """As a server of its own the stand-in is known by its model name."""
-        return self.model.startswith("standin-")
-
-    @property
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
@@ -237,11 +232,6 @@ class StandinEndpoint(EndpointConfig):
     def name(self) -> str:
         """Whatever it is asked as."""
         return "the stand-in"
-
-    @property
-    def is_standin(self) -> bool:
-        """It is."""
-        return True
 
 
 Order = Literal["teacher_first", "student_first"]

@@ -257,10 +257,8 @@ class RunConfig(Section):
         """Round ``number`` (from 1) with every field resolved, α included."""
         numbered = [int(name) for name in self.rounds if name != "default"]
         own = str(min(number, max(numbered, default=0)))  # past the last entry, the last one holds
-        fields: dict[str, Any] = {}
-        for entry in (self.rounds.get("default"), self.rounds.get(own)):
-            if entry is not None:
-                fields |= {name: getattr(entry, name) for name in entry.model_fields_set}
+        entries = [self.rounds[name] for name in ("default", own) if name in self.rounds]
+        fields = {name: getattr(entry, name) for entry in entries for name in entry.model_fields_set}
         if fields.get("alpha") is None:
             scheduled = self.curriculum.alpha_start + (number - 1) * self.curriculum.alpha_step
             fields["alpha"] = min(1.0, round(scheduled, 9))

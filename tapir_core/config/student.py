@@ -23,7 +23,6 @@ EMBEDDED_STUDENT = "embedded:smollm2-135m-instruct"
 SERVED_NAME = "student"
 """The model name of every checkpoint that we serve: its digest, not its name, tells its answers apart."""
 
-
 ServedBy: TypeAlias = Literal["driver", "workers", "others"]
 
 
@@ -135,8 +134,8 @@ class VllmEngine(StudentEngine):
     @property
     def answers_as(self) -> tuple[str, Any]:
         """Alike in one server and on GPU workers."""
-        shaping = self.shaping()
-        return "vllm", listed({name: shaping[name] for name in shaping if name != "type"}, "dtype", "max_model_length")
+        _, shaping = super().answers_as
+        return "vllm", listed(shaping, "dtype", "max_model_length")
 
     @property
     def identity_suffix(self) -> str:
@@ -197,8 +196,8 @@ class EndpointEngine(StudentEngine):
     @property
     def answers_as(self) -> tuple[str, Any]:
         """The model's name first."""
-        shaping = self.shaping()
-        return shaping.pop("type"), listed(shaping, "model")
+        kind, shaping = super().answers_as
+        return kind, listed(shaping, "model")
 
     @property
     def identity_suffix(self) -> str:
@@ -229,8 +228,7 @@ class StudentConfig(Section):
     @property
     def room(self) -> int | None:
         """Tokens of prompt and answer together, where its engine sets a limit."""
-        found: int | None = getattr(self.engine, "max_model_length", None)
-        return found
+        return getattr(self.engine, "max_model_length", None)
 
     def lacking(self) -> Iterator[str]:
         """What this machine lacks for its engine and its backbone, each with its remedy."""

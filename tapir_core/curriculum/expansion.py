@@ -17,18 +17,17 @@ before it in the same wave, whether or not a later gate rejects that one.
 import math
 import random
 import re
-from collections import Counter
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
 from tapir_core.config import ExpansionConfig
-from tapir_core.curriculum.tables import CANDIDATES, EXAMPLES, EXPANSION, REJECTED, in_order
+from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
 from tapir_core.curriculum.teacher import unusable_reason
-from tapir_core.data.decontamination import EvaluationQuestions
-from tapir_core.data.similarity import NearDuplicates, word_runs
+from tapir_core.data.decontamination import EvaluationQuestions, NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
@@ -109,15 +108,6 @@ def candidate_rows(
     return pl.DataFrame(rows, schema=CANDIDATES, orient="row")
 
 
-def extend_pool(examples: pl.DataFrame, *expansions: pl.DataFrame) -> pl.DataFrame:
-    """Pool ∪ E_1 ∪ … as examples, by instruction id."""
-    parts = [rows.select(EXAMPLES.names()).cast(EXAMPLES) for rows in (examples, *expansions)]
-    pool = in_order(pl.concat(parts))
-    repeated = [identity for identity, count in Counter(pool["instruction_id"]).items() if count > 1]
-    assert not repeated, f"instructions twice in one pool: {repeated[:3]}"
-    return pool
-
-
 Row = Mapping[str, Any]
 
 CONTAMINATED_GATE = "contaminated"
@@ -128,17 +118,17 @@ _OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bs
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
-class Gate(Protocol):
-    """One reason to reject a candidate."""
+class Gate(ABC):
+    """One reason to reject a candidate. Most remember nothing of the rows that they have seen."""
 
-    @property
-    def name(self) -> str:
-        """What stands in the column ``gate`` of the rejected rows."""
+    name: str
+    """What stands in the column ``gate`` of the rejected rows."""
 
+    @abstractmethod
     def passes(self, row: Row) -> bool:
         """True when this gate has nothing against the row."""
 
-    def admit(self, row: Row) -> None:
+    def admit(self, row: Row) -> None:  # noqa: B027  # most gates take none
         """Take note of a row that passed every gate of the group."""
 
 
@@ -182,15 +172,8 @@ def text_gates(
     )
 
 
-class _Stateless:
-    """A gate that remembers nothing of the rows it has seen."""
-
-    def admit(self, row: Row) -> None:
-        """Nothing to take note of."""
-
-
 @dataclass(frozen=True)
-class _LengthGate(_Stateless):
+class _LengthGate(Gate):
     """Empty, too short or too long."""
 
     min_chars: int
@@ -202,7 +185,7 @@ class _LengthGate(_Stateless):
 
 
 @dataclass(frozen=True)
-class _EchoGate(_Stateless):
+class _EchoGate(Gate):
     """Repeats words of the expansion prompt: our tags, or a run of words from its text."""
 
     prompt: set[str]
@@ -215,7 +198,7 @@ class _EchoGate(_Stateless):
 
 
 @dataclass(frozen=True)
-class _NearDuplicateGate:
+class _NearDuplicateGate(Gate):
     """Equal to, or too like, an instruction of the pool or one let through before."""
 
     known_ids: set[str]
@@ -231,7 +214,7 @@ class _NearDuplicateGate:
 
 
 @dataclass(frozen=True)
-class _ContaminationGate(_Stateless):
+class _ContaminationGate(Gate):
     """Holds a question of a benchmark or of the held-out set."""
 
     questions: EvaluationQuestions
@@ -241,7 +224,7 @@ class _ContaminationGate(_Stateless):
         return not self.questions.find(pl.DataFrame([row])).height
 
 
-class LabelGate(_Stateless):
+class LabelGate(Gate):
     """The teacher's label is not the task type that was wanted."""
 
     name = "task_type"
@@ -254,7 +237,7 @@ class LabelGate(_Stateless):
         return bool(self._labels.get(row["instruction_id"]) == row["task_type"])
 
 
-class AnswerGate(_Stateless):
+class AnswerGate(Gate):
     """The teacher's own answer is unusable."""
 
     name = "teacher_answer"
@@ -268,7 +251,7 @@ class AnswerGate(_Stateless):
         return row["instruction_id"] in self._usable
 
 
-class DifficultyGate(_Stateless):
+class DifficultyGate(Gate):
     """The student does not find it hard: MFD is not above δ, or it could not be scored."""
 
     name = "difficulty"
@@ -279,10 +262,3 @@ class DifficultyGate(_Stateless):
     def passes(self, row: Row) -> bool:
         """True when the instruction is hard for the student."""
         return row["instruction_id"] in self._hard
-
-
-def accepted_rows(passed: pl.DataFrame, teacher: pl.DataFrame) -> pl.DataFrame:
-    """What passed every gate, with the teacher's answers: the table ``expansion/``, in list order."""
-    answers = teacher.select("instruction_id", "response")
-    rows = passed.join(answers, on="instruction_id", how="left", validate="1:1", maintain_order="left")
-    return rows.select(EXPANSION.names()).cast(EXPANSION)

@@ -1,4 +1,4 @@
-"""How hard an instruction is for the student, and which instructions are seeds.
+"""How hard an instruction is for the student, which instructions are seeds, when to stop, and which round was best.
 
 Model Fitting Difficulty is how far the student's answer falls behind the teacher's, by the judge's scores: the mean
 over orders of teacher − student (method.md: the paper's summaries print the opposite sign, but keep what is *above* δ
@@ -7,6 +7,8 @@ as hard). An instruction counts as scored only when every configured order is, a
 Seeds are those above a threshold, the paper's rule; the hardest share, for weak students, of whose pool most lies above
 any fixed δ; or a share drawn at random, which knows no difficulty: it is what the other two are compared with. A rule
 of your own registers what it chooses with `choose_rows.register`.
+
+The stop rule and the choice of the best round read the dev split only.
 """
 
 import math
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from tapir_core.config import HardShare, RandomShare, SelectionRule, Threshold, by_kind
+from tapir_core.config import HardShare, RandomShare, SelectionRule, StopConfig, Threshold, by_kind
 from tapir_core.curriculum.mixture import draw_rows
 from tapir_core.curriculum.tables import DIFFICULTY, SEEDS, in_order
 
@@ -70,36 +72,23 @@ def _of_order(order: str) -> pl.Expr:
 
 
 @dataclass(frozen=True, slots=True)
-class SeedCounts:
-    """What the manifest of a round's seeds says of them, beside their rows."""
-
-    easy: int
-    """Candidates that are no seeds."""
-    delta: float | None
-    """δ as it was used: what a new instruction must be above to count as hard. Nothing without a difficulty."""
-
-    def as_counts(self) -> dict[str, float]:
-        """As a manifest has them."""
-        return {"easy": self.easy} if self.delta is None else {"delta": self.delta, "easy": self.easy}
-
-    @classmethod
-    def of_manifest(cls, counts: Mapping[str, float]) -> "SeedCounts":
-        """What `as_counts` wrote."""
-        return cls(int(counts.get("easy", 0)), counts.get("delta"))
-
-
-@dataclass(frozen=True, slots=True)
 class SeedSelection:
     """The candidates in two: seeds D_S and the easy rest."""
 
     seeds: pl.DataFrame
     easy: pl.DataFrame
     delta: float | None
+    """δ as it was used: what a new instruction must be above to count as hard. Nothing without a difficulty."""
 
     @property
-    def counts(self) -> SeedCounts:
-        """For the manifest."""
-        return SeedCounts(self.easy.height, self.delta)
+    def counts(self) -> dict[str, float]:
+        """For the manifest of the seeds: the size of the rest, and δ."""
+        return {"easy": self.easy.height} if self.delta is None else {"delta": self.delta, "easy": self.easy.height}
+
+
+def delta_of(counts: Mapping[str, float]) -> float | None:
+    """δ in what `SeedSelection.counts` wrote into the manifest of a round's seeds."""
+    return counts.get("delta")
 
 
 def select_seeds(
@@ -148,3 +137,48 @@ def hardest(mfd: list[float], among: Collection[int], share: float, rng: random.
     rng.shuffle(rows)
     ranked = sorted(rows, key=lambda row: -mfd[row])
     return [row for row in ranked[: ceil_share(share, len(rows))] if mfd[row] > 0]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundHistory:
+    """What the stop rule knows of a round."""
+
+    number: int
+    """0 is S_0."""
+    seeds: int | None = None
+    """Seeds selected by their MFD in the round; nothing for S_0, and where they were drawn at random: that says nothing
+    of how much is left to learn."""
+    dev_score: float | None = None
+    """Held-out dev score after the round; nothing without a held-out set, before the evaluation, or where too many
+    answers failed for a figure."""
+
+
+def should_stop(history: Sequence[RoundHistory], stop: StopConfig) -> str | None:
+    """The reason to start no further round, in words; nothing when the run goes on.
+
+    Args:
+        history: S_0 and the rounds so far, in order. A round may be given as soon as its seeds are known.
+        stop: the rule. A gain is measured against the best score before, so that a fall and a recovery are no gain.
+    """
+    if not history:
+        return None
+    last = history[-1]
+    if last.seeds is not None and last.seeds < stop.min_seeds:
+        return f"round {last.number} has {last.seeds} seeds, fewer than min_seeds = {stop.min_seeds}"
+    scores = [each.dev_score for each in history if each.dev_score is not None]
+    if stop.patience == 0 or last.dev_score is None or len(scores) <= stop.patience:
+        return None
+    recent = range(len(scores) - stop.patience, len(scores))
+    gains = [scores[place] - max(scores[:place]) for place in recent]
+    if all(gain < stop.min_gain for gain in gains):
+        return (
+            f"the dev score grew by less than min_gain = {stop.min_gain:g} for {stop.patience} rounds "
+            f"(best gain {max(gains):+.4f})"
+        )
+    return None
+
+
+def best_round(history: Sequence[RoundHistory]) -> int | None:
+    """The round of the highest dev score, the earliest of equal ones; nothing when none has a score."""
+    scores = {each.number: each.dev_score for each in history if each.dev_score is not None}
+    return max(scores, key=lambda number: (scores[number], -number), default=None)

@@ -105,15 +105,6 @@ _FENCED = re.compile(r"^[ \t]*(?:```|~~~)([^\n]*)\n(.*?)^[ \t]*(?:```|~~~)", re.
 _PYTHON = frozenset({"python", "python3", "py"})
 
 
-@dataclass(frozen=True, slots=True)
-class Refinement:
-    """Whether a refined answer replaces the plain one."""
-
-    accepted: bool
-    reason: str | None = None
-    """Why it does not: refused, cut_off, empty, failed:<kind>, lost_result, lost_code, broken_code or lost_names."""
-
-
 def refinement_prompt_name(task_type: str) -> str:
     """Name of the prompt that refines answers of this task type."""
     return f"refine_{family_of(task_type)}"
@@ -126,18 +117,19 @@ def render_refinement(prompt: Prompt, instruction: str, system: str | None, answ
     )
 
 
-def refinement_outcome(
+def refinement_problem(
     plain: str, refined: str | None, task_type: str, finish_reason: str | None = "stop"
-) -> Refinement:
-    """Accept a refined answer that is complete and still comes to what the plain one came to."""
-    reason = unusable_reason(refined, finish_reason)
-    if reason is None:
-        refined, family = refined or "", family_of(task_type)
-        if not _keeps_result(plain, refined, by_number=family == "steps"):
-            reason = "lost_result"
-        elif family == "code":
-            reason = _code_problem(plain, refined)
-    return Refinement(reason is None, reason)
+) -> str | None:
+    """Why a refined answer does not replace the plain one: it is unusable, or does not come to what that came to.
+
+    Refused, cut_off, empty, failed:<kind>, lost_result, lost_code, broken_code or lost_names; nothing if it does.
+    """
+    refined, family = refined or "", family_of(task_type)
+    if reason := unusable_reason(refined, finish_reason):
+        return reason
+    if not _keeps_result(plain, refined, by_number=family == "steps"):
+        return "lost_result"
+    return _code_problem(plain, refined) if family == "code" else None
 
 
 def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:

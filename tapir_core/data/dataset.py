@@ -7,7 +7,7 @@ existence with the right key means complete. What travels between tasks is a `Da
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
@@ -85,19 +85,18 @@ def write_manifest(
     version: int,
     key: str,
     columns: Sequence[str],
-    parts: Iterable[Part],
+    parts: Sequence[Part],
     accepted_missing: dict[str, int] | None = None,
     counts: dict[str, float] | None = None,
 ) -> DatasetRef:
     """Declare a dataset complete. The last write of a stage."""
-    listed = tuple(parts)
     manifest = Manifest(
         stage=stage,
         version=version,
         key=key,
         columns=tuple(columns),
-        rows=sum(part.rows for part in listed),
-        parts=listed,
+        rows=sum(part.rows for part in parts),
+        parts=tuple(parts),
         accepted_missing=accepted_missing or {},
         counts=counts or {},
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from tapir_core.calls import Role, store_url
 from tapir_core.calls.prices import Price, UnknownPrice
 from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config
+from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
 from tapir_core.estimate.costs import (
     FIRST_TOKEN_SECONDS,

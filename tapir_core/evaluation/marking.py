@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import polars as pl
 
 from tapir_core.config import LmEvalBenchmark, MarkedBenchmark, RunConfig
-from tapir_core.data.formats import BrokenRecord, read_records
+from tapir_core.data.readers import BrokenRecord, read_records
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import (
     Benchmark,

@@ -15,7 +15,7 @@ import polars as pl
 
 from tapir_core.config import RunBaseline, RunConfig
 from tapir_core.data.dataset import DatasetRef
-from tapir_core.data.formats import read_content
+from tapir_core.data.readers import read_content
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.statistics import ALL
 from tapir_core.paths import BACKBONE, RESOLVED_CONFIG

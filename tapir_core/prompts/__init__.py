@@ -97,11 +97,9 @@ def check_prompts(folder: str) -> list[str]:
 
 def _find(name: str, folder: str | None) -> Path:
     file = f"{name}{_SUFFIX}"
-    if folder is None:
-        return _SHIPPED / file
-    if problems := check_prompts(folder):
+    if folder is not None and (problems := check_prompts(folder)):
         raise ConfigError(problems)
-    own = Path(folder) / file
+    own = Path(folder or _SHIPPED) / file
     return own if own.exists() else _SHIPPED / file
 
 
@@ -116,9 +114,8 @@ def _check_sections(name: str, text: str, path: Path) -> None:
         problems.append(f"it lacks {', '.join(f'{{{{ {each} }}}}' for each in lacking)}; add it")
     if problems:
         raise ConfigError(problems, source=f"prompt file {str(path)!r}")
-    template = _compile(text)
     try:
-        template.render(dict.fromkeys(_SECTIONS[name], "x"))
+        _compile(text).render(dict.fromkeys(_SECTIONS[name], "x"))
     except (jinja2.TemplateError, TypeError) as exc:
         raise ConfigError(f"prompt file {str(path)!r} cannot be filled in: {exc}; correct the template") from exc
 

@@ -15,9 +15,9 @@ import polars as pl
 
 from tapir_core.config import HELDOUT
 from tapir_core.curriculum import (
-    SeedCounts,
     best_round,
     count_unscored,
+    delta_of,
     fill_quotas,
     share_table,
     shares_of,
@@ -149,7 +149,7 @@ def summarise(run: RunFolder) -> RunSummary:
         stages=once,
         rounds=rounds,
         outputs=_outputs(look),
-        best=best_round(state.history) if any(each.dev_score is not None for each in state.history) else None,
+        best=best_round(state.history),
         gain=measure_gain(look, 0, students[-1]) if students else None,
         busy_seconds=round(look.busy_seconds(), 1),
     )
@@ -187,7 +187,7 @@ def _round(look: Look, number: int, first: _Pool) -> RoundSummary:
         difficulty=difficulty,
         unscored=None if pool is None or difficulty is None else _unscored(look, number, pool, difficulty.height),
         seeds=None if seeds is None else seeds.rows,
-        delta=None if seeds is None else SeedCounts.of_manifest(seeds.counts).delta,
+        delta=None if seeds is None else delta_of(seeds.counts),
         expansion=_expansion(look, number),
         refinement=_refinement(look, number),
         mixture=_mixture(look, number, first),

@@ -111,3 +111,13 @@ def test_paths_of_the_run_folder_are_built_in_one_module():
                 if isinstance(node, ast.Constant) and node.value in names and id(node) not in docstrings:
                     elsewhere.append(f"{file.relative_to(ROOT)}: {node.value}")
     assert elsewhere == []
+
+
+def test_only_the_front_door_of_a_package_lists_what_it_exports():
+    listing = [
+        str(file.relative_to(ROOT))
+        for package in ("tapir_core", "tasks", "flows", "deployments")
+        for file in (ROOT / package).rglob("*.py")
+        if file.name != "__init__.py" and "\n__all__" in file.read_text()
+    ]
+    assert listing == ["tapir_core/errors.py"], "everywhere else an underscore says what is private: remove __all__"

@@ -38,8 +38,7 @@ from tapir_core.config import (
     StudentEngine,
     VllmEngine,
 )
-from tapir_core.config.checks import check_config, missing_prerequisites
-from tapir_core.config.load import load_config
+from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, backbone_cache, probe_file

@@ -8,7 +8,6 @@ from tapir_core.calls.engine import REASK_STRIDE
 from tapir_core.curriculum import (
     CANDIDATES,
     candidate_rows,
-    extend_pool,
     lacking,
     parse_expansion,
     plan_wave,
@@ -18,7 +17,7 @@ from tapir_core.curriculum.expansion import ExpansionRequest
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.text import Unparsed
-from tests.builders import make_examples, make_expansion, make_seeds, shuffled
+from tests.builders import make_seeds, shuffled
 
 SEEDS = make_seeds({"a": "Math", "b": "Math", "c": "Law"})
 NONE = Unparsed("no new instruction")
@@ -105,11 +104,3 @@ def test_a_request_without_an_instruction_stays_a_candidate_so_that_it_is_counte
     assert rows.schema == CANDIDATES
     assert rows["instruction"].to_list() == ["Add 2 and 3.", "", ""]
     assert rows["seed_id"].to_list() == [each.seed_id for each in requests]
-
-
-def test_the_pool_of_the_next_round_has_each_instruction_once() -> None:
-    pool = make_examples({"b": "Math", "a": "Law"})
-    extended = extend_pool(pool, make_expansion({"c": "Art"}), make_expansion({"0": "Math"}))
-    assert extended["instruction_id"].to_list() == ["0", "a", "b", "c"]
-    with pytest.raises(AssertionError, match="twice"):
-        extend_pool(pool, make_expansion({"a": "Law"}))

@@ -4,18 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.curriculum import (
-    EXPANSION,
     REJECTED,
     AnswerGate,
     DifficultyGate,
     Gate,
     Gated,
     LabelGate,
-    accepted_rows,
     apply_gates,
     text_gates,
 )
-from tapir_core.data.similarity import rouge_l
 from tapir_core.prompts import load_prompt
 from tapir_core.text import instruction_id
 from tests.builders import (
@@ -26,6 +23,7 @@ from tests.builders import (
     make_pool,
     make_questions,
     make_teacher,
+    rouge_l,
 )
 
 POOL = make_pool("Name the three longest rivers of Europe.", "Add 17 and 25.")
@@ -114,12 +112,3 @@ def test_the_teachers_answer_must_be_usable() -> None:
 def test_the_difficulty_check_keeps_what_is_above_delta() -> None:
     difficulty = make_difficulty({instruction_id("one two"): 2.0, instruction_id("three four"): 2.5})
     assert run_paid_gates([DifficultyGate(difficulty, 2.0)]).passed["instruction"].to_list() == ["three four"]
-
-
-def test_accepted_rows_are_the_expansion_table_in_list_order() -> None:
-    candidates = make_candidates("one two", "three four")
-    answers = make_teacher({instruction_id("three four"): "B", instruction_id("one two"): "A"})
-    rows = accepted_rows(candidates, answers)
-    assert rows.schema == EXPANSION
-    assert rows["response"].to_list() == ["A", "B"]
-    assert accepted_rows(make_candidates(), make_teacher({})).schema == EXPANSION

@@ -13,7 +13,6 @@ from tapir_core.curriculum import (
     draw_basic,
     draw_easy,
     draw_hard,
-    extend_pool,
     hard_count,
     quotas,
 )
@@ -44,7 +43,8 @@ def mix(
     """The three steps of a round, on rows that come in any order."""
     hard_rows, easy_rows = make_seeds(numbered(seeds, "s")), make_seeds(numbered(easy, "e"), mfd=1.0)
     expansion = make_expansion(numbered(new, "x"))
-    pool = extend_pool(make_examples(numbered(seeds, "s") | numbered(easy, "e")), expansion)
+    examples_of_pool = make_examples(numbered(seeds, "s") | numbered(easy, "e"))
+    pool = pl.concat([examples_of_pool, expansion.select(examples_of_pool.columns)])
     refinement = make_refinement({each: f"refined {each}" for each in hard_rows["instruction_id"]})
     if arrival is not None:
         tables = (shuffled(each, arrival) for each in (hard_rows, easy_rows, expansion, pool, refinement))

@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.curriculum import Refinement, refinement_outcome, refinement_prompt_name, render_refinement
+from tapir_core.curriculum import refinement_problem, refinement_prompt_name, render_refinement
 from tapir_core.prompts import load_prompt
 from tapir_core.task_types import TASK_TYPES
 
@@ -44,7 +44,7 @@ def fenced(code: str, language: str = "python") -> str:
 def test_a_refined_answer_must_come_to_the_plain_result(
     task_type: str, plain: str, refined: str, reason: str | None
 ) -> None:
-    assert refinement_outcome(plain, refined, task_type) == Refinement(reason is None, reason)
+    assert refinement_problem(plain, refined, task_type) == reason
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_refined_answer_must_come_to_the_plain_result(
     ],
 )
 def test_an_unusable_refined_answer_is_rejected(refined: str | None, finish_reason: str, reason: str) -> None:
-    assert refinement_outcome("Answer: 42", refined, "Math", finish_reason) == Refinement(False, reason)
+    assert refinement_problem("Answer: 42", refined, "Math", finish_reason) == reason
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_an_unusable_refined_answer_is_rejected(refined: str | None, finish_reas
 )
 def test_hostile_answers_are_judged_and_never_raise(hostile: str) -> None:
     for task_type in ("Math", "Code Generation", "Law"):
-        assert isinstance(refinement_outcome(hostile, ADD, task_type), Refinement)
-        assert isinstance(refinement_outcome(ADD, hostile, task_type), Refinement)
+        refinement_problem(hostile, ADD, task_type)
+        refinement_problem(ADD, hostile, task_type)
 
 
 def test_every_task_type_has_a_prompt_of_its_family() -> None:

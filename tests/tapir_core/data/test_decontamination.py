@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from tapir_core.config import HELDOUT
 from tapir_core.data.decontamination import CONTAMINATED
-from tapir_core.data.similarity import rouge_l
-from tests.builders import make_pool, make_questions
+from tests.builders import make_pool, make_questions, rouge_l
 
 BAKER = "A baker sells twelve rolls in the morning and thirty in the afternoon. How many rolls is that?"
 FORTY = "How many rolls does a baker sell who bakes forty and eats three?"

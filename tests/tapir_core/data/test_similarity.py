@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.data.similarity import NearDuplicates, rouge_l, word_runs, words_of
+from tapir_core.data.decontamination import NearDuplicates, word_runs, words_of
+from tests.builders import rouge_l
 
 WORDS = st.lists(
     st.sampled_from(["the", "cat", "sat", "on", "a", "mat", "and", "then", "left", "1", "2", "3", "4"]),

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tapir_core.config import RunConfig
-from tapir_core.config.checks import check_config
+from tapir_core.config.load import check_config
 from tapir_core.config.reference import explain
 from tapir_core.errors import ConfigError
 from tapir_core.evaluation.benchmark import benchmark_of
@@ -150,4 +150,4 @@ def test_a_baseline_that_is_written_wrongly_is_named_as_the_user_wrote_it(
 ) -> None:
     with pytest.raises(ValidationError) as found:
         configured(tmp_path, "second", **against(baseline, "vi"))
-    assert re.search(words, "\n".join(explain(found.value)))
+    assert re.search(words, "\n".join(map(explain, found.value.errors())))
