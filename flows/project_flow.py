@@ -39,8 +39,7 @@ from flows.server_away import outlast_server
 from tapir_core.calls import LiveSpend, Spend
 from tapir_core.calls.budget import DRIVING, UNPAID
 from tapir_core.config import Caps
-from tapir_core.reporting.page import markdown_table
-from tapir_core.reporting.tables import Table
+from tapir_core.reporting.page import Table, markdown_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
