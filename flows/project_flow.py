@@ -11,7 +11,7 @@ counts stages; the table below it holds rows, rate and time left of the stages a
 share of each cap. A thread of its own shows it: a server that is away is neither waited for nor an error.
 
 Limits: a batch that a Batch API works on is left `GRACE_SECONDS` after *Suspend*, and found again. The state
-*Cancelled* is set when all of ours has ended; the server adds to it (deployments/automations.yaml).
+*Cancelled* is set when all of ours has ended; the server adds to it (deployments/automations.toml).
 """
 
 import contextvars

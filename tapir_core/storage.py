@@ -114,30 +114,37 @@ class Storage:
         Raises:
             TapirError: the server keeps some of it.
         """
+        if self.is_local:
+            target = Path(self._full(path))
+            if target.is_dir():
+                shutil.rmtree(target)
+            elif self.exists(path):
+                target.unlink()
+            return
         with contextlib.suppress(FileNotFoundError):
             self._ask(lambda: self._files.rm(self._full(path), recursive=True))
         # An answer to a removal of many files names those that stay, and s3fs does not look.
-        if not self.is_local and self.exists(path):
+        if self.exists(path):
             raise TapirError(f"{self.url}/{path} could not be removed; allow it there, and try again")
 
     def names(self, folder: str) -> list[str]:
         """Sorted names in a folder; empty where there is none."""
         try:
+            if self.is_local:
+                return sorted(os.listdir(self._full(folder)))
             found: list[str] = self._ask(lambda: self._files.ls(self._full(folder), detail=False))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         # S3 lists a folder that somebody made as an entry of itself.
         return sorted({Path(each).name for each in found if each.rstrip("/") != self._full(folder)})
 
     def files(self, folder: str = "") -> dict[str, int]:
         """Path → bytes of every file in a folder and the folders below it, sorted; empty where there is none."""
-        found = self._ask(lambda: self._files.find(self._full(folder), detail=True))
-        sizes = {
-            name.removeprefix(f"{self._base}/"): int(each["size"])
-            for name, each in found.items()
-            # A link to a folder is no file.
-            if not (self.is_local and os.path.isdir(name))
-        }
+        if self.is_local:
+            sizes = self._local_files(self._full(folder))
+        else:
+            found = self._ask(lambda: self._files.find(self._full(folder), detail=True))
+            sizes = {name.removeprefix(f"{self._base}/"): int(each["size"]) for name, each in found.items()}
         return {path: sizes[path] for path in sorted(sizes) if path and not path.endswith("/")}
 
     def local(self, path: str) -> Path:
@@ -149,6 +156,17 @@ class Storage:
         if not self.is_local:
             raise ConfigError(f"run.root {self.url!r} is not on this machine; engines need a local root")
         return Path(self.root, path)
+
+    def _local_files(self, folder: str) -> dict[str, int]:
+        """As `files`. A folder that cannot be listed is an error: a copy of what was seen would lack its files."""
+
+        def fail(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise error
+
+        walked = os.walk(folder, onerror=fail)
+        below = (Path(place, name) for place, _, names in walked for name in names)
+        return {each.relative_to(self._base).as_posix(): each.stat().st_size for each in below if each.is_file()}
 
     def _pieces(self, path: str) -> Iterator[bytes]:
         info = self._info(path)

@@ -142,7 +142,7 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
 
 
 def read_retry_after(headers: Mapping[str, str], *, now: datetime) -> float | None:
-    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After` as seconds or as an HTTP date."""
+    """Seconds that the server asks to wait: `retry-after-ms`, or `Retry-After`: seconds, a duration or a date."""
     milliseconds = read_number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000

@@ -102,7 +102,9 @@ def plot_mfd(rounds: Sequence[RoundSummary]) -> Plot | None:
         panels[0, 0].figure.supylabel("instructions", fontsize=9)
         panels[-1, 0].set_xlabel("MFD = teacher's score − student's score, points of the judge's scale")
 
-    means = ", ".join(f"{round_name(each.number)} {number(_mean(rows['mfd']))}" for each, rows in shown)
+    means = ", ".join(
+        f"{round_name(each.number)} {number(_mean(rows['mfd']) if rows.height else None)}" for each, rows in shown
+    )
     panels = {"nrows": len(shown), "sharex": True, "sharey": True, "squeeze": False}
     return Plot(
         "How hard the pool is",

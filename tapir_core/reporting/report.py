@@ -259,8 +259,15 @@ def _provenance(run: RunFolder, round_number: int) -> Iterator[tuple[str, str]]:
             f"{count(training['total_tokens'])}, of answers {count(training['trained_tokens'])}",
         )
         yield "Precision", str(training["precision"])
-        versions = {"tapir-distill": metadata.version("tapir-distill"), **training["versions"]}
+        versions = {"tapir-distill": _own_version(), **training["versions"]}
         yield "Libraries", ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _own_version() -> str:
+    try:
+        return metadata.version("tapir-distill")
+    except metadata.PackageNotFoundError:  # works from its sources
+        return NOTHING
 
 
 def backbone_name(student: StudentConfig) -> str:

@@ -196,11 +196,13 @@ class StudentServer(ABC):
 
     def stop(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
-        # What breaks in a server that is told to end is no error.
-        self._following.close()
-        if (child := self._child) is not None:
-            child.terminate()
-            self._child = None
+        try:
+            # What breaks in a server that is told to end is no error.
+            self._following.close()
+        finally:
+            if (child := self._child) is not None:
+                child.terminate()
+                self._child = None
 
     def abort(self) -> None:
         """End the server from another thread than the one that starts it, which then raises EngineError."""

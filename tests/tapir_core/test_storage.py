@@ -1,4 +1,6 @@
+import errno
 import hashlib
+import os
 import random
 
 import pytest
@@ -73,3 +75,36 @@ def test_an_unwritable_place_is_named_with_the_remedy(tmp_path):
 def test_engines_get_no_folder_of_a_remote_root():
     with pytest.raises(ConfigError, match="not on this machine"):
         Storage("memory://bucket").local("checkpoint")
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_path, monkeypatch):
+    """A copy of the files that were seen would count as whole."""
+    (tmp_path / "round_01").mkdir()
+    (tmp_path / "run.json").write_bytes(b"{}")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("round_01"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(OSError, match="round_01"):
+        Storage(tmp_path).files()
+
+
+def test_below_a_file_there_is_nothing(tmp_path):
+    storage = Storage(tmp_path)
+    storage.write_bytes("run.json", b"{}")
+    storage.remove("run.json/below")
+    assert storage.names("run.json/below") == []
+    assert storage.files("run.json/below") == {}
+    assert not storage.exists("run.json/below")
+
+
+def test_the_folder_of_who_works_there_can_be_removed(tmp_path, monkeypatch):
+    storage = Storage(tmp_path)
+    storage.write_bytes("run/run.json", b"{}")
+    monkeypatch.chdir(tmp_path / "run")
+    storage.remove("run")
+    assert not storage.exists("run")

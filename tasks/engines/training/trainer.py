@@ -167,5 +167,6 @@ def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[
             if on_progress is not None:
                 on_progress(row)
         if any(codes) or None not in codes:
-            return next((code for code in codes if code), 0)
+            # The others of a killed rank fail in its wake.
+            return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)
         time.sleep(_POLL_SECONDS)

@@ -145,6 +145,7 @@ def test_a_providers_long_error_text_is_shortened():
 @pytest.mark.parametrize(
     ("headers", "seconds"),
     [
+        ({"retry-after": "6m0s"}, 360.0),
         ({"retry-after": "7"}, 7.0),
         ({"retry-after": "0"}, 0.0),
         ({"retry-after": "1.5"}, 1.5),
