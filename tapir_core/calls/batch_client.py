@@ -14,16 +14,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from io import BytesIO
 from itertools import islice
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, TypeVar
 
-import aiohttp
+import openai
+from httpx2 import Response
 
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.budget import settlement
-from tapir_core.calls.client import CONNECT_SECONDS, FOREIGN_ERRORS, Client, hide_key, json_or_text
+from tapir_core.calls.client import Client, hide_key, json_or_text
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import is_local
 from tapir_core.calls.store_tables import utc_now
@@ -82,7 +82,7 @@ class BatchStatus:
         return self.status in _FINAL
 
 
-class BatchClient(Client):
+class BatchClient:
     """Files and batches at the first address of an endpoint. Belongs to one event loop."""
 
     def __init__(self, endpoint: Endpoint, limits: BatchConfig, config: CallsConfig, *, rng: random.Random) -> None:
@@ -91,17 +91,24 @@ class BatchClient(Client):
         Raises:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
         """
-        super().__init__(endpoint, timeout_seconds=config.timeout_seconds)
-        self._base = endpoint.base_url.rstrip("/")
+        self._client = Client(endpoint, timeout_seconds=config.timeout_seconds)
+        self.tokens_field = self._client.tokens_field
         self._window = limits.completion_window
         self._config = config
         self._rng = rng
-        # A large file takes as long as it takes, as long as something moves.
-        self._patient = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=config.timeout_seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
 
     async def upload(self, name: str, content: bytes) -> str:
         """The id of a new input file."""
-        return str((await self._persist(lambda: self._upload(name, content)))["id"])
+
+        def send() -> Awaitable[dict[str, Any]]:
+            file = (name, content, "application/jsonl")
+            return self._ask(self._client.sdk.files.with_raw_response.create(file=file, purpose="batch"), patient=True)
+
+        return str((await self._persist(send))["id"])
 
     async def create(self, batch: OpenBatch, *, perhaps_made: bool) -> str:
         """The id of the provider's batch over an uploaded file, made only if there is none with our tag."""
@@ -116,14 +123,15 @@ class BatchClient(Client):
                 "metadata": {_TAG: batch.tag},
             }
             try:
-                return str((await self._call("POST", "/batches", json=body))["id"])
+                return str((await self._ask(self._client.sdk.post("/batches", body=body, cast_to=Response)))["id"])
             except ProviderError as error:
                 await self._pause(error, failed)
                 perhaps_made = True
 
     async def show(self, batch_id: str) -> BatchStatus:
         """How far a batch is."""
-        found = await self._persist(lambda: self._call("GET", f"/batches/{batch_id}"))
+        asked = f"/batches/{batch_id}"
+        found = await self._persist(lambda: self._ask(self._client.sdk.get(asked, cast_to=Response)))
         problems = [each for each in (found.get("errors") or {}).get("data") or [] if isinstance(each, dict)]
         said = (
             f"line {each['line']}: {each.get('message')}" if each.get("line") else str(each.get("message"))
@@ -139,26 +147,17 @@ class BatchClient(Client):
         async def fetch() -> None:
             into.seek(0)
             into.truncate()
-            address = f"{self._base}/files/{file_id}/content"
-            try:
-                async with self._session.get(
-                    address, headers=self._headers, timeout=self._patient, **self._proxy
-                ) as response:
-                    if response.status != 200:
-                        await self._read_json(response)
-                    async for piece in response.content.iter_chunked(_PIECE_BYTES):
-                        into.write(piece)
-            except FOREIGN_ERRORS as error:
-                raise _failed(self._read_foreign(error), None) from error
+            async with self._client.sdk.files.with_streaming_response.content(file_id) as response:
+                async for piece in response.iter_bytes(_PIECE_BYTES):
+                    into.write(piece)
 
-        await self._persist(fetch)
+        async def ask() -> None:
+            got = await self._client.get(fetch(), patient=True)
+            if got is not None:
+                self._read_json(got)
+
+        await self._persist(ask)
         into.seek(0)
-
-    async def _upload(self, name: str, content: bytes) -> dict[str, Any]:
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        form.add_field("file", BytesIO(content), filename=name, content_type="application/jsonl")
-        return await self._call("POST", "/files", data=form, timeout=self._patient)
 
     async def _search(self, batch: OpenBatch) -> str | None:
         try:
@@ -171,9 +170,8 @@ class BatchClient(Client):
         """The id of the provider's batch with our tag or over our file, which no other batch can have."""
         after = ""
         while True:
-            page = await self._call(
-                "GET", "/batches", params={"limit": str(_PAGE)} | ({"after": after} if after else {})
-            )
+            asked = self._client.sdk.batches.with_raw_response.list(limit=_PAGE, after=after or openai.omit)
+            page = await self._ask(asked)
             some = [each for each in page.get("data") or [] if isinstance(each, dict)]
             for each in some:
                 tagged = (each.get("metadata") or {}).get(_TAG) == batch.tag
@@ -210,23 +208,19 @@ class BatchClient(Client):
             raise error
         await asyncio.sleep(pause)
 
-    async def _call(self, method: str, path: str, **sent: Any) -> dict[str, Any]:
-        headers = {name: value for name, value in self._headers.items() if name != "Content-Type"}
-        try:
-            async with self._session.request(
-                method, self._base + path, headers=headers, **self._proxy, **sent
-            ) as response:
-                return await self._read_json(response)
-        except FOREIGN_ERRORS as error:
-            raise _failed(self._read_foreign(error), None) from error
+    async def _ask(self, asked: Awaitable[Any], *, patient: bool = False) -> dict[str, Any]:
+        return self._read_json(await self._client.get(asked, patient=patient))
 
-    async def _read_json(self, response: aiohttp.ClientResponse) -> dict[str, Any]:
-        body = json_or_text(self._text(await response.read()))
-        if response.status == 200 and isinstance(body, dict):
+    def _read_json(self, got: Any) -> dict[str, Any]:
+        if isinstance(got, Reply):
+            raise _failed(got, None)
+        response: Response = getattr(got, "http_response", got)
+        body = json_or_text(self._client.text(response))
+        if response.status_code == 200 and isinstance(body, dict):
             return body
-        if response.status == 200:
+        if response.status_code == 200:
             raise _failed(Reply(Failure("server", "the reply is no JSON object")), 200)
-        raise _failed(read_error(response.status, body, raw=None, headers=response.headers), response.status)
+        raise _failed(read_error(response.status_code, body, raw=None, headers=response.headers), response.status_code)
 
 
 def at_creation(error: ProviderError, endpoint: Endpoint) -> Failure:

@@ -1,28 +1,31 @@
-"""One attempt of one request at one address: a chat completion over a session of our own.
+"""One attempt of one request at one address, through the `openai` SDK.
 
-What is sent is what the `openai` SDK sends, at a third of its CPU time (a test compares the two). Every foreign error
-becomes a `Reply` with a typed failure here and nowhere else; an exception that leaves this module is our own bug.
+Every foreign error becomes a `Reply` with a typed failure here and nowhere else; an exception that leaves this module
+is our own bug. The SDK is asked for the bare response: to build its typed one costs as much CPU time again, and refuses
+what other providers leave out.
 """
 
+import asyncio
 import json
 import os
 import re
-from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Awaitable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from yarl import URL
+import httpx2
+import openai
 
 from tapir_core.calls.limits import read_rate_limits
 from tapir_core.calls.types import Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.errors import ConfigError
+
+T = TypeVar("T")
 
 CONNECT_SECONDS = 10.0
 """Longest wait for a connection; a server that is there accepts within this."""
@@ -30,11 +33,8 @@ CONNECT_SECONDS = 10.0
 _SHORTEST_SECRET = 8
 """A shorter key, such as `none` or `x`, is no secret, and its letters may stand in any reply."""
 
-# `asyncio.TimeoutError` and the library's own time-outs are `OSError`s too.
-FOREIGN_ERRORS = (aiohttp.ClientError, OSError)
-
-_ACCOUNT_HEADERS = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-"""Headers that say who pays at OpenAI itself, and the environment variables that its SDK takes them from."""
+# Errors of aiohttp reach us bare where a reply is no HTTP; `asyncio.timeout` raises an `OSError` too.
+FOREIGN_ERRORS = (openai.OpenAIError, httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
 
 
 class Client:
@@ -49,83 +49,97 @@ class Client:
         _check_secrets(endpoint)
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        address = endpoint.base_url.rstrip("/")
-        self._url, self._models_url = f"{address}/chat/completions", f"{address}/models"
         # Name of the longest answer: OpenAI's own models know the newer one, most other servers only the older one.
         openai_itself = urlsplit(endpoint.base_url).hostname == "api.openai.com"
         self.tokens_field = "max_completion_tokens" if openai_itself else "max_tokens"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=endpoint.concurrency),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=min(CONNECT_SECONDS, timeout_seconds)),
-            cookie_jar=aiohttp.DummyCookieJar(),
+        headers: dict[str, Any] = {"Authorization": f"Bearer {endpoint.api_key or 'none'}"}
+        if not openai_itself:
+            headers |= _without_the_environments()
+        self.sdk = openai.AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=endpoint.api_key or "none",
+            admin_api_key="",
+            webhook_secret="",
+            default_headers=headers,
+            max_retries=0,
+            timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
+            # A redirect is refused: the key would go along to where it leads.
+            http_client=openai.DefaultAioHttpClient(
+                limits=httpx2.Limits(max_connections=endpoint.concurrency), follow_redirects=False
+            ),
         )
-        # Not the session's own headers: those it would show to a proxy too.
-        self._headers = _headers(endpoint.api_key, account=openai_itself)
-        self._proxy = _proxy_for(endpoint.base_url)
-        if self._proxy and not endpoint.base_url.startswith("https:"):
-            # Without TLS the proxy reads the request itself.
-            self._headers |= self._proxy.pop("proxy_headers", {})
 
     async def send(self, request: Request) -> Reply:
         """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = json.dumps(request_body(request, tokens_field=self.tokens_field), ensure_ascii=False).encode()
-        try:
-            async with self._session.post(self._url, data=body, headers=self._headers, **self._proxy) as response:
-                received = await response.read()
-        except FOREIGN_ERRORS as error:
-            return self._read_foreign(error)
-        return self._read(response.status, response.headers, received)
-
-    async def list_models(self) -> list[str] | Failure | None:
-        """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
-        # One that sends us elsewhere is not followed: the key would go along.
-        sending = self._session.get(self._models_url, headers=self._headers, allow_redirects=False, **self._proxy)
-        try:
-            async with sending as response:
-                received = await response.read()
-        except FOREIGN_ERRORS as error:
-            return _failure(self._read_foreign(error))
-        body = json_or_text(self._text(received))
-        rows = body.get("data") if isinstance(body, dict) and response.status == 200 else None
-        if isinstance(rows, list):
-            return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
-        lists_none = response.status < 400 or response.status in {404, 405, 501}
-        return None if lists_none else _failure(read_error(response.status, body, raw=None))
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
-
-    def _text(self, received: bytes) -> str:
-        return hide_key(clean_text(received.decode("utf-8", "replace")), self._endpoint.api_key)
-
-    def _read_foreign(self, error: Exception) -> Reply:
-        key, where = self._endpoint.api_key, self._endpoint.base_url
-        return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
-
-    def _read(self, status: int, headers: Mapping[str, str], received: bytes) -> Reply:
-        raw = self._text(received)
-        if status == 200:
+        body = request_body(request, tokens_field=self.tokens_field)
+        got = await self.get(self.sdk.post("/chat/completions", body=body, cast_to=httpx2.Response))
+        if isinstance(got, Reply):
+            return got
+        raw = self.text(got)
+        if got.status_code == 200:
             reply = read_completion(
                 raw,
                 usd_per_million_prompt=self._endpoint.usd_per_million_prompt_tokens,
                 usd_per_million_completion=self._endpoint.usd_per_million_completion_tokens,
             )
         else:
-            reply = read_error(status, json_or_text(raw), raw=raw, headers=headers)
-        limits = read_rate_limits(headers, now=datetime.now(UTC))
+            reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
+        limits = read_rate_limits(got.headers, now=datetime.now(UTC))
         return replace(reply, rate_limits=limits) if limits else reply
 
+    async def list_models(self) -> list[str] | Failure | None:
+        """Names of the models that the endpoint lists, nothing where it lists none; costs nothing and needs the key."""
+        got = await self.get(self.sdk.get("/models", cast_to=httpx2.Response))
+        if isinstance(got, Reply):
+            return _failure(got)
+        body = json_or_text(self.text(got))
+        rows = body.get("data") if isinstance(body, dict) and got.status_code == 200 else None
+        if isinstance(rows, list):
+            return [str(row["id"]) for row in rows if isinstance(row, dict) and "id" in row]
+        lists_none = got.status_code < 400 or got.status_code in {404, 405, 501}
+        return None if lists_none else _failure(read_error(got.status_code, body, raw=None))
 
-def read_foreign_error(error: Exception, *, where: str, key: str | None, timeout_seconds: float) -> Reply:
-    """What an error of the library or of the layers below it means."""
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.sdk.close()
+
+    async def get(self, asked: Awaitable[T], *, patient: bool = False) -> T | httpx2.Response | Reply:
+        """What is asked for, or the response that says why not; or what it means that there is none.
+
+        One that is ``patient`` may take as long as it takes, as long as something moves.
+        """
+        try:
+            async with asyncio.timeout(None if patient else self._timeout_seconds):
+                return await asked
+        except openai.APIStatusError as error:
+            return error.response
+        except FOREIGN_ERRORS as error:
+            return self._read_foreign(error)
+
+    def text(self, response: httpx2.Response) -> str:
+        """The body, clean and without the key."""
+        return hide_key(clean_text(response.content.decode("utf-8", "replace")), self._endpoint.api_key)
+
+    def _read_foreign(self, error: Exception) -> Reply:
+        key, where = self._endpoint.api_key, self._endpoint.base_url
+        return read_foreign_error(error, where=where, key=key, timeout_seconds=self._timeout_seconds)
+
+
+def read_foreign_error(error: BaseException, *, where: str, key: str | None, timeout_seconds: float) -> Reply:
+    """What an error of the SDK or of the layers below it means; the layer at the bottom says the most."""
+    while isinstance(error, openai.OpenAIError | httpx2.HTTPError) and error.__cause__ is not None:
+        error = error.__cause__
     said = hide_key(str(error) or type(error).__name__, key)
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+    if isinstance(
+        error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError | httpx2.InvalidURL | httpx2.UnsupportedProtocol
+    ):
         return Reply(Failure("connection", f"{where} is no address: {said}"), endpoint_at_fault=True)
     # A connection that never came about cost nothing, unlike a reply that was not waited for.
-    if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ConnectionTimeoutError):
+    never_sent = isinstance(
+        error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | aiohttp.ClientHttpProxyError
+    )
+    if isinstance(error, TimeoutError) and not never_sent:
         return Reply(Failure("timeout", f"{where} gave no reply within {timeout_seconds:g} s"), cost_unknown=True)
-    never_sent = isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
     return Reply(Failure("connection", f"no connection to {where}: {said}"), cost_unknown=not never_sent)
 
 
@@ -161,30 +175,12 @@ def _check_secrets(endpoint: Endpoint) -> None:
         )
 
 
-def _headers(key: str | None, *, account: bool) -> dict[str, str]:
-    """The headers of every request; a server without keys is sent the placeholder that clients usually send."""
-    headers = {
-        "Accept": "application/json",
-        "Authorization": f"Bearer {key or 'none'}",
-        "Content-Type": "application/json",
-        "User-Agent": "tapir",
-    }
-    if account:
-        headers |= {name: value for name, variable in _ACCOUNT_HEADERS.items() if (value := os.environ.get(variable))}
-    return headers
-
-
-def _proxy_for(base_url: str) -> dict[str, Any]:
-    """The environment's proxy for an address. Read once: the library would read it, and ~/.netrc, for each request."""
-    address = urlsplit(base_url)
-    found = getproxies().get(address.scheme)
-    if not found or proxy_bypass(address.netloc):
-        return {}
-    proxy = URL(found)
-    if proxy.user is None:
-        return {"proxy": proxy}
-    secret = b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
-    return {"proxy": proxy.with_user(None), "proxy_headers": {"Proxy-Authorization": f"Basic {secret}"}}
+def _without_the_environments() -> dict[str, openai.Omit]:
+    """Leaves out the headers that the SDK takes from the environment: they are meant for OpenAI itself alone."""
+    lines = os.environ.get("OPENAI_CUSTOM_HEADERS", "").splitlines()
+    names = {line.partition(":")[0].strip() for line in lines if ":" in line}
+    unmeant = {each for each in names if each.lower() != "authorization"}
+    return dict.fromkeys(sorted(unmeant | {"OpenAI-Organization", "OpenAI-Project"}), openai.Omit())
 
 
 def _failure(reply: Reply) -> Failure:

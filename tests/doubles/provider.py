@@ -180,10 +180,10 @@ class FakeProvider:
             reply = Status(401, {"error": {"message": "Incorrect API key provided", "code": "invalid_api_key"}})
         elif not isinstance(reply, FakeReply):
             reply = Status(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in reply]})
-        return await self._send(request, reply, RecordedCall({}, dict(request.headers), time.monotonic()))
+        return await self._send(request, reply, RecordedCall({}, request.headers.copy(), time.monotonic()))
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        call = RecordedCall(await request.json(), dict(request.headers), time.monotonic())
+        call = RecordedCall(await request.json(), request.headers.copy(), time.monotonic())
         self.calls.append(call)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)

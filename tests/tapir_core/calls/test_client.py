@@ -3,8 +3,6 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx2
-import openai
 import pytest
 
 from tapir_core.calls import Answer, Endpoint, Failure, Message, Request
@@ -16,9 +14,6 @@ from tapir_core.errors import ConfigError
 from tests.doubles.provider import Drop, FakeProvider, FakeReply, Hang, RecordedCall, Status, Text, make_request
 
 KEY = "sk-very-secret-0123456789"
-
-# Of a reply's headers, those that say how the body travelled and for which program.
-OF_THE_PROGRAM = ("user-agent", "x-stainless-", "accept-encoding", "content-length", "host", "connection")
 
 
 def send(
@@ -39,21 +34,6 @@ def send_to(endpoint: Endpoint, request: Request | None = None, timeout_seconds:
     return asyncio.run(run())
 
 
-def send_with_the_sdk(
-    reply: FakeReply, request: Request, key: str
-) -> tuple[openai.APIStatusError | None, RecordedCall]:
-    """The same request as the `openai` SDK sends it."""
-    with (
-        FakeProvider(lambda _: reply) as provider,
-        openai.OpenAI(base_url=provider.base_url, api_key=key, max_retries=0) as sdk,
-    ):
-        try:
-            sdk.post("/chat/completions", body=request_body(request), cast_to=httpx2.Response)
-        except openai.APIStatusError as error:
-            return error, provider.calls[0]
-        return None, provider.calls[0]
-
-
 def failed(reply: Reply) -> Failure:
     assert isinstance(reply.outcome, Failure)
     return reply.outcome
@@ -70,30 +50,17 @@ REQUESTS = {
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_what_is_sent_is_what_the_sdk_sends(request_name: str):
+def test_what_is_sent_is_the_request_as_it_would_be_written_into_a_batch(request_name: str):
     request = REQUESTS[request_name]
-    _, ours = send(Text("fine"), request=request, api_key=KEY)
-    _, theirs = send_with_the_sdk(Text("fine"), request, KEY)
-    assert json.dumps(ours.body) == json.dumps(theirs.body)
-    assert meaning(ours) == meaning(theirs)
+    _, call = send(Text("fine"), request=request, api_key=KEY)
+    assert call.body == json.loads(json.dumps(request_body(request)))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 500, 503])
-def test_an_error_is_read_as_the_sdk_reads_it(status: int):
-    answer = Status(status, {"error": {"message": "it broke", "code": "some_code"}}, {"Retry-After": "3"})
-    reply, _ = send(answer)
-    error, _ = send_with_the_sdk(answer, make_request(), KEY)
-    assert error is not None
-    assert error.status_code == status
-    assert error.response.text == reply.raw
+def test_of_an_error_what_the_provider_said_and_asked_for_is_kept(status: int):
+    reply, _ = send(Status(status, {"error": {"message": "it broke", "code": "some_code"}}, {"Retry-After": "3"}))
     assert f"HTTP {status}: it broke" == failed(reply).message
-    assert error.response.headers["retry-after"] == f"{reply.retry_after_seconds:g}"
-
-
-def meaning(call: RecordedCall) -> dict[str, str]:
-    """The headers that a server may act upon."""
-    headers = {name.lower(): value for name, value in call.headers.items()}
-    return {name: value for name, value in headers.items() if not name.startswith(OF_THE_PROGRAM)}
+    assert reply.retry_after_seconds == 3
 
 
 def test_a_completion_is_answered_with_the_key_in_its_header_only():
@@ -103,11 +70,17 @@ def test_a_completion_is_answered_with_the_key_in_its_header_only():
     assert call.body["max_tokens"] == 1024
 
 
-def test_a_server_without_key_is_not_sent_the_users_own(monkeypatch: pytest.MonkeyPatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
-        monkeypatch.setenv(name, KEY)
-    _, call = send(Text("fine"))
-    assert KEY not in str(call.headers)
+def test_what_the_environment_holds_for_openai_reaches_no_other_host(monkeypatch: pytest.MonkeyPatch):
+    single = ("API_KEY", "ADMIN_KEY", "ORG_ID", "PROJECT_ID", "WEBHOOK_SECRET")
+    for name in single:
+        monkeypatch.setenv(f"OPENAI_{name}", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"X-Team: {KEY}\nauthorization: Bearer {KEY}\napi-key:{KEY}")
+    for own in (None, "sk-of-this-provider"):
+        reply, call = send(Text("fine"), api_key=own)
+        assert isinstance(reply.outcome, Answer)
+        assert KEY not in str(call.headers)
+        assert call.headers.getall("Authorization") == [f"Bearer {own or 'none'}"]
 
 
 def test_the_environments_proxy_is_used_where_it_is_meant(monkeypatch: pytest.MonkeyPatch):
@@ -219,14 +192,12 @@ def test_limits_that_headers_show_are_passed_on_with_answers_and_failures():
     assert not send(Status(429))[0].shows_spent_account
 
 
-def test_a_redirect_is_followed_but_the_key_stays_with_its_server():
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_refused_because_the_key_would_go_along(status: int):
     with FakeProvider() as elsewhere:
-        moved = Status(307, headers={"Location": f"{elsewhere.base_url}/chat/completions"})
-        reply, _ = send(moved, request=make_request("Hi"), api_key=KEY)
-        (call,) = elsewhere.calls
-    assert isinstance(reply.outcome, Answer)
-    assert call.prompt == "Hi"
-    assert KEY not in str(call.headers)
+        reply, _ = send(Status(status, headers={"Location": f"{elsewhere.base_url}/chat/completions"}), api_key=KEY)
+        assert elsewhere.calls == []
+    assert f"HTTP {status}" in failed(reply).message
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
