@@ -14,11 +14,13 @@ from tenacity import Retrying, retry_if_exception, wait_fixed
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.lease import RunLease
 from tapir_core.calls.prices import missing_prices
+from tapir_core.calls.probing import Settled, in_words, settle
+from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
 from tapir_core.estimate.run import save_estimate
-from tapir_core.paths import REPORT, ROOT_VARIABLE
+from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_RECORD
 from tapir_core.reporting.report import write_report
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, open_run
@@ -73,10 +75,13 @@ def check_settings(settings: RunConfig, *, source: str) -> None:
 
 
 @contextmanager
-def hold_run(config: RunConfig, *, say: Say, amend: bool = False, any_version: bool = False) -> Iterator[RunFolder]:
+def hold_run(
+    config: RunConfig, *, say: Say, amend: bool = False, any_version: bool = False, probe: bool = True
+) -> Iterator[RunFolder]:
     """Hold the run's lease and open its folder for the block; what the run started in this process ends with it.
 
-    ``amend`` and ``any_version`` are as in `open_run`.
+    ``amend`` and ``any_version`` are as in `open_run`. Where work is left, endpoints that were not probed yet are;
+    without ``probe`` none is, for the configuration is one that a run has kept.
 
     Raises:
         RunBusy: another process drives the run.
@@ -86,8 +91,18 @@ def hold_run(config: RunConfig, *, say: Say, amend: bool = False, any_version: b
     Storage(config.run.root).exists("")
     with _held(run_lease(config), say) as lease:
         say(f"preparing {config.student.backbone}")
-        run = open_run(config, gather_ingredients(config, say=say), amend=amend, any_version=any_version)
+        ingredients = gather_ingredients(config, say=say)
+        known = _known_of(config) if probe else {}
+        as_known, _ = settle(config, known, lambda *_: STOPPED)
+        run = open_run(as_known, ingredients, amend=amend, any_version=any_version)
         try:
+            if probe and not is_done(run, None):
+                as_found, found = settle(config, known, current(run).probe)
+                if found != known:
+                    close_all()
+                    run = open_run(as_found, ingredients, amend=amend, any_version=any_version, settled=found)
+                    for line in in_words(found):
+                        say(line)
             current(run).lease = lease
             yield run
         finally:
@@ -103,7 +118,7 @@ def hold_known_run(ref: RunRef, *, say: Say, any_version: bool = False) -> Abstr
         RunBusy: another process drives the run.
         RunChanged: finished stages would be made otherwise now.
     """
-    return hold_run(RunFolder(ref).config, say=say, any_version=any_version)
+    return hold_run(RunFolder(ref).config, say=say, any_version=any_version, probe=False)
 
 
 def drive(
@@ -129,6 +144,12 @@ def drive(
             if not run.storage.exists(REPORT):
                 say(f"report: {write_report(run)}")
         return summarise(run)
+
+
+def _known_of(config: RunConfig) -> dict[str, Settled]:
+    """What an earlier start of the run found of its endpoints."""
+    folder = RunFolder(RunRef(config.run.root, config.run.name))
+    return folder.record.settled if folder.storage.exists(RUN_RECORD) else {}
 
 
 def run_lease(config: RunConfig) -> RunLease:

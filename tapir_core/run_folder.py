@@ -9,13 +9,14 @@ finds still holds, as the version that made it stands in its manifest: it can be
 import difflib
 import json
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 
 import polars as pl
 
+from tapir_core.calls.probing import Settled
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import (
@@ -58,6 +59,8 @@ class RunRecord:
     created: str
     ingredients: dict[str, str]
     """Name → digest of every file and folder that goes into a stage beside the configuration."""
+    settled: dict[str, Settled] = field(default_factory=dict)
+    """What was found of each endpoint that takes not everything, and of those that do (`calls.probing`)."""
 
     @property
     def made_at(self) -> datetime:
@@ -103,7 +106,9 @@ class RunFolder:
             ConfigError: there is no such run, or another version of tapir wrote it.
         """
         try:
-            return RunRecord(**json.loads(self._own_file(RUN_RECORD)))
+            record = json.loads(self._own_file(RUN_RECORD))
+            settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
+            return RunRecord(**record, settled=settled)
         except TypeError as error:
             raise ConfigError(unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
 
@@ -252,7 +257,12 @@ def runs_of(root: str) -> Iterator[RunFolder]:
 
 
 def open_run(
-    config: RunConfig, ingredients: dict[str, str], *, amend: bool = False, any_version: bool = False
+    config: RunConfig,
+    ingredients: dict[str, str],
+    *,
+    amend: bool = False,
+    any_version: bool = False,
+    settled: Mapping[str, Settled] | None = None,
 ) -> RunFolder:
     """Create the run's folder, or open it if it belongs to this configuration.
 
@@ -261,6 +271,7 @@ def open_run(
         ingredients: name → digest of what goes into it beside.
         amend: redo what is not as it would be made now; keep the rest.
         any_version: leave finished stages as they are, whichever version of tapir made them.
+        settled: what was found of the endpoints; nothing keeps what the record says.
 
     Raises:
         RunChanged: finished stages would be made otherwise now, and `amend` is not set.
@@ -279,7 +290,8 @@ def open_run(
         # Its key holds by the version that made it, whatever is asked for now.
         if each.is_outdated:
             folder.storage.remove(manifest_file(each.at.folder))
-    _write_record(folder, RunRecord(**{**asdict(folder.record), "ingredients": ingredients}), config)
+    kept = folder.record.settled if settled is None else dict(settled)
+    _write_record(folder, replace(folder.record, ingredients=ingredients, settled=kept), config)
     return RunFolder(folder.ref)
 
 

@@ -238,7 +238,7 @@ def seal(ref: RunRef, at: StageAt, outcomes: list[ShardOutcome], seconds: float)
         spent = calls.paid().get(at.stage.roles[0]) if len(at.stage.roles) == 1 else None
         raise BudgetReached(_budget_text(at, calls.cap_reached, rows, missing["budget"], spent))
     check_failed(at, ordered, run.config)
-    check_missing(at, missing, sum(part.rows for part in parts), run.config.calls.max_missing_share)
+    check_missing(at, ordered, run.config.calls.max_missing_share)
     current(run).check_lease()
     sealed = run.seal(at, parts, accepted_missing=dict(missing), counts={**counts, "seconds": seconds})
     current(run).forget_tables()

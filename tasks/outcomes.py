@@ -8,7 +8,7 @@ change.
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,19 +97,21 @@ _DECLINED = ("refused", "bad_reply")
 """Do not count in a wave: the task type stays short, and the shortfall is reported."""
 
 
-def check_missing(at: StageAt, missing: Counter[str], rows: int, accepted_share: float) -> None:
+def check_missing(at: StageAt, outcomes: Sequence[ShardOutcome], accepted_share: float) -> None:
     """Refuse to go on when more is missing than accepted.
 
     Raises:
-        TooMuchMissing: with counts by kind and how to resume.
+        TooMuchMissing: with counts by kind, what was said of one that is missing, and how to resume.
     """
-    lacking = missing.total()
+    missing = sum((Counter(outcome.missing) for outcome in outcomes), Counter[str]())
+    lacking, rows = missing.total(), sum(outcome.part.rows for outcome in outcomes)
     share = lacking / (rows + lacking) if lacking else 0.0
     if share > accepted_share:
         raise TooMuchMissing(
             f"{at}: {lacking} of {rows + lacking} rows are missing ({share:.1%}; {_by_kind(missing)}), more than "
-            f"calls.max_missing_share = {accepted_share:g} accepts. What was received is stored. Mend the endpoint and "
-            f"run the same command again: it asks only for the missing rows. Or raise calls.max_missing_share."
+            f"calls.max_missing_share = {accepted_share:g} accepts. {_said(outcomes, missing)} What was received is "
+            "stored. Correct what is at fault and run the same command again: it asks only for the missing rows. Or "
+            "raise calls.max_missing_share."
         )
 
 
@@ -123,9 +125,7 @@ def check_failed(at: StageAt, outcomes: list[ShardOutcome], config: RunConfig) -
     asked, accepted = sum(outcome.asked for outcome in outcomes), config.calls.max_failed_share
     if not _is_checked(at, asked) or failed.total() <= accepted * asked:
         return
-    [(most, _)] = failed.most_common(1)
-    sample = next(each for outcome in outcomes for each in outcome.samples if each.kind == most)
-    said = f"To {sample.instruction_id} came {sample.said!r}."
+    said = _said(outcomes, failed)
     raise ConfigError(f"{at}: {_told(failed, asked, accepted)}. {said} {_ways_on(at, failed, config)}")
 
 
@@ -174,6 +174,13 @@ def _told(failed: Counter[str], asked: int, accepted: float) -> str:
         f"{failed.total()} of {asked} requests failed for good ({failed.total() / asked:.1%}; {_by_kind(failed)}), "
         f"more than calls.max_failed_share = {accepted:g} accepts"
     )
+
+
+def _said(outcomes: Sequence[ShardOutcome], counts: Counter[str]) -> str:
+    """What came in place of one row of the kind that most are of."""
+    [(most, _)] = counts.most_common(1)
+    sample = next((each for outcome in outcomes for each in outcome.samples if each.kind == most), None)
+    return f"To {sample.instruction_id} came {sample.said!r}." if sample else ""
 
 
 def _by_kind(counts: Counter[str]) -> str:

@@ -7,17 +7,17 @@ every child process.
 import atexit
 import threading
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, store_url
+from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, Outcome, Request, store_url
 from tapir_core.calls.lease import RunLease
 from tapir_core.config import EndpointConfig, ModelIdentity
-from tapir_core.errors import RunBusy, RunChanged, Stopped
+from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_files import fetch_stage
@@ -152,6 +152,20 @@ class Runtime:
         benchmark = self.config.evaluation.judged[name]
         field = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
         return self._role(self.config.judge_of(benchmark), "judge", field)
+
+    def probe(self, field: str, endpoint: EndpointConfig, request: Request) -> Outcome:
+        """What comes of a request that finds out what an endpoint takes: live, also where rows go in batches."""
+        live = endpoint.model_copy(update={"mode": "live"})
+        try:
+            [outcome] = self.calls.ask(
+                [replace(request, run=self.run.ref.name)], endpoint_source(live, self._endpoints, field)
+            )
+        except MissingPrerequisite as error:
+            return Failure("connection", str(error))
+        if isinstance(outcome, Failure) and not outcome.retryable:
+            # Whoever corrects it is to be probed again, and not to be told from the store.
+            self.calls.forget([request])
+        return outcome
 
     def student(self, number: int) -> AskedModel:
         """The student after round ``number`` (`BACKBONE`: before any training)."""

@@ -92,7 +92,6 @@ class BatchClient:
             ConfigError: the address holds a user name or password, or the key cannot be sent.
         """
         self._client = Client(endpoint, timeout_seconds=config.timeout_seconds)
-        self.tokens_field = self._client.tokens_field
         self._window = limits.completion_window
         self._config = config
         self._rng = rng
@@ -303,7 +302,7 @@ class BatchFile:
     content: bytes
 
 
-def split_files(requests: Mapping[str, Request], limits: BatchConfig, *, tokens_field: str) -> Iterator[BatchFile]:
+def split_files(requests: Mapping[str, Request], limits: BatchConfig, endpoint: Endpoint) -> Iterator[BatchFile]:
     """The input files of ``requests``; those of one file have run, role, model and identity in common."""
     alike: dict[tuple[str, ...], dict[str, Request]] = {}
     for key, request in requests.items():
@@ -312,7 +311,7 @@ def split_files(requests: Mapping[str, Request], limits: BatchConfig, *, tokens_
         rows: dict[str, Request] = {}
         content = bytearray()
         for key, request in group.items():
-            line = _line(key, request, tokens_field)
+            line = _line(key, request, endpoint)
             if rows and (len(rows) >= limits.max_rows or len(content) + len(line) > limits.max_bytes):
                 yield BatchFile(rows, bytes(content))
                 rows, content = {}, bytearray()
@@ -388,8 +387,8 @@ def read_line(line: bytes, endpoint: Endpoint) -> tuple[str, Reply] | None:
     return value["custom_id"], Reply(replace(failure, message=hide_key(failure.message, endpoint.api_key)), attempts=0)
 
 
-def _line(key: str, request: Request, tokens_field: str) -> bytes:
-    body = request_body(request, tokens_field=tokens_field)
+def _line(key: str, request: Request, endpoint: Endpoint) -> bytes:
+    body = request_body(request, endpoint)
     row = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}
     return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
@@ -398,11 +397,7 @@ def _read_response(response: dict[str, Any], endpoint: Endpoint) -> Reply:
     body = response.get("body")
     raw = hide_key(clean_text(json.dumps(body, ensure_ascii=False)), endpoint.api_key)
     if response["status_code"] == 200:
-        return read_completion(
-            raw,
-            usd_per_million_prompt=endpoint.usd_per_million_prompt_tokens,
-            usd_per_million_completion=endpoint.usd_per_million_completion_tokens,
-        )
+        return read_completion(raw, endpoint)
     return read_error(int(response["status_code"]), json.loads(raw), raw=raw)
 
 

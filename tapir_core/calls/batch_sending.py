@@ -118,13 +118,11 @@ class BatchSending:
         for some in in_groups(self._here(), _KEYS_PER_CLAIM):
             turn = await self._claiming.claim(some)
             ours.update((key, self._missing[key]) for key in turn.ours)
-        for file in split_files(ours, self._limits, tokens_field=client.tokens_field):
+        for file in split_files(ours, self._limits, self._endpoint):
             seen, planned = self._books.attempts.closings, await self._plan(file)
             if rows := planned.batch.rows:
                 # Of what the caps have room for: fewer rows, so still one file.
-                booked = (
-                    split_files(rows, self._limits, tokens_field=client.tokens_field) if planned.refused else [file]
-                )
+                booked = split_files(rows, self._limits, self._endpoint) if planned.refused else [file]
                 await self._begin(group, client, planned.batch, next(iter(booked)).content)
             if not planned.refused:
                 continue

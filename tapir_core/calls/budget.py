@@ -234,7 +234,7 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wa
     driving = spent.get(DRIVING, Spend())
     whole = sum((each for name, each in spent.items() if name != UNPAID), start=Spend())
     whole = replace(whole, seconds=driving.seconds)
-    stage = budget.stages.get(role)
+    stage = None if role == "probe" else budget.stages.get(role)
     return _passed("budget", budget, whole, wanted) or (
         _passed(f"budget.stages.{role}", stage, spent.get(role, Spend()), wanted) if stage else None
     )

@@ -49,39 +49,41 @@ class Client:
         _check_secrets(endpoint)
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
-        # Name of the longest answer: OpenAI's own models know the newer one, most other servers only the older one.
-        openai_itself = urlsplit(endpoint.base_url).hostname == "api.openai.com"
-        self.tokens_field = "max_completion_tokens" if openai_itself else "max_tokens"
-        headers: dict[str, Any] = {"Authorization": f"Bearer {endpoint.api_key or 'none'}"}
-        if not openai_itself:
+        key = endpoint.api_key or "none"
+        headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
+        if urlsplit(endpoint.base_url).hostname != "api.openai.com":
             headers |= _without_the_environments()
+        headers |= endpoint.headers
+        hooks = {}
+        if endpoint.key_header != "Authorization":
+            headers[endpoint.key_header], hooks = key, {"request": [_without_bearer]}
         self.sdk = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
-            api_key=endpoint.api_key or "none",
+            api_key=key,
             admin_api_key="",
             webhook_secret="",
             default_headers=headers,
+            default_query=endpoint.query,
             max_retries=0,
             timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
             # A redirect is refused: the key would go along to where it leads.
             http_client=openai.DefaultAioHttpClient(
-                limits=httpx2.Limits(max_connections=endpoint.concurrency), follow_redirects=False
+                limits=httpx2.Limits(max_connections=endpoint.concurrency),
+                follow_redirects=False,
+                event_hooks=hooks,
+                proxy=endpoint.proxy,
             ),
         )
 
     async def send(self, request: Request) -> Reply:
         """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = request_body(request, tokens_field=self.tokens_field)
+        body = request_body(request, self._endpoint)
         got = await self.get(self.sdk.post("/chat/completions", body=body, cast_to=httpx2.Response))
         if isinstance(got, Reply):
             return got
         raw = self.text(got)
         if got.status_code == 200:
-            reply = read_completion(
-                raw,
-                usd_per_million_prompt=self._endpoint.usd_per_million_prompt_tokens,
-                usd_per_million_completion=self._endpoint.usd_per_million_completion_tokens,
-            )
+            reply = read_completion(raw, self._endpoint)
         else:
             reply = read_error(got.status_code, json_or_text(raw), raw=raw, headers=got.headers)
         limits = read_rate_limits(got.headers, now=datetime.now(UTC))
@@ -181,6 +183,10 @@ def _without_the_environments() -> dict[str, openai.Omit]:
     names = {line.partition(":")[0].strip() for line in lines if ":" in line}
     unmeant = {each for each in names if each.lower() != "authorization"}
     return dict.fromkeys(sorted(unmeant | {"OpenAI-Organization", "OpenAI-Project"}), openai.Omit())
+
+
+async def _without_bearer(request: httpx2.Request) -> None:
+    del request.headers["Authorization"]
 
 
 def _failure(reply: Reply) -> Failure:

@@ -23,7 +23,15 @@ from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, AddressLimit, Limiter, Rates, Slot, pause_before_retry
 from tapir_core.calls.sending import Attempts, Settle, UnsentError
-from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request
+from tapir_core.calls.types import (
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    LiveAddress,
+    Request,
+    unsupported_remedy,
+)
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 
@@ -131,10 +139,12 @@ class Health:
         remedy = "Check base_url (up to and with /v1) and the model name"
         if failure.kind == "unauthorized":
             remedy = endpoint.key_remedy
+        elif failure.kind == "unsupported":
+            remedy = unsupported_remedy(failure.parameter)
         self.failing = (
             f"{self._where} refuses every request ({failure.message}). {remedy}; then the same command goes on."
         )
-        return Failure(failure.kind, self.failing)
+        return replace(failure, message=self.failing, said=failure.message)
 
     def _count_silence(self, failure: Failure, began: float, now: float) -> Failure | None:
         self._silent_failures += 1

@@ -4,31 +4,33 @@ Grain: one `Request` is one sample of one prompt. Its outcome is a value, never 
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
 
-Role = Literal["label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
+Role = Literal["probe", "label", "teach", "answer", "judge", "expand", "refine", "benchmark"]
 """What a call is for; a column of the store, not part of the key."""
 
 FailureKind = Literal[
     "refused",  # terminal: the provider's typed refusal or content filter
     "too_long",  # terminal: the prompt does not fit the model's context
     "bad_request",  # terminal: the provider calls the request itself wrong (400, 404, 422)
+    "used_up",  # terminal: the model spent all its tokens on thinking, and none on an answer
     "bad_reply",  # terminal, never stored: no parsable reply after every re-ask, or cut off where it must be whole
     "unauthorized",  # retryable: the key is wrong or lacks rights (401, 403)
     "rate_limited",  # retryable: 429 until the attempts ran out
+    "unsupported",  # retryable: the endpoint refuses a field of every request, such as a temperature
     "server",  # retryable: 5xx, or a body that is no chat completion
     "timeout",  # retryable
     "connection",  # retryable: refused, reset, or the endpoint was given up
     "budget",  # retryable: the cap is reached, nothing was sent
     "stopped",  # retryable: this process was told to send nothing more
 ]
-TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "bad_reply"})
+TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "used_up", "bad_reply"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,10 @@ class Failure:
     message: str
     attempts: int = 0
     stored: bool = False
+    parameter: str = ""
+    """Of what is `unsupported`, the field of the request that the endpoint names."""
+    said: str = ""
+    """The provider's own words, where the message says more."""
 
     @property
     def retryable(self) -> bool:
@@ -105,6 +111,18 @@ class Failure:
 
 
 Outcome = Answer | Failure
+
+
+def unsupported_remedy(parameter: str) -> str:
+    """What to do when an endpoint refuses a field of every request."""
+    if parameter in ("temperature", "top_p"):
+        return f'Set {parameter} = "provider" in the sampling, which leaves it out'
+    if parameter in ("max_tokens", "max_completion_tokens"):
+        other = {"max_tokens": "max_completion_tokens"}.get(parameter, "max_tokens")
+        return f'Set tokens_field = "{other}" in the endpoint'
+    if parameter == "seed":
+        return "Set seed = false in the endpoint"
+    return f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +205,22 @@ class Endpoint:
     """Most prompt and completion tokens that one address is asked for in a minute."""
     batch: BatchConfig | None = None
     """How its Batch API is used; nothing where each request is a call of its own. Then prices are a batch's."""
+    key_header: str = "Authorization"
+    """Header that carries the key."""
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """More headers of every request."""
+    query: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What is added to every address."""
+    proxy: str | None = None
+    """HTTP proxy; nothing: that of the environment."""
+    body_fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """More fields of every request, in place of ours of the same name."""
+    tokens_field: str = "max_tokens"
+    """What it calls the longest answer."""
+    seed: bool = True
+    """Whether a drawn sample carries its number as `seed`."""
+    thinking: Literal["strip", "keep"] = "strip"
+    """What becomes of thoughts that an answer begins with."""
     live: LiveAddresses | None = None
     """Addresses that come and go, each with its own key and concurrency; then `base_url` is only a name for them."""
 

@@ -6,6 +6,7 @@ returned: lone surrogates and NUL characters, which databases refuse, become U+F
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from tapir_core.calls.limits import RateLimit, read_number, read_seconds
-from tapir_core.calls.types import Answer, Failure, FailureKind, Outcome, Request
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, Outcome, Request
 
 _TOO_LONG_PHRASES = (
     "context length",
@@ -26,7 +27,21 @@ _TOO_LONG_PHRASES = (
 )
 _TOO_LONG_CODES = ("context_length_exceeded", "string_above_max_length")
 _REFUSED_CODES = ("content_filter", "content_policy_violation")
-_ENDPOINT_CODES = ("model_not_found", "unsupported_parameter", "unsupported_value", "unknown_url")
+_UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value")
+_UNSUPPORTED_PHRASES = (
+    *("unsupported", "not supported", "does not support", "unknown name", "cannot both be specified", "deprecated"),
+    *("not permitted", "not allowed", "not enabled", "unrecognized", "can't be used at the same time"),
+)
+"""What a message says of a field that the endpoint refuses, where no code does."""
+_PARAMETERS = (
+    *("top_p", "temperature", "max_tokens", "max_completion_tokens", "seed", "top_logprobs", "logprobs"),
+    *("response_format", "reasoning_effort", "thinking", "extra_body"),
+)
+"""Fields that a message may name; of several the first is what does without the least."""
+_USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
+_MORE_ROOM = "Raise max_tokens of this sampling, or lower reasoning_effort"
+_USED_UP_PHRASE = "could not finish the message because max_tokens"
+_ENDPOINT_CODES = ("model_not_found", *_UNSUPPORTED_CODES, "unknown_url")
 """Codes under which the endpoint would refuse every row alike: storing them as terminal would poison the store."""
 _WRONG_KEY_BEGINNINGS = ("api key ", "incorrect api key", "invalid api key")
 """How the message of a 400 begins where a provider words a wrong key so: as a row's own failure it would be stored."""
@@ -71,24 +86,26 @@ class Reply:
         return limited and any(limit.remaining < 1 for limit in self.rate_limits)
 
 
-def request_body(request: Request, *, tokens_field: str = "max_tokens") -> dict[str, Any]:
-    """The JSON body of ``request``; the sample index is the seed wherever a seed can matter."""
+def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
+    """The JSON body of ``request`` at ``endpoint``; the sample index is the seed wherever a seed can matter."""
     sampling = request.sampling
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [{"role": message.role, "content": clean_text(message.content)} for message in request.messages],
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        tokens_field: sampling.max_tokens,
     }
-    if sampling.temperature > 0 or request.sample_index > 0:
+    if sampling.temperature != "provider":
+        body["temperature"] = sampling.temperature
+    if sampling.top_p != "provider":
+        body["top_p"] = sampling.top_p
+    body[endpoint.tokens_field] = sampling.max_tokens
+    if endpoint.seed and (sampling.temperature != 0 or request.sample_index > 0):
         body["seed"] = request.sample_index
     if request.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-    return body
+    return {**body, **endpoint.body_fields}
 
 
-def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_completion: float) -> Reply:
+def read_completion(raw: str, endpoint: Endpoint) -> Reply:
     """What a body under status 200 means: an answer, a typed refusal, or a server failure."""
     try:
         body = json.loads(raw)
@@ -97,12 +114,22 @@ def read_completion(raw: str, *, usd_per_million_prompt: float, usd_per_million_
     if not isinstance(body, dict):
         return Reply(Failure("server", f"the reply is no chat completion: {_clip(raw)!r}"), cost_unknown=True, raw=raw)
     usage = _mapping(body.get("usage"))
-    prompt_tokens, completion_tokens = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
-    usd = (prompt_tokens * usd_per_million_prompt + completion_tokens * usd_per_million_completion) / 1e6
+    prompt_tokens, said = _integer(usage.get("prompt_tokens")), _integer(usage.get("completion_tokens"))
+    # Some leave thoughts out of the completion and charge for them all the same.
+    completion_tokens = max(said, _integer(usage.get("total_tokens")) - prompt_tokens)
+    prices = endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens
+    usd = (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
     if body.get("error"):
         error = read_error(_integer(_mapping(body["error"]).get("code")) or 500, body, raw=raw)
         return replace(error, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, usd=usd)
-    outcome = _read_choice(body, prompt_tokens, completion_tokens, usd)
+    details = _mapping(usage.get("completion_tokens_details"))
+    thought = completion_tokens > said or _integer(details.get("reasoning_tokens")) > 0
+    outcome = _read_choice(
+        body,
+        Answer("", "", prompt_tokens, completion_tokens, usd),
+        thought=thought,
+        strip=endpoint.thinking == "strip",
+    )
     return Reply(
         outcome,
         prompt_tokens=prompt_tokens,
@@ -126,18 +153,19 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     whole = _mapping(body[0] if isinstance(body, list) and body else body)
     error = _mapping(whole.get("error")) or whole
     code = str(error.get("code") or error.get("type") or "").lower()
-    said = error.get("message") or whole.get("error") or body
-    text = _clip(said if isinstance(said, str) else json.dumps(said, default=str))
-    kind = _kind_of(status, code, text.lower())
-    at_fault = kind in {"unauthorized", "connection"}
-    message = f"HTTP {status}: {text}" if text else f"HTTP {status}"
+    said = error.get("message") or error.get("detail") or whole.get("error") or body
+    text = said if isinstance(said, str) else json.dumps(said, default=str)
+    parameter = _unsupported(status, code, str(error.get("param") or ""), text)
+    kind = "unsupported" if parameter else _kind_of(status, code, text.lower())
+    message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
+    message += f" {_MORE_ROOM}" if kind == "used_up" else ""
     retry_after = read_retry_after(headers or {}, now=datetime.now(UTC))
     return Reply(
-        Failure(kind, message),
+        Failure(kind, message, parameter=parameter),
         cost_unknown=status in _CUT_OFF_STATUSES,
         raw=raw,
         retry_after_seconds=retry_after,
-        endpoint_at_fault=at_fault,
+        endpoint_at_fault=kind in {"unauthorized", "connection", "unsupported"},
     )
 
 
@@ -154,9 +182,25 @@ def clean_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\x00", "�")
 
 
+def _unsupported(status: int, code: str, parameter: str, text: str) -> str:
+    """The field of every request that the endpoint refuses; empty where the error is about something else.
+
+    OpenAI names it in ``param``; others quote it, or several of them, in the message alone.
+    """
+    if status not in {400, 403, 422} or any(phrase in text.lower() for phrase in _TOO_LONG_PHRASES):
+        return ""
+    if code in _UNSUPPORTED_CODES and parameter:
+        return parameter
+    if not any(phrase in text.lower() for phrase in _UNSUPPORTED_PHRASES):
+        return ""
+    return next((name for name in _PARAMETERS if re.search(rf"\b{name}\b", text)), "")
+
+
 def _kind_of(status: int, code: str, text: str) -> FailureKind:
     if code in _REFUSED_CODES:
         return "refused"
+    if _USED_UP_PHRASE in text:
+        return "used_up"
     wrong_key = status == 400 and text.replace("%20", " ").startswith(_WRONG_KEY_BEGINNINGS + _UNPAID_BEGINNINGS)
     if wrong_key or code in _UNPAID_CODES or status in {401, 402, 403}:
         return "unauthorized"
@@ -176,7 +220,7 @@ def _kind_of(status: int, code: str, text: str) -> FailureKind:
     return "bad_request" if 400 <= status < 500 and status not in {409, 425} else "server"
 
 
-def _read_choice(body: dict[str, Any], prompt_tokens: int, completion_tokens: int, usd: float) -> Outcome:
+def _read_choice(body: dict[str, Any], empty: Answer, *, thought: bool, strip: bool) -> Outcome:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         return Failure("server", "the reply has no choices")
@@ -191,9 +235,20 @@ def _read_choice(body: dict[str, Any], prompt_tokens: int, completion_tokens: in
     content = _text_of(message.get("content"))
     if not isinstance(content, str | None) or "message" not in choice:
         return Failure("server", "the reply has no text")
-    # A reply that spent all its tokens on reasoning has no content: an empty answer, which no stage will use.
-    logprobs = _read_logprobs(choice)
-    return Answer(clean_text(content or ""), finish_reason, prompt_tokens, completion_tokens, usd, logprobs=logprobs)
+    text = clean_text(content or "")
+    answer = strip_thoughts(text) if strip else text
+    thought = thought or answer != text or bool(message.get("reasoning") or message.get("reasoning_content"))
+    if finish_reason == "length" and thought and not answer.strip():
+        return Failure("used_up", _USED_UP.format(tokens=empty.completion_tokens, remedy=_MORE_ROOM))
+    return replace(empty, text=answer, finish_reason=finish_reason, logprobs=_read_logprobs(choice))
+
+
+def strip_thoughts(text: str) -> str:
+    """``text`` without the thoughts before it, also where the opening tag stood in the prompt, or the closing lacks."""
+    thoughts, closing, answer = text.partition("</think>")
+    if closing:
+        return answer.lstrip() if thoughts.count("<think>") <= 1 else text
+    return "" if text.lstrip().startswith("<think>") else text
 
 
 def _text_of(content: object) -> object:

@@ -264,6 +264,9 @@ EnvironmentName = Annotated[
 ]
 """Name of an environment variable; never what it holds."""
 
+HeaderName = Annotated[str, matching(r"[A-Za-z0-9-]+", 'is no name of an HTTP header; write it as "api-key"')]
+"""Name of an HTTP header."""
+
 WebAddress = Annotated[str, AfterValidator(check_web_address)]
 """Address of a server, without user, password and query."""
 

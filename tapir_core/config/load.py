@@ -63,6 +63,22 @@ def replace_values(config: RunConfig, overrides: Sequence[str], *, source: str =
     return validated(RunConfig, config.model_dump(mode="json"), source, overrides)
 
 
+def with_changes(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """A configuration with values replaced: path of a field, through lists too → its value.
+
+    Raises:
+        ConfigError: carries every problem found.
+    """
+    table = config.model_dump(mode="json")
+    for path, value in changes.items():
+        *steps, name = path.split(".")
+        part: Any = table
+        for step in steps:
+            part = part[int(step) if isinstance(part, list) else step]
+        part[name] = value
+    return validated(RunConfig, table, RESOLVED_CONFIG)
+
+
 def validated(root: type[AnySection], table: Table, source: str, overrides: Sequence[str] = ()) -> AnySection:
     """What a table, with the overrides written into it, says.
 

@@ -23,7 +23,7 @@ from tapir_core.config.run import RunConfig
 
 SectionType = type[Section]
 
-_NAMES = {str: "text", int: "integer", float: "number", bool: "true or false"}
+_NAMES = {Any: "anything", str: "text", int: "integer", float: "number", bool: "true or false"}
 
 _BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}", "min_length": "(not empty)"}
 

@@ -2,32 +2,50 @@
 
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
 )
 from pydantic_core import PydanticCustomError
 
-from tapir_core.config._base import DIFFERENT, EnvironmentName, Kind, Section, check_web_address
+from tapir_core.config._base import (
+    DIFFERENT,
+    EnvironmentName,
+    HeaderName,
+    Kind,
+    Section,
+    WebAddress,
+    check_web_address,
+)
 from tapir_core.text import canonical_json
 
 STANDIN_VERSION = "c77237e37faa"
 """Version of the stand-in's answers, under which they are stored; raised when they change."""
 
 
+_OWN = Annotated[Literal["provider"], Tag("name")]
+"""In place of a number: the field is left out of the request, and the provider takes its own."""
+_BY_FORM = Discriminator(lambda value: "name" if isinstance(value, str) else "number")
+
+
 class Sampling(Section):
     """How an answer is drawn. Part of a stored answer's identity."""
 
-    temperature: NonNegativeFloat = 0.0
-    """0 is greedy."""
+    # With tags an error speaks of the form that was written, and of no other.
+    temperature: Annotated[Annotated[NonNegativeFloat, Tag("number")] | _OWN, _BY_FORM] = 0.0
+    """0 is greedy; `"provider"` leaves it out, for models that refuse one."""
 
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus share."""
+    top_p: Annotated[Annotated[float, Field(gt=0, le=1), Tag("number")] | _OWN, _BY_FORM] = 1.0
+    """Nucleus share; `"provider"` leaves it out, for models that refuse one."""
 
     max_tokens: PositiveInt = 1024
     """Longest answer in tokens; a longer one is cut off (`finish_reason = length`)."""
@@ -36,7 +54,11 @@ class Sampling(Section):
     def in_words(self) -> str:
         """For a reader of figures."""
         plural = "" if self.max_tokens == 1 else "s"
-        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, {self.max_tokens} token{plural}"
+        drawn = {"temperature": self.temperature, "top_p": self.top_p}
+        told = [
+            f"{name} {f'{value:g}' if isinstance(value, float) else 'of the provider'}" for name, value in drawn.items()
+        ]
+        return f"{', '.join(told)}, {self.max_tokens} token{plural}"
 
 
 class BatchConfig(Section):
@@ -121,11 +143,20 @@ class EndpointConfig(Kind):
         return getattr(self, "batch", None) if getattr(self, "mode", "live") == "batch" else None
 
 
+def _check_headers(headers: dict[str, str]) -> dict[str, str]:
+    """The headers, none of which carries a key: they stand in the run's folder."""
+    if secret := [name for name in headers if name.lower() in ("authorization", "api-key", "x-api-key", "cookie")]:
+        said = f"{secret[0]} carries a key, and is not kept; name the key's variable in api_key_env, and its header"
+        raise PydanticCustomError("secret", "{said}", {"said": f"{said} in key_header"})
+    return headers
+
+
 class OpenAIEndpoint(EndpointConfig):
     """A server that speaks OpenAI's chat completions."""
 
     free: ClassVar[tuple[str, ...]] = (
-        *("base_url", "api_key_env", "api_key_file", "requests_per_minute", "tokens_per_minute", "mode", "batch"),
+        *("base_url", "api_key_env", "api_key_file", "key_header", "headers", "query", "proxy", "tokens_field", "seed"),
+        *("requests_per_minute", "tokens_per_minute", "mode", "batch"),
         *("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"),
     )
 
@@ -137,14 +168,41 @@ class OpenAIEndpoint(EndpointConfig):
     model: Annotated[str, Field(min_length=1)]
     """Model name as the server knows it."""
 
-    identity: Annotated[str, Field(min_length=1)]
-    """A name for provider and revision, such as `openai-2026-10`. Answers are re-used under the same identity only."""
+    identity: Annotated[str, Field(min_length=1)] | None = None
+    """Under which answers are re-used, such as `openai-2026-10`; nothing: the provider's host and the model."""
 
     api_key_env: EnvironmentName | None = "OPENAI_API_KEY"
     """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
 
     api_key_file: str | None = None
     """File that holds the key and nothing else, instead of the variable; for machines where secrets are mounted."""
+
+    key_header: HeaderName = "Authorization"
+    """Header that carries the key: as `Bearer` in `Authorization`, else alone, as in Azure's `api-key`."""
+
+    headers: Annotated[dict[HeaderName, str], AfterValidator(_check_headers)] = Field(default_factory=dict)
+    """More headers of every request. They are no secrets: they stand in the run's folder."""
+
+    query: dict[str, str] = Field(default_factory=dict)
+    """What is added to every address, such as Azure's `api-version`."""
+
+    proxy: WebAddress | None = None
+    """HTTP proxy of every request; nothing: that of the environment."""
+
+    reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
+    """How long a reasoning model thinks, in the provider's word; nothing leaves it out."""
+
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """More fields of every request, as the provider names them; in place of ours where they have the same name."""
+
+    thinking: Literal["strip", "keep"] = "strip"
+    """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""
+
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """What the provider calls the longest answer; nothing: found out before the first row is asked."""
+
+    seed: bool = True
+    """Whether a drawn sample carries its number as `seed`; false for providers that refuse the field."""
 
     requests_per_minute: PositiveFloat | None = None
     """Most requests sent to one address in a minute; what its response headers say holds in any case."""
@@ -169,8 +227,16 @@ class OpenAIEndpoint(EndpointConfig):
         return self.model
 
     def identity_for(self, _role: str) -> str:
-        """As the configuration says."""
-        return self.identity
+        """As the configuration says, with all that shapes answers beside the model."""
+        named = self.identity or f"{urlsplit(self.base_urls[0]).hostname}/{self.model}"
+        more = self.body_fields | ({"thinking": self.thinking} if self.thinking != "strip" else {})
+        return f"{named} {canonical_json(more)}" if more else named
+
+    @property
+    def body_fields(self) -> dict[str, Any]:
+        """What stands in every request beside messages and sampling."""
+        effort = {"reasoning_effort": self.reasoning_effort} if self.reasoning_effort else {}
+        return effort | self.extra_body
 
     @property
     def name(self) -> str:

@@ -33,12 +33,14 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.store_tables import answers, open_engine, reason_of, writing
-from tapir_core.calls.types import TERMINAL, Answer
-from tapir_core.calls.wire import clean_text, read_completion
+from tapir_core.calls.types import TERMINAL, Answer, Endpoint
+from tapir_core.calls.wire import clean_text, read_completion, strip_thoughts
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
 COLUMNS = tuple(column.name for column in answers.columns)
 _ROWS_PER_FETCH = 100
+_AS_IT_CAME = Endpoint("", 1, thinking="keep")
+"""Of a stored reply: without prices, and with the thoughts that may have been taken out."""
 """A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
@@ -382,11 +384,13 @@ def _is_text(value: object) -> bool:
 def _gives_again(row: Mapping[str, Any]) -> bool:
     """Whether today's reader makes the stored answer of the raw reply."""
     try:
-        reply = read_completion(row["raw"], usd_per_million_prompt=0, usd_per_million_completion=0)
+        reply = read_completion(row["raw"], _AS_IT_CAME)
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
     outcome = reply.outcome
-    return isinstance(outcome, Answer) and (outcome.text, outcome.finish_reason) == (row["text"], row["finish_reason"])
+    if not isinstance(outcome, Answer) or outcome.finish_reason != row["finish_reason"]:
+        return False
+    return row["text"] in (outcome.text, strip_thoughts(outcome.text))
 
 
 def _is_moment(value: object) -> bool:

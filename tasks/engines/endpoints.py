@@ -154,15 +154,13 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
         return Endpoint(
             base_url=endpoint.base_urls[0],
             more_base_urls=endpoint.base_urls[1:],
-            requests_per_minute=endpoint.requests_per_minute,
-            tokens_per_minute=endpoint.tokens_per_minute,
             concurrency=endpoints.concurrency,
             api_key=key,
-            api_key_env=endpoint.api_key_env,
-            api_key_file=endpoint.api_key_file,
+            tokens_field=endpoint.tokens_field or _tokens_field(endpoint.base_urls[0]),
             usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
             usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
             batch=endpoint.in_batches,
+            **{name: getattr(endpoint, name) for name in _SAME},
         )
 
     return source
@@ -171,6 +169,18 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
 @endpoint_source.register
 def _(endpoint: StandinEndpoint, endpoints: Endpoints, _field: str) -> EndpointSource:
     return lambda: endpoints.standin(endpoint)
+
+
+_SAME = (
+    *("api_key_env", "api_key_file", "key_header", "headers", "query", "proxy", "body_fields", "seed", "thinking"),
+    *("requests_per_minute", "tokens_per_minute"),
+)
+"""Fields that an endpoint has as its configuration has them."""
+
+
+def _tokens_field(base_url: str) -> str:
+    """What OpenAI's own models call the longest answer, and what most other servers know alone."""
+    return "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
 
 
 class EndpointStudents:

@@ -4,7 +4,7 @@ import json
 import random
 from hashlib import sha256
 
-from tapir_core.calls import Message, Request
+from tapir_core.calls import Endpoint, Message, Request
 from tapir_core.calls.wire import request_body
 from tapir_core.config import Sampling
 from tapir_core.judging import render_pairwise
@@ -63,4 +63,4 @@ def _request(role: str, model: str, text: str) -> Request:
 
 
 def _sent(request: Request) -> bytes:
-    return json.dumps(request_body(request), ensure_ascii=False).encode()
+    return json.dumps(request_body(request, Endpoint("", 1)), ensure_ascii=False).encode()

@@ -63,7 +63,7 @@ class Status:
     """Any status, headers and body; a mapping is sent as JSON, a text as it is."""
 
     status: int
-    body: Mapping[str, Any] | str = field(default_factory=dict)
+    body: Mapping[str, Any] | Sequence[Any] | str = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_response(self, _: RecordedCall) -> web.Response:
@@ -123,6 +123,7 @@ class FakeProvider:
         latency_seconds: float = 0.0,
         models: FakeReply | Sequence[str] = ("fake-model",),
         api_key: str | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare it.
 
@@ -131,10 +132,12 @@ class FakeProvider:
             latency_seconds: Before each answer.
             models: What it lists, or what it answers instead of a list.
             api_key: The only key to which it lists them; without one it takes any.
+            query: What has to stand behind every address.
         """
         self.script = script
         self._models = models
         self._api_key = api_key
+        self._query = dict(query or {})
         self.calls: list[RecordedCall] = []
         self.most_at_once = 0
         """Most calls that were in the server at one moment."""
@@ -195,6 +198,7 @@ class FakeProvider:
 
     async def _reply(self, request: web.Request, call: RecordedCall) -> web.StreamResponse:
         try:
+            assert dict(request.query) == self._query, f"asked with {dict(request.query)}"
             reply = self.script(call)
         except Exception as error:  # raised again by __exit__: a test must not pass on it
             self._script_errors.append(error)

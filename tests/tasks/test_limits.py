@@ -1,6 +1,5 @@
 import pickle
 import re
-from collections import Counter
 
 import pytest
 
@@ -24,16 +23,22 @@ def config(tmp_path) -> RunConfig:
     return make_config(tmp_path)
 
 
+def lacking(rows: int, **missing: int) -> ShardOutcome:
+    samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in missing)
+    return ShardOutcome(0, Part("part", rows, "0"), missing=missing, asked=rows, samples=samples)
+
+
 def test_a_stage_goes_on_within_its_accepted_share():
-    check_missing(StageAt("judge", 1), Counter({"timeout": 2}), rows=98, accepted_share=0.02)
-    check_missing(StageAt("judge", 1), Counter(), rows=0, accepted_share=0.0)
+    check_missing(StageAt("judge", 1), [lacking(98, timeout=2)], 0.02)
+    check_missing(StageAt("judge", 1), [], 0.0)
 
 
 def test_more_is_refused_with_counts_by_kind_and_the_ways_on():
     with pytest.raises(
-        TooMuchMissing, match=r"judge \(round 1\): 3 of 100 rows.*2 timeout, 1 server.*same command"
+        TooMuchMissing,
+        match=r"judge \(round 1\): 3 of 100 rows.*2 timeout, 1 server.*id-of-timeout came 'timeout was said'.*same",
     ) as error:
-        check_missing(StageAt("judge", 1), Counter({"timeout": 2, "server": 1}), rows=97, accepted_share=0.02)
+        check_missing(StageAt("judge", 1), [lacking(60, timeout=1), lacking(37, timeout=1, server=1)], 0.02)
     assert error.value.exit_code == 4
 
 

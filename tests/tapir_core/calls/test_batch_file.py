@@ -45,13 +45,13 @@ def test_files_hold_every_request_once_within_the_limits(
     requests = {request.key: request for request in asked}
     limits = BatchConfig(max_rows=rows, max_bytes=most_bytes)
     seen = []
-    for file in split_files(requests, limits, tokens_field="max_tokens"):
+    for file in split_files(requests, limits, Endpoint("", 1)):
         lines = [json.loads(text) for text in file.content.splitlines()]
         assert [each["custom_id"] for each in lines] == list(file.rows)
         assert 1 <= len(lines) <= rows
         assert len(file.content) <= most_bytes or len(lines) == 1
         assert len({each["body"]["model"] for each in lines}) == 1
-        assert [each["body"] for each in lines] == [request_body(each) for each in file.rows.values()]
+        assert [each["body"] for each in lines] == [request_body(each, Endpoint("", 1)) for each in file.rows.values()]
         seen += list(file.rows)
     assert sorted(seen) == sorted(requests)
 

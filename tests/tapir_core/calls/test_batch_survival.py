@@ -13,7 +13,7 @@ from pathlib import Path
 import openai
 import pytest
 
-from tapir_core.calls import AnswerStore, CallEngine, Failure, Outcome, Request
+from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome, Request
 from tapir_core.calls.batch_client import split_files
 from tapir_core.calls.store_writes import note_batch
 from tapir_core.config import BatchConfig, BudgetConfig
@@ -113,7 +113,7 @@ def test_three_processes_that_ask_the_same_share_one_batch(store_url: str, tmp_p
 def test_a_death_while_a_batch_is_made_makes_no_second_one(store_url: str, tmp_path: Path, died: str):
     log_path = tmp_path / "log.jsonl"
     with StandinServer(batches=FAST, log_path=log_path) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), tokens_field="max_tokens")
+        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
         file_id = ""
         if died != "before the upload":
             file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
@@ -134,7 +134,7 @@ def test_a_death_while_a_batch_is_made_makes_no_second_one(store_url: str, tmp_p
 def test_a_batch_whose_id_was_not_noted_is_found_behind_a_hundred_newer_ones(store_url: str):
     made = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(3)}, BatchConfig(), tokens_field="max_tokens")
+        (file,) = split_files({r.key: r for r in sums(3)}, BatchConfig(), Endpoint("", 1))
         file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
         client.batches.create(input_file_id=file_id, **made)
         other_id = client.files.create(file=("other.jsonl", file.content), purpose="batch").id
@@ -148,7 +148,7 @@ def test_a_batch_whose_id_was_not_noted_is_found_behind_a_hundred_newer_ones(sto
 
 def test_who_asks_for_a_part_of_a_batch_stores_all_of_it(store_url: str):
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), tokens_field="max_tokens")
+        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
         file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id)
         with open_batch_engine(store_url) as engine:
@@ -159,7 +159,7 @@ def test_who_asks_for_a_part_of_a_batch_stores_all_of_it(store_url: str):
 def test_live_calls_wait_for_what_is_in_a_batch_and_make_the_rest(store_url: str, tmp_path: Path):
     log_path = tmp_path / "log.jsonl"
     with StandinServer(batches=FAST, log_path=log_path) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), tokens_field="max_tokens")
+        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
         file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id)
         with open_batch_engine(store_url) as engine:
@@ -182,7 +182,7 @@ def test_what_a_batch_reserved_that_nobody_asks_for_leaves_no_asker_waiting_for_
 
 def test_a_batch_that_is_taken_over_may_make_room_for_other_requests(store_url: str):
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), tokens_field="max_tokens")
+        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
         file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id, tokens=500)
         budget = BudgetConfig(tokens=5_000)

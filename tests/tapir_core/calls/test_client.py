@@ -53,7 +53,7 @@ REQUESTS = {
 def test_what_is_sent_is_the_request_as_it_would_be_written_into_a_batch(request_name: str):
     request = REQUESTS[request_name]
     _, call = send(Text("fine"), request=request, api_key=KEY)
-    assert call.body == json.loads(json.dumps(request_body(request)))
+    assert call.body == json.loads(json.dumps(request_body(request, Endpoint("", 1))))
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 500, 503])
@@ -192,6 +192,24 @@ def test_limits_that_headers_show_are_passed_on_with_answers_and_failures():
     assert not send(Status(429))[0].shows_spent_account
 
 
+def test_an_address_in_the_style_of_azure_gets_its_version_and_the_key_in_its_own_header():
+    fields = {"key_header": "api-key", "query": {"api-version": "2026-01-01"}, "headers": {"X-Team": "tapir"}}
+    with FakeProvider(models=["m"], query={"api-version": "2026-01-01"}) as provider:
+        reply = send_to(provider.endpoint(api_key=KEY, **fields))
+        (call,) = provider.calls
+    assert isinstance(reply.outcome, Answer)
+    assert (call.headers["api-key"], call.headers["X-Team"]) == (KEY, "tapir")
+    assert "Authorization" not in call.headers
+
+
+def test_a_proxy_of_the_configuration_is_used_in_place_of_the_environments(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with FakeProvider() as proxy:
+        reply = send_to(Endpoint("http://model.invalid/v1", 1, proxy=proxy.base_url.removesuffix("/v1")))
+        assert [call.headers["Host"] for call in proxy.calls] == ["model.invalid"]
+    assert isinstance(reply.outcome, Answer)
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_refused_because_the_key_would_go_along(status: int):
     with FakeProvider() as elsewhere:
@@ -222,7 +240,7 @@ def test_a_short_placeholder_key_garbles_no_reply():
     assert hide_key("x marks the spot", "x") == "x marks the spot"
 
 
-def test_openai_itself_is_told_who_pays_and_knows_the_newer_field(monkeypatch: pytest.MonkeyPatch):
+def test_openai_itself_is_told_who_pays(monkeypatch: pytest.MonkeyPatch):
     # Its own host cannot be served here: a proxy in its place shows what would go out, up to the tunnel.
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     with FakeProvider() as proxy:
@@ -231,5 +249,3 @@ def test_openai_itself_is_told_who_pays_and_knows_the_newer_field(monkeypatch: p
         (call,) = proxy.calls
     assert call.headers["OpenAI-Organization"] == "org-1"
     assert "OpenAI-Project" not in call.headers
-    assert call.body["max_completion_tokens"] == 1024
-    assert "max_tokens" not in call.body

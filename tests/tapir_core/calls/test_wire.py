@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls import Answer, Failure
+from tapir_core.calls import Answer, Endpoint, Failure
 from tapir_core.calls.wire import Reply, read_completion, read_error, read_retry_after, request_body
 from tapir_core.config import Sampling
 from tests.doubles.provider import make_request
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+PRICED = Endpoint("http://h/v1", 1, usd_per_million_prompt_tokens=2.0, usd_per_million_completion_tokens=8.0)
 
 
 def completion(content: Any = "fine", *, finish_reason: Any = "stop", **message: Any) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def completion(content: Any = "fine", *, finish_reason: Any = "stop", **message:
 
 def read(body: Any) -> Reply:
     raw = body if isinstance(body, str) else json.dumps(body)
-    return read_completion(raw, usd_per_million_prompt=2.0, usd_per_million_completion=8.0)
+    return read_completion(raw, PRICED)
 
 
 def test_a_completion_becomes_an_answer_with_tokens_and_price():
@@ -165,15 +167,15 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(headers: dict[str, str], se
 
 def test_greedy_first_samples_send_no_seed_and_all_others_their_sample_index():
     warm = Sampling(temperature=1.0)
-    assert "seed" not in request_body(make_request())
-    assert request_body(make_request(sampling=warm))["seed"] == 0
-    assert request_body(make_request(sampling=warm, sample_index=3))["seed"] == 3
-    assert request_body(make_request(sample_index=3))["seed"] == 3
+    assert "seed" not in request_body(make_request(), PRICED)
+    assert request_body(make_request(sampling=warm), PRICED)["seed"] == 0
+    assert request_body(make_request(sampling=warm, sample_index=3), PRICED)["seed"] == 3
+    assert request_body(make_request(sample_index=3), PRICED)["seed"] == 3
 
 
 @given(st.text(st.characters(codec=None)))
 def test_any_text_can_be_sent_stored_and_read_again(text: str):
-    sent = request_body(make_request(text))["messages"][0]["content"]
+    sent = request_body(make_request(text), PRICED)["messages"][0]["content"]
     received = read(completion(text)).outcome
     assert isinstance(received, Answer)
     assert sent == received.text
@@ -193,8 +195,8 @@ WEIGHED = {
 
 
 def test_log_probabilities_are_asked_for_only_where_they_are_wanted():
-    assert "logprobs" not in request_body(make_request())
-    body = request_body(make_request(top_logprobs=5))
+    assert "logprobs" not in request_body(make_request(), PRICED)
+    body = request_body(make_request(top_logprobs=5), PRICED)
     assert (body["logprobs"], body["top_logprobs"]) == (True, 5)
 
 

@@ -48,12 +48,12 @@ def test_the_smallest_file_gives_the_defaults_of_the_paper(tmp_path: Path) -> No
 
 
 def test_a_panel_of_judges_is_a_list_of_tables(tmp_path: Path) -> None:
-    text = SMALLEST + '[[judge.panel]]\ntype = "standin"\nnoise = 1.5\n[[judge.panel]]\ntype = "openai"\nmodel = "m"\n'
-    config = load(tmp_path, text + 'identity = "i"\n')
+    text = SMALLEST + '[[judge.panel]]\ntype = "standin"\nnoise = 1.5\n[[judge.panel]]\ntype = "openai"\n'
+    config = load(tmp_path, text + 'model = "m"\n')
     assert list(config.judge.endpoints) == ["judge.endpoint", "judge.panel.0", "judge.panel.1"]
     assert config.judge.panel[0] == StandinEndpoint(noise=1.5)
     assert load_resolved(resolved_json(config)) == config
-    assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == ["judge.panel.1.identity"]
+    assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == ["judge.panel.1.model"]
 
 
 def test_all_problems_are_reported_at_once_in_one_line_each(tmp_path: Path) -> None:
@@ -147,7 +147,10 @@ type = "standin"
     [
         ("teacher.endpoint.base_url=api.openai.com", 'is no web address; write it as "http://host:port/v1"'),
         ("teacher.endpoint.base_url=https://h/v1/chat/completions", "write the address up to and with `/v1`"),
-        ("teacher.endpoint.identity=", "teacher.endpoint.identity: value"),
+        ("teacher.answering.temperature=hot", 'temperature: value "hot" (from the command line'),
+        ("teacher.answering.temperature=-1", "expected number ≥ 0"),
+        ("teacher.endpoint.headers={Authorization='sk-hush'}", "name the key's variable in api_key_env"),
+        ("teacher.endpoint.key_header='api key'", "is no name of an HTTP header"),
         ("teacher.endpoint.model=", "expected text (not empty)"),
         ("teacher.endpoint.api_key=sk-hush", "did you mean `api_key_env`?"),
         ("teacher.endpoint.api_key_env=sk-hush", "is no name of an environment variable"),

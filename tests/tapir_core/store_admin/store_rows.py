@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-from tapir_core.calls import AnswerStore, Failure, Request
+from tapir_core.calls import AnswerStore, Endpoint, Failure, Request
 from tapir_core.calls.wire import Reply, read_completion
 from tapir_core.store_admin import Verified
 from tests.doubles.provider import make_request
@@ -17,7 +17,7 @@ def reply_of(text: str = "fine", *, usd: float = 0.0) -> Reply:
     """10 prompt and 5 completion tokens, for ``usd`` together."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     body = {"choices": [choice], "usage": {"prompt_tokens": 10, "completion_tokens": 5}}
-    read = read_completion(json.dumps(body), usd_per_million_prompt=0, usd_per_million_completion=0)
+    read = read_completion(json.dumps(body), Endpoint("", 1))
     return replace(read, usd=usd)
 
 

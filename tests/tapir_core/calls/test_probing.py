@@ -1,0 +1,126 @@
+"""What an endpoint takes is found out before the first row, and said: against servers in the shape of providers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
+from tapir_core.calls.probing import Settled, in_words, settle
+from tapir_core.config import CallsConfig, OpenAIEndpoint, RunConfig
+from tapir_core.errors import ConfigError
+from tests.doubles.provider import FakeProvider, Status
+from tests.doubles.shapes import SHAPES
+from tests.run_config import make_config
+
+UNKNOWN: dict[str, Settled] = {}
+
+
+def asked_at(provider: FakeProvider, **teacher: Any) -> RunConfig:
+    endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": "", **teacher.pop("endpoint", {})}
+    return make_config(
+        "runs",
+        teacher={"endpoint": {**endpoint, "model": "a-teacher"}, **teacher},
+        judge={"endpoint": {**endpoint, "model": "a-judge"}},
+    )
+
+
+def settled(
+    store_url: str, quick: CallsConfig, config: RunConfig, known: Mapping[str, Settled] = UNKNOWN
+) -> tuple[RunConfig, dict[str, Settled]]:
+    with CallEngine(AnswerStore(store_url), quick, run="a-run") as engine:
+
+        def ask(_: str, endpoint: OpenAIEndpoint, request: Request) -> Outcome:
+            from tasks.engines.endpoints import Endpoints, endpoint_source
+
+            [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, None), "teacher.endpoint"))  # type: ignore[arg-type]  # no stand-in is started
+            return outcome
+
+        return settle(config, known, ask)
+
+
+LEFT_OUT = {
+    "openai_reasoning": {
+        "teacher.answering.temperature": "provider",
+        "teacher.answering.top_p": "provider",
+        "teacher.expanding.top_p": "provider",
+        "teacher.endpoint.tokens_field": "max_completion_tokens",
+        "judge.sampling.temperature": "provider",
+        "judge.endpoint.tokens_field": "max_completion_tokens",
+    },
+    "anthropic": {"teacher.answering.top_p": "provider", "judge.sampling.top_p": "provider"},
+    "anthropic_newest": {"teacher.answering.temperature": "provider", "judge.sampling.temperature": "provider"},
+    "gemini": {"teacher.endpoint.seed": False, "judge.endpoint.seed": False},
+    "mistral": {"teacher.endpoint.seed": False, "judge.endpoint.seed": False},
+    "vllm": {},
+    "vllm_inline": {},
+    "ollama": {},
+    "llama_cpp": {},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_provider_refuses_is_left_out_and_said_and_what_it_takes_stays(
+    shape: str, store_url: str, quick: CallsConfig
+) -> None:
+    with FakeProvider(SHAPES[shape]) as provider:
+        config, found = settled(store_url, quick, asked_at(provider))
+        changes = {name: value for each in found.values() for name, value in each.changes.items()}
+        assert LEFT_OUT[shape].items() <= changes.items()
+        assert bool(LEFT_OUT[shape]) == bool(changes)
+        assert len(list(in_words(found))) == len(changes)
+        assert all(name in " ".join(in_words(found)) for name in changes)
+        # A model of OpenAI takes temperature 1, and keeps it.
+        if shape == "openai_reasoning":
+            assert config.teacher.expanding.temperature == 1.0
+        asked = len(provider.calls)
+        again, found_again = settled(store_url, quick, asked_at(provider), found)
+        assert (again, found_again) == (config, found)
+        assert len(provider.calls) == asked, "what is known is asked nobody"
+
+
+def test_a_probe_is_paid_once_for_all_runs(store_url: str, quick: CallsConfig) -> None:
+    with FakeProvider() as provider:
+        settled(store_url, quick, asked_at(provider))
+        asked = len(provider.calls)
+        settled(store_url, quick, asked_at(provider))
+        assert 0 < asked == len(provider.calls)
+
+
+def test_another_model_is_probed_again(store_url: str, quick: CallsConfig) -> None:
+    with FakeProvider() as provider:
+        _, found = settled(store_url, quick, asked_at(provider))
+        asked = len(provider.calls)
+        settled(store_url, quick, asked_at(provider, endpoint={"reasoning_effort": "high"}), found)
+        assert len(provider.calls) == 2 * asked
+        assert provider.calls[-1].body["reasoning_effort"] == "high"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "remedy"),
+    [
+        ({"endpoint": {"reasoning_effort": "high"}}, "leave out what sets"),
+        ({"answering": {"max_tokens": 30}}, "teacher.answering.max_tokens: value 30"),
+        ({"answering": {"max_tokens": 8}}, "with higher max_tokens. Raise max_tokens of this sampling"),
+    ],
+)
+def test_what_must_not_be_left_out_is_refused_with_the_providers_words_and_a_remedy(
+    teacher: dict[str, Any], remedy: str, store_url: str, quick: CallsConfig
+) -> None:
+    shape = "ollama" if "endpoint" in teacher else "openai_reasoning"
+    with FakeProvider(SHAPES[shape]) as provider, pytest.raises(ConfigError, match=remedy):
+        settled(store_url, quick, asked_at(provider, **teacher))
+
+
+def test_an_endpoint_that_cannot_be_asked_now_is_left_as_it_is(store_url: str, quick: CallsConfig) -> None:
+    with FakeProvider(lambda _: Status(503)) as provider:
+        config = asked_at(provider)
+        assert settled(store_url, quick, config) == (config, {})
+
+
+def test_the_stand_in_is_not_probed() -> None:
+    def never(*_: Any) -> Answer | Failure:
+        raise AssertionError("asked")
+
+    config = make_config("runs")
+    assert settle(config, {}, never) == (config, {})
