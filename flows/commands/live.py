@@ -24,9 +24,9 @@ from flows.prefect_server import TAG, connect_prefect
 from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import TapirError
 from tapir_core.reporting.page import (
+    caution_sentence,
     gain_sentence,
     report_path,
-    standin_sentence,
     state_sentence,
     ui_sentence,
 )
@@ -202,7 +202,7 @@ def spend_line(spend: LiveSpend) -> str:
 def print_summary(console: Console, summary: RunSummary) -> None:
     """The run in tables: by round, by task type, time by stage; then where to read more."""
     print_tables(console, rounds_table(summary), accuracy_table(summary), seconds_table(summary))
-    said = (state_sentence(summary), gain_sentence(summary), standin_sentence(summary))
+    said = (state_sentence(summary), gain_sentence(summary), caution_sentence(summary))
     for sentence in (*filter(None, said), f"Report: {report_path(summary)}", ui_sentence(summary)):
         console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 

@@ -163,7 +163,7 @@ class OpenAIEndpoint(EndpointConfig):
     type: Literal["openai"] = "openai"
 
     base_url: Annotated[str | tuple[str, ...], BeforeValidator(_check_addresses)] = "https://api.openai.com/v1"
-    """Address up to and with `/v1`, or a list that shares the load. Re-runs nothing: `identity` says who answers."""
+    """Address up to and with `/v1`, or a list that shares the load. Re-runs nothing where `identity` is set."""
 
     model: Annotated[str, Field(min_length=1)]
     """Model name as the server knows it."""
@@ -337,7 +337,7 @@ class JudgeConfig(Section):
     """The LLM that scores student against teacher; may be the teacher with another prompt."""
 
     endpoint: EndpointConfig
-    """Where it answers; with a panel, where its first judge does."""
+    """Where it answers, of a panel the first judge; left out: where the teacher does."""
 
     panel: Annotated[tuple[EndpointConfig, ...], Field(strict=False)] = ()
     """More judges, each with the fields of an endpoint in a `[[judge.panel]]`: every judge scores every pair."""

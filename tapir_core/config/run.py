@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_serializer
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_serializer,
+    model_validator,
+)
 
 from tapir_core.config._base import Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
@@ -242,6 +250,17 @@ class RunConfig(Section):
 
     budget: BudgetConfig = BudgetConfig()
     """What the run may cost at most."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judged_by_the_teacher(cls, values: Any) -> Any:
+        """Where no judge's endpoint is given, the teacher judges."""
+        if not isinstance(values, dict) or not isinstance(values.get("teacher"), dict):
+            return values
+        judge, endpoint = values.get("judge", {}), values["teacher"].get("endpoint")
+        if isinstance(judge, dict) and "endpoint" not in judge and endpoint is not None:
+            return {**values, "judge": {**judge, "endpoint": endpoint}}
+        return values
 
     @field_serializer("rounds")
     def _only_what_is_set(self, rounds: dict[str, RoundConfig]) -> dict[str, dict[str, Any]]:

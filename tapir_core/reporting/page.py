@@ -155,9 +155,9 @@ def accuracy_note(scores: Iterable[Score | None]) -> str:
     return say("accuracy_note", [each for each in scores if each is not None])
 
 
-def standin_sentence(summary: RunSummary) -> str:
-    """Says plainly that no LLM taught or judged; empty when both roles are models."""
-    return say("standin", summary)
+def caution_sentence(summary: RunSummary) -> str:
+    """Says plainly that no LLM taught or judged, that a judge judges its own answers, or varies; empty of none."""
+    return say("caution", summary)
 
 
 def ui_sentence(summary: RunSummary) -> str:

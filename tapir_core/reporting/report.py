@@ -30,6 +30,7 @@ from tapir_core.reporting.estimate_table import kept_comparison
 from tapir_core.reporting.page import (
     Section,
     Table,
+    caution_sentence,
     gain_sentence,
     markdown_table,
     markdown_text,
@@ -37,7 +38,6 @@ from tapir_core.reporting.page import (
     render_page,
     report_path,
     report_sentence,
-    standin_sentence,
     state_sentence,
     table_of,
     table_section,
@@ -129,7 +129,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
     what = (
         f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
     )
-    said = [what, state_sentence(summary), gain_sentence(summary), standin_sentence(summary)]
+    said = [what, state_sentence(summary), gain_sentence(summary), caution_sentence(summary)]
     tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
     benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
     made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]

@@ -36,7 +36,7 @@ from tapir_core.reporting.figure import (
     points_with_intervals,
     stacked_bars,
 )
-from tapir_core.reporting.page import Section, Table, accuracy_note, render_page, standin_sentence, table_section
+from tapir_core.reporting.page import Section, Table, accuracy_note, caution_sentence, render_page, table_section
 from tapir_core.reporting.tables import task_types_table
 from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt, benchmark_stages, lines
@@ -113,7 +113,7 @@ def render_side_by_side(shown: SideBySide) -> str:
         Section("Benchmarks", shown.benchmarks),
         Section(answers.title, [_plot_answers(shown.runs), answers]),
     ]
-    warnings = dict.fromkeys(filter(None, map(standin_sentence, shown.runs)))
+    warnings = dict.fromkeys(filter(None, map(caution_sentence, shown.runs)))
     return render_page("side_by_side.html.jinja2", sections, runs=shown.runs, warnings=[*warnings])
 
 

@@ -139,6 +139,8 @@ def summarise(run: RunFolder) -> RunSummary:
         teacher=config.teacher.endpoint.name,
         judge=" and ".join(config.judge.names) if config.judge.panel else config.judge.endpoint.name,
         standins=tuple(role for role, endpoints in roles.items() if all(each.is_standin for each in endpoints)),
+        judges_itself=config.teacher.endpoint.answers_as("teacher") in config.judge.identities,
+        judge_varies=config.judge.sampling.temperature != 0,
         planned_rounds=config.run.rounds,
         next_stage=state.next_stage,
         stopped=state.stopped,

@@ -215,6 +215,10 @@ class RunSummary:
     """What a resume would do first; nothing when the run is done."""
     stopped: str | None
     """Why the stop rule ended the run early."""
+    judges_itself: bool = False
+    """Whether the teacher is a judge too."""
+    judge_varies: bool = False
+    """Whether verdicts are drawn at a temperature that is not 0."""
     pool: int | None = None
     """Instructions of the pool, before unusable teacher answers leave it."""
     unusable: dict[str, int] | None = None

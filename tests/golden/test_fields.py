@@ -21,7 +21,8 @@ ROOT = Path(__file__).parents[2]
 _OPENAI = (
     'type = "openai", model = "m", identity = "i", base_url = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"], '
     'api_key_env = "KEY", api_key_file = "f", requests_per_minute = 9.0, tokens_per_minute = 9.0, mode = "batch", '
-    "usd_per_million_prompt_tokens = 1.0, usd_per_million_completion_tokens = 1.0"
+    "usd_per_million_prompt_tokens = 1.0, usd_per_million_completion_tokens = 1.0, "
+    'proxy = "http://127.0.0.1:3", tokens_field = "max_tokens"'
 )
 _FILES = 'questions = "q.jsonl", baseline = "b.jsonl"'
 _BENCHMARKS = [

@@ -56,6 +56,18 @@ VARIANTS: dict[str, list[str]] = {
     # teacher
     "teacher openai": [f"teacher.endpoint={{ {_OPENAI} }}"],
     "teacher openai: all its fields": [f"teacher.endpoint={{ {_ALL_OF_OPENAI} }}"],
+    "teacher openai: in the style of Azure": [
+        f'teacher.endpoint={{ {_OPENAI}, key_header = "api-key", headers = {{ X-Team = "t" }}, '
+        'query = { api-version = "v" }, proxy = "http://127.0.0.1:3", tokens_field = "max_completion_tokens", '
+        "seed = false }",
+    ],
+    "teacher openai: max_tokens": ["teacher.endpoint.tokens_field=max_tokens"],
+    "teacher openai: thinks": [
+        f'teacher.endpoint={{ {_OPENAI}, reasoning_effort = "high", thinking = "keep", '
+        'extra_body = { extra_body = { google = { thinking_config = { thinking_budget = 0 } } } } }',
+    ],
+    "teacher openai: its own sampling": ['teacher.answering={ temperature = "provider", top_p = "provider" }'],
+    "teacher openai: no identity": ['teacher.endpoint={ type = "openai", model = "m", api_key_env = "" }'],
     "teacher openai: key of a variable": ["teacher.endpoint.api_key_env=TEACHER_KEY"],
     "teacher openai: batch": [f"teacher.endpoint={{ {_OPENAI}, {_BATCH} }}"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],

@@ -2,7 +2,7 @@ import polars as pl
 import pytest
 
 from tapir_core.paths import BACKBONE
-from tapir_core.reporting.page import standin_sentence, state_sentence
+from tapir_core.reporting.page import caution_sentence, state_sentence
 from tapir_core.reporting.run_progress import read_progress
 from tapir_core.run_folder import RunFolder
 from tapir_core.run_state import history, stop_reason
@@ -175,6 +175,6 @@ def test_the_standin_is_named_also_behind_an_address_and_a_model_is_not(tmp_path
     config = make_config(tmp_path, teacher=endpoint("standin-teacher"), judge=endpoint("some-model"))
     summary = summarise(build_run(tmp_path, until=StageAt("pool"), config=config))
     assert summary.standins == ("teacher",)
-    assert standin_sentence(summary).startswith("The teacher of this run is the stand-in: ")
+    assert caution_sentence(summary).startswith("The teacher of this run is the stand-in: ")
     config = make_config(tmp_path, run={"name": "real"}, teacher=endpoint("strong"), judge=endpoint("some-model"))
-    assert standin_sentence(summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""
+    assert caution_sentence(summarise(build_run(tmp_path, until=StageAt("pool"), config=config))) == ""
