@@ -1,7 +1,7 @@
 """`tapir doctor`: every part that a run needs, what was found of it, and the remedy for each fault. Mends nothing."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +15,14 @@ from flows.commands import AsJson, Overrides, console
 from flows.commands.diagnosis import Finding, examine
 from flows.commands.diagnosis.run import machine_checks, read_run, root_checks, run_checks
 from flows.commands.diagnosis.server import server_check, server_parts
+from flows.commands.diagnosis.trial import Trial, try_roles
+from flows.driver import read_config
+from tapir_core.calls import Answer
 from tapir_core.errors import ConfigError
+from tapir_core.text import shorten
 
+_LONGEST = 400
+"""Characters of a prompt or reply that are shown."""
 _STYLES = {"ok": "green", "warning": "yellow", "fault": "bold red"}
 
 
@@ -27,16 +33,49 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
+    attempt: Annotated[
+        bool, typer.Option("--try", help="Ask teacher and judges once in each role, paid, and show what comes.")
+    ] = False,
 ) -> None:
     """`tapir doctor`."""
-    if overrides and config is None:
-        raise ConfigError("--set replaces a value of a configuration; name its file: `tapir doctor CONFIG --set …`")
+    if (overrides or attempt) and config is None:
+        asks = "--try asks whom a" if attempt else "--set replaces a value of a"
+        raise ConfigError(f"{asks} configuration names; name its file: `tapir doctor CONFIG …`")
+    if attempt:
+        assert config is not None
+        faults = sum(_print_trial(each) for each in _trials(config, overrides or []))
+        raise typer.Exit(int(faults > 0))
     found = diagnose(config, overrides or [], root)
     if as_json:
         typer.echo(findings_json(found))
     else:
         print_findings(console, found)
     raise typer.Exit(int(any(each.level == "fault" for each in found)))
+
+
+def _trials(config: Path, overrides: Sequence[str]) -> Iterator[Trial]:
+    return try_roles(read_config(config, overrides), say=lambda line: console.print(line, highlight=False))
+
+
+def _print_trial(trial: Trial) -> bool:
+    """What was sent, what came, what was read of it; whether something is at fault."""
+    sent = {name: value for name, value in trial.sent.items() if name != "messages"}
+    prompt, outcome = trial.sent["messages"][-1]["content"], trial.outcome
+    console.print(Text(f"{trial.role} · {trial.field}", style="bold"))
+    rows = {"sent": json.dumps(sent, ensure_ascii=False), "prompt": shorten(prompt, _LONGEST)}
+    if isinstance(outcome, Answer):
+        cost = f"{outcome.prompt_tokens} + {outcome.completion_tokens} tokens, {outcome.usd:.6f} USD"
+        rows["came"] = shorten(outcome.text, _LONGEST)
+        rows["ended"] = f"{outcome.finish_reason}; {cost}, {trial.seconds:.1f} s"
+    if trial.read:
+        rows["read"] = shorten(trial.read, _LONGEST)
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 1))
+    for name, said in rows.items():
+        table.add_row(Text(name, style="dim"), Text(said))
+    if trial.fault:
+        table.add_row(Text("fault", style=_STYLES["fault"]), Text(trial.fault))
+    console.print(table)
+    return bool(trial.fault)
 
 
 def diagnose(config: str | Path | None, overrides: Sequence[str] = (), root: str | None = None) -> list[Finding]:

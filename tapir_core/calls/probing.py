@@ -7,6 +7,8 @@ configuration that the run keeps, so that stage keys and request keys say what w
 Limits: a field that a provider takes and ignores looks as if it were obeyed.
 """
 
+import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,10 +75,13 @@ def settle(config: RunConfig, known: Mapping[str, Settled], ask: Ask) -> tuple[R
 
 
 def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
-    """What is asked otherwise than the configuration says, a line each."""
+    """What is asked otherwise than the configuration says, a line for each thing that an endpoint said."""
+    fields = defaultdict[tuple[str, Any], list[str]](list)
     for each in found.values():
         for (name, value), said in zip(each.changes.items(), each.said, strict=True):
-            yield f"{name} = {value!r} in this run, for the endpoint said: {said}"
+            fields[said, value].append(name)
+    for (said, value), names in fields.items():
+        yield f"In this run {', '.join(names)} = {json.dumps(value)}, because the endpoint said: {said}"
 
 
 def _probes(config: RunConfig) -> Iterator[_Probe]:

@@ -50,7 +50,9 @@ def test_a_run_is_asked_to_its_verdicts_and_a_second_start_asks_nobody(
     settled = json.loads((tmp_path / "shaped" / "run.json").read_text())["settled"]
     changes = {name: value for each in settled.values() for name, value in each["changes"].items()}
     for name, value in changes.items():
-        assert any(line.startswith(f"{name} = {value!r} in this run") for line in said)
+        assert any(
+            line.startswith("In this run ") and name in line and f" = {json.dumps(value)}, " in line for line in said
+        )
     taught = run.rows(StageAt("teach"))
     assert taught.height == 60
     assert taught["response"].str.len_chars().min() > 0

@@ -64,7 +64,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher openai: max_tokens": ["teacher.endpoint.tokens_field=max_tokens"],
     "teacher openai: thinks": [
         f'teacher.endpoint={{ {_OPENAI}, reasoning_effort = "high", thinking = "keep", '
-        'extra_body = { extra_body = { google = { thinking_config = { thinking_budget = 0 } } } } }',
+        "extra_body = { extra_body = { google = { thinking_config = { thinking_budget = 0 } } } } }",
     ],
     "teacher openai: its own sampling": ['teacher.answering={ temperature = "provider", top_p = "provider" }'],
     "teacher openai: no identity": ['teacher.endpoint={ type = "openai", model = "m", api_key_env = "" }'],

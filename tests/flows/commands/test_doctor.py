@@ -11,7 +11,8 @@ from rich.console import Console
 
 from flows.commands.diagnosis import Finding
 from flows.commands.doctor import findings_json, print_findings
-from tests.doubles.provider import FakeProvider
+from tests.doubles.provider import FakeProvider, Text
+from tests.doubles.shapes import SHAPES
 from tests.students import make_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -71,3 +72,32 @@ def test_where_all_is_well_it_ends_with_nought(tmp_path: Path) -> None:
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "faults 0" in done.stdout
+
+
+def write_config(folder: Path, provider: FakeProvider) -> str:
+    """The smallest one for a provider: no identity, no judge."""
+    file = folder / "mine.toml"
+    endpoint = f'type = "openai"\nmodel = "a-teacher"\nbase_url = "{provider.base_url}"\napi_key_env = ""\n'
+    pool = '[data.pool]\ntype = "standin"\nrows = 20\n'
+    file.write_text(f'[run]\nname = "mine"\nroot = "{folder}"\n{pool}[teacher.endpoint]\n{endpoint}')
+    return str(file)
+
+
+def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(tmp_path: Path) -> None:
+    with FakeProvider(SHAPES["openai_reasoning"]) as provider:
+        found = doctor(write_config(tmp_path, provider), "--try")
+    assert found.returncode == 0, found.stderr
+    said = " ".join(found.stdout.split())
+    assert "'max_tokens' is not supported with this model" in said
+    for role in ("label", "teach", "expand", "refine"):
+        assert f"{role} · teacher.endpoint" in said
+    assert "judge · judge.endpoint" in said
+    assert "PairScores(" in said
+    assert list(tmp_path.iterdir()) == [tmp_path / "mine.toml"], "nothing is kept"
+
+
+def test_a_role_whose_reply_cannot_be_read_is_a_fault(tmp_path: Path) -> None:
+    with FakeProvider(lambda _: Text("I would rather not say.")) as provider:
+        found = doctor(write_config(tmp_path, provider), "--try")
+    assert found.returncode == 1
+    assert "fault cannot be read:" in " ".join(found.stdout.split())
