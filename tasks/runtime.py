@@ -162,7 +162,7 @@ class Runtime:
             )
         except MissingPrerequisite as error:
             return Failure("connection", str(error))
-        if isinstance(outcome, Failure) and not outcome.retryable:
+        if isinstance(outcome, Failure) and outcome.kind in ("bad_request", "used_up"):
             # Whoever corrects it is to be probed again, and not to be told from the store.
             self.calls.forget([request])
         return outcome

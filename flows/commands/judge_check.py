@@ -17,6 +17,7 @@ from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_rows, say
 from tapir_core.calls import OnOutcome, Outcome, Parsed, run_key
+from tapir_core.calls.probing import in_words, settle
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -134,6 +135,12 @@ def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) ->
     balanced = mode_of(config.judge).is_balanced(config.judge)
     runtime = Runtime(_NoRun(_as_checked(config)))
     try:
+        settled, found = settle(runtime.config, {}, runtime.probe, of="judge.")
+        for line in in_words(found):
+            say(line)
+        if settled != runtime.config:
+            runtime.close()
+            runtime = Runtime(_NoRun(settled))
         checked = [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
     finally:
         runtime.close()

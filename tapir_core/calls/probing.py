@@ -19,7 +19,8 @@ from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
 from tapir_core.text import canonical_json, digest
 
-_PROMPT = "Reply with the one word: ready"
+PROMPT = "Reply with the one word: ready"
+"""What a probe asks."""
 _SAME = {"max_tokens": "tokens_field", "max_completion_tokens": "tokens_field", "top_logprobs": "logprobs"}
 """Field of a request → what the configuration calls it."""
 
@@ -52,20 +53,27 @@ class _Probe:
     role: str
     top_logprobs: int = 0
 
+    @property
+    def name(self) -> str:
+        return f"{self.how} at {self.where}"
 
-def settle(config: RunConfig, known: Mapping[str, Settled], ask: Ask) -> tuple[RunConfig, dict[str, Settled]]:
+
+def settle(
+    config: RunConfig, known: Mapping[str, Settled], ask: Ask, *, of: str = ""
+) -> tuple[RunConfig, dict[str, Settled]]:
     """The configuration with what every endpoint takes, and how that was found.
 
-    ``known`` is what an earlier start of the run found: it is not asked again. What cannot be asked now,
-    because nothing answers or a cap is reached, is left as it is: the stage says so better.
+    ``known`` is what an earlier start of the run found: it is not asked again. What cannot be asked now, because
+    nothing answers or a cap is reached, is left as it is: the stage says so better. ``of`` limits it to the samplings
+    whose field begins so.
 
     Raises:
         ConfigError: an endpoint refuses something that must not be left out; with its words and the remedy.
     """
     found: dict[str, Settled] = {}
-    for name in [f"{each.how} at {each.where}" for each in _probes(config)]:
+    for name in [each.name for each in _probes(config) if each.how.startswith(of)]:
         # Read anew each time: what one probe found of an endpoint holds for the next one.
-        probe = next(each for each in _probes(config) if f"{each.how} at {each.where}" == name)
+        probe = next(each for each in _probes(config) if each.name == name)
         asked = digest([probe.endpoint.model_dump(mode="json"), probe.sampling.model_dump(mode="json")])
         before = known.get(name)
         settled = before if before is not None and before.asked == asked else _settled(probe, asked, ask)
@@ -160,7 +168,7 @@ def _request(probe: _Probe) -> Request:
     sent = {"tokens_field": endpoint.tokens_field, "seed": endpoint.seed}
     return Request(
         role="probe",
-        messages=(Message("user", _PROMPT),),
+        messages=(Message("user", PROMPT),),
         model=endpoint.model_for(probe.role),
         identity=f"{endpoint.identity_for(probe.role)} {canonical_json(sent)}",
         sampling=probe.sampling,

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from tapir_core.calls.probing import PROMPT as PROBE
 from tapir_core.calls.types import Endpoint, Message, Request
 from tapir_core.config import Sampling
 
@@ -124,6 +125,7 @@ class FakeProvider:
         models: FakeReply | Sequence[str] = ("fake-model",),
         api_key: str | None = None,
         query: Mapping[str, str] | None = None,
+        probed: bool = False,
     ) -> None:
         """Prepare it.
 
@@ -133,11 +135,13 @@ class FakeProvider:
             models: What it lists, or what it answers instead of a list.
             api_key: The only key to which it lists them; without one it takes any.
             query: What has to stand behind every address.
+            probed: Whether the script answers probes too; without, they are answered plainly, and are no calls.
         """
         self.script = script
         self._models = models
         self._api_key = api_key
         self._query = dict(query or {})
+        self._probed = probed
         self.calls: list[RecordedCall] = []
         self.most_at_once = 0
         """Most calls that were in the server at one moment."""
@@ -187,6 +191,8 @@ class FakeProvider:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = RecordedCall(await request.json(), request.headers.copy(), time.monotonic())
+        if call.prompt == PROBE and not self._probed:
+            return Text("ready").to_response(call)
         self.calls.append(call)
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)

@@ -10,9 +10,10 @@ import pytest
 from flows.distill import distill
 from flows.driver import hold_run
 from tapir_core.config import RunConfig
+from tapir_core.errors import TooMuchMissing
 from tapir_core.stages import StageAt
 from tasks.runtime import close_all
-from tests.doubles.provider import FakeProvider
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall
 from tests.doubles.shapes import SHAPES
 from tests.run_builder import build_run
 from tests.run_config import make_config
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 @pytest.fixture(params=SHAPES)
 def provider(request: pytest.FixtureRequest) -> Iterator[FakeProvider]:
-    with FakeProvider(SHAPES[request.param]) as provider:
+    with FakeProvider(SHAPES[request.param], probed=True) as provider:
         yield provider
     close_all()
 
@@ -70,6 +71,22 @@ def test_a_run_is_asked_to_its_verdicts_and_a_second_start_asks_nobody(
     verdicts = judged.rows(StageAt("judge", 1))
     assert verdicts.height > 0
     assert verdicts["teacher_score"].null_count() < verdicts.height / 2
+
+
+def test_what_a_provider_refuses_only_later_stops_the_run_with_its_words(tmp_path: Path, backbone: Path) -> None:
+    def newer(call: RecordedCall) -> FakeReply:
+        shape = "vllm" if len(provider.calls) < 30 else "anthropic_newest"
+        return SHAPES[shape](call)
+
+    with FakeProvider(newer, probed=True) as provider:
+        config = make_small(tmp_path, provider, backbone)
+        with (
+            pytest.raises(TooMuchMissing, match="`temperature` is deprecated for this model") as stopped,
+            hold_run(config, say=print) as run,
+        ):
+            distill(run.ref, until="teach")
+        close_all()
+    assert 'Set temperature = "provider" in the sampling' in str(stopped.value)
 
 
 def at(config: RunConfig, root: Path) -> RunConfig:

@@ -84,7 +84,7 @@ def write_config(folder: Path, provider: FakeProvider) -> str:
 
 
 def test_one_request_in_each_role_is_shown_with_what_is_read_of_it(tmp_path: Path) -> None:
-    with FakeProvider(SHAPES["openai_reasoning"]) as provider:
+    with FakeProvider(SHAPES["openai_reasoning"], probed=True) as provider:
         found = doctor(write_config(tmp_path, provider), "--try")
     assert found.returncode == 0, found.stderr
     said = " ".join(found.stdout.split())

@@ -63,7 +63,7 @@ LEFT_OUT = {
 def test_what_a_provider_refuses_is_left_out_and_said_and_what_it_takes_stays(
     shape: str, store_url: str, quick: CallsConfig
 ) -> None:
-    with FakeProvider(SHAPES[shape]) as provider:
+    with FakeProvider(SHAPES[shape], probed=True) as provider:
         config, found = settled(store_url, quick, asked_at(provider))
         changes = {name: value for each in found.values() for name, value in each.changes.items()}
         assert LEFT_OUT[shape].items() <= changes.items()
@@ -79,7 +79,7 @@ def test_what_a_provider_refuses_is_left_out_and_said_and_what_it_takes_stays(
 
 
 def test_a_probe_is_paid_once_for_all_runs(store_url: str, quick: CallsConfig) -> None:
-    with FakeProvider() as provider:
+    with FakeProvider(probed=True) as provider:
         settled(store_url, quick, asked_at(provider))
         asked = len(provider.calls)
         settled(store_url, quick, asked_at(provider))
@@ -87,7 +87,7 @@ def test_a_probe_is_paid_once_for_all_runs(store_url: str, quick: CallsConfig) -
 
 
 def test_another_model_is_probed_again(store_url: str, quick: CallsConfig) -> None:
-    with FakeProvider() as provider:
+    with FakeProvider(probed=True) as provider:
         _, found = settled(store_url, quick, asked_at(provider))
         asked = len(provider.calls)
         settled(store_url, quick, asked_at(provider, endpoint={"reasoning_effort": "high"}), found)
@@ -107,12 +107,12 @@ def test_what_must_not_be_left_out_is_refused_with_the_providers_words_and_a_rem
     teacher: dict[str, Any], remedy: str, store_url: str, quick: CallsConfig
 ) -> None:
     shape = "ollama" if "endpoint" in teacher else "openai_reasoning"
-    with FakeProvider(SHAPES[shape]) as provider, pytest.raises(ConfigError, match=remedy):
+    with FakeProvider(SHAPES[shape], probed=True) as provider, pytest.raises(ConfigError, match=remedy):
         settled(store_url, quick, asked_at(provider, **teacher))
 
 
 def test_an_endpoint_that_cannot_be_asked_now_is_left_as_it_is(store_url: str, quick: CallsConfig) -> None:
-    with FakeProvider(lambda _: Status(503)) as provider:
+    with FakeProvider(lambda _: Status(503), probed=True) as provider:
         config = asked_at(provider)
         assert settled(store_url, quick, config) == (config, {})
 
