@@ -2,8 +2,8 @@
 
 An answer counts as received once `put`'s future is done: then it is committed and survives `kill -9`. While the
 database is away answers wait in memory, and whoever wants to read waits too (store_writer.py). Retryable failures are
-never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who claims a key sends its request,
-the others wait for its answer.
+never stored. SQLite or PostgreSQL, by URL; several processes may use one store: who holds a list of requests asks them,
+the others wait for its answers.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tapir_core.calls.budget import Attempt, Settlement, Spend
-from tapir_core.calls.types import Claimed, Failure, Outcome, Request
+from tapir_core.calls.types import Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import ConfigError
@@ -65,13 +65,17 @@ class AnswerStore:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
         return self._read(lambda connection: self._rows.read_known(connection, keys))
 
-    def claim(self, keys: Sequence[str]) -> Future[list[Claimed]]:
-        """Claim requests before they are sent; what became of each comes in the order of ``keys``.
+    def take_shard(self, shard: str) -> bool:
+        """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
+            self._heart.start()
+        taken: Future[bool] = self._writer.submit(partial(self._writes.take_shard, shard=shard))
+        return taken.result()
 
-        A claim ends with `put` or `release`, or with this process.
-        """
-        self._show_life()
-        return self._writer.submit(partial(self._writes.claim, keys=tuple(keys)), rows=len(keys))
+    def give_shard_back(self, shard: str) -> Future[None]:
+        """Hold it no more; this process's end does the same."""
+        return self._writer.submit(partial(self._writes.give_shard_back, shard=shard))
 
     def book(self, attempts: Sequence[Attempt], budget: BudgetConfig) -> Future[list[str]]:
         """Write attempts down before they are sent; gives for each the cap that has no room for it, or an empty text.
@@ -87,9 +91,8 @@ class AnswerStore:
     def lead(self, write: "Change") -> Future[Any]:
         """Note something of a batch at a provider, or take it over; the future holds what the write gives.
 
-        A batch and its claims outlive this process: whoever asks next for its requests leads it on.
+        A batch outlives this process: whoever asks next for its requests leads it on.
         """
-        self._show_life()
         return self._writer.submit(write)
 
     def batched(self, keys: Sequence[str]) -> set[str]:
@@ -97,7 +100,7 @@ class AnswerStore:
         return self._read(lambda connection: self._writes.read_batched(connection, keys))
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
-        """Store the reply to ``request`` and end its claim.
+        """Store the reply to ``request``.
 
         Returns:
             Done after the commit. It holds the reply's outcome, or the one that another process stored first.
@@ -105,10 +108,6 @@ class AnswerStore:
         outcome = reply.outcome
         assert not (isinstance(outcome, Failure) and outcome.retryable), "a retryable failure is never stored"
         return self._writer.submit(self._writes.Put(self._rows.make_row(key, request, reply), outcome))
-
-    def release(self, key: str) -> Future[None]:
-        """End the claim of a request without an outcome to store."""
-        return self._writer.submit(self._writes.Release(key))
 
     def forget(self, keys: Sequence[str]) -> Future[int]:
         """Delete outcomes, so that they are asked for again; the future holds how many there were."""
@@ -140,7 +139,7 @@ class AnswerStore:
             self._patience.try_until_back(adopt)
 
     def close(self) -> None:
-        """Commit what has queued, give every claim up, then close. Closing twice is the same as once."""
+        """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""
         if not self._closing.is_set():
             self._closing.set()
             if self._heart is not None:
@@ -170,12 +169,6 @@ class AnswerStore:
                 return read(connection)
 
         return self._patience.try_until_back(once)
-
-    def _show_life(self) -> None:
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
-            self._writer.submit(self._writes.beat)
-            self._heart.start()
 
     def _beat_until_closed(self) -> None:
         while not self._closing.wait(HEARTBEAT_SECONDS):

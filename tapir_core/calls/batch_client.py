@@ -347,7 +347,6 @@ async def store_results(
                     if isinstance(reply.outcome, Failure) and reply.outcome.retryable:
                         stopped = status.status == "cancelled" and not reply.attempts
                         failed[key] = unreached if stopped else reply
-                        store.release(key)
                     else:
                         committing.append((key, reply, asyncio.wrap_future(store.put(key, request, reply))))
                 for key, reply, committed in committing:
@@ -355,7 +354,6 @@ async def store_results(
                     bring(key, replace(reply, outcome=await asyncio.shield(committed)))
     for key in owed:
         store.settle(settlement(batch.attempts[key], unreached))
-        store.release(key)
     return failed | dict.fromkeys(owed, unreached)
 
 

@@ -1,6 +1,6 @@
 """Brings the requests of one ask to their outcomes through a provider's Batch API, on the engine's event loop.
 
-Claim → batch in the store → input file → batch at the provider → polling → replies taken apart into the store. Each
+Batch in the store → input file → batch at the provider → polling → replies taken apart into the store. Each
 step is committed before the next one, and a batch belongs to no process: whoever asks for one of its requests while
 nobody leads it takes it over. So neither a kill nor Ctrl-C makes a second batch of what is at the provider already.
 """
@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from tapir_core.calls.asking import in_groups
 from tapir_core.calls.batch_client import (
     BatchClient,
     BatchFile,
@@ -31,7 +30,7 @@ from tapir_core.calls.batch_client import (
 from tapir_core.calls.budget import make_attempt
 from tapir_core.calls.limits import pause_before_retry
 from tapir_core.calls.prices import MODE_FACTORS
-from tapir_core.calls.sending import Books, Claiming, Tell, task_group
+from tapir_core.calls.sending import Books, Tell, task_group
 from tapir_core.calls.store_writes import (
     LOST,
     Change,
@@ -49,7 +48,6 @@ from tapir_core.config import BatchConfig, CallsConfig
 
 _FIRST_PAUSE_SECONDS = 0.5
 """Before the second look at a batch, or at what others bring; it doubles up to `poll_seconds`."""
-_KEYS_PER_CLAIM = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,6 @@ class BatchSending:
         self._config = config
         self._rng = rng
         self._tell = tell
-        self._claiming = Claiming(books, self._bring)
         self._missing: dict[str, Request] = {}
         """Without outcome so far."""
         self._led: dict[str, OpenBatch] = {}
@@ -98,7 +95,6 @@ class BatchSending:
                         await self._wait(pause)
                         pause = min(2 * pause, self._limits.poll_seconds)
         finally:
-            self._claiming.give_up()
             self._leave_all()
             await asyncio.shield(client.close())
 
@@ -114,10 +110,11 @@ class BatchSending:
         for batch in await self._write(partial(adopt_batches, keys=here)) if here else []:
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
             await self._begin(group, client, batch)
-        ours: dict[str, Request] = {}
-        for some in in_groups(self._here(), _KEYS_PER_CLAIM):
-            turn = await self._claiming.claim(some)
-            ours.update((key, self._missing[key]) for key in turn.ours)
+        for key, outcome in (await asyncio.to_thread(self._books.store.lookup, self._here())).items():
+            self._bring(key, outcome, True)
+        # What another run has in a batch of its own is waited for.
+        elsewhere = await asyncio.to_thread(self._books.store.batched, self._here())
+        ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
         for file in split_files(ours, self._limits, self._endpoint):
             seen, planned = self._books.attempts.closings, await self._plan(file)
             if rows := planned.batch.rows:
@@ -133,7 +130,7 @@ class BatchSending:
                 self._refuse(planned.refused)
 
     async def _plan(self, file: BatchFile) -> Planned:
-        """Book the rows of a file; what has no room for now stays claimed and is looked at again."""
+        """Book the rows of a file; what has no room for now is looked at again."""
         attempts, batch = self._books.attempts, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
         wanted = {key: make_attempt(attempts.run, key, each, self._endpoint) for key, each in file.rows.items()}
         try:
@@ -144,14 +141,10 @@ class BatchSending:
             # It may be in the store all the same: whoever asks next takes it over.
             self._books.store.lead(partial(leave_batch, tag=batch.tag))
             raise
-        for key in planned.batch.rows:
-            self._claiming.hand_on(key)
         return planned
 
     def _refuse(self, refused: Mapping[str, str]) -> None:
         for key, cap in refused.items():
-            self._claiming.hand_on(key)
-            self._books.store.release(key)
             self._count_and_bring(key, Reply(Failure("budget", cap), attempts=0))
 
     def _here(self) -> list[str]:

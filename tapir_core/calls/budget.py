@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,6 +32,15 @@ _TOKENS_PER_MESSAGE = 16
 
 UNPAID: Literal["answer"] = "answer"
 """Role of the student's own answers."""
+
+SHARD: ContextVar[str] = ContextVar("shard", default="")
+"""Digest of the list of requests that is being asked."""
+
+LOST_HOLD = (
+    "another process may ask these requests, because this one gave no sign of life for too long; the same command asks "
+    "for what is left"
+)
+"""Why an attempt is not booked that no cap holds back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +198,8 @@ class Attempt:
     key: str
     most: Spend
     """That it can cost."""
+    shard: str = ""
+    """The list of requests that it is of, which this process has to hold; empty outside of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +224,7 @@ def reserve(request: Request, endpoint: Endpoint) -> Spend:
 
 def make_attempt(run: str, key: str, request: Request, endpoint: Endpoint) -> Attempt:
     """An attempt at ``request``, which has the key ``key``, by the run with the id ``run``."""
-    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint))
+    return Attempt(secrets.randbits(63), run, request.role, key, reserve(request, endpoint), SHARD.get())
 
 
 def settlement(attempt: int, reply: Reply | None) -> Settlement:

@@ -1,8 +1,9 @@
 """The call engine: lists of requests in, lists of outcomes out, nothing paid twice.
 
-For each request: store look-up → single flight → claim → limiter → each attempt booked, sent and settled → raw reply
-stored and committed → outcome (sending.py from the claim on; batch_sending.py where a Batch API is used). One
-background event loop makes the calls; any number of threads may ask.
+For each list: store look-up → the list is held → for each request limiter → each attempt booked, sent and settled → raw
+reply stored and committed → outcome (sending.py; batch_sending.py where a Batch API is used). One background event loop
+makes the calls; any number of threads may ask. Of equal requests in one list one is sent; who asks the same list, in
+another thread or process, waits until it is answered. Equal requests in two lists at once may both be paid.
 
 Parsing is free and separate (`ask_parsed`): every raw reply stays in the store, so a second run parses the same replies
 again and pays for nothing. A re-ask is the same request under another sample index, and so another seed; a reply that
@@ -13,20 +14,22 @@ import asyncio
 import queue
 import random
 import threading
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tapir_core.calls.answer_store import AnswerStore
-from tapir_core.calls.asking import Asking, Claim, Flights, IsStopped, OnOutcome, never_stopped
-from tapir_core.calls.budget import DRIVING, LiveSpend, Spend, SpendMeter, WorkClock
+from tapir_core.calls.asking import Asking, IsStopped, OnOutcome, never_stopped
+from tapir_core.calls.budget import DRIVING, SHARD, LiveSpend, Spend, SpendMeter, WorkClock
 from tapir_core.calls.sending import STOPPED, Attempts, Books, Sending, Tell, task_group
 from tapir_core.calls.types import Answer, Endpoint, EndpointSource, Failure, Outcome, Request
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import Stopped
-from tapir_core.text import Unparsed
+from tapir_core.text import Unparsed, digest
 
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
@@ -35,6 +38,9 @@ T = TypeVar("T")
 
 _Inbox = queue.SimpleQueue[tuple[str, Outcome, bool] | None]
 """Key and outcome of each request as it is committed, and whether another process paid; nothing at the end."""
+
+_AGAIN_SECONDS = 0.5
+"""How long after a list of requests that somebody else holds is looked for again."""
 
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
@@ -55,7 +61,7 @@ class CallEngine:
         self._stopping = threading.Event()
         attempts = Attempts(store, budget or BudgetConfig(), run, meter, self._stopping)
         self._books = Books(store, attempts, meter, clock)
-        self._flights = Flights()
+        self._here: dict[str, threading.Lock] = {}
         self._lines: dict[tuple[str, ...], Line] = {}
         # Jitter of pauses only: it can change no result, so it needs no derived seed.
         self._rng = random.Random()
@@ -80,14 +86,18 @@ class CallEngine:
             TapirError: the store cannot be written, or the engine was closed meanwhile.
         """
         asking, endpoint = Asking(requests, on_outcome, is_stopped), cache(source)
-        while asking.waiting:
-            with self._flights.claim(asking.waiting) as claim:
-                self._answer_own(claim, asking, endpoint)
-                for key, flight in claim.joined.items():
-                    outcome = flight.result()
-                    # Nothing means that the other asker was interrupted: the next turn claims the key.
-                    if outcome is not None:
-                        self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
+        shard = digest(sorted(asking.waiting))
+        self._deliver_stored(asking)
+        if asking.waiting:
+            with self._holding(shard, asking) as held:
+                if held:
+                    # Who held it before may have answered meanwhile.
+                    self._deliver_stored(asking)
+                if held and asking.waiting and not self._stops(asking):
+                    with self._books.clock.working(next(iter(asking.waiting.values())).role):
+                        self._call_missing(shard, asking, endpoint())
+        for key in list(asking.waiting):
+            asking.deliver(key, STOPPED, shared=False)
         return asking.outcomes()
 
     def count_stored(self, requests: Sequence[Request]) -> int:
@@ -136,46 +146,63 @@ class CallEngine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer_own(self, claim: Claim, asking: Asking, endpoint: EndpointSource) -> None:
-        found = self._books.store.lookup(list(claim.own))
+    def _stops(self, asking: Asking) -> bool:
+        return self._stopping.is_set() or asking.is_stopped()
+
+    def _deliver_stored(self, asking: Asking) -> None:
+        found = self._books.store.lookup(list(asking.waiting))
         if found:
             self._books.store.count_reuse([asking.waiting[key] for key in found])
         for key, outcome in found.items():
-            claim.resolve(key, outcome)
             self._books.meter.count_stored(asking.deliver(key, outcome, shared=True))
-        missing = {key: asking.waiting[key] for key in claim.own if key in asking.waiting}
-        if self._stopping.is_set() or asking.is_stopped():
-            for key in missing:
-                claim.resolve(key, STOPPED)
-                asking.deliver(key, STOPPED, shared=False)
-        elif missing:
-            role = next(iter(missing.values())).role
-            with self._books.clock.working(role):
-                self._call_missing(missing, endpoint(), claim, asking)
 
-    def _call_missing(self, missing: Mapping[str, Request], endpoint: Endpoint, claim: Claim, asking: Asking) -> None:
+    @contextmanager
+    def _holding(self, shard: str, asking: Asking) -> Iterator[bool]:
+        """Hold a list of requests, once no other thread or process does; false where it was stopped before."""
+        here = self._here.setdefault(shard, threading.Lock())
+        while not here.acquire(timeout=_AGAIN_SECONDS):
+            if self._stops(asking):
+                yield False
+                return
+        try:
+            while not self._books.store.take_shard(shard):
+                if self._stops(asking):
+                    yield False
+                    return
+                time.sleep(_AGAIN_SECONDS)
+            try:
+                yield True
+            finally:
+                given_back = self._books.store.give_shard_back(shard)
+            # By then all is settled that this list has cost, too.
+            given_back.result()
+        finally:
+            here.release()
+
+    def _call_missing(self, shard: str, asking: Asking, endpoint: Endpoint) -> None:
         inbox: _Inbox = queue.SimpleQueue()
+        missing = dict(asking.waiting)
         # Where the endpoint says so, and for what is in a batch already.
         batched = missing.keys() if endpoint.batch else self._books.store.batched(list(missing))
-        sending = self._send(missing, batched, endpoint, lambda *told: inbox.put(told), asking.is_stopped)
+        sending = self._send(shard, missing, batched, endpoint, lambda *told: inbox.put(told), asking.is_stopped)
         job = self._loop.start(sending, on_end=lambda: inbox.put(None))
         ended = False
         try:
             while (received := inbox.get()) is not None:
                 key, outcome, shared = received
-                claim.resolve(key, outcome)
                 self._books.meter.count_stored(asking.deliver(key, outcome, shared=shared))
             ended = True
             job.result()
         finally:
             if not ended:
                 job.cancel()
-                # Who joined gets what still arrives, and the claim is given up only when nothing is in flight any more.
-                while (received := inbox.get()) is not None:
-                    claim.resolve(received[0], received[1])
+                # It is held until nothing is in flight any more.
+                while inbox.get() is not None:
+                    pass
 
     async def _send(
         self,
+        shard: str,
         missing: Mapping[str, Request],
         batched: Collection[str],
         endpoint: Endpoint,
@@ -187,6 +214,7 @@ class CallEngine:
         def stopped() -> bool:
             return self._stopping.is_set() or is_stopped()
 
+        SHARD.set(shard)
         async with task_group() as group:
             if batched:
                 from tapir_core.calls.batch_sending import BatchSending

@@ -129,16 +129,16 @@ holders = Table(
     Column("process_started", Float, nullable=False),
     Column("heartbeat", DateTime, nullable=False),
 )
-"""One row per open store that has claimed something, by the database's clock."""
+"""One row per open store that has asked something, by the database's clock."""
 
-claims = Table(
-    "claims",
+shards = Table(
+    "shards",
     metadata,
-    Column("key", String(64), primary_key=True),
+    Column("shard", String(64), primary_key=True),
     Column("holder", String(32), nullable=False),
-    Index("claims_by_holder", "holder"),
+    Index("shards_by_holder", "holder"),
 )
-"""One row per request that a process or a batch is about to send or has sent: nobody else sends it meanwhile."""
+"""One row per list of requests that a process asks, by the digest of their keys: nobody else asks it meanwhile."""
 
 attempts = Table(
     "attempts",
@@ -203,9 +203,9 @@ batches = Table(
     Column("ended", DateTime, nullable=True),
     Index("batches_by_run", "run"),
 )
-"""One row per batch that was ever planned. `tag` is ours: the provider has it as metadata, and it holds the claims of
-the batch's requests. `driver` is the holder that leads it now, if that one lives. `state` is `planned`, `uploaded`,
-`made`, and in the end the provider's last word, or why it was dropped. Times are UTC."""
+"""One row per batch that was ever planned. `tag` is ours: the provider has it as metadata. `driver` is the holder that
+leads it now, if that one lives. `state` is `planned`, `uploaded`, `made`, and in the end the provider's last word, or
+why it was dropped. Times are UTC."""
 
 batch_rows = Table(
     "batch_rows",
@@ -217,7 +217,7 @@ batch_rows = Table(
     Column("attempt", BigInteger, nullable=False),
     Index("batch_rows_by_batch", "batch"),
 )
-"""One row per request of a batch that has not ended. What is still owed has a claim that the batch's tag holds."""
+"""One row per request of a batch that has not ended: nobody else sends it meanwhile."""
 
 
 def open_engine(url: str) -> Engine:
@@ -394,7 +394,7 @@ def _address_flow_runs(connection: Connection) -> None:
 
 
 def _book_attempts(connection: Connection) -> None:
-    """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled; a claim is a claim alone.
+    """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled.
 
     Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
     a run takes its own over when it is opened (store_rows.adopt).
@@ -402,31 +402,44 @@ def _book_attempts(connection: Connection) -> None:
     Raises:
         RunBusy: a process that knows only the old tables works on the store.
     """
-    if "tokens" not in _columns(connection, "claims"):
-        return  # it had no claims, and has just got the newest table
-    for lease in with_silence(connection, select(leases)):
-        if not is_free(lease):
-            raise busy(lease)
-    owed = connection.execute(text(_OWED)).all()
-    connection.execute(text("DROP TABLE claims"))
-    metadata.create_all(connection, [claims])
+    _refuse_while_driven(connection)
     if "attempt" not in _columns(connection, "batch_rows"):
         connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
-    for row in owed:
+    if "tokens" not in _columns(connection, "claims"):
+        return
+    for row in connection.execute(text(_OWED)).all():
         attempt = secrets.randbits(63)
         amounts = {"prompt_tokens": row.tokens, "completion_tokens": 0, "usd": row.usd}
         asked = {"id": attempt, "run": row.run, "role": row.role, "key": row.key, "outcome": "", "unknown": True}
         connection.execute(attempts.insert().values(**asked, **amounts, sent=utc_now()))
-        connection.execute(claims.insert().values(key=row.key, holder=row.holder))
         own = {"attempt": attempt, "key": row.key}
         connection.execute(text("UPDATE batch_rows SET attempt = :attempt WHERE key = :key"), own)
         reserved = {"run": row.run, "role": row.role, "requests": 1, "seconds": 0.0, **amounts}
         connection.execute(insert_or_add(connection.dialect.name, spending), reserved)
 
 
+def _hold_shards(connection: Connection) -> None:
+    """From 4 to 5: a process holds a list of requests and no single ones, and a batch its rows.
+
+    Raises:
+        RunBusy: a process that knows only the old tables works on the store.
+    """
+    _refuse_while_driven(connection)
+    if _columns(connection, "claims"):
+        connection.execute(text(_UNOWED))
+        connection.execute(text("DROP TABLE claims"))
+
+
+def _refuse_while_driven(connection: Connection) -> None:
+    for lease in with_silence(connection, select(leases)):
+        if not is_free(lease):
+            raise busy(lease)
+
+
 def _columns(connection: Connection, table: str) -> list[str]:
-    """Of a table as it is in the database."""
-    return [column["name"] for column in inspect(connection).get_columns(table)]
+    """Of a table as it is in the database; none of one that is not there."""
+    found = inspect(connection)
+    return [column["name"] for column in found.get_columns(table)] if found.has_table(table) else []
 
 
 _OWED = """
@@ -434,7 +447,17 @@ _OWED = """
     FROM claims JOIN batch_rows ON batch_rows.key = claims.key AND batch_rows.batch = claims.holder
 """
 
-_STEPS: tuple[Callable[[Connection], None], ...] = (_sum_what_was_spent, _address_flow_runs, _book_attempts)
+_UNOWED = """
+    DELETE FROM batch_rows WHERE NOT EXISTS
+    (SELECT 1 FROM claims WHERE claims.key = batch_rows.key AND claims.holder = batch_rows.batch)
+"""
+
+_STEPS: tuple[Callable[[Connection], None], ...] = (
+    _sum_what_was_spent,
+    _address_flow_runs,
+    _book_attempts,
+    _hold_shards,
+)
 """Step i leads from version i + 1 to i + 2."""
 
 _SCHEMA_VERSION = str(len(_STEPS) + 1)

@@ -1,9 +1,9 @@
 """What the store's writer is given to write, and the one transaction that writes it.
 
-Claims, answers, batches and what was booked for them change together, so that they agree at each commit. A claim frees
-itself with its holder: at once when that process of this machine is gone, and after 60 s without heartbeat when it ran
-on another. The tag of a batch holds the claims of its requests: they end with an outcome or with the batch, never with
-a process.
+Answers, batches and what was booked for them change together, so that they agree at each commit. A process holds each
+list of requests that it asks, so that another that wants the same waits; what it holds frees itself with it: at once
+when that process of this machine is gone, and after 60 s without heartbeat when it ran on another. A batch belongs to
+no process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,28 +11,28 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, delete, func, insert, select, update
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.budget import Attempt, Settlement, Spend
+from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend
 from tapir_core.calls.holder import LAPSE, Holder
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
 from tapir_core.calls.store_tables import (
     answers,
     batch_rows,
     batches,
-    claims,
     database_time,
     holders,
     insert_or_add,
     insert_or_ignore,
     read_column,
     reuse,
+    shards,
     utc_now,
     with_silence,
     writing,
 )
-from tapir_core.calls.types import Claimed, Outcome, Request
+from tapir_core.calls.types import Outcome, Request
 from tapir_core.config import BudgetConfig, Sampling
 
 LOCK = 0x7A918
@@ -44,32 +44,16 @@ Change = Callable[[Connection, str, bool], Any]
 The last argument says that it may have been committed before. What else it needs is bound with `functools.partial`.
 """
 
-# Made once: to build a statement costs as much as to run it.
-_RELEASE = delete(claims).where(
-    claims.c.key.in_(bindparam("keys", expanding=True)),
-    or_(
-        claims.c.holder == bindparam("by"),
-        claims.c.holder.in_(select(batches.c.tag).where(batches.c.driver == bindparam("by"))),
-    ),
-)
-
 LOST = "lost"
 """State of a batch that its provider knows no more: what it has cost stays unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """An outcome that came: it is stored, and its claim ends."""
+    """An outcome that came."""
 
     row: dict[str, Any]
     outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The claim of a request ends without an outcome to store."""
-
-    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +64,14 @@ class Book:
     budget: BudgetConfig
 
 
-Write = Put | Release | Book | Settlement | Change
+Write = Put | Book | Settlement | Change
 
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
     Of a `Put` its outcome, of a `Book` the cap that has no room for each, of a `Change` what it gives. What
-    came is stored and settled first, so that a claim sees all that was answered, and a booking all that was given back.
+    came is stored and settled first, so that a booking sees all that was given back.
     ``repeated`` says that the same may have been committed before, by a commit whose end nobody knows.
     """
     puts = [write for write in writes if isinstance(write, Put)]
@@ -96,15 +80,13 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
-        ended = [*(put.row["key"] for put in puts), *(write.key for write in writes if isinstance(write, Release))]
-        release(connection, holder, ended)
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
         changed = [
-            None if isinstance(write, Put | Release | Book | Settlement) else write(connection, holder, repeated)
+            None if isinstance(write, Put | Book | Settlement) else write(connection, holder, repeated)
             for write in writes
         ]
         wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
-        refusals = iter(book(connection, wanted, repeated=repeated))
+        refusals = iter(_book_held(connection, holder, wanted, repeated=repeated))
     results: list[Any] = []
     for write, result in zip(writes, changed, strict=True):
         if isinstance(write, Put):
@@ -114,6 +96,17 @@ def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bo
     return results
 
 
+def _book_held(
+    connection: Connection, holder: str, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool
+) -> list[str]:
+    """Book attempts, but for those of lists that ``holder``, which was taken for dead, has lost to others."""
+    lists = {attempt.shard for attempt, _ in wanted} - {""}
+    ours = select(shards.c.shard).where(shards.c.shard.in_(lists), shards.c.holder == holder)
+    lost = lists.difference(connection.scalars(ours)) if lists else set()
+    refusals = iter(book(connection, [each for each in wanted if each[0].shard not in lost], repeated=repeated))
+    return [LOST_HOLD if attempt.shard in lost else next(refusals) for attempt, _ in wanted]
+
+
 def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> Outcome:
     """The outcome that counts: what was stored first, unless the try before this one committed the same."""
     stored = before.get(put.row["key"], put.outcome)
@@ -121,19 +114,17 @@ def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> O
     return put.outcome if ours else stored
 
 
-def claim(connection: Connection, holder: str, _repeated: bool, *, keys: Sequence[str]) -> list[Claimed]:
-    """Claim what nobody has answered or claimed of requests that are about to be sent."""
+def take_shard(connection: Connection, holder: str, _repeated: bool, *, shard: str) -> bool:
+    """Hold a list of requests, unless another living process does; gives whether ``holder`` has it now."""
     call_the_roll(connection, holder)
-    # In this order: a claim ends when its answer is there, and PostgreSQL shows each statement what is there then.
-    rows = connection.execute(select(claims.c.key, claims.c.holder).where(claims.c.key.in_(keys))).all()
-    taken = {row.key for row in rows if row.holder != holder}
-    answered = set(connection.scalars(select(answers.c.key).where(answers.c.key.in_(keys))))
-    found = dict.fromkeys(keys, Claimed.OURS)
-    found |= dict.fromkeys(taken, Claimed.ELSEWHERE) | dict.fromkeys(answered, Claimed.ANSWERED)
-    ours = [{"key": key, "holder": holder} for key, each in found.items() if each is Claimed.OURS]
-    if ours:
-        connection.execute(insert_or_ignore(connection.dialect.name, claims), ours)
-    return [found[key] for key in keys]
+    row = {"shard": shard, "holder": holder}
+    connection.execute(insert_or_ignore(connection.dialect.name, shards).values(row))
+    return connection.scalar(select(shards.c.holder).where(shards.c.shard == shard)) == holder
+
+
+def give_shard_back(connection: Connection, holder: str, _repeated: bool, *, shard: str) -> None:
+    """Hold a list of requests no more; another process's stays."""
+    connection.execute(delete(shards).where(shards.c.shard == shard, shards.c.holder == holder))
 
 
 def add_seconds(connection: Connection, _holder: str, _repeated: bool, *, run: str, role: str, seconds: float) -> None:
@@ -142,16 +133,14 @@ def add_seconds(connection: Connection, _holder: str, _repeated: bool, *, run: s
 
 
 def beat(connection: Connection, holder: str, _repeated: bool = False) -> None:
-    """The holder lives; it is in the table from the first sign of life on."""
+    """The holder lives. Who was taken for dead stays so until it holds something anew."""
     now = database_time(connection)
-    row = {"id": holder, "heartbeat": now, **asdict(Holder.this_process())}
-    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
     connection.execute(update(holders).where(holders.c.id == holder).values(heartbeat=now))
 
 
 def leave(connection: Connection, holder: str, _repeated: bool = False) -> None:
-    """The holder goes: all its claims end."""
-    connection.execute(delete(claims).where(claims.c.holder == holder))
+    """The holder goes: it holds nothing any more."""
+    connection.execute(delete(shards).where(shards.c.holder == holder))
     connection.execute(delete(holders).where(holders.c.id == holder))
 
 
@@ -171,28 +160,18 @@ def count_reuse(
 
 
 def call_the_roll(connection: Connection, holder: str) -> None:
-    """``holder``, this process, is among the living, and what the dead have claimed is free.
-
-    Who was silent so long that it was taken for dead is known again: without its row nobody could end its claims.
-    """
+    """``holder``, this process, is among the living, and what the dead have held is free."""
     rows = with_silence(connection, select(holders))
     # While the database was away nobody could show that it lives.
     all_were_silent = any(row["id"] == holder and row["silent"] >= LAPSE for row in rows)
+    row = {"id": holder, "heartbeat": database_time(connection), **asdict(Holder.this_process())}
+    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
     beat(connection, holder)
     for row in rows:
         process = Holder.of(row)
         silent = row["silent"] >= LAPSE and not all_were_silent
         if row["id"] != holder and (process.is_gone() or (silent and not process.is_here())):
             leave(connection, row["id"])
-
-
-def release(connection: Connection, holder: str, keys: Sequence[str]) -> None:
-    """End claims of ``holder`` and of the batches that it leads: answered, or nobody sends them now.
-
-    Others' claims stay: who was taken for dead must not free what another process has claimed since.
-    """
-    if keys:
-        connection.execute(_RELEASE, {"keys": keys, "by": holder})
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +213,7 @@ def plan_batch(
     attempts: Mapping[str, Attempt],
     budget: BudgetConfig,
 ) -> Planned:
-    """Make requests that are claimed those of a batch, booked before anything of it leaves this process.
+    """Make requests those of a batch, booked before anything of it leaves this process.
 
     ``attempts`` has one for each of its rows, by key. Rows that the caps have no room for stay out.
     """
@@ -285,14 +264,13 @@ def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: st
 
 
 def end_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str, state: str) -> None:
-    """A batch has nothing more to give: the claims of what it still owes end, and what was booked for it.
+    """A batch has nothing more to give: what it still owes is free, and so is what was booked for it.
 
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
     """
     if state != LOST:
         owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
-    connection.execute(delete(claims).where(claims.c.holder == tag))
     connection.execute(delete(batch_rows).where(batch_rows.c.batch == tag))
     values = {"state": state, "driver": "", "ended": utc_now()}
     connection.execute(update(batches).where(batches.c.tag == tag).values(values))
@@ -304,12 +282,7 @@ def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:
 
 
 def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
-    owed = (
-        select(batch_rows)
-        .join(claims, claims.c.key == batch_rows.c.key)
-        .where(batch_rows.c.batch == row["tag"], claims.c.holder == row["tag"])
-    )
-    found = connection.execute(owed).all()
+    found = connection.execute(select(batch_rows).where(batch_rows.c.batch == row["tag"])).all()
     rows = {
         each.key: Request(
             role=row["role"],
@@ -336,7 +309,6 @@ def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
     connection.execute(insert_or_ignore(connection.dialect.name, batches).values(row | asked | files))
     for some in in_groups(batch.rows):
         connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
-        connection.execute(update(claims).where(claims.c.key.in_(some)).values(holder=batch.tag))
     rows = [
         {
             "key": key,

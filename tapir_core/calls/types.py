@@ -6,7 +6,6 @@ Grain: one `Request` is one sample of one prompt. Its outcome is a value, never 
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Literal
 
 from tapir_core.config import BatchConfig, Sampling
@@ -242,14 +241,6 @@ class Endpoint:
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return self.base_url, *self.more_base_urls
-
-
-class Claimed(Enum):
-    """What a process may do about a request that it claimed."""
-
-    OURS = "send it"
-    ANSWERED = "the store has its outcome by now"
-    ELSEWHERE = "another process is sending it"
 
 
 EndpointSource = Callable[[], Endpoint]

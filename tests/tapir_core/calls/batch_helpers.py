@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request, store_writes
 from tapir_core.calls.budget import Attempt, Spend
-from tapir_core.calls.store_tables import batch_rows, batches, claims, open_engine
+from tapir_core.calls.store_tables import batch_rows, batches, open_engine
 from tapir_core.calls.store_writes import Change, OpenBatch
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tests.doubles.provider import make_request
@@ -75,6 +75,5 @@ def batch_states(store_url: str) -> list[tuple[str, int]]:
         found = connection.execute(select(batches.c.state, batches.c.rows, batches.c.ended)).all()
         if found and all(row.ended for row in found):
             assert connection.execute(select(batch_rows.c.key)).all() == []
-            assert connection.execute(select(claims.c.key)).all() == []
     engine.dispose()
     return [(row.state, row.rows) for row in found]

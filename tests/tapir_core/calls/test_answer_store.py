@@ -102,7 +102,7 @@ def test_every_column_says_what_it_should(store_url: str, tmp_path: Path):
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM answers").fetchone())
         created = row.pop("created")
-        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "4"
+        assert database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0] == "5"
         assert database.execute("SELECT julianday('now') - julianday(?)", [created]).fetchone()[0] < 0.01
     assert row == {
         "key": request.key,
@@ -214,7 +214,7 @@ def test_a_store_of_the_first_version_keeps_its_answers_and_knows_what_they_cost
         for request in requests:
             put(store, request, answer(usd=0.5))
     with sqlite3.connect(tmp_path / "store.sqlite") as database:
-        for table in ("claims", "holders", "spending"):
+        for table in ("shards", "holders", "spending"):
             database.execute(f"DROP TABLE {table}")
         database.execute("UPDATE meta SET value = '1'")
     database.close()

@@ -56,7 +56,6 @@ def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file
     """A batch in the store as a process leaves it that dies after planning it, or after its upload; gives its tag."""
     rows = {request.key: request for request in requests}
     with AnswerStore(store_url) as store:
-        store.claim(list(rows)).result(timeout=30)
         store.lead(plan_batch("a-tag", base_url, rows, tokens=tokens)).result(timeout=30)
         if file_id:
             store.lead(partial(note_batch, tag="a-tag", input_file_id=file_id)).result(timeout=30)

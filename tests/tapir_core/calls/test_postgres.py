@@ -12,7 +12,6 @@ from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.lease import ReplicaRegistry, RunLease
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.calls.store_writes import LOCK
-from tapir_core.calls.types import Claimed
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
@@ -94,11 +93,11 @@ def test_two_processes_never_look_for_room_at_the_same_time(postgres_url: str):
     engine = open_engine(postgres_url)
     with AnswerStore(postgres_url) as store, engine.connect() as other, engine.connect() as observer:
         other.execute(select(func.pg_advisory_xact_lock(LOCK)))
-        claimed = store.claim(["a"])
+        booked = store.book([Attempt(977, "another-run", "teach", "a", Spend(1))], BudgetConfig(requests=1))
         while observer.execute(waiting).scalar() != 1:
-            assert not claimed.done()
+            assert not booked.done()
         other.commit()
-        assert claimed.result(timeout=30) == [Claimed.OURS]
+        assert booked.result(timeout=30) == [""]
     engine.dispose()
 
 
@@ -106,7 +105,6 @@ def test_a_batch_left_on_postgresql_is_taken_over_and_its_failed_rows_go_into_ot
     requests = {request.key: request for request in sums(30, run="batched")}
     with StandinServer(batches=BatchRules(seconds=0.05, fail_share=0.3)) as server:
         with AnswerStore(postgres_url) as store:
-            store.claim(list(requests)).result(timeout=30)
             store.lead(plan_batch("a-tag", server.base_url, requests)).result(timeout=30)
         with open_batch_engine(postgres_url) as engine:
             outcomes = engine.ask(list(requests.values()), lambda: batch_endpoint(server))

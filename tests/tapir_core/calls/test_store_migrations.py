@@ -20,7 +20,7 @@ from tests.tapir_core.calls.batch_helpers import plan_batch
 
 SCHEMA_3 = """
     DROP TABLE attempts;
-    DROP TABLE claims;
+    DROP TABLE shards;
     CREATE TABLE claims (
         key VARCHAR(64) NOT NULL PRIMARY KEY, holder VARCHAR(32) NOT NULL, run TEXT NOT NULL, role VARCHAR(16) NOT NULL,
         tokens BIGINT NOT NULL, usd FLOAT NOT NULL
@@ -29,6 +29,7 @@ SCHEMA_3 = """
     DELETE FROM spending;
     UPDATE meta SET value = '3' WHERE name = 'schema_version';
     INSERT INTO claims VALUES ('in a batch', 'a-batch', 'quickstart', 'judge', 70, 0.5);
+    INSERT INTO batch_rows (key, batch, prompt_version, sample_index) VALUES ('answered since', 'a-batch', '', 0);
     INSERT INTO claims VALUES ('of a process', 'somebody', 'quickstart', 'teach', 9, 9.0);
     INSERT INTO spending VALUES ('quickstart', 'judge', 4, 100, 50, 2.0, 60.0)
 """
@@ -37,7 +38,6 @@ SCHEMA_3 = """
 def make_schema_3(store_url: str) -> None:
     row = make_request("question", role="judge", run="quickstart")
     with AnswerStore(store_url) as store:
-        store.claim(["in a batch"]).result(timeout=30)
         store.lead(plan_batch("a-batch", "http://127.0.0.1:9/v1", {"in a batch": row})).result(timeout=30)
     engine = open_engine(store_url)
     with writing(engine) as connection:
@@ -46,7 +46,7 @@ def make_schema_3(store_url: str) -> None:
     engine.dispose()
 
 
-def test_open_batches_keep_their_claims_and_their_reservations(store_url: str):
+def test_open_batches_keep_what_they_owe_and_its_reservations(store_url: str):
     make_schema_3(store_url)
     for _ in range(2):
         with AnswerStore(store_url) as store:
@@ -54,10 +54,7 @@ def test_open_batches_keep_their_claims_and_their_reservations(store_url: str):
     with AnswerStore(store_url) as store:
         (batch,) = store.lead(partial(adopt_batches, keys=("in a batch",))).result(timeout=30)
         assert list(batch.rows) == list(batch.attempts) == ["in a batch"]
-        assert [each.name for each in store.claim(["in a batch", "of a process"]).result(timeout=30)] == [
-            "ELSEWHERE",
-            "OURS",
-        ]
+        assert store.batched(["in a batch", "answered since", "of a process"]) == {"in a batch"}
 
 
 def test_spending_by_name_is_no_other_runs(store_url: str):
@@ -72,8 +69,6 @@ def test_a_store_that_an_earlier_version_works_on_is_left_alone(store_url: str):
     make_schema_3(store_url)
     engine = open_engine(store_url)
     with writing(engine) as connection:
-        connection.execute(text(SCHEMA_3.split(";")[1]))
-        connection.execute(text(SCHEMA_3.split(";")[2]))
         connection.execute(text("UPDATE meta SET value = '3' WHERE name = 'schema_version'"))
         row = {"run_key": "/runs/quickstart", "token": "t", "since": datetime.now(), "heartbeat": datetime.now()}
         connection.execute(insert(leases).values(row | asdict(Holder.this_process())))

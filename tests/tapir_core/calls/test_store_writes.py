@@ -1,30 +1,31 @@
 """One commit of many kinds of writes: what came is stored and settled first, and nothing counts twice."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Connection, Engine, select
 
-from tapir_core.calls import Answer, Spend, store_writes
-from tapir_core.calls.budget import Attempt, Settlement
+from tapir_core.calls import Answer, Spend
+from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement
 from tapir_core.calls.store_rows import make_row, read_known, read_reuse, read_spend
-from tapir_core.calls.store_tables import claims, holders, open_engine
+from tapir_core.calls.store_tables import holders, open_engine, shards
 from tapir_core.calls.store_writes import (
     Book,
     Change,
     Put,
-    Release,
     add_seconds,
     adopt_batches,
     beat,
     commit,
     count_reuse,
     forget,
+    give_shard_back,
     leave,
     leave_batch,
+    take_shard,
 )
-from tapir_core.calls.types import Claimed
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
@@ -44,8 +45,8 @@ def put(key: str, text: str = "fine", *, role: str = "teach") -> Put:
     return Put(make_row(key, make_request(role=role), reply), answer)
 
 
-def claim(*keys: str) -> Change:
-    return partial(store_writes.claim, keys=keys)
+def take(shard: str) -> Change:
+    return partial(take_shard, shard=shard)
 
 
 def work(role: str, seconds: float) -> Change:
@@ -65,9 +66,9 @@ def settle(attempt: int, spent: Spend | None) -> Settlement:
     return Settlement(attempt, "answer", spent)
 
 
-def claimed(engine: Engine) -> dict[str, str]:
+def held(engine: Engine) -> dict[str, str]:
     with engine.connect() as connection:
-        return dict(connection.execute(select(claims.c.key, claims.c.holder)).tuples().all())
+        return dict(connection.execute(select(shards.c.shard, shards.c.holder)).tuples().all())
 
 
 def spent(engine: Engine) -> dict[str, Spend]:
@@ -78,19 +79,19 @@ def spent(engine: Engine) -> dict[str, Spend]:
 def test_each_write_has_its_own_result_in_its_own_place(engine: Engine):
     commit(engine, "me", [put("a", "early"), book(1)])
     writes = [
-        claim("c"),
+        take("c"),
         put("b"),
         book(2, requests=2),
         beat,
         put("a", "late"),
-        Release("c"),
+        partial(give_shard_back, shard="c"),
         book(3, requests=2),
         put("d"),
         settle(1, Spend(1)),
         partial(forget, keys=("a", "x")),
     ]
-    claimed, b, second, alive, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
-    assert claimed == [Claimed.OURS]
+    taken, b, second, alive, a, released, third, d, settled, forgotten = commit(engine, "me", writes)
+    assert taken is True
     assert [b, d] == [put("b").outcome, put("d").outcome]
     assert (a.text, a.stored) == ("early", True)
     assert second == [""]
@@ -98,12 +99,24 @@ def test_each_write_has_its_own_result_in_its_own_place(engine: Engine):
     assert (alive, released, settled, forgotten) == (None, None, None, 1)
 
 
-def test_a_claim_and_a_booking_see_what_their_own_commit_brings(engine: Engine):
-    commit(engine, "me", [claim("a", "b"), book(1)])
-    writes = [claim("a", "b"), book(2, usd=0.5), put("a"), Release("b"), settle(1, Spend(1, usd=0.0))]
-    claimed, refusal, *_ = commit(engine, "me", writes)
-    assert claimed == [Claimed.ANSWERED, Claimed.OURS]
+def test_a_booking_sees_what_its_own_commit_brings(engine: Engine):
+    commit(engine, "me", [book(1)])
+    refusal, *_ = commit(engine, "me", [book(2, usd=0.5), settle(1, Spend(1, usd=0.0))])
     assert refusal == [""]
+
+
+def test_of_lists_that_are_lost_nothing_is_booked_and_of_others_everything(engine: Engine):
+    commit(engine, "me", [take("a"), take("b")])
+    commit(engine, "you", [partial(leave_for, who="me"), take("a")])
+    wanted = [replace(book(number).attempts[0], shard=shard) for number, shard in enumerate(["a", "", "b", "a"])]
+    commit(engine, "me", [take("b")])
+    (refusals,) = commit(engine, "me", [Book(tuple(wanted), BudgetConfig())])
+    assert refusals == [LOST_HOLD, "", "", LOST_HOLD]
+    assert spent(engine)["teach"].requests == 2
+
+
+def leave_for(connection: Connection, _: str, __: bool, *, who: str) -> None:
+    leave(connection, who)
 
 
 def test_a_commit_spends_what_its_attempts_cost_and_the_time_that_was_worked(engine: Engine):
@@ -124,13 +137,12 @@ def test_requests_that_the_store_answered_are_added_up(engine: Engine):
 def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(engine: Engine):
     rows = {"in a batch": make_request(role="teach")}
     writes = [
-        claim("a", "in a batch"),
+        take("a"),
         put("b"),
         book(1, requests=2),
         plan_batch("a-batch", "http://127.0.0.1:9/v1", rows, budget=BudgetConfig(requests=2)),
-        Release("a"),
+        partial(give_shard_back, shard="a"),
     ]
-    commit(engine, "me", [claim("in a batch")])
     first = commit(engine, "me", writes)
     again = commit(engine, "me", writes, repeated=True)
     assert [again[1], again[2], again[3].refused] == [first[1], first[2], {}]
@@ -144,11 +156,11 @@ def test_the_same_again_after_a_commit_whose_end_nobody_knows_changes_nothing(en
         assert adopted.tag == "a-batch"
 
 
-def test_who_leaves_takes_its_own_claims_along(engine: Engine):
-    commit(engine, "me", [claim("a")])
-    commit(engine, "you", [claim("b")])
+def test_who_leaves_holds_nothing_any_more(engine: Engine):
+    commit(engine, "me", [take("a")])
+    commit(engine, "you", [take("b")])
     commit(engine, "me", [leave])
-    assert claimed(engine) == {"b": "you"}
+    assert held(engine) == {"b": "you"}
     with engine.connect() as connection:
         assert connection.execute(select(holders.c.id)).scalars().all() == ["you"]
 
