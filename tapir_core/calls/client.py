@@ -1,8 +1,8 @@
 """One attempt of one request at one address, through the `openai` SDK.
 
 Every foreign error becomes a `Reply` with a typed failure here and nowhere else; an exception that leaves this module
-is our own bug. The SDK is asked for the bare response: to build its typed one costs as much CPU time again, and refuses
-what other providers leave out.
+is our own bug. Chat completions are sent by the SDK's HTTP client as the SDK sends them, without its options and typed
+values: these cost more processor time than the request itself, and refuse what other providers leave out.
 """
 
 import asyncio
@@ -50,13 +50,19 @@ class Client:
         self._endpoint = endpoint
         self._timeout_seconds = timeout_seconds
         key = endpoint.api_key or "none"
+        in_bearer = endpoint.key_header == "Authorization"
         headers: dict[str, Any] = {"Authorization": f"Bearer {key}"}
         if urlsplit(endpoint.base_url).hostname != "api.openai.com":
             headers |= _without_the_environments()
-        headers |= endpoint.headers
-        hooks = {}
-        if endpoint.key_header != "Authorization":
-            headers[endpoint.key_header], hooks = key, {"request": [_without_bearer]}
+        headers |= {**endpoint.headers, **({} if in_bearer else {endpoint.key_header: key})}
+        timeout = httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds))
+        self._http = openai.DefaultAioHttpClient(
+            limits=httpx2.Limits(max_connections=endpoint.concurrency),
+            # A redirect is refused: the key would go along to where it leads.
+            follow_redirects=False,
+            event_hooks={} if in_bearer else {"request": [_without_bearer]},
+            proxy=endpoint.proxy,
+        )
         self.sdk = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
             api_key=key,
@@ -65,20 +71,19 @@ class Client:
             default_headers=headers,
             default_query=endpoint.query,
             max_retries=0,
-            timeout=httpx2.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
-            # A redirect is refused: the key would go along to where it leads.
-            http_client=openai.DefaultAioHttpClient(
-                limits=httpx2.Limits(max_connections=endpoint.concurrency),
-                follow_redirects=False,
-                event_hooks=hooks,
-                proxy=endpoint.proxy,
-            ),
+            timeout=timeout,
+            http_client=self._http,
         )
+        # What the SDK's `post` puts together anew for each request, for half of its processor time (docs/LOG.md).
+        self._chat = httpx2.URL(f"{endpoint.base_url.rstrip('/')}/chat/completions", params=endpoint.query or None)
+        sent = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
+        self._headers, self._timeouts = httpx2.Headers(sent), {"timeout": timeout.as_dict()}
 
     async def send(self, request: Request) -> Reply:
         """One attempt. The key of the endpoint is in no part of the reply, also when the provider echoes it."""
-        body = request_body(request, self._endpoint)
-        got = await self.get(self.sdk.post("/chat/completions", body=body, cast_to=httpx2.Response))
+        body = json.dumps(request_body(request, self._endpoint), ensure_ascii=False).encode()
+        asked = httpx2.Request("POST", self._chat, headers=self._headers, content=body, extensions=self._timeouts)
+        got = await self.get(self._http.send(asked))
         if isinstance(got, Reply):
             return got
         raw = self.text(got)

@@ -21,6 +21,7 @@ from typing import Any, Self, TextIO, get_args
 
 from aiohttp import web
 
+from tapir_core.calls.probing import PROMPT as PROBE
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.standin import STANDIN_VERSION
 from tapir_core.standin.rules import Behaviour, Kind, Preference
@@ -94,10 +95,15 @@ class Troubled:
 
     @web.middleware
     async def _strike(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """One chat completion. A request counts, and is logged, when its reply is sent or its fault begins."""
+        """One chat completion. A request counts, and is logged, when its reply is sent or its fault begins.
+
+        Probes are answered plainly, and do not count: tests count what stages ask.
+        """
         if (request.method, request.path) != ("POST", CHAT):
             return await handler(request)
         content = await request.read()
+        if PROBE.encode() in content:
+            return await handler(request)
         fault = self._script.next_fault(content)
         if fault == "hang" or fault == "reset":
             self._record(content, None, fault=fault)

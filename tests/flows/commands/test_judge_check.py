@@ -63,7 +63,7 @@ def test_the_stand_in_is_trusted_at_the_price_of_its_calls_and_asked_once(tmp_pa
     assert 0.5 < (found.check.order_gap.value or 0) < 1.3
     # Of some hostile texts nothing is left: their message is that of the plain pair and is asked once.
     verdicts = 2 * (4 * PAIRS + HOSTILE)
-    assert found.cost["calls"] == asked - 1 < verdicts == found.cost["calls"] + found.cost["stored"], "one was a probe"
+    assert found.cost["calls"] == asked < verdicts == asked + found.cost["stored"]
     assert found.cost["usd"] > 0
     assert (again.cost["calls"], again.cost["stored"]) == (0, verdicts)
     assert again.check == found.check
