@@ -118,7 +118,7 @@ def _settled(probe: _Probe, asked: str, ask: Ask) -> Settled | None:
         # Who refuses to say a word, or has no room for one, has taken the fields.
         if isinstance(outcome, Answer) or outcome.kind in ("refused", "too_long"):
             return Settled(asked, changes, tuple(said))
-        if outcome.kind != "unsupported":
+        if not outcome.parameter:
             _refuse(probe, outcome)
             return None
         name = _SAME.get(outcome.parameter, outcome.parameter)

@@ -38,6 +38,8 @@ _PARAMETERS = (
     *("response_format", "reasoning_effort", "thinking", "extra_body"),
 )
 """Fields that a message may name; of several the first is what does without the least."""
+_ASKED_BY_FEW = ("logprobs", "top_logprobs")
+"""Fields that some requests have: who refuses one answers the others."""
 _USED_UP = "the model spent all {tokens} tokens on thinking and none on an answer. {remedy}"
 _MORE_ROOM = "Raise max_tokens of this sampling, or lower reasoning_effort"
 _USED_UP_PHRASE = "could not finish the message because max_tokens"
@@ -156,7 +158,10 @@ def read_error(status: int, body: object, *, raw: str | None, headers: Mapping[s
     said = error.get("message") or error.get("detail") or whole.get("error") or body
     text = said if isinstance(said, str) else json.dumps(said, default=str)
     parameter = _unsupported(status, code, str(error.get("param") or ""), text)
-    kind = "unsupported" if parameter else _kind_of(status, code, text.lower())
+    if parameter in _ASKED_BY_FEW:
+        kind: FailureKind = "bad_request"
+    else:
+        kind = "unsupported" if parameter else _kind_of(status, code, text.lower())
     message = f"HTTP {status}: {_clip(text)}" if text else f"HTTP {status}"
     message += f" {_MORE_ROOM}" if kind == "used_up" else ""
     retry_after = read_retry_after(headers or {}, now=datetime.now(UTC))

@@ -51,9 +51,9 @@ def test_who_holds_a_list_may_take_it_again_and_another_only_when_it_is_given_ba
         assert one.take_shard("a")
         assert not other.take_shard("a")
         assert other.take_shard("b")
-        other.give_shard_back("a")
+        other.give_shard_back("a").result(timeout=30)
         assert not other.take_shard("a"), "only its holder gives it back"
-        one.give_shard_back("a")
+        one.give_shard_back("a").result(timeout=30)
         assert other.take_shard("a")
     with AnswerStore(store_url) as late:
         assert late.take_shard("a"), "who closes holds nothing"
