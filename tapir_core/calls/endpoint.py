@@ -14,15 +14,14 @@ import asyncio
 import random
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, AddressLimit, Limiter, Rates, Slot, pause_before_retry
-from tapir_core.calls.sending import Attempts, Settle, UnsentError
+from tapir_core.calls.sending import Attempts, UnsentError
 from tapir_core.calls.types import (
     Answer,
     Endpoint,
@@ -55,44 +54,41 @@ class EndpointGivenUpError(Exception):
 
 
 class Breaker:
-    """Ends the waiting for an endpoint that is given up."""
+    """Ends the waiting for an endpoint that is given up: `with breaker:` is work on it."""
 
     def __init__(self) -> None:
         self.failure: Failure | None = None
         """What everybody gets while the endpoint is given up."""
         self.refuses = False
         """Whether it was given up because it refuses everybody and always has: what was in flight cost nothing."""
-        self._last = Failure("connection", "")
-        self._waiting: set[asyncio.Timeout] = set()
+        self._working: set[asyncio.Task[Any]] = set()
+        self._ended: dict[asyncio.Task[Any], Failure] = {}
 
     def rearm(self) -> None:
         """Let a new asker try."""
         self.failure = None
 
     def trip(self, failure: Failure, *, refuses: bool = False) -> None:
-        """Give the endpoint up; everybody who works on it ends with ``failure`` at once."""
+        """Give the endpoint up; everybody else who works on it ends with ``failure`` at once."""
         if self.failure is None:
-            self.failure, self._last, self.refuses = failure, failure, refuses
-            now = asyncio.get_running_loop().time()
-            for scope in self._waiting:
-                scope.reschedule(now)
-            self._waiting.clear()
+            self.failure, self.refuses = failure, refuses
+            # All but the one that found out are waiting for something, and are woken by it.
+            for task in self._working - {asyncio.current_task()}:
+                self._ended[task] = failure
+                task.cancel()
 
-    @asynccontextmanager
-    async def guard(self) -> AsyncIterator[None]:
-        """Work on this endpoint; ends with `EndpointGivenUpError` at once when the breaker trips."""
+    def __enter__(self) -> None:
         if self.failure is not None:
             raise EndpointGivenUpError(self.failure)
-        try:
-            async with asyncio.timeout(None) as scope:
-                self._waiting.add(scope)
-                try:
-                    yield
-                finally:
-                    self._waiting.discard(scope)
-        except TimeoutError:
-            # A new asker may have rearmed it in the meantime.
-            raise EndpointGivenUpError(self._last) from None
+        self._working.add(_this_task())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = _this_task()
+        self._working.discard(task)
+        failure = self._ended.pop(task, None)
+        # Interrupted by its asker as well, it ends as interrupted.
+        if failure is not None and not task.uncancel():
+            raise EndpointGivenUpError(failure) from None
 
 
 class Health:
@@ -306,7 +302,7 @@ class Pool:
         if not others:
             return last
         said = "; ".join(text for text in [last.message, *others] if text)
-        return Failure(last.kind, f"none of the {len(self._addresses)} addresses answers: {said}")
+        return replace(last, message=f"none of the {len(self._addresses)} addresses answers: {said}")
 
     def _notice(self) -> None:
         """Called in the thread that changes the live addresses."""
@@ -363,7 +359,7 @@ class Line:
         """
         attempts, failed, before = 0, Counter[FailureKind](), Spend()
         try:
-            async with self.breaker.guard():
+            with self.breaker:
                 while True:
                     attempts, address = attempts + 1, self._pool.at(slot.at)
                     reply = await self._attempt(key, request, endpoint, address)
@@ -388,12 +384,20 @@ class Line:
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
-            async with self._attempts.booked(key, request, endpoint) as settle:
-                began = loop.time()
-                reply = await self._send(request, address.client(endpoint), settle)
+            attempt = await self._attempts.book(key, request, endpoint)
         except UnsentError:
             rates.settle(permit, used_tokens=0, limits=(), now=loop.time())
             raise
+        began = loop.time()
+        try:
+            reply = await address.client(endpoint).send(request)
+            self._attempts.settle(attempt, reply)
+        except asyncio.CancelledError:
+            if self.breaker.failure is not None and self.breaker.refuses:
+                self._attempts.settle(attempt, Reply(self.breaker.failure))
+            raise
+        finally:
+            self._attempts.end(attempt)
         rates.settle(permit, used_tokens=_used_tokens(reply, permit.tokens), limits=reply.rate_limits, now=loop.time())
         pause = reply.retry_after_seconds
         if reply.shows_spent_account and pause is not None and pause <= LONGEST_HONOURED_SECONDS:
@@ -401,16 +405,6 @@ class Line:
         self._pool.observe(address, reply, began=began, endpoint=endpoint)
         if self.breaker.failure is not None and isinstance(reply.outcome, Failure) and reply.outcome.retryable:
             return Reply(self.breaker.failure)
-        return reply
-
-    async def _send(self, request: Request, client: Client, settle: Settle) -> Reply:
-        try:
-            reply = await client.send(request)
-        except asyncio.CancelledError:
-            if self.breaker.failure is not None and self.breaker.refuses:
-                settle(Reply(self.breaker.failure))
-            raise
-        settle(reply)
         return reply
 
     def _pause_after(self, reply: Reply, failed: Counter[FailureKind], address: Address) -> float | None:
@@ -427,6 +421,12 @@ class Line:
         return pause_before_retry(
             self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _used_tokens(reply: Reply, reserved: int) -> int:

@@ -25,7 +25,6 @@ from tapir_core.config import BudgetConfig
 if TYPE_CHECKING:
     from tapir_core.calls.endpoint import Line
 
-Settle = Callable[[Reply], None]
 _Pending = tuple[Attempt, "asyncio.Future[str]"]
 
 STOPPED = Failure("stopped", "the run was told to stop before this was sent")
@@ -90,32 +89,19 @@ class Attempts:
         self.closings += 1
         self._wake()
 
-    @asynccontextmanager
-    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Settle]:
+    async def book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
         """An attempt at the request of ``key`` that may be sent; it waits for the room that open ones may leave.
 
-        Gives what writes down what a reply to it says that it cost.
+        `end` has to follow, after `settle` where a reply says what it cost.
 
         Raises:
             UnsentError: a cap has no room for it, or the run was told to stop.
         """
-        attempt = await self._book(key, request, endpoint)
-
-        def settle(reply: Reply) -> None:
-            self._store.settle(settlement(attempt.id, reply))
-
-        try:
-            self._meter.count_sent()
-            yield settle
-        finally:
-            if attempt.role != UNPAID:
-                self.closed(1)
-
-    async def _book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
         while not self._stopping.is_set():
             attempt, seen = make_attempt(self.run, key, request, endpoint), self.closings
             refusal = await self._try(attempt)
             if not refusal and not self._stopping.is_set():
+                self._meter.count_sent()
                 return attempt
             if not refusal:
                 self._give_back(attempt)
@@ -124,6 +110,15 @@ class Attempts:
             if self.closings == seen and not self._stopping.is_set():
                 raise UnsentError(Failure("connection" if refusal == LOST_HOLD else "budget", refusal))
         raise UnsentError(STOPPED)
+
+    def settle(self, attempt: Attempt, reply: Reply) -> None:
+        """Write down what ``reply`` says that an attempt cost."""
+        self._store.settle(settlement(attempt.id, reply))
+
+    def end(self, attempt: Attempt) -> None:
+        """An attempt is over, with a reply or without."""
+        if attempt.role != UNPAID:
+            self.closed(1)
 
     async def _wait_for_room(self, seen: int) -> None:
         """Until an attempt has ended since ``closings`` was ``seen``, or none is open that could.
@@ -183,8 +178,7 @@ class Attempts:
     def _give_back(self, attempt: Attempt) -> None:
         """What was booked and is not sent costs nothing."""
         self._store.settle(settlement(attempt.id, None))
-        if attempt.role != UNPAID:
-            self.closed(1)
+        self.end(attempt)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -1,9 +1,7 @@
 """What the tests of the call engine share."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request
+from tapir_core.calls.budget import Attempt, make_attempt
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
 from tests.doubles.provider import Status, make_request
@@ -33,6 +31,11 @@ class UnbookedAttempts:
     def __init__(self) -> None:
         self.settled: list[Reply] = []
 
-    @asynccontextmanager
-    async def booked(self, key: str, request: Request, endpoint: Endpoint) -> AsyncIterator[Callable[[Reply], None]]:
-        yield self.settled.append
+    async def book(self, key: str, request: Request, endpoint: Endpoint) -> Attempt:
+        return make_attempt("a-run", key, request, endpoint)
+
+    def settle(self, _: Attempt, reply: Reply) -> None:
+        self.settled.append(reply)
+
+    def end(self, attempt: Attempt) -> None:
+        """Nobody waits for room."""

@@ -41,8 +41,8 @@ def attempts_of(books: SlowBooks, stopping: threading.Event | None = None) -> At
 
 
 async def send(attempts: Attempts, number: int = 0) -> str:
-    async with attempts.booked(f"key {number}", make_request(), ENDPOINT):
-        return "sent"
+    attempts.end(await attempts.book(f"key {number}", make_request(), ENDPOINT))
+    return "sent"
 
 
 async def turns(count: int = 3) -> None:

@@ -91,7 +91,7 @@ def test_tripping_ends_the_waiting_of_everybody_and_rearming_lets_new_ones_try()
 
         async def wait() -> None:
             try:
-                async with breaker.guard():
+                with breaker:
                     await asyncio.sleep(60)
             except EndpointGivenUpError as given_up:
                 ended.append(given_up.failure.message)
@@ -103,7 +103,7 @@ def test_tripping_ends_the_waiting_of_everybody_and_rearming_lets_new_ones_try()
         await asyncio.gather(*waiting, wait())
         assert ended == ["gone"] * 4
         breaker.rearm()
-        async with breaker.guard():
+        with breaker:
             pass
 
     asyncio.run(run())
