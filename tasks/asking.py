@@ -65,6 +65,7 @@ def make_request(
     prompt: Prompt | None = None,
     sample_index: int = 0,
     top_logprobs: int = 0,
+    schema: str = "",
 ) -> Request:
     """A request of this run in a role."""
     return Request(
@@ -77,6 +78,7 @@ def make_request(
         top_logprobs=top_logprobs,
         prompt_version=prompt.version if prompt else "",
         run=run.ref.name,
+        schema=schema,
     )
 
 
@@ -280,9 +282,10 @@ def render_texts(judge: JudgeConfig, prompt: Prompt, rows: Iterable[Row]) -> dic
 
 def judge_requests(runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: Mapping[Place, str]) -> list[Request]:
     """One request for each text."""
-    sampling = runtime.config.judge.sampling
+    sampling, schema = runtime.config.judge.sampling, mode_of(runtime.config.judge).schema
     return [
-        make_request(runtime.run, "judge", judge.voice, chat(text), sampling, prompt=prompt) for text in texts.values()
+        make_request(runtime.run, "judge", judge.voice, chat(text), sampling, prompt=prompt, schema=schema)
+        for text in texts.values()
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import polars as pl
 
 from tapir_core.calls import Outcome, Parsed
-from tapir_core.curriculum import Usable, parse_label, render_label, shares_of, split_usable, target_shares
+from tapir_core.curriculum import Labelling, Usable, shares_of, split_usable, target_shares
 from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
@@ -102,11 +102,16 @@ def evaluation_questions(run: RunFolder) -> EvaluationQuestions:
 def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Parsed[str]]:
     """Ask the teacher for the task type of each instruction."""
     asked, settings, prompt = current(run).teacher, run.config.teacher, current(run).prompt("label")
+    label = Labelling(settings.label_replies)
     requests = [
-        make_request(run, "label", asked.voice, chat(render_label(prompt, each)), settings.labelling, prompt=prompt)
+        make_request(
+            *(run, "label", asked.voice, chat(label.render(prompt, each)), settings.labelling),
+            prompt=prompt,
+            schema=label.schema,
+        )
         for each in instructions
     ]
-    return Watch(run, at).ask_parsed(asked, requests, parse_label, settings.reasks)
+    return Watch(run, at).ask_parsed(asked, requests, label.parse, settings.reasks)
 
 
 def ask_teacher(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> list[Outcome]:

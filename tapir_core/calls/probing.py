@@ -3,28 +3,30 @@
 Models differ in what they refuse: a temperature, `top_p`, a seed, the older name of the longest answer. What is refused
 is left out from then on (the longest answer is renamed, for it limits what is spent), and written into the
 configuration that the run keeps, so that stage keys and request keys say what was asked. Nothing is left out unsaid.
+Where replies by a JSON schema are wished, the probe asks for one; who replies otherwise is asked for text.
 
-Limits: a field that a provider takes and ignores looks as if it were obeyed.
+Limits: any other field that a provider takes and ignores looks as if it were obeyed.
 """
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from tapir_core.calls.types import Answer, Failure, Message, Outcome, Request, unsupported_remedy
-from tapir_core.config import OpenAIEndpoint, RunConfig, Sampling
+from tapir_core.calls.types import Failure, Message, Outcome, Request, unsupported_remedy
+from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, Sampling
 from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
-from tapir_core.text import canonical_json, digest
+from tapir_core.replies import JsonReply
+from tapir_core.text import Unparsed, canonical_json, digest, shorten
 
 PROMPT = "Reply with the one word: ready"
 """What a probe asks."""
 _SAME = {"max_tokens": "tokens_field", "max_completion_tokens": "tokens_field", "top_logprobs": "logprobs"}
 """Field of a request → what the configuration calls it."""
 
-Ask = Callable[[str, OpenAIEndpoint, Request], Outcome]
+Ask = Callable[[str, EndpointConfig, Request], Outcome]
 """Asks an endpoint, which a field of the configuration names."""
 
 
@@ -48,14 +50,26 @@ class _Probe:
     """Field that sets the endpoint."""
     how: str
     """Field that sets the sampling."""
-    endpoint: OpenAIEndpoint
+    endpoint: EndpointConfig
     sampling: Sampling
     role: str
     top_logprobs: int = 0
+    replies: str = ""
+    """Field that asks for replies by a JSON schema; empty where they are text."""
 
     @property
     def name(self) -> str:
         return f"{self.how} at {self.where}"
+
+    @property
+    def asked(self) -> str:
+        """Digest of what is probed."""
+        by_schema = [self.replies] if self.replies else []
+        return digest([self.endpoint.model_dump(mode="json"), self.sampling.model_dump(mode="json"), *by_schema])
+
+
+class _Word(JsonReply):
+    word: str
 
 
 def settle(
@@ -72,13 +86,13 @@ def settle(
     """
     found: dict[str, Settled] = {}
     for name in [each.name for each in _probes(config) if each.how.startswith(of)]:
-        # Read anew each time: what one probe found of an endpoint holds for the next one.
-        probe = next(each for each in _probes(config) if each.name == name)
-        asked = digest([probe.endpoint.model_dump(mode="json"), probe.sampling.model_dump(mode="json")])
-        before = known.get(name)
-        settled = before if before is not None and before.asked == asked else _settled(probe, asked, ask)
-        if settled is not None:
-            found[name], config = settled, with_changes(config, settled.changes)
+        # Of the configuration as it is by now: what one probe found of an endpoint holds for the next one.
+        if probe := _named(config, name):
+            before = known.get(name)
+            holds = before is not None and before.asked == probe.asked
+            settled = before if holds else _settled(config, name, probe.asked, ask)
+            if settled is not None:
+                found[name], config = settled, with_changes(config, settled.changes)
     return config, found
 
 
@@ -92,63 +106,79 @@ def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
         yield f"In this run {', '.join(names)} = {json.dumps(value)}, because the endpoint said: {said}"
 
 
-def _probes(config: RunConfig) -> Iterator[_Probe]:
+def _probes(config: RunConfig) -> list[_Probe]:
     """Every sampling of every endpoint that may refuse it."""
-    teacher = config.teacher
-    roles: list[tuple[str, Any, str, Sampling, str, int]] = [
-        ("teacher.endpoint", teacher.endpoint, f"teacher.{name}", getattr(teacher, name), "teacher", 0)
-        for name in ("labelling", "answering", "expanding", "refining")
-    ]
-    for where, endpoint in config.judge.endpoints.items():
-        roles.append((where, endpoint, "judge.sampling", config.judge.sampling, "judge", 0))
+    teacher, judge = config.teacher, config.judge
+    labels = "teacher.label_replies" if teacher.label_replies == "json" else ""
+    verdicts = "judge.replies" if judge.replies == "json" else ""
+    probes: list[_Probe] = []
+    for name in ("labelling", "answering", "expanding", "refining"):
+        replies, sampling = labels if name == "labelling" else "", getattr(teacher, name)
+        probes.append(_Probe("teacher.endpoint", f"teacher.{name}", teacher.endpoint, sampling, "teacher", 0, replies))
+    for where, endpoint in judge.endpoints.items():
+        probes.append(_Probe(where, "judge.sampling", endpoint, judge.sampling, "judge", 0, verdicts))
     for name, benchmark in config.evaluation.judged.items():
         where = "judge.endpoint" if benchmark.judge is None else f"evaluation.benchmarks.{name}.judge"
-        how = f"evaluation.benchmarks.{name}.sampling"
-        roles.append((where, config.judge_of(benchmark), how, benchmark.sampling, "judge", benchmark.logprobs_asked))
-    for where, endpoint, how, sampling, role, top_logprobs in roles:
-        if isinstance(endpoint, OpenAIEndpoint):
-            yield _Probe(where, how, endpoint, sampling, role, top_logprobs)
+        how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
+        probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
+    # The stand-in takes what we ask, but replies by no schema.
+    return [each for each in probes if isinstance(each.endpoint, OpenAIEndpoint) or each.replies]
 
 
-def _settled(probe: _Probe, asked: str, ask: Ask) -> Settled | None:
+def _named(config: RunConfig, name: str) -> _Probe | None:
+    """Nothing of a stand-in that is asked for text."""
+    return next((each for each in _probes(config) if each.name == name), None)
+
+
+def _settled(config: RunConfig, name: str, asked: str, ask: Ask) -> Settled | None:
     changes: dict[str, Any] = {}
     said: list[str] = []
-    while True:
-        outcome = ask(probe.where, probe.endpoint, _request(probe))
-        # Who refuses to say a word, or has no room for one, has taken the fields.
-        if isinstance(outcome, Answer) or outcome.kind in ("refused", "too_long"):
-            return Settled(asked, changes, tuple(said))
-        if not outcome.parameter:
-            _refuse(probe, outcome)
+    while probe := _named(with_changes(config, changes), name):
+        refusal = _refusal(probe, ask(probe.where, probe.endpoint, _request(probe)))
+        if refusal is None:
+            break
+        if not refusal.parameter:
+            _refuse(probe, refusal)
             return None
-        name = _SAME.get(outcome.parameter, outcome.parameter)
-        place, value = _without(probe, name, outcome)
-        changes[f"{place}.{name}"] = value
-        said.append(outcome.said or outcome.message)
-        if place == probe.how:
-            probe = replace(probe, sampling=probe.sampling.model_copy(update={name: value}))
-        else:
-            probe = replace(probe, endpoint=probe.endpoint.model_copy(update={name: value}))
+        field, value = _without(probe, refusal)
+        changes[field] = value
+        said.append(refusal.said or refusal.message)
+    return Settled(asked, changes, tuple(said))
 
 
-def _without(probe: _Probe, name: str, refusal: Failure) -> tuple[str, Any]:
-    """Where and to what a field is set that the endpoint refuses.
+def _refusal(probe: _Probe, outcome: Outcome) -> Failure | None:
+    """Why an endpoint does not take what was asked; nothing where it does."""
+    # Who refuses to say a word, or has no room for one, has taken the fields.
+    if isinstance(outcome, Failure) and outcome.kind not in ("refused", "too_long"):
+        return outcome
+    text = outcome.message if isinstance(outcome, Failure) else outcome.text
+    if not probe.replies or not isinstance(_Word.read(text), Unparsed):
+        return None
+    said = f"to a request for JSON by a schema it replied {shorten(text, 80)!r}"
+    return Failure("unsupported", said, parameter="response_format")
+
+
+def _without(probe: _Probe, refusal: Failure) -> tuple[str, Any]:
+    """Which field of the configuration is set to what, where the endpoint refuses a field of the request.
 
     Raises:
         ConfigError: it must not be left out, or was left out and is refused all the same.
     """
+    name = _SAME.get(refusal.parameter, refusal.parameter)
     if name in ("temperature", "top_p") and getattr(probe.sampling, name) != "provider":
-        return probe.how, "provider"
-    if name == "seed" and probe.endpoint.seed:
-        return probe.where, False
-    if name == "tokens_field" and probe.endpoint.tokens_field is None:
+        return f"{probe.how}.{name}", "provider"
+    if name == "seed" and getattr(probe.endpoint, "seed", False):
+        return f"{probe.where}.seed", False
+    if name == "response_format" and probe.replies:
+        return probe.replies, "text"
+    if name == "tokens_field" and getattr(probe.endpoint, "tokens_field", "") is None:
         # Renamed and never left out: it is what limits the cost of an answer.
         other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[refusal.parameter]
-        return probe.where, other
+        return f"{probe.where}.{name}", other
     remedy = unsupported_remedy(refusal.parameter)
     if name == "logprobs" and probe.top_logprobs:
         remedy = f"Set {probe.how.removesuffix('.sampling')}.top_logprobs = 0, or let another judge judge it"
-    raise ConfigError(f"{probe.where}: {probe.endpoint.model} said: {refusal.said or refusal.message}. {remedy}")
+    raise ConfigError(f"{probe.where}: {probe.endpoint.name} said: {refusal.said or refusal.message}. {remedy}")
 
 
 def _refuse(probe: _Probe, failure: Failure) -> None:
@@ -157,7 +187,7 @@ def _refuse(probe: _Probe, failure: Failure) -> None:
         raise ConfigError(f"{probe.how}.max_tokens: value {probe.sampling.max_tokens}: {failure.message}")
     if failure.kind == "bad_request":
         raise ConfigError(
-            f"{probe.where}: {probe.endpoint.model} refuses what {probe.how} asks: {failure.message}. Correct it, or "
+            f"{probe.where}: {probe.endpoint.name} refuses what {probe.how} asks: {failure.message}. Correct it, or "
             "the endpoint's extra_body"
         )
 
@@ -165,7 +195,7 @@ def _refuse(probe: _Probe, failure: Failure) -> None:
 def _request(probe: _Probe) -> Request:
     endpoint = probe.endpoint
     # What changes no answer changes this one: whether it comes.
-    sent = {"tokens_field": endpoint.tokens_field, "seed": endpoint.seed}
+    sent = endpoint.model_dump(include={"tokens_field", "seed"})
     return Request(
         role="probe",
         messages=(Message("user", PROMPT),),
@@ -175,4 +205,5 @@ def _request(probe: _Probe) -> Request:
         # With a seed, as every row that is asked again has one.
         sample_index=1,
         top_logprobs=probe.top_logprobs,
+        schema=_Word.schema_text() if probe.replies else "",
     )

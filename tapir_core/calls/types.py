@@ -58,6 +58,8 @@ class Request:
     """First 12 hex digits of the prompt file's digest; empty for a bare instruction. A column, not part of the key."""
     run: str = ""
     """Name of the run that asks. A column, not part of the key."""
+    schema: str = ""
+    """JSON schema that the reply has to obey, as canonical JSON; empty where it is text."""
 
     @property
     def key(self) -> str:
@@ -71,6 +73,8 @@ class Request:
         }
         if self.top_logprobs:
             seen["top_logprobs"] = self.top_logprobs
+        if self.schema:
+            seen["schema"] = self.schema
         return digest(seen)
 
 
@@ -121,6 +125,8 @@ def unsupported_remedy(parameter: str) -> str:
         return f'Set tokens_field = "{other}" in the endpoint'
     if parameter == "seed":
         return "Set seed = false in the endpoint"
+    if parameter == "response_format":
+        return 'Set judge.replies and teacher.label_replies to "text"'
     return f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
 
 

@@ -104,6 +104,9 @@ def request_body(request: Request, endpoint: Endpoint) -> dict[str, Any]:
         body["seed"] = request.sample_index
     if request.top_logprobs:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if request.schema:
+        schema = {"name": "reply", "strict": True, "schema": json.loads(request.schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
     return {**body, **endpoint.body_fields}
 
 

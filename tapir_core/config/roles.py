@@ -22,6 +22,7 @@ from tapir_core.config._base import (
     EnvironmentName,
     HeaderName,
     Kind,
+    Later,
     Section,
     WebAddress,
     check_web_address,
@@ -305,6 +306,9 @@ class StandinEndpoint(EndpointConfig):
 
 Order = Literal["teacher_first", "student_first"]
 
+ReplyForm = Literal["text", "json"]
+"""`json`: by a JSON schema (`response_format`), where the probe before the first row shows that it is obeyed."""
+
 PanelRule = Literal["mean", "majority"]
 """`mean`: of all who scored. `majority`: of those who named the winner that most named; of all when none leads."""
 
@@ -335,6 +339,9 @@ class TeacherConfig(Section):
     reasks: NonNegativeInt = 2
     """Times that a reply which cannot be parsed (label, expansion) is asked for again with another seed."""
 
+    label_replies: Annotated[ReplyForm, Later()] = "text"
+    """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
+
 
 class JudgeConfig(Section):
     """The LLM that scores student against teacher; may be the teacher with another prompt."""
@@ -362,6 +369,9 @@ class JudgeConfig(Section):
 
     reasks: NonNegativeInt = 2
     """Times that a verdict which cannot be parsed is asked for again with another seed before it is unscored."""
+
+    replies: Annotated[ReplyForm, Later()] = "text"
+    """`json` asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so."""
 
     @property
     def prompt(self) -> str:

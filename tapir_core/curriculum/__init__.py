@@ -53,11 +53,11 @@ from tapir_core.curriculum.tables import (
     SEEDS,
 )
 from tapir_core.curriculum.teacher import (
+    Labelling,
     Usable,
     parse_label,
     refinement_problem,
     refinement_prompt_name,
-    render_label,
     render_refinement,
     split_usable,
     unusable_reason,
@@ -79,6 +79,7 @@ __all__ = [
     "Gate",
     "Gated",
     "LabelGate",
+    "Labelling",
     "Mixture",
     "RoundHistory",
     "SeedSelection",
@@ -105,7 +106,6 @@ __all__ = [
     "refinement_problem",
     "refinement_prompt_name",
     "render_expansion",
-    "render_label",
     "render_refinement",
     "select_seeds",
     "share_table",

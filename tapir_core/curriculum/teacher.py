@@ -16,12 +16,15 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import polars as pl
+from pydantic import Field
 
 from tapir_core.curriculum.tables import EXAMPLES, in_order
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
+from tapir_core.replies import JsonReply
 from tapir_core.task_types import TASK_TYPES, family_of
 from tapir_core.text import Unparsed
 from tapir_core.verifiable import final_result, normalise_result, states_result
@@ -75,9 +78,32 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z \u2010-\u2014-]*")
 _LINE = re.compile(r"task[ _-]?type\W{0,8}?[:=](.*)", re.IGNORECASE)
 
 
-def render_label(prompt: Prompt, instruction: str) -> str:
-    """The teacher's message that asks for the task type of one instruction."""
-    return prompt.render(instruction=neutralise(instruction), task_types="\n".join(TASK_TYPES))
+class LabelReply(JsonReply):
+    """What the teacher replies by a schema."""
+
+    task_type: Literal[TASK_TYPES] = Field(description="a name from the list")  # type: ignore[valid-type]
+
+
+class Labelling:
+    """How the teacher is asked for the task type of an instruction."""
+
+    def __init__(self, replies: Literal["text", "json"] = "text") -> None:
+        """``replies`` is `teacher.label_replies`."""
+        self.schema = LabelReply.schema_text() if replies == "json" else ""
+        """That a reply has to obey; empty where it is text."""
+        self.parse = read_label if self.schema else parse_label
+        """Gives the task type of one reply, or `Unparsed`."""
+
+    def render(self, prompt: Prompt, instruction: str) -> str:
+        """The teacher's message."""
+        text = prompt.render(instruction=neutralise(instruction), task_types="\n".join(TASK_TYPES))
+        return LabelReply.asked_by(text) if self.schema else text
+
+
+def read_label(raw: str | None) -> str | Unparsed:
+    """The task type of a reply by the schema."""
+    reply = LabelReply.read(raw)
+    return reply if isinstance(reply, Unparsed) else reply.task_type
 
 
 def parse_label(raw: str | None) -> str | Unparsed:

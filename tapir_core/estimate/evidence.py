@@ -19,7 +19,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +28,7 @@ import polars as pl
 
 from tapir_core.calls import Answer, AnswerStore, Message, Outcome, Request, Role
 from tapir_core.config import ModelIdentity, RunConfig, Sampling
-from tapir_core.curriculum import parse_label, refinement_prompt_name, render_expansion, render_label, render_refinement
+from tapir_core.curriculum import Labelling, refinement_prompt_name, render_expansion, render_refinement
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import heldout_questions, read_questions
 from tapir_core.errors import TapirError
@@ -130,8 +130,9 @@ class Evidence:
 
 def label_request(config: RunConfig, prompt: Prompt, instruction: Instruction) -> Request:
     """The request for the task type of an instruction, as stage `label` makes it."""
-    chat = (Message("user", render_label(prompt, instruction.text)),)
-    return _request(config, "label", chat, config.teacher.labelling)
+    label = Labelling(config.teacher.label_replies)
+    chat = (Message("user", label.render(prompt, instruction.text)),)
+    return replace(_request(config, "label", chat, config.teacher.labelling), schema=label.schema)
 
 
 def teach_request(config: RunConfig, instruction: Instruction) -> Request:
@@ -155,7 +156,8 @@ def measure_prompts(
     judged = [mode.render(prompts[judge.prompt], row, mode.places(judge)[0]) for row in unanswered]
     chats = [_chat(each) for each in sample]
     asked = _mean([sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in chat) for chat in chats])
-    labels = [render_label(prompts["label"], each.text) for each in sample]
+    label = Labelling(config.teacher.label_replies)
+    labels = [label.render(prompts["label"], each.text) for each in sample]
     seeds = [render_expansion(prompts["expand"], each.text, max(shares, key=shares.__getitem__)) for each in sample]
     fixed: dict[Role, float] = {
         "label": mean_tokens(labels) + MESSAGE_TOKENS,
@@ -291,7 +293,8 @@ def _known(config: RunConfig, pool: list[Instruction], heldout_rows: int, prompt
         with AnswerStore(url, patient=False) as store:
             labels = store.lookup([label_request(config, prompt, each).key for each in pool])
             answered = store.known([teach_request(config, each).key for each in pool])
-    parsed = (parse_label(reply.text) for reply in labels.values() if isinstance(reply, Answer))
+    parse = Labelling(config.teacher.label_replies).parse
+    parsed = (parse(reply.text) for reply in labels.values() if isinstance(reply, Answer))
     task_types = [each for each in parsed if isinstance(each, str)]
     usable_share = None
     if config.teacher.endpoint.is_standin:

@@ -18,8 +18,9 @@ import polars as pl
 
 from tapir_core.config import JudgeConfig, PanelRule
 from tapir_core.judging.prompt import render_pairwise, render_pointwise
-from tapir_core.judging.verdict import parse_pointwise, parse_verdict
+from tapir_core.judging.verdict import PairReply, PointReply, parse_pointwise, parse_verdict, read_pair, read_point
 from tapir_core.prompts import Prompt
+from tapir_core.replies import JsonReply
 from tapir_core.text import Unparsed
 
 _T = TypeVar("_T")
@@ -76,8 +77,18 @@ class JudgeMode:
     shown: tuple[str, ...] = ("teacher", "student")
     """Whose answers stand in a prompt: columns of a row."""
 
-    parse: Callable[[str | None], Any] = staticmethod(parse_verdict)
-    """The score or scores of one reply, or `Unparsed`."""
+    form: type[JsonReply] = PairReply
+    """Of a reply by a JSON schema."""
+
+    parsers: tuple[Callable[[str | None], Any], Callable[[str | None], Any]] = parse_verdict, read_pair
+    """Of a reply in text, and of one by the schema."""
+
+    def __init__(self, replies: Literal["text", "json"] = "text") -> None:
+        """``replies`` is `judge.replies`."""
+        self.schema = self.form.schema_text() if replies == "json" else ""
+        """That a reply has to obey; empty where it is text."""
+        self.parse = self.parsers[bool(self.schema)]
+        """Gives the score or scores of one reply, or `Unparsed`."""
 
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         """The requests for one instruction to one judge."""
@@ -89,6 +100,10 @@ class JudgeMode:
 
     def render(self, prompt: Prompt, row: _Row, place: str) -> str:
         """What the judge reads."""
+        text = self._render(prompt, row, place)
+        return self.form.asked_by(text) if self.schema else text
+
+    def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
         shown = _in_order(place, row["student"], row["teacher"])
         return render_pairwise(prompt, row["instruction"], row["system"], *shown, row["reference"])
 
@@ -129,7 +144,8 @@ class _Pointwise(JudgeMode):
     """One answer a call. A place is whose answer is shown; the teacher's is the same in every round, and paid once."""
 
     shown = ("teacher",)
-    parse = staticmethod(parse_pointwise)
+    form = PointReply
+    parsers = parse_pointwise, read_point
 
     def places(self, judge: JudgeConfig) -> tuple[str, ...]:
         return ("student", "teacher")
@@ -137,7 +153,7 @@ class _Pointwise(JudgeMode):
     def order_of(self, place: str) -> str:
         return POINTWISE
 
-    def render(self, prompt: Prompt, row: _Row, place: str) -> str:
+    def _render(self, prompt: Prompt, row: _Row, place: str) -> str:
         return render_pointwise(prompt, row["instruction"], row["system"], row[place], row["reference"])
 
     def rests_on(self, place: str) -> tuple[str, ...]:
@@ -158,12 +174,12 @@ class _Pointwise(JudgeMode):
         return POINTWISE
 
 
-MODES: dict[str, JudgeMode] = {"pairwise": JudgeMode(), "pointwise": _Pointwise()}
+MODES: dict[str, type[JudgeMode]] = {"pairwise": JudgeMode, "pointwise": _Pointwise}
 
 
 def mode_of(judge: JudgeConfig) -> JudgeMode:
     """How the judges of a run are asked."""
-    return MODES[judge.mode]
+    return MODES[judge.mode](judge.replies)
 
 
 def expected_orders(judge: JudgeConfig) -> tuple[str, ...]:

@@ -14,8 +14,11 @@ is linear in the length of a reply: no pattern has an unbounded quantifier that 
 """
 
 import re
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from pydantic import AfterValidator, Field
+
+from tapir_core.replies import JsonReply
 from tapir_core.text import Unparsed
 
 SCALE = (1.0, 10.0)
@@ -37,6 +40,42 @@ class PairScores(NamedTuple):
 
     answer_1: float
     answer_2: float
+
+
+def _on_scale(score: float) -> float:
+    if not SCALE[0] <= score <= SCALE[1]:
+        raise ValueError("outside 1-10")
+    return score
+
+
+Score = Annotated[float, AfterValidator(_on_scale)]
+
+
+class PairReply(JsonReply):
+    """What a judge of two answers replies by a schema."""
+
+    explanation: str = Field(description="your judgement in two or three sentences")
+    score_1: Score = Field(description="the score of answer 1, a number from 1 to 10")
+    score_2: Score = Field(description="the score of answer 2, a number from 1 to 10")
+
+
+class PointReply(JsonReply):
+    """What a judge of one answer replies by a schema."""
+
+    explanation: str = Field(description="your judgement in two or three sentences")
+    score: Score = Field(description="a number from 1 to 10")
+
+
+def read_pair(raw: str | None) -> PairScores | Unparsed:
+    """The scores of a reply by a schema."""
+    reply = PairReply.read(raw)
+    return reply if isinstance(reply, Unparsed) else PairScores(reply.score_1, reply.score_2)
+
+
+def read_point(raw: str | None) -> float | Unparsed:
+    """The score of a reply by a schema."""
+    reply = PointReply.read(raw)
+    return reply if isinstance(reply, Unparsed) else reply.score
 
 
 def parse_verdict(raw: str | None) -> PairScores | Unparsed:

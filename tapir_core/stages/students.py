@@ -67,10 +67,16 @@ def tuning_fields(config: RunConfig, number: int) -> Json:
     return [config.run.seed, settings.epochs, settings.learning_rate, shared]
 
 
+def label_fields(config: RunConfig) -> Json:
+    """How task types are asked for."""
+    by_schema = {"replies": "json"} if config.teacher.label_replies == "json" else {}
+    return config.teacher.labelling.shaping() | by_schema
+
+
 def wave_fields(config: RunConfig, number: int) -> Json:
     """How a round's seeds are expanded."""
     teacher, expansion = config.teacher, config.curriculum.expansion
-    sampling = [each.shaping() for each in (teacher.expanding, teacher.labelling, teacher.answering)]
+    sampling = [teacher.expanding.shaping(), label_fields(config), teacher.answering.shaping()]
     check = []
     if config.checks_expansion(number):
         selection = config.round(number).selection.shaping()
@@ -141,7 +147,7 @@ LABEL = declare(
         columns=("instruction_id", "task_type"),
         row="an instruction of the pool",
         reads=lambda *_: [POOL.at()],
-        settings=lambda c, _: [teacher_fields(c), c.teacher.labelling.shaping(), c.teacher.reasks],
+        settings=lambda c, _: [teacher_fields(c), label_fields(c), c.teacher.reasks],
         files=lambda *_: ["prompt:label"],
         asks="teacher",
         roles=("label",),

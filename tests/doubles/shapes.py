@@ -4,13 +4,14 @@ Shapes as documented or seen in issues of their clients in 2025 and 2026; only w
 completions is modelled.
 """
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to_json
-from tests.doubles.provider import FakeReply, RecordedCall, Status
+from tests.doubles.provider import PROBE, FakeReply, RecordedCall, Status
 
 THOUGHT_TOKENS = 40
 """Of each reply of a model that thinks."""
@@ -145,7 +146,25 @@ def _completion(body: dict[str, Any], *, without: tuple[str, ...] = ()) -> dict[
     """What the stand-in answers; which of its roles is asked is the last word of the model's name."""
     role = body["model"].rpartition("-")[2]
     known = {name: value for name, value in body.items() if name not in without}
-    return reply_to_json({**known, "model": f"standin-{role}"}, Behaviour()).body
+    completion: dict[str, Any] = reply_to_json({**known, "model": f"standin-{role}"}, Behaviour()).body
+    message = completion["choices"][0]["message"]
+    if body["messages"][-1]["content"] == PROBE:
+        message |= {"content": "ready", "refusal": None}
+    # A refusal is one in every form.
+    if (wanted := known.get("response_format")) and message["content"]:
+        message["content"] = _by_schema(wanted["json_schema"]["schema"], message["content"])
+    return completion
+
+
+def _by_schema(schema: dict[str, Any], text: str) -> str:
+    """What a text of the stand-in says, as JSON."""
+    numbers = iter(re.findall(r"\d+(?:\.\d+)?", text.rpartition("[[")[2]))
+    label = text.rpartition("Task type: ")[2].strip()
+    values = {
+        name: float(next(numbers)) if each["type"] == "number" else label if "enum" in each else text
+        for name, each in schema["properties"].items()
+    }
+    return json.dumps(values)
 
 
 def _with_message(completion: dict[str, Any], **fields: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def make_small(root: Path, provider: FakeProvider, backbone: Path) -> RunConfig:
         run={"name": "shaped", "rounds": 1},
         data={"pool": {"type": "standin", "rows": 60}, "heldout": None},
         student={"backbone": str(backbone)},
-        teacher={"endpoint": {**endpoint, "model": "a-teacher"}},
-        judge={"endpoint": {**endpoint, "model": "a-judge"}},
+        teacher={"endpoint": {**endpoint, "model": "a-teacher"}, "label_replies": "json"},
+        judge={"endpoint": {**endpoint, "model": "a-judge"}, "replies": "json"},
         curriculum={"target_shares": "natural", "stop": {"patience": 0}},
         basic_tuning={"examples": 16},
     )
@@ -71,6 +71,9 @@ def test_a_run_is_asked_to_its_verdicts_and_a_second_start_asks_nobody(
     verdicts = judged.rows(StageAt("judge", 1))
     assert verdicts.height > 0
     assert verdicts["teacher_score"].null_count() < verdicts.height / 2
+    by_schema = run.config.judge.replies == "json"
+    assert verdicts["raw"].str.starts_with("{").any() == by_schema
+    assert by_schema == ("judge.replies" not in changes)
 
 
 def test_what_a_provider_refuses_only_later_stops_the_run_with_its_words(tmp_path: Path, backbone: Path) -> None:

@@ -72,6 +72,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher openai: batch": [f"teacher.endpoint={{ {_OPENAI}, {_BATCH} }}"],
     "teacher stand-in, batch": [f'teacher.endpoint={{ type = "standin", latency_ms = 9, {_BATCH} }}'],
     "terms of the teacher": ["teacher.terms=MIT"],
+    "labels by a schema": ["teacher.label_replies=json"],
     # judge
     "judge openai": [f"judge.endpoint={{ {_OPENAI} }}"],
     "judge openai: all its fields": [f"judge.endpoint={{ {_ALL_OF_OPENAI} }}"],
@@ -81,6 +82,7 @@ VARIANTS: dict[str, list[str]] = {
     "judge stand-in, first": ["judge.endpoint.prefers=first"],
     "judge stand-in, longer": ["judge.endpoint.prefers=longer"],
     "judge stand-in, no log-probabilities": ["judge.endpoint.logprobs=false"],
+    "verdicts by a schema": ["judge.replies=json"],
     "pointwise": ["judge.mode=pointwise"],
     "teacher first only": ['judge.orders=["teacher_first"]'],
     "student first only": ['judge.orders=["student_first"]'],

@@ -16,11 +16,10 @@ from tapir_core.calls.probing import in_words, settle
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.curriculum import (
+    Labelling,
     parse_expansion,
-    parse_label,
     refinement_prompt_name,
     render_expansion,
-    render_label,
     render_refinement,
     unusable_reason,
 )
@@ -90,9 +89,10 @@ def _try_with(
         sampling: Sampling,
         messages: tuple[Message, ...],
         parse: Callable[[str], Any],
+        schema: str = "",
     ) -> Trial:
         who = endpoint.answers_as("judge" if role == "judge" else "teacher")
-        request = Request(role, messages, who.model, who.identity, sampling)
+        request = Request(role, messages, who.model, who.identity, sampling, schema=schema)
         started = time.monotonic()
         outcome = ask(field, endpoint, request)
         seconds = time.monotonic() - started
@@ -108,8 +108,9 @@ def _try_with(
     teacher, prompts = config.teacher, config.run.prompts
     row = next(read_pool_of(config.data.pool, config.data, config.run.seed).rows.iter_rows(named=True))
     text, system, at = row["instruction"], row["system"], ("teacher.endpoint", teacher.endpoint)
-    label = load_prompt("label", prompts)
-    yield (labelled := attempt("label", *at, teacher.labelling, chat(render_label(label, text)), parse_label))
+    label = Labelling(teacher.label_replies)
+    asked = chat(label.render(load_prompt("label", prompts), text))
+    yield (labelled := attempt("label", *at, teacher.labelling, asked, label.parse, label.schema))
     yield (taught := attempt("teach", *at, teacher.answering, chat(text, system), str))
     task_type = labelled.read or _TASK_TYPE
     expansion = render_expansion(load_prompt("expand", prompts), text, task_type)
@@ -121,5 +122,5 @@ def _try_with(
     mode, judge = mode_of(config.judge), config.judge
     shown = {**row, "teacher": taught.read, "student": _NO_ANSWER}
     for field, endpoint in judge.endpoints.items():
-        asked = mode.render(load_prompt(judge.prompt, prompts), shown, mode.places(judge)[0])
-        yield attempt("judge", field, endpoint, judge.sampling, chat(asked), mode.parse)
+        asked = chat(mode.render(load_prompt(judge.prompt, prompts), shown, mode.places(judge)[0]))
+        yield attempt("judge", field, endpoint, judge.sampling, asked, mode.parse, mode.schema)

@@ -7,21 +7,21 @@ import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
 from tapir_core.calls.probing import Settled, in_words, settle
-from tapir_core.config import CallsConfig, OpenAIEndpoint, RunConfig
+from tapir_core.config import CallsConfig, EndpointConfig, RunConfig
 from tapir_core.errors import ConfigError
-from tests.doubles.provider import FakeProvider, Status
+from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.shapes import SHAPES
 from tests.run_config import make_config
 
 UNKNOWN: dict[str, Settled] = {}
 
 
-def asked_at(provider: FakeProvider, **teacher: Any) -> RunConfig:
+def asked_at(provider: FakeProvider, *, replies: str = "text", **teacher: Any) -> RunConfig:
     endpoint = {"type": "openai", "base_url": provider.base_url, "api_key_env": "", **teacher.pop("endpoint", {})}
     return make_config(
         "runs",
-        teacher={"endpoint": {**endpoint, "model": "a-teacher"}, **teacher},
-        judge={"endpoint": {**endpoint, "model": "a-judge"}},
+        teacher={"endpoint": {**endpoint, "model": "a-teacher"}, "label_replies": replies, **teacher},
+        judge={"endpoint": {**endpoint, "model": "a-judge"}, "replies": replies},
     )
 
 
@@ -30,7 +30,7 @@ def settled(
 ) -> tuple[RunConfig, dict[str, Settled]]:
     with CallEngine(AnswerStore(store_url), quick, run="a-run") as engine:
 
-        def ask(_: str, endpoint: OpenAIEndpoint, request: Request) -> Outcome:
+        def ask(_: str, endpoint: EndpointConfig, request: Request) -> Outcome:
             from tasks.engines.endpoints import Endpoints, endpoint_source
 
             [outcome] = engine.ask([request], endpoint_source(endpoint, Endpoints(8, None), "teacher.endpoint"))  # type: ignore[arg-type]  # no stand-in is started
@@ -115,6 +115,39 @@ def test_an_endpoint_that_cannot_be_asked_now_is_left_as_it_is(store_url: str, q
     with FakeProvider(lambda _: Status(503), probed=True) as provider:
         config = asked_at(provider)
         assert settled(store_url, quick, config) == (config, {})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_replies_by_a_schema_are_asked_for_where_the_endpoint_obeys_one(
+    shape: str, store_url: str, quick: CallsConfig
+) -> None:
+    with FakeProvider(SHAPES[shape], probed=True) as provider:
+        config, found = settled(store_url, quick, asked_at(provider, replies="json"))
+    obeys = not shape.startswith("anthropic")
+    assert (config.judge.replies, config.teacher.label_replies) == (("json", "json") if obeys else ("text", "text"))
+    said = [line for line in in_words(found) if "judge.replies" in line]
+    assert obeys or "to a request for JSON by a schema it replied" in said[0]
+    assert bool(said) != obeys
+
+
+def test_who_refuses_a_schema_is_asked_for_text(store_url: str, quick: CallsConfig) -> None:
+    def refuse(call: RecordedCall) -> FakeReply:
+        if "response_format" in call.body:
+            return Status(400, {"error": {"message": "response_format is not supported by this model"}})
+        return Text("ready")
+
+    with FakeProvider(refuse, probed=True) as provider:
+        config, found = settled(store_url, quick, asked_at(provider, replies="json"))
+    assert (config.judge.replies, config.teacher.label_replies) == ("text", "text")
+    assert any("judge.replies" in line and "is not supported by this model" in line for line in in_words(found))
+
+
+def test_the_stand_in_is_asked_for_text(store_url: str, quick: CallsConfig) -> None:
+    def reply(*_: Any) -> Answer:
+        return Answer("ready", "stop", 1, 1)
+
+    config, _ = settle(make_config("runs", judge={"replies": "json"}), {}, reply)
+    assert config.judge.replies == "text"
 
 
 def test_the_stand_in_is_not_probed() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.curriculum import parse_label, render_label
+from tapir_core.curriculum import Labelling, parse_label
 from tapir_core.prompts import load_prompt
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import Unparsed
@@ -46,6 +46,6 @@ def test_the_last_name_counts_and_an_unknown_one_does_not(raw: str | None, expec
 
 
 def test_the_prompt_lists_one_name_a_line() -> None:
-    message = render_label(load_prompt("label"), "Add 2 and 2.</instruction>")
+    message = Labelling().render(load_prompt("label"), "Add 2 and 2.</instruction>")
     assert "\n".join(["<task_types>", *TASK_TYPES, "</task_types>"]) in message
     assert message.count("</instruction>") == 1

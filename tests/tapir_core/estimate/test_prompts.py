@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tapir_core.curriculum import render_label
+from tapir_core.curriculum import Labelling
 from tapir_core.estimate.evidence import (
     MESSAGE_TOKENS,
     Instruction,
@@ -29,7 +29,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
     config = make_config("runs")
     run: Any = SimpleNamespace(ref=SimpleNamespace(name="another"))
     voice = config.teacher.endpoint.answers_as("teacher")
-    label = chat(render_label(PROMPTS["label"], each.text))
+    label = chat(Labelling().render(PROMPTS["label"], each.text))
     asked = make_request(run, "label", voice, label, config.teacher.labelling, prompt=PROMPTS["label"])
     assert label_request(config, PROMPTS["label"], each).key == asked.key
     taught = make_request(run, "teach", voice, chat(each.text, each.system), config.teacher.answering)
@@ -39,7 +39,7 @@ def test_keys_are_those_that_the_stages_ask_for(each: Instruction) -> None:
 def test_a_prompt_is_the_real_one_and_answers_in_it_count_by_their_length() -> None:
     measured = measure_prompts(make_config("runs"), PROMPTS, SAMPLE[:1])
     lengths: Any = {"teach": 100.0, "answer": 40.0}
-    text = render_label(PROMPTS["label"], SAMPLE[0].text)
+    text = Labelling().render(PROMPTS["label"], SAMPLE[0].text)
     assert measured.of("label", lengths) == estimate_tokens(text) + MESSAGE_TOKENS
     assert measured.of("judge", lengths) == measured.fixed["judge"] + 140
     assert measured.of("refine", lengths) == pytest.approx(measured.fixed["refine"] + 100)

@@ -5,7 +5,7 @@ from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult
 from tapir_core.judging.orders import MODES
 from tapir_core.judging.verdict import PairScores
 
-PAIRWISE = MODES["pairwise"]
+PAIRWISE = MODES["pairwise"]()
 
 
 def make_pair(kind: PairKind = "wrong", number: int = 0, task_type: str = "Math", plain_id: str = "") -> CheckPair:
@@ -66,7 +66,7 @@ def test_a_pair_without_all_its_orders_is_unscored_with_the_reason() -> None:
 
 
 def test_single_scores_have_a_gap_and_no_order_gap() -> None:
-    one = score_pair(make_pair(), [MODES["pointwise"].combine("x", "student", [2.0, 9.0], None, "anna")])
+    one = score_pair(make_pair(), [MODES["pointwise"]().combine("x", "student", [2.0, 9.0], None, "anna")])
     assert (one.gap, one.order_gap, one.outcome) == (7.0, None, "right")
 
 

@@ -20,7 +20,7 @@ def make_judge(**fields: object) -> JudgeConfig:
     return JudgeConfig.model_validate({"endpoint": {"type": "standin"}, **fields})
 
 
-PAIRWISE, POINTS = MODES["pairwise"], MODES["pointwise"]
+PAIRWISE, POINTS = MODES["pairwise"](), MODES["pointwise"]()
 
 
 @pytest.mark.parametrize("order", ["teacher_first", "student_first"])

@@ -1,11 +1,18 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging import PairScores, parse_pointwise, parse_verdict
+from tapir_core.judging import PairScores, mode_of, parse_pointwise, parse_verdict
+from tapir_core.judging.orders import MODES
+from tapir_core.judging.verdict import read_pair, read_point
+from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
+from tests.run_config import make_config
 
 NONE, OUTSIDE = Unparsed("no verdict"), Unparsed("score outside 1-10")
+NO_JSON = Unparsed("no JSON of the schema")
 
 
 @pytest.mark.parametrize(
@@ -195,3 +202,40 @@ def test_a_verdict_is_found_behind_any_noise(before: str, one: float, other: flo
 def test_no_reply_raises(raw: str) -> None:
     assert isinstance(parse_verdict(raw), PairScores | Unparsed)
     assert isinstance(parse_pointwise(raw), float | Unparsed)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ('{"explanation": "Both.", "score_1": 7, "score_2": 9.5}', PairScores(7, 9.5)),
+        (' {"explanation": "", "score_1": 1.0, "score_2": 10}\n', PairScores(1, 10)),
+        ('{"explanation": "Both.", "score_1": 0, "score_2": 9}', NO_JSON),
+        ('{"explanation": "Both.", "score_1": 7, "score_2": 11}', NO_JSON),
+        ('{"explanation": "Both.", "score_1": 7, "score_2": NaN}', NO_JSON),
+        ('{"explanation": "Both.", "score_1": 7}', NO_JSON),
+        ('{"explanation": "Both.", "score_1": 7, "score_2": 9, "score_3": 9}', NO_JSON),
+        ('Sure: {"explanation": "Both.", "score_1": 7, "score_2": 9}', NO_JSON),
+        ("Both are fine.\nScores: [[7, 9]]", NO_JSON),
+        ("", NO_JSON),
+        (None, NO_JSON),
+    ],
+)
+def test_a_reply_by_the_schema_counts_only_if_it_validates(raw: str | None, expected: PairScores | Unparsed) -> None:
+    assert read_pair(raw) == expected
+
+
+def test_a_pointwise_reply_by_the_schema_is_one_score() -> None:
+    assert read_point('{"explanation": "Good.", "score": 8}') == 8.0
+    assert read_point('{"explanation": "Good.", "score": 80}') == NO_JSON
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_asked_for_by_a_schema_names_every_field_of_it(mode: str) -> None:
+    row = {"instruction": "Add 2 and 2.", "system": None, "reference": None, "student": "4", "teacher": "four"}
+    judge = make_config("runs", judge={"mode": mode, "replies": "json"}).judge
+    asked = mode_of(judge)
+    schema = json.loads(asked.schema)
+    text = asked.render(load_prompt(judge.prompt), row, asked.places(judge)[0])
+    assert schema["required"] == list(schema["properties"])
+    assert all(f"`{name}`" in text for name in schema["properties"])
+    assert schema["additionalProperties"] is False
