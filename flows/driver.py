@@ -6,7 +6,7 @@ deployments begin here alike, so that both refuse the same things in the same wo
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception, wait_fixed
@@ -18,9 +18,9 @@ from tapir_core.calls.probing import Settled, in_words, settle
 from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
-from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy
+from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
 from tapir_core.estimate.run import save_estimate
-from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_RECORD
+from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.reporting.report import write_report
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder, RunRef, open_run
@@ -104,7 +104,13 @@ def hold_run(
                     for line in in_words(found):
                         say(line)
             current(run).lease = lease
+            run.storage.remove(RUN_ERROR)
             yield run
+        except TapirError as error:
+            # Where the folder itself cannot be written the terminal alone says so.
+            with suppress(TapirError, OSError):
+                run.storage.write_bytes(RUN_ERROR, str(error).encode())
+            raise
         finally:
             close_all()
             publish_logs(run)

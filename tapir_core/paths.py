@@ -11,6 +11,7 @@ BACKBONE = -1
 MANIFEST = "manifest.json"
 RUN_RECORD = "run.json"
 RESOLVED_CONFIG = "config.resolved.json"
+RUN_ERROR = "error.txt"
 REPORT = "report.html"
 ESTIMATE = "estimate.json"
 JUDGE_REPORT = "judge_report.html"

@@ -31,7 +31,7 @@ from tapir_core.data.dataset import (
 )
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
-from tapir_core.paths import RESOLVED_CONFIG, RUN_RECORD, is_part, manifest_file
+from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
 from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
@@ -111,6 +111,14 @@ class RunFolder:
             return RunRecord(**record, settled=settled)
         except TypeError as error:
             raise ConfigError(unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
+
+    @property
+    def error(self) -> str:
+        """What the last start ended with, such as a provider's words; empty where it did its work or is at it."""
+        try:
+            return self.storage.read_bytes(RUN_ERROR).decode()
+        except FileNotFoundError:
+            return ""
 
     @cached_property
     def config(self) -> RunConfig:

@@ -96,6 +96,8 @@ def _print_status(console: Console, ref: RunRef) -> None:
         student = f"{student_name(progress.student)} on the held-out {progress.split} split"
         print_line(console, f"{student}: {score_in_words(progress.score)}")
     print_line(console, _spent(run))
+    if run.error:
+        print_line(console, f"the last start ended with: {run.error}")
     if progress.stopped:
         print_line(console, f"stopped early: {progress.stopped}")
     elif progress.next_stage is None:

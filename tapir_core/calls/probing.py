@@ -98,12 +98,18 @@ def settle(
 
 def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
     """What is asked otherwise than the configuration says, a line for each thing that an endpoint said."""
+    for names, value, said in by_words(found):
+        yield f"In this run {names} = {value}, because the endpoint said: {said}"
+
+
+def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
+    """Fields of the configuration with their value in the run, and what the endpoint said that made it so."""
     fields = defaultdict[tuple[str, Any], list[str]](list)
     for each in found.values():
         for (name, value), said in zip(each.changes.items(), each.said, strict=True):
             fields[said, value].append(name)
     for (said, value), names in fields.items():
-        yield f"In this run {', '.join(names)} = {json.dumps(value)}, because the endpoint said: {said}"
+        yield ", ".join(names), json.dumps(value), said
 
 
 def _probes(config: RunConfig) -> list[_Probe]:

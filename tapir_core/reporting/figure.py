@@ -194,7 +194,7 @@ def _figure_svg(height_inches: float, fill: Callable[[Any], None], legend: int, 
         figure = Figure(figsize=(_WIDTH_INCHES, height_inches))
         FigureCanvasSVG(figure)
         fill(figure.subplots(**panels))
-        if legend:
+        if legend and any(axes.get_legend_handles_labels()[1] for axes in figure.axes):
             figure.legend(loc="outside upper center", ncols=legend)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)

@@ -59,6 +59,7 @@ from tapir_core.reporting.tables import (
     left_out_table,
     rounds_table,
     seconds_table,
+    settled_table,
     shares_table,
     spend_table,
 )
@@ -130,7 +131,7 @@ def run_card(summary: RunSummary, pages: Mapping[str, Mapping[str, str]] | None 
         f"{summary.backbone} taught by {summary.teacher}, judged by {summary.judge}; created {moment(summary.created)}."
     )
     said = [what, state_sentence(summary), gain_sentence(summary), caution_sentence(summary)]
-    tables = [rounds_table, accuracy_table, left_out_table, seconds_table, spend_table]
+    tables = [rounds_table, accuracy_table, left_out_table, settled_table, seconds_table, spend_table]
     benchmarks = benchmark_tables(summary, summary.compared, benchmark_names(summary))
     made = [*(make(summary) for make in tables), *benchmarks, decontamination_table(summary.decontamination)]
     links = [report_sentence(summary), ui_sentence(summary) if pages is None else _links(pages)]
@@ -156,6 +157,7 @@ def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Sec
     shares = [Section(f"{table.title} as a table", [table]) for table in map(shares_table, summary.mixed_rounds)]
     found, left_out = summary.decontamination, left_out_table(summary)
     dropped, listed = decontamination_table(found), contaminated_table(found)
+    settled = settled_table(summary)
     calls = replace(spend_table(summary), title="Calls to teacher and judge") if summary.all_stages else None
     return [
         Section("Rounds", [rounds_table(summary)]),
@@ -167,6 +169,7 @@ def _sections_of_rounds(summary: RunSummary, estimate: Table | None) -> list[Sec
             "Nothing of this is in a training set; a rejected refined answer leaves its plain answer in place.",
         ),
         Section(dropped.title, [dropped, Section(listed.title, [listed])]),
+        Section(settled.title, [settled]),
         Section("Time and spend", [plot_time(summary), seconds_table(summary), calls, estimate]),
     ]
 

@@ -106,6 +106,12 @@ def left_out_table(summary: RunSummary) -> Table:
     return Table("Left out, by reason", ("Where", "What", "Reason", "Rows"), rows, text_columns=3)
 
 
+def settled_table(summary: RunSummary) -> Table:
+    """What endpoints do not take, and what the run does in its place."""
+    columns = ("Field", "In this run", "The endpoint said")
+    return Table("What endpoints do not take", columns, summary.settled, text_columns=3)
+
+
 def shares_table(summary: RoundSummary) -> Table:
     """Task shares of one round's mixture: natural, target, got, and what lacks."""
     if summary.mixture is None:

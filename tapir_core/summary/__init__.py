@@ -13,6 +13,7 @@ from typing import Any
 
 import polars as pl
 
+from tapir_core.calls.probing import by_words
 from tapir_core.config import HELDOUT
 from tapir_core.curriculum import (
     best_round,
@@ -144,6 +145,8 @@ def summarise(run: RunFolder) -> RunSummary:
         planned_rounds=config.run.rounds,
         next_stage=state.next_stage,
         stopped=state.stopped,
+        error=run.error,
+        settled=tuple(by_words(run.record.settled)),
         pool=labels.height if labels is not None else pool.rows if pool is not None else None,
         unusable=unusable,
         dropped=_dropped(pool),

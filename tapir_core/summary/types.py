@@ -215,6 +215,10 @@ class RunSummary:
     """What a resume would do first; nothing when the run is done."""
     stopped: str | None
     """Why the stop rule ended the run early."""
+    error: str = ""
+    """What the last start ended with; empty where it did its work or is at it."""
+    settled: tuple[tuple[str, str, str], ...] = ()
+    """What endpoints do not take: fields of the configuration, their value in this run, what the endpoint said."""
     judges_itself: bool = False
     """Whether the teacher is a judge too."""
     judge_varies: bool = False

@@ -11,7 +11,9 @@ from flows.distill import distill
 from flows.driver import hold_run
 from tapir_core.config import RunConfig
 from tapir_core.errors import TooMuchMissing
+from tapir_core.reporting.page import state_sentence
 from tapir_core.stages import StageAt
+from tapir_core.summary import summarise
 from tasks.runtime import close_all
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall
 from tests.doubles.shapes import SHAPES
@@ -54,6 +56,8 @@ def test_a_run_is_asked_to_its_verdicts_and_a_second_start_asks_nobody(
         assert any(
             line.startswith("In this run ") and name in line and f" = {json.dumps(value)}, " in line for line in said
         )
+    shown = summarise(run).settled
+    assert all(any(name in fields for fields, _, _ in shown) for name in changes)
     taught = run.rows(StageAt("teach"))
     assert taught.height == 60
     assert taught["response"].str.len_chars().min() > 0
@@ -90,6 +94,10 @@ def test_what_a_provider_refuses_only_later_stops_the_run_with_its_words(tmp_pat
             distill(run.ref, until="teach")
         close_all()
     assert 'Set temperature = "provider" in the sampling' in str(stopped.value)
+    assert run.error == str(stopped.value)
+    assert "deprecated for this model" in state_sentence(summarise(run))
+    with hold_run(run.config, say=print, probe=False) as again:
+        assert again.error == "", "it is at it again"
 
 
 def at(config: RunConfig, root: Path) -> RunConfig:
