@@ -23,7 +23,9 @@ class JsonReply(BaseModel):
     @classmethod
     def schema_text(cls) -> str:
         """The JSON schema, as canonical JSON."""
-        return canonical_json(cls.model_json_schema())
+        schema = cls.model_json_schema()
+        schema.pop("description", None)  # the docstring, which is for another reader
+        return canonical_json(schema)
 
     @classmethod
     def asked_by(cls, prompt: str) -> str:
