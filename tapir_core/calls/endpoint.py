@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
@@ -38,13 +38,6 @@ _LONGEST_OUT_SECONDS = 60.0
 """Time until an address that is out is probed with one call; it doubles from the first to the longest."""
 
 
-class Door(NamedTuple):
-    """One key and model at one address."""
-
-    client: Client
-    rates: Rates
-
-
 class Address:
     """One base URL: how much it takes, what its replies say about it, and the connections to it.
 
@@ -64,12 +57,15 @@ class Address:
         self.is_probed = False
         """Of one that is out: whether a call is let through."""
         self._own = {"base_url": base_url, "more_base_urls": (), **own}
+        self._where = base_url
         self._config = config
         self._streak = self._silent = self._refusals = 0
         self._silent_since = float("-inf")
         self._clients: list[Client] = []
-        self.door = cache(self._open)
-        """The way in with the key of an endpoint to a model, made once."""
+        self.client = cache(self._open)
+        """The connections with the key of an endpoint."""
+        self.rates = cache(_rates_of)
+        """The limits per minute of a model with the key of an endpoint."""
 
     @property
     def limit(self) -> int:
@@ -79,7 +75,7 @@ class Address:
     @property
     def load(self) -> tuple[float, int]:
         """How much of that is used; of equal loads a probe is the least, so that it is never left out."""
-        return self.calls.in_flight / self.limit if self.limit else 1.0, self.limit
+        return self.calls.in_flight / self.limit, self.limit
 
     def take_out(self) -> float:
         """Send nothing here until a probe, later each time; gives the seconds until then."""
@@ -97,8 +93,8 @@ class Address:
         if isinstance(failure, Failure) and failure.kind in _FAILING:
             self._streak += 1
             if self._streak >= _FAILING_STREAK:
-                said = f"failed {self._streak} times in a row (last: {failure.message})"
-                self.trouble = replace(failure, message=f"{self._own['base_url']} {said}")
+                said = f"{self._where} failed {self._streak} times in a row (last: {failure.message})"
+                self.trouble = replace(failure, message=said)
             if reply.raw is None:
                 return self._count_silence(failure, began, now)
         else:
@@ -108,14 +104,14 @@ class Address:
 
     async def close(self) -> None:
         """Close every connection; what is in flight breaks, and a later call opens anew."""
-        self.door.cache_clear()
+        self.client.cache_clear()
         while self._clients:
             await self._clients.pop().close()
 
-    def _open(self, endpoint: Endpoint, model: str) -> Door:
+    def _open(self, endpoint: Endpoint) -> Client:
         client = Client(replace(endpoint, **self._own), timeout_seconds=self._config.timeout_seconds)
         self._clients.append(client)
-        return Door(client, Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute))
+        return client
 
     def _count_refusal(self, failure: Failure, endpoint: Endpoint) -> Failure | None:
         self._refusals += 1
@@ -123,8 +119,8 @@ class Address:
             return None
         remedies = {"unauthorized": endpoint.key_remedy, "unsupported": unsupported_remedy(failure.parameter)}
         remedy = remedies.get(failure.kind, "Check base_url (up to and with /v1) and the model name")
-        said = f"refuses every request ({failure.message}). {remedy}; then the same command goes on."
-        self.trouble = replace(failure, message=f"{self._own['base_url']} {said}", said=failure.message)
+        said = f"{self._where} refuses every request ({failure.message}). {remedy}; then the same command goes on."
+        self.trouble = replace(failure, message=said, said=failure.message)
         return self.trouble
 
     def _count_silence(self, failure: Failure, began: float, now: float) -> Failure | None:
@@ -133,9 +129,11 @@ class Address:
         self._silent += 1
         if now - self._silent_since < self._config.dead_after_seconds or self._silent < _LEAST_SILENT:
             return None
-        said = f"has answered nothing for {self._config.dead_after_seconds:g} s (last: {failure.message})"
-        remedy = "Check that the server runs and is reached from here; then the same command goes on."
-        self.trouble = Failure("connection", f"{self._own['base_url']} {said}. {remedy}")
+        self.trouble = Failure(
+            "connection",
+            f"{self._where} has answered nothing for {self._config.dead_after_seconds:g} s (last: {failure.message}). "
+            "Check that the server runs and is reached from here; then the same command goes on.",
+        )
         return self.trouble
 
 
@@ -192,6 +190,9 @@ class Line:
         """Wait for a slot; one without an address once the endpoint is given up."""
         slot = Slot(self)
         await self._take(slot)
+        if slot.at is None:
+            # A long list takes no memory for its length: its next row waits until this one has ended.
+            await asyncio.sleep(0)
         return slot
 
     async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
@@ -209,7 +210,7 @@ class Line:
                     reply = await self._attempt(key, request, endpoint, address)
                     pause = self._pause_after(reply, failed, address)
                     if pause is None:
-                        return _of_all(reply, attempts, before)
+                        return _of_all(reply, attempts, before) if failed else reply
                     before += Spend(0, reply.prompt_tokens, reply.completion_tokens, reply.usd)
                     slot.release()
                     await asyncio.sleep(pause)
@@ -240,7 +241,7 @@ class Line:
                     await self.room.wait()
 
     async def _attempt(self, key: str, request: Request, endpoint: Endpoint, address: Address) -> Reply:
-        rates, clock = address.door(endpoint, request.model).rates, self._loop.time
+        rates, clock = address.rates(endpoint, request.model), self._loop.time
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
@@ -251,7 +252,7 @@ class Line:
         began = clock()
         try:
             # Opened anew where the address has left since.
-            reply = await address.door(endpoint, request.model).client.send(request)
+            reply = await address.client(endpoint).send(request)
             self._attempts.settle(attempt, reply)
         except asyncio.CancelledError:
             if self._given_up and not self._last_word.cost_unknown:
@@ -261,8 +262,7 @@ class Line:
             self._attempts.end(attempt)
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
-        limits = reply.rate_limits
-        rates.settle(permit, used_tokens=used, now=clock(), limits=limits, pause_seconds=pause or 0.0)
+        rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)
         return self._observe(address, reply, began=began, endpoint=endpoint)
 
     def _observe(self, address: Address, reply: Reply, *, began: float, endpoint: Endpoint) -> Reply:
@@ -276,23 +276,25 @@ class Line:
             elif address.limit and (address.out_seconds or another or self._live is not None):
                 self._loop.call_later(address.take_out(), self._probe, address)
             if gone is not None and not another:
-                troubles = [gone.message, *(each.trouble.message for each in others if each.trouble)]
+                said = [gone.message, *(each.trouble.message for each in others if each.trouble)]
                 if others:
-                    said = f"none of the {len(troubles)} addresses answers: {'; '.join(troubles)}"
-                    gone = replace(gone, message=said)
-                self._give_up(gone, refuses=reply.endpoint_at_fault)
+                    gone = replace(gone, message=f"none of the {len(said)} addresses answers: {'; '.join(said)}")
+                # One that answered before may charge what is in flight: credit ran out, or a model is gone.
+                ever_answered = any(each.answered for each in self.addresses.values())
+                self._give_up(gone, is_free=reply.endpoint_at_fault and not ever_answered)
         spoilt = self._given_up and isinstance(reply.outcome, Failure) and reply.outcome.retryable
         return self._last_word if spoilt else reply
 
     def _pause_after(self, reply: Reply, failed: Counter[FailureKind], address: Address) -> float | None:
         """Seconds until the next attempt; nothing where there is none, for the reply is an answer or the last one."""
-        if isinstance(reply.outcome, Answer) or self._given_up:
+        if isinstance(reply.outcome, Answer):
             return None
         kind = reply.outcome.kind
         failed[kind] += 1
-        if reply.endpoint_at_fault:
+        if reply.endpoint_at_fault or self._given_up:
             # An address that is out has others beside it, which may take what it refuses.
-            return 0.0 if address.out_seconds and failed.total() < self._config.max_attempts else None
+            may_move = address.out_seconds and not self._given_up
+            return 0.0 if may_move and failed.total() < self._config.max_attempts else None
         return pause_before_retry(
             self._config, kind=kind, failed=failed, retry_after_seconds=reply.retry_after_seconds, rng=self._rng
         )
@@ -301,12 +303,10 @@ class Line:
         address.is_probed = True
         self.room.set()
 
-    def _give_up(self, failure: Failure, *, refuses: bool = False) -> None:
-        """End the waiting of everybody who works on it or wants to."""
+    def _give_up(self, failure: Failure, *, is_free: bool = False) -> None:
+        """End the waiting of everybody for an answer or a slot; whether what is in flight ``is_free``."""
         if not self._given_up:
-            # Of one that answered before, credit may have run out or a model gone: what is in flight may be charged.
-            ever_answered = any(each.answered for each in self.addresses.values())
-            self._given_up, self._last_word = True, Reply(failure, cost_unknown=ever_answered or not refuses)
+            self._given_up, self._last_word = True, Reply(failure, cost_unknown=not is_free)
             at_work, self._at_work = self._at_work, set()
             for each in at_work:
                 each.reschedule(0.0)
@@ -322,11 +322,16 @@ class Line:
             address = self.addresses.pop(each)
             self._left[address] = self._loop.create_task(address.close())
         for new in self._live.now - self.addresses.keys():
-            own = {"api_key": new.api_key, "concurrency": new.concurrency, "live": None}
-            self.addresses[new] = Address(new.base_url, new.concurrency, self._config, **own)
+            self.addresses[new] = Address(
+                new.base_url, new.concurrency, self._config, api_key=new.api_key, concurrency=new.concurrency, live=None
+            )
         self.room.set()
         if self._live.reason:
             self._give_up(Failure("connection", self._live.reason))
+
+
+def _rates_of(endpoint: Endpoint, _model: str) -> Rates:
+    return Rates(endpoint.requests_per_minute, endpoint.tokens_per_minute)
 
 
 def _of_all(reply: Reply, attempts: int, before: Spend) -> Reply:
