@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 from tapir_core.calls.answer_store import AnswerStore
 from tapir_core.calls.asking import IsStopped
 from tapir_core.calls.budget import LOST_HOLD, UNPAID, Attempt, SpendMeter, WorkClock, make_attempt, settlement
-from tapir_core.calls.limits import Slot
 from tapir_core.calls.types import Endpoint, Failure, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 
 if TYPE_CHECKING:
-    from tapir_core.calls.endpoint import Line
+    from tapir_core.calls.endpoint import Line, Slot
 
 _Pending = tuple[Attempt, "asyncio.Future[str]"]
 
@@ -213,7 +212,7 @@ class Sending:
         async with task_group() as group:
             for key, request in missing.items():
                 # A slot first, its task then: a long list costs memory for what is in flight, not for its length.
-                slot = None if self._is_stopped() else await self._line.limiter.acquire()
+                slot = None if self._is_stopped() else await self._line.slot()
                 if slot is None or self._is_stopped():
                     if slot is not None:
                         slot.release()
@@ -224,7 +223,7 @@ class Sending:
                 # A task that is cancelled before its first step releases nothing itself.
                 task.add_done_callback(partial(_release, slot))
 
-    async def _send_one(self, key: str, request: Request, slot: Slot) -> None:
+    async def _send_one(self, key: str, request: Request, slot: "Slot") -> None:
         reply = await self._line.answer(key, request, self._endpoint, slot)
         outcome = reply.outcome
         if isinstance(outcome, Failure) and outcome.retryable:
@@ -239,5 +238,5 @@ class Sending:
         self._tell(key, reply.outcome, False)
 
 
-def _release(slot: Slot, _: object) -> None:
+def _release(slot: "Slot", _: object) -> None:
     slot.release()

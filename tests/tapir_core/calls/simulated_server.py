@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tapir_core.calls.limits import AddressLimit
+from tapir_core.calls.limits import TROUBLES, AddressLimit
 
 Serve = Callable[[float, int, random.Random], tuple[float, bool]]
 """Gets the time, how many calls the server works on, and a generator; gives the seconds until the reply, and whether it
@@ -64,11 +64,8 @@ class Simulation:
             heapq.heappush(self._events, (self.now + seconds, next(self._order), self.now, is_answer))
 
     def _end(self, began: float, is_answer: bool) -> None:
-        if is_answer:
-            self.limit.answered(began=began, now=self.now)
-            self._inside -= 1
-        else:
-            self.limit.troubled(timed_out=False, began=began, now=self.now)
+        self.limit.count(TROUBLES["answer" if is_answer else "rate_limited"], began=began, now=self.now)
+        self._inside -= is_answer
         self.limit.in_flight -= 1
         self.trace.append((self.now, self.limit.limit, self._inside))
 

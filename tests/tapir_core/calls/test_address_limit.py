@@ -1,13 +1,12 @@
 """The adaptive limit against simulated servers: what it settles at, what it ignores, how it comes back."""
 
 import random
-from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.limits import AddressLimit, first_limit
+from tapir_core.calls.limits import TROUBLES, AddressLimit
 from tests.tapir_core.calls.simulated_server import Serve, Simulation, seconds_of
 
 SEEDS = pytest.mark.parametrize("seed", [1, 2, 3])
@@ -65,9 +64,9 @@ def test_calls_that_hang_do_not_lower_the_limit():
     simulation = Simulation(steady)
     simulation.run(5)
     for number in range(500):
-        simulation.limit.troubled(timed_out=True, began=simulation.now, now=simulation.now + 30)
+        simulation.limit.count(TROUBLES["timeout"], began=simulation.now, now=simulation.now + 30)
         for _ in range(10):
-            simulation.limit.answered(began=simulation.now, now=simulation.now + 0.2)
+            simulation.limit.count(TROUBLES["answer"], began=simulation.now, now=simulation.now + 0.2)
         assert simulation.limit.limit == 64, number
 
 
@@ -98,29 +97,28 @@ def test_a_limit_that_is_not_used_does_not_grow():
     limit = AddressLimit(64)
     for number in range(1000):
         limit.in_flight = 1
-        limit.answered(began=number, now=number + 0.2)
-    assert limit.limit == first_limit(64)
+        limit.count(TROUBLES["answer"], began=number, now=number + 0.2)
+    assert limit.limit == AddressLimit(64).limit == 16
 
 
-@given(st.integers(1, 300), st.lists(st.tuples(st.sampled_from("alt"), st.floats(0, 100)), max_size=300))
-def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: int, replies: list[tuple[str, float]]):
+@given(
+    st.integers(1, 300), st.lists(st.tuples(st.sampled_from(list(TROUBLES.values())), st.floats(0, 100)), max_size=300)
+)
+def test_whatever_happens_the_limit_stays_between_one_and_the_ceiling(ceiling: int, replies: list[tuple[int, float]]):
     limit, now = AddressLimit(ceiling), 0.0
-    for kind, seconds in replies:
+    for trouble, seconds in replies:
         limit.in_flight = limit.limit
         now += seconds / 10
-        late, limited = partial(limit.troubled, timed_out=True), partial(limit.troubled, timed_out=False)
-        count = {"a": limit.answered, "l": limited, "t": late}[kind]
-        count(began=now - seconds, now=now)
+        limit.count(trouble, began=now - seconds, now=now)
         assert 1 <= limit.limit <= ceiling
 
 
 def test_time_outs_of_more_than_a_quarter_lower_the_limit():
     simulation = Simulation(steady)
     simulation.run(5)
-    for number in range(192):
-        late = partial(simulation.limit.troubled, timed_out=True)
-        settle = late if number % 3 == 0 else simulation.limit.answered
-        settle(began=simulation.now, now=simulation.now + 0.2)
+    for number in range(288):
+        kind = "timeout" if number % 3 == 0 else "answer"
+        simulation.limit.count(TROUBLES[kind], began=simulation.now, now=simulation.now + 0.2)
     assert simulation.limit.limit < 64
 
 

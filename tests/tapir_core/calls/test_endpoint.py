@@ -52,7 +52,7 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
 
 
 async def answer(line: Line, request: Request, endpoint: Endpoint) -> Reply:
-    slot = await line.limiter.acquire()
+    slot = await line.slot()
     try:
         return await line.answer("key", request, endpoint, slot)
     finally:
@@ -197,7 +197,7 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
                 outcomes.append(reply.outcome)
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(answer(line, make_request(model="scarce"), endpoint), timeout=0.1)
-            assert line.limiter.in_flight == 0
+            assert not any(each.calls.in_flight for each in line.addresses.values())
             return outcomes
         finally:
             await line.close()

@@ -1,5 +1,7 @@
 """Addresses that come and go while they are asked: nothing is lost, nothing answered is asked again."""
 
+import asyncio
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,11 +13,12 @@ import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome
 from tapir_core.calls import endpoint as pool_module
+from tapir_core.calls.endpoint import Line
 from tapir_core.calls.types import LiveAddress, LiveAddresses
 from tapir_core.config import CallsConfig
 from tests import waiting
-from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo
-from tests.tapir_core.calls.engine_helpers import open_engine, prompts, texts
+from tests.doubles.provider import FakeProvider, FakeReply, Hang, RecordedCall, Status, echo, make_request
+from tests.tapir_core.calls.engine_helpers import UnbookedAttempts, open_engine, prompts, texts
 
 wait_until = partial(waiting.wait_until, seconds=20, every=0.002)
 
@@ -163,3 +166,35 @@ def test_who_waits_for_an_address_is_woken_by_one_or_by_the_end_of_hope():
         assert not live.wait(0.001)
         threading.Timer(0.02, change, [live]).start()
         assert live.wait(20)
+
+
+def test_who_is_interrupted_while_the_endpoint_is_given_up_ends_as_interrupted_and_the_others_are_told():
+    async def run(endpoint: Endpoint, live: LiveAddresses) -> None:
+        line = Line(endpoint, CallsConfig(), rng=random.Random(1), attempts=UnbookedAttempts())
+        line.admit(endpoint)
+        slots = [await line.slot() for _ in range(3)]
+        hung, limited, interrupted = [
+            asyncio.create_task(line.answer("key", make_request(prompt), endpoint, slot))
+            for prompt, slot in zip(["hang", "wait", "hang"], slots, strict=True)
+        ]
+        late = asyncio.create_task(line.slot())
+        while slots[1].at is not None or len(provider.calls) < 3:
+            await asyncio.sleep(0.01)
+        await late
+        waiting = asyncio.create_task(line.slot())
+        live.give_up("no GPU")
+        interrupted.cancel()
+        for told in (hung, limited):
+            assert (await told).outcome == Failure("connection", "no GPU", attempts=1)
+        with pytest.raises(asyncio.CancelledError):
+            await interrupted
+        assert (await waiting).at is None
+        await line.close()
+
+    def script(call: RecordedCall) -> FakeReply:
+        return Hang() if call.prompt == "hang" else Status(429, headers={"Retry-After": "60"})
+
+    live = LiveAddresses()
+    with FakeProvider(script) as provider:
+        live.set([address(provider, concurrency=3)])
+        asyncio.run(asyncio.wait_for(run(source(live)(), live), timeout=20))

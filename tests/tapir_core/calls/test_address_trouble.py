@@ -1,0 +1,84 @@
+"""When an address is in trouble, and when it is gone."""
+
+import pytest
+
+from tapir_core.calls.endpoint import Address
+from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind
+from tapir_core.calls.wire import Reply
+from tapir_core.config import CallsConfig
+
+WHERE = "http://h/v1"
+ENDPOINT = Endpoint(WHERE, 8, "sk-1", "MY_KEY")
+GOOD = Reply(Answer("fine", "stop", 1, 1))
+
+
+def reply_of(kind: FailureKind, *, raw: str | None = None, at_fault: bool = False) -> Reply:
+    return Reply(Failure(kind, f"it was {kind}"), raw=raw, endpoint_at_fault=at_fault)
+
+
+def observe(address: Address, *replies: Reply, every: float = 1.0, start: float = 0.0) -> Failure | None:
+    given_up = None
+    for number, reply in enumerate(replies):
+        began = start + number * every
+        given_up = address.observe(reply, began=began, now=began + 0.5, endpoint=ENDPOINT)
+    return given_up
+
+
+def address_of(dead_after_seconds: float = 10.0) -> Address:
+    return Address(WHERE, 8, CallsConfig(dead_after_seconds=dead_after_seconds))
+
+
+def test_silence_for_long_enough_gives_the_address_up():
+    silent = reply_of("connection")
+    assert observe(address_of(), *[silent] * 10) is None
+    given_up = observe(address_of(), *[silent] * 11)
+    assert given_up is not None
+    assert "has answered nothing for 10 s (last: it was connection)" in given_up.message
+
+
+def test_a_few_slow_calls_alone_give_nothing_up():
+    assert observe(address_of(), *[reply_of("timeout")] * 2, every=100.0) is None
+    assert observe(address_of(), *[reply_of("timeout")] * 3, every=100.0) is not None
+
+
+@pytest.mark.parametrize("sign_of_life", [GOOD, reply_of("server", raw="oops"), reply_of("rate_limited", raw="{}")])
+def test_any_reply_is_a_sign_of_life(sign_of_life: Reply):
+    address = address_of()
+    observe(address, *[reply_of("connection")] * 9)
+    observe(address, sign_of_life, start=9.0)
+    assert observe(address, *[reply_of("connection")] * 10, start=9.5) is None
+
+
+def test_after_it_was_given_up_the_first_failure_says_so_again():
+    address = address_of()
+    observe(address, *[reply_of("connection")] * 11)
+    assert observe(address, reply_of("connection"), start=1000.0) is not None
+
+
+def test_one_that_refuses_everybody_is_given_up_at_once_and_one_that_answered_only_after_ten():
+    refusal = reply_of("unauthorized", raw="{}", at_fault=True)
+    given_up = observe(address_of(), refusal)
+    assert given_up is not None
+    assert "MY_KEY" in given_up.message
+    address = address_of()
+    assert observe(address, GOOD, *[refusal] * 9) is None
+    assert observe(address, refusal) is not None
+
+
+@pytest.mark.parametrize("kind", ["server", "connection", "timeout"])
+def test_five_failures_in_a_row_are_its_trouble_and_an_answer_heals_it(kind: FailureKind):
+    address = address_of()
+    observe(address, *[reply_of(kind, raw="oops")] * 4)
+    assert address.trouble is None
+    observe(address, reply_of(kind, raw="oops"))
+    assert address.trouble is not None
+    assert f"5 times in a row (last: it was {kind})" in address.trouble.message
+    observe(address, GOOD)
+    assert address.trouble is None
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "refused", "too_long", "bad_request"])
+def test_what_a_healthy_server_says_too_brings_no_address_into_trouble(kind: FailureKind):
+    address = address_of()
+    observe(address, *[reply_of(kind, raw="{}")] * 20)
+    assert address.trouble is None
