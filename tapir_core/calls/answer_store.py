@@ -133,7 +133,7 @@ class AnswerStore:
 
         def adopt() -> None:
             with self._tables.writing(self._engine) as connection:
-                self._rows.adopt(connection, name, run, since=since)
+                self._writes.adopt(connection, "", False, name=name, run=run, since=since)
 
         if self.spend_by_role(name):
             self._patience.try_until_back(adopt)
