@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 
     from tapir_core.calls.store_writes import Change, Write
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 10.0
 
 
-class AnswerStore:
+class AnswerStore(AbstractContextManager["AnswerStore"]):
     """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
 
     def __init__(self, url: str, *, patient: bool = True) -> None:
@@ -55,15 +57,15 @@ class AnswerStore:
         self._holder = secrets.token_hex(16)
         self._heart: threading.Thread | None = None
         self._closing = threading.Event()
-        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit)
+        self._writer = GroupWriter("tapir-store-writer", self._commit)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
-        return self._read(lambda connection: self._rows.read_outcomes(connection, keys))
+        return self._read(self._rows.read_outcomes, keys)
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        return self._read(lambda connection: self._rows.read_known(connection, keys))
+        return self._read(self._rows.read_known, keys)
 
     def take_shard(self, shard: str) -> bool:
         """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
@@ -97,7 +99,7 @@ class AnswerStore:
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        return self._read(lambda connection: self._writes.read_batched(connection, keys))
+        return self._read(self._writes.read_batched, keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request``.
@@ -126,17 +128,13 @@ class AnswerStore:
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
-        return self._read(lambda connection: self._rows.read_spend(connection, run))
+        return self._read(self._rows.read_spend, run)
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
 
-        def adopt() -> None:
-            with self._tables.writing(self._engine) as connection:
-                self._writes.adopt(connection, "", False, name=name, run=run, since=since)
-
         if self.spend_by_role(name):
-            self._patience.try_until_back(adopt)
+            self._writer.submit(partial(self._writes.adopt, name=name, run=run, since=since)).result()
 
     def close(self) -> None:
         """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""
@@ -149,24 +147,19 @@ class AnswerStore:
             self._writer.close()
             self._engine.dispose()
 
-    def __enter__(self) -> "AnswerStore":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _commit(self, queued: "Sequence[Write]") -> list[Any]:
         tries = itertools.count()
+        return self._patience.try_until_back(
+            lambda: self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0)
+        )
 
-        def once() -> list[Any]:
-            return list(self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0))
-
-        return self._patience.try_until_back(once)
-
-    def _read(self, read: "Callable[[Connection], T]") -> T:
+    def _read(self, read: "Callable[[Connection, A], T]", wanted: A) -> T:
         def once() -> T:
             with self._engine.connect() as connection:
-                return read(connection)
+                return read(connection, wanted)
 
         return self._patience.try_until_back(once)
 

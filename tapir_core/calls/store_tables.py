@@ -325,7 +325,7 @@ def explained(text: str) -> Iterator[None]:
         raise TapirError(text.format(reason_of(error))) from error
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException | None) -> str:
     """What the driver says, without SQLAlchemy's statement around it."""
     return str(getattr(error, "orig", None) or error).strip()
 
