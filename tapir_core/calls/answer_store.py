@@ -8,7 +8,6 @@ the others wait for its answers.
 
 import itertools
 import secrets
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 T = TypeVar("T")
 
-HEARTBEAT_SECONDS = 10.0
-
 
 class AnswerStore(AbstractContextManager["AnswerStore"]):
     """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
@@ -49,15 +46,15 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
             MissingPrerequisite: the database cannot be reached or written.
         """
         from tapir_core.calls import store_rows, store_tables, store_writes
+        from tapir_core.calls.holder import Heart
         from tapir_core.calls.store_writer import GroupWriter, Patience
 
         self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
         self._engine = store_tables.open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
-        self._heart: threading.Thread | None = None
-        self._closing = threading.Event()
         self._writer = GroupWriter("tapir-store-writer", self._commit)
+        self._heart = Heart("the call store", partial(self._writer.submit, store_writes.beat))
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
@@ -69,9 +66,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
 
     def take_shard(self, shard: str) -> bool:
         """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
-            self._heart.start()
+        self._heart.begin()
         taken: Future[bool] = self._writer.submit(partial(self._writes.take_shard, shard=shard))
         return taken.result()
 
@@ -132,20 +127,17 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
-
         if self.spend_by_role(name):
             self._writer.submit(partial(self._writes.adopt, name=name, run=run, since=since)).result()
 
     def close(self) -> None:
         """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""
-        if not self._closing.is_set():
-            self._closing.set()
-            if self._heart is not None:
-                self._heart.join()
-                self._writer.submit(self._writes.leave)
-            self._patience.close()
-            self._writer.close()
-            self._engine.dispose()
+        if self._heart.is_alive():
+            self._heart.stop()
+            self._writer.submit(self._writes.leave)
+        self._patience.close()
+        self._writer.close()
+        self._engine.dispose()
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -162,10 +154,6 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
                 return read(connection, wanted)
 
         return self._patience.try_until_back(once)
-
-    def _beat_until_closed(self) -> None:
-        while not self._closing.wait(HEARTBEAT_SECONDS):
-            self._writer.submit(self._writes.beat)
 
 
 def root_store_url(root: str) -> str:

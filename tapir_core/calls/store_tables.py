@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.holder import busy, is_free
+from tapir_core.calls.holder import Holder, busy, is_free
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
 BUSY_SECONDS = 20
@@ -266,9 +267,10 @@ def read_url(url: str) -> URL:
     return parsed.set(drivername=_DRIVERS[parsed.drivername])
 
 
-def shown_url(url: URL) -> str:
-    """``url`` without its driver and its password."""
-    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+def shown_url(url: URL | str) -> str:
+    """``url``, which can be read, without its driver and its password."""
+    parsed = make_url(url)
+    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
 def writing(engine: Engine) -> AbstractContextManager[Connection]:
@@ -296,6 +298,11 @@ def with_silence(connection: Connection, query: Select[Any]) -> list[dict[str, A
     rows = connection.execute(query).mappings().all()
     now = database_time(connection)
     return [{**row, "silent": now - row["heartbeat"]} for row in rows]
+
+
+def own_process(connection: Connection) -> dict[str, Any]:
+    """The columns that say that this process has a row, and that it lives."""
+    return {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
 
 
 def read_column(connection: Connection, found: Column[T], where: Column[Any], values: Collection[Any]) -> set[T]:

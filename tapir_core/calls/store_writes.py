@@ -8,7 +8,7 @@ no process.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from tapir_core.calls.store_tables import (
     holders,
     insert_or_add,
     insert_or_ignore,
+    own_process,
     read_column,
     reuse,
     shards,
@@ -175,8 +176,8 @@ def count_reuse(
 def call_the_roll(connection: Connection, holder: str) -> None:
     """``holder``, this process, is among the living, and what the dead have held is free."""
     rows = {row["id"]: row for row in with_silence(connection, select(holders))}
-    mine = {"id": holder, "heartbeat": database_time(connection), **asdict(Holder.this_process())}
-    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(mine))
+    mine = insert_or_ignore(connection.dialect.name, holders).values(id=holder, **own_process(connection))
+    connection.execute(mine)
     beat(connection, holder)
     own = rows.pop(holder, None)
     # While the database was away nobody could show that it lives.

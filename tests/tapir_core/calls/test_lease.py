@@ -145,7 +145,7 @@ def test_who_lost_the_lease_does_not_drop_the_new_holders(store_url: str, tmp_pa
 
 
 def test_the_heart_beats_while_the_lease_is_held(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tapir_core.calls.lease.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.calls.holder.HEARTBEAT_SECONDS", 0.02)
     with RunLease(store_url, "a-run"):
         change(tmp_path, "heartbeat = datetime('now', '-1 day')")
         with sqlite3.connect(tmp_path / "store.sqlite") as database:
@@ -157,7 +157,7 @@ def test_the_heart_beats_while_the_lease_is_held(store_url: str, tmp_path: Path,
 def test_a_heart_that_cannot_beat_says_so_and_beats_on(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("tapir_core.calls.lease.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.calls.holder.HEARTBEAT_SECONDS", 0.02)
     with RunLease(store_url, "a-run") as lease:
         sql(store_url, "ALTER TABLE leases RENAME TO away")
         while "no heartbeat for run a-run" not in caplog.text:

@@ -185,7 +185,7 @@ def test_an_interrupted_asker_holds_nothing_and_what_it_had_not_sent_is_free(
 
 
 def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapir_core.calls.answer_store.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.calls.holder.HEARTBEAT_SECONDS", 0.02)
     with AnswerStore(store_url) as store:
         store.take_shard("a")
         sql(store_url, "UPDATE holders SET heartbeat = datetime('now', '-1 day')")
