@@ -161,10 +161,12 @@ class ReplicaRegistry:
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
-        wanted = {"id": replica, "run_key": self.run_key, "round": number, "checkpoint": checkpoint}
         unserved = {"base_url": "", "concurrency": 0, "leaving": False}
+        wanted = insert(replicas).values(
+            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
+        )
         with self._changing() as connection:
-            connection.execute(insert(replicas).values(**wanted, **unserved, heartbeat=database_time(connection)))
+            connection.execute(wanted.values(heartbeat=database_time(connection)))
         return replica
 
     def take(self, replica: str) -> Replica | None:

@@ -414,47 +414,37 @@ def _address_flow_runs(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
 
 
-def _book_attempts(connection: Connection) -> None:
-    """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled.
+def _leave_claims(connection: Connection) -> None:
+    """From 3 and 4 to 5: a process holds a list of requests and no single ones; what is reserved stands in `attempts`.
 
     Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
-    a run takes its own over when it is opened (store_rows.adopt).
+    a run takes its own over when it is opened (store_writes.adopt).
 
     Raises:
         RunBusy: a process that knows only the old tables works on the store.
     """
-    _refuse_while_driven(connection)
+    for lease in with_silence(connection, select(leases)):
+        if not is_free(lease):
+            raise busy(lease)
     if "attempt" not in _columns(connection, "batch_rows"):
         connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
-    if "tokens" not in _columns(connection, "claims"):
-        return
-    for row in connection.execute(text(_OWED)).all():
-        attempt = secrets.randbits(63)
-        amounts = {"prompt_tokens": row.tokens, "completion_tokens": 0, "usd": row.usd}
-        asked = {"id": attempt, "run": row.run, "role": row.role, "key": row.key, "outcome": "", "unknown": True}
-        connection.execute(attempts.insert().values(**asked, **amounts, sent=utc_now()))
-        own = {"attempt": attempt, "key": row.key}
-        connection.execute(text("UPDATE batch_rows SET attempt = :attempt WHERE key = :key"), own)
-        reserved = {"run": row.run, "role": row.role, "requests": 1, "seconds": 0.0, **amounts}
-        connection.execute(insert_or_add(connection.dialect.name, spending), reserved)
-
-
-def _hold_shards(connection: Connection) -> None:
-    """From 4 to 5: a process holds a list of requests and no single ones, and a batch its rows.
-
-    Raises:
-        RunBusy: a process that knows only the old tables works on the store.
-    """
-    _refuse_while_driven(connection)
-    if _columns(connection, "claims"):
+    claimed = _columns(connection, "claims")
+    if "tokens" in claimed:
+        _book_batches(connection)
+    if claimed:
         connection.execute(text(_UNOWED))
         connection.execute(text("DROP TABLE claims"))
 
 
-def _refuse_while_driven(connection: Connection) -> None:
-    for lease in with_silence(connection, select(leases)):
-        if not is_free(lease):
-            raise busy(lease)
+def _book_batches(connection: Connection) -> None:
+    rows = connection.execute(text(_OWED)).mappings().all()
+    owed = [{**row, "id": secrets.randbits(63), "completion_tokens": 0} for row in rows]
+    for row in owed:
+        connection.execute(attempts.insert().values(**row, outcome="", unknown=True, sent=utc_now()))
+        connection.execute(text("UPDATE batch_rows SET attempt = :id WHERE key = :key"), row)
+        spent = {name: row[name] for name in ("run", "role", "prompt_tokens", "completion_tokens", "usd")}
+        booked = insert_or_add(connection.dialect.name, spending)
+        connection.execute(booked, {**spent, "requests": 1, "seconds": 0.0})
 
 
 def _columns(connection: Connection, table: str) -> list[str]:
@@ -464,7 +454,7 @@ def _columns(connection: Connection, table: str) -> list[str]:
 
 
 _OWED = """
-    SELECT claims.key, claims.holder, claims.run, claims.role, claims.tokens, claims.usd
+    SELECT claims.key, claims.run, claims.role, claims.tokens AS prompt_tokens, claims.usd
     FROM claims JOIN batch_rows ON batch_rows.key = claims.key AND batch_rows.batch = claims.holder
 """
 
@@ -476,9 +466,9 @@ _UNOWED = """
 _STEPS: tuple[Callable[[Connection], None], ...] = (
     _sum_what_was_spent,
     _address_flow_runs,
-    _book_attempts,
-    _hold_shards,
+    _leave_claims,
+    _leave_claims,
 )
-"""Step i leads from version i + 1 to i + 2."""
+"""Step i leads from version i + 1 on."""
 
 _SCHEMA_VERSION = str(len(_STEPS) + 1)

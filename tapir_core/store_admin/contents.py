@@ -311,16 +311,16 @@ def _conditions(chosen: RowFilter) -> list[ColumnElement[bool]]:
 
 
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
-    roles = {each.role for each in doomed if _may_use(run, each)}
+    """Its stages to do that would ask again: for what it asked first, or what it asks the same teacher or judge."""
+    voices = _voices(run.config)
+    roles = {
+        each.role
+        for each in doomed
+        if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in voices.get(each.role, ())
+    }
     seen: dict[StageAt, DatasetRef | None] = {}
     asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
     return [str(at) for at in asking if run.holds(at, seen) is None]
-
-
-def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
-    """Whether the run asked for them first, or asks the same teacher or judge."""
-    asked = ModelIdentity(rows.model, rows.identity)
-    return rows.run == run.ref.name or asked in _voices(run.config).get(rows.role, ())
 
 
 def _voices(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:
