@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, bindparam, case, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
 
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
@@ -129,7 +129,7 @@ def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:
     }
 
 
-def _outcome(row: Row[Any]) -> Outcome:
+def _outcome(row: Sequence[Any]) -> Outcome:
     _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
     if status != "answer":
         return Failure(cast(FailureKind, status), message, attempts, stored=True)

@@ -312,8 +312,8 @@ def _count(row: StoredRow, found: Verified) -> None:
     found.faults.update(faults)
     found.places += [row["place"]] if faults else []
     if faults and len(found.damaged) < LISTED:
-        names = (_shown(row[name]) for name in ("key", "role", "model", "run"))
-        found.damaged.append(DamagedRow(*names, tuple(faults)))
+        key, role, model, run = (_shown(row[name]) for name in ("key", "role", "model", "run"))
+        found.damaged.append(DamagedRow(key, role, model, run, tuple(faults)))
 
 
 def _check_file(engine: Engine) -> list[str]:
@@ -345,8 +345,9 @@ def _gives_again(row: StoredRow) -> bool:
         read = read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
-    is_alike = isinstance(read, Answer) and read.finish_reason == row["finish_reason"]
-    return is_alike and row["text"] in (read.text, strip_thoughts(read.text))
+    if not isinstance(read, Answer) or read.finish_reason != row["finish_reason"]:
+        return False
+    return row["text"] in (read.text, strip_thoughts(read.text))
 
 
 def _is_moment(value: Any) -> bool:

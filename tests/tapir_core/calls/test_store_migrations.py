@@ -62,9 +62,7 @@ def test_open_batches_of_schema_4_keep_what_they_owe(store_url: str):
     AnswerStore(store_url).close()
     engine = open_engine(store_url)
     with writing(engine) as connection:
-        connection.execute(
-            text("CREATE TABLE claims (key VARCHAR(64) NOT NULL PRIMARY KEY, holder VARCHAR(32) NOT NULL)")
-        )
+        connection.execute(text("CREATE TABLE claims (key VARCHAR(64) PRIMARY KEY, holder VARCHAR(32) NOT NULL)"))
         connection.execute(text("INSERT INTO claims VALUES ('in a batch', 'a-batch'), ('of a process', 'somebody')"))
         connection.execute(text("INSERT INTO batch_rows VALUES ('answered since', 'a-batch', '', 0, 7)"))
         connection.execute(text("UPDATE meta SET value = '4' WHERE name = 'schema_version'"))
