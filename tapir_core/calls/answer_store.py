@@ -46,8 +46,8 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
             MissingPrerequisite: the database cannot be reached or written.
         """
         from tapir_core.calls import store_rows, store_tables, store_writes
-        from tapir_core.calls.holder import Heart
         from tapir_core.calls.store_writer import GroupWriter, Patience
+        from tapir_core.processes import Heart
 
         self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
         self._engine = store_tables.open_engine(url)

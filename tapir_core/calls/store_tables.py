@@ -43,8 +43,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.holder import Holder, busy, is_free
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.processes import Holder, busy, is_free
 
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""

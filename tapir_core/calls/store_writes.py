@@ -16,7 +16,6 @@ from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, sele
 
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import Attempt, Settlement, Spend
-from tapir_core.calls.holder import LAPSE, Holder, is_free
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, read_spend, settle
 from tapir_core.calls.store_tables import (
     answers,
@@ -38,6 +37,7 @@ from tapir_core.calls.store_tables import (
 )
 from tapir_core.calls.types import Outcome, Request
 from tapir_core.config import BudgetConfig, Sampling
+from tapir_core.processes import LAPSE, Holder, is_free
 
 LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""

@@ -9,12 +9,12 @@ from sqlalchemy import insert, text
 
 from tapir_core.calls import AnswerStore, Spend
 from tapir_core.calls.budget import Attempt
-from tapir_core.calls.holder import Holder
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_tables import leases, open_engine, writing
 from tapir_core.calls.store_writes import adopt_batches
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
+from tapir_core.leases import RunLease
+from tapir_core.processes import Holder
 from tests.doubles.provider import make_request
 from tests.tapir_core.calls.batch_helpers import plan_batch
 

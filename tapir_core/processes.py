@@ -1,4 +1,4 @@
-"""Processes that hold something in the store's database: told apart, and seen to be gone.
+"""Processes that hold something in a database: told apart, kept alive by a heartbeat, and seen to be gone.
 
 A process of this machine that is gone loses what it holds at once. One of another machine, which cannot be looked at
 from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.

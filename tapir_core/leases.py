@@ -1,8 +1,9 @@
-"""Processes of a run in the store's database: one driver, one trainer a student, and the servers of its student.
+"""Who holds a run: its one driver, the one trainer of each student, and the processes that serve its student.
 
-A row says which process it is; who may take the lease of another one stands in holder.py. The driver asks for a replica
-(a row without a process), a worker takes it, serves and beats; whoever of them is gone is seen by the other. Limit:
-addresses only; the key of a server is derived by both sides and stands in no row. Importing this imports SQLAlchemy.
+A row in the store's database says which process it is; who may take the lease of another one stands in processes.py.
+The driver asks for a replica (a row without a process), a worker takes it, serves and beats; whoever of them is gone is
+seen by the other. Limit: addresses only; the key of a server is derived by both sides and stands in no row. Importing
+this imports SQLAlchemy.
 """
 
 import secrets
@@ -14,7 +15,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, delete, insert, select, update
 
-from tapir_core.calls.holder import LAPSE, Heart, Holder, busy, is_free
 from tapir_core.calls.store_tables import (
     database_time,
     explained,
@@ -27,6 +27,7 @@ from tapir_core.calls.store_tables import (
     writing,
 )
 from tapir_core.calls.store_writer import Patience
+from tapir_core.processes import LAPSE, Heart, Holder, busy, is_free
 
 _UNREACHABLE = "the call store cannot be reached: {}; check that its server runs"
 
