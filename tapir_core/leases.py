@@ -83,12 +83,8 @@ class RunLease:
 
     def holds(self) -> bool:
         """Whether the lease is still ours; asked before anything of the run is promoted."""
-
-        def read() -> bool:
-            with self._engine.connect() as connection:
-                return connection.scalar(select(leases.c.token).where(*self._ours)) is not None
-
-        return self._patience.try_until_back(read)
+        held = self._patience.try_until_back(self.holding)
+        return held is not None and held.token == self.token
 
     def holding(self) -> Holding | None:
         """Who has the lease now, this process or another; nothing when it is free."""

@@ -45,12 +45,13 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import store_rows, store_tables, store_writes
+        from tapir_core.calls import store_rows, store_writes
+        from tapir_core.calls.store_tables import open_engine
         from tapir_core.calls.store_writer import GroupWriter, Patience
         from tapir_core.processes import Heart
 
-        self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
-        self._engine = store_tables.open_engine(url)
+        self._rows, self._writes = store_rows, store_writes
+        self._engine = open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
         self._writer = GroupWriter("tapir-store-writer", self._commit)

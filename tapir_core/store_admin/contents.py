@@ -304,10 +304,11 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
 
 
 def _conditions(chosen: RowFilter) -> list[ColumnElement[bool]]:
-    if chosen.is_empty:
+    conditions = chosen.conditions()
+    if not conditions:
         ways = "--older-than 30d, --model, --identity, --role or --status"
         raise ConfigError(f"nothing says which rows to prune; give {ways}")
-    return chosen.conditions()
+    return conditions
 
 
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:

@@ -88,11 +88,6 @@ class RowFilter:
     before: datetime | None = None
     """UTC; rows before this moment."""
 
-    @property
-    def is_empty(self) -> bool:
-        """True when every row meets it."""
-        return self == RowFilter()
-
     def conditions(self) -> list[ColumnElement[bool]]:
         """The conditions of the filter in SQL."""
         columns = answers.c
