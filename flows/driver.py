@@ -12,7 +12,6 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.prices import missing_prices
 from tapir_core.calls.probing import Settled, in_words, settle
 from tapir_core.calls.sending import STOPPED
@@ -20,6 +19,7 @@ from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirError
 from tapir_core.estimate.run import save_estimate
+from tapir_core.leases import RunLease
 from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
 from tapir_core.reporting.report import write_report
 from tapir_core.run_files import publish_logs

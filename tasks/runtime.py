@@ -15,9 +15,9 @@ from typing import TypeVar
 import polars as pl
 
 from tapir_core.calls import AnswerStore, CallEngine, EndpointSource, Failure, Outcome, Request, store_url
-from tapir_core.calls.lease import RunLease
 from tapir_core.config import EndpointConfig, ModelIdentity
 from tapir_core.errors import MissingPrerequisite, RunBusy, RunChanged, Stopped
+from tapir_core.leases import RunLease
 from tapir_core.paths import BACKBONE, backbone_cache, log_file
 from tapir_core.prompts import Prompt, load_prompt
 from tapir_core.run_files import fetch_stage

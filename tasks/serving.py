@@ -15,8 +15,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.lease import Replica, ReplicaRegistry
 from tapir_core.errors import ConfigError, EngineError, TapirError
+from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.paths import log_file
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder

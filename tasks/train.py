@@ -28,11 +28,11 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed
 
 from tapir_core.calls import store_url
-from tapir_core.calls.lease import RunLease
 from tapir_core.comparison.outcome import Training
 from tapir_core.config import RunConfig
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import ConfigError, EngineError, RunBusy, RunChanged
+from tapir_core.leases import RunLease
 from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_files import fetch_stage, link_file, publish_stage

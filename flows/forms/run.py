@@ -32,8 +32,8 @@ from flows.forms import (
     shown,
 )
 from flows.retry_judge import retry_judge
-from tapir_core.calls.lease import RunLease
 from tapir_core.errors import ConfigError, RunBusy
+from tapir_core.leases import RunLease
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
 from tapir_core.reporting.page import (
     changes_sentence,

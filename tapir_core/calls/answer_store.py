@@ -8,10 +8,10 @@ the others wait for its answers.
 
 import itertools
 import secrets
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
     from tapir_core.calls.store_writes import Change, Write
 
+A = TypeVar("A")
 T = TypeVar("T")
 
-HEARTBEAT_SECONDS = 10.0
 
-
-class AnswerStore:
+class AnswerStore(AbstractContextManager["AnswerStore"]):
     """Safe to use from many threads. One thread of its own writes, and commits in groups what has queued meanwhile."""
 
     def __init__(self, url: str, *, patient: bool = True) -> None:
@@ -46,30 +45,29 @@ class AnswerStore:
             ConfigError: the URL is not supported, or the store was written by a newer version.
             MissingPrerequisite: the database cannot be reached or written.
         """
-        from tapir_core.calls import store_rows, store_tables, store_writes
+        from tapir_core.calls import store_rows, store_writes
+        from tapir_core.calls.store_tables import open_engine
         from tapir_core.calls.store_writer import GroupWriter, Patience
+        from tapir_core.processes import Heart
 
-        self._rows, self._tables, self._writes = store_rows, store_tables, store_writes
-        self._engine = store_tables.open_engine(url)
+        self._rows, self._writes = store_rows, store_writes
+        self._engine = open_engine(url)
         self._patience = Patience("the call store", longest_seconds=None if patient else 0.0)
         self._holder = secrets.token_hex(16)
-        self._heart: threading.Thread | None = None
-        self._closing = threading.Event()
-        self._writer: GroupWriter[Write] = GroupWriter("tapir-store-writer", self._commit)
+        self._writer = GroupWriter("tapir-store-writer", self._commit)
+        self._heart = Heart("the call store", partial(self._writer.submit, store_writes.beat))
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The stored outcome of each key that is there."""
-        return self._read(lambda connection: self._rows.read_outcomes(connection, keys))
+        return self._read(self._rows.read_outcomes, keys)
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are there; cheaper than `lookup`, for it reads no text."""
-        return self._read(lambda connection: self._rows.read_known(connection, keys))
+        return self._read(self._rows.read_known, keys)
 
     def take_shard(self, shard: str) -> bool:
         """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat_until_closed, name="tapir-store-heart", daemon=True)
-            self._heart.start()
+        self._heart.begin()
         taken: Future[bool] = self._writer.submit(partial(self._writes.take_shard, shard=shard))
         return taken.result()
 
@@ -97,7 +95,7 @@ class AnswerStore:
 
     def batched(self, keys: Sequence[str]) -> set[str]:
         """Which of ``keys`` are in a batch that has not ended."""
-        return self._read(lambda connection: self._writes.read_batched(connection, keys))
+        return self._read(self._writes.read_batched, keys)
 
     def put(self, key: str, request: Request, reply: Reply) -> Future[Outcome]:
         """Store the reply to ``request``.
@@ -126,53 +124,37 @@ class AnswerStore:
 
     def spend_by_role(self, run: str) -> Mapping[str, Spend]:
         """What the run with the id ``run`` has spent, by what the calls were for, over all its starts and processes."""
-        return self._read(lambda connection: self._rows.read_spend(connection, run))
+        return self._read(self._rows.read_spend, run)
 
     def adopt_spending(self, name: str, run: str, *, since: datetime) -> None:
         """Give the run with the id ``run``, made at ``since``, what an earlier version booked by its name."""
-
-        def adopt() -> None:
-            with self._tables.writing(self._engine) as connection:
-                self._rows.adopt(connection, name, run, since=since)
-
         if self.spend_by_role(name):
-            self._patience.try_until_back(adopt)
+            self._writer.submit(partial(self._writes.adopt, name=name, run=run, since=since)).result()
 
     def close(self) -> None:
         """Commit what has queued, hold nothing more, then close. Closing twice is the same as once."""
-        if not self._closing.is_set():
-            self._closing.set()
-            if self._heart is not None:
-                self._heart.join()
-                self._writer.submit(self._writes.leave)
-            self._patience.close()
-            self._writer.close()
-            self._engine.dispose()
-
-    def __enter__(self) -> "AnswerStore":
-        return self
+        if self._heart.is_alive():
+            self._heart.stop()
+            self._writer.submit(self._writes.leave)
+        self._patience.close()
+        self._writer.close()
+        self._engine.dispose()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _commit(self, queued: "Sequence[Write]") -> list[Any]:
         tries = itertools.count()
+        return self._patience.try_until_back(
+            lambda: self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0)
+        )
 
-        def once() -> list[Any]:
-            return list(self._writes.commit(self._engine, self._holder, queued, repeated=next(tries) > 0))
-
-        return self._patience.try_until_back(once)
-
-    def _read(self, read: "Callable[[Connection], T]") -> T:
+    def _read(self, read: "Callable[[Connection, A], T]", wanted: A) -> T:
         def once() -> T:
             with self._engine.connect() as connection:
-                return read(connection)
+                return read(connection, wanted)
 
         return self._patience.try_until_back(once)
-
-    def _beat_until_closed(self) -> None:
-        while not self._closing.wait(HEARTBEAT_SECONDS):
-            self._writer.submit(self._writes.beat)
 
 
 def root_store_url(root: str) -> str:

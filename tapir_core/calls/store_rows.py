@@ -9,15 +9,16 @@ commit; each books nothing twice when it is repeated, for nobody knows of a comm
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import cache, partial
 from typing import Any, cast
 
-from sqlalchemy import Connection, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.budget import Attempt, Settlement, Spend, cap_reached
+from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
 from tapir_core.calls.store_tables import (
     answers,
     attempts,
@@ -50,20 +51,16 @@ _NO_CAPS = BudgetConfig()
 
 # Made once: to build a statement costs as much as to run it.
 _SPENT = select(spending).where(spending.c.run == bindparam("of")).order_by(spending.c.role)
-_UNSETTLED = select(attempts).where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
 _BOOK = insert(attempts)
-
-_SETTLE = (
-    update(attempts)
-    .where(attempts.c.id == bindparam("attempt"))
-    .values(
-        outcome=bindparam("came"),
-        unknown=bindparam("unsure"),
-        prompt_tokens=bindparam("prompt"),
-        completion_tokens=bindparam("completion"),
-        usd=bindparam("cost"),
+_TAKE = (
+    delete(attempts)
+    .where(attempts.c.id.in_(bindparam("ids", expanding=True)), attempts.c.outcome == "")
+    .returning(
+        *(attempts.c.id, attempts.c.run, attempts.c.role, attempts.c.key, attempts.c.sent),
+        *(attempts.c.prompt_tokens, attempts.c.completion_tokens, attempts.c.usd),
     )
 )
+"""An attempt that is settled is taken up and written again: one statement reads it and makes room for its cost."""
 
 
 def make_row(key: str, request: Request, reply: Reply) -> dict[str, Any]:
@@ -109,11 +106,12 @@ def insert_rows(connection: Connection, rows: Sequence[dict[str, Any]]) -> dict[
 
 def read_outcomes(connection: Connection, keys: Sequence[str]) -> dict[str, Outcome]:
     """The stored outcome of each key that is there."""
-    found: dict[str, Outcome] = {}
-    for some in in_groups(keys):
-        query = select(*_OUTCOME_COLUMNS).where(answers.c.key.in_(some))
-        found.update((key, _outcome(*rest)) for key, *rest in map(tuple, connection.execute(query)))
-    return found
+    query = select(*_OUTCOME_COLUMNS)
+    return {
+        row[0]: _outcome(row)
+        for some in in_groups(keys)
+        for row in connection.execute(query.where(answers.c.key.in_(some)))
+    }
 
 
 def read_known(connection: Connection, keys: Sequence[str]) -> set[str]:
@@ -131,64 +129,58 @@ def read_reuse(connection: Connection) -> dict[tuple[str, str, str, str], int]:
     }
 
 
-def _outcome(
-    status: str,
-    text: str,
-    finish_reason: str,
-    message: str,
-    attempts: int,
-    prompt_tokens: int,
-    completion_tokens: int,
-    usd: float,
-    raw: str | None,
-) -> Outcome:
-    if status == "answer":
-        found = read_logprobs(raw)
-        return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
-    return Failure(cast(FailureKind, status), message, attempts, stored=True)
+def _outcome(row: Sequence[Any]) -> Outcome:
+    _, status, text, finish_reason, message, attempts, prompt_tokens, completion_tokens, usd, raw = row
+    if status != "answer":
+        return Failure(cast(FailureKind, status), message, attempts, stored=True)
+    found = read_logprobs(raw)
+    return Answer(text, finish_reason, prompt_tokens, completion_tokens, usd, stored=True, logprobs=found)
 
 
 def book(
-    connection: Connection, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool = False
+    connection: Connection,
+    wanted: Sequence[tuple[Attempt, BudgetConfig]],
+    *,
+    lost: Collection[str] = (),
+    repeated: bool = False,
 ) -> list[str]:
-    """Reserve for each attempt in turn; gives for each the cap that has no room for it, in words, or an empty text.
+    """Reserve for each attempt in turn; gives for each why it may not be sent, in words, or an empty text.
 
+    No cap may be passed, and nothing goes out for the lists in ``lost``, which another process asks by now.
     ``repeated`` says that this may have been committed before.
     """
-    if not wanted:
-        return []
-    ids = [each.id for each, _ in wanted]
-    known = read_column(connection, attempts.c.id, attempts.c.id, ids) if repeated else set()
-    ledger = _Ledger(connection)
-    refusals = ["" if each.id in known else ledger.reserve(each, budget) for each, budget in wanted]
-    booked = [each for (each, _), refusal in zip(wanted, refusals, strict=True) if not refusal and each.id not in known]
+    known: set[int] = set()
+    if repeated:
+        known = read_column(connection, attempts.c.id, attempts.c.id, [each.id for each, _ in wanted])
+    reserve = _reserving(connection)
+    refusals, booked = [], []
+    for attempt, budget in wanted:
+        refusal = LOST_HOLD if attempt.shard in lost else ""
+        if not refusal and attempt.id not in known:
+            refusal = reserve(attempt, budget)
+            booked += [] if refusal else [attempt]
+        refusals.append(refusal)
     if booked:
-        connection.execute(_BOOK, [_row(each) for each in booked])
+        sent = utc_now()
+        connection.execute(_BOOK, [_row(each, each.most, sent) for each in booked])
         _add(connection, [(each.run, each.role, each.most) for each in booked])
     return refusals
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> None:
     """Replace what is booked for attempts by what they cost; one that is settled already stays as it is."""
-    known = {each.attempt: each for each in settlements}
-    booked: list[Any] = []
-    for some in in_groups(sorted(known)):
-        booked += connection.execute(_UNSETTLED, {"ids": some}).all()
-    changed, dropped, more = [], [], []
-    for row in booked:
-        of = known[row.id]
-        most = Spend(1, row.prompt_tokens, row.completion_tokens, row.usd)
-        spent = most if of.spent is None else of.spent
-        more.append((row.run, row.role, spent - most))
-        if spent.requests:
-            figures = {"prompt": spent.prompt_tokens, "completion": spent.completion_tokens, "cost": spent.usd}
-            changed.append({"attempt": row.id, "came": of.outcome, "unsure": of.spent is None, **figures})
-        else:
-            dropped.append(row.id)
-    if changed:
-        connection.execute(_SETTLE, changed)
-    for some in in_groups(dropped):
-        connection.execute(delete(attempts).where(attempts.c.id.in_(some)))
+    came = {each.attempt: each for each in settlements}
+    rows, more = [], []
+    for some in in_groups(sorted(came)):
+        for attempt, run, role, key, sent, *amounts in connection.execute(_TAKE, {"ids": some}).all():
+            outcome, spent = came[attempt].outcome, came[attempt].spent
+            booked = Attempt(attempt, run, role, key, Spend(1, *amounts))
+            cost = booked.most if spent is None else spent
+            more.append((run, role, cost - booked.most))
+            if cost.requests:  # else it was never sent
+                rows.append(_row(booked, cost, sent, outcome=outcome, unknown=spent is None))
+    if rows:
+        connection.execute(_BOOK, rows)
     _add(connection, more)
 
 
@@ -213,58 +205,44 @@ def read_unknown(connection: Connection, run: str) -> Spend:
     return Spend(requests, int(prompt or 0), int(completion or 0), float(usd or 0))
 
 
-def adopt(connection: Connection, name: str, run: str, *, since: datetime) -> None:
-    """Give the run with the id ``run``, made at ``since`` (UTC), what a version before schema 4 booked by its ``name``.
+def _reserving(connection: Connection) -> Callable[[Attempt, BudgetConfig], str]:
+    """What reserves for one attempt after another in a transaction, or says which cap has no room for it."""
+    spent_by, unknown_of = cache(partial(read_spend, connection)), cache(partial(read_unknown, connection))
 
-    Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
-    and then nobody can say whose spending it is.
-    """
-    first = connection.scalar(select(func.min(answers.c.created)).where(answers.c.run == name))
-    if first is not None and first >= since:
-        for role, spent in read_spend(connection, name).items():
-            add_spend(connection, run, role, spent)
-        connection.execute(delete(spending).where(spending.c.run == name))
-        connection.execute(update(attempts).where(attempts.c.run == name).values(run=run))
-
-
-class _Ledger:
-    """What the runs have spent and reserved at the moment of one transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._spent: dict[str, dict[str, Spend]] = {}
-        self._unknown: dict[str, Spend] = {}
-
-    def reserve(self, wanted: Attempt, budget: BudgetConfig) -> str:
-        """Add ``wanted``, or say which cap has no room for it."""
+    def reserve(wanted: Attempt, budget: BudgetConfig) -> str:
         if budget == _NO_CAPS:
             return ""
-        if wanted.run not in self._spent:
-            self._spent[wanted.run] = read_spend(self._connection, wanted.run)
-        spent = self._spent[wanted.run]
+        spent = spent_by(wanted.run)
         reason = cap_reached(budget, spent, wanted.role, wanted.most)
         if reason is None:
             spent[wanted.role] = spent.get(wanted.role, Spend()) + wanted.most
             return ""
-        if wanted.run not in self._unknown:
-            self._unknown[wanted.run] = read_unknown(self._connection, wanted.run)
-        unknown = self._unknown[wanted.run]
+        unknown = unknown_of(wanted.run)
         if unknown.requests:
             reason += f". Of {unknown.requests:,} requests ({unknown.usd:.4g} USD) no reply has told the cost"
         return reason
 
+    return reserve
 
-def _row(attempt: Attempt) -> dict[str, Any]:
-    most = attempt.most
-    asked = {"id": attempt.id, "run": attempt.run, "role": attempt.role, "key": attempt.key}
-    amounts = {"prompt_tokens": most.prompt_tokens, "completion_tokens": most.completion_tokens, "usd": most.usd}
-    return {**asked, **amounts, "outcome": "", "unknown": True, "sent": utc_now()}
+
+def _row(attempt: Attempt, cost: Spend, sent: datetime, *, outcome: str = "", unknown: bool = True) -> dict[str, Any]:
+    return {
+        "id": attempt.id,
+        "run": attempt.run,
+        "role": attempt.role,
+        "key": attempt.key,
+        "outcome": outcome,
+        "prompt_tokens": cost.prompt_tokens,
+        "completion_tokens": cost.completion_tokens,
+        "usd": cost.usd,
+        "unknown": unknown,
+        "sent": sent,
+    }
 
 
 def _add(connection: Connection, sums: Iterable[tuple[str, str, Spend]]) -> None:
     added: dict[tuple[str, str], Spend] = defaultdict(Spend)
     for run, role, more in sums:
         added[run, role] += more
-    for (run, role), more in sorted(added.items(), key=lambda each: each[0]):
-        if more != Spend():
-            add_spend(connection, run, role, more)
+    for run, role in sorted(added):  # in one order, or two processes could wait for each other
+        add_spend(connection, run, role, added[run, role])

@@ -6,9 +6,9 @@ SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this
 
 import secrets
 import sqlite3
-import time
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -40,18 +40,24 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.holder import busy, is_free
-from tapir_core.errors import ConfigError, MissingPrerequisite
+from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
+from tapir_core.processes import Holder, busy, is_free
 
 BUSY_SECONDS = 20
 """How long a writer waits for another process's transaction in SQLite before it fails, or is tried again."""
 _POSTGRES = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 30_000}
 """A server that is gone without a word is given up soon. Seconds; the last one: milliseconds."""
 
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+psycopg": "postgresql+psycopg"}
+
 _OPENING_LOCK = 0x7A917
 """PostgreSQL's advisory lock: CREATE TABLE IF NOT EXISTS of two processes at once can collide there."""
+
+_POSTGRES_CLOCK = select(func.timezone("UTC", func.clock_timestamp()))
+_SQLITE_CLOCK = select(func.now())
 
 T = TypeVar("T")
 
@@ -228,19 +234,8 @@ def open_engine(url: str) -> Engine:
         MissingPrerequisite: the database cannot be reached or written.
         RunBusy: it is of an earlier version, and a process of that version works on it.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        # The text itself is not shown: what cannot be parsed may hold a password anywhere.
-        raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
-    shown = parsed.render_as_string(hide_password=True)
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    supported = parsed.drivername in {"sqlite", "postgresql+psycopg"}
-    if not supported or parsed.database in {None, "", ":memory:"}:
-        raise ConfigError(
-            f"calls.store_url = {shown!r} is not supported. Use sqlite:///path/store.sqlite or postgresql://host/database"
-        )
+    parsed = read_url(url)
+    shown = shown_url(parsed)
     try:
         engine = _create_sqlite(parsed) if parsed.drivername == "sqlite" else _create_postgres(parsed)
         with writing(engine) as connection:
@@ -251,6 +246,31 @@ def open_engine(url: str) -> Engine:
             "server runs."
         ) from error
     return engine
+
+
+def read_url(url: str) -> URL:
+    """The URL of a store, with the driver that is used.
+
+    Raises:
+        ConfigError: it is no file-backed SQLite and no PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # The text itself is not shown: what cannot be parsed may hold a password anywhere.
+        raise ConfigError("calls.store_url is no SQLAlchemy URL; write it as sqlite:///path/store.sqlite") from error
+    if parsed.drivername not in _DRIVERS or parsed.database in {None, "", ":memory:"}:
+        raise ConfigError(
+            f"calls.store_url = {shown_url(parsed)!r} is not supported. Use sqlite:///path/store.sqlite or "
+            "postgresql://host/database"
+        )
+    return parsed.set(drivername=_DRIVERS[parsed.drivername])
+
+
+def shown_url(url: URL | str) -> str:
+    """``url``, which can be read, without its driver and its password."""
+    parsed = make_url(url)
+    return parsed.set(drivername=parsed.get_backend_name()).render_as_string(hide_password=True)
 
 
 def writing(engine: Engine) -> AbstractContextManager[Connection]:
@@ -280,20 +300,22 @@ def with_silence(connection: Connection, query: Select[Any]) -> list[dict[str, A
     return [{**row, "silent": now - row["heartbeat"]} for row in rows]
 
 
+def own_process(connection: Connection) -> dict[str, Any]:
+    """The columns that say that this process has a row, and that it lives."""
+    return {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
+
+
 def read_column(connection: Connection, found: Column[T], where: Column[Any], values: Collection[Any]) -> set[T]:
     """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
-    rows: set[T] = set()
-    for some in in_groups(values):
-        rows.update(connection.execute(select(found).where(where.in_(some))).scalars())
-    return rows
+    wanted = select(found)
+    return {value for some in in_groups(values) for value in connection.scalars(wanted.where(where.in_(some)))}
 
 
 def database_time(connection: Connection) -> datetime:
     """The database's UTC time, without zone, as the columns keep it."""
-    if connection.dialect.name == "postgresql":
-        now: datetime = connection.execute(select(func.timezone("UTC", func.clock_timestamp()))).scalar_one()
-        return now
-    return datetime.fromisoformat(connection.exec_driver_sql("SELECT CURRENT_TIMESTAMP").scalar_one())
+    clock = _POSTGRES_CLOCK if connection.dialect.name == "postgresql" else _SQLITE_CLOCK
+    now: datetime = connection.execute(clock).scalar_one()
+    return now
 
 
 def utc_now() -> datetime:
@@ -301,7 +323,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def reason_of(error: Exception) -> str:
+@contextmanager
+def explained(text: str) -> Iterator[None]:
+    """What the database raises in the block is a TapirError: ``text``, with the reason for its `{}`."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise TapirError(text.format(reason_of(error))) from error
+
+
+def reason_of(error: BaseException | None) -> str:
     """What the driver says, without SQLAlchemy's statement around it."""
     return str(getattr(error, "orig", None) or error).strip()
 
@@ -326,23 +357,13 @@ def _create_sqlite(url: URL) -> Engine:
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver's own transaction handling would begin late and without the write lock; `_begin_sqlite` replaces it.
     connection.isolation_level = None
-    _switch_to_wal(connection)
+    # While several processes make one new store, the switch fails at once instead of waiting its turn.
+    busy = retry_if_exception_type(sqlite3.OperationalError)
+    switch = Retrying(retry=busy, stop=stop_after_delay(BUSY_SECONDS), wait=wait_fixed(0.02), reraise=True)
+    switch(connection.execute, "PRAGMA journal_mode = WAL")
     # A paid answer is worth an fsync: writes are group-committed, so it is one for many answers, and then neither a
     # kill nor a power cut loses what was counted as received. (NORMAL would survive the kill only.)
     connection.execute("PRAGMA synchronous = FULL")
-
-
-def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """While several processes make one new store, the switch fails at once instead of waiting its turn."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -393,47 +414,37 @@ def _address_flow_runs(connection: Connection) -> None:
         connection.execute(text("ALTER TABLE leases ADD COLUMN flow_run TEXT"))
 
 
-def _book_attempts(connection: Connection) -> None:
-    """From 3 to 4: what is reserved stands in `attempts` and is spent until it is settled.
+def _leave_claims(connection: Connection) -> None:
+    """From 3 and 4 to 5: a process holds a list of requests and no single ones; what is reserved stands in `attempts`.
 
     Of the old reservations those of batches at a provider are kept, by the names of their runs as all spending so far:
-    a run takes its own over when it is opened (store_rows.adopt).
+    a run takes its own over when it is opened (store_writes.adopt).
 
     Raises:
         RunBusy: a process that knows only the old tables works on the store.
     """
-    _refuse_while_driven(connection)
+    for lease in with_silence(connection, select(leases)):
+        if not is_free(lease):
+            raise busy(lease)
     if "attempt" not in _columns(connection, "batch_rows"):
         connection.execute(text("ALTER TABLE batch_rows ADD COLUMN attempt BIGINT NOT NULL DEFAULT 0"))
-    if "tokens" not in _columns(connection, "claims"):
-        return
-    for row in connection.execute(text(_OWED)).all():
-        attempt = secrets.randbits(63)
-        amounts = {"prompt_tokens": row.tokens, "completion_tokens": 0, "usd": row.usd}
-        asked = {"id": attempt, "run": row.run, "role": row.role, "key": row.key, "outcome": "", "unknown": True}
-        connection.execute(attempts.insert().values(**asked, **amounts, sent=utc_now()))
-        own = {"attempt": attempt, "key": row.key}
-        connection.execute(text("UPDATE batch_rows SET attempt = :attempt WHERE key = :key"), own)
-        reserved = {"run": row.run, "role": row.role, "requests": 1, "seconds": 0.0, **amounts}
-        connection.execute(insert_or_add(connection.dialect.name, spending), reserved)
-
-
-def _hold_shards(connection: Connection) -> None:
-    """From 4 to 5: a process holds a list of requests and no single ones, and a batch its rows.
-
-    Raises:
-        RunBusy: a process that knows only the old tables works on the store.
-    """
-    _refuse_while_driven(connection)
-    if _columns(connection, "claims"):
+    claimed = _columns(connection, "claims")
+    if "tokens" in claimed:
+        _book_batches(connection)
+    if claimed:
         connection.execute(text(_UNOWED))
         connection.execute(text("DROP TABLE claims"))
 
 
-def _refuse_while_driven(connection: Connection) -> None:
-    for lease in with_silence(connection, select(leases)):
-        if not is_free(lease):
-            raise busy(lease)
+def _book_batches(connection: Connection) -> None:
+    rows = connection.execute(text(_OWED)).mappings().all()
+    owed = [{**row, "id": secrets.randbits(63), "completion_tokens": 0} for row in rows]
+    for row in owed:
+        connection.execute(attempts.insert().values(**row, outcome="", unknown=True, sent=utc_now()))
+        connection.execute(text("UPDATE batch_rows SET attempt = :id WHERE key = :key"), row)
+        spent = {name: row[name] for name in ("run", "role", "prompt_tokens", "completion_tokens", "usd")}
+        booked = insert_or_add(connection.dialect.name, spending)
+        connection.execute(booked, {**spent, "requests": 1, "seconds": 0.0})
 
 
 def _columns(connection: Connection, table: str) -> list[str]:
@@ -443,7 +454,7 @@ def _columns(connection: Connection, table: str) -> list[str]:
 
 
 _OWED = """
-    SELECT claims.key, claims.holder, claims.run, claims.role, claims.tokens, claims.usd
+    SELECT claims.key, claims.run, claims.role, claims.tokens AS prompt_tokens, claims.usd
     FROM claims JOIN batch_rows ON batch_rows.key = claims.key AND batch_rows.batch = claims.holder
 """
 
@@ -455,9 +466,9 @@ _UNOWED = """
 _STEPS: tuple[Callable[[Connection], None], ...] = (
     _sum_what_was_spent,
     _address_flow_runs,
-    _book_attempts,
-    _hold_shards,
+    _leave_claims,
+    _leave_claims,
 )
-"""Step i leads from version i + 1 to i + 2."""
+"""Step i leads from version i + 1 on."""
 
 _SCHEMA_VERSION = str(len(_STEPS) + 1)

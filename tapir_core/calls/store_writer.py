@@ -12,11 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
+from tapir_core.calls.store_tables import reason_of
 from tapir_core.errors import TapirError
 
 _ROWS_PER_COMMIT = 500
@@ -34,23 +35,23 @@ _LASTING_SQLSTATES = ("53100", "28")
 """Of PostgreSQL: a full disk, and who is not let in."""
 
 T = TypeVar("T")
-W = TypeVar("W")
+_Queued = tuple[Any, Future[Any], int]
+"""A write, its future, and the rows that it touches."""
 logger = logging.getLogger(__name__)
 
 
-class GroupWriter(Generic[W]):
+class GroupWriter:
     """``commit`` gets some writes in the order in which they came, and gives the result of each once they are safe."""
 
-    def __init__(self, name: str, commit: Callable[[Sequence[W]], Sequence[Any]]) -> None:
+    def __init__(self, name: str, commit: Callable[[Sequence[Any]], Sequence[Any]]) -> None:
         self._commit = commit
-        self._inbox: queue.SimpleQueue[tuple[W, Future[Any], int] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Queued | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
-        self._last_commit = float("-inf")
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, write: W, *, rows: int = 1) -> Future[Any]:
+    def submit(self, write: Any, *, rows: int = 1) -> Future[Any]:
         """Queue a write that touches ``rows`` rows.
 
         The future is done after its commit, or fails with what the database raised.
@@ -58,41 +59,36 @@ class GroupWriter(Generic[W]):
         committed: Future[Any] = Future()
         # Under the lock, so that nothing queues behind the end, where nobody would commit it.
         with self._lock:
-            if not self._closed:
+            if self._closed:
+                committed.set_exception(TapirError("the call store is closed; this was not kept"))
+            else:
                 self._inbox.put((write, committed, rows))
-                return committed
-        committed.set_exception(TapirError("the call store is closed; this was not kept"))
         return committed
 
     def close(self) -> None:
         """Commit what has queued and end. Closing twice is the same as once."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
-            batch = self._take_batch()
-            closing = None in batch
-            if queued := [each for each in batch if each is not None]:
-                self._finish([write for write, _, _ in queued], [committed for _, committed, _ in queued])
-
-    def _take_batch(self) -> list[tuple[W, Future[Any], int] | None]:
-        batch = [self._inbox.get()]
-        time.sleep(max(_SECONDS_TO_JOIN, self._last_commit + _SECONDS_BETWEEN_COMMITS - time.monotonic()))
-        self._last_commit, rows = time.monotonic(), 0
-        while (last := batch[-1]) is not None:
-            rows += last[2]
+        last_commit, rows = float("-inf"), 0
+        group: list[_Queued] = []
+        for queued in iter(self._inbox.get, None):
+            if not group:
+                time.sleep(max(_SECONDS_TO_JOIN, last_commit + _SECONDS_BETWEEN_COMMITS - time.monotonic()))
+                last_commit = time.monotonic()
+            group.append(queued)
+            rows += queued[2]
             if rows >= _ROWS_PER_COMMIT or self._inbox.empty():
-                break
-            batch.append(self._inbox.get())
-        return batch
+                self._finish(group)
+                group, rows = [], 0
+        if group:
+            self._finish(group)
 
-    def _finish(self, writes: Sequence[W], committed: Sequence[Future[Any]]) -> None:
+    def _finish(self, group: Sequence[_Queued]) -> None:
+        writes, futures, _ = zip(*group, strict=True)
         try:
             results = self._commit(writes)
         except Exception as error:  # whatever the database raises goes to those who wait for the commit
@@ -101,11 +97,11 @@ class GroupWriter(Generic[W]):
                 "the database, then the same command goes on."
             )
             failed.__cause__ = error
-            for each in committed:
-                each.set_exception(failed)
-            return
-        for each, result in zip(committed, results, strict=True):
-            each.set_result(result)
+            for committed in futures:
+                committed.set_exception(failed)
+        else:
+            for committed, result in zip(futures, results, strict=True):
+                committed.set_result(result)
 
 
 class Patience:
@@ -141,13 +137,13 @@ class Patience:
 
     def close(self) -> None:
         """From now on wait only a little longer."""
+        self._longest = min(self._longest, _LONGEST_SECONDS_AT_END)
         self._closing_since = time.monotonic()
         self._closing.set()
 
     def _is_over(self, state: RetryCallState) -> bool:
-        if self._closing.is_set():
-            return time.monotonic() - self._closing_since > _LONGEST_SECONDS_AT_END
-        return (state.seconds_since_start or 0.0) > self._longest
+        since = self._closing_since if self._closing.is_set() else state.start_time
+        return time.monotonic() - since > self._longest
 
     def _pause(self, seconds: float) -> None:
         if self._closing.is_set():
@@ -158,10 +154,9 @@ class Patience:
     def _tell(self, state: RetryCallState) -> None:
         if state.attempt_number == 1:
             assert state.outcome is not None
-            reason = str(getattr(state.outcome.exception(), "orig", "")).strip()
-            longest = _LONGEST_SECONDS_AT_END if self._closing.is_set() else self._longest
+            reason = reason_of(state.outcome.exception())
             text = "%s: the database is away (%s). Nothing is sent meanwhile; it is tried again for %.0f s"
-            logger.warning(text, self._what, reason, longest)
+            logger.warning(text, self._what, reason, self._longest)
 
 
 def is_away(error: BaseException) -> bool:

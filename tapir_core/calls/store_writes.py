@@ -6,34 +6,38 @@ when that process of this machine is gone, and after 60 s without heartbeat when
 no process.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend
-from tapir_core.calls.holder import LAPSE, Holder
-from tapir_core.calls.store_rows import add_spend, book, insert_rows, settle
+from tapir_core.calls.budget import Attempt, Settlement, Spend
+from tapir_core.calls.store_rows import add_spend, book, insert_rows, read_spend, settle
 from tapir_core.calls.store_tables import (
     answers,
+    attempts,
     batch_rows,
     batches,
     database_time,
     holders,
     insert_or_add,
     insert_or_ignore,
+    own_process,
     read_column,
     reuse,
     shards,
+    spending,
     utc_now,
     with_silence,
     writing,
 )
 from tapir_core.calls.types import Outcome, Request
 from tapir_core.config import BudgetConfig, Sampling
+from tapir_core.processes import LAPSE, Holder, is_free
 
 LOCK = 0x7A918
 """PostgreSQL's advisory lock: two processes must not both find room for a last attempt, or both take one key."""
@@ -66,45 +70,41 @@ class Book:
 
 Write = Put | Book | Settlement | Change
 
+_HELD = select(shards.c.shard).where(
+    shards.c.shard.in_(bindparam("lists", expanding=True)), shards.c.holder == bindparam("holder")
+)
+
 
 def commit(engine: Engine, holder: str, writes: Sequence[Write], *, repeated: bool = False) -> list[Any]:
     """Write all in one transaction; gives each write's result.
 
-    Of a `Put` its outcome, of a `Book` the cap that has no room for each, of a `Change` what it gives. What
+    Of a `Put` its outcome, of a `Book` for each attempt why it may not be sent, of a `Change` what it gives. What
     came is stored and settled first, so that a booking sees all that was given back.
     ``repeated`` says that the same may have been committed before, by a commit whose end nobody knows.
     """
     puts = [write for write in writes if isinstance(write, Put)]
     bookings = [write for write in writes if isinstance(write, Book)]
+    wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
     with writing(engine) as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
         before = insert_rows(connection, [put.row for put in puts])
         settle(connection, [write for write in writes if isinstance(write, Settlement)])
-        changed = [
-            None if isinstance(write, Put | Book | Settlement) else write(connection, holder, repeated)
-            for write in writes
-        ]
-        wanted = [(attempt, booking.budget) for booking in bookings for attempt in booking.attempts]
-        refusals = iter(_book_held(connection, holder, wanted, repeated=repeated))
-    results: list[Any] = []
-    for write, result in zip(writes, changed, strict=True):
-        if isinstance(write, Put):
-            results.append(_outcome_of(write, before, repeated=repeated))
-        else:
-            results.append([next(refusals) for _ in write.attempts] if isinstance(write, Book) else result)
-    return results
+        changed = [write(connection, holder, repeated) for write in writes if callable(write)]
+        lost = _lost(connection, holder, {attempt.shard for attempt, _ in wanted} - {""})
+        refusals = iter(book(connection, wanted, lost=lost, repeated=repeated))
+    results = {
+        Put: iter([_outcome_of(put, before, repeated=repeated) for put in puts]),
+        Settlement: itertools.repeat(None),
+        Book: iter([list(itertools.islice(refusals, len(booking.attempts))) for booking in bookings]),
+    }
+    changes = iter(changed)
+    return [next(results.get(type(write), changes)) for write in writes]
 
 
-def _book_held(
-    connection: Connection, holder: str, wanted: Sequence[tuple[Attempt, BudgetConfig]], *, repeated: bool
-) -> list[str]:
-    """Book attempts, but for those of lists that ``holder``, which was taken for dead, has lost to others."""
-    lists = {attempt.shard for attempt, _ in wanted} - {""}
-    ours = select(shards.c.shard).where(shards.c.shard.in_(lists), shards.c.holder == holder)
-    lost = lists.difference(connection.scalars(ours)) if lists else set()
-    refusals = iter(book(connection, [each for each in wanted if each[0].shard not in lost], repeated=repeated))
-    return [LOST_HOLD if attempt.shard in lost else next(refusals) for attempt, _ in wanted]
+def _lost(connection: Connection, holder: str, lists: set[str]) -> set[str]:
+    """Those of ``lists`` that ``holder``, which was taken for dead, has lost to others."""
+    return lists.difference(connection.scalars(_HELD, {"lists": list(lists), "holder": holder})) if lists else lists
 
 
 def _outcome_of(put: Put, before: Mapping[str, Outcome], *, repeated: bool) -> Outcome:
@@ -149,6 +149,20 @@ def forget(connection: Connection, _holder: str, _repeated: bool, *, keys: Seque
     return sum(connection.execute(delete(answers).where(answers.c.key.in_(some))).rowcount for some in in_groups(keys))
 
 
+def adopt(connection: Connection, _holder: str, _repeated: bool, *, name: str, run: str, since: datetime) -> None:
+    """Give the run with the id ``run``, made at ``since`` (UTC), what a version before schema 4 booked by its ``name``.
+
+    Only where the first answer of that name is no older than the run: an older one was another run's, deleted since,
+    and then nobody can say whose spending it is.
+    """
+    first = connection.scalar(select(func.min(answers.c.created)).where(answers.c.run == name))
+    if first is not None and first >= since:
+        for role, spent in read_spend(connection, name).items():
+            add_spend(connection, run, role, spent)
+        connection.execute(delete(spending).where(spending.c.run == name))
+        connection.execute(update(attempts).where(attempts.c.run == name).values(run=run))
+
+
 def count_reuse(
     connection: Connection, _holder: str, _repeated: bool, *, counts: Mapping[tuple[str, ...], int]
 ) -> None:
@@ -161,17 +175,16 @@ def count_reuse(
 
 def call_the_roll(connection: Connection, holder: str) -> None:
     """``holder``, this process, is among the living, and what the dead have held is free."""
-    rows = with_silence(connection, select(holders))
-    # While the database was away nobody could show that it lives.
-    all_were_silent = any(row["id"] == holder and row["silent"] >= LAPSE for row in rows)
-    row = {"id": holder, "heartbeat": database_time(connection), **asdict(Holder.this_process())}
-    connection.execute(insert_or_ignore(connection.dialect.name, holders).values(row))
+    rows = {row["id"]: row for row in with_silence(connection, select(holders))}
+    mine = insert_or_ignore(connection.dialect.name, holders).values(id=holder, **own_process(connection))
+    connection.execute(mine)
     beat(connection, holder)
-    for row in rows:
-        process = Holder.of(row)
-        silent = row["silent"] >= LAPSE and not all_were_silent
-        if row["id"] != holder and (process.is_gone() or (silent and not process.is_here())):
-            leave(connection, row["id"])
+    own = rows.pop(holder, None)
+    # While the database was away nobody could show that it lives.
+    all_were_silent = own is not None and own["silent"] >= LAPSE
+    for other, row in rows.items():
+        if Holder.of(row).is_gone() if all_were_silent else is_free(row):
+            leave(connection, other)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,16 @@ class Manifest:
 
 
 def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
-    """Write one part, named by its content; writing the same rows again changes nothing."""
+    """Write one part, named by its content; writing the same rows again changes nothing.
+
+    An empty ``folder`` is the root of the storage.
+    """
     buffer = io.BytesIO()
     rows.write_parquet(buffer, compression="zstd", statistics=False)
     content = buffer.getvalue()
     sha256 = hashlib.sha256(content).hexdigest()
     part = Part(part_name(sha256), rows.height, sha256)
-    path = f"{folder}/{part.name}"
+    path = f"{folder}/{part.name}".removeprefix("/")
     if not storage.exists(path):
         storage.write_bytes(path, content)
     return part

@@ -22,7 +22,6 @@ from tapir_core.store_admin.rows import (
     open_existing,
     read_age,
     read_moment,
-    shown_url,
     verify_store,
 )
 from tapir_core.store_admin.transfer import Archive, Exported, Imported, OtherText, export_answers, import_answers
@@ -52,7 +51,6 @@ __all__ = [
     "read_age",
     "read_moment",
     "runs_at_stake",
-    "shown_url",
     "store_size",
     "verify_store",
 ]

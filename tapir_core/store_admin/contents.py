@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Engine, LargeBinary, Row, Select, cast, delete, func, select
 
 from tapir_core.calls.store_rows import read_reuse
-from tapir_core.calls.store_tables import answers
+from tapir_core.calls.store_tables import BUSY_SECONDS, answers, shown_url
 from tapir_core.config import ModelIdentity, RunConfig
 from tapir_core.data.dataset import DatasetRef
 from tapir_core.errors import ConfigError, TapirError
@@ -136,15 +137,14 @@ def gather_stats(engine: Engine) -> StoreStats:
     Raises:
         TapirError: the database cannot be read.
     """
+    names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version)
     named: dict[tuple[str, str, str, str], list[Row[Any]]] = {}
     with reading(engine) as connection:
-        for row in connection.execute(_query(engine)):
+        for row in connection.execute(_sums(engine, *names, answers.c.status)):
             named.setdefault((row.role, row.model, row.identity, row.prompt_version), []).append(row)
         reused = read_reuse(connection)
-    store = engine.url.set(drivername=engine.dialect.name).render_as_string(hide_password=True)
-    return StoreStats(
-        store, store_size(engine), tuple(_group(rows, reused.get(name, 0)) for name, rows in sorted(named.items()))
-    )
+    groups = [_group(name, rows, reused.get(name, 0)) for name, rows in sorted(named.items())]
+    return StoreStats(shown_url(engine.url), store_size(engine), tuple(groups))
 
 
 def store_size(engine: Engine) -> StoreSize:
@@ -156,11 +156,11 @@ def store_size(engine: Engine) -> StoreSize:
     with reading(engine) as connection:
         if engine.dialect.name == "postgresql":
             return StoreSize(int(connection.scalar(select(func.pg_total_relation_size(answers.name))) or 0), None)
-        page_bytes = int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
-        free_pages = int(connection.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+        pages = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size"
+        free_bytes = int(connection.exec_driver_sql(pages).scalar_one())
     path = Path(str(engine.url.database))
     files = [path, path.with_name(f"{path.name}-wal")]
-    return StoreSize(sum(file.stat().st_size for file in files if file.exists()), free_pages * page_bytes)
+    return StoreSize(sum(file.stat().st_size for file in files if file.exists()), free_bytes)
 
 
 def compact(engine: Engine) -> Compacted:
@@ -174,51 +174,39 @@ def compact(engine: Engine) -> Compacted:
     if engine.dialect.name == "postgresql":
         return Compacted(before, before, 0.0, "PostgreSQL re-uses the room; VACUUM FULL answers gives it back")
     started, obstacle = time.monotonic(), ""
-    pooled = engine.raw_connection()
     try:
-        driver = pooled.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.execute("VACUUM")
-        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with closing(sqlite3.connect(str(engine.url.database), timeout=BUSY_SECONDS)) as database:
+            database.execute("VACUUM")
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         obstacle = f"{error}: another process uses the store, or the disk lacks room for a copy"
-    finally:
-        pooled.close()
     return Compacted(before, store_size(engine).bytes, time.monotonic() - started, obstacle)
 
 
-def text_bytes(engine: Engine) -> ColumnElement[int]:
-    """Bytes of a row's text and raw reply, as SQL."""
+def _sums(engine: Engine, *names: Column[Any]) -> Select[Any]:
+    """What the rows come to that have the same values in the columns ``names``."""
 
     def bytes_of(column: Column[Any]) -> ColumnElement[int]:
         if engine.dialect.name == "postgresql":
             return func.octet_length(column)
         return func.length(cast(column, LargeBinary))  # of text, SQLite counts the characters up to the first NUL
 
-    return bytes_of(answers.c.text) + func.coalesce(bytes_of(answers.c.raw), 0)
-
-
-def _query(engine: Engine) -> Select[Any]:
-    names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.prompt_version, answers.c.status)
+    size = bytes_of(answers.c.text) + func.coalesce(bytes_of(answers.c.raw), 0)
+    summed = (answers.c.prompt_tokens, answers.c.completion_tokens, answers.c.usd)
     return select(
         *names,
         func.count().label("rows"),
-        func.sum(text_bytes(engine)).label("bytes"),
-        func.sum(answers.c.prompt_tokens).label("prompt_tokens"),
-        func.sum(answers.c.completion_tokens).label("completion_tokens"),
-        func.sum(answers.c.usd).label("usd"),
+        func.sum(size).label("bytes"),
+        *(func.sum(column).label(column.name) for column in summed),
         func.min(answers.c.created).label("first"),
         func.max(answers.c.created).label("last"),
     ).group_by(*names)
 
 
-def _group(rows: Sequence[Row[Any]], reused: int) -> AnswerGroup:
+def _group(name: tuple[str, str, str, str], rows: Sequence[Row[Any]], reused: int) -> AnswerGroup:
     """One group of rows that differ in their status only."""
     return AnswerGroup(
-        role=rows[0].role,
-        model=rows[0].model,
-        identity=rows[0].identity,
-        prompt_version=rows[0].prompt_version,
+        *name,
         statuses={row.status: row.rows for row in rows},
         bytes=sum(int(row.bytes) for row in rows),
         prompt_tokens=sum(int(row.prompt_tokens) for row in rows),
@@ -268,24 +256,16 @@ def plan_prune(engine: Engine, chosen: RowFilter) -> list[DoomedRows]:
         ConfigError: no condition is set.
         TapirError: the store cannot be read.
     """
-    _check_chosen(chosen)
     names = (answers.c.role, answers.c.model, answers.c.identity, answers.c.run)
-    query = (
-        select(
-            *names,
-            func.count(),
-            func.sum(text_bytes(engine)),
-            func.sum(answers.c.prompt_tokens + answers.c.completion_tokens),
-            func.sum(answers.c.usd),
-        )
-        .where(*chosen.conditions())
-        .group_by(*names)
-        .order_by(*names)
-    )
+    query = _sums(engine, *names).where(*_conditions(chosen)).order_by(*names)
     with reading(engine) as connection:
         return [
-            DoomedRows(role, model, identity, run, rows, int(size), int(tokens), float(usd))
-            for role, model, identity, run, rows, size, tokens, usd in connection.execute(query)
+            DoomedRows(
+                *(row.role, row.model, row.identity, row.run, row.rows, int(row.bytes)),
+                tokens=int(row.prompt_tokens + row.completion_tokens),
+                usd=float(row.usd),
+            )
+            for row in connection.execute(query)
         ]
 
 
@@ -296,16 +276,15 @@ def prune_answers(engine: Engine, chosen: RowFilter) -> int:
         ConfigError: no condition is set.
         TapirError: the store cannot be written; what was removed before stays removed.
     """
-    _check_chosen(chosen)
-    removed, last = 0, ""
+    conditions, removed, last = _conditions(chosen), 0, ""
     while True:
-        page = select(answers.c.key).where(*chosen.conditions(), answers.c.key > last)
+        page = select(answers.c.key).where(*conditions, answers.c.key > last).order_by(answers.c.key)
         with reading(engine) as connection:
-            keys = list(connection.execute(page.order_by(answers.c.key).limit(ROWS_PER_COMMIT)).scalars())
+            keys = connection.scalars(page.limit(ROWS_PER_COMMIT)).all()
         if not keys:
             return removed
         with changing(engine) as connection:
-            removed += connection.execute(delete(answers).where(answers.c.key.in_(keys), *chosen.conditions())).rowcount
+            removed += connection.execute(delete(answers).where(answers.c.key.in_(keys), *conditions)).rowcount
         last = keys[-1]
 
 
@@ -324,23 +303,25 @@ def runs_at_stake(root: str, doomed: Sequence[DoomedRows]) -> list[RunAtStake]:
     return found
 
 
-def _check_chosen(chosen: RowFilter) -> None:
-    if chosen.is_empty:
+def _conditions(chosen: RowFilter) -> list[ColumnElement[bool]]:
+    conditions = chosen.conditions()
+    if not conditions:
         ways = "--older-than 30d, --model, --identity, --role or --status"
         raise ConfigError(f"nothing says which rows to prune; give {ways}")
+    return conditions
 
 
 def _waiting(run: RunFolder, doomed: Sequence[DoomedRows]) -> list[str]:
-    roles = {each.role for each in doomed if _may_use(run, each)}
+    """Its stages to do that would ask again: for what it asked first, or what it asks the same teacher or judge."""
+    voices = _voices(run.config)
+    roles = {
+        each.role
+        for each in doomed
+        if each.run == run.ref.name or ModelIdentity(each.model, each.identity) in voices.get(each.role, ())
+    }
     seen: dict[StageAt, DatasetRef | None] = {}
     asking = [at for at in plan(run.config) if roles.intersection(at.stage.roles)]
     return [str(at) for at in asking if run.holds(at, seen) is None]
-
-
-def _may_use(run: RunFolder, rows: DoomedRows) -> bool:
-    """Whether the run asked for them first, or asks the same teacher or judge."""
-    asked = ModelIdentity(rows.model, rows.identity)
-    return rows.run == run.ref.name or asked in _voices(run.config).get(rows.role, ())
 
 
 def _voices(config: RunConfig) -> dict[str, tuple[ModelIdentity, ...]]:

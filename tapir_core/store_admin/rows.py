@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -25,28 +25,29 @@ from sqlalchemy import (
     delete,
     inspect,
     literal_column,
-    make_url,
     select,
     type_coerce,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
 from tapir_core.calls.asking import in_groups
-from tapir_core.calls.store_tables import answers, open_engine, reason_of, writing
+from tapir_core.calls.store_tables import answers, explained, open_engine, read_url, shown_url, writing
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import clean_text, read_completion, strip_thoughts
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 
-COLUMNS = tuple(column.name for column in answers.columns)
 _ROWS_PER_FETCH = 100
+"""A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _AS_IT_CAME = Endpoint("", 1, thinking="keep")
 """Of a stored reply: without prices, and with the thoughts that may have been taken out."""
-"""A raw reply may have hundreds of kilobytes, so few are fetched at once."""
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 LISTED = 20
 """Damaged rows that are spelt out; all are counted."""
 ROWS_PER_COMMIT = 1_000
+
+StoredRow = dict[str, Any]
+"""A row of table `answers`, by the names of its columns."""
 
 Fault = Literal[
     "key is no sha256",
@@ -59,6 +60,11 @@ Fault = Literal[
 
 _STATUSES = frozenset[str]({"answer", *TERMINAL})
 _TEXTS = ("key", "role", "model", "identity", "prompt_version", "run", "status", "text", "finish_reason", "message")
+_UNREADABLE = "the call store cannot be read: {}. `tapir store verify` looks for what is damaged."
+_UNWRITABLE = (
+    "the call store cannot be written: {}. What was committed before stays; free the disk, or wait for the other "
+    "process, and the same command goes on."
+)
 _MOST = 2**31 - 1
 """PostgreSQL's largest INTEGER; no reply has as many tokens."""
 _COUNTS = ("sample_index", "attempts", "prompt_tokens", "completion_tokens")
@@ -81,11 +87,6 @@ class RowFilter:
     """UTC; rows of this moment or later."""
     before: datetime | None = None
     """UTC; rows before this moment."""
-
-    @property
-    def is_empty(self) -> bool:
-        """True when every row meets it."""
-        return self == RowFilter()
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """The conditions of the filter in SQL."""
@@ -115,14 +116,6 @@ class RowFilter:
         }
 
 
-def shown_url(url: str) -> str:
-    """``url`` without its password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return "the call store"  # what cannot be parsed may hold a password anywhere
-
-
 def open_existing(url: str) -> Engine:
     """An engine on the store at ``url``.
 
@@ -138,6 +131,21 @@ def open_existing(url: str) -> Engine:
     return open_engine(url)
 
 
+def is_there(url: str) -> bool:
+    """False when nothing is at ``url``; what is wrong with a server is `open_engine`'s to say.
+
+    Raises:
+        ConfigError: the URL is not supported.
+    """
+    parsed = read_url(url)
+    if parsed.drivername == "sqlite" and not Path(str(parsed.database)).is_file():
+        return False
+    try:
+        return inspect(create_engine(parsed, poolclass=NullPool)).has_table(answers.name)
+    except SQLAlchemyError:
+        return True
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """A connection to read with.
@@ -145,13 +153,8 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Raises:
         TapirError: the database cannot be read.
     """
-    try:
-        with engine.connect() as connection:
-            yield connection
-    except SQLAlchemyError as error:
-        raise TapirError(
-            f"the call store cannot be read: {reason_of(error)}. `tapir store verify` looks for what is damaged."
-        ) from error
+    with explained(_UNREADABLE), engine.connect() as connection:
+        yield connection
 
 
 @contextmanager
@@ -161,62 +164,26 @@ def changing(engine: Engine) -> Iterator[Connection]:
     Raises:
         TapirError: the database cannot be written.
     """
-    try:
-        with writing(engine) as connection:
-            yield connection
-    except SQLAlchemyError as error:
-        raise TapirError(
-            f"the call store cannot be written: {reason_of(error)}. What was committed before stays; free the disk, or "
-            "wait for the other process, and the same command goes on."
-        ) from error
+    with explained(_UNWRITABLE), writing(engine) as connection:
+        yield connection
 
 
-def is_there(url: str) -> bool:
-    """False when nothing is at ``url``; what is wrong with the URL or the server is `open_engine`'s to say."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return True
-    if parsed.drivername == "sqlite":
-        if not Path(str(parsed.database)).is_file():
-            return False
-    elif parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    else:
-        return True
-    try:
-        return inspect(create_engine(parsed, poolclass=NullPool)).has_table(answers.name)
-    except SQLAlchemyError:
-        return True
-
-
-def stream_rows(
-    engine: Engine, conditions: Sequence[ColumnElement[bool]] = (), *, by_key: bool = False
-) -> Iterator[dict[str, Any]]:
+def read_rows(connection: Connection, *conditions: ColumnElement[bool], by_key: bool = False) -> Iterator[StoredRow]:
     """Every row that meets ``conditions``, as it was when the first is read; a row's columns, and its `place`.
 
     Bytes that are no UTF-8 come as lone surrogates, and SQLite's times as the text that they are stored as, so that a
     damaged row can be told and does not stop the others.
-
-    Raises:
-        TapirError: the database cannot be read further.
     """
-    with reading(engine) as connection:
-        yield from read_rows(connection, conditions, by_key=by_key)
-
-
-def read_rows(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]] = (), *, by_key: bool = False
-) -> Iterator[dict[str, Any]]:
-    """`stream_rows` on a connection that is there."""
+    driver = connection.connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        connection.detach()  # from the pool, which would give it to others
+        driver.text_factory = _decode
     created = type_coerce(answers.c.created, Text).label("created")
     columns = [created if column.name == "created" else column for column in answers.columns]
     query = select(place_column(connection).label("place"), *columns).where(*conditions)
-    if by_key:
-        query = query.order_by(answers.c.key)
-    with _lenient(connection), connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
-        for row in found.mappings():
-            yield dict(row)
+    ordered = query.order_by(answers.c.key) if by_key else query
+    with connection.execute(ordered, execution_options={"yield_per": _ROWS_PER_FETCH}) as found:
+        yield from map(dict, found.mappings())
 
 
 def place_column(connection: Connection) -> ColumnElement[Any]:
@@ -250,17 +217,8 @@ def read_moment(text: str, *, now: datetime) -> datetime:
         raise ConfigError(f"{text!r} is no moment; write it as 2026-11-01, 2026-11-01T12:00 (UTC) or 30d") from exc
 
 
-@contextmanager
-def _lenient(connection: Connection) -> Iterator[None]:
-    driver = connection.connection.driver_connection
-    if not isinstance(driver, sqlite3.Connection):
-        yield
-        return
-    driver.text_factory = lambda content: content.decode("utf-8", "surrogateescape")
-    try:
-        yield
-    finally:
-        driver.text_factory = str  # the pool gives the connection to others
+def _decode(content: bytes) -> str:
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _as_stored(moment: datetime) -> datetime:
@@ -299,8 +257,9 @@ def verify_store(engine: Engine) -> Verified:
     """Check every row, and of SQLite the file; nothing is changed."""
     found = Verified(file_faults=_check_file(engine))
     try:
-        for row in stream_rows(engine):
-            _check(row, found)
+        with reading(engine) as connection:
+            for row in read_rows(connection):
+                _count(row, found)
     except TapirError as error:
         found.file_faults.append(f"reading stopped after {found.rows} rows: {error.__cause__ or error}")
     return found
@@ -319,41 +278,35 @@ def delete_rows(engine: Engine, places: Sequence[Any]) -> int:
         with changing(engine) as connection:
             place = place_column(connection)
             # Looked at again: in the meantime another process may have rewritten the file, with other places.
-            damaged = [row["place"] for row in read_rows(connection, [place.in_(some)]) if row_faults(row)]
+            damaged = [row["place"] for row in read_rows(connection, place.in_(some)) if row_faults(row)]
             removed += connection.execute(delete(answers).where(place.in_(damaged))).rowcount
     return removed
 
 
-def row_faults(row: Mapping[str, Any]) -> list[Fault]:
+def row_faults(row: StoredRow) -> list[Fault]:
     """What is wrong with ``row`` (the columns of table `answers`), worst first; nothing of a sound row."""
-    faults: list[Fault] = []
+    answered = row["status"] == "answer" and row["raw"] is not None
     readable = all(_is_text(row[name]) for name in _TEXTS) and (row["raw"] is None or _is_text(row["raw"]))
-    if not (isinstance(row["key"], str) and re.fullmatch(r"[0-9a-f]{64}", row["key"])):
-        faults.append("key is no sha256")
-    if row["status"] not in _STATUSES:
-        faults.append("unknown status")
-    if not readable:
-        faults.append("undecodable text")
-    elif row["status"] == "answer" and row["raw"] is not None and not _gives_again(row):
-        faults.append("reply gives another text")
-    counts, usd = [row[name] for name in _COUNTS], row["usd"]
-    counted = all(isinstance(count, int) and 0 <= count <= _MOST for count in counts)
-    if not (counted and isinstance(usd, int | float) and math.isfinite(usd) and usd >= 0):
-        faults.append("impossible count")
-    if not _is_moment(row["created"]):
-        faults.append("unreadable time")
-    return faults
+    counted = all(isinstance(row[name], int) and 0 <= row[name] <= _MOST for name in _COUNTS)
+    paid = isinstance(row["usd"], int | float) and 0 <= row["usd"] < math.inf
+    found: dict[Fault, bool] = {
+        "key is no sha256": re.fullmatch(r"[0-9a-f]{64}", str(row["key"])) is None,
+        "unknown status": row["status"] not in _STATUSES,
+        "undecodable text": not readable,
+        "reply gives another text": readable and answered and not _gives_again(row),
+        "impossible count": not (counted and paid),
+        "unreadable time": not _is_moment(row["created"]),
+    }
+    return [fault for fault, is_found in found.items() if is_found]
 
 
-def _check(row: dict[str, Any], found: Verified) -> None:
+def _count(row: StoredRow, found: Verified) -> None:
+    faults = row_faults(row)
     found.rows += 1
     found.without_reply += row["status"] == "answer" and row["raw"] is None
-    faults = row_faults(row)
-    if not faults:
-        return
     found.faults.update(faults)
-    found.places.append(row["place"])
-    if len(found.damaged) < LISTED:
+    found.places += [row["place"]] if faults else []
+    if faults and len(found.damaged) < LISTED:
         key, role, model, run = (_shown(row[name]) for name in ("key", "role", "model", "run"))
         found.damaged.append(DamagedRow(key, role, model, run, tuple(faults)))
 
@@ -381,24 +334,20 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and clean_text(value) == value
 
 
-def _gives_again(row: Mapping[str, Any]) -> bool:
+def _gives_again(row: StoredRow) -> bool:
     """Whether today's reader makes the stored answer of the raw reply."""
     try:
-        reply = read_completion(row["raw"], _AS_IT_CAME)
+        read = read_completion(row["raw"], _AS_IT_CAME).outcome
     except RecursionError:
         return False  # nested deeper than any reply that was ever read
-    outcome = reply.outcome
-    if not isinstance(outcome, Answer) or outcome.finish_reason != row["finish_reason"]:
+    if not isinstance(read, Answer) or read.finish_reason != row["finish_reason"]:
         return False
-    return row["text"] in (outcome.text, strip_thoughts(outcome.text))
+    return row["text"] in (read.text, strip_thoughts(read.text))
 
 
-def _is_moment(value: object) -> bool:
+def _is_moment(value: Any) -> bool:
     """SQLite keeps times as text, and any text."""
-    if isinstance(value, str):
-        try:
-            datetime.fromisoformat(value)
-        except ValueError:
-            return False
-        return True
-    return isinstance(value, datetime)
+    try:
+        return isinstance(value, datetime) or bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False

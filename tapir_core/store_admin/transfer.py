@@ -9,21 +9,21 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import polars as pl
 from sqlalchemy import Engine
 
 from tapir_core.calls.store_rows import insert_rows
 from tapir_core.calls.types import Answer, Outcome
-from tapir_core.data.dataset import Part
+from tapir_core.data.dataset import Part, write_part
 from tapir_core.errors import ConfigError, TapirError
 from tapir_core.paths import MANIFEST, is_part, part_name
 from tapir_core.storage import Storage
-from tapir_core.store_admin.rows import COLUMNS, RowFilter, changing, row_faults, stream_rows
+from tapir_core.store_admin.rows import RowFilter, StoredRow, changing, read_rows, reading, row_faults
 
 _FORMAT = "tapir answers"
 ANSWERS_VERSION = "1"
@@ -59,8 +59,6 @@ ROWS_PER_COMMIT = 500
 _LISTED = 20
 """Rows that are spelt out; all are counted."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class ArchiveManifest:
@@ -74,13 +72,20 @@ class ArchiveManifest:
     format: str = _FORMAT
     schema_version: str = ANSWERS_VERSION
 
+    def __post_init__(self) -> None:
+        if self.rows != sum(part.rows for part in self.parts):
+            raise ValueError("the rows of its parts are not those of the whole")
+        if any(part.name != part_name(part.sha256) for part in self.parts):
+            raise ValueError("a part is not named by its content")  # nor may a name lead out of the folder
+
 
 class Archive:
     """Reads and writes one export, in a local folder or at any fsspec URL."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._storage = self._try("reached", lambda: Storage(url.removeprefix("file://")))
+        with self._in_words("reached"):
+            self._storage = Storage(url.removeprefix("file://"))
 
     def check_free(self) -> None:
         """Refuse a place that holds anything but the parts of an export that was interrupted.
@@ -96,24 +101,18 @@ class Archive:
                 f"{self.url!r} is not empty (it holds {others[0]!r}); an export needs a folder of its own"
             )
 
-    def write_part(self, rows: list[dict[str, Any]]) -> Part:
+    def write_part(self, rows: list[StoredRow]) -> Part:
         """Write ``rows`` as one part."""
-        buffer = io.BytesIO()
-        pl.DataFrame(rows, schema=SCHEMA, orient="row").write_parquet(buffer, compression="zstd", statistics=False)
-        content = buffer.getvalue()
-        sha256 = hashlib.sha256(content).hexdigest()
-        part = Part(part_name(sha256), len(rows), sha256)
-        self._try("written", lambda: self._storage.write_bytes(part.name, content))
-        return part
+        with self._in_words("written"):
+            return write_part(self._storage, "", pl.DataFrame(rows, schema=SCHEMA, orient="row"))
 
     def write_manifest(self, manifest: ArchiveManifest) -> None:
         """Declare the export whole. Parts that an interrupted export left are removed first."""
-        listed = {part.name for part in manifest.parts}
-        for name in self._names():
-            if _is_left_over(name) and name not in listed:
-                self._try("written", partial(self._storage.remove, name))
-        text = json.dumps(asdict(manifest), indent=1)
-        self._try("written", lambda: self._storage.write_bytes(MANIFEST, text.encode()))
+        left_over = {name for name in self._names() if _is_left_over(name)}
+        with self._in_words("written"):
+            for name in left_over.difference(part.name for part in manifest.parts):
+                self._storage.remove(name)
+            self._storage.write_bytes(MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
 
     def read_manifest(self) -> ArchiveManifest:
         """The manifest.
@@ -121,24 +120,22 @@ class Archive:
         Raises:
             ConfigError: there is no whole export, or not one that this version reads.
         """
-        try:
-            text = self._try("read", lambda: self._storage.read_bytes(MANIFEST))
-        except FileNotFoundError as exc:
-            raise ConfigError(f"{self.url!r} holds no whole export: there is no {MANIFEST}") from exc
+        text = self._read(MANIFEST, f" holds no whole export: there is no {MANIFEST}")
         try:
             fields = json.loads(text)
             if fields["format"] != _FORMAT:
                 raise ValueError(f"its format is {fields['format']!r}")
-            if fields["schema_version"] != ANSWERS_VERSION:
-                raise ConfigError(
-                    f"{self.url!r} has schema version {fields['schema_version']!r}, this version of tapir knows "
-                    f"{ANSWERS_VERSION!r}; import it with the tapir version that wrote it"
-                )
-            return _read_manifest(fields)
+            if fields["schema_version"] == ANSWERS_VERSION:
+                parts = tuple(Part(**part) for part in fields["parts"])
+                return ArchiveManifest(**{**fields, "parts": parts})
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise ConfigError(
                 f"{self.url!r}: {MANIFEST} is damaged or of something else than answers ({exc!r})"
             ) from exc
+        raise ConfigError(
+            f"{self.url!r} has schema version {fields['schema_version']!r}, this version of tapir knows "
+            f"{ANSWERS_VERSION!r}; import it with the tapir version that wrote it"
+        )
 
     def read_part(self, part: Part) -> pl.DataFrame:
         """Rows of one part, exactly as they were written.
@@ -146,10 +143,7 @@ class Archive:
         Raises:
             ConfigError: the part is missing or not what the manifest says.
         """
-        try:
-            content = self._try("read", lambda: self._storage.read_bytes(part.name))
-        except FileNotFoundError as exc:
-            raise ConfigError(f"{self.url!r}: the part {part.name} is missing; copy the whole export") from exc
+        content = self._read(part.name, f": the part {part.name} is missing; copy the whole export")
         found = hashlib.sha256(content).hexdigest()
         if found != part.sha256:
             raise ConfigError(
@@ -165,18 +159,25 @@ class Archive:
         return rows
 
     def _names(self) -> list[str]:
-        return self._try("read", lambda: self._storage.names(""))
+        with self._in_words("read"):
+            return self._storage.names("")
 
-    def _try(self, what: str, work: Callable[[], T]) -> T:
-        """Translate the errors of a file system; a file that is not there is the caller's to explain."""
+    def _read(self, name: str, missing: str) -> bytes:
+        """A file's content; ``missing`` ends the error of one that is not there."""
+        with self._in_words("read"):
+            try:
+                return self._storage.read_bytes(name)
+            except FileNotFoundError as exc:
+                raise ConfigError(f"{self.url!r}{missing}") from exc
+
+    @contextmanager
+    def _in_words(self, done: str) -> Iterator[None]:
         try:
-            return work()
+            yield
         except TapirError:
             raise
         except Exception as exc:  # each file system of fsspec has errors of its own
-            if what == "read" and isinstance(exc, FileNotFoundError):
-                raise
-            raise ConfigError(f"{self.url!r} cannot be {what}: {exc}") from exc
+            raise ConfigError(f"{self.url!r} cannot be {done}: {exc}") from exc
 
 
 @dataclass(slots=True)
@@ -264,33 +265,22 @@ def import_answers(engine: Engine, archive: Archive, *, on_rows: Callable[[int],
     return done
 
 
-def _read_manifest(fields: dict[str, Any]) -> ArchiveManifest:
-    parts = tuple(Part(**part) for part in fields.pop("parts"))
-    manifest = ArchiveManifest(**fields, parts=parts)
-    if manifest.rows != sum(part.rows for part in parts):
-        raise ValueError("the rows of its parts are not those of the whole")
-    if any(part.name != part_name(part.sha256) for part in parts):
-        raise ValueError("a part is not named by its content")  # nor may a name lead out of the folder
-    return manifest
-
-
 def _is_left_over(name: str) -> bool:
     """Whether an export that was interrupted may have left it: a part, or a file that was not yet renamed."""
     return is_part(name) or name.startswith((".part-", f".{MANIFEST}."))
 
 
-def _sound_rows(engine: Engine, chosen: RowFilter, done: Exported) -> Iterator[dict[str, Any]]:
-    for row in stream_rows(engine, chosen.conditions(), by_key=True):
-        if row_faults(row):
-            done.damaged += 1
-            continue
-        created = row["created"]
-        row["created"] = datetime.fromisoformat(created) if isinstance(created, str) else created
-        yield {name: row[name] for name in COLUMNS}
+def _sound_rows(engine: Engine, chosen: RowFilter, done: Exported) -> Iterator[StoredRow]:
+    with reading(engine) as connection:
+        for row in read_rows(connection, *chosen.conditions(), by_key=True):
+            if row_faults(row):
+                done.damaged += 1
+            else:
+                yield {**row, "created": datetime.fromisoformat(str(row["created"]))}
 
 
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
+def _batches(rows: Iterable[StoredRow]) -> Iterator[list[StoredRow]]:
+    batch: list[StoredRow] = []
     size = 0
     for row in rows:
         batch.append(row)
@@ -302,22 +292,22 @@ def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def _insert(engine: Engine, rows: list[dict[str, Any]], done: Imported) -> None:
+def _insert(engine: Engine, rows: list[StoredRow], done: Imported) -> None:
     sound = [row for row in rows if not row_faults(row)]
-    done.damaged += len(rows) - len(sound)
     with changing(engine) as connection:
         stored = insert_rows(connection, sound)
-    done.added += len(sound) - len(stored)
+    there = {key: _said(outcome) for key, outcome in stored.items()}
+    others = []
     for row in sound:
-        if row["key"] not in stored:
-            continue
-        there, offered = _said(stored[row["key"]]), (row["status"], row["text"])
-        if there == offered:
-            done.already_there += 1
-            continue
-        done.different += 1
-        if len(done.listed) < _LISTED:
-            done.listed.append(OtherText(row["key"], row["role"], row["model"], _shown(*there), _shown(*offered)))
+        offered = row["status"], row["text"]
+        kept = there.get(row["key"], offered)
+        if kept != offered:
+            others.append(OtherText(row["key"], row["role"], row["model"], _shown(*kept), _shown(*offered)))
+    done.damaged += len(rows) - len(sound)
+    done.added += len(sound) - len(stored)
+    done.already_there += len(stored) - len(others)
+    done.different += len(others)
+    done.listed += others[: _LISTED - len(done.listed)]
 
 
 def _said(outcome: Outcome) -> tuple[str, str]:

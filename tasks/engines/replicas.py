@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.lease import Replica, ReplicaRegistry
 from tapir_core.calls.types import Endpoint, EndpointSource, LiveAddress, LiveAddresses
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
+from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.run_folder import RunFolder
 from tasks.engines.keys import SECRET_VARIABLE, replica_key
 from tasks.engines.student_server import Report, Student

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from tapir_core.calls.lease import RunLease
+from tapir_core.leases import RunLease
 from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.doubles.standin import StandinServer
 from tests.harness.processes import REPOSITORY

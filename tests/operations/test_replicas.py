@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tapir_core.calls import run_key
-from tapir_core.calls.lease import Replica, ReplicaRegistry
+from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.paths import BACKBONE, FLEET_SECRET, attempt_folder
 from tapir_core.stages import StageAt
 from tasks.engines.keys import replica_key

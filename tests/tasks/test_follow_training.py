@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from tapir_core.calls.lease import RunLease
 from tapir_core.data.dataset import DatasetRef, Part
 from tapir_core.errors import EngineError
+from tapir_core.leases import RunLease
 from tapir_core.paths import attempt_folder
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.lease import ReplicaRegistry, RunLease
 from tapir_core.errors import ConfigError, EngineError, TapirError
+from tapir_core.leases import ReplicaRegistry, RunLease
 from tapir_core.paths import BACKBONE, SCRATCH_VARIABLE, log_file
 from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt

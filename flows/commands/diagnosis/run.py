@@ -28,7 +28,7 @@ from flows.prefect_server.caretaker import POOLS
 from tapir_core.calls import Endpoint, Failure, root_store_url
 from tapir_core.calls.client import Client
 from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
-from tapir_core.calls.store_tables import answers, meta
+from tapir_core.calls.store_tables import answers, meta, shown_url
 from tapir_core.config import (
     EMBEDDED_STUDENT,
     EndpointConfig,
@@ -43,7 +43,7 @@ from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, backbone_cache, probe_file
 from tapir_core.storage import Storage, on_this_machine
-from tapir_core.store_admin.rows import is_there, open_existing, reading, shown_url
+from tapir_core.store_admin.rows import is_there, open_existing, reading
 from tasks.engines.backbone import find_backbone, render_chat
 from tasks.engines.keys import api_key
 from tasks.engines.student_server import Installed, Student

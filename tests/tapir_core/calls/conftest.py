@@ -1,15 +1,9 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine
 from tapir_core.config import CallsConfig
-
-
-@pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'store.sqlite'}"
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from tapir_core.calls import Answer, Role, Spend
 from tapir_core.calls.budget import Attempt, Settlement
 from tapir_core.calls.store_rows import (
     add_spend,
-    adopt,
     book,
     insert_rows,
     make_row,
@@ -21,6 +20,7 @@ from tapir_core.calls.store_rows import (
     settle,
 )
 from tapir_core.calls.store_tables import answers, attempts, metadata, open_engine, writing
+from tapir_core.calls.store_writes import adopt
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
@@ -130,6 +130,10 @@ def test_spending_adds_up_by_run_and_role(connection: Connection):
     assert read_spend(connection, "c-run") == {}
 
 
+def take_over(connection: Connection, run: str, *, since: datetime) -> None:
+    adopt(connection, "me", False, name="quickstart", run=run, since=since)
+
+
 def answered_at(connection: Connection, moment: datetime) -> None:
     """An answer that a run called `quickstart` asked for first."""
     request = make_request(str(moment), run="quickstart")
@@ -145,9 +149,9 @@ def test_spending_by_name_goes_to_the_run_only_if_no_older_run_of_that_name_aske
     answered_at(connection, datetime(2026, 1, 20))
     answered_at(connection, datetime(2026, 1, first_answer))
     for _ in range(2):
-        adopt(connection, "quickstart", "an-id", since=datetime(2026, 1, 12))
+        take_over(connection, "an-id", since=datetime(2026, 1, 12))
     assert read_spend(connection, "an-id") == ({"teach": Spend(5, usd=1.0)} if taken else {})
-    adopt(connection, "quickstart", "another-id", since=datetime(2026, 1, 1))
+    take_over(connection, "another-id", since=datetime(2026, 1, 1))
     assert read_spend(connection, "another-id") == ({} if taken else {"teach": Spend(5, usd=1.0)})
 
 
@@ -155,13 +159,13 @@ def test_spending_by_name_is_added_to_what_the_run_has_spent_since(connection: C
     add_spend(connection, "quickstart", "run", Spend(seconds=60.0))
     add_spend(connection, "an-id", "run", Spend(seconds=5.0))
     answered_at(connection, datetime(2026, 1, 20))
-    adopt(connection, "quickstart", "an-id", since=datetime(2026, 1, 12))
+    take_over(connection, "an-id", since=datetime(2026, 1, 12))
     assert read_spend(connection, "an-id") == {"run": Spend(seconds=65.0)}
 
 
 def test_spending_of_a_name_that_no_answer_shows_goes_to_nobody(connection: Connection):
     add_spend(connection, "quickstart", "teach", Spend(5))
-    adopt(connection, "quickstart", "an-id", since=datetime(2026, 1, 12))
+    take_over(connection, "an-id", since=datetime(2026, 1, 12))
     assert read_spend(connection, "an-id") == {}
 
 

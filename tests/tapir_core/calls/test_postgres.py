@@ -9,12 +9,12 @@ from sqlalchemy import func, select, text
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Spend
 from tapir_core.calls.budget import Attempt, Settlement
-from tapir_core.calls.lease import ReplicaRegistry, RunLease
 from tapir_core.calls.store_tables import open_engine
 from tapir_core.calls.store_writes import LOCK
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import RunBusy
+from tapir_core.leases import ReplicaRegistry, RunLease
 from tests.doubles.batches import BatchRules
 from tests.doubles.provider import FakeProvider, make_request
 from tests.doubles.standin import StandinServer

@@ -14,10 +14,10 @@ from sqlalchemy import Connection, insert, select, update
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome
 from tapir_core.calls.budget import LOST_HOLD
-from tapir_core.calls.holder import Holder
 from tapir_core.calls.store_tables import database_time, holders, open_engine, shards, writing
 from tapir_core.calls.store_writes import beat, give_shard_back, leave, take_shard
 from tapir_core.config import CallsConfig
+from tapir_core.processes import Holder
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Text
 from tests.tapir_core.calls import engine_helpers
 from tests.tapir_core.calls.engine_helpers import prompts
@@ -185,7 +185,7 @@ def test_an_interrupted_asker_holds_nothing_and_what_it_had_not_sent_is_free(
 
 
 def test_the_heart_of_a_store_beats_while_it_is_open(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tapir_core.calls.answer_store.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.processes.HEARTBEAT_SECONDS", 0.02)
     with AnswerStore(store_url) as store:
         store.take_shard("a")
         sql(store_url, "UPDATE holders SET heartbeat = datetime('now', '-1 day')")

@@ -14,10 +14,10 @@ from sqlalchemy.exc import OperationalError
 from tapir_core.calls import AnswerStore, CallEngine
 from tapir_core.calls import store_tables as tables
 from tapir_core.calls import store_writer as patience
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_writer import Patience, is_away
 from tapir_core.config import BudgetConfig, CallsConfig
 from tapir_core.errors import TapirError
+from tapir_core.leases import RunLease
 from tests import waiting
 from tests.doubles.provider import FakeProvider
 from tests.postgres_server import PostgresServer, needs_postgres

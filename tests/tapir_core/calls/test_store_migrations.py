@@ -1,4 +1,4 @@
-"""A store of schema 3, as versions before attempts were written down left it, is brought to the newest."""
+"""Stores of schema 3 and 4, as earlier versions left them, are brought to the newest."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -9,12 +9,12 @@ from sqlalchemy import insert, text
 
 from tapir_core.calls import AnswerStore, Spend
 from tapir_core.calls.budget import Attempt
-from tapir_core.calls.holder import Holder
-from tapir_core.calls.lease import RunLease
 from tapir_core.calls.store_tables import leases, open_engine, writing
 from tapir_core.calls.store_writes import adopt_batches
 from tapir_core.config import BudgetConfig
 from tapir_core.errors import RunBusy
+from tapir_core.leases import RunLease
+from tapir_core.processes import Holder
 from tests.doubles.provider import make_request
 from tests.tapir_core.calls.batch_helpers import plan_batch
 
@@ -55,6 +55,21 @@ def test_open_batches_keep_what_they_owe_and_its_reservations(store_url: str):
         (batch,) = store.lead(partial(adopt_batches, keys=("in a batch",))).result(timeout=30)
         assert list(batch.rows) == list(batch.attempts) == ["in a batch"]
         assert store.batched(["in a batch", "answered since", "of a process"]) == {"in a batch"}
+
+
+def test_open_batches_of_schema_4_keep_what_they_owe(store_url: str):
+    make_schema_3(store_url)
+    AnswerStore(store_url).close()
+    engine = open_engine(store_url)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE claims (key VARCHAR(64) PRIMARY KEY, holder VARCHAR(32) NOT NULL)"))
+        connection.execute(text("INSERT INTO claims VALUES ('in a batch', 'a-batch'), ('of a process', 'somebody')"))
+        connection.execute(text("INSERT INTO batch_rows VALUES ('answered since', 'a-batch', '', 0, 7)"))
+        connection.execute(text("UPDATE meta SET value = '4' WHERE name = 'schema_version'"))
+    engine.dispose()
+    with AnswerStore(store_url) as store:
+        assert store.batched(["in a batch", "answered since", "of a process"]) == {"in a batch"}
+        assert store.spend_by_role("quickstart") == {"judge": Spend(5, 170, 50, 2.5, 60.0)}
 
 
 def test_spending_by_name_is_no_other_runs(store_url: str):

@@ -4,10 +4,5 @@ import pytest
 
 
 @pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'store.sqlite'}"
-
-
-@pytest.fixture
 def other_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'other' / 'store.sqlite'}"

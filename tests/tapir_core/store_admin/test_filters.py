@@ -42,8 +42,8 @@ def test_anything_else_is_no_moment(text: str):
 
 
 def test_a_filter_says_what_is_set_and_nothing_else():
-    assert RowFilter().is_empty
+    assert RowFilter().conditions() == []
     assert RowFilter().as_json() == {}
     chosen = RowFilter(roles=("judge",), since=datetime(2026, 11, 1))
-    assert not chosen.is_empty
+    assert len(chosen.conditions()) == 2
     assert chosen.as_json() == {"roles": ["judge"], "since": "2026-11-01T00:00:00"}

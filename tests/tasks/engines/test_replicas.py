@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tapir_core.calls import Endpoint
-from tapir_core.calls.lease import ReplicaRegistry
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.leases import ReplicaRegistry
 from tasks.engines import replicas
 from tasks.engines.replicas import Ended, Replicas, ReplicaStudents
 from tasks.engines.student_server import Student

@@ -1,12 +1,14 @@
-"""Processes that hold something in the store's database: told apart, and seen to be gone.
+"""Processes that hold something in a database: told apart, kept alive by a heartbeat, and seen to be gone.
 
 A process of this machine that is gone loses what it holds at once. One of another machine, which cannot be looked at
 from here, loses it after 60 s without heartbeat. Times are the database's, so machines need no common clock.
 """
 
+import logging
 import os
 import socket
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,9 @@ import psutil
 
 from tapir_core.errors import RunBusy
 
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 10.0
 LAPSE_SECONDS = 60.0
 LAPSE = timedelta(seconds=LAPSE_SECONDS)
 
@@ -47,15 +52,42 @@ class Holder:
         """True when it ran on this machine and does not any more; never true of another machine's process."""
         if not self.is_here():
             return False
-        if self.boot_id != _boot_id():
-            return True
         try:
             process = psutil.Process(self.pid)
             # Two readings of one process's start differ by rounding only, its successor's by far more.
-            same = abs(process.create_time() - self.process_started) < 0.05
+            same = self.boot_id == _boot_id() and abs(process.create_time() - self.process_started) < 0.05
             return not same or process.status() in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
         except psutil.NoSuchProcess:
             return True
+
+
+class Heart(threading.Thread):
+    """Calls ``beat`` every 10 s in a thread of its own, from `begin` to `stop`."""
+
+    def __init__(self, what: str, beat: Callable[[], object]) -> None:
+        """``what`` is held as long as it beats."""
+        super().__init__(name=f"heart of {what}", daemon=True)
+        self._what, self._beat = what, beat
+        self._beginning, self._ended = threading.Lock(), threading.Event()
+
+    def begin(self) -> None:
+        """Beat from now on; beginning twice, from any thread, is the same as once."""
+        with self._beginning:
+            if self.ident is None:
+                self.start()
+
+    def run(self) -> None:
+        """Beat until the end."""
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            try:
+                self._beat()
+            except Exception as error:  # what is held lapses by itself when this lasts, and its holder is told then
+                logger.warning("no heartbeat for %s: %s", self._what, error)
+
+    def stop(self) -> None:
+        """Beat no more; when this returns no beat is under way."""
+        self._ended.set()
+        self.join()
 
 
 def is_free(row: Mapping[Any, Any]) -> bool:

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tapir_core.calls.lease import Replica, ReplicaRegistry, RunLease
 from tapir_core.errors import TapirError
+from tapir_core.leases import Replica, ReplicaRegistry, RunLease
 from tests.tapir_core.store_admin.store_rows import sql
 
 TAKE = """
 import sys
-from tapir_core.calls.lease import ReplicaRegistry
+from tapir_core.leases import ReplicaRegistry
 
 assert ReplicaRegistry(sys.argv[1], "a-run").take(sys.argv[2])
 print("taken", flush=True)

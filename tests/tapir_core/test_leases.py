@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tapir_core.calls.holder import Holder
-from tapir_core.calls.lease import Holding, RunLease
 from tapir_core.errors import RunBusy
+from tapir_core.leases import Holding, RunLease
 from tests.tapir_core.store_admin.store_rows import sql
 
 HOLD = """
 import sys, time
-from tapir_core.calls.lease import RunLease
+from tapir_core.leases import RunLease
 
 lease = RunLease(sys.argv[1], "a-run")
 lease.acquire()
@@ -145,7 +144,7 @@ def test_who_lost_the_lease_does_not_drop_the_new_holders(store_url: str, tmp_pa
 
 
 def test_the_heart_beats_while_the_lease_is_held(store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("tapir_core.calls.lease.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.processes.HEARTBEAT_SECONDS", 0.02)
     with RunLease(store_url, "a-run"):
         change(tmp_path, "heartbeat = datetime('now', '-1 day')")
         with sqlite3.connect(tmp_path / "store.sqlite") as database:
@@ -157,7 +156,7 @@ def test_the_heart_beats_while_the_lease_is_held(store_url: str, tmp_path: Path,
 def test_a_heart_that_cannot_beat_says_so_and_beats_on(
     store_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("tapir_core.calls.lease.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("tapir_core.processes.HEARTBEAT_SECONDS", 0.02)
     with RunLease(store_url, "a-run") as lease:
         sql(store_url, "ALTER TABLE leases RENAME TO away")
         while "no heartbeat for run a-run" not in caplog.text:
@@ -167,9 +166,3 @@ def test_a_heart_that_cannot_beat_says_so_and_beats_on(
         while sql(store_url, "SELECT julianday('now') - julianday(heartbeat) > 0.5 FROM leases") == [(1,)]:
             time.sleep(0.01)
         assert lease.holds()
-
-
-def test_this_process_is_not_gone_and_its_successor_is_another():
-    me = Holder.this_process()
-    assert not me.is_gone()
-    assert Holder(me.host, me.boot_id, me.pid, me.process_started + 1).is_gone()

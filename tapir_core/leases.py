@@ -1,39 +1,35 @@
-"""Processes of a run in the store's database: one driver, one trainer a student, and the servers of its student.
+"""Who holds a run: its one driver, the one trainer of each student, and the processes that serve its student.
 
-A row says which process it is; who may take the lease of another one stands in holder.py. The driver asks for a replica
-(a row without a process), a worker takes it, serves and beats; whoever of them is gone is seen by the other. Limit:
-addresses only; the key of a server is derived by both sides and stands in no row. Importing this imports SQLAlchemy.
+A row in the store's database says which process it is; who may take the lease of another one stands in processes.py.
+The driver asks for a replica (a row without a process), a worker takes it, serves and beats; whoever of them is gone is
+seen by the other. Limit: addresses only; the key of a server is derived by both sides and stands in no row. Importing
+this imports SQLAlchemy.
 """
 
-import logging
 import secrets
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Select, delete, insert, select, update
 
-from tapir_core.calls.holder import LAPSE, Holder, busy, is_free
 from tapir_core.calls.store_tables import (
     database_time,
+    explained,
     insert_or_ignore,
     leases,
     open_engine,
-    reason_of,
+    own_process,
     replicas,
     with_silence,
     writing,
 )
 from tapir_core.calls.store_writer import Patience
-from tapir_core.errors import TapirError
+from tapir_core.processes import LAPSE, Heart, Holder, busy, is_free
 
-logger = logging.getLogger(__name__)
-
-HEARTBEAT_SECONDS = 10.0
+_UNREACHABLE = "the call store cannot be reached: {}; check that its server runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +58,7 @@ class RunLease:
         self._flow_run = flow_run
         self._engine = open_engine(store_url)
         self._patience = Patience(f"the lease of run {run_key}")
-        self._released = threading.Event()
-        self._heart: threading.Thread | None = None
+        self._heart = Heart(f"run {run_key}", self._beat)
         self._row = select(leases).where(leases.c.run_key == run_key)
         self._ours = leases.c.run_key == run_key, leases.c.token == self.token
 
@@ -73,21 +68,23 @@ class RunLease:
         Raises:
             RunBusy: another driver holds it.
         """
-        holder = self._take()
-        if holder is not None:
+        with writing(self._engine) as connection:
+            named = {"run_key": self.run_key, "token": self.token, "flow_run": self._flow_run}
+            mine = {**named, "since": database_time(connection), **own_process(connection)}
+            connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
+            (row,) = with_silence(connection, self._row.with_for_update())
+            is_taken = row["token"] != self.token and not is_free(row)
+            if not is_taken:
+                connection.execute(update(leases).where(leases.c.run_key == self.run_key).values(mine))
+        if is_taken:
             self._engine.dispose()
-            raise busy(holder)
-        self._heart = threading.Thread(target=self._beat_until_released, name="tapir-lease", daemon=True)
-        self._heart.start()
+            raise busy(row)
+        self._heart.begin()
 
     def holds(self) -> bool:
         """Whether the lease is still ours; asked before anything of the run is promoted."""
-
-        def read() -> bool:
-            with self._engine.connect() as connection:
-                return connection.scalar(select(leases.c.token).where(*self._ours)) is not None
-
-        return self._patience.try_until_back(read)
+        held = self._patience.try_until_back(self.holding)
+        return held is not None and held.token == self.token
 
     def holding(self) -> Holding | None:
         """Who has the lease now, this process or another; nothing when it is free."""
@@ -101,12 +98,10 @@ class RunLease:
 
     def release(self) -> None:
         """Give the lease back, or stop looking at it. Releasing twice is the same as once."""
-        self._released.set()
         self.hurry()
         try:
-            if self._heart is not None:
-                self._heart.join()
-                self._heart = None
+            if self._heart.is_alive():
+                self._heart.stop()
                 self._patience.try_until_back(self._drop)
         finally:
             self._engine.dispose()
@@ -118,33 +113,13 @@ class RunLease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _take(self) -> Mapping[str, Any] | None:
-        """Write our row; gives the row of the holder that keeps it, nothing when the lease is ours."""
-        with writing(self._engine) as connection:
-            now = database_time(connection)
-            mine: dict[str, Any] = {"run_key": self.run_key, "token": self.token, "flow_run": self._flow_run}
-            mine |= {**asdict(Holder.this_process()), "since": now, "heartbeat": now}
-            connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
-            (row,) = with_silence(connection, self._row.with_for_update())
-            if row["token"] == self.token:
-                return None
-            if not is_free(row):
-                return row
-            connection.execute(update(leases).where(leases.c.run_key == self.run_key).values(mine))
-            return None
-
     def _drop(self) -> None:
         with writing(self._engine) as connection:
             connection.execute(delete(leases).where(*self._ours))
 
-    def _beat_until_released(self) -> None:
-        while not self._released.wait(HEARTBEAT_SECONDS):
-            try:
-                with writing(self._engine) as connection:
-                    connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
-            except SQLAlchemyError as error:
-                # The lease lapses by itself when this lasts; `holds` then says so before anything is promoted.
-                logger.warning("no heartbeat for run %s: %s", self.run_key, error)
+    def _beat(self) -> None:
+        with writing(self._engine) as connection:
+            connection.execute(update(leases).where(*self._ours).values(heartbeat=database_time(connection)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +158,19 @@ class ReplicaRegistry:
     def ask(self, number: int, checkpoint: str) -> str:
         """Note that a replica of the student after round ``number`` is wanted; gives its id."""
         replica = secrets.token_hex(8)
-        wanted = {"id": replica, "run_key": self.run_key, "round": number, "checkpoint": checkpoint}
         unserved = {"base_url": "", "concurrency": 0, "leaving": False}
-        with _translated(), writing(self._engine) as connection:
-            row = {**wanted, **unserved, "heartbeat": database_time(connection)}
-            connection.execute(insert(replicas).values(row))
+        wanted = insert(replicas).values(
+            id=replica, run_key=self.run_key, round=number, checkpoint=checkpoint, **unserved
+        )
+        with self._changing() as connection:
+            connection.execute(wanted.values(heartbeat=database_time(connection)))
         return replica
 
     def take(self, replica: str) -> Replica | None:
         """Make this process the one of a replica; nothing when it is wanted no more, or another process has it."""
-        with _translated(), writing(self._engine) as connection:
-            mine = {**asdict(Holder.this_process()), "heartbeat": database_time(connection)}
+        with self._changing() as connection:
             free = update(replicas).where(replicas.c.id == replica, *self._untaken)
-            taken = connection.execute(free.values(mine)).rowcount == 1
+            taken = connection.execute(free.values(own_process(connection))).rowcount == 1
         return next((each for each in self.all() if each.id == replica), None) if taken else None
 
     def serve(self, replica: str, base_url: str, concurrency: int) -> None:
@@ -216,28 +191,23 @@ class ReplicaRegistry:
 
     def all(self) -> list[Replica]:
         """Every replica of the run, those that are gone included, in the order of their ids."""
-        query = select(replicas).where(self._of_run).order_by(replicas.c.id)
-        with _translated(), self._engine.connect() as connection:
-            return [_replica(row) for row in with_silence(connection, query)]
+        return [_replica(row) for row in self._read(select(replicas).where(self._of_run).order_by(replicas.c.id))]
 
     def dismiss(self) -> list[str]:
         """Ask every replica to leave, and forget those that no worker has taken; gives the ids of the latter."""
-        with _translated(), writing(self._engine) as connection:
-            untaken = list(connection.scalars(select(replicas.c.id).where(*self._untaken)))
-            connection.execute(delete(replicas).where(*self._untaken))
+        with self._changing() as connection:
+            forgotten = connection.scalars(delete(replicas).where(*self._untaken).returning(replicas.c.id)).all()
             connection.execute(update(replicas).where(self._of_run).values(leaving=True))
-        return untaken
+        return list(forgotten)
 
     def remove(self, replica: str) -> None:
         """Forget a replica."""
-        with _translated(), writing(self._engine) as connection:
+        with self._changing() as connection:
             connection.execute(delete(replicas).where(replicas.c.id == replica))
 
     def is_driven(self) -> bool:
         """Whether a driver of the run gave a sign of life within the last 60 s."""
-        with _translated(), self._engine.connect() as connection:
-            rows = with_silence(connection, select(leases).where(leases.c.run_key == self.run_key))
-        return any(row["silent"] < LAPSE for row in rows)
+        return any(row["silent"] < LAPSE for row in self._read(select(leases).where(leases.c.run_key == self.run_key)))
 
     def close(self) -> None:
         """Close the connections."""
@@ -245,17 +215,18 @@ class ReplicaRegistry:
 
     def _change(self, replica: str, **values: Any) -> None:
         """Write values into a row, and a heartbeat unless one is among them."""
-        with _translated(), writing(self._engine) as connection:
-            values.setdefault("heartbeat", database_time(connection))
-            connection.execute(update(replicas).where(replicas.c.id == replica).values(values))
+        with self._changing() as connection:
+            changed = {"heartbeat": database_time(connection), **values}
+            connection.execute(update(replicas).where(replicas.c.id == replica).values(changed))
 
+    @contextmanager
+    def _changing(self) -> Iterator[Connection]:
+        with explained(_UNREACHABLE), writing(self._engine) as connection:
+            yield connection
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise TapirError(f"the call store cannot be reached: {reason_of(error)}; check that its server runs") from error
+    def _read(self, query: Select[Any]) -> list[dict[str, Any]]:
+        with explained(_UNREACHABLE), self._engine.connect() as connection:
+            return with_silence(connection, query)
 
 
 def _replica(row: dict[str, Any]) -> Replica:
