@@ -8,11 +8,11 @@ no process.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
 
 from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import Attempt, Settlement, Spend
@@ -187,34 +187,22 @@ def call_the_roll(connection: Connection, holder: str) -> None:
             leave(connection, other)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class OpenBatch:
-    """A batch that has not ended."""
+    """A batch that has not ended, as far as it is."""
 
     tag: str
     address: str
     rows: Mapping[str, Request]
     """By key, what it still owes. Those of an adopted batch have no messages: these are at the provider."""
-    attempts: Mapping[str, int] = field(default_factory=dict)
+    attempts: Mapping[str, int]
     """By key, the attempt that is booked for it."""
+    created: datetime
+    """UTC, without zone."""
     input_file_id: str = ""
     provider_id: str = ""
-    created: datetime = datetime.min
-    """UTC, without zone."""
-
-    @property
-    def any_row(self) -> Request:
-        """Run, role, model and identity are those of every row."""
-        return next(iter(self.rows.values()))
-
-
-class Planned(NamedTuple):
-    """What became of a planned batch."""
-
-    batch: OpenBatch
-    """With the rows that the caps have room for, led by the holder; it is nowhere when it has none."""
-    refused: Mapping[str, str]
-    """Key of each other row → the cap, in words."""
+    perhaps_made: bool = False
+    """Whether the provider may have a batch of it whose id nobody noted."""
 
 
 def plan_batch(
@@ -223,51 +211,50 @@ def plan_batch(
     repeated: bool,
     *,
     batch: OpenBatch,
-    attempts: Mapping[str, Attempt],
+    attempts: Sequence[Attempt],
     budget: BudgetConfig,
-) -> Planned:
-    """Make requests those of a batch, booked before anything of it leaves this process.
+) -> dict[str, str]:
+    """Make requests those of a batch that ``holder`` leads, booked before anything of it leaves this process.
 
-    ``attempts`` has one for each of its rows, by key. Rows that the caps have no room for stay out.
+    ``attempts`` has one for each row. Gives key → cap, in words, of the rows that have no room: they stay out. A batch
+    of no other rows is nowhere.
     """
-    refusals = book(connection, [(attempts[key], budget) for key in batch.rows], repeated=repeated)
-    refused = {key: refusal for key, refusal in zip(batch.rows, refusals, strict=True) if refusal}
-    rows = {key: request for key, request in batch.rows.items() if key not in refused}
-    booked = {key: attempts[key].id for key in rows}
-    planned = replace(batch, rows=rows, attempts=booked, created=utc_now())
-    if rows:
-        _insert(connection, holder, planned)
-    return Planned(planned, refused)
+    refusals = book(connection, [(each, budget) for each in attempts], repeated=repeated)
+    booked = [each for each, refusal in zip(attempts, refusals, strict=True) if not refusal]
+    if booked:
+        first = batch.rows[booked[0].key]
+        row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(booked)}
+        asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
+        files = {"input_file_id": "", "provider_id": "", "created": batch.created}
+        connection.execute(insert_or_ignore(connection.dialect.name, batches), row | asked | files)
+        rows = [
+            {
+                "key": each.key,
+                "batch": batch.tag,
+                "prompt_version": batch.rows[each.key].prompt_version,
+                "sample_index": batch.rows[each.key].sample_index,
+                "attempt": each.id,
+            }
+            for each in booked
+        ]
+        connection.execute(insert_or_ignore(connection.dialect.name, batch_rows), rows)
+    return {each.key: refusal for each, refusal in zip(attempts, refusals, strict=True) if refusal}
 
 
-def note_batch(
-    connection: Connection,
-    _holder: str,
-    _repeated: bool,
-    *,
-    tag: str,
-    input_file_id: str = "",
-    provider_id: str = "",
-) -> None:
-    """Write down what the provider calls a batch, or its input file: what is given."""
-    given = {"input_file_id": input_file_id, "provider_id": provider_id}
-    values = {name: value for name, value in given.items() if value}
-    values["state"] = "made" if provider_id else "uploaded"
+def note_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str, **values: Any) -> None:
+    """Write down what is new of a batch, by the columns of `batches`."""
     connection.execute(update(batches).where(batches.c.tag == tag).values(values))
 
 
 def adopt_batches(connection: Connection, holder: str, repeated: bool, *, keys: Sequence[str]) -> list[OpenBatch]:
     """Take over the batches that nobody leads and that hold one of ``keys``; gives those that are led from now on."""
     call_the_roll(connection, holder)
-    tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
     living = select(holders.c.id)
     # A try before this one may have taken them over already.
     led = living.where(holders.c.id != holder) if repeated else living
-    free = select(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led))
-    found = connection.execute(free).mappings().all()
-    adopted = [row["tag"] for row in found]
-    connection.execute(update(batches).where(batches.c.tag.in_(adopted)).values(driver=holder))
-    return [_read(connection, row) for row in found]
+    tags = read_column(connection, batch_rows.c.batch, batch_rows.c.key, keys)
+    free = update(batches).where(batches.c.tag.in_(tags), batches.c.driver.not_in(led)).values(driver=holder)
+    return [_open_batch(connection, row) for row in connection.execute(free.returning(*batches.c)).mappings().all()]
 
 
 def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: str) -> None:
@@ -276,7 +263,7 @@ def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: st
     connection.execute(update(batches).where(*ours).values(driver=""))
 
 
-def end_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str, state: str) -> None:
+def end_batch(connection: Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:
     """A batch has nothing more to give: what it still owes is free, and so is what was booked for it.
 
     ``state`` is the provider's last status, or why the batch was dropped. The row of `batches` stays as a record.
@@ -285,8 +272,7 @@ def end_batch(connection: Connection, _holder: str, _repeated: bool, *, tag: str
         owed = connection.execute(select(batch_rows.c.attempt).where(batch_rows.c.batch == tag)).scalars()
         settle(connection, [Settlement(attempt, "", Spend()) for attempt in owed])
     connection.execute(delete(batch_rows).where(batch_rows.c.batch == tag))
-    values = {"state": state, "driver": "", "ended": utc_now()}
-    connection.execute(update(batches).where(batches.c.tag == tag).values(values))
+    note_batch(connection, holder, repeated, tag=tag, state=state, driver="", ended=utc_now())
 
 
 def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:
@@ -294,7 +280,7 @@ def read_batched(connection: Connection, keys: Sequence[str]) -> set[str]:
     return read_column(connection, batch_rows.c.key, batch_rows.c.key, keys)
 
 
-def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
+def _open_batch(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
     found = connection.execute(select(batch_rows).where(batch_rows.c.batch == row["tag"])).all()
     rows = {
         each.key: Request(
@@ -309,27 +295,13 @@ def _read(connection: Connection, row: Mapping[Any, Any]) -> OpenBatch:
         )
         for each in found
     }
-    attempts = {each.key: each.attempt for each in found}
-    files = row["input_file_id"], row["provider_id"]
-    return OpenBatch(row["tag"], row["address"], rows, attempts, *files, row["created"])
-
-
-def _insert(connection: Connection, holder: str, batch: OpenBatch) -> None:
-    first = batch.any_row
-    row = {"tag": batch.tag, "driver": holder, "state": "planned", "address": batch.address, "rows": len(batch.rows)}
-    asked = {"run": first.run, "role": first.role, "model": first.model, "identity": first.identity}
-    files = {"input_file_id": "", "provider_id": "", "created": batch.created}
-    connection.execute(insert_or_ignore(connection.dialect.name, batches).values(row | asked | files))
-    for some in in_groups(batch.rows):
-        connection.execute(delete(batch_rows).where(batch_rows.c.key.in_(some)))
-    rows = [
-        {
-            "key": key,
-            "batch": batch.tag,
-            "prompt_version": request.prompt_version,
-            "sample_index": request.sample_index,
-            "attempt": batch.attempts[key],
-        }
-        for key, request in batch.rows.items()
-    ]
-    connection.execute(insert(batch_rows), rows)
+    return OpenBatch(
+        row["tag"],
+        row["address"],
+        rows,
+        {each.key: each.attempt for each in found},
+        row["created"],
+        row["input_file_id"],
+        row["provider_id"],
+        perhaps_made=bool(row["input_file_id"]),
+    )

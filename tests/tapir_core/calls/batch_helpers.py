@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Request, store_writes
 from tapir_core.calls.budget import Attempt, Spend
-from tapir_core.calls.store_tables import batch_rows, batches, open_engine
+from tapir_core.calls.store_tables import batch_rows, batches, open_engine, utc_now
 from tapir_core.calls.store_writes import Change, OpenBatch
 from tapir_core.config import BatchConfig, BudgetConfig, CallsConfig
 from tests.doubles.provider import make_request
@@ -50,11 +50,10 @@ def plan_batch(
     tag: str, base_url: str, rows: Mapping[str, Request], *, tokens: int = 0, budget: BudgetConfig | None = None
 ) -> Change:
     """The write that plans a batch, with an attempt of ``tokens`` for each row."""
-    attempts = {
-        key: Attempt(1000 + place, "a-run", row.role, key, Spend(1, tokens))
-        for place, (key, row) in enumerate(rows.items())
-    }
-    batch = OpenBatch(tag, base_url, rows)
+    attempts = [
+        Attempt(1000 + place, "a-run", row.role, key, Spend(1, tokens)) for place, (key, row) in enumerate(rows.items())
+    ]
+    batch = OpenBatch(tag, base_url, rows, {each.key: each.id for each in attempts}, utc_now())
     return partial(store_writes.plan_batch, batch=batch, attempts=attempts, budget=budget or BudgetConfig())
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls import Answer, Endpoint, Failure
-from tapir_core.calls.batch_client import read_line, split_files
+from tapir_core.calls.batch_client import read_line, split_rows, write_file
 from tapir_core.calls.wire import request_body
 from tapir_core.config import BatchConfig
 from tests.doubles.provider import make_request
@@ -35,24 +35,25 @@ def response(status: int, body: Any) -> dict[str, Any]:
 @given(
     prompts=st.lists(st.text(max_size=40), max_size=30, unique=True),
     models=st.lists(st.sampled_from(["one", "two"]), min_size=30, max_size=30),
-    rows=st.integers(1, 10),
+    most_rows=st.integers(1, 10),
     most_bytes=st.integers(1, 2000),
 )
 def test_files_hold_every_request_once_within_the_limits(
-    prompts: list[str], models: list[str], rows: int, most_bytes: int
+    prompts: list[str], models: list[str], most_rows: int, most_bytes: int
 ):
     asked = [make_request(prompt, model=model) for prompt, model in zip(prompts, models, strict=False)]
     requests = {request.key: request for request in asked}
-    limits = BatchConfig(max_rows=rows, max_bytes=most_bytes)
+    limits = BatchConfig(max_rows=most_rows, max_bytes=most_bytes)
     seen = []
-    for file in split_files(requests, limits, Endpoint("", 1)):
-        lines = [json.loads(text) for text in file.content.splitlines()]
-        assert [each["custom_id"] for each in lines] == list(file.rows)
-        assert 1 <= len(lines) <= rows
-        assert len(file.content) <= most_bytes or len(lines) == 1
+    for rows in split_rows(requests, limits, Endpoint("", 1)):
+        content = write_file(rows, Endpoint("", 1))
+        lines = [json.loads(text) for text in content.splitlines()]
+        assert [each["custom_id"] for each in lines] == list(rows)
+        assert 1 <= len(lines) <= most_rows
+        assert len(content) <= most_bytes or len(lines) == 1
         assert len({each["body"]["model"] for each in lines}) == 1
-        assert [each["body"] for each in lines] == [request_body(each, Endpoint("", 1)) for each in file.rows.values()]
-        seen += list(file.rows)
+        assert [each["body"] for each in lines] == [request_body(each, Endpoint("", 1)) for each in rows.values()]
+        seen += list(rows)
     assert sorted(seen) == sorted(requests)
 
 

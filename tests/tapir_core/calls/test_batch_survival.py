@@ -14,9 +14,9 @@ import openai
 import pytest
 
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Failure, Outcome, Request
-from tapir_core.calls.batch_client import split_files
+from tapir_core.calls.batch_client import write_file
 from tapir_core.calls.store_writes import note_batch
-from tapir_core.config import BatchConfig, BudgetConfig
+from tapir_core.config import BudgetConfig
 from tests import waiting
 from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
@@ -58,7 +58,7 @@ def leave_behind(store_url: str, requests: list[Request], *, base_url: str, file
     with AnswerStore(store_url) as store:
         store.lead(plan_batch("a-tag", base_url, rows, tokens=tokens)).result(timeout=30)
         if file_id:
-            store.lead(partial(note_batch, tag="a-tag", input_file_id=file_id)).result(timeout=30)
+            store.lead(partial(note_batch, tag="a-tag", state="uploaded", input_file_id=file_id)).result(timeout=30)
     return "a-tag"
 
 
@@ -112,10 +112,10 @@ def test_three_processes_that_ask_the_same_share_one_batch(store_url: str, tmp_p
 def test_a_death_while_a_batch_is_made_makes_no_second_one(store_url: str, tmp_path: Path, died: str):
     log_path = tmp_path / "log.jsonl"
     with StandinServer(batches=FAST, log_path=log_path) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
+        content = write_file({r.key: r for r in sums(10)}, Endpoint("", 1))
         file_id = ""
         if died != "before the upload":
-            file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+            file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
         tag = leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id)
         if died == "before its id was noted":
             client.batches.create(
@@ -133,10 +133,10 @@ def test_a_death_while_a_batch_is_made_makes_no_second_one(store_url: str, tmp_p
 def test_a_batch_whose_id_was_not_noted_is_found_behind_a_hundred_newer_ones(store_url: str):
     made = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(3)}, BatchConfig(), Endpoint("", 1))
-        file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+        content = write_file({r.key: r for r in sums(3)}, Endpoint("", 1))
+        file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
         client.batches.create(input_file_id=file_id, **made)
-        other_id = client.files.create(file=("other.jsonl", file.content), purpose="batch").id
+        other_id = client.files.create(file=("other.jsonl", content), purpose="batch").id
         for _ in range(110):
             client.batches.create(input_file_id=other_id, **made)
         leave_behind(store_url, sums(3), base_url=server.base_url, file_id=file_id)
@@ -147,8 +147,8 @@ def test_a_batch_whose_id_was_not_noted_is_found_behind_a_hundred_newer_ones(sto
 
 def test_who_asks_for_a_part_of_a_batch_stores_all_of_it(store_url: str):
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
-        file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+        content = write_file({r.key: r for r in sums(10)}, Endpoint("", 1))
+        file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id)
         with open_batch_engine(store_url) as engine:
             assert texts(engine.ask(sums(12)[9:], lambda: batch_endpoint(server))) == expected(12)[9:]
@@ -158,8 +158,8 @@ def test_who_asks_for_a_part_of_a_batch_stores_all_of_it(store_url: str):
 def test_live_calls_wait_for_what_is_in_a_batch_and_make_the_rest(store_url: str, tmp_path: Path):
     log_path = tmp_path / "log.jsonl"
     with StandinServer(batches=FAST, log_path=log_path) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
-        file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+        content = write_file({r.key: r for r in sums(10)}, Endpoint("", 1))
+        file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id)
         with open_batch_engine(store_url) as engine:
             live = replace(batch_endpoint(server), batch=None)
@@ -181,8 +181,8 @@ def test_what_a_batch_reserved_that_nobody_asks_for_leaves_no_asker_waiting_for_
 
 def test_a_batch_that_is_taken_over_may_make_room_for_other_requests(store_url: str):
     with StandinServer(batches=FAST) as server, provider(server) as client:
-        (file,) = split_files({r.key: r for r in sums(10)}, BatchConfig(), Endpoint("", 1))
-        file_id = client.files.create(file=("input.jsonl", file.content), purpose="batch").id
+        content = write_file({r.key: r for r in sums(10)}, Endpoint("", 1))
+        file_id = client.files.create(file=("input.jsonl", content), purpose="batch").id
         leave_behind(store_url, sums(10), base_url=server.base_url, file_id=file_id, tokens=500)
         budget = BudgetConfig(tokens=5_000)
         with CallEngine(AnswerStore(store_url), QUICK, run="a-run", budget=budget) as engine:
@@ -218,7 +218,7 @@ def test_a_batch_that_the_provider_forgot_is_asked_again_only_where_that_is_free
     with StandinServer(batches=BatchRules(seconds=600)) as server:
         leave_behind(store_url, sums(5), base_url=server.base_url, file_id="file-gone")
         with AnswerStore(store_url) as store:
-            store.lead(partial(note_batch, tag="a-tag", provider_id="batch_gone")).result(timeout=30)
+            store.lead(partial(note_batch, tag="a-tag", state="made", provider_id="batch_gone")).result(timeout=30)
     with StandinServer(batches=FAST) as server, open_batch_engine(store_url) as engine:
         outcomes = engine.ask(sums(5), lambda: batch_endpoint(server, price=price))
         if price:
