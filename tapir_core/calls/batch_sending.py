@@ -104,7 +104,7 @@ class BatchSending:
         In this order: a batch that is followed may give back some of what is booked for it, and others wait for that.
         While they wait nothing is looked at again before an attempt has ended.
         """
-        if self._no_room_at == self._books.attempts.closings and self._books.attempts.may_make_room:
+        if self._no_room_at == self._books.ended and self._books.may_make_room:
             return
         here = tuple(self._here())
         for batch in await self._write(partial(adopt_batches, keys=here)) if here else []:
@@ -116,22 +116,22 @@ class BatchSending:
         elsewhere = await asyncio.to_thread(self._books.store.batched, self._here())
         ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
         for file in split_files(ours, self._limits, self._endpoint):
-            seen, planned = self._books.attempts.closings, await self._plan(file)
+            seen, planned = self._books.ended, await self._plan(file)
             if rows := planned.batch.rows:
                 # Of what the caps have room for: fewer rows, so still one file.
                 booked = split_files(rows, self._limits, self._endpoint) if planned.refused else [file]
                 await self._begin(group, client, planned.batch, next(iter(booked)).content)
             if not planned.refused:
                 continue
-            if self._books.attempts.may_make_room:
+            if self._books.may_make_room:
                 self._no_room_at = seen
                 break
-            if not planned.batch.rows and self._books.attempts.closings == seen:
+            if not planned.batch.rows and self._books.ended == seen:
                 self._refuse(planned.refused)
 
     async def _plan(self, file: BatchFile) -> Planned:
         """Book the rows of a file; what has no room for now is looked at again."""
-        attempts, batch = self._books.attempts, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
+        attempts, batch = self._books, OpenBatch(secrets.token_hex(16), self._endpoint.base_url, file.rows)
         wanted = {key: make_attempt(attempts.run, key, each, self._endpoint) for key, each in file.rows.items()}
         try:
             planned: Planned = await self._write(
@@ -155,7 +155,7 @@ class BatchSending:
     ) -> None:
         """Bring a batch to the provider, unless it is there, and follow it."""
         self._led[batch.tag] = batch
-        self._books.attempts.opened(len(batch.rows))
+        self._books.begun += len(batch.rows)
         self._away.update(batch.rows)
         try:
             made = await self._make(client, batch, content)
@@ -180,8 +180,7 @@ class BatchSending:
             self._led[batch.tag] = batch
             await self._write(partial(note_batch, tag=batch.tag, provider_id=batch.provider_id))
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
-            for _ in batch.rows:
-                self._books.meter.count_sent()
+            self._books.meter.sent += len(batch.rows)
         return batch
 
     async def _follow(self, client: BatchClient, batch: OpenBatch) -> None:
@@ -219,7 +218,7 @@ class BatchSending:
 
     def _lead_no_more(self, batch: OpenBatch) -> None:
         del self._led[batch.tag]
-        self._books.attempts.closed(len(batch.rows))
+        self._books.ended += len(batch.rows)
 
     async def _ask_again(self, batch: OpenBatch, failed: Mapping[str, Reply], *, least_pause_seconds: float) -> None:
         """Let failed requests be asked in another batch, all together, or tell that they have failed too often."""

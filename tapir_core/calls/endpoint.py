@@ -21,7 +21,7 @@ from typing import Any
 from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import LONGEST_HONOURED_SECONDS, AddressLimit, Limiter, Rates, Slot, pause_before_retry
-from tapir_core.calls.sending import Attempts, UnsentError
+from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.types import (
     Answer,
     Endpoint,
@@ -339,7 +339,7 @@ def _adapt(limit: AddressLimit, reply: Reply, *, began: float, now: float) -> No
 class Line:
     """Limits, breaker and connections of one endpoint, over all its addresses."""
 
-    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, attempts: Attempts) -> None:
+    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, attempts: Books) -> None:
         self.breaker = Breaker()
         self._pool = Pool(endpoint, config, self.breaker)
         self.limiter = self._pool.limiter
