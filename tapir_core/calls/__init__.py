@@ -1,9 +1,9 @@
 """Everything between a prompt and a stored answer. Start at `CallEngine.ask` and `ask_parsed`."""
 
 from tapir_core.calls.answer_store import AnswerStore, root_store_url, run_key, store_url
-from tapir_core.calls.asking import IsStopped, OnOutcome, never_stopped
+from tapir_core.calls.asking import Parsed, ask_parsed, ask_read, forget_unread
 from tapir_core.calls.budget import LiveSpend, Spend
-from tapir_core.calls.engine import CallEngine, Parsed, ask_parsed, ask_read, forget_unread
+from tapir_core.calls.engine import CallEngine
 from tapir_core.calls.types import (
     TERMINAL,
     Answer,
@@ -11,10 +11,13 @@ from tapir_core.calls.types import (
     EndpointSource,
     Failure,
     FailureKind,
+    IsStopped,
     Message,
+    OnOutcome,
     Outcome,
     Request,
     Role,
+    never_stopped,
 )
 
 __all__ = [

@@ -1,63 +1,154 @@
-"""The state of one list of requests while it is answered: what is still waited for, and who is told."""
+"""Lists of requests whose replies are read: what is asked again because nothing could be made of it.
+
+Reading is free and apart from asking: every raw reply stays in the store, so a second run reads the same replies again
+and pays for nothing. A re-ask is the same request under another sample index, and so another seed; a reply that was cut
+off at temperature 0 is not asked for again.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from tapir_core.calls.types import Failure, Outcome, Request
+from tapir_core.calls.types import (
+    Answer,
+    EndpointSource,
+    Failure,
+    IsStopped,
+    OnOutcome,
+    Outcome,
+    Request,
+    never_stopped,
+)
+from tapir_core.text import Unparsed
+
+if TYPE_CHECKING:
+    from tapir_core.calls.engine import CallEngine
+
+T = TypeVar("T")
+
+REASK_STRIDE = 1_000_000
+"""Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
 
 _MOST_IN_GROUP = 5000
 """Keys that one statement may name."""
 
-OnOutcome = Callable[[int, Outcome], None]
-"""Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
 
-IsStopped = Callable[[], bool]
-"""Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+@dataclass(frozen=True, slots=True)
+class Parsed(Generic[T]):
+    """What came of one request."""
 
-T = TypeVar("T")
+    value: T | None
+    """What the parser made of the last reply; nothing when it failed or never became parsable."""
+    reason: str
+    """Why there is no value: the parser's reason, or the failure's kind. Empty when there is one."""
+    outcomes: tuple[Outcome, ...]
+    """One for each time it was asked; all but the last are answers that could not be parsed."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """The last outcome: it decides."""
+        return self.outcomes[-1]
+
+    @property
+    def settled(self) -> Outcome:
+        """The last outcome; of a reply that never became parsable the failure ``bad_reply``, with the reply."""
+        if isinstance(self.outcome, Failure) or not self.reason:
+            return self.outcome
+        return Failure("bad_reply", f"{self.reason}: {self.raw}", attempts=len(self.outcomes))
+
+    @property
+    def raw(self) -> str:
+        """Text of the last reply; empty when it failed."""
+        return self.outcome.text if isinstance(self.outcome, Answer) else ""
+
+    @property
+    def retryable(self) -> bool:
+        """True when asking again later may succeed."""
+        return isinstance(self.outcome, Failure) and self.outcome.retryable
 
 
-def never_stopped() -> bool:
-    """The list is asked to its end."""
-    return False
+def ask_parsed(
+    engine: "CallEngine",
+    requests: Sequence[Request],
+    source: EndpointSource,
+    parse: Callable[[str], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
+) -> list[Parsed[T]]:
+    """Outcomes of ``requests`` with their parsed values, in their order.
+
+    A reply for which ``parse`` gives `Unparsed` is asked for again, at most ``reasks`` times. ``on_outcome`` is told
+    each row once, when nothing more will be asked for it: what has `settled`. The ``first`` rows are brought so far
+    before another one is asked: so that it is known early, and stopped, when no reply can be parsed.
+    """
+    return ask_read(
+        engine,
+        requests,
+        source,
+        lambda _, answer: parse(answer.text),
+        reasks,
+        on_outcome=on_outcome,
+        is_stopped=is_stopped,
+        first=first,
+    )
 
 
-class Asking:
-    """Requests by key. Equal requests of one list are one key with several positions."""
+def ask_read(
+    engine: "CallEngine",
+    requests: Sequence[Request],
+    source: EndpointSource,
+    read: Callable[[int, Answer], T | Unparsed],
+    reasks: int,
+    *,
+    on_outcome: OnOutcome | None = None,
+    is_stopped: IsStopped = never_stopped,
+    first: int = 0,
+) -> list[Parsed[T]]:
+    """Outcomes of ``requests`` with their values, as `ask_parsed` gives them, where the text alone does not say how.
 
-    def __init__(
-        self, requests: Sequence[Request], on_outcome: OnOutcome | None, is_stopped: IsStopped = never_stopped
-    ) -> None:
-        self.is_stopped = is_stopped
-        self.waiting: dict[str, Request] = {}
-        """What has no outcome yet, by key."""
-        self._positions: dict[str, list[int]] = {}
-        self._outcomes: dict[int, Outcome] = {}
-        self._on_outcome = on_outcome
-        for position, request in enumerate(requests):
-            key = request.key
-            self.waiting.setdefault(key, request)
-            self._positions.setdefault(key, []).append(position)
+    ``read`` is given the place of a row and the answer to it.
+    """
+    endpoint = cache(source)
+    parsed: list[Parsed[T]] = [Parsed(None, "", ())] * len(requests)
+    rows: Sequence[int] = ()
 
-    def deliver(self, key: str, outcome: Outcome, *, shared: bool) -> int:
-        """Give ``outcome`` to every row of ``key``; only the first of a call that was not shared has paid for it.
+    def take(place: int, outcome: Outcome) -> None:
+        row = rows[place]
+        parsed[row] = Parsed(*_read(row, outcome, read), (*parsed[row].outcomes, outcome))
+        if on_outcome is not None and not is_asked_again(row):
+            on_outcome(row, parsed[row].settled)
 
-        Returns:
-            How many rows got it without paying.
-        """
-        del self.waiting[key]
-        free = _as_stored(outcome)
-        for nth, position in enumerate(self._positions[key]):
-            given = outcome if nth == 0 and not shared else free
-            self._outcomes[position] = given
-            if self._on_outcome is not None:
-                self._on_outcome(position, given)
-        return len(self._positions[key]) - (0 if shared else 1)
+    def is_asked_again(row: int) -> bool:
+        return len(parsed[row].outcomes) <= reasks and _may_improve(requests[row], parsed[row])
 
-    def outcomes(self) -> list[Outcome]:
-        """Every outcome, in the order of the requests."""
-        return [self._outcomes[position] for position in range(len(self._outcomes))]
+    for rows in (range(min(first, len(requests))), range(first, len(requests))):
+        while rows:
+            asked = [_sample(requests[row], len(parsed[row].outcomes)) for row in rows]
+            engine.ask(asked, endpoint, on_outcome=take, is_stopped=is_stopped)
+            rows = [row for row in rows if is_asked_again(row)]
+    return parsed
+
+
+def forget_unread(
+    engine: "CallEngine", requests: Sequence[Request], read: Callable[[int, Answer], T | Unparsed], reasks: int
+) -> int:
+    """Delete the stored replies to those requests of which `ask_read` makes no value, so that they are asked anew.
+
+    What was asked anew since, and can be read, stays: who was killed after it asks for the rest. Gives how many replies
+    were deleted.
+    """
+    samples = [[_sample(request, reask) for reask in range(reasks + 1)] for request in requests]
+    stored = engine.stored([each for of_row in samples for each in of_row])
+    unread: list[Request] = []
+    for row, of_row in enumerate(samples):
+        known = [each for each in of_row if each.key in stored]
+        if all(_read(row, stored[each.key], read)[1] for each in known):
+            unread += known
+    return engine.forget(unread)
 
 
 def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
@@ -67,6 +158,19 @@ def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Seque
         yield listed[start : start + size]
 
 
-def _as_stored(outcome: Outcome) -> Outcome:
-    retryable = isinstance(outcome, Failure) and outcome.retryable
-    return outcome if retryable or outcome.stored else replace(outcome, stored=True)
+def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:
+    """What an outcome holds, and else why not."""
+    value = Unparsed(outcome.kind) if isinstance(outcome, Failure) else read(row, outcome)
+    return (None, value.reason) if isinstance(value, Unparsed) else (value, "")
+
+
+def _may_improve(request: Request, parsed: Parsed[T]) -> bool:
+    """Whether to ask again: not for what spends its tokens at temperature 0, which it would spend again."""
+    if isinstance(parsed.outcome, Failure) or not parsed.reason:
+        return False
+    return parsed.outcome.finish_reason != "length" or request.sampling.temperature != 0
+
+
+def _sample(request: Request, reask: int) -> Request:
+    assert request.sample_index < REASK_STRIDE, "sample indices must stay below the stride of re-asks"
+    return replace(request, sample_index=request.sample_index + reask * REASK_STRIDE) if reask else request

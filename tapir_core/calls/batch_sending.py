@@ -122,8 +122,8 @@ class BatchSending:
         In this order: a batch that is led on may give back some of what is booked for it, and others wait for that.
         While they wait nothing is looked at again before an attempt has ended.
         """
-        store, attempts = self._books.store, self._books.attempts
-        if not self._here() or (self._no_room_at == attempts.closings and attempts.may_make_room):
+        store, books = self._books.store, self._books
+        if not self._here() or (self._no_room_at == books.ended and books.may_make_room):
             return
         for batch in await self._write(partial(adopt_batches, keys=self._here())):
             logger.info("batch %s of %s goes on", batch.provider_id or batch.tag, batch.address)
@@ -136,22 +136,22 @@ class BatchSending:
         elsewhere = await asyncio.to_thread(store.batched, self._here())
         ours = {key: self._missing[key] for key in self._here() if key not in elsewhere}
         for rows in split_rows(ours, self._limits, self._endpoint):
-            seen, refused = attempts.closings, await self._plan(rows)
-            if refused and attempts.may_make_room:
+            seen, refused = books.ended, await self._plan(rows)
+            if refused and books.may_make_room:
                 self._no_room_at = seen
                 break
-            if len(refused) == len(rows) and attempts.closings == seen:
+            if len(refused) == len(rows) and books.ended == seen:
                 for key, cap in refused.items():
                     self._count_and_bring(key, Reply(Failure("budget", cap), attempts=0))
 
     async def _plan(self, rows: Mapping[str, Request]) -> Mapping[str, str]:
         """Book the rows of a file, and lead those that the caps have room for; gives key → cap of the others."""
-        attempts, tag = self._books.attempts, secrets.token_hex(16)
-        wanted = [make_attempt(attempts.run, key, each, self._endpoint) for key, each in rows.items()]
+        books, tag = self._books, secrets.token_hex(16)
+        wanted = [make_attempt(books.run, key, each, self._endpoint) for key, each in rows.items()]
         batch = OpenBatch(tag, self._endpoint.base_url, rows, {each.key: each.id for each in wanted}, utc_now())
         try:
             refused: dict[str, str] = await self._write(
-                partial(plan_batch, batch=batch, attempts=wanted, budget=attempts.budget)
+                partial(plan_batch, batch=batch, attempts=wanted, budget=books.budget)
             )
         except BaseException:
             # It may be in the store all the same: whoever asks next takes it over.
@@ -167,7 +167,7 @@ class BatchSending:
 
     def _begin(self, batch: OpenBatch) -> None:
         self._led.append(batch)
-        self._books.attempts.opened(len(batch.rows))
+        self._books.begun += len(batch.rows)
         self._away.update(batch.rows)
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 
@@ -197,8 +197,7 @@ class BatchSending:
             batch.provider_id = await self._client.create(batch)
             await self._write(partial(note_batch, tag=batch.tag, state="made", provider_id=batch.provider_id))
             logger.info("batch %s of %d requests is at %s", batch.provider_id, len(batch.rows), batch.address)
-            for _ in batch.rows:
-                self._books.meter.count_sent()
+            self._books.meter.sent += len(batch.rows)
 
     async def _end(self, batch: OpenBatch, state: str, failed: Mapping[str, Reply]) -> None:
         """A batch has ended with ``state``, or is left to who asks next if that is empty.
@@ -223,7 +222,7 @@ class BatchSending:
 
     def _leave(self, batch: OpenBatch) -> None:
         self._led.remove(batch)
-        self._books.attempts.closed(len(batch.rows))
+        self._books.ended += len(batch.rows)
         self._books.store.lead(partial(leave_batch, tag=batch.tag))
         self._pause_seconds = _FIRST_PAUSE_SECONDS
 

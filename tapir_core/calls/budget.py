@@ -43,21 +43,35 @@ LOST_HOLD = (
 """Why an attempt is not booked that no cap holds back."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiveSpend:
-    """One look at the counters."""
+    """The live counters of one engine, or one look at them. But for ``stored`` they are its event loop's to change."""
 
     sent: int = 0
     """Attempts that went out."""
     stored: int = 0
     """Rows answered from the store, or by an equal request in flight."""
     answers: int = 0
-    """Answers received and committed."""
-    failures: Mapping[FailureKind, int] = field(default_factory=dict)
+    """Answers received."""
+    failures: Counter[FailureKind] = field(default_factory=Counter)
     """Requests that ended without an answer, by kind."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usd: float = 0.0
+    cap_reached: str = ""
+    """The cap that was reached last, in words."""
+
+    def count_reply(self, reply: Reply) -> None:
+        """A request came to its end with ``reply``."""
+        if isinstance(reply.outcome, Failure):
+            self.failures[reply.outcome.kind] += 1
+            if reply.outcome.kind == "budget":
+                self.cap_reached = reply.outcome.message
+        else:
+            self.answers += 1
+        self.prompt_tokens += reply.prompt_tokens
+        self.completion_tokens += reply.completion_tokens
+        self.usd += reply.usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,94 +110,38 @@ class Spend:
         )
 
 
-class SpendMeter:
-    """Live counters; any thread may count and look."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
-        self._failures: Counter[FailureKind] = Counter()
-        self._usd = 0.0
-        self.cap_reached = ""
-        """The cap that was reached last, in words."""
-
-    def count_sent(self) -> None:
-        """An attempt goes out."""
-        with self._lock:
-            self._counts["sent"] += 1
-
-    def count_stored(self, rows: int) -> None:
-        """``rows`` outcomes cost nothing now."""
-        with self._lock:
-            self._counts["stored"] += rows
-
-    def count_reply(self, reply: Reply) -> None:
-        """A request came to its end with ``reply``."""
-        with self._lock:
-            if isinstance(reply.outcome, Failure):
-                self._failures[reply.outcome.kind] += 1
-                if reply.outcome.kind == "budget":
-                    self.cap_reached = reply.outcome.message
-            else:
-                self._counts["answers"] += 1
-            self._counts["prompt_tokens"] += reply.prompt_tokens
-            self._counts["completion_tokens"] += reply.completion_tokens
-            self._usd += reply.usd
-
-    def snapshot(self) -> LiveSpend:
-        """The counters now."""
-        with self._lock:
-            return LiveSpend(**self._counts, failures=dict(self._failures), usd=self._usd)
-
-
 class WorkClock:
-    """Time in which something is worked on, by role; overlapping work of one role counts once. For any thread."""
+    """Time in which a run and its roles are worked on; overlapping work of one role counts once. For any thread."""
 
     def __init__(self, add_seconds: Callable[[str, float], object]) -> None:
+        """The run is worked on from now on."""
         self._add_seconds = add_seconds
-        self._lock = threading.Lock()
-        self._working: Counter[str] = Counter()
-        self._since: dict[str, float] = {}
+        self._lock = threading.RLock()
+        self._working = Counter[str]([DRIVING])
+        self._told = time.monotonic()
 
     @contextmanager
     def working(self, role: str) -> Iterator[None]:
         """The block is work of ``role``."""
-        self.begin(role)
+        self._change(role, 1)
         try:
             yield
         finally:
-            with self._lock:
-                self._working[role] -= 1
-                # A clock that was ended with its engine has nothing left to add.
-                if not self._working[role] and role in self._since:
-                    self._tell(role)
-                    del self._since[role]
+            self._change(role, -1)
 
-    def begin(self, role: str) -> None:
-        """Work of ``role`` begins."""
+    def tell(self, *, older_than_seconds: float = 0.0) -> None:
+        """Add up what was worked since it was last added, unless that was just now."""
         with self._lock:
-            self._working[role] += 1
-            self._since.setdefault(role, time.monotonic())
+            seconds = time.monotonic() - self._told
+            if seconds >= older_than_seconds:
+                self._told += seconds
+                for role in +self._working:
+                    self._add_seconds(role, seconds)
 
-    def tell_all(self, *, older_than_seconds: float) -> None:
-        """Add up what has run for longer than this since it was last added."""
+    def _change(self, role: str, more: int) -> None:
         with self._lock:
-            now = time.monotonic()
-            for role, since in list(self._since.items()):
-                if now - since >= older_than_seconds:
-                    self._tell(role)
-
-    def end_all(self) -> None:
-        """Add up everything; what still works counts no further."""
-        with self._lock:
-            for role in list(self._since):
-                self._tell(role)
-            self._since.clear()
-
-    def _tell(self, role: str) -> None:
-        now = time.monotonic()
-        self._add_seconds(role, now - self._since[role])
-        self._since[role] = now
+            self.tell()
+            self._working[role] += more
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +158,11 @@ class Attempt:
     """That it can cost."""
     shard: str = ""
     """The list of requests that it is of, which this process has to hold; empty outside of one."""
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether it counts against caps, so that it may leave room for others when it ends."""
+        return self.role != UNPAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +206,8 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wa
     """
     if role == UNPAID:
         return None
-    driving = spent.get(DRIVING, Spend())
     whole = sum((each for name, each in spent.items() if name != UNPAID), start=Spend())
-    whole = replace(whole, seconds=driving.seconds)
+    whole = replace(whole, seconds=spent.get(DRIVING, Spend()).seconds)
     stage = None if role == "probe" else budget.stages.get(role)
     return _passed("budget", budget, whole, wanted) or (
         _passed(f"budget.stages.{role}", stage, spent.get(role, Spend()), wanted) if stage else None
@@ -253,13 +215,13 @@ def cap_reached(budget: BudgetConfig, spent: Mapping[str, Spend], role: Role, wa
 
 
 def _passed(name: str, caps: Caps, spent: Spend, wanted: Spend) -> str | None:
-    amounts = {
-        "usd": (caps.usd, spent.usd, wanted.usd),
-        "requests": (caps.requests, spent.requests, wanted.requests),
-        "tokens": (caps.tokens, spent.tokens, wanted.tokens),
-        "hours": (caps.hours, spent.seconds / 3600, 0),
-    }
-    for amount, (cap, used, more) in amounts.items():
+    amounts = (
+        ("usd", caps.usd, spent.usd, wanted.usd),
+        ("requests", caps.requests, spent.requests, wanted.requests),
+        ("tokens", caps.tokens, spent.tokens, wanted.tokens),
+        ("hours", caps.hours, spent.seconds / 3600, 0),
+    )
+    for amount, cap, used, more in amounts:
         if cap is not None and (used + more > cap or (amount == "hours" and used >= cap)):
             need = f", and the next request may take {more:,.4g}" if more else ""
             return f"{name}.{amount} = {cap:g} is reached: {used:,.4g} is spent or reserved{need}"

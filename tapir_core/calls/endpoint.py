@@ -21,7 +21,7 @@ from typing import Any
 from tapir_core.calls.budget import Spend, reserve
 from tapir_core.calls.client import Client
 from tapir_core.calls.limits import TROUBLES, AddressLimit, Rates, pause_before_retry
-from tapir_core.calls.sending import Attempts, UnsentError
+from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.types import Answer, Endpoint, Failure, FailureKind, LiveAddress, Request, unsupported_remedy
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
@@ -156,12 +156,12 @@ class Slot:
 class Line:
     """All addresses of one endpoint: who waits longest goes next, to where the load is least, until it is given up."""
 
-    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, attempts: Attempts) -> None:
+    def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, books: Books) -> None:
         self.room = asyncio.Event()
         """Set when a slot came back, an address came, or nobody need wait any more."""
         self._config = config
         self._rng = rng
-        self._attempts = attempts
+        self._books = books
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
         self._given_up = False
@@ -245,7 +245,7 @@ class Line:
         permit = await rates.acquire(reserve(request, endpoint).tokens)
         try:
             # After the wait for its turn: a kill leaves booked what is in flight, and not what waits.
-            attempt = await self._attempts.book(key, request, endpoint)
+            attempt = await self._books.book(key, request, endpoint)
         except UnsentError:
             rates.settle(permit, used_tokens=0, now=clock())
             raise
@@ -253,13 +253,13 @@ class Line:
         try:
             # Opened anew where the address has left since.
             reply = await address.client(endpoint).send(request)
-            self._attempts.settle(attempt, reply)
+            self._books.settle(attempt, reply)
         except asyncio.CancelledError:
             if self._given_up and not self._last_word.cost_unknown:
-                self._attempts.settle(attempt, self._last_word)
+                self._books.settle(attempt, self._last_word)
             raise
         finally:
-            self._attempts.end(attempt)
+            self._books.end(attempt)
         used = permit.tokens if reply.cost_unknown else reply.prompt_tokens + reply.completion_tokens
         pause = reply.retry_after_seconds if reply.shows_spent_account else None
         rates.settle(permit, used_tokens=used, now=clock(), limits=reply.rate_limits, pause_seconds=pause or 0.0)

@@ -115,19 +115,21 @@ class Failure:
 
 Outcome = Answer | Failure
 
+_REMEDIES = {
+    "temperature": 'Set temperature = "provider" in the sampling, which leaves it out',
+    "top_p": 'Set top_p = "provider" in the sampling, which leaves it out',
+    "max_tokens": 'Set tokens_field = "max_completion_tokens" in the endpoint',
+    "max_completion_tokens": 'Set tokens_field = "max_tokens" in the endpoint',
+    "seed": "Set seed = false in the endpoint",
+    "response_format": 'Set judge.replies and teacher.label_replies to "text"',
+}
+"""Of fields that an endpoint may refuse."""
+
 
 def unsupported_remedy(parameter: str) -> str:
     """What to do when an endpoint refuses a field of every request."""
-    if parameter in ("temperature", "top_p"):
-        return f'Set {parameter} = "provider" in the sampling, which leaves it out'
-    if parameter in ("max_tokens", "max_completion_tokens"):
-        other = {"max_tokens": "max_completion_tokens"}.get(parameter, "max_tokens")
-        return f'Set tokens_field = "{other}" in the endpoint'
-    if parameter == "seed":
-        return "Set seed = false in the endpoint"
-    if parameter == "response_format":
-        return 'Set judge.replies and teacher.label_replies to "text"'
-    return f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
+    other = f"Change or leave out what sets {parameter} (reasoning_effort, extra_body of the endpoint)"
+    return _REMEDIES.get(parameter, other)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,17 @@ class LiveAddresses:
         """Why nobody need wait for one any more; empty while somebody may come."""
         self._followers: list[Callable[[], None]] = []
 
-    def set(self, addresses: Iterable[LiveAddress]) -> None:
-        """Say which there are; that there are none is no reason to give up."""
-        self._change(frozenset(addresses), "")
+    def set(self, addresses: Iterable[LiveAddress], *, given_up: str = "") -> None:
+        """Say which there are. That there are none is no reason to give up; ``given_up`` says why none will come."""
+        with self._changed:
+            self.now, self.reason = frozenset(addresses), given_up
+            self._changed.notify_all()
+            for tell in self._followers:
+                tell()
 
     def give_up(self, reason: str) -> None:
         """Say that there are none and that none will come."""
-        self._change(frozenset(), reason)
+        self.set((), given_up=reason)
 
     def wait(self, seconds: float) -> bool:
         """Wait until there is one or they are given up; whether that came within ``seconds``."""
@@ -177,15 +183,6 @@ class LiveAddresses:
         """Call it no more; when this returns no call is under way."""
         with self._changed:
             self._followers.remove(tell)
-
-    def _change(self, now: frozenset[LiveAddress], reason: str) -> None:
-        with self._changed:
-            if (now, reason) == (self.now, self.reason):
-                return
-            self.now, self.reason = now, reason
-            self._changed.notify_all()
-            for tell in self._followers:
-                tell()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,3 +248,14 @@ class Endpoint:
 
 EndpointSource = Callable[[], Endpoint]
 """Gives the endpoint when a call must be made, and only then: a stored answer starts no server."""
+
+OnOutcome = Callable[[int, Outcome], None]
+"""Told the position of a request in its list and its outcome, in the asking thread, as soon as it is committed."""
+
+IsStopped = Callable[[], bool]
+"""Asked before a request of a list is sent, on the event loop: whether it is not to be."""
+
+
+def never_stopped() -> bool:
+    """The list is asked to its end."""
+    return False

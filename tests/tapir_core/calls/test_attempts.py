@@ -7,8 +7,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from tapir_core.calls.budget import Attempt, Settlement, Spend, SpendMeter
-from tapir_core.calls.sending import Attempts, UnsentError
+from tapir_core.calls.budget import Attempt, Settlement, Spend
+from tapir_core.calls.sending import Books, UnsentError
 from tapir_core.calls.types import Endpoint
 from tapir_core.config import BudgetConfig
 from tests.doubles.provider import make_request
@@ -16,7 +16,7 @@ from tests.doubles.provider import make_request
 ENDPOINT = Endpoint("http://127.0.0.1:9/v1", 8)
 
 
-class SlowBooks:
+class SlowStore:
     """A store whose commits end when the test says so."""
 
     def __init__(self) -> None:
@@ -35,13 +35,12 @@ class SlowBooks:
         booking.set_result([refusal for _ in attempts])
 
 
-def attempts_of(books: SlowBooks, stopping: threading.Event | None = None) -> Attempts:
-    stopping = stopping or threading.Event()
-    return Attempts(books, BudgetConfig(), "a-run", SpendMeter(), stopping)  # type: ignore[arg-type]
+def books_on(store: SlowStore, stopping: threading.Event | None = None) -> Books:
+    return Books(store, BudgetConfig(), "a-run", stopping or threading.Event())  # type: ignore[arg-type]
 
 
-async def send(attempts: Attempts, number: int = 0) -> str:
-    attempts.end(await attempts.book(f"key {number}", make_request(), ENDPOINT))
+async def send(books: Books) -> str:
+    books.end(await books.book("a key", make_request(), ENDPOINT))
     return "sent"
 
 
@@ -50,92 +49,99 @@ async def turns(count: int = 3) -> None:
         await asyncio.sleep(0)
 
 
-def run(work: Callable[[SlowBooks, Attempts], Awaitable[None]]) -> SlowBooks:
-    books = SlowBooks()
+def run(work: Callable[[SlowStore, Books], Awaitable[None]]) -> SlowStore:
+    store = SlowStore()
 
     async def go() -> None:
-        await work(books, attempts_of(books))
+        await work(store, books_on(store))
 
     asyncio.run(go())
-    return books
+    return store
 
 
-def test_all_that_begin_in_one_turn_of_the_loop_are_one_write():
-    async def work(books: SlowBooks, attempts: Attempts) -> None:
-        senders = [asyncio.create_task(send(attempts, number)) for number in range(5)]
-        await turns()
-        books.commit()
-        assert await asyncio.gather(*senders) == ["sent"] * 5
-
-    ((booked, _),) = run(work).bookings
-    assert [each.key for each in booked] == [f"key {number}" for number in range(5)]
-
-
-@pytest.mark.parametrize("turns_before", [0, 1])
+@pytest.mark.parametrize("turns_before", [0, 1, 2, 3])
 def test_who_is_interrupted_while_its_booking_is_committed_gives_it_back(turns_before: int):
     """Before the commit's end, and between its end and the asker's next turn."""
 
-    async def work(books: SlowBooks, attempts: Attempts) -> None:
-        sender = asyncio.create_task(send(attempts))
+    async def work(store: SlowStore, books: Books) -> None:
+        sender = asyncio.create_task(send(books))
         await turns()
         if turns_before:
-            books.commit()
-            await asyncio.sleep(0)  # the answer is there, and its asker has not seen it
+            store.commit()
+            await turns(turns_before - 1)  # the answer is on its way, and its asker has not seen it
         sender.cancel()
         await asyncio.wait([sender])
         if not turns_before:
-            books.commit()
+            assert books.may_make_room, "who is refused beside it waits for what becomes of it"
+            store.commit()
         await turns()
         assert sender.cancelled()
-        assert not attempts.may_make_room
+        assert not books.may_make_room
 
-    books = run(work)
-    ((booked, _),) = books.bookings
-    assert books.settled == [Settlement(booked[0].id, "", Spend())]
+    store = run(work)
+    ((booked, _),) = store.bookings
+    assert store.settled == [Settlement(booked[0].id, "", Spend())]
 
 
 def test_what_was_booked_when_the_run_is_told_to_stop_is_not_sent_and_costs_nothing():
-    books, stopping = SlowBooks(), threading.Event()
+    store, stopping = SlowStore(), threading.Event()
 
     async def work() -> None:
-        sender = asyncio.create_task(send(attempts_of(books, stopping)))
+        sender = asyncio.create_task(send(books_on(store, stopping)))
         await turns()
         stopping.set()
-        books.commit()
+        store.commit()
         with pytest.raises(UnsentError, match="told to stop"):
             await sender
 
     asyncio.run(work())
-    assert [each.spent for each in books.settled] == [Spend()]
+    assert [each.spent for each in store.settled] == [Spend()]
 
 
-def test_a_store_that_fails_to_book_ends_the_attempt_with_its_reason():
-    async def work(books: SlowBooks, attempts: Attempts) -> None:
-        sender = asyncio.create_task(send(attempts))
+def test_a_store_that_fails_to_book_ends_the_attempt_with_its_reason_and_nobody_waits_for_it():
+    async def work(store: SlowStore, books: Books) -> None:
+        sender = asyncio.create_task(send(books))
         await turns()
-        books.bookings[-1][1].set_exception(OSError("the disk is full"))
+        store.bookings[-1][1].set_exception(OSError("the disk is full"))
         with pytest.raises(OSError, match="the disk is full"):
             await sender
+        await turns()
+        assert not books.may_make_room
 
-    assert run(work).settled == []
+    # A commit may have been made of which only the end was lost.
+    assert [each.spent for each in run(work).settled] == [Spend()]
 
 
 def test_who_is_refused_with_nothing_open_is_told_so_and_who_is_refused_beside_others_waits_for_their_end():
-    async def work(books: SlowBooks, attempts: Attempts) -> None:
-        alone = asyncio.create_task(send(attempts))
+    async def work(store: SlowStore, books: Books) -> None:
+        alone = asyncio.create_task(send(books))
         await turns()
-        books.commit("budget.usd = 1 is reached")
+        store.commit("budget.usd = 1 is reached")
         with pytest.raises(UnsentError, match="is reached"):
             await alone
-        attempts.opened(20)
-        beside = asyncio.create_task(send(attempts))
+        books.begun += 20
+        beside = asyncio.create_task(send(books))
         await turns()
-        books.commit("budget.usd = 1 is reached")
-        await turns(10)
-        assert (beside.done(), len(books.bookings)) == (False, 2), "nothing has changed, so nobody is asked"
-        attempts.closed(20)
-        await turns(20)
-        books.commit()
+        store.commit("budget.usd = 1 is reached")
+        await asyncio.sleep(0.2)
+        assert (beside.done(), len(store.bookings)) == (False, 2), "nothing has changed, so nobody is asked"
+        books.ended += 20
+        while len(store.bookings) < 3:
+            await asyncio.sleep(0.01)
+        store.commit()
         assert await beside == "sent"
 
     assert len(run(work).bookings) == 3
+
+
+def test_two_that_are_refused_at_once_do_not_wait_for_each_other():
+    async def work(store: SlowStore, books: Books) -> None:
+        senders = [asyncio.create_task(send(books)) for _ in range(2)]
+        await turns()
+        for _, booking in store.bookings:
+            booking.set_result(["budget.usd = 1 is reached"])
+            await turns()
+        ended = await asyncio.gather(*senders, return_exceptions=True)
+        assert all(isinstance(each, UnsentError) for each in ended)
+
+    assert len(run(work).bookings) == 2

@@ -132,7 +132,9 @@ def test_who_waits_for_room_asks_the_store_only_when_an_attempt_has_ended(
     with FakeProvider(latency_seconds=1.0) as provider, open_capped(store_url, quick, requests=2) as engine:
         outcomes = engine.ask(questions(30), lambda: provider.endpoint(concurrency=8))
     assert kinds(outcomes) == {"answer": 2, "budget": 28}
-    assert len(bookings) <= 30, "a turn of the loop for each row at most, and none while nothing happens"
+    assert len(bookings) <= 30 + 2 * 8, (
+        "once each row, and who is in flight once more after each attempt that has ended"
+    )
 
 
 def test_what_waits_for_room_is_not_sent_once_the_run_stops(store_url: str, quick: CallsConfig):

@@ -1,44 +1,61 @@
 from collections import defaultdict
+from contextlib import suppress
 
-from tapir_core.calls.budget import WorkClock
+import pytest
+
+from tapir_core.calls.budget import DRIVING, WorkClock
 
 
 class Worked:
-    """Adds up as the store does."""
+    """Adds up as the store does, by a clock that the test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
         self.seconds: dict[str, float] = defaultdict(float)
-        self.told: list[str] = []
+        self.writes = 0
+        monkeypatch.setattr("tapir_core.calls.budget.time.monotonic", lambda: self.now)
+        self.clock = WorkClock(self.add)
 
-    def __call__(self, role: str, seconds: float) -> None:
+    def add(self, role: str, seconds: float) -> None:
         assert seconds >= 0
-        self.told.append(role)
+        self.writes += 1
         self.seconds[role] += seconds
 
 
-def test_long_work_is_told_while_it_goes_on_and_short_work_at_its_end():
-    worked = Worked()
-    clock = WorkClock(worked)
-    with clock.working("teach"):
-        clock.tell_all(older_than_seconds=600)
-        assert worked.told == []
-        clock.tell_all(older_than_seconds=0)
-        assert worked.told == ["teach"]
-    assert worked.told == ["teach", "teach"]
+@pytest.fixture
+def worked(monkeypatch: pytest.MonkeyPatch) -> Worked:
+    return Worked(monkeypatch)
 
 
-def test_overlapping_work_of_one_role_is_told_once():
-    worked = Worked()
-    clock = WorkClock(worked)
-    with clock.working("teach"), clock.working("judge"), clock.working("teach"):
-        assert worked.told == []
-    assert worked.told == ["judge", "teach"]
+def test_long_work_is_told_while_it_goes_on_and_not_at_each_look(worked: Worked):
+    with worked.clock.working("teach"):
+        before = worked.writes
+        worked.now += 4.0
+        worked.clock.tell(older_than_seconds=5.0)
+        assert worked.writes == before
+        worked.now += 1.0
+        worked.clock.tell(older_than_seconds=5.0)
+        assert worked.seconds == {DRIVING: 5.0, "teach": 5.0}
+        worked.now += 2.0
+    assert worked.seconds == {DRIVING: 7.0, "teach": 7.0}
 
 
-def test_what_still_works_when_the_clock_ends_counts_no_further():
-    worked = Worked()
-    clock = WorkClock(worked)
-    with clock.working("teach"):
-        clock.end_all()
-        assert worked.told == ["teach"]
-    assert worked.told == ["teach"]
+def test_overlapping_work_of_one_role_counts_once_and_each_role_for_itself(worked: Worked):
+    with worked.clock.working("teach"):
+        worked.now += 1.0
+        with worked.clock.working("judge"), worked.clock.working("teach"):
+            worked.now += 10.0
+        worked.now += 100.0
+    worked.now += 1000.0
+    worked.clock.tell()
+    assert worked.seconds == {"teach": 111.0, "judge": 10.0, DRIVING: 1111.0}
+
+
+def test_work_that_is_interrupted_counts(worked: Worked):
+    with suppress(KeyboardInterrupt), worked.clock.working("teach"):
+        worked.now += 3.0
+        raise KeyboardInterrupt
+    worked.now += 5.0
+    with worked.clock.working("judge"):
+        worked.now += 1.0
+    assert worked.seconds == {"teach": 3.0, "judge": 1.0, DRIVING: 9.0}

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.calls.engine import REASK_STRIDE
+from tapir_core.calls.asking import REASK_STRIDE
 from tapir_core.curriculum import (
     CANDIDATES,
     candidate_rows,
