@@ -300,5 +300,5 @@ def _for_free(outcome: Outcome) -> Outcome:
     return outcome if retryable or outcome.stored else replace(outcome, stored=True)
 
 
-def _release(slot: Slot, _: object) -> None:
+def _release(slot: "Slot", _: object) -> None:
     slot.release()
