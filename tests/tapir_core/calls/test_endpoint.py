@@ -34,7 +34,7 @@ def ask(endpoint: Endpoint, count: int, *, pause: float = 0.0, **config: Any) ->
     """The outcomes of so many requests; with a pause between their starts, when time has to pass."""
 
     async def run() -> list[Outcome]:
-        line = Line(endpoint, CallsConfig(**{**QUICK, **config}), rng=random.Random(1), attempts=UnbookedAttempts())
+        line = Line(endpoint, CallsConfig(**{**QUICK, **config}), rng=random.Random(1), books=UnbookedAttempts())
 
         async def one(number: int) -> Outcome:
             return (await answer(line, make_request(f"question {number}"), endpoint)).outcome
@@ -189,7 +189,7 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
         return Status(200, {"choices": [choice]}, headers if call.body["model"] == "scarce" else {})
 
     async def run(endpoint: Endpoint) -> list[Outcome]:
-        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
+        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), books=UnbookedAttempts())
         outcomes = []
         try:
             for model in ("scarce", "plenty", "plenty"):
@@ -209,7 +209,7 @@ def test_limits_learned_for_one_model_do_not_hold_back_another():
 
 def test_what_a_provider_charged_for_replies_that_broke_off_is_counted():
     async def run(endpoint: Endpoint) -> Reply:
-        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), attempts=UnbookedAttempts())
+        line = Line(endpoint, CallsConfig(**QUICK), rng=random.Random(1), books=UnbookedAttempts())
         try:
             return await answer(line, make_request(), endpoint)
         finally:

@@ -170,7 +170,7 @@ def test_who_waits_for_an_address_is_woken_by_one_or_by_the_end_of_hope():
 
 def test_who_is_interrupted_while_the_endpoint_is_given_up_ends_as_interrupted_and_the_others_are_told():
     async def run(endpoint: Endpoint, live: LiveAddresses) -> None:
-        line = Line(endpoint, CallsConfig(), rng=random.Random(1), attempts=UnbookedAttempts())
+        line = Line(endpoint, CallsConfig(), rng=random.Random(1), books=UnbookedAttempts())
         line.admit(endpoint)
         slots = [await line.slot() for _ in range(3)]
         hung, limited, interrupted = [

@@ -18,7 +18,7 @@ def line_of(*limits: int) -> Line:
     live = LiveAddresses()
     live.set([LiveAddress(f"http://{number}", limit) for number, limit in enumerate(limits)])
     endpoint = Endpoint("all of them", 99, live=live)
-    line = Line(endpoint, CallsConfig(), rng=random.Random(1), attempts=UnbookedAttempts())
+    line = Line(endpoint, CallsConfig(), rng=random.Random(1), books=UnbookedAttempts())
     line.admit(endpoint)
     return line
 
@@ -97,7 +97,7 @@ def test_who_is_cancelled_while_waiting_takes_no_slot_along(cancelled: list[bool
 
 def test_the_smaller_of_two_ceilings_holds():
     async def run() -> None:
-        line = Line(Endpoint("http://a", 8), CallsConfig(), rng=random.Random(1), attempts=UnbookedAttempts())
+        line = Line(Endpoint("http://a", 8), CallsConfig(), rng=random.Random(1), books=UnbookedAttempts())
         line.admit(Endpoint("http://a", 3))
         line.admit(Endpoint("http://a", 5))
         (address,) = line.addresses.values()
