@@ -53,9 +53,8 @@ class RunLease:
             token: 32 characters that let others know the holder; without it the lease has one of its own.
             flow_run: The UI's address of the flow run that drives, if one does.
         """
-        self.run_key = run_key
         self.token = token or secrets.token_hex(16)
-        self._flow_run = flow_run
+        self._named = {"run_key": run_key, "token": self.token, "flow_run": flow_run}
         self._engine = open_engine(store_url)
         self._patience = Patience(f"the lease of run {run_key}")
         self._heart = Heart(f"run {run_key}", self._beat)
@@ -69,13 +68,12 @@ class RunLease:
             RunBusy: another driver holds it.
         """
         with writing(self._engine) as connection:
-            named = {"run_key": self.run_key, "token": self.token, "flow_run": self._flow_run}
-            mine = {**named, "since": database_time(connection), **own_process(connection)}
+            mine = {**self._named, "since": database_time(connection), **own_process(connection)}
             connection.execute(insert_or_ignore(connection.dialect.name, leases).values(mine))
             (row,) = with_silence(connection, self._row.with_for_update())
             is_taken = row["token"] != self.token and not is_free(row)
             if not is_taken:
-                connection.execute(update(leases).where(leases.c.run_key == self.run_key).values(mine))
+                connection.execute(update(leases).where(leases.c.run_key == mine["run_key"]).values(mine))
         if is_taken:
             self._engine.dispose()
             raise busy(row)

@@ -68,8 +68,7 @@ class AnswerStore(AbstractContextManager["AnswerStore"]):
     def take_shard(self, shard: str) -> bool:
         """Hold a list of requests, known by its digest, unless another living process does; whether that is so now."""
         self._heart.begin()
-        taken: Future[bool] = self._writer.submit(partial(self._writes.take_shard, shard=shard))
-        return taken.result()
+        return bool(self._writer.submit(partial(self._writes.take_shard, shard=shard)).result())
 
     def give_shard_back(self, shard: str) -> Future[None]:
         """Hold it no more; this process's end does the same."""

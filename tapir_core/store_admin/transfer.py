@@ -246,8 +246,8 @@ class Imported:
         return self.added + self.already_there + self.different + self.damaged
 
 
-def import_answers(engine: Engine, archive: Archive, *, on_rows: Callable[[int], None] | None = None) -> Imported:
-    """Insert what ``archive`` has and the store lacks. ``on_rows`` is told the rows read so far.
+def import_answers(engine: Engine, archive: Archive) -> Imported:
+    """Insert what ``archive`` has and the store lacks.
 
     A part is checked before any of its rows is inserted; the parts before a damaged one stay inserted, and the same
     import goes on once it is mended.
@@ -260,8 +260,6 @@ def import_answers(engine: Engine, archive: Archive, *, on_rows: Callable[[int],
     for part in archive.read_manifest().parts:
         for some in archive.read_part(part).iter_slices(ROWS_PER_COMMIT):
             _insert(engine, some.to_dicts(), done)
-            if on_rows is not None:
-                on_rows(done.rows)
     return done
 
 

@@ -9,14 +9,13 @@ import polars as pl
 import pytest
 
 from tapir_core.calls.store_tables import answers, open_engine
-from tapir_core.errors import ConfigError
+from tapir_core.errors import ConfigError, TapirError
 from tapir_core.store_admin import (
     Archive,
     Exported,
     Imported,
     RowFilter,
     export_answers,
-    import_answers,
     open_existing,
     transfer,
 )
@@ -94,15 +93,23 @@ def test_rows_are_chosen_from_a_moment_on_and_up_to_another(store_url: str, tmp_
     assert export(store_url, tmp_path / "all", RowFilter(since=datetime(2026, 11, 1))).rows == 2
 
 
-def test_an_import_tells_how_many_rows_it_has_read(
+def test_an_import_goes_in_several_transactions(
     store_url: str, other_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(transfer, "ROWS_PER_COMMIT", 4)
     fill(store_url, numbered(10))
     export(store_url, tmp_path / "out")
-    told: list[int] = []
-    import_answers(open_engine(other_url), Archive(str(tmp_path / "out")), on_rows=told.append)
-    assert told == [4, 8, 10]
+    open_engine(other_url).dispose()
+    sql(
+        other_url,
+        "CREATE TRIGGER full AFTER INSERT ON answers WHEN (SELECT count(*) FROM answers) > 8 BEGIN "
+        "SELECT RAISE(ABORT, 'no room'); END",
+    )
+    with pytest.raises(TapirError, match="cannot be written: no room"):
+        import_into(other_url, tmp_path / "out")
+    assert len(all_rows(other_url)) == 8, "what was inserted before stays"
+    sql(other_url, "DROP TRIGGER full")
+    assert import_into(other_url, tmp_path / "out") == Imported(added=2, already_there=8)
 
 
 def test_many_other_replies_are_all_counted_and_the_first_are_spelt_out(store_url: str, other_url: str, tmp_path: Path):
