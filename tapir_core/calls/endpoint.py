@@ -12,7 +12,7 @@ until one comes or they are given up. One event loop owns it all. Importing this
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
@@ -150,20 +150,18 @@ class Slot:
         if self.at is not None:
             self.at.calls.in_flight -= 1
             self.at = None
-            self.line.room.set()
+            self.line.hand_out()
 
 
 class Line:
     """All addresses of one endpoint: who waits longest goes next, to where the load is least, until it is given up."""
 
     def __init__(self, endpoint: Endpoint, config: CallsConfig, *, rng: random.Random, books: Books) -> None:
-        self.room = asyncio.Event()
-        """Set when a slot came back, an address came, or nobody need wait any more."""
         self._config = config
         self._rng = rng
         self._books = books
         self._loop = asyncio.get_running_loop()
-        self._turn = asyncio.Lock()
+        self._waiting: deque[tuple[Slot, asyncio.Future[None]]] = deque()
         self._given_up = False
         self._last_word = Reply(Failure("connection", "nothing was sent yet"))
         """What everybody gets when the endpoint is given up; it says whether what was in flight cost anything."""
@@ -194,6 +192,19 @@ class Line:
             # A long list takes no memory for its length: its next row waits until this one has ended.
             await asyncio.sleep(0)
         return slot
+
+    def hand_out(self) -> None:
+        """Give what is free to those who wait; called when a slot or an address came, or nobody need wait any more."""
+        while self._waiting:
+            free = [each for each in self.addresses.values() if each.calls.in_flight < each.limit]
+            if not free and not self._given_up:
+                return
+            slot, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                slot.at = min(free, key=attrgetter("load"), default=None)
+                if slot.at is not None:
+                    slot.at.calls.in_flight += 1
 
     async def answer(self, key: str, request: Request, endpoint: Endpoint, slot: Slot) -> Reply:
         """The reply to ``request``, which has the key ``key``, after as many attempts as its failures allow.
@@ -230,15 +241,14 @@ class Line:
         await asyncio.gather(*(each.close() for each in (*self.addresses.values(), *self._left)))
 
     async def _take(self, slot: Slot) -> None:
-        async with self._turn:
-            while not self._given_up and slot.at is None:
-                free = [each for each in self.addresses.values() if each.calls.in_flight < each.limit]
-                if free:
-                    slot.at = min(free, key=attrgetter("load"))
-                    slot.at.calls.in_flight += 1
-                else:
-                    self.room.clear()
-                    await self.room.wait()
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append((slot, turn))
+        self.hand_out()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            slot.release()
+            raise
 
     async def _attempt(self, key: str, request: Request, endpoint: Endpoint, address: Address) -> Reply:
         rates, clock = address.rates(endpoint, request.model), self._loop.time
@@ -301,7 +311,7 @@ class Line:
 
     def _probe(self, address: Address) -> None:
         address.is_probed = True
-        self.room.set()
+        self.hand_out()
 
     def _give_up(self, failure: Failure, *, is_free: bool = False) -> None:
         """End the waiting of everybody for an answer or a slot; whether what is in flight ``is_free``."""
@@ -310,7 +320,7 @@ class Line:
             at_work, self._at_work = self._at_work, set()
             for each in at_work:
                 each.reschedule(0.0)
-        self.room.set()
+        self.hand_out()
 
     def _notice(self) -> None:
         """Called in the thread that changes the live addresses."""
@@ -325,7 +335,7 @@ class Line:
             self.addresses[new] = Address(
                 new.base_url, new.concurrency, self._config, api_key=new.api_key, concurrency=new.concurrency, live=None
             )
-        self.room.set()
+        self.hand_out()
         if self._live.reason:
             self._give_up(Failure("connection", self._live.reason))
 

@@ -83,7 +83,7 @@ def test_who_is_cancelled_while_waiting_takes_no_slot_along(cancelled: list[bool
         slot = await line.slot()
         tasks = [asyncio.create_task(work(line, most)) for _ in cancelled]
         await asyncio.sleep(0)
-        # The first waiter is woken in the same turn in which some are cancelled.
+        # The first waiter is handed the slot in the same turn in which some are cancelled.
         slot.release()
         for task, cancel in zip(tasks, cancelled, strict=True):
             if cancel:
@@ -128,7 +128,7 @@ def test_an_address_out_of_service_gets_nothing_until_it_is_probed_with_one_call
         await asyncio.sleep(0)
         assert not any(each.done() for each in waiting)
         closed.is_probed = True
-        line.room.set()
+        line.hand_out()
         assert (await waiting[0]).at is closed
         await asyncio.sleep(0)
         assert not waiting[1].done()
