@@ -113,11 +113,10 @@ class BatchClient(Client):
         }
         batch.perhaps_made = True
         try:
-            made = self._read(await self.get(self.sdk.post("/batches", body=body, cast_to=Response)))
+            return str(self._read(await self.get(self.sdk.post("/batches", body=body, cast_to=Response)))["id"])
         except ProviderError as error:
             batch.perhaps_made = not error.is_final
             raise
-        return str(made["id"])
 
     async def show(self, batch_id: str) -> Batch:
         """How far a batch is."""

@@ -259,8 +259,7 @@ def adopt_batches(connection: Connection, holder: str, repeated: bool, *, keys: 
 
 def leave_batch(connection: Connection, holder: str, _repeated: bool, *, tag: str) -> None:
     """Stop leading a batch, if ``holder`` did: whoever asks next for one of its keys takes it over."""
-    ours = (batches.c.tag == tag, batches.c.driver == holder)
-    connection.execute(update(batches).where(*ours).values(driver=""))
+    connection.execute(update(batches).where(batches.c.tag == tag, batches.c.driver == holder).values(driver=""))
 
 
 def end_batch(connection: Connection, holder: str, repeated: bool, *, tag: str, state: str) -> None:

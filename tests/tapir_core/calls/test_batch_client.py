@@ -5,6 +5,7 @@ import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
+from tempfile import TemporaryFile
 from typing import Any, TypeVar
 
 import pytest
@@ -101,6 +102,12 @@ def test_only_a_clear_no_to_a_creation_says_that_there_is_no_batch(status: int, 
         asyncio.run(create())
     assert batch.perhaps_made is perhaps_made
     assert asked == ["POST"], "a creation is never repeated unseen"
+
+
+def test_a_file_that_is_gone_is_said_with_its_status():
+    with StandinServer() as server, TemporaryFile() as file, pytest.raises(ProviderError) as raised:
+        asyncio.run(use_client(server.base_url, lambda client: client.download("file-gone", file)))
+    assert raised.value.status == 404
 
 
 def line(key: str, text: str) -> bytes:

@@ -158,9 +158,10 @@ def test_a_batch_reserves_before_it_is_made_and_settles_row_by_row(store_url: st
         assert paid.usd > 0
 
 
-def test_a_store_that_fails_while_a_batch_is_made_ends_the_ask_with_its_reason(store_url: str):
+@pytest.mark.parametrize("table", ["batches", "attempts"])
+def test_a_store_that_fails_while_a_batch_is_made_ends_the_ask_with_its_reason(store_url: str, table: str):
     with StandinServer(batches=FAST) as server, open_batch_engine(store_url) as engine:
-        sql(store_url, "DROP TABLE batches")
+        sql(store_url, f"DROP TABLE {table}")
         with pytest.raises(TapirError, match="cannot be written"):
             engine.ask(sums(2), lambda: batch_endpoint(server))
         assert server.stats()["requests"] == 0

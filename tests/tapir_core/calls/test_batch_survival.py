@@ -229,3 +229,24 @@ def test_a_batch_that_the_provider_forgot_is_asked_again_only_where_that_is_free
         else:
             assert texts(outcomes) == expected(5)
             assert batch_states(store_url) == [("lost", 5), ("completed", 5)]
+
+
+def test_who_waits_for_the_batch_of_another_process_takes_what_it_brings(store_url: str, tmp_path: Path):
+    log_path, brought = tmp_path / "log.jsonl", list[Outcome]()
+
+    def ask_for_ten() -> None:
+        with open_batch_engine(store_url) as engine:
+            brought.extend(engine.ask(sums(10), lambda: batch_endpoint(server)))
+
+    with StandinServer(batches=BatchRules(seconds=1), log_path=log_path) as server:
+        thread = threading.Thread(target=ask_for_ten)
+        thread.start()
+        wait_until(lambda: batch_states(store_url) == [("made", 10)])
+        with open_batch_engine(store_url) as engine:
+            outcomes = engine.ask(sums(12), lambda: batch_endpoint(server))
+        thread.join()
+    assert texts(outcomes) == expected(12)
+    assert [each.stored for each in outcomes] == [True] * 10 + [False] * 2
+    assert texts(brought) == expected(10)
+    assert paid_twice(log_path) == []
+    assert batch_states(store_url) == [("completed", 10), ("completed", 2)]
