@@ -12,8 +12,6 @@ from pathlib import Path
 from tenacity import Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.prices import missing_prices
-from tapir_core.calls.probing import Settled, in_words, settle
 from tapir_core.calls.sending import STOPPED
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config, load_config, missing_prerequisites
@@ -21,9 +19,11 @@ from tapir_core.errors import ConfigError, MissingPrerequisite, RunBusy, TapirEr
 from tapir_core.estimate.run import save_estimate
 from tapir_core.leases import RunLease
 from tapir_core.paths import REPORT, ROOT_VARIABLE, RUN_ERROR, RUN_RECORD
+from tapir_core.prices import missing_prices
+from tapir_core.probing import in_words, settle
 from tapir_core.reporting.report import write_report
 from tapir_core.run_files import publish_logs
-from tapir_core.run_folder import RunFolder, RunRef, open_run
+from tapir_core.run_folder import RunFolder, RunRef, Settled, open_run
 from tapir_core.run_state import state_of
 from tapir_core.stages import StageAt, plan
 from tapir_core.storage import Storage

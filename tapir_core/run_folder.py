@@ -9,14 +9,15 @@ finds still holds, as the version that made it stands in its manifest: it can be
 import difflib
 import json
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 
-from tapir_core.calls.probing import Settled
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
 from tapir_core.data.dataset import (
@@ -51,6 +52,18 @@ class RunRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """What came of one probe; a value of `settled` in `run.json`."""
+
+    asked: str
+    """Digest of what was probed: with another model, address or sampling it is probed again."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Field of the configuration → its value in this run."""
+    said: tuple[str, ...] = ()
+    """What the endpoint said to each field that it refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """`run.json`."""
 
@@ -60,12 +73,22 @@ class RunRecord:
     ingredients: dict[str, str]
     """Name → digest of every file and folder that goes into a stage beside the configuration."""
     settled: dict[str, Settled] = field(default_factory=dict)
-    """What was found of each endpoint that takes not everything, and of those that do (`calls.probing`)."""
+    """What was found of each endpoint that takes not everything, and of those that do (`probing`)."""
 
     @property
     def made_at(self) -> datetime:
         """`created` as the call store keeps times: UTC, without zone."""
         return datetime.fromisoformat(self.created).astimezone(UTC).replace(tzinfo=None)
+
+
+def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
+    """Fields of the configuration with their value in the run, and what the endpoint said that made it so."""
+    fields = defaultdict[tuple[str, Any], list[str]](list)
+    for each in found.values():
+        for (name, value), said in zip(each.changes.items(), each.said, strict=True):
+            fields[said, value].append(name)
+    for (said, value), names in fields.items():
+        yield ", ".join(names), json.dumps(value), said
 
 
 @dataclass(frozen=True, slots=True)

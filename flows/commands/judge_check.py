@@ -17,7 +17,6 @@ from rich.text import Text
 
 from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_rows, say
 from tapir_core.calls import OnOutcome, Outcome, Parsed, run_key
-from tapir_core.calls.probing import in_words, settle
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -35,6 +34,7 @@ from tapir_core.judging.check import (
 )
 from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import STORE
+from tapir_core.probing import in_words, settle
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef

@@ -18,10 +18,9 @@ from httpx2 import Response
 from openai.types import Batch
 
 from tapir_core.calls.client import Client, hide_key, json_or_text
-from tapir_core.calls.prices import is_local
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.store_writes import LOST, OpenBatch
-from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind, Request
+from tapir_core.calls.types import TERMINAL, Endpoint, Failure, FailureKind, Request, is_local
 from tapir_core.calls.wire import Reply, clean_text, read_completion, read_error, request_body
 from tapir_core.config import BatchConfig, CallsConfig
 

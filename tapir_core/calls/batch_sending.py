@@ -34,7 +34,6 @@ from tapir_core.calls.batch_client import (
 )
 from tapir_core.calls.budget import make_attempt, settlement
 from tapir_core.calls.limits import pause_before_retry
-from tapir_core.calls.prices import MODE_FACTORS
 from tapir_core.calls.sending import Books, Tell
 from tapir_core.calls.store_tables import utc_now
 from tapir_core.calls.store_writes import (
@@ -46,7 +45,7 @@ from tapir_core.calls.store_writes import (
     note_batch,
     plan_batch,
 )
-from tapir_core.calls.types import Endpoint, Failure, FailureKind, Outcome, Request
+from tapir_core.calls.types import BATCH_FACTOR, Endpoint, Failure, FailureKind, Outcome, Request
 from tapir_core.calls.wire import Reply
 from tapir_core.config import BatchConfig, CallsConfig
 
@@ -276,9 +275,8 @@ async def store_results(
 
 def _at_batch_prices(endpoint: Endpoint) -> Endpoint:
     """An endpoint of live calls, for what went into a batch before."""
-    factor = MODE_FACTORS["batch"]
     return replace(
         endpoint,
-        usd_per_million_prompt_tokens=factor * endpoint.usd_per_million_prompt_tokens,
-        usd_per_million_completion_tokens=factor * endpoint.usd_per_million_completion_tokens,
+        usd_per_million_prompt_tokens=BATCH_FACTOR * endpoint.usd_per_million_prompt_tokens,
+        usd_per_million_completion_tokens=BATCH_FACTOR * endpoint.usd_per_million_completion_tokens,
     )

@@ -49,7 +49,7 @@ class AddressLimit:
         """Most that are ever allowed in flight; may be lowered."""
         self.in_flight = 0
         # High enough to lose little time, low enough not to run into a small limit.
-        self._level = float(min(ceiling, max(16, ceiling // 4)))
+        self._level = float(min(ceiling, max(16, ceiling // 2)))
         self._fast_until = float(ceiling)
         """Below this the limit doubles in a round trip: it was proven, or never disproven."""
         self._trouble = 0.0

@@ -3,10 +3,12 @@
 Grain: one `Request` is one sample of one prompt. Its outcome is a value, never an exception: `Answer` or `Failure`.
 """
 
+import ipaddress
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from tapir_core.config import BatchConfig, Sampling
 from tapir_core.text import digest
@@ -29,6 +31,9 @@ FailureKind = Literal[
     "budget",  # retryable: the cap is reached, nothing was sent
     "stopped",  # retryable: this process was told to send nothing more
 ]
+BATCH_FACTOR = 0.5
+"""Share of the list price that a Batch API charges."""
+
 TERMINAL: frozenset[FailureKind] = frozenset({"refused", "too_long", "bad_request", "used_up", "bad_reply"})
 
 
@@ -259,3 +264,14 @@ IsStopped = Callable[[], bool]
 def never_stopped() -> bool:
     """The list is asked to its end."""
     return False
+
+
+def is_local(base_url: str) -> bool:
+    """Whether an address is on this machine or in its own network."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        # A name without a dot is one of this network: no provider on the internet has one.
+        return "." not in host or host.endswith((".local", ".localhost", ".internal"))
+    return address.is_private or address.is_loopback or address.is_link_local

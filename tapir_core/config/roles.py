@@ -105,7 +105,10 @@ class ModelIdentity(NamedTuple):
 
 
 class EndpointConfig(Kind):
-    """Where a teacher or judge answers. What it costs stands in `calls.prices`, how it is asked in `tasks.engines`."""
+    """Where a teacher or judge answers. What it costs stands in `prices`, how it is asked in `tasks.engines`."""
+
+    takes_all: ClassVar[bool] = False
+    """Whether it refuses no field of a request that a role may ask with, so that nothing need be found out."""
 
     @abstractmethod
     def model_for(self, role: str) -> str:
@@ -257,6 +260,7 @@ class StandinEndpoint(EndpointConfig):
     """The offline stand-in, started with the run. It is rule-based and no LLM; it knows its own families only."""
 
     free: ClassVar[tuple[str, ...]] = ("latency_ms", "mode", "batch")
+    takes_all: ClassVar[bool] = True
 
     type: Literal["standin"] = "standin"
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tapir_core.calls import Role
-from tapir_core.calls.prices import Price, UnknownPrice, price_of
 from tapir_core.config import EndpointConfig, ModelIdentity, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
 from tapir_core.estimate.evidence import Evidence, KnownLength
 from tapir_core.estimate.workload import Pool, Scenario, Work, priors_of, workload
 from tapir_core.paths import BACKBONE
+from tapir_core.prices import Price, UnknownPrice, price_of
 from tapir_core.stages import Asked, asked_in_roles
 
 _BACKBONE_SHARE = 0.75

@@ -12,7 +12,6 @@ import jinja2
 from pydantic import TypeAdapter, ValidationError
 
 from tapir_core.calls import Role, store_url
-from tapir_core.calls.prices import Price, UnknownPrice
 from tapir_core.config import RunConfig
 from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
@@ -35,6 +34,7 @@ from tapir_core.estimate.evidence import (
 )
 from tapir_core.estimate.workload import BenchmarkSize, Pool, Priors, priors_of, scenarios
 from tapir_core.paths import ESTIMATE
+from tapir_core.prices import Price, UnknownPrice
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder

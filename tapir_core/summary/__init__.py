@@ -13,7 +13,6 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls.probing import by_words
 from tapir_core.config import HELDOUT
 from tapir_core.curriculum import (
     best_round,
@@ -33,7 +32,7 @@ from tapir_core.judging import expected_orders
 from tapir_core.judging.orders import combine_judges
 from tapir_core.paths import BACKBONE
 from tapir_core.randomness import derive_rng
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, by_words
 from tapir_core.run_state import state_of
 from tapir_core.stages import Compared, StageAt, benchmark_stages, lines_of_round, lines_once
 from tapir_core.summary.formats import round_name

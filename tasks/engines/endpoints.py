@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
-from tapir_core.calls.prices import Price, price_of
 from tapir_core.config import (
     EndpointConfig,
     EndpointEngine,
@@ -23,6 +22,7 @@ from tapir_core.config import (
     by_kind,
 )
 from tapir_core.errors import EngineError, MissingPrerequisite
+from tapir_core.prices import Price, price_of
 from tasks.engines.keys import api_key, keyless_environment
 from tasks.engines.logs import follow_log
 from tasks.engines.student_server import HOST, Report, Student

@@ -23,9 +23,9 @@ import pytest
 import typer
 
 from flows.cli import app
-from tapir_core.calls.prices import missing_prices
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.config.load import load_config
+from tapir_core.prices import missing_prices
 from tapir_core.standin.families import FAMILIES, draw_problem
 from tests.conftest import StandingServer
 from tests.doubles.standin import StandinServer

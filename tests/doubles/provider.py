@@ -15,9 +15,9 @@ from typing import Any
 
 from aiohttp import web
 
-from tapir_core.calls.probing import PROMPT as PROBE
 from tapir_core.calls.types import Endpoint, Message, Request
 from tapir_core.config import Sampling
+from tapir_core.probing import PROMPT as PROBE
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from typing import Any, Self, TextIO, get_args
 
 from aiohttp import web
 
-from tapir_core.calls.probing import PROMPT as PROBE
 from tapir_core.errors import ConfigError, TapirError
+from tapir_core.probing import PROMPT as PROBE
 from tapir_core.standin import STANDIN_VERSION
 from tapir_core.standin.rules import Behaviour, Kind, Preference
 from tapir_core.standin.server import (

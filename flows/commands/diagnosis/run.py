@@ -27,7 +27,6 @@ from flows.commands.diagnosis import Check, Finding, fault, ok, told, warning
 from flows.prefect_server.caretaker import POOLS
 from tapir_core.calls import Endpoint, Failure, root_store_url
 from tapir_core.calls.client import Client
-from tapir_core.calls.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.calls.store_tables import answers, meta, shown_url
 from tapir_core.config import (
     EMBEDDED_STUDENT,
@@ -42,6 +41,7 @@ from tapir_core.config.load import check_config, load_config, missing_prerequisi
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import benchmark_of
 from tapir_core.paths import BACKBONE, backbone_cache, probe_file
+from tapir_core.prices import UnknownPrice, missing_prices, price_of
 from tapir_core.storage import Storage, on_this_machine
 from tapir_core.store_admin.rows import is_there, open_existing, reading
 from tasks.engines.backbone import find_backbone, render_chat

@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Message, Outcome, Request, Role
-from tapir_core.calls.probing import in_words, settle
 from tapir_core.calls.wire import request_body
 from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.curriculum import (
@@ -24,6 +23,7 @@ from tapir_core.curriculum import (
     unusable_reason,
 )
 from tapir_core.judging import mode_of
+from tapir_core.probing import in_words, settle
 from tapir_core.prompts import load_prompt
 from tapir_core.sources import read_pool_of
 from tapir_core.text import Unparsed

@@ -8,17 +8,16 @@ Where replies by a JSON schema are wished, the probe asks for one; who replies o
 Limits: any other field that a provider takes and ignores looks as if it were obeyed.
 """
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tapir_core.calls.types import Failure, Message, Outcome, Request, unsupported_remedy
-from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, Sampling
+from tapir_core.config import EndpointConfig, RunConfig, Sampling
 from tapir_core.config.load import with_changes
 from tapir_core.errors import ConfigError
 from tapir_core.replies import JsonReply
+from tapir_core.run_folder import Settled, by_words
 from tapir_core.text import Unparsed, canonical_json, digest, shorten
 
 PROMPT = "Reply with the one word: ready"
@@ -28,18 +27,6 @@ _SAME = {"max_tokens": "tokens_field", "max_completion_tokens": "tokens_field", 
 
 Ask = Callable[[str, EndpointConfig, Request], Outcome]
 """Asks an endpoint, which a field of the configuration names."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What came of one probe; a value of `settled` in `run.json`."""
-
-    asked: str
-    """Digest of what was probed: with another model, address or sampling it is probed again."""
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    """Field of the configuration → its value in this run."""
-    said: tuple[str, ...] = ()
-    """What the endpoint said to each field that it refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +89,6 @@ def in_words(found: Mapping[str, Settled]) -> Iterator[str]:
         yield f"In this run {names} = {value}, because the endpoint said: {said}"
 
 
-def by_words(found: Mapping[str, Settled]) -> Iterator[tuple[str, str, str]]:
-    """Fields of the configuration with their value in the run, and what the endpoint said that made it so."""
-    fields = defaultdict[tuple[str, Any], list[str]](list)
-    for each in found.values():
-        for (name, value), said in zip(each.changes.items(), each.said, strict=True):
-            fields[said, value].append(name)
-    for (said, value), names in fields.items():
-        yield ", ".join(names), json.dumps(value), said
-
-
 def _probes(config: RunConfig) -> list[_Probe]:
     """Every sampling of every endpoint that may refuse it."""
     teacher, judge = config.teacher, config.judge
@@ -128,7 +105,7 @@ def _probes(config: RunConfig) -> list[_Probe]:
         how, endpoint = f"evaluation.benchmarks.{name}.sampling", config.judge_of(benchmark)
         probes.append(_Probe(where, how, endpoint, benchmark.sampling, "judge", benchmark.logprobs_asked))
     # The stand-in takes what we ask, but replies by no schema.
-    return [each for each in probes if isinstance(each.endpoint, OpenAIEndpoint) or each.replies]
+    return [each for each in probes if each.replies or not each.endpoint.takes_all]
 
 
 def _named(config: RunConfig, name: str) -> _Probe | None:

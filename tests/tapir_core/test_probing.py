@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Failure, Outcome, Request
-from tapir_core.calls.probing import Settled, in_words, settle
 from tapir_core.config import CallsConfig, EndpointConfig, RunConfig
 from tapir_core.errors import ConfigError
+from tapir_core.probing import in_words, settle
+from tapir_core.run_folder import Settled
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.shapes import SHAPES
 from tests.run_config import make_config

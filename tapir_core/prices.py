@@ -7,17 +7,12 @@ Limits: list prices without tax, contracts, the surcharges of some providers for
 cached ones; prices of embeddings, images and sound are not needed here.
 """
 
-import ipaddress
 from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import urlsplit
 
+from tapir_core.calls.types import BATCH_FACTOR, is_local
 from tapir_core.config import EndpointConfig, OpenAIEndpoint, RunConfig, StandinEndpoint, by_kind
-
-Mode = Literal["live", "batch"]
-
-MODE_FACTORS: dict[Mode, float] = {"live": 1.0, "batch": 0.5}
-"""How requests are made → share of the list price that is charged: a Batch API takes half of it."""
 
 _PROBE_TOKENS = 1000
 """Tokens that the library is asked to price: few, so that no surcharge for long prompts is in the price."""
@@ -39,9 +34,9 @@ class Price:
         prompt = prompt_tokens * self.usd_per_million_prompt_tokens
         return (prompt + completion_tokens * self.usd_per_million_completion_tokens) / 1e6
 
-    def in_mode(self, mode: Mode) -> "Price":
+    def in_mode(self, mode: Literal["live", "batch"]) -> "Price":
         """The price of requests that are made in ``mode``."""
-        factor = MODE_FACTORS[mode]
+        factor = BATCH_FACTOR if mode == "batch" else 1.0
         return replace(
             self,
             usd_per_million_prompt_tokens=factor * self.usd_per_million_prompt_tokens,
@@ -96,17 +91,6 @@ def missing_prices(config: RunConfig) -> list[str]:
         for name, price in prices.items()
         if isinstance(price, UnknownPrice)
     ]
-
-
-def is_local(base_url: str) -> bool:
-    """Whether an address is on this machine or in its own network."""
-    host = urlsplit(base_url).hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        # A name without a dot is one of this network: no provider on the internet has one.
-        return "." not in host or host.endswith((".local", ".localhost", ".internal"))
-    return address.is_private or address.is_loopback or address.is_link_local
 
 
 def _price_at(endpoint: OpenAIEndpoint, address: str) -> Price | UnknownPrice:

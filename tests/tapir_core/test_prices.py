@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from tapir_core.calls.prices import MODE_FACTORS, Price, UnknownPrice, is_local, missing_prices, price_of
+from tapir_core.calls.types import BATCH_FACTOR, is_local
 from tapir_core.config import OpenAIEndpoint, StandinEndpoint
+from tapir_core.prices import Price, UnknownPrice, missing_prices, price_of
 from tests.run_config import make_config
 
 
@@ -104,7 +105,7 @@ def test_a_batch_costs_half_in_every_part() -> None:
     batch = price.in_mode("batch")
     assert batch.usd(1000, 1000) == pytest.approx(price.usd(1000, 1000) / 2)
     assert price.in_mode("live") == price
-    assert MODE_FACTORS["batch"] == 0.5
+    assert BATCH_FACTOR == 0.5
 
 
 def test_a_cap_on_usd_needs_every_price_and_any_other_cap_none(tmp_path: Path) -> None:
