@@ -9,8 +9,9 @@ from pathlib import Path
 
 from calls_child import API_KEY, MAX_TOKENS, MODEL, Job, serve
 
-# The engine imports this at its first call; the other sides have theirs before the clock starts.
-import tapir_core.calls.endpoint  # noqa: F401
+# The engine imports these at its first call; the other sides have theirs before the clock starts.
+import tapir_core.calls.endpoint
+import tapir_core.calls.store_writes  # noqa: F401
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_parsed
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
 from tapir_core.judging import parse_verdict

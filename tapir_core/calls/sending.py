@@ -60,6 +60,7 @@ class Books:
         self.ended = 0
         """Attempts of them that are settled, or followed no more: each may have left room."""
         self._stopping = stopping
+        self._turn: tuple[list[Attempt], asyncio.Task[list[str]]] | None = None
 
     @property
     def may_make_room(self) -> bool:
@@ -98,9 +99,11 @@ class Books:
     async def _try(self, attempt: Attempt) -> str:
         """Book an attempt, unless a cap has no room for it; gives which one, in words."""
         self.begun += attempt.is_capped
-        booked = asyncio.wrap_future(self.store.book([attempt], self.budget))
+        wanted, booked = self._turn = self._turn or self._next_turn()
+        wanted.append(attempt)
+        place = len(wanted) - 1
         try:
-            [refusal] = await asyncio.shield(booked)
+            refusal = (await asyncio.shield(booked))[place]
         except BaseException:
             # Whoever was interrupted sends nothing, also where the booking is still on its way.
             booked.add_done_callback(lambda _: self._give_back(attempt))
@@ -108,6 +111,15 @@ class Books:
         if refusal:
             self.begun -= attempt.is_capped
         return refusal
+
+    def _next_turn(self) -> tuple[list[Attempt], "asyncio.Task[list[str]]"]:
+        wanted: list[Attempt] = []
+        return wanted, asyncio.get_running_loop().create_task(self._book_all(wanted))
+
+    async def _book_all(self, wanted: list[Attempt]) -> list[str]:
+        """What is wanted in one turn of the loop is booked at once, and wakes it once."""
+        self._turn = None
+        return await asyncio.wrap_future(self.store.book(wanted, self.budget))
 
     async def _wait_for_room(self, refusal: str, ended: int) -> None:
         """Until more than ``ended`` attempts have ended, or the run is told to stop.
