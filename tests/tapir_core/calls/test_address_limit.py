@@ -98,7 +98,7 @@ def test_a_limit_that_is_not_used_does_not_grow():
     for number in range(1000):
         limit.in_flight = 1
         limit.count(TROUBLES["answer"], began=number, now=number + 0.2)
-    assert limit.limit == AddressLimit(64).limit == 16
+    assert limit.limit == AddressLimit(64).limit == 32
 
 
 @given(
