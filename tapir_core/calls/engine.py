@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -45,7 +45,7 @@ _CLOCK_SECONDS = 5.0
 """How far the hours that a cap sees may lag behind."""
 
 
-class CallEngine:
+class CallEngine(AbstractContextManager["CallEngine"]):
     """Answers requests from the store, and from endpoints what the store lacks. Takes the store over and closes it."""
 
     def __init__(
@@ -153,9 +153,6 @@ class CallEngine:
                 self._loop.close()
         self._clock.tell()
         self._books.store.close()
-
-    def __enter__(self) -> "CallEngine":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
