@@ -235,8 +235,7 @@ class BatchSending:
         self._bring(key, reply.outcome, False)
 
     async def _write(self, write: Change) -> Any:
-        # Shielded: an interrupt must not take back what is on its way into the store.
-        return await asyncio.shield(asyncio.wrap_future(self._books.store.lead(write)))
+        return await asyncio.wrap_future(self._books.store.lead(write))
 
 
 async def store_results(
@@ -268,8 +267,7 @@ async def store_results(
                     else:
                         committing.append((key, reply, asyncio.wrap_future(store.put(key, request, reply))))
                 for key, reply, committed in committing:
-                    # Shielded: an interrupt must not take back what is on its way into the store.
-                    bring(key, replace(reply, outcome=await asyncio.shield(committed)))
+                    bring(key, replace(reply, outcome=await committed))
     return failed | dict.fromkeys(owed, why_unreached(batch, shown, endpoint))
 
 

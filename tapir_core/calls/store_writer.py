@@ -57,6 +57,8 @@ class GroupWriter:
         The future is done after its commit, or fails with what the database raised.
         """
         committed: Future[Any] = Future()
+        # Whoever waits for it may be interrupted; that takes nothing back.
+        committed.set_running_or_notify_cancel()
         # Under the lock, so that nothing queues behind the end, where nobody would commit it.
         with self._lock:
             if self._closed:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from queue import SimpleQueue
 
 import pytest
 
@@ -140,3 +141,21 @@ def test_who_sends_nothing_more_keeps_what_was_in_flight_and_pays_for_it_once(st
         with open_engine(store_url, quick) as engine:
             engine.ask(prompts(40), provider.endpoint)
         assert sorted(provider.prompts()) == sorted(f"question {number}" for number in range(40))
+
+
+def test_an_interrupt_before_the_first_request_is_sent_ends_the_asking(
+    engine: CallEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(SimpleQueue[object]):
+        def get(self, *_: object) -> object:
+            raise KeyboardInterrupt
+
+    def busy() -> Endpoint:
+        # The loop comes to what was asked only after the interrupt.
+        engine._loop.call_soon_threadsafe(time.sleep, 0.2)
+        return Endpoint("http://127.0.0.1:9/v1", 8)
+
+    monkeypatch.setattr("tapir_core.calls.engine.SimpleQueue", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.ask(prompts(3), busy)
+    assert engine.count_stored(prompts(3)) == 0

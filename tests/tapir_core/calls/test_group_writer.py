@@ -43,3 +43,17 @@ def test_a_commit_takes_no_further_write_once_it_has_enough_rows():
     go_on.set()
     writer.close()
     assert groups == [[1], [300, 300], [1, 500], [1, 1]]
+
+
+def test_who_gives_up_waiting_takes_no_write_back_and_stops_no_other():
+    committed: list[int] = []
+
+    def commit(writes: Sequence[int]) -> Sequence[int]:
+        committed.extend(writes)
+        return writes
+
+    writer = GroupWriter("test", commit)
+    assert not writer.submit(1).cancel()
+    assert writer.submit(2).result() == 2
+    writer.close()
+    assert committed == [1, 2]
