@@ -5,7 +5,7 @@ and pays for nothing. A re-ask is the same request under another sample index, a
 off at temperature 0 is not asked for again.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -29,9 +29,6 @@ T = TypeVar("T")
 
 REASK_STRIDE = 1_000_000
 """Re-ask k of sample i has sample index ``i + k * REASK_STRIDE``: samples are numbered below it, so none collides."""
-
-_MOST_IN_GROUP = 5000
-"""Keys that one statement may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +146,6 @@ def forget_unread(
         if all(_read(row, stored[each.key], read)[1] for each in known):
             unread += known
     return engine.forget(unread)
-
-
-def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
-    """``values`` in their order, ``size`` at a time."""
-    listed = list(values)
-    for start in range(0, len(listed), size):
-        yield listed[start : start + size]
 
 
 def _read(row: int, outcome: Outcome, read: Callable[[int, Answer], T | Unparsed]) -> tuple[T | None, str]:

@@ -17,11 +17,11 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, bindparam, case, delete, func, insert, select
 
-from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import LOST_HOLD, Attempt, Settlement, Spend, cap_reached
 from tapir_core.calls.store_tables import (
     answers,
     attempts,
+    in_groups,
     insert_or_add,
     insert_or_ignore,
     read_column,

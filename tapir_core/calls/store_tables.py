@@ -6,7 +6,7 @@ SQLite (a file) and PostgreSQL by the same code; the URL decides. Importing this
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -42,7 +42,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from tapir_core.calls.asking import in_groups
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
 from tapir_core.processes import Holder, busy, is_free
 
@@ -55,6 +54,9 @@ _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgresql+
 
 _OPENING_LOCK = 0x7A917
 """PostgreSQL's advisory lock: CREATE TABLE IF NOT EXISTS of two processes at once can collide there."""
+
+_MOST_IN_GROUP = 5000
+"""Keys that one statement may name."""
 
 _POSTGRES_CLOCK = select(func.timezone("UTC", func.clock_timestamp()))
 _SQLITE_CLOCK = select(func.now())
@@ -309,6 +311,13 @@ def read_column(connection: Connection, found: Column[T], where: Column[Any], va
     """What stands in the column ``found`` of the rows whose ``where`` is one of ``values``, of however many."""
     wanted = select(found)
     return {value for some in in_groups(values) for value in connection.scalars(wanted.where(where.in_(some)))}
+
+
+def in_groups(values: Iterable[T], size: int = _MOST_IN_GROUP) -> Iterator[Sequence[T]]:
+    """``values`` in their order, ``size`` at a time."""
+    listed = list(values)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
 
 
 def database_time(connection: Connection) -> datetime:

@@ -14,7 +14,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, bindparam, delete, func, select, update
 
-from tapir_core.calls.asking import in_groups
 from tapir_core.calls.budget import Attempt, Settlement, Spend
 from tapir_core.calls.store_rows import add_spend, book, insert_rows, read_spend, settle
 from tapir_core.calls.store_tables import (
@@ -24,6 +23,7 @@ from tapir_core.calls.store_tables import (
     batches,
     database_time,
     holders,
+    in_groups,
     insert_or_add,
     insert_or_ignore,
     own_process,

@@ -30,8 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 
-from tapir_core.calls.asking import in_groups
-from tapir_core.calls.store_tables import answers, explained, open_engine, read_url, shown_url, writing
+from tapir_core.calls.store_tables import answers, explained, in_groups, open_engine, read_url, shown_url, writing
 from tapir_core.calls.types import TERMINAL, Answer, Endpoint
 from tapir_core.calls.wire import clean_text, read_completion, strip_thoughts
 from tapir_core.errors import ConfigError, MissingPrerequisite, TapirError
