@@ -17,7 +17,17 @@ from inspect import signature
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -31,7 +41,8 @@ AnyKind: TypeAlias = type[Any]
 class Later:
     """Marks a field that a section got when runs with it existed: `new: Annotated[int, Later()] = 3`.
 
-    At its default it is left out of what shapes rows, so that no key of those runs changes.
+    At its default it is left out of what shapes rows and of what is written, so that no key and no file of those runs
+    changes.
     """
 
 
@@ -64,8 +75,19 @@ class Section(BaseModel):
         return {
             name: _shaping(getattr(self, name))
             for name, field in type(self).model_fields.items()
-            if name not in self.free and not (_is_later(field) and getattr(self, name) == field.get_default())
+            if name not in self.free and not self._is_left_out(name, field)
         }
+
+    def _is_left_out(self, name: str, field: FieldInfo) -> bool:
+        return _is_later(field) and getattr(self, name) == field.get_default()
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        left_out = (name for name, field in type(self).model_fields.items() if self._is_left_out(name, field))
+        for name in left_out:
+            written.pop(name, None)
+        return written
 
     @model_validator(mode="before")
     @classmethod
