@@ -14,9 +14,7 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
-    AnswerGate,
     Gated,
-    LabelGate,
     apply_gates,
     assemble,
     candidate_rows,
@@ -26,6 +24,7 @@ from tapir_core.curriculum import (
     draw_hard,
     hard_count,
     lacking,
+    paid_gates,
     parse_expansion,
     plan_wave,
     quotas,
@@ -221,13 +220,14 @@ class _Builder(BenchmarkStages):
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
 
         known = pl.concat([pool.select(columns), accepted.select(columns)])
-        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, self._evaluation())
+        contaminated = {*self._evaluation().find(candidates)["instruction_id"]}
+        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, contaminated)
         screened = apply_gates(candidates, gates)
         self._save(StageAt("wave_screened", number, wave), _with_gates(screened))
 
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
-        gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
+        gated = apply_gates(screened.passed, paid_gates(examined))
         answers = examined.select("instruction_id", "response")
         answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
         gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)
