@@ -3,10 +3,6 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
-from dataclasses import dataclass, field
-
-import polars as pl
-
 from tapir_core.config import (
     DataConfig,
     FileHeldout,
@@ -17,19 +13,9 @@ from tapir_core.config import (
     StandinPool,
     by_kind,
 )
-from tapir_core.data.readers import read_heldout, read_pool
+from tapir_core.data.readers import Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.pool import standin_heldout, standin_pool
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Instructions as they come."""
-
-    rows: pl.DataFrame
-    """`POOL_SCHEMA` or `HELDOUT_SCHEMA` of `tapir_core.data.readers`."""
-    counts: dict[str, float] = field(default_factory=dict)
-    """What reading left out or merged."""
 
 
 @by_kind(PoolConfig)
@@ -44,10 +30,7 @@ def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
 
 @read_pool_of.register
 def _(source: FilePool, data: DataConfig, seed: int) -> Found:
-    rng = derive_rng(seed, "pool")
-    read = read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=rng)
-    bad_rows, duplicates, dropped = len(read.bad_rows), read.duplicates, read.dropped_turns
-    return Found(read.rows, {"bad_rows": bad_rows, "duplicates": duplicates, "dropped_turns": dropped})
+    return read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=derive_rng(seed, "pool"))
 
 
 @read_pool_of.register
@@ -67,8 +50,7 @@ def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found
 
 @read_heldout_of.register
 def _(source: FileHeldout, data: DataConfig, _seed: int) -> Found:
-    read = read_heldout(source.path, on_bad_row=data.on_bad_row)
-    return Found(read.rows, {"bad_rows": len(read.bad_rows), "duplicates": read.duplicates})
+    return read_heldout(source.path, on_bad_row=data.on_bad_row)
 
 
 @read_heldout_of.register

@@ -21,8 +21,8 @@ import difflib
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -58,6 +58,14 @@ class BrokenRecord:
     reason: str
 
 
+Items = Iterable[tuple[int, Any]]
+"""What a file holds, numbered as `Record.number`; a `BadRecordError` stands for what cannot be read."""
+
+
+class BadRecordError(ValueError):
+    """Raised when a record is no instruction; the message says why. It never leaves this module."""
+
+
 def read_records(path: str) -> list[Record | BrokenRecord]:
     """All records of a file or of anything else that fsspec opens (`s3://…`).
 
@@ -66,10 +74,12 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
     """
     content = read_content(path)
     if content.startswith(b"PAR1"):
-        return _parquet_records(content, path)
-    text = _decode(content, path)
-    read = {"[": _json_records, "{": _json_line_records}.get(text.lstrip()[:1], _csv_records)
-    return list(read(text, path))
+        items = _parquet_rows(content, path)
+    else:
+        text = _decode(content, path)
+        read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows)
+        items = read(text, path)
+    return [_as_record(number, item) for number, item in items]
 
 
 def read_content(path: str) -> bytes:
@@ -113,48 +123,50 @@ def _decode(content: bytes, path: str) -> str:
         raise ConfigError(f"{path!r} is not UTF-8 (line {line}, byte {exc.start}); save it as UTF-8") from exc
 
 
-def _json_records(text: str, path: str) -> list[Record | BrokenRecord]:
+def _json_list(text: str, path: str) -> Items:
     try:
-        items = json.loads(text)
+        return enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
-    return [_as_record(number, item) for number, item in enumerate(items, start=1)]
 
 
-def _json_line_records(text: str, path: str) -> list[Record | BrokenRecord]:
-    lines = enumerate(text.split("\n"), start=1)
-    records = [_json_line(number, line) for number, line in lines if line.strip()]
-    if all(isinstance(record, BrokenRecord) for record in records):
+def _json_lines(text: str, path: str) -> Items:
+    items = [(number, _json_line(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not any(isinstance(item, dict) for _, item in items):
         raise ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             f"expected {_ACCEPTED}"
         )
-    return records
+    return items
 
 
-def _json_line(number: int, line: str) -> Record | BrokenRecord:
+def _json_line(line: str) -> Any:
     try:
-        return _as_record(number, json.loads(line))
+        return json.loads(line)
+    except json.JSONDecodeError as exc:
+        return BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
     except (ValueError, RecursionError) as exc:
-        place = f"{exc.msg} (column {exc.colno})" if isinstance(exc, json.JSONDecodeError) else str(exc)
-        return BrokenRecord(number, f"damaged JSON: {place}")
+        return BadRecordError(f"damaged JSON: {exc}")
 
 
 def _as_record(number: int, item: Any) -> Record | BrokenRecord:
     if isinstance(item, dict):
         return Record(number, item)
-    return BrokenRecord(number, f"expected an object with fields, got {type(item).__name__}")
+    is_told = isinstance(item, BadRecordError)
+    return BrokenRecord(number, str(item) if is_told else f"expected an object with fields, got {type(item).__name__}")
 
 
-def _csv_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
+def _csv_rows(text: str, path: str) -> Items:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(header, path)
         start = reader.line_num + 1
         for cells in reader:
-            if cells:
-                yield _csv_record(start, header, cells)
+            if len(cells) == len(header):
+                yield start, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield start, BadRecordError(f"{len(cells)} cells, but the header names {len(header)}")
             start = reader.line_num + 1
     except csv.Error as exc:
         raise ConfigError(
@@ -163,19 +175,13 @@ def _csv_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
         ) from exc
 
 
-def _csv_record(number: int, header: list[str], cells: list[str]) -> Record | BrokenRecord:
-    if len(cells) != len(header):
-        return BrokenRecord(number, f"{len(cells)} cells, but the header names {len(header)}")
-    return Record(number, dict(zip(header, cells, strict=True)))
-
-
-def _parquet_records(content: bytes, path: str) -> list[Record | BrokenRecord]:
+def _parquet_rows(content: bytes, path: str) -> Items:
     try:
         table = pl.read_parquet(io.BytesIO(content))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as exc:
         raise ConfigError(f"{path!r} is damaged Parquet: {exc}; write the file again") from exc
     _check_columns(table.columns, path)
-    return [Record(number, fields) for number, fields in enumerate(table.iter_rows(named=True), start=1)]
+    return enumerate(table.iter_rows(named=True), start=1)
 
 
 def _check_columns(columns: list[str], path: str) -> None:
@@ -213,10 +219,6 @@ _CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "va
 """Field of a conversation → where its turns say who speaks, and what."""
 
 
-class BadRecordError(ValueError):
-    """Raised when a record is no instruction; the message says why. It never leaves this module."""
-
-
 class Row(NamedTuple):
     """One instruction."""
 
@@ -242,19 +244,17 @@ class _Asked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ReadRows:
-    """Instructions, and what was found in their file."""
+class Found:
+    """Instructions as they come."""
 
     rows: pl.DataFrame
     """`POOL_SCHEMA` or `HELDOUT_SCHEMA`."""
-    bad_rows: list[BrokenRecord]
-    duplicates: int
-    """Rows merged into another with the same instruction id."""
-    dropped_turns: int
-    """User turns after the first, over all rows."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and
+    `dropped_turns` (user turns after the first, over all rows)."""
 
 
-def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> ReadRows:
+def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> Found:
     """The pool in a file of any accepted format.
 
     Args:
@@ -270,10 +270,10 @@ def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random
     rows = read.rows.select(list(POOL_SCHEMA))
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return ReadRows(rows, read.bad_rows, read.duplicates, read.dropped_turns)
+    return Found(rows, read.counts)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadRows:
+def read_heldout(path: str, *, on_bad_row: OnBadRow) -> Found:
     """The held-out set in a file of any accepted format, each row with a reference.
 
     Raises:
@@ -282,7 +282,8 @@ def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadRows:
     read = _read(path, read_heldout_row, on_bad_row)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return ReadRows(read.rows.select(list(HELDOUT_SCHEMA)), read.bad_rows, read.duplicates, read.dropped_turns)
+    counts = {name: read.counts[name] for name in ("bad_rows", "duplicates")}
+    return Found(read.rows.select(list(HELDOUT_SCHEMA)), counts)
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -343,7 +344,7 @@ def read_heldout_row(fields: Fields) -> Row:
     return row._replace(task_type=task_type, split=split)
 
 
-def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> ReadRows:
+def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
     found, bad = _read_each(path, read_one)
     if bad and (on_bad_row == "stop" or not found):
@@ -354,7 +355,9 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) ->
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system").first(), pl.col("source", "reference", "task_type", "split").min()
     )
-    return ReadRows(merged.sort("instruction_id"), bad, rows.height - merged.height, int(rows["dropped_turns"].sum()))
+    dropped, duplicates = int(rows["dropped_turns"].sum()), rows.height - merged.height
+    counts = {"bad_rows": len(bad), "duplicates": duplicates, "dropped_turns": dropped}
+    return Found(merged.sort("instruction_id"), counts)
 
 
 def _read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[BrokenRecord]]:
