@@ -48,7 +48,7 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
 from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.rules import Ask, Refusal, expand
+from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
@@ -214,7 +214,7 @@ class _Builder(BenchmarkStages):
             sections = {"seed": texts[each.seed_id], "task_type": each.task_type}
             reply = None
             with suppress(Refusal):  # it has no family of the task type that is wanted
-                reply = expand(Ask("expand", sections, str(sections), each.sample_index))
+                reply = expand(Ask(sections, str(sections), each.sample_index), Behaviour())
             written.append(parse_expansion(reply))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))

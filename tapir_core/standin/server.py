@@ -19,12 +19,13 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ from tapir_core.standin.rules import Behaviour, Preference, Refusal, Reply, Weig
 
 MODELS = ("standin-teacher", "standin-judge")
 CHAT = "/v1/chat/completions"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Thing = TypeVar("Thing")
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
@@ -112,17 +116,19 @@ def parse_chat(body: Any) -> ChatRequest:
     model, messages = body.get("model"), body.get("messages")
     if model not in MODELS:
         raise BadRequest(f"The model `{model}` does not exist.", status=404, code="model_not_found")
-    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
-        raise BadRequest("'messages' must be a list of messages, not empty")
-    if body.get("stream") or body.get("n", 1) not in (1, None):
-        raise BadRequest("the stand-in sends one choice and does not stream")
     max_tokens, seed = body.get("max_completion_tokens") or body.get("max_tokens"), body.get("seed")
-    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise BadRequest(f"'{name}' must be an integer, not {value!r}")
     wanted = body.get("top_logprobs") or 0
-    if not isinstance(wanted, int) or not 0 <= wanted <= 20 or (wanted and not body.get("logprobs")):
-        raise BadRequest("'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'")
+    has_messages = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
+    is_sampled = isinstance(wanted, int) and 0 <= wanted <= 20 and (body.get("logprobs") or not wanted)
+    for holds, problem in (
+        (has_messages, "'messages' must be a list of messages, not empty"),
+        (not body.get("stream") and body.get("n", 1) in (1, None), "the stand-in sends one choice and does not stream"),
+        (type(max_tokens) in (int, NoneType), f"'max_tokens' must be an integer, not {max_tokens!r}"),
+        (type(seed) in (int, NoneType), f"'seed' must be an integer, not {seed!r}"),
+        (is_sampled, "'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'"),
+    ):
+        if not holds:
+            raise BadRequest(problem)
     return ChatRequest(model, messages, max_tokens, seed, wanted)
 
 
@@ -200,28 +206,25 @@ class Batches:
     async def _upload(self, request: web.Request) -> web.Response:
         file = (await request.post()).get("file")
         if not isinstance(file, web.FileField):
-            return _wrong("upload a multipart form of 'purpose' and 'file'", 400)
+            raise BadRequest("upload a multipart form of 'purpose' and 'file'")
         return web.json_response({"id": self._keep(file.file.read()), "object": "file", "purpose": "batch"})
 
     async def _send_content(self, request: web.Request) -> web.Response:
-        content = self._files.get(request.match_info["id"])
-        return _wrong("No such File object", 404) if content is None else web.Response(body=content)
+        return web.Response(body=_known(self._files, request.match_info["id"], "No such File object"))
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        content = self._files.get(asked.get("input_file_id"))
-        if content is None:
-            return _wrong("No such File object", 404)
+        content = _known(self._files, asked.get("input_file_id"), "No such File object")
         # In a thread: a large file would hold up everybody else for seconds.
-        output, errors = await asyncio.to_thread(self._answer, content)
+        answered = await asyncio.to_thread(self._answer, content)
+        files = {name: self._keep(bytes(rows)) if rows else None for name, rows in answered.items()}
         batch = {
             **{name: asked.get(name) for name in ("input_file_id", "endpoint", "completion_window", "metadata")},
             "id": f"batch_{secrets.token_hex(12)}",
             "object": "batch",
             "status": "completed",
             "created_at": int(time.time()),
-            "output_file_id": self._keep(output) if output else None,
-            "error_file_id": self._keep(errors) if errors else None,
+            **files,
         }
         self._batches[batch["id"]] = batch
         return web.json_response(batch)
@@ -231,20 +234,19 @@ class Batches:
         return web.json_response({"object": "list", "data": [*reversed(self._batches.values())], "has_more": False})
 
     async def _show(self, request: web.Request) -> web.Response:
-        batch = self._batches.get(request.match_info["id"])
-        return _wrong("No batch found", 404) if batch is None else web.json_response(batch)
+        return web.json_response(_known(self._batches, request.match_info["id"], "No batch found"))
 
-    def _answer(self, content: bytes) -> tuple[bytes, bytes]:
-        """The output file, and the error file."""
-        right: list[bytes] = []
-        wrong: list[bytes] = []
+    def _answer(self, content: bytes) -> dict[str, bytearray]:
+        """Which file of the batch has which rows: those that were answered, and those whose request is wrong."""
+        rows = {"output_file_id": bytearray(), "error_file_id": bytearray()}
         for line in content.splitlines():
             row = json.loads(line)
             reply = reply_to_json(row["body"], self._behaviour)
             response = {"status_code": reply.status, "request_id": f"req_{row['custom_id']}", "body": reply.body}
             answered = {"id": f"row_{row['custom_id']}", "custom_id": row["custom_id"], "response": response}
-            (right if reply.status == 200 else wrong).append(json.dumps({**answered, "error": None}).encode() + b"\n")
-        return b"".join(right), b"".join(wrong)
+            file = "output_file_id" if reply.status == 200 else "error_file_id"
+            rows[file] += json.dumps({**answered, "error": None}).encode() + b"\n"
+        return rows
 
     def _keep(self, content: bytes) -> str:
         name = f"file-{secrets.token_hex(12)}"
@@ -252,8 +254,22 @@ class Batches:
         return name
 
 
-def _wrong(message: str, status: int) -> web.Response:
-    reply = rejection(BadRequest(message, status=status))
+def _known(things: Mapping[str, Thing], name: str, problem: str) -> Thing:
+    if name not in things:
+        raise BadRequest(problem, status=404)
+    return things[name]
+
+
+@web.middleware
+async def _reject(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Words a wrong request as OpenAI does."""
+    try:
+        return await handler(request)
+    except BadRequest as problem:
+        return _respond(rejection(problem))
+
+
+def _respond(reply: ChatReply) -> web.Response:
     return web.json_response(reply.body, status=reply.status)
 
 
@@ -269,8 +285,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool
     async def chat(request: web.Request) -> web.Response:
         content = await request.read()
         await asyncio.sleep(latency_ms / 1000)
-        reply = reply_to(content, behaviour)
-        return web.json_response(reply.body, status=reply.status)
+        return _respond(reply_to(content, behaviour))
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response(model_list())
@@ -278,7 +293,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": STANDIN_VERSION})
 
-    application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
+    application = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[_reject])
     application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
     application.add_routes(Batches(behaviour).routes() if batches else [])
     return application
