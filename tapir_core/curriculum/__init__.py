@@ -1,8 +1,6 @@
 """The curriculum: from verdicts to a mixture. Pure functions on tables; every draw takes its generator."""
 
 from tapir_core.curriculum.expansion import (
-    ExpansionRequest,
-    Gate,
     Gated,
     apply_gates,
     candidate_rows,
@@ -17,7 +15,6 @@ from tapir_core.curriculum.mixture import (
     BalancedDraw,
     Mixture,
     assemble,
-    draw_balanced,
     draw_basic,
     draw_easy,
     draw_hard,
@@ -31,29 +28,16 @@ from tapir_core.curriculum.mixture import (
 )
 from tapir_core.curriculum.selection import (
     RoundHistory,
-    SeedSelection,
     best_round,
-    choose_rows,
     compute_difficulty,
     count_unscored,
     delta_of,
     select_seeds,
     should_stop,
 )
-from tapir_core.curriculum.tables import (
-    CANDIDATES,
-    DIFFICULTY,
-    EXAMPLES,
-    EXPANSION,
-    MIXTURE,
-    REFINEMENT,
-    REJECTED,
-    SEEDS,
-)
 from tapir_core.curriculum.teacher import (
     Labelling,
     Usable,
-    parse_label,
     refinement_problem,
     refinement_prompt_name,
     render_refinement,
@@ -62,32 +46,19 @@ from tapir_core.curriculum.teacher import (
 )
 
 __all__ = [
-    "CANDIDATES",
-    "DIFFICULTY",
-    "EXAMPLES",
-    "EXPANSION",
-    "MIXTURE",
-    "REFINEMENT",
-    "REJECTED",
-    "SEEDS",
     "BalancedDraw",
-    "ExpansionRequest",
-    "Gate",
     "Gated",
     "Labelling",
     "Mixture",
     "RoundHistory",
-    "SeedSelection",
     "Usable",
     "apply_gates",
     "assemble",
     "best_round",
     "candidate_rows",
-    "choose_rows",
     "compute_difficulty",
     "count_unscored",
     "delta_of",
-    "draw_balanced",
     "draw_basic",
     "draw_easy",
     "draw_hard",
@@ -96,7 +67,6 @@ __all__ = [
     "lacking",
     "paid_gates",
     "parse_expansion",
-    "parse_label",
     "plan_wave",
     "quotas",
     "refinement_problem",

@@ -3,13 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import (
-    REJECTED,
-    Gated,
-    apply_gates,
-    paid_gates,
-    text_gates,
-)
+from tapir_core.curriculum import Gated, apply_gates, paid_gates, text_gates
+from tapir_core.curriculum.tables import REJECTED
 from tapir_core.prompts import load_prompt
 from tapir_core.text import instruction_id
 from tests.builders import (
