@@ -17,6 +17,7 @@ before it in the same wave, whether or not a later gate rejects that one.
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,7 @@ class ExpansionRequest:
 
 def lacking(wanted: Mapping[str, int], have: Mapping[str, int]) -> dict[str, int]:
     """Task type → rows that are wanted and not there yet; only those that lack."""
-    lacks = {task_type: count - have.get(task_type, 0) for task_type, count in sorted(wanted.items())}
-    return {task_type: count for task_type, count in lacks.items() if count > 0}
+    return dict(sorted((Counter(wanted) - Counter(have)).items()))
 
 
 def plan_wave(

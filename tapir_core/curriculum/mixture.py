@@ -72,9 +72,7 @@ def draw_balanced(
     """
     candidates = in_order(candidates)
     ids = candidates["instruction_id"].to_list()
-    rows_of: dict[str, list[int]] = {}
-    for row, task_type in enumerate(candidates["task_type"]):
-        rows_of.setdefault(task_type, []).append(row)
+    rows_of = dict(candidates.with_row_index("row").group_by("task_type").agg("row").iter_rows())
     drawn: list[int] = []
     shortfall = {}
     for task_type, count in sorted(wanted.items()):

@@ -172,7 +172,9 @@ _BATCH_CHARACTERS = 1_000_000
 
 Hit = tuple[int, int, str, float]
 """Place of the instruction, place of the question, rule, similarity."""
-_HIT = {"place": pl.Int64, "question_place": pl.Int64, "rule": pl.Enum(RULES), "similarity": pl.Float64}
+_HIT = pl.Schema(
+    {"place": pl.Int64(), "question_place": pl.Int64(), "rule": pl.Enum(RULES), "similarity": pl.Float64()}
+)
 
 
 class EvaluationQuestions:

@@ -356,7 +356,7 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) ->
         pl.col("instruction", "system").first(), pl.col("source", "reference", "task_type", "split").min()
     )
     dropped, duplicates = int(rows["dropped_turns"].sum()), rows.height - merged.height
-    counts = {"bad_rows": len(bad), "duplicates": duplicates, "dropped_turns": dropped}
+    counts: dict[str, float] = {"bad_rows": len(bad), "duplicates": duplicates, "dropped_turns": dropped}
     return Found(merged.sort("instruction_id"), counts)
 
 

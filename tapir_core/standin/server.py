@@ -129,7 +129,7 @@ def parse_chat(body: Any) -> ChatRequest:
     ):
         if not holds:
             raise BadRequest(problem)
-    return ChatRequest(model, messages, max_tokens, seed, wanted)
+    return ChatRequest(model, body["messages"], max_tokens, seed, wanted)
 
 
 def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logprobs: bool = True) -> dict[str, Any]:
@@ -137,22 +137,18 @@ def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logpr
 
     Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.
     """
-    weights: dict[str, Any] | None = None
+    weights = None
     if isinstance(reply, Weighted):
         weights = _logprobs(reply, chat.top_logprobs) if logprobs and chat.top_logprobs else None
         reply = reply.text
-    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    refusal = reply.reason if isinstance(reply, Refusal) else None
+    ends = [match.end() for match in _TOKEN.finditer(refusal or str(reply))]
+    tokens = len(ends)
     finish_reason = "stop"
-    if isinstance(reply, Refusal):
-        message["refusal"] = reply.reason
-        tokens = len(_TOKEN.findall(reply.reason))
-    else:
-        ends = [match.end() for match in _TOKEN.finditer(reply)]
-        tokens = len(ends)
-        if chat.max_tokens is not None and tokens > chat.max_tokens:
-            tokens, finish_reason = chat.max_tokens, "length"
-            reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
-        message["content"] = reply
+    if not isinstance(reply, Refusal) and chat.max_tokens is not None and tokens > chat.max_tokens:
+        tokens, finish_reason = chat.max_tokens, "length"
+        reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
+    message = {"role": "assistant", "content": None if refusal else reply, "refusal": refusal}
     prompt_tokens = sum(len(_TOKEN.findall(str(each.get("content") or ""))) for each in chat.messages)
     return {
         "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",

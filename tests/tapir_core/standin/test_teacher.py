@@ -88,3 +88,8 @@ def test_even_a_held_out_seed_is_expanded_into_the_pools_stream() -> None:
 def test_what_the_teacher_does_not_know_it_refuses(text: str, reason: str) -> None:
     with pytest.raises(Refusal, match=reason):
         taught(text)
+
+
+def test_sections_that_no_rule_knows_are_an_instruction_that_nobody_knows() -> None:
+    with pytest.raises(Refusal, match="does not know"):
+        taught("<style>\nprose\n</style>\n<question>\nWhat is 30 + 61?\n</question>")
