@@ -12,7 +12,6 @@ the machine that began it; another one begins anew.
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -45,25 +44,13 @@ def copy_file(source: Storage, target: Storage, path: str, sha256: str, *, link:
         TapirError: it did not arrive as its sha256 says it should be; nothing of it stays.
     """
     if not (link and source.is_local and target.is_local and link_file(source.local(path), target.local(path))):
-        _send(source, target, path)
+        source.send(path, target)
     if target.sha256(path) != sha256:
         target.remove(path)
         raise TapirError(
             f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
             "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
         )
-
-
-def _send(source: Storage, target: Storage, path: str) -> None:
-    if target.is_local:
-        source.download(path, target.local(path))
-    elif source.is_local:
-        target.upload(source.local(path), path)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            between = Path(folder, "file")
-            source.download(path, between)
-            target.upload(between, path)
 
 
 def link_file(file: Path, place: Path) -> bool:
@@ -246,7 +233,7 @@ def _upload(run: RunFolder, folder: str) -> None:
     """Send a folder of the workplace to the run, where that is elsewhere."""
     if not run.storage.is_local:
         for path in run.workplace.files(folder):
-            run.storage.upload(run.workplace.local(path), path)
+            run.workplace.send(path, run.storage)
 
 
 def export_student(

@@ -13,6 +13,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,18 +84,19 @@ class Storage:
         else:
             self._ask(lambda: self._files.pipe_file(self._full(path), content, chunksize=PIECE_BYTES))
 
-    def upload(self, file: Path, path: str) -> None:
-        """Write a file of this machine to the root, whole, without holding it in memory."""
-        if self.is_local:
-            with _replacing(self.local(path)) as temporary:
-                shutil.copyfile(file, temporary)
+    def send(self, path: str, target: "Storage") -> None:
+        """Write a file to the same place of another root, whole, without holding it in memory."""
+        if target.is_local:
+            with _replacing(target.local(path)) as temporary, temporary.open("wb") as output:
+                output.writelines(self._pieces(path))
+        elif self.is_local:
+            ours, theirs = str(self.local(path)), target._full(path)
+            target._ask(lambda: target._files.put_file(ours, theirs, chunksize=PIECE_BYTES))
         else:
-            self._ask(lambda: self._files.put_file(str(file), self._full(path), chunksize=PIECE_BYTES))
-
-    def download(self, path: str, file: Path) -> None:
-        """Write a file of the root to this machine, whole, without holding it in memory."""
-        with _replacing(file) as temporary, temporary.open("wb") as output:
-            output.writelines(self._pieces(path))
+            with tempfile.TemporaryDirectory() as folder:
+                between = Storage(folder)
+                self.send(path, between)
+                between.send(path, target)
 
     def sha256(self, path: str) -> str:
         """Digest of a file's content, read anew."""
