@@ -338,11 +338,9 @@ def _lacks_bucket(exc: FileNotFoundError) -> bool:
 
 def _code(exc: Exception) -> str:
     """The server's own word for the error."""
-    for each in (exc, exc.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-    return type(exc).__name__
+    responses = (getattr(each, "response", None) for each in (exc, exc.__cause__))
+    told = next((each for each in responses if isinstance(each, dict)), None)
+    return type(exc).__name__ if told is None else str(told.get("Error", {}).get("Code", ""))
 
 
 def _endpoint() -> str | None:

@@ -165,11 +165,9 @@ def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
 
 def _last_numbers(text: str) -> list[str]:
     """Numbers of the last line that has any, in normal form."""
-    for line in reversed(text.splitlines()):
-        numbers = _NUMBER.findall(line)
-        if numbers:
-            return [normalise_result(number.rstrip(",")) for number in numbers]
-    return []
+    lines: list[list[str]] = [_NUMBER.findall(line) for line in text.splitlines()]
+    last = next((numbers for numbers in reversed(lines) if numbers), [])
+    return [normalise_result(number.rstrip(",")) for number in last]
 
 
 def _code_problem(plain: str, refined: str) -> str | None:

@@ -106,8 +106,6 @@ def _code(number: int) -> str:
     return chr(code if code < _SURROGATES.start else code + len(_SURROGATES))
 
 
-Hashes = NDArray[np.uint64]
-
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _MANY = 2**32
 """More than there are questions."""
@@ -136,7 +134,7 @@ def _in_common(runs: pl.DataFrame, index: pl.DataFrame) -> NDArray[np.int64]:
     return np.column_stack(np.divmod(pairs.unique().to_numpy(), _MANY))
 
 
-def _spread(codes: NDArray[np.uint32]) -> Hashes:
+def _spread(codes: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """Neighbouring codes as numbers far apart (the finaliser of SplitMix64)."""
     mixed = (codes.astype(np.uint64) + np.uint64(1)) * _BASE
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]

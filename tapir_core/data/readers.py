@@ -41,32 +41,38 @@ MARKS = ("instruction", "messages", "conversations")
 """Columns of which a CSV or Parquet file must have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class BadRecordError(ValueError):
+    """Raised when a record is no instruction, or cannot be read at all; the message says why."""
+
+
+class Record(NamedTuple):
     """One record as the file has it."""
 
     number: int
     """Its line in JSON lines and CSV, its place in JSON and Parquet; from 1."""
-    fields: dict[str, Any]
+    item: Any
+    """What stands there; the error where it cannot be read."""
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Field → value.
 
-@dataclass(frozen=True, slots=True)
-class BrokenRecord:
-    """A record that could not be read."""
-
-    number: int
-    reason: str
+        Raises:
+            BadRecordError: it has no fields.
+        """
+        if isinstance(self.item, dict):
+            return self.item
+        is_told = isinstance(self.item, BadRecordError)
+        raise BadRecordError(
+            self.item if is_told else f"expected an object with fields, got {type(self.item).__name__}"
+        )
 
 
 Items = Iterable[tuple[int, Any]]
-"""What a file holds, numbered as `Record.number`; a `BadRecordError` stands for what cannot be read."""
+"""Number and item of each record."""
 
 
-class BadRecordError(ValueError):
-    """Raised when a record is no instruction; the message says why. It never leaves this module."""
-
-
-def read_records(path: str) -> list[Record | BrokenRecord]:
+def read_records(path: str) -> list[Record]:
     """All records of a file or of anything else that fsspec opens (`s3://…`).
 
     Raises:
@@ -79,7 +85,7 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
         text = _decode(content, path)
         read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows)
         items = read(text, path)
-    return [_as_record(number, item) for number, item in items]
+    return [Record(*each) for each in items]
 
 
 def read_content(path: str) -> bytes:
@@ -147,13 +153,6 @@ def _json_line(line: str) -> Any:
         return BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
     except (ValueError, RecursionError) as exc:
         return BadRecordError(f"damaged JSON: {exc}")
-
-
-def _as_record(number: int, item: Any) -> Record | BrokenRecord:
-    if isinstance(item, dict):
-        return Record(number, item)
-    is_told = isinstance(item, BadRecordError)
-    return BrokenRecord(number, str(item) if is_told else f"expected an object with fields, got {type(item).__name__}")
 
 
 def _csv_rows(text: str, path: str) -> Items:
@@ -346,7 +345,7 @@ def read_heldout_row(fields: Fields) -> Row:
 
 def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    found, bad = _read_each(path, read_one)
+    found, bad = read_each(path, read_one)
     if bad and (on_bad_row == "stop" or not found):
         raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad)))
     if not found:
@@ -360,35 +359,36 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) ->
     return Found(merged.sort("instruction_id"), counts)
 
 
-def _read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[BrokenRecord]]:
-    """Every record of a file with what it holds, and those that hold nothing."""
+def read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:
+    """Every record of a file with what it holds; and in words those that hold nothing, with their numbers.
+
+    Raises:
+        ConfigError: as `read_records`.
+    """
     found: list[tuple[Record, T]] = []
-    bad: list[BrokenRecord] = []
+    bad: list[str] = []
     for record in read_records(path):
-        if isinstance(record, BrokenRecord):
-            bad.append(record)
-            continue
         try:
             found.append((record, read_one(record.fields)))
         except BadRecordError as exc:
-            bad.append(BrokenRecord(record.number, str(exc)))
+            bad.append(f"row {record.number}: {exc}")
     return found, bad
 
 
-def _bad_rows_in_words(path: str, bad_rows: list[BrokenRecord], total: int) -> str:
+def _bad_rows_in_words(path: str, bad_rows: list[str], total: int) -> str:
     remedy = 'Repair them, or set data.on_bad_row = "skip" to go on without them; they are counted.'
     if len(bad_rows) == total:
         remedy = "No row is an instruction: docs/own-data.md shows the accepted formats."
     return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *_listed(bad_rows), remedy])
 
 
-def _listed(bad_rows: list[BrokenRecord]) -> list[str]:
+def _listed(bad_rows: list[str]) -> list[str]:
     more = [f"  … and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
-    return [*(f"  row {row.number}: {row.reason}" for row in bad_rows[:_LISTED]), *more]
+    return [*(f"  {row}" for row in bad_rows[:_LISTED]), *more]
 
 
 def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
-    found, bad = _read_each(path, _turns_of)
+    found, bad = read_each(path, _turns_of)
     if bad or not found:
         shown = _listed(bad) or ["  there is no record in it"]
         said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"

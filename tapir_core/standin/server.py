@@ -101,8 +101,8 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
 
 def rejection(problem: BadRequest) -> ChatReply:
     """An error as OpenAI words it."""
-    error = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
-    return ChatReply(problem.status, {"error": error})
+    said = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
+    return ChatReply(problem.status, {"error": said})
 
 
 def parse_chat(body: Any) -> ChatRequest:
@@ -363,20 +363,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    options: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
-        ("--host", str, "127.0.0.1", "address to listen on"),
-        ("--port", int, 0, "port; 0 takes a free one"),
-        ("--position-bias", float, 0.5, "points added to the answer shown first"),
-        ("--noise", float, 0.5, "standard deviation of the judge's scores, in points"),
-        ("--latency-ms", int, 0, "milliseconds before each reply"),
-        ("--port-file", Path, None, "write the port here once it listens"),
-    )
-    for name, kind, default, said in options:
-        parser.add_argument(name, type=kind, default=default, help=said)
-    preferences = get_args(Preference)
-    parser.add_argument("--prefers", choices=preferences, default="better", help="which answer wins in benchmarks")
-    said = "give no log-probabilities to who asks for them"
-    parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help=said)
+    no_logprobs = "give no log-probabilities to who asks for them"
+    options: dict[str, dict[str, Any]] = {
+        "--host": {"default": "127.0.0.1", "help": "address to listen on"},
+        "--port": {"type": int, "default": 0, "help": "port; 0 takes a free one"},
+        "--position-bias": {"type": float, "default": 0.5, "help": "points added to the answer shown first"},
+        "--noise": {"type": float, "default": 0.5, "help": "standard deviation of the judge's scores, in points"},
+        "--latency-ms": {"type": int, "default": 0, "help": "milliseconds before each reply"},
+        "--port-file": {"type": Path, "help": "write the port here once it listens"},
+        "--prefers": {"choices": get_args(Preference), "default": "better", "help": "which answer wins in benchmarks"},
+        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": no_logprobs},
+    }
+    for name, settings in options.items():
+        parser.add_argument(name, **settings)
     return parser
 
 
