@@ -21,16 +21,7 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
-from tapir_core.data.dataset import (
-    DatasetRef,
-    Manifest,
-    Part,
-    read_manifest,
-    read_rows,
-    unknown_file,
-    write_manifest,
-    write_part,
-)
+from tapir_core.data import dataset
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
@@ -40,7 +31,7 @@ from tapir_core.storage import Storage, on_this_machine
 _LISTED = 10
 """Runs of a root that an error names."""
 
-Seen = dict[StageAt, DatasetRef | None]
+Seen = dict[StageAt, dataset.DatasetRef | None]
 """What was found of stages during one look at a run, which it never outlives."""
 
 
@@ -134,7 +125,7 @@ class RunFolder:
             settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
             return RunRecord(**record, settled=settled)
         except TypeError as error:
-            raise ConfigError(unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
+            raise ConfigError(dataset.unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
 
     @property
     def error(self) -> str:
@@ -194,7 +185,7 @@ class RunFolder:
             return None
         return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
-    def holds(self, at: StageAt, seen: Seen | None = None) -> DatasetRef | None:
+    def holds(self, at: StageAt, seen: Seen | None = None) -> dataset.DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
         Whichever version of the stage's code made it. What an earlier configuration made and today's does not plan
@@ -216,11 +207,11 @@ class RunFolder:
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
 
-    def manifest(self, at: StageAt) -> Manifest | None:
+    def manifest(self, at: StageAt) -> dataset.Manifest | None:
         """The stage's manifest as it lies there, whether it holds or not."""
-        return read_manifest(self.storage, at.folder)
+        return dataset.read_manifest(self.storage, at.folder)
 
-    def sealed(self, at: StageAt) -> Manifest:
+    def sealed(self, at: StageAt) -> dataset.Manifest:
         """The manifest of a stage that is done.
 
         Raises:
@@ -243,23 +234,25 @@ class RunFolder:
             MissingPrerequisite: it is not done, or a file of it is gone.
         """
         try:
-            return read_rows(self.storage, at.folder)
+            return dataset.read_rows(self.storage, at.folder)
         except FileNotFoundError as exc:
             raise MissingPrerequisite(f"{_not_done(self.ref, at)} ({exc} is not there)") from exc
 
-    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> DatasetRef:
+    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        return self.seal(at, [write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts)
+        return self.seal(
+            at, [dataset.write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts
+        )
 
     def seal(
         self,
         at: StageAt,
-        parts: list[Part],
+        parts: list[dataset.Part],
         *,
         accepted_missing: dict[str, int] | None = None,
         counts: dict[str, float] | None = None,
         seen: Seen | None = None,
-    ) -> DatasetRef:
+    ) -> dataset.DatasetRef:
         """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
         key = self.key(at, seen)
         assert key is not None, f"{at} was sealed before its inputs"
@@ -267,7 +260,7 @@ class RunFolder:
         for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
             if is_part(name):
                 self.storage.remove(f"{at.folder}/{name}")
-        manifest = Manifest(
+        manifest = dataset.Manifest(
             stage=at.name,
             version=at.stage.version,
             key=key,
@@ -278,7 +271,7 @@ class RunFolder:
             counts=counts or {},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        return write_manifest(self.storage, at.folder, manifest)
+        return dataset.write_manifest(self.storage, at.folder, manifest)
 
 
 def runs_of(root: str) -> Iterator[RunFolder]:

@@ -3,23 +3,14 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
-from tapir_core.config import (
-    DataConfig,
-    FileHeldout,
-    FilePool,
-    HeldoutConfig,
-    PoolConfig,
-    StandinHeldout,
-    StandinPool,
-    by_kind,
-)
+from tapir_core import config
 from tapir_core.data.readers import Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
 from tapir_core.standin.pool import standin_heldout, standin_pool
 
 
-@by_kind(PoolConfig)
-def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
+@config.by_kind(config.PoolConfig)
+def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
     """The pool D; ``seed`` is the run's, of which every draw derives.
 
     Raises:
@@ -29,17 +20,17 @@ def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
 
 
 @read_pool_of.register
-def _(source: FilePool, data: DataConfig, seed: int) -> Found:
+def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
     return read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=derive_rng(seed, "pool"))
 
 
 @read_pool_of.register
-def _(source: StandinPool, _data: DataConfig, seed: int) -> Found:
+def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_pool(source.rows, source.max_level, seed))
 
 
-@by_kind(HeldoutConfig)
-def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found:
+@config.by_kind(config.HeldoutConfig)
+def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed: int) -> Found:
     """The held-out set; ``seed`` is the run's.
 
     Raises:
@@ -49,10 +40,10 @@ def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found
 
 
 @read_heldout_of.register
-def _(source: FileHeldout, data: DataConfig, _seed: int) -> Found:
+def _(source: config.FileHeldout, data: config.DataConfig, _seed: int) -> Found:
     return read_heldout(source.path, on_bad_row=data.on_bad_row)
 
 
 @read_heldout_of.register
-def _(source: StandinHeldout, _data: DataConfig, seed: int) -> Found:
+def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
