@@ -236,12 +236,6 @@ class Row(NamedTuple):
 _ROW = {**dict.fromkeys(Row._fields, pl.String()), "dropped_turns": pl.Int64()}
 
 
-class _Asked(NamedTuple):
-    system: str | None
-    instruction: str | None
-    dropped_turns: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """Instructions as they come."""
@@ -311,16 +305,19 @@ def read_row(fields: Fields) -> Row:
     Raises:
         BadRecordError: the record is no instruction.
     """
-    system, instruction, dropped_turns = _asked(fields)
+    fields = _as_alpaca(fields)
+    system, instruction, given = (_text(fields, name) for name in ("system", "instruction", "input"))
     if instruction is None:
         raise BadRecordError("the instruction is empty")
+    if given is not None:
+        instruction = f"{instruction}\n\n{given}"
     return Row(
         instruction_id=instruction_id(instruction, system),
         instruction=instruction,
         system=system,
         source=_text(fields, "source") or "file",
         reference=_text(fields, "reference"),
-        dropped_turns=dropped_turns,
+        dropped_turns=fields["dropped_turns"],
     )
 
 
@@ -415,19 +412,16 @@ def _turns_of(fields: Fields) -> list[str]:
     return [normalise(turn) for turn in found]
 
 
-def _asked(fields: Fields) -> _Asked:
-    """System and instruction of a record of any shape."""
+def _as_alpaca(fields: Fields) -> Fields:
+    """A record of any shape with its one turn as `system`, `instruction` and `input`, and its `dropped_turns`."""
     for name, (speaker, content) in _CONVERSATIONS.items():
         if fields.get(name) not in (None, ""):
-            asked = _first_turn(_conversation(name, fields[name]), name, speaker, content)
-            return asked._replace(system=asked.system or _text(fields, "system"))
+            turn = _first_turn(_conversation(name, fields[name]), name, speaker, content)
+            return {**fields, "input": None, **turn, "system": turn["system"] or fields.get("system")}
     if "instruction" not in fields:
         known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
         raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
-    instruction, given = _text(fields, "instruction"), _text(fields, "input")
-    if instruction is not None and given is not None:
-        instruction = f"{instruction}\n\n{given}"
-    return _Asked(_text(fields, "system"), instruction)
+    return {**fields, "dropped_turns": 0}
 
 
 def _conversation(name: str, value: Any) -> list[Any]:
@@ -442,17 +436,17 @@ def _conversation(name: str, value: Any) -> list[Any]:
     return value
 
 
-def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> _Asked:
+def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> Fields:
     """An optional system turn and the user turn after it; later ones are counted and not looked at."""
     speakers = [turn.get(speaker) if isinstance(turn, dict) else None for turn in turns]
     first = 1 if speakers[:1] == ["system"] else 0
     if len(turns) <= first or speakers[first] not in _USER:
         raise BadRecordError(f"`{name}` does not start with a user turn (after at most one system turn)")
-    return _Asked(
-        system=_text(turns[0], content) if first else None,
-        instruction=_text(turns[first], content),
-        dropped_turns=sum(speaker in _USER for speaker in speakers[first + 1 :]),
-    )
+    return {
+        "system": _text(turns[0], content) if first else None,
+        "instruction": _text(turns[first], content),
+        "dropped_turns": sum(speaker in _USER for speaker in speakers[first + 1 :]),
+    }
 
 
 def _text(fields: Fields, name: str) -> str | None:
