@@ -3,10 +3,14 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
+import polars as pl
+
 from tapir_core import config
-from tapir_core.data.readers import Found, read_heldout, read_pool
+from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.pool import standin_heldout, standin_pool
+from tapir_core.standin.families import EQUAL_SHARES, sample_problems
+from tapir_core.standin.family import Stream
+from tapir_core.text import instruction_id
 
 
 @config.by_kind(config.PoolConfig)
@@ -47,3 +51,34 @@ def _(source: config.FileHeldout, data: config.DataConfig, _seed: int) -> Found:
 @read_heldout_of.register
 def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
+
+
+def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The pool D, one row per instruction, with natural shares. ``source`` is ``standin:FAMILY``.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+    """
+    problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
+        for each in problems
+    ]
+    return pl.DataFrame(records, schema=POOL_SCHEMA, orient="row")
+
+
+def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The held-out set, one row per instruction, with equal shares of the families in each split.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+    """
+    rows: dict[Stream, int] = {"dev": dev, "test": test}
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
+        for split, count in rows.items()
+        for each in sample_problems(
+            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=EQUAL_SHARES, stream=split
+        )
+    ]
+    return pl.DataFrame(records, schema=HELDOUT_SCHEMA, orient="row")

@@ -45,9 +45,9 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.sources import standin_heldout, standin_pool
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
-from tapir_core.standin.pool import standin_heldout, standin_pool
 from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
