@@ -14,7 +14,7 @@ import tapir_core.calls.endpoint
 import tapir_core.calls.store_writes  # noqa: F401
 from tapir_core.calls import AnswerStore, CallEngine, Endpoint, Message, Request, ask_parsed
 from tapir_core.config import BudgetConfig, CallsConfig, Sampling
-from tapir_core.judging import parse_verdict
+from tapir_core.judging.verdict import parse_verdict
 
 SAMPLING = Sampling(max_tokens=MAX_TOKENS)
 BUDGET = BudgetConfig(usd=1e6, requests=10**9, tokens=10**12, hours=1000.0)

@@ -20,20 +20,6 @@ with ``raise … from exc``.
 
 from collections.abc import Sequence
 
-__all__ = [
-    "BudgetReached",
-    "ConfigError",
-    "EngineError",
-    "IncompleteBatch",
-    "MissingPrerequisite",
-    "NoFigure",
-    "RunBusy",
-    "RunChanged",
-    "Stopped",
-    "TapirError",
-    "TooMuchMissing",
-]
-
 
 class TapirError(Exception):
     """Raised when something failed that a user can act on."""

@@ -12,23 +12,13 @@ the machine that began it; another one begins anew.
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from tapir_core import paths
 from tapir_core.data.dataset import Manifest, read_manifest
 from tapir_core.errors import ConfigError, TapirError
-from tapir_core.paths import (
-    EXPORT_RECORD,
-    LOGS,
-    MANIFEST,
-    MODEL_CARD,
-    RUN_RECORD,
-    goes_with_run,
-    is_part,
-    manifest_file,
-)
 from tapir_core.run_folder import RunFolder, Seen
 from tapir_core.stages import StageAt, inner_stages, plan, with_steps
 from tapir_core.storage import Storage, file_sha256
@@ -45,25 +35,13 @@ def copy_file(source: Storage, target: Storage, path: str, sha256: str, *, link:
         TapirError: it did not arrive as its sha256 says it should be; nothing of it stays.
     """
     if not (link and source.is_local and target.is_local and link_file(source.local(path), target.local(path))):
-        _send(source, target, path)
+        source.send(path, target)
     if target.sha256(path) != sha256:
         target.remove(path)
         raise TapirError(
             f"{path} did not arrive at {target.url} as its sha256 says it should be: it is damaged in {source.url}, or "
             "was on the way. Try again; if it stays so, remove its stage's folder there, and the run makes it anew"
         )
-
-
-def _send(source: Storage, target: Storage, path: str) -> None:
-    if target.is_local:
-        source.download(path, target.local(path))
-    elif source.is_local:
-        target.upload(source.local(path), path)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            between = Path(folder, "file")
-            source.download(path, between)
-            target.upload(between, path)
 
 
 def link_file(file: Path, place: Path) -> bool:
@@ -104,7 +82,7 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
         TapirError: a file did not arrive as it should be.
     """
     sizes = _in_order(source)
-    there = {path: size for path, size in target.files().items() if goes_with_run(path)}
+    there = {path: size for path, size in target.files().items() if paths.goes_with_run(path)}
     finished = _check_target(source, target, sizes, there)
     digests, total = _digests(source, sizes), sum(sizes.values())
     copied = []
@@ -124,23 +102,23 @@ def copy_run(source: Storage, target: Storage, *, on_file: Callable[[str, int, i
 
 def remove_run(storage: Storage) -> None:
     """Remove a run folder; `run.json` goes first, so that what a broken removal leaves is no run."""
-    storage.remove(RUN_RECORD)
+    storage.remove(paths.RUN_RECORD)
     storage.remove("")
 
 
 def _in_order(source: Storage) -> dict[str, int]:
     """Path → bytes of what goes with the run: files, then the manifests that list them, `run.json` last."""
-    found = {path: size for path, size in source.files().items() if goes_with_run(path)}
-    if RUN_RECORD not in found:
+    found = {path: size for path, size in source.files().items() if paths.goes_with_run(path)}
+    if paths.RUN_RECORD not in found:
         raise ConfigError(f"there is no run in {source.url}; see `tapir status`")
-    last = sorted(found, key=lambda path: (path == RUN_RECORD, PurePosixPath(path).name == MANIFEST, path))
+    last = sorted(found, key=lambda path: (path == paths.RUN_RECORD, PurePosixPath(path).name == paths.MANIFEST, path))
     return {path: found[path] for path in last}
 
 
 def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there: dict[str, int]) -> bool:
     """Whether the target is this very run, whole; an error where it can be neither that nor a part of it."""
-    if RUN_RECORD in there:
-        ours, theirs = (json.loads(each.read_bytes(RUN_RECORD))["id"] for each in (source, target))
+    if paths.RUN_RECORD in there:
+        ours, theirs = (json.loads(each.read_bytes(paths.RUN_RECORD))["id"] for each in (source, target))
         if ours != theirs:
             raise ConfigError(f"{target.url} holds another run of this name; name another root")
         return True
@@ -155,7 +133,7 @@ def _check_target(source: Storage, target: Storage, sizes: dict[str, int], there
 
 def _digests(source: Storage, sizes: dict[str, int]) -> dict[str, str]:
     """Path → sha256 of every file that a manifest lists."""
-    folders = [str(PurePosixPath(path).parent) for path in sizes if PurePosixPath(path).name == MANIFEST]
+    folders = [str(PurePosixPath(path).parent) for path in sizes if PurePosixPath(path).name == paths.MANIFEST]
     manifests = [(folder, manifest) for folder in folders if (manifest := read_manifest(source, folder)) is not None]
     return {f"{folder}/{name}": sha256 for folder, each in manifests for name, sha256 in _listed(each).items()}
 
@@ -197,7 +175,11 @@ def _take(source: RunFolder, target: RunFolder, at: StageAt, seen: Seen) -> bool
 
 def _beside(storage: Storage, at: StageAt) -> set[str]:
     """Files of a stage that its manifest does not list, such as a checkpoint's `training.json`."""
-    return {name for name in storage.names(at.folder) if name != MANIFEST and not is_part(name) and name[0] != "."}
+    return {
+        name
+        for name in storage.names(at.folder)
+        if name != paths.MANIFEST and not paths.is_part(name) and name[0] != "."
+    }
 
 
 def _counts(manifest: Manifest) -> dict[str, float]:
@@ -229,7 +211,7 @@ def fetch_stage(run: RunFolder, at: StageAt) -> Path:
 def publish_stage(run: RunFolder, at: StageAt) -> None:
     """Upload what an engine made of a stage, so that it can be sealed; what an earlier making left goes first."""
     if not run.storage.is_local:
-        run.storage.remove(manifest_file(at.folder))
+        run.storage.remove(paths.manifest_file(at.folder))
         run.storage.remove(at.folder)
         _upload(run, at.folder)
 
@@ -237,7 +219,7 @@ def publish_stage(run: RunFolder, at: StageAt) -> None:
 def publish_logs(run: RunFolder) -> None:
     """Upload the logs that children wrote on this machine. A run does not fail for them."""
     try:
-        _upload(run, LOGS)
+        _upload(run, paths.LOGS)
     except TapirError as error:
         logger.warning("logs of run %s stay in %s: %s", run.ref.name, run.workplace.url, error)
 
@@ -246,7 +228,7 @@ def _upload(run: RunFolder, folder: str) -> None:
     """Send a folder of the workplace to the run, where that is elsewhere."""
     if not run.storage.is_local:
         for path in run.workplace.files(folder):
-            run.storage.upload(run.workplace.local(path), path)
+            run.workplace.send(path, run.storage)
 
 
 def export_student(
@@ -282,7 +264,7 @@ def export_student(
         if name not in there or to.sha256(name) != sha256:
             copy_file(checkpoint, to, name, sha256)
         on_file(name)
-    to.write_bytes(MODEL_CARD, card.encode())
+    to.write_bytes(paths.MODEL_CARD, card.encode())
     _write_record(to, {**record, "files": files, "complete": True})
     return files
 
@@ -292,8 +274,8 @@ def _exported_before(to: Storage) -> dict[str, str]:
     if to.is_local and Path(to.root).is_file():
         raise ConfigError(f"{to.url} is a file; name a folder")
     there = to.files()
-    if EXPORT_RECORD in there:
-        return dict(json.loads(to.read_bytes(EXPORT_RECORD))["files"])
+    if paths.EXPORT_RECORD in there:
+        return dict(json.loads(to.read_bytes(paths.EXPORT_RECORD))["files"])
     if there:
         first = next(iter(there))
         raise ConfigError(
@@ -304,4 +286,4 @@ def _exported_before(to: Storage) -> dict[str, str]:
 
 
 def _write_record(to: Storage, record: dict[str, object]) -> None:
-    to.write_bytes(EXPORT_RECORD, json.dumps(record, indent=1).encode())
+    to.write_bytes(paths.EXPORT_RECORD, json.dumps(record, indent=1).encode())

@@ -14,32 +14,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.config.load import load_resolved, resolved_json
-from tapir_core.data.dataset import (
-    DatasetRef,
-    Manifest,
-    Part,
-    read_manifest,
-    read_rows,
-    unknown_file,
-    write_manifest,
-    write_part,
-)
+from tapir_core.data import dataset
 from tapir_core.data.fetched import kept_files, with_kept_files
 from tapir_core.errors import ConfigError, MissingPrerequisite, RunChanged
 from tapir_core.paths import RESOLVED_CONFIG, RUN_ERROR, RUN_RECORD, is_part, manifest_file
-from tapir_core.stages import EVALUATION, STAGES, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
+from tapir_core.stages import EVALUATION, StageAt, asked_apart, inner_stages, own_digest, plan, stage_key
 from tapir_core.storage import Storage, on_this_machine
 
 _LISTED = 10
 """Runs of a root that an error names."""
 
-Seen = dict[StageAt, DatasetRef | None]
+Seen = dict[StageAt, dataset.DatasetRef | None]
 """What was found of stages during one look at a run, which it never outlives."""
 
 
@@ -133,7 +125,7 @@ class RunFolder:
             settled = {name: Settled(**each) for name, each in record.pop("settled", {}).items()}
             return RunRecord(**record, settled=settled)
         except TypeError as error:
-            raise ConfigError(unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
+            raise ConfigError(dataset.unknown_file(f"{self.storage.root}/{RUN_RECORD}", error)) from error
 
     @property
     def error(self) -> str:
@@ -193,7 +185,7 @@ class RunFolder:
             return None
         return stage_key(at, self.config, self.record.ingredients, made_by or self.record.id, digests, version)
 
-    def holds(self, at: StageAt, seen: Seen | None = None) -> DatasetRef | None:
+    def holds(self, at: StageAt, seen: Seen | None = None) -> dataset.DatasetRef | None:
         """The stage's dataset if it is complete, made of today's ingredients and all its parts are there.
 
         Whichever version of the stage's code made it. What an earlier configuration made and today's does not plan
@@ -215,11 +207,11 @@ class RunFolder:
             seen[at] = manifest.ref(at.folder) if manifest is not None and whole else None
         return seen[at]
 
-    def manifest(self, at: StageAt) -> Manifest | None:
+    def manifest(self, at: StageAt) -> dataset.Manifest | None:
         """The stage's manifest as it lies there, whether it holds or not."""
-        return read_manifest(self.storage, at.folder)
+        return dataset.read_manifest(self.storage, at.folder)
 
-    def sealed(self, at: StageAt) -> Manifest:
+    def sealed(self, at: StageAt) -> dataset.Manifest:
         """The manifest of a stage that is done.
 
         Raises:
@@ -242,23 +234,25 @@ class RunFolder:
             MissingPrerequisite: it is not done, or a file of it is gone.
         """
         try:
-            return read_rows(self.storage, at.folder)
+            return dataset.read_rows(self.storage, at.folder)
         except FileNotFoundError as exc:
             raise MissingPrerequisite(f"{_not_done(self.ref, at)} ({exc} is not there)") from exc
 
-    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> DatasetRef:
+    def write(self, at: StageAt, rows: pl.DataFrame, counts: dict[str, float] | None = None) -> dataset.DatasetRef:
         """Write a whole dataset in one part and declare it complete."""
-        return self.seal(at, [write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts)
+        return self.seal(
+            at, [dataset.write_part(self.storage, at.folder, rows.select(at.stage.columns))], counts=counts
+        )
 
     def seal(
         self,
         at: StageAt,
-        parts: list[Part],
+        parts: list[dataset.Part],
         *,
         accepted_missing: dict[str, int] | None = None,
         counts: dict[str, float] | None = None,
         seen: Seen | None = None,
-    ) -> DatasetRef:
+    ) -> dataset.DatasetRef:
         """Declare a stage complete with the parts that its shards wrote; ``seen`` is as in `holds`."""
         key = self.key(at, seen)
         assert key is not None, f"{at} was sealed before its inputs"
@@ -266,17 +260,18 @@ class RunFolder:
         for name in {*self.storage.names(at.folder)} - {part.name for part in parts}:
             if is_part(name):
                 self.storage.remove(f"{at.folder}/{name}")
-        return write_manifest(
-            self.storage,
-            at.folder,
+        manifest = dataset.Manifest(
             stage=at.name,
             version=at.stage.version,
             key=key,
-            columns=at.stage.columns,
-            parts=parts,
-            accepted_missing=accepted_missing,
-            counts=counts,
+            columns=tuple(at.stage.columns),
+            rows=sum(part.rows for part in parts),
+            parts=tuple(parts),
+            accepted_missing=accepted_missing or {},
+            counts=counts or {},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        return dataset.write_manifest(self.storage, at.folder, manifest)
 
 
 def runs_of(root: str) -> Iterator[RunFolder]:
@@ -357,82 +352,47 @@ def _with_inner(config: RunConfig) -> Iterator[StageAt]:
         yield from (*inner_stages(config, at), at)
 
 
-def _no_such_run(ref: RunRef) -> str:
-    """Which run is not there, which ones are, and which of them may be meant."""
-    names = [run.ref.name for run in runs_of(ref.root)]
-    if not names:
-        return (
-            f"there is no run {ref.name!r} in {ref.root!r}, nor any other; name the right root with --root, or start a "
-            "run with `tapir run configs/quickstart.toml`"
-        )
-    near = difflib.get_close_matches(ref.name.lower(), {name.lower(): name for name in names}, n=3)
-    meant = [name for name in names if name.lower() in near]
-    question = f" Did you mean {' or '.join(map(repr, meant))}?" if meant else ""
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return (
-        f"there is no run {ref.name!r} in {ref.root!r}.{question} It holds {', '.join(names[:_LISTED])}{more}; "
-        f"see `tapir status --root {ref.root}`"
-    )
-
-
-def _not_done(ref: RunRef, at: StageAt) -> str:
-    """Which stage of which run is not done, which stage of the plan makes it, and which command."""
-    place = f"{ref.name} --root {ref.root}"
-    command = "`tapir run` with the configuration of this run"
-    if at.benchmark is not None:
-        command = f"`tapir evaluate {place} --benchmark {at.benchmark}`"
-    elif at.name in {stage.name for stage in EVALUATION}:
-        command = f"`tapir evaluate {place}`"
-    return (
-        f"{at} of run {ref.name!r} in {ref.root!r} is not done. Its stage {at.whole.name!r} makes it: give {command} "
-        f"again, which goes on from there; `tapir status {place}` says how far the run is"
-    )
-
-
 def _write_record(folder: RunFolder, record: RunRecord, config: RunConfig) -> None:
     folder.storage.write_bytes(RESOLVED_CONFIG, resolved_json(config).encode())
     folder.storage.write_bytes(RUN_RECORD, json.dumps(asdict(record), indent=1).encode())
 
 
+def _no_such_run(ref: RunRef) -> str:
+    """Which run is not there, which ones are, and which of them may be meant."""
+    names = [run.ref.name for run in runs_of(ref.root)]
+    near = difflib.get_close_matches(ref.name.lower(), {name.lower(): name for name in names}, n=3)
+    meant = [name for name in names if name.lower() in near]
+    return _said("no_such_run", ref=ref, names=names, near=meant, listed=_LISTED)
+
+
+def _not_done(ref: RunRef, at: StageAt) -> str:
+    """Which stage of which run is not done, which stage of the plan makes it, and which command."""
+    return _said("not_done", ref=ref, at=at, is_evaluation=at.name in {stage.name for stage in EVALUATION})
+
+
 def _refusal(folder: RunFolder, redo: list[Redo], ingredients: dict[str, str], *, same_settings: bool) -> str:
     """Why a run is not opened, what going on would cost, and the ways out; ``same_settings``: versions differ alone."""
-    why, ways = [], []
-    if outdated := {each.at.name: each.version for each in redo if each.is_outdated}:
-        why.append(_other_versions(folder.ref, outdated))
-        ways.append("go on with the version of tapir that made it")
-    if not same_settings:
-        changed, restore = _other_settings(folder, ingredients)
-        why.append(changed)
-        ways.append(restore)
-    stages = "\n".join(f"    {each}" for each in redo)
-    trainings = sum(each.at.stage.trains for each in redo)
-    return (
-        "\n".join(why) + f"\n  Going on would redo:\n{stages}\n"
-        f"  In all up to {sum(each.calls for each in redo)} calls and {trainings} "
-        f"training{'' if trainings == 1 else 's'}.\n"
-        f"  Ways out: {'; '.join(ways)}; or give the run a new name with --name (answers in the store are re-used); or "
-        "add --amend to `tapir run`, which keeps what still holds and redoes the list above."
-    )
-
-
-def _other_versions(ref: RunRef, outdated: dict[str, int]) -> str:
-    now = {name: STAGES[name].version for name in outdated}
-    age = "an older" if all(made < now[name] for name, made in outdated.items()) else "another"
-    stages = ", ".join(f"{name} (version {made}, here {now[name]})" for name, made in outdated.items())
-    return (
-        f"run {ref.name!r} in {ref.root!r} was made by {age} version of tapir; this one makes these stages otherwise: "
-        f"{stages}."
-    )
-
-
-def _other_settings(folder: RunFolder, ingredients: dict[str, str]) -> tuple[str, str]:
-    """What changed, and how to change it back."""
-    ref, before = folder.ref, folder.record.ingredients
+    outdated = {each.at.name: each for each in redo if each.is_outdated}
+    before = folder.record.ingredients
     other = sorted(name for name in before.keys() & ingredients.keys() if before[name] != ingredients[name])
-    of_address = kept_files(folder.config, {name: before[name] for name in other})
-    kept = f" (what an address held is kept: {', '.join(f'{ref.root}/{each}' for each in of_address)})"
-    return (
-        f"run {ref.name!r} in {ref.root!r} was made with another configuration, prompt file or input file."
-        + (f"\n  Other than before: {', '.join(other)}" if other else ""),
-        f"restore the old files and settings{kept if of_address else ''}",
+    kept = kept_files(folder.config, {name: before[name] for name in other})
+    return _said(
+        "refusal",
+        ref=folder.ref,
+        redo=redo,
+        outdated=[*outdated.values()],
+        is_older=all(each.version < each.at.stage.version for each in outdated.values()),
+        same_settings=same_settings,
+        other=other,
+        kept=kept,
     )
+
+
+def _said(macro: str, **fields: object) -> str:
+    """One of the messages of the template beside this module."""
+    import jinja2  # takes time that only those wait for who are refused
+
+    words = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    words.filters["repr"] = repr
+    template = words.from_string(Path(__file__).with_name("run_folder.txt.jinja2").read_text(encoding="utf-8"))
+    return str(getattr(template.module, macro)(**fields))

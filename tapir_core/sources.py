@@ -3,37 +3,18 @@
 A kind of your own registers what reads it with `read_pool_of.register` or `read_heldout_of.register`.
 """
 
-from dataclasses import dataclass, field
-
 import polars as pl
 
-from tapir_core.config import (
-    DataConfig,
-    FileHeldout,
-    FilePool,
-    HeldoutConfig,
-    PoolConfig,
-    StandinHeldout,
-    StandinPool,
-    by_kind,
-)
-from tapir_core.data.readers import read_heldout, read_pool
+from tapir_core import config
+from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.randomness import derive_rng
-from tapir_core.standin.pool import standin_heldout, standin_pool
+from tapir_core.standin.families import EQUAL_SHARES, sample_problems
+from tapir_core.standin.family import Stream
+from tapir_core.text import instruction_id
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Instructions as they come."""
-
-    rows: pl.DataFrame
-    """`POOL_SCHEMA` or `HELDOUT_SCHEMA` of `tapir_core.data.readers`."""
-    counts: dict[str, float] = field(default_factory=dict)
-    """What reading left out or merged."""
-
-
-@by_kind(PoolConfig)
-def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
+@config.by_kind(config.PoolConfig)
+def read_pool_of(source: config.PoolConfig, data: config.DataConfig, seed: int) -> Found:
     """The pool D; ``seed`` is the run's, of which every draw derives.
 
     Raises:
@@ -43,20 +24,17 @@ def read_pool_of(source: PoolConfig, data: DataConfig, seed: int) -> Found:
 
 
 @read_pool_of.register
-def _(source: FilePool, data: DataConfig, seed: int) -> Found:
-    rng = derive_rng(seed, "pool")
-    read = read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=rng)
-    bad_rows, duplicates, dropped = len(read.bad_rows), read.duplicates, read.dropped_turns
-    return Found(read.rows, {"bad_rows": bad_rows, "duplicates": duplicates, "dropped_turns": dropped})
+def _(source: config.FilePool, data: config.DataConfig, seed: int) -> Found:
+    return read_pool(source.path, on_bad_row=data.on_bad_row, limit=source.limit, rng=derive_rng(seed, "pool"))
 
 
 @read_pool_of.register
-def _(source: StandinPool, _data: DataConfig, seed: int) -> Found:
+def _(source: config.StandinPool, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_pool(source.rows, source.max_level, seed))
 
 
-@by_kind(HeldoutConfig)
-def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found:
+@config.by_kind(config.HeldoutConfig)
+def read_heldout_of(source: config.HeldoutConfig, data: config.DataConfig, seed: int) -> Found:
     """The held-out set; ``seed`` is the run's.
 
     Raises:
@@ -66,11 +44,41 @@ def read_heldout_of(source: HeldoutConfig, data: DataConfig, seed: int) -> Found
 
 
 @read_heldout_of.register
-def _(source: FileHeldout, data: DataConfig, _seed: int) -> Found:
-    read = read_heldout(source.path, on_bad_row=data.on_bad_row)
-    return Found(read.rows, {"bad_rows": len(read.bad_rows), "duplicates": read.duplicates})
+def _(source: config.FileHeldout, data: config.DataConfig, _seed: int) -> Found:
+    return read_heldout(source.path, on_bad_row=data.on_bad_row)
 
 
 @read_heldout_of.register
-def _(source: StandinHeldout, _data: DataConfig, seed: int) -> Found:
+def _(source: config.StandinHeldout, _data: config.DataConfig, seed: int) -> Found:
     return Found(standin_heldout(source.dev, source.test, source.max_level, seed))
+
+
+def standin_pool(rows: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The pool D, one row per instruction, with natural shares. ``source`` is ``standin:FAMILY``.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+    """
+    problems = sample_problems(rows, max_level=max_level, rng=derive_rng(seed, "standin", "pool"))
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, f"standin:{each.family}", each.reference)
+        for each in problems
+    ]
+    return pl.DataFrame(records, schema=POOL_SCHEMA, orient="row")
+
+
+def standin_heldout(dev: int, test: int, max_level: int, seed: int) -> pl.DataFrame:
+    """The held-out set, one row per instruction, with equal shares of the families in each split.
+
+    Raises:
+        ConfigError: there are not that many distinct instructions.
+    """
+    rows: dict[Stream, int] = {"dev": dev, "test": test}
+    records = [
+        (instruction_id(each.instruction), each.instruction, None, each.task_type, each.reference, split)
+        for split, count in rows.items()
+        for each in sample_problems(
+            count, max_level=max_level, rng=derive_rng(seed, "standin", split), shares=EQUAL_SHARES, stream=split
+        )
+    ]
+    return pl.DataFrame(records, schema=HELDOUT_SCHEMA, orient="row")

@@ -13,7 +13,7 @@ import hashlib
 import os
 import secrets
 import shutil
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,18 +84,19 @@ class Storage:
         else:
             self._ask(lambda: self._files.pipe_file(self._full(path), content, chunksize=PIECE_BYTES))
 
-    def upload(self, file: Path, path: str) -> None:
-        """Write a file of this machine to the root, whole, without holding it in memory."""
-        if self.is_local:
-            with _replacing(self.local(path)) as temporary:
-                shutil.copyfile(file, temporary)
+    def send(self, path: str, target: "Storage") -> None:
+        """Write a file to the same place of another root, whole, without holding it in memory."""
+        if target.is_local:
+            with _replacing(target.local(path)) as temporary, temporary.open("wb") as output:
+                output.writelines(self._pieces(path))
+        elif self.is_local:
+            ours, theirs = str(self.local(path)), target._full(path)
+            target._ask(lambda: target._files.put_file(ours, theirs, chunksize=PIECE_BYTES))
         else:
-            self._ask(lambda: self._files.put_file(str(file), self._full(path), chunksize=PIECE_BYTES))
-
-    def download(self, path: str, file: Path) -> None:
-        """Write a file of the root to this machine, whole, without holding it in memory."""
-        with _replacing(file) as temporary, temporary.open("wb") as output:
-            output.writelines(self._pieces(path))
+            with tempfile.TemporaryDirectory() as folder:
+                between = Storage(folder)
+                self.send(path, between)
+                between.send(path, target)
 
     def sha256(self, path: str) -> str:
         """Digest of a file's content, read anew."""
@@ -270,58 +271,64 @@ def _ask_s3(url: str, request: Callable[[], Result], patience: Patience) -> Resu
     from aiohttp import ClientError as ConnectionFault
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.parsers import ResponseParserError
+    from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
     # The client makes requests again, but not for their answers' bodies, which come after its last look.
-    deadline, pause_seconds = time.monotonic() + 2 * patience.silent_seconds, 0.1
-    while True:
-        try:
-            return request()
-        except FileNotFoundError as exc:
-            if _lacks_bucket(exc):
-                raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
-            raise
-        except (ConnectionFault, ResponseParserError, HTTPClientError) as exc:
-            if time.monotonic() > deadline:
-                raise MissingPrerequisite(
-                    f"{url}: {_server()} does not answer, or not as S3 does ({type(exc).__name__}); start it, or set "
-                    "AWS_ENDPOINT_URL to the one that is meant; then the same command goes on"
-                ) from exc
-            time.sleep(pause_seconds)
-            pause_seconds *= 2
-        except (OSError, ValueError, BotoCoreError, ClientError) as exc:
-            raise _in_words(url, exc) from exc
+    broken_off = (ConnectionFault, ResponseParserError, HTTPClientError)
+    again = Retrying(
+        retry=retry_if_exception_type(broken_off),
+        stop=stop_after_delay(2 * patience.silent_seconds),
+        wait=wait_exponential(multiplier=0.1),
+        reraise=True,
+    )
+    try:
+        return again(request)
+    except FileNotFoundError as exc:
+        if _lacks_bucket(exc):
+            raise ConfigError(f"{url}: {_server()} has no such bucket; make it there, or name another") from exc
+        raise
+    except broken_off as exc:
+        raise MissingPrerequisite(
+            f"{url}: {_server()} does not answer, or not as S3 does ({type(exc).__name__}); start it, or set "
+            "AWS_ENDPOINT_URL to the one that is meant; then the same command goes on"
+        ) from exc
+    except (OSError, ValueError, BotoCoreError, ClientError) as exc:
+        raise _in_words(url, exc) from exc
 
 
 def _in_words(url: str, exc: Exception) -> TapirError:
     """What cannot be put right by trying again. Texts of the client and of the server may hold keys: none is shown."""
     from botocore import exceptions as boto
 
-    code = _code(exc)
-    credentials = (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.CredentialRetrievalError,
-        boto.ProfileNotFound,
+    code, server = _code(exc), _server()
+    keys = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    no_keys = boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError
+    words: tuple[tuple[tuple[type[Exception], ...], type[TapirError], str], ...] = (
+        (
+            (*no_keys, boto.ProfileNotFound),
+            MissingPrerequisite,
+            f"no credentials for {server} ({code}); set {keys}, or AWS_PROFILE",
+        ),
+        (
+            (PermissionError,),
+            MissingPrerequisite,
+            f"{server} refuses this ({code}); check {keys} (or AWS_PROFILE), and that they may list, read, write and "
+            "delete there",
+        ),
+        (
+            (ValueError, boto.BotoCoreError),
+            ConfigError,
+            f"the S3 client takes no such address ({code}); write s3://BUCKET/FOLDER with a bucket's name in small "
+            f"letters, and AWS_ENDPOINT_URL=https://HOST:PORT (now {server})",
+        ),
+        (
+            (Exception,),
+            TapirError,
+            f"{server} answers with an error, still after all attempts ({code}); when it is well again, the same "
+            "command goes on",
+        ),
     )
-    if isinstance(exc, credentials):
-        return MissingPrerequisite(
-            f"{url}: no credentials for {_server()} ({code}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_PROFILE"
-        )
-    if isinstance(exc, PermissionError):
-        return MissingPrerequisite(
-            f"{url}: {_server()} refuses this ({code}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or "
-            "AWS_PROFILE), and that they may list, read, write and delete there"
-        )
-    if isinstance(exc, ValueError | boto.BotoCoreError):
-        return ConfigError(
-            f"{url}: the S3 client takes no such address ({code}); write s3://BUCKET/FOLDER with a bucket's name in "
-            f"small letters, and AWS_ENDPOINT_URL=https://HOST:PORT (now {_server()})"
-        )
-    return TapirError(
-        f"{url}: {_server()} answers with an error, still after all attempts ({code}); when it is well again, the "
-        "same command goes on"
-    )
+    return next(error(f"{url}: {said}") for kinds, error, said in words if isinstance(exc, kinds))
 
 
 def _lacks_bucket(exc: FileNotFoundError) -> bool:
@@ -331,11 +338,9 @@ def _lacks_bucket(exc: FileNotFoundError) -> bool:
 
 def _code(exc: Exception) -> str:
     """The server's own word for the error."""
-    for each in (exc, exc.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code", ""))
-    return type(exc).__name__
+    responses = (getattr(each, "response", None) for each in (exc, exc.__cause__))
+    told = next((each for each in responses if isinstance(each, dict)), None)
+    return type(exc).__name__ if told is None else str(told.get("Error", {}).get("Code", ""))
 
 
 def _endpoint() -> str | None:

@@ -17,11 +17,8 @@ def final_result(response: str) -> str:
 
     Empty when the response is, or when nothing follows the last ``Answer:`` on its line.
     """
-    stated = _STATED.findall(response)
-    if stated:
-        return normalise_result(stated[-1])
-    lines = [line for line in response.splitlines() if line.strip()]
-    return normalise_result(lines[-1]) if lines else ""
+    said = _STATED.findall(response) or [line for line in response.splitlines() if line.strip()]
+    return normalise_result(said[-1]) if said else ""
 
 
 def states_result(response: str) -> bool:

@@ -10,17 +10,14 @@ from collections import Counter
 import polars as pl
 
 from tapir_core.curriculum import (
-    AnswerGate,
-    DifficultyGate,
-    Gate,
     Gated,
-    LabelGate,
     apply_gates,
     candidate_rows,
     compute_difficulty,
     delta_of,
     hard_count,
     lacking,
+    paid_gates,
     parse_expansion,
     plan_wave,
     quotas,
@@ -126,8 +123,10 @@ def screen_wave(run: RunFolder, at: StageAt) -> Worked:
     earlier = [run.rows(StageAt("expand", each)) for each in range(1, at.number)]
     tables = [run.rows(StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
     known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
-    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, evaluation_questions(run))
-    return _worked(apply_gates(run.rows(StageAt("wave_candidates", at.round, at.wave)), gates))
+    candidates = run.rows(StageAt("wave_candidates", at.round, at.wave))
+    contaminated = {*evaluation_questions(run).find(candidates)["instruction_id"]}
+    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, contaminated)
+    return _worked(apply_gates(candidates, gates))
 
 
 @read_once
@@ -167,13 +166,12 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
 def gate_wave(run: RunFolder, at: StageAt) -> Worked:
     """Run the gates that read the examination, in list order."""
     examined = run.rows(StageAt("wave_examined", at.number, at.wave))
-    gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
+    delta = None
     if run.config.checks_expansion(at.number):
         delta = delta_of(run.sealed(SELECT.at(at.round)).counts)
         assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
-        gates.append(DifficultyGate(examined, delta))
     rows = screened_rows(run, at).drop("response", "gate")
-    return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
+    return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), paid_gates(examined, delta)))
 
 
 @stage_task(EXPANSION_REJECTED)

@@ -15,7 +15,7 @@ from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
 from tapir_core.run_folder import RunFolder, Seen
-from tapir_core.sources import Found, read_heldout_of, read_pool_of
+from tapir_core.sources import read_heldout_of, read_pool_of
 from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, answer_rows, ask_plainly, chat, counts_of, demand_whole, make_request, worked
@@ -166,7 +166,7 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     return pl.concat([first.select(columns), *added], how="vertical_relaxed").sort("instruction_id")
 
 
-def _read_pool(run: RunFolder) -> Found:
+def _read_pool(run: RunFolder) -> readers.Found:
     data = run.config.data
     return read_pool_of(data.pool, data, run.config.run.seed)
 

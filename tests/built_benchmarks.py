@@ -14,7 +14,7 @@ from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import STAGES, StageAt
 from tapir_core.standin.families import recognise
-from tapir_core.standin.rules import Behaviour, Weighted, annotate, read_ask
+from tapir_core.standin.rules import Behaviour, Weighted, read_ask, say
 from tapir_core.storage import file_sha256
 
 __all__ = ["SKILL", "BenchmarkStages", "StageWriter"]
@@ -96,7 +96,7 @@ class BenchmarkStages(StageWriter):
 
 def _reply_of_standin(text: str) -> tuple[str, dict[str, float]]:
     """Text and log-probabilities."""
-    reply = annotate(read_ask([{"role": "user", "content": text}], None), Behaviour(noise=0.2))
+    reply = say(read_ask([{"role": "user", "content": text}], None), Behaviour(noise=0.2))
     if isinstance(reply, Weighted):
         return reply.text, {token: math.log(share) for token, share in reply.probabilities.items()}
     return reply, {}

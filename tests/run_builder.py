@@ -14,9 +14,7 @@ import polars as pl
 
 from tapir_core.config import RunConfig
 from tapir_core.curriculum import (
-    AnswerGate,
     Gated,
-    LabelGate,
     apply_gates,
     assemble,
     candidate_rows,
@@ -26,6 +24,7 @@ from tapir_core.curriculum import (
     draw_hard,
     hard_count,
     lacking,
+    paid_gates,
     parse_expansion,
     plan_wave,
     quotas,
@@ -46,10 +45,10 @@ from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder, open_run
+from tapir_core.sources import standin_heldout, standin_pool
 from tapir_core.stages import StageAt, plan
 from tapir_core.standin.families import recognise
-from tapir_core.standin.pool import standin_heldout, standin_pool
-from tapir_core.standin.rules import Ask, Refusal, expand
+from tapir_core.standin.rules import Ask, Behaviour, Refusal, expand
 from tests.built_benchmarks import SKILL, BenchmarkStages
 from tests.run_config import make_config
 from tests.run_rows import (
@@ -215,19 +214,20 @@ class _Builder(BenchmarkStages):
             sections = {"seed": texts[each.seed_id], "task_type": each.task_type}
             reply = None
             with suppress(Refusal):  # it has no family of the task type that is wanted
-                reply = expand(Ask("expand", sections, str(sections), each.sample_index))
+                reply = expand(Ask(sections, str(sections), each.sample_index), Behaviour())
             written.append(parse_expansion(reply))
         candidates = candidate_rows(requests, written, wave)
         self._save(StageAt("wave_candidates", number, wave), candidates, **self._asked(len(requests)))
 
         known = pl.concat([pool.select(columns), accepted.select(columns)])
-        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, self._evaluation())
+        contaminated = {*self._evaluation().find(candidates)["instruction_id"]}
+        gates = text_gates(self.run.config.curriculum.expansion, load_prompt("expand"), known, contaminated)
         screened = apply_gates(candidates, gates)
         self._save(StageAt("wave_screened", number, wave), _with_gates(screened))
 
         examined = examined_candidates(screened.passed)
         self._save(StageAt("wave_examined", number, wave), examined, **self._asked(2 * examined.height))
-        gated = apply_gates(screened.passed, [LabelGate(examined), AnswerGate(examined)])
+        gated = apply_gates(screened.passed, paid_gates(examined))
         answers = examined.select("instruction_id", "response")
         answered = gated.passed.join(answers, on="instruction_id", validate="1:1", maintain_order="left")
         gated = Gated(answered.select(EXPANSION.names()), gated.rejected, gated.counts)

@@ -17,8 +17,8 @@ before it in the same wave, whether or not a later gate rejects that one.
 import math
 import random
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import polars as pl
 from tapir_core.config import ExpansionConfig
 from tapir_core.curriculum.tables import CANDIDATES, REJECTED, in_order
 from tapir_core.curriculum.teacher import unusable_reason
-from tapir_core.data.decontamination import EvaluationQuestions, NearDuplicates, word_runs
+from tapir_core.data.decontamination import NearDuplicates, word_runs
 from tapir_core.judging import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, instruction_id, normalise
@@ -51,8 +51,7 @@ class ExpansionRequest:
 
 def lacking(wanted: Mapping[str, int], have: Mapping[str, int]) -> dict[str, int]:
     """Task type → rows that are wanted and not there yet; only those that lack."""
-    lacks = {task_type: count - have.get(task_type, 0) for task_type, count in sorted(wanted.items())}
-    return {task_type: count for task_type, count in lacks.items() if count > 0}
+    return dict(sorted((Counter(wanted) - Counter(have)).items()))
 
 
 def plan_wave(
@@ -118,18 +117,20 @@ _OWN_WORDS = re.compile(r"</?(?:seed|task_types?|style)>|\bnew_instruction\b|\bs
 _TEMPLATE = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 
 
-class Gate(ABC):
-    """One reason to reject a candidate. Most remember nothing of the rows that they have seen."""
+def _forget(_row: Row) -> None:
+    """What most gates do with a row that they let through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One reason to reject a candidate."""
 
     name: str
     """What stands in the column ``gate`` of the rejected rows."""
-
-    @abstractmethod
-    def passes(self, row: Row) -> bool:
-        """True when this gate has nothing against the row."""
-
-    def admit(self, row: Row) -> None:  # noqa: B027  # most gates take none
-        """Take note of a row that passed every gate of the group."""
+    passes: Callable[[Row], bool]
+    """Whether this gate has nothing against a row."""
+    admit: Callable[[Row], None] = _forget
+    """Takes note of a row that passed every gate of the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,113 +153,69 @@ def apply_gates(rows: pl.DataFrame, gates: Sequence[Gate]) -> Gated:
         if gate is None:
             for each in gates:
                 each.admit(row)
-    marked = rows.with_columns(pl.Series("gate", failed, dtype=pl.String))
-    if "response" not in rows.columns:
-        marked = marked.with_columns(pl.lit(None, dtype=pl.String).alias("response"))
-    rejected = marked.filter(pl.col("gate").is_not_null()).select(REJECTED.names()).cast(REJECTED)
-    passed = rows.filter(marked["gate"].is_null())
+    marked = rows.with_columns(gate=pl.Series(failed, dtype=pl.String))
+    rejected = pl.concat([pl.DataFrame(schema=REJECTED), marked.drop_nulls("gate")], how="diagonal_relaxed")
+    passed = marked.filter(pl.col("gate").is_null()).drop("gate")
     return Gated(passed, rejected, {gate.name: failed.count(gate.name) for gate in gates})
 
 
 def text_gates(
-    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, questions: EvaluationQuestions
+    config: ExpansionConfig, prompt: Prompt, known: pl.DataFrame, contaminated: Collection[str]
 ) -> tuple[Gate, ...]:
-    """The gates that need no call. ``known`` are pool and accepted instructions (instruction_id, instruction)."""
+    """The gates that need no call.
+
+    Args:
+        config: what is asked of a text.
+        prompt: that of the expansion, whose words nobody repeats.
+        known: pool and accepted instructions (instruction_id, instruction).
+        contaminated: ids of the candidates that hold an evaluation question.
+    """
+    echoes = word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)
+    known_ids, known_texts = set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)
+
+    def has_length(row: Row) -> bool:
+        return config.min_chars <= len(row["instruction"].strip()) <= config.max_chars
+
+    def has_own_words(row: Row) -> bool:
+        """Neither our tags nor a run of words from the text of the prompt."""
+        text = row["instruction"]
+        return not _OWN_WORDS.search(text) and echoes.isdisjoint(word_runs(text, _ECHO_WORDS))
+
+    def is_new(row: Row) -> bool:
+        return row["instruction_id"] not in known_ids and not known_texts.contains_like(row["instruction"])
+
+    def remember(row: Row) -> None:
+        known_ids.add(row["instruction_id"])
+        known_texts.add(row["instruction"])
+
+    def holds_no_question(row: Row) -> bool:
+        return row["instruction_id"] not in contaminated
+
     return (
-        _LengthGate(config.min_chars, config.max_chars),
-        _EchoGate(word_runs(_TEMPLATE.sub("\n", prompt.text), _ECHO_WORDS)),
-        _NearDuplicateGate(set(known["instruction_id"]), NearDuplicates(known["instruction"], config.max_rouge_l)),
-        _ContaminationGate(questions),
+        Gate("length", has_length),
+        Gate("echo", has_own_words),
+        Gate("near_duplicate", is_new, remember),
+        Gate(CONTAMINATED_GATE, holds_no_question),
     )
 
 
-@dataclass(frozen=True)
-class _LengthGate(Gate):
-    """Empty, too short or too long."""
+def paid_gates(examined: pl.DataFrame, delta: float | None = None) -> tuple[Gate, ...]:
+    """The gates that read what was paid for: the teacher's label, its answer and, where there is a δ, the difficulty.
 
-    min_chars: int
-    max_chars: int
-    name = "length"
+    ``examined`` has a row for each candidate: instruction_id, task_type, response, finish_reason, and mfd for a δ.
+    """
+    found = {row["instruction_id"]: row for row in examined.iter_rows(named=True)}
 
-    def passes(self, row: Row) -> bool:
-        return self.min_chars <= len(row["instruction"].strip()) <= self.max_chars
+    def has_wanted_type(row: Row) -> bool:
+        return bool(found[row["instruction_id"]]["task_type"] == row["task_type"])
 
+    def has_answer(row: Row) -> bool:
+        answer = found[row["instruction_id"]]
+        return unusable_reason(answer["response"], answer["finish_reason"]) is None
 
-@dataclass(frozen=True)
-class _EchoGate(Gate):
-    """Repeats words of the expansion prompt: our tags, or a run of words from its text."""
+    def is_hard(row: Row) -> bool:
+        mfd = found[row["instruction_id"]]["mfd"]
+        return delta is not None and mfd is not None and mfd > delta
 
-    prompt: set[str]
-    """Its runs of words."""
-    name = "echo"
-
-    def passes(self, row: Row) -> bool:
-        own = word_runs(row["instruction"], _ECHO_WORDS)
-        return not _OWN_WORDS.search(row["instruction"]) and self.prompt.isdisjoint(own)
-
-
-@dataclass(frozen=True)
-class _NearDuplicateGate(Gate):
-    """Equal to, or too like, an instruction of the pool or one let through before."""
-
-    known_ids: set[str]
-    known: NearDuplicates
-    name = "near_duplicate"
-
-    def passes(self, row: Row) -> bool:
-        return row["instruction_id"] not in self.known_ids and not self.known.contains_like(row["instruction"])
-
-    def admit(self, row: Row) -> None:
-        self.known_ids.add(row["instruction_id"])
-        self.known.add(row["instruction"])
-
-
-@dataclass(frozen=True)
-class _ContaminationGate(Gate):
-    """Holds a question of a benchmark or of the held-out set."""
-
-    questions: EvaluationQuestions
-    name = CONTAMINATED_GATE
-
-    def passes(self, row: Row) -> bool:
-        return not self.questions.find(pl.DataFrame([row])).height
-
-
-class LabelGate(Gate):
-    """The teacher's label is not the task type that was wanted."""
-
-    name = "task_type"
-
-    def __init__(self, labels: pl.DataFrame) -> None:
-        self._labels = dict(labels.select("instruction_id", "task_type").iter_rows())
-
-    def passes(self, row: Row) -> bool:
-        """True when the label is the wanted task type."""
-        return bool(self._labels.get(row["instruction_id"]) == row["task_type"])
-
-
-class AnswerGate(Gate):
-    """The teacher's own answer is unusable."""
-
-    name = "teacher_answer"
-
-    def __init__(self, teacher: pl.DataFrame) -> None:
-        rows = teacher.select("instruction_id", "response", "finish_reason").iter_rows()
-        self._usable = {identity for identity, response, ending in rows if unusable_reason(response, ending) is None}
-
-    def passes(self, row: Row) -> bool:
-        """True when the instruction has a usable answer."""
-        return row["instruction_id"] in self._usable
-
-
-class DifficultyGate(Gate):
-    """The student does not find it hard: MFD is not above δ, or it could not be scored."""
-
-    name = "difficulty"
-
-    def __init__(self, difficulty: pl.DataFrame, delta: float) -> None:
-        self._hard = set(difficulty.filter(pl.col("mfd") > delta)["instruction_id"])
-
-    def passes(self, row: Row) -> bool:
-        """True when the instruction is hard for the student."""
-        return row["instruction_id"] in self._hard
+    gates = Gate("task_type", has_wanted_type), Gate("teacher_answer", has_answer), Gate("difficulty", is_hard)
+    return gates[:2] if delta is None else gates

@@ -72,9 +72,7 @@ def draw_balanced(
     """
     candidates = in_order(candidates)
     ids = candidates["instruction_id"].to_list()
-    rows_of: dict[str, list[int]] = {}
-    for row, task_type in enumerate(candidates["task_type"]):
-        rows_of.setdefault(task_type, []).append(row)
+    rows_of = dict(candidates.with_row_index("row").group_by("task_type").agg("row").iter_rows())
     drawn: list[int] = []
     shortfall = {}
     for task_type, count in sorted(wanted.items()):
@@ -129,8 +127,6 @@ class Mixture:
 
     rows: pl.DataFrame
     """Columns ``MIXTURE``, in training order."""
-    shares: dict[str, float]
-    """Task type → share that the mixture got."""
     shortfall: dict[str, int]
     """Task type → rows that the hard part lacks."""
     missing: int
@@ -154,8 +150,7 @@ def draw_hard(
 
     Instructions in ``used`` are drawn when all others of their task type are; so in `draw_easy`.
     """
-    new = expansion.select("instruction_id", "task_type", pl.lit(None, dtype=pl.Float64).alias("mfd"))
-    candidates = pl.concat([_with_origin(seeds.select(SEEDS.names()), "seed"), _with_origin(new, "expansion")])
+    candidates = pl.concat([_from(seeds, "seed"), _from(expansion, "expansion")])
     return draw_balanced(candidates, quotas(count, shares), rng, used)
 
 
@@ -164,14 +159,13 @@ def draw_easy(
 ) -> BalancedDraw:
     """Draw ``count`` of the easy rows by the target shares as far as they reach, the rest from other task types."""
     wanted = fill_quotas(count, shares, supply_of(easy))
-    return draw_balanced(_with_origin(easy.select(SEEDS.names()), "easy"), wanted, rng, used)
+    return draw_balanced(_from(easy, "easy"), wanted, rng, used)
 
 
 def draw_basic(examples: pl.DataFrame, count: int, rng: random.Random) -> BalancedDraw:
     """Draw S_0's examples by the pool's natural shares; all of them, if there are no more than ``count``."""
-    pool = examples.select("instruction_id", "task_type", pl.lit(None, dtype=pl.Float64).alias("mfd"))
-    wanted = fill_quotas(count, shares_of(pool), supply_of(pool))
-    return draw_balanced(_with_origin(pool, "pool"), wanted, rng)
+    wanted = fill_quotas(count, shares_of(examples), supply_of(examples))
+    return draw_balanced(_from(examples, "pool"), wanted, rng)
 
 
 def assemble(
@@ -201,11 +195,14 @@ def assemble(
     rng.shuffle(mixed)
     table = pl.DataFrame(mixed, schema=MIXTURE, orient="row")
     shortfall = {name: count for draw in draws for name, count in draw.shortfall.items()}
-    return Mixture(table, shares_of(table), shortfall, wanted - table.height)
+    return Mixture(table, shortfall, wanted - table.height)
 
 
-def _with_origin(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
-    return rows.with_columns(pl.lit(origin).alias("origin"))
+def _from(rows: pl.DataFrame, origin: str) -> pl.DataFrame:
+    """What can be drawn of ``rows``: columns ``SEEDS``, where there is no MFD without one, and where they are from."""
+    known = rows.select(name for name in SEEDS.names() if name in rows.columns)
+    scored = pl.concat([pl.DataFrame(schema=SEEDS), known], how="diagonal")
+    return scored.with_columns(origin=pl.lit(origin))
 
 
 def _example(row: dict[str, str | None]) -> tuple[object, ...]:

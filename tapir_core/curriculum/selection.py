@@ -13,7 +13,6 @@ The stop rule and the choice of the best round read the dev split only.
 
 import math
 import random
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,18 +52,14 @@ def count_unscored(verdicts: pl.DataFrame, labels: pl.DataFrame, orders: Sequenc
 
     An instruction with several reasons counts under the first of its verdicts in the order of ``orders``.
     """
-    scored = set(compute_difficulty(verdicts, labels, orders)["instruction_id"])
-    place = {order: number for number, order in enumerate(orders)}
-    reasons: dict[str, str] = {}
-    asked = verdicts.filter(pl.col("order").is_in(list(orders)))
-    rows = asked.select("instruction_id", "order", "status", "reason").rows()
-    for identity, _, status, reason in sorted(rows, key=lambda row: (row[0], place[row[1]])):
-        if identity not in scored and status != "scored":
-            reasons.setdefault(identity, reason or "no reason given")
-    labelled = set(labels.drop_nulls("task_type")["instruction_id"])
-    for identity in set(asked["instruction_id"]) - scored:
-        reasons.setdefault(identity, "an order is missing" if identity in labelled else "no task type")
-    return dict(sorted(Counter(reasons.values()).items()))
+    place = pl.col("order").replace_strict({order: number for number, order in enumerate(orders)}, default=None)
+    scored = compute_difficulty(verdicts, labels, orders)
+    left = verdicts.sort(place).filter(place.is_not_null()).join(scored, on="instruction_id", how="anti")
+    said = pl.col("reason").replace("", None).fill_null("no reason given").filter(pl.col("status") != "scored").first()
+    labelled = pl.col("instruction_id").is_in(labels.drop_nulls("task_type")["instruction_id"].implode())
+    otherwise = pl.when(labelled).then(pl.lit("an order is missing")).otherwise(pl.lit("no task type"))
+    reasons = left.group_by("instruction_id").agg(said).select(pl.col("reason").fill_null(otherwise))
+    return dict(reasons["reason"].value_counts().sort("reason").iter_rows())
 
 
 def _of_order(order: str) -> pl.Expr:

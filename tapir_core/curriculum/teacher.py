@@ -29,7 +29,8 @@ from tapir_core.task_types import TASK_TYPES, family_of
 from tapir_core.text import Unparsed
 from tapir_core.verifiable import final_result, normalise_result, states_result
 
-_REFUSALS = frozenset({"refused", "content_filter"})
+_UNUSABLE = {"refused": "refused", "content_filter": "refused", "length": "cut_off"}
+"""Ending of a reply → why it is unusable, beside `failed:<kind>`, which says it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,8 @@ class Usable:
 def unusable_reason(response: str | None, finish_reason: str | None) -> str | None:
     """Why a teacher's answer cannot be trained on: refused, failed:<kind>, cut_off or empty; nothing if it can."""
     ending = finish_reason or ""
-    if ending in _REFUSALS:
-        return "refused"
-    if ending.startswith("failed"):
-        return ending
-    if ending == "length":
-        return "cut_off"
+    if ending in _UNUSABLE or ending.startswith("failed"):
+        return _UNUSABLE.get(ending, ending)
     return None if (response or "").strip() else "empty"
 
 
@@ -168,11 +165,9 @@ def _keeps_result(plain: str, refined: str, *, by_number: bool) -> bool:
 
 def _last_numbers(text: str) -> list[str]:
     """Numbers of the last line that has any, in normal form."""
-    for line in reversed(text.splitlines()):
-        numbers = _NUMBER.findall(line)
-        if numbers:
-            return [normalise_result(number.rstrip(",")) for number in numbers]
-    return []
+    lines: list[list[str]] = [_NUMBER.findall(line) for line in text.splitlines()]
+    last = next((numbers for numbers in reversed(lines) if numbers), [])
+    return [normalise_result(number.rstrip(",")) for number in last]
 
 
 def _code_problem(plain: str, refined: str) -> str | None:

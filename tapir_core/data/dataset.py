@@ -7,9 +7,7 @@ existence with the right key means complete. What travels between tasks is a `Da
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 
 import polars as pl
 
@@ -80,30 +78,8 @@ def write_part(storage: Storage, folder: str, rows: pl.DataFrame) -> Part:
     return part
 
 
-def write_manifest(
-    storage: Storage,
-    folder: str,
-    *,
-    stage: str,
-    version: int,
-    key: str,
-    columns: Sequence[str],
-    parts: Sequence[Part],
-    accepted_missing: dict[str, int] | None = None,
-    counts: dict[str, float] | None = None,
-) -> DatasetRef:
+def write_manifest(storage: Storage, folder: str, manifest: Manifest) -> DatasetRef:
     """Declare a dataset complete. The last write of a stage."""
-    manifest = Manifest(
-        stage=stage,
-        version=version,
-        key=key,
-        columns=tuple(columns),
-        rows=sum(part.rows for part in parts),
-        parts=tuple(parts),
-        accepted_missing=accepted_missing or {},
-        counts=counts or {},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
     storage.write_bytes(manifest_file(folder), json.dumps(asdict(manifest), indent=1).encode())
     return manifest.ref(folder)
 

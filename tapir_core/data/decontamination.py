@@ -22,9 +22,8 @@ stemming. Scripts without blanks between words (Chinese, Japanese, Korean, Thai)
 import bisect
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -107,67 +106,35 @@ def _code(number: int) -> str:
     return chr(code if code < _SURROGATES.start else code + len(_SURROGATES))
 
 
-Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
-
 _BASE = np.uint64(0x9E3779B97F4A7C15)
+_MANY = 2**32
+"""More than there are questions."""
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-_ROOM = 32
-"""Bits of the first look for each run: about one foreign run in 32 is looked up in vain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """Every run of one length in a batch of texts, in order."""
-
-    size: int
-    """Words of a run."""
-    hashes: Hashes
-    texts: Places
-    """The place of the text, in its batch, that each run stands in."""
-
-
-def runs_of(encoded: Sequence[str], sizes: Collection[int]) -> Iterator[Runs]:
-    """The runs of each of ``sizes``, shortest first."""
+def runs_of(encoded: Sequence[str], sizes: Collection[int]) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Each of ``sizes``, shortest first, with all runs of so many words: `hash`, and the place of its `text`."""
     codes = np.frombuffer("".join(encoded).encode("utf-32-le"), dtype=np.uint32)
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
     texts = np.repeat(np.arange(len(encoded)), lengths)
     left = np.cumsum(lengths)[texts] - np.arange(len(codes))
-    words = _spread(codes)
-    hashes = words
+    hashes = words = _spread(codes)
     for size in range(1, max(sizes, default=0) + 1):
         if size > 1:
             hashes = hashes[:-1] * _BASE + words[size - 1 :]
         if size in sizes:
             whole = left[: len(hashes)] >= size
-            yield Runs(size, hashes[whole], texts[: len(hashes)][whole])
+            yield size, pl.DataFrame({"hash": hashes[whole], "text": texts[: len(hashes)][whole]})
 
 
-class RunIndex:
-    """Runs of one length, each with who it belongs to."""
-
-    def __init__(self, hashes: Hashes, owners: Places) -> None:
-        order = np.argsort(hashes, kind="stable")
-        self._hashes, self._owners = hashes[order], owners[order]
-        bits = max(1, (_ROOM * len(hashes)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._seen = np.zeros(1 << bits, dtype=bool)
-        self._seen[self._hashes >> self._shift] = True
-
-    def find(self, runs: Runs) -> Places:
-        """Which texts of a batch have runs of which owners: rows of two columns, text and owner, each row once."""
-        maybe = np.flatnonzero(self._seen[runs.hashes >> self._shift])
-        first = np.searchsorted(self._hashes, runs.hashes[maybe], side="left")
-        counts = np.searchsorted(self._hashes, runs.hashes[maybe], side="right") - first
-        # Of each run found the place of its first owner, and the places after it for as many owners as it has.
-        places = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        base = self._owners.max(initial=0) + 1
-        pairs = np.sort(np.repeat(runs.texts[maybe], counts) * base + self._owners[places])
-        new = np.diff(pairs, prepend=-1) > 0
-        return np.column_stack(np.divmod(pairs[new], base))
+def _in_common(runs: pl.DataFrame, index: pl.DataFrame) -> NDArray[np.int64]:
+    """Which texts have a run of which questions, by their hashes: rows of two columns, each row once."""
+    # As one number: to tell rows of two columns apart takes longer than the join.
+    pairs = runs.join(index, on="hash").select(pl.col("text") * _MANY + pl.col("question")).to_series()
+    return np.column_stack(np.divmod(pairs.unique().to_numpy(), _MANY))
 
 
-def _spread(codes: NDArray[np.uint32]) -> Hashes:
+def _spread(codes: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """Neighbouring codes as numbers far apart (the finaliser of SplitMix64)."""
     mixed = (codes.astype(np.uint64) + np.uint64(1)) * _BASE
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]
@@ -201,8 +168,11 @@ FEWEST_NEAR = 5
 _PAIR = 2
 _BATCH_CHARACTERS = 1_000_000
 
-Hit = tuple[int, int, int, float]
-"""Place of the instruction, place of the question, number of the rule, similarity."""
+Hit = tuple[int, int, str, float]
+"""Place of the instruction, place of the question, rule, similarity."""
+_HIT = pl.Schema(
+    {"place": pl.Int64(), "question_place": pl.Int64(), "rule": pl.Enum(RULES), "similarity": pl.Float64()}
+)
 
 
 class EvaluationQuestions:
@@ -215,9 +185,9 @@ class EvaluationQuestions:
         self._words = Vocabulary()
         self._texts = [self._words.learn(text) for text in questions["question"]]
         self._lengths = np.fromiter(map(len, self._texts), dtype=np.int64, count=len(self._texts))
-        self._equal: dict[str, list[int]] = {}
+        self._equal = defaultdict[str, list[int]](list)
         for place, text in enumerate(self._texts):
-            self._equal.setdefault(text, []).append(place)
+            self._equal[text].append(place)
         self._runs = self._index_runs(settings.overlap_words)
         self._rare_pairs = self._index_rarest_pairs()
 
@@ -227,21 +197,18 @@ class EvaluationQuestions:
         They have the columns instruction_id and instruction, and may have system: that text is searched as well, for it
         is trained on with the instruction. Sorted by instruction id and benchmark.
         """
-        searched = _searched(instructions)
+        searched = _searched(instructions).with_row_index("place")
         hits: list[Hit] = []
         # In batches, which bound the memory.
         batch = pl.col("instruction").str.len_chars().cum_sum() // _BATCH_CHARACTERS
-        for some in searched.with_row_index("place").with_columns(batch=batch).partition_by("batch"):
-            places = some["place"].to_list()
-            found = self._find(some["instruction"].to_list())
-            hits += ((places[place], question, rule, alike) for place, question, rule, alike in found)
-        columns = {"place": pl.Int64, "question_place": pl.Int64, "rule_number": pl.Int64, "similarity": pl.Float64}
-        rows = pl.DataFrame(hits, schema=columns, orient="row")
-        named = pl.concat([rows, searched[rows["place"]], self._names[rows["question_place"]]], how="horizontal")
-        best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule_number", "question_place")
+        for some in searched.with_columns(batch=batch).partition_by("batch"):
+            hits += self._find(some["place"].to_list(), some["instruction"].to_list())
+        rows = pl.DataFrame(hits, schema=_HIT, orient="row")
+        texts = searched[rows["place"]].drop("place")
+        named = pl.concat([rows, texts, self._names[rows["question_place"]]], how="horizontal")
+        best = named.sort("instruction_id", "benchmark", -pl.col("similarity"), "rule", "question_place")
         best = best.unique(["instruction_id", "benchmark"], keep="first", maintain_order=True)
-        rule = pl.col("rule_number").replace_strict(dict(enumerate(RULES)), return_dtype=pl.String)
-        return best.with_columns(rule=rule).select(CONTAMINATED.names())
+        return best.select(CONTAMINATED.names()).cast(CONTAMINATED)
 
     def count(self, found: pl.DataFrame) -> dict[str, float]:
         """`hits: NAME` → rows of ``found``, of every benchmark; `instructions` → different instructions."""
@@ -249,28 +216,29 @@ class EvaluationQuestions:
         by_benchmark = {f"hits: {name}": float(hits[name]) for name in self._names["benchmark"].unique().sort()}
         return {**by_benchmark, "instructions": float(found["instruction_id"].n_unique())}
 
-    def _find(self, texts: Sequence[str]) -> Iterator[Hit]:
+    def _find(self, places: Sequence[int], texts: Sequence[str]) -> Iterator[Hit]:
         """Every question in every text, with the first rule that finds it."""
         encoded = [self._words.encode(text) for text in texts]
-        rules = dict.fromkeys(self._near(encoded), 2)
-        rules |= dict.fromkeys(self._shared_runs(encoded), 1)
-        rules |= {(place, question): 0 for place, text in enumerate(encoded) for question in self._equal.get(text, ())}
+        equal = ((place, question) for place, text in enumerate(encoded) for question in self._equal.get(text, ()))
+        pairs = dict(zip(RULES, (equal, self._shared_runs(encoded), self._near(encoded)), strict=True))
+        rules = {pair: rule for rule in reversed(RULES) for pair in pairs[rule]}
         for (place, question), rule in rules.items():
-            yield place, question, rule, Indel.normalized_similarity(encoded[place], self._texts[question])
+            alike = Indel.normalized_similarity(encoded[place], self._texts[question])
+            yield places[place], question, rule, alike
 
     def _shared_runs(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions that share as many words in a row as give the question away."""
-        for runs in runs_of(encoded, self._runs):
-            for place, question in self._runs[runs.size].find(runs).tolist():
-                own, size = self._texts[question], runs.size
+        for size, runs in runs_of(encoded, self._runs):
+            for place, question in _in_common(runs, self._runs[size]).tolist():
+                own = self._texts[question]
                 if any(own[start : start + size] in encoded[place] for start in range(len(own) - size + 1)):
                     yield place, question
 
     def _near(self, encoded: Sequence[str]) -> Iterator[tuple[int, int]]:
         """Texts and questions whose ROUGE-L F1 is above the limit."""
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        for runs in runs_of(encoded, [_PAIR]):
-            pairs = self._rare_pairs.find(runs)
+        for _, runs in runs_of(encoded, [_PAIR]):
+            pairs = _in_common(runs, self._rare_pairs)
             words, of_question = lengths[pairs[:, 0]], self._lengths[pairs[:, 1]]
             # At most the shorter text is common to both, so texts that differ much in length need no closer look.
             pairs = pairs[2 * np.minimum(words, of_question) > self._limit * (words + of_question)]
@@ -283,34 +251,32 @@ class EvaluationQuestions:
             )
             yield from map(tuple, pairs[similar > self._limit + ROUNDING].tolist())
 
-    def _index_runs(self, overlap_words: int) -> dict[int, RunIndex]:
+    def _index_runs(self, overlap_words: int) -> dict[int, pl.DataFrame]:
         """Words in a row → the runs of that many words that give a question away.
 
         A run that several questions of a benchmark have stands for the first of them.
         """
         whole = np.where(self._lengths >= FEWEST_WORDS, self._lengths, 0)
         words = np.where(self._lengths >= overlap_words, overlap_words, whole)
-        benchmarks = self._names["benchmark"].cast(pl.Categorical).to_physical().to_numpy()
+        questions = self._names.select("benchmark", words=words).with_row_index("question")
         indices = {}
-        for runs in runs_of(self._texts, set(words[words > 0].tolist())):
-            own = words[runs.texts] == runs.size
-            hashes, texts = runs.hashes[own], runs.texts[own]
-            found = pl.DataFrame({"hash": hashes, "benchmark": benchmarks[texts], "text": texts})
-            first = found.unique(["hash", "benchmark"], keep="first", maintain_order=True)
-            indices[runs.size] = RunIndex(first["hash"].to_numpy(), first["text"].to_numpy())
+        for size, runs in runs_of(self._texts, set(words[words > 0].tolist())):
+            own = runs.rename({"text": "question"}).join(
+                questions.filter(words=size).cast({"question": pl.Int64}), on="question", maintain_order="left"
+            )
+            first = own.unique(["hash", "benchmark"], keep="first", maintain_order=True)
+            indices[size] = first.select("hash", "question")
         return indices
 
-    def _index_rarest_pairs(self) -> RunIndex:
+    def _index_rarest_pairs(self) -> pl.DataFrame:
         """So many pairs of neighbouring words of each question, the rarest, that a near text has one of them."""
-        [runs] = runs_of(self._texts, [_PAIR])
+        [(_, runs)] = runs_of(self._texts, [_PAIR])
         near = (self._lengths >= FEWEST_NEAR) & (self._names["benchmark"] != HELDOUT).to_numpy() & (self._limit < 1)
-        _, pair, frequency = np.unique(runs.hashes, return_inverse=True, return_counts=True)
-        order = np.lexsort((frequency[pair], runs.texts))
-        texts = runs.texts[order]
-        rank = np.arange(len(texts)) - np.searchsorted(texts, texts)
-        needed = np.array([_pairs_to_look_for(words, self._limit) for words in self._lengths.tolist()], dtype=np.int64)
-        chosen = order[near[texts] & (rank < needed[texts])]
-        return RunIndex(runs.hashes[chosen], runs.texts[chosen])
+        needed = [_pairs_to_look_for(words, self._limit) for words in self._lengths.tolist()]
+        wanted = pl.Series(np.where(near, needed, 0))
+        ranked = runs.with_columns(frequency=pl.len().over("hash")).sort("text", "frequency", maintain_order=True)
+        rank = pl.int_range(pl.len()).over("text")
+        return ranked.filter(rank < wanted.gather(ranked["text"])).select("hash", question="text")
 
 
 def _pairs_to_look_for(words: int, limit: float) -> int:

@@ -21,8 +21,8 @@ import difflib
 import io
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -41,24 +41,38 @@ MARKS = ("instruction", "messages", "conversations")
 """Columns of which a CSV or Parquet file must have one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class BadRecordError(ValueError):
+    """Raised when a record is no instruction, or cannot be read at all; the message says why."""
+
+
+class Record(NamedTuple):
     """One record as the file has it."""
 
     number: int
     """Its line in JSON lines and CSV, its place in JSON and Parquet; from 1."""
-    fields: dict[str, Any]
+    item: Any
+    """What stands there; the error where it cannot be read."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Field → value.
+
+        Raises:
+            BadRecordError: it has no fields.
+        """
+        if isinstance(self.item, dict):
+            return self.item
+        is_told = isinstance(self.item, BadRecordError)
+        raise BadRecordError(
+            self.item if is_told else f"expected an object with fields, got {type(self.item).__name__}"
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class BrokenRecord:
-    """A record that could not be read."""
-
-    number: int
-    reason: str
+Items = Iterable[tuple[int, Any]]
+"""Number and item of each record."""
 
 
-def read_records(path: str) -> list[Record | BrokenRecord]:
+def read_records(path: str) -> list[Record]:
     """All records of a file or of anything else that fsspec opens (`s3://…`).
 
     Raises:
@@ -66,10 +80,12 @@ def read_records(path: str) -> list[Record | BrokenRecord]:
     """
     content = read_content(path)
     if content.startswith(b"PAR1"):
-        return _parquet_records(content, path)
-    text = _decode(content, path)
-    read = {"[": _json_records, "{": _json_line_records}.get(text.lstrip()[:1], _csv_records)
-    return list(read(text, path))
+        items = _parquet_rows(content, path)
+    else:
+        text = _decode(content, path)
+        read = {"[": _json_list, "{": _json_lines}.get(text.lstrip()[:1], _csv_rows)
+        items = read(text, path)
+    return [Record(*each) for each in items]
 
 
 def read_content(path: str) -> bytes:
@@ -113,48 +129,43 @@ def _decode(content: bytes, path: str) -> str:
         raise ConfigError(f"{path!r} is not UTF-8 (line {line}, byte {exc.start}); save it as UTF-8") from exc
 
 
-def _json_records(text: str, path: str) -> list[Record | BrokenRecord]:
+def _json_list(text: str, path: str) -> Items:
     try:
-        items = json.loads(text)
+        return enumerate(json.loads(text), start=1)
     except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path!r} is damaged JSON: {exc}; repair it or write the file again") from exc
-    return [_as_record(number, item) for number, item in enumerate(items, start=1)]
 
 
-def _json_line_records(text: str, path: str) -> list[Record | BrokenRecord]:
-    lines = enumerate(text.split("\n"), start=1)
-    records = [_json_line(number, line) for number, line in lines if line.strip()]
-    if all(isinstance(record, BrokenRecord) for record in records):
+def _json_lines(text: str, path: str) -> Items:
+    items = [(number, _json_line(line)) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not any(isinstance(item, dict) for _, item in items):
         raise ConfigError(
             f"{path!r} is neither a JSON list nor JSON lines, since no line is an object by itself; "
             f"expected {_ACCEPTED}"
         )
-    return records
+    return items
 
 
-def _json_line(number: int, line: str) -> Record | BrokenRecord:
+def _json_line(line: str) -> Any:
     try:
-        return _as_record(number, json.loads(line))
+        return json.loads(line)
+    except json.JSONDecodeError as exc:
+        return BadRecordError(f"damaged JSON: {exc.msg} (column {exc.colno})")
     except (ValueError, RecursionError) as exc:
-        place = f"{exc.msg} (column {exc.colno})" if isinstance(exc, json.JSONDecodeError) else str(exc)
-        return BrokenRecord(number, f"damaged JSON: {place}")
+        return BadRecordError(f"damaged JSON: {exc}")
 
 
-def _as_record(number: int, item: Any) -> Record | BrokenRecord:
-    if isinstance(item, dict):
-        return Record(number, item)
-    return BrokenRecord(number, f"expected an object with fields, got {type(item).__name__}")
-
-
-def _csv_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
+def _csv_rows(text: str, path: str) -> Items:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         _check_columns(header, path)
         start = reader.line_num + 1
         for cells in reader:
-            if cells:
-                yield _csv_record(start, header, cells)
+            if len(cells) == len(header):
+                yield start, dict(zip(header, cells, strict=True))
+            elif cells:
+                yield start, BadRecordError(f"{len(cells)} cells, but the header names {len(header)}")
             start = reader.line_num + 1
     except csv.Error as exc:
         raise ConfigError(
@@ -163,19 +174,13 @@ def _csv_records(text: str, path: str) -> Iterator[Record | BrokenRecord]:
         ) from exc
 
 
-def _csv_record(number: int, header: list[str], cells: list[str]) -> Record | BrokenRecord:
-    if len(cells) != len(header):
-        return BrokenRecord(number, f"{len(cells)} cells, but the header names {len(header)}")
-    return Record(number, dict(zip(header, cells, strict=True)))
-
-
-def _parquet_records(content: bytes, path: str) -> list[Record | BrokenRecord]:
+def _parquet_rows(content: bytes, path: str) -> Items:
     try:
         table = pl.read_parquet(io.BytesIO(content))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as exc:
         raise ConfigError(f"{path!r} is damaged Parquet: {exc}; write the file again") from exc
     _check_columns(table.columns, path)
-    return [Record(number, fields) for number, fields in enumerate(table.iter_rows(named=True), start=1)]
+    return enumerate(table.iter_rows(named=True), start=1)
 
 
 def _check_columns(columns: list[str], path: str) -> None:
@@ -213,10 +218,6 @@ _CONVERSATIONS = {"messages": ("role", "content"), "conversations": ("from", "va
 """Field of a conversation → where its turns say who speaks, and what."""
 
 
-class BadRecordError(ValueError):
-    """Raised when a record is no instruction; the message says why. It never leaves this module."""
-
-
 class Row(NamedTuple):
     """One instruction."""
 
@@ -235,26 +236,18 @@ class Row(NamedTuple):
 _ROW = {**dict.fromkeys(Row._fields, pl.String()), "dropped_turns": pl.Int64()}
 
 
-class _Asked(NamedTuple):
-    system: str | None
-    instruction: str | None
-    dropped_turns: int = 0
-
-
 @dataclass(frozen=True, slots=True)
-class ReadRows:
-    """Instructions, and what was found in their file."""
+class Found:
+    """Instructions as they come."""
 
     rows: pl.DataFrame
     """`POOL_SCHEMA` or `HELDOUT_SCHEMA`."""
-    bad_rows: list[BrokenRecord]
-    duplicates: int
-    """Rows merged into another with the same instruction id."""
-    dropped_turns: int
-    """User turns after the first, over all rows."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What reading left out or merged: `bad_rows`, `duplicates` (rows with the instruction id of another), and
+    `dropped_turns` (user turns after the first, over all rows)."""
 
 
-def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> ReadRows:
+def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random.Random) -> Found:
     """The pool in a file of any accepted format.
 
     Args:
@@ -270,10 +263,10 @@ def read_pool(path: str, *, on_bad_row: OnBadRow, limit: int | None, rng: random
     rows = read.rows.select(list(POOL_SCHEMA))
     if limit is not None and limit < rows.height:
         rows = rows[sorted(rng.sample(range(rows.height), limit))]
-    return ReadRows(rows, read.bad_rows, read.duplicates, read.dropped_turns)
+    return Found(rows, read.counts)
 
 
-def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadRows:
+def read_heldout(path: str, *, on_bad_row: OnBadRow) -> Found:
     """The held-out set in a file of any accepted format, each row with a reference.
 
     Raises:
@@ -282,7 +275,8 @@ def read_heldout(path: str, *, on_bad_row: OnBadRow) -> ReadRows:
     read = _read(path, read_heldout_row, on_bad_row)
     if "test" not in read.rows["split"]:
         raise ConfigError(f'{path!r} has no row of the test split, which is the reported one; set `split` = "test"')
-    return ReadRows(read.rows.select(list(HELDOUT_SCHEMA)), read.bad_rows, read.duplicates, read.dropped_turns)
+    counts = {name: read.counts[name] for name in ("bad_rows", "duplicates")}
+    return Found(read.rows.select(list(HELDOUT_SCHEMA)), counts)
 
 
 def read_questions(benchmarks: Mapping[str, BenchmarkConfig]) -> pl.DataFrame:
@@ -311,16 +305,19 @@ def read_row(fields: Fields) -> Row:
     Raises:
         BadRecordError: the record is no instruction.
     """
-    system, instruction, dropped_turns = _asked(fields)
+    fields = _as_alpaca(fields)
+    system, instruction, given = (_text(fields, name) for name in ("system", "instruction", "input"))
     if instruction is None:
         raise BadRecordError("the instruction is empty")
+    if given is not None:
+        instruction = f"{instruction}\n\n{given}"
     return Row(
         instruction_id=instruction_id(instruction, system),
         instruction=instruction,
         system=system,
         source=_text(fields, "source") or "file",
         reference=_text(fields, "reference"),
-        dropped_turns=dropped_turns,
+        dropped_turns=fields["dropped_turns"],
     )
 
 
@@ -343,9 +340,9 @@ def read_heldout_row(fields: Fields) -> Row:
     return row._replace(task_type=task_type, split=split)
 
 
-def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> ReadRows:
+def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) -> Found:
     """The instructions of a file with all columns of ``Row``, one row for each id, whatever order they come in."""
-    found, bad = _read_each(path, read_one)
+    found, bad = read_each(path, read_one)
     if bad and (on_bad_row == "stop" or not found):
         raise ConfigError(_bad_rows_in_words(path, bad, len(found) + len(bad)))
     if not found:
@@ -354,38 +351,41 @@ def _read(path: str, read_one: Callable[[Fields], Row], on_bad_row: OnBadRow) ->
     merged = rows.group_by("instruction_id").agg(
         pl.col("instruction", "system").first(), pl.col("source", "reference", "task_type", "split").min()
     )
-    return ReadRows(merged.sort("instruction_id"), bad, rows.height - merged.height, int(rows["dropped_turns"].sum()))
+    dropped, duplicates = int(rows["dropped_turns"].sum()), rows.height - merged.height
+    counts: dict[str, float] = {"bad_rows": len(bad), "duplicates": duplicates, "dropped_turns": dropped}
+    return Found(merged.sort("instruction_id"), counts)
 
 
-def _read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[BrokenRecord]]:
-    """Every record of a file with what it holds, and those that hold nothing."""
+def read_each(path: str, read_one: Callable[[Fields], T]) -> tuple[list[tuple[Record, T]], list[str]]:
+    """Every record of a file with what it holds; and in words those that hold nothing, with their numbers.
+
+    Raises:
+        ConfigError: as `read_records`.
+    """
     found: list[tuple[Record, T]] = []
-    bad: list[BrokenRecord] = []
+    bad: list[str] = []
     for record in read_records(path):
-        if isinstance(record, BrokenRecord):
-            bad.append(record)
-            continue
         try:
             found.append((record, read_one(record.fields)))
         except BadRecordError as exc:
-            bad.append(BrokenRecord(record.number, str(exc)))
+            bad.append(f"row {record.number}: {exc}")
     return found, bad
 
 
-def _bad_rows_in_words(path: str, bad_rows: list[BrokenRecord], total: int) -> str:
+def _bad_rows_in_words(path: str, bad_rows: list[str], total: int) -> str:
     remedy = 'Repair them, or set data.on_bad_row = "skip" to go on without them; they are counted.'
     if len(bad_rows) == total:
         remedy = "No row is an instruction: docs/own-data.md shows the accepted formats."
     return "\n".join([f"{path!r}: {len(bad_rows)} of {total} rows are broken:", *_listed(bad_rows), remedy])
 
 
-def _listed(bad_rows: list[BrokenRecord]) -> list[str]:
+def _listed(bad_rows: list[str]) -> list[str]:
     more = [f"  … and {len(bad_rows) - _LISTED} more"] if len(bad_rows) > _LISTED else []
-    return [*(f"  row {row.number}: {row.reason}" for row in bad_rows[:_LISTED]), *more]
+    return [*(f"  {row}" for row in bad_rows[:_LISTED]), *more]
 
 
 def _read_benchmark(benchmark: str, path: str) -> pl.DataFrame:
-    found, bad = _read_each(path, _turns_of)
+    found, bad = read_each(path, _turns_of)
     if bad or not found:
         shown = _listed(bad) or ["  there is no record in it"]
         said = f"evaluation.benchmarks.{benchmark}.questions: {path!r}: {len(bad)} rows hold no question:"
@@ -412,19 +412,16 @@ def _turns_of(fields: Fields) -> list[str]:
     return [normalise(turn) for turn in found]
 
 
-def _asked(fields: Fields) -> _Asked:
-    """System and instruction of a record of any shape."""
+def _as_alpaca(fields: Fields) -> Fields:
+    """A record of any shape with its one turn as `system`, `instruction` and `input`, and its `dropped_turns`."""
     for name, (speaker, content) in _CONVERSATIONS.items():
         if fields.get(name) not in (None, ""):
-            asked = _first_turn(_conversation(name, fields[name]), name, speaker, content)
-            return asked._replace(system=asked.system or _text(fields, "system"))
+            turn = _first_turn(_conversation(name, fields[name]), name, speaker, content)
+            return {**fields, "input": None, **turn, "system": turn["system"] or fields.get("system")}
     if "instruction" not in fields:
         known = ", ".join(sorted(map(str, fields))[:10]) or "no field"
         raise BadRecordError(f"none of `instruction`, `messages` and `conversations` (it has {known})")
-    instruction, given = _text(fields, "instruction"), _text(fields, "input")
-    if instruction is not None and given is not None:
-        instruction = f"{instruction}\n\n{given}"
-    return _Asked(_text(fields, "system"), instruction)
+    return {**fields, "dropped_turns": 0}
 
 
 def _conversation(name: str, value: Any) -> list[Any]:
@@ -439,17 +436,17 @@ def _conversation(name: str, value: Any) -> list[Any]:
     return value
 
 
-def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> _Asked:
+def _first_turn(turns: list[Any], name: str, speaker: str, content: str) -> Fields:
     """An optional system turn and the user turn after it; later ones are counted and not looked at."""
     speakers = [turn.get(speaker) if isinstance(turn, dict) else None for turn in turns]
     first = 1 if speakers[:1] == ["system"] else 0
     if len(turns) <= first or speakers[first] not in _USER:
         raise BadRecordError(f"`{name}` does not start with a user turn (after at most one system turn)")
-    return _Asked(
-        system=_text(turns[0], content) if first else None,
-        instruction=_text(turns[first], content),
-        dropped_turns=sum(speaker in _USER for speaker in speakers[first + 1 :]),
-    )
+    return {
+        "system": _text(turns[0], content) if first else None,
+        "instruction": _text(turns[first], content),
+        "dropped_turns": sum(speaker in _USER for speaker in speakers[first + 1 :]),
+    }
 
 
 def _text(fields: Fields, name: str) -> str | None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import polars as pl
 
 from tapir_core.config import LmEvalBenchmark, MarkedBenchmark, RunConfig
-from tapir_core.data.readers import BrokenRecord, read_records
+from tapir_core.data.readers import read_each
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.evaluation.benchmark import (
     Benchmark,
@@ -212,12 +212,10 @@ class LmEval(Marking[LmEvalBenchmark]):
         return python
 
     def _records(self, field: str, path: str) -> list[dict[str, Any]]:
-        records = read_records(path)
-        if broken := [each for each in records if isinstance(each, BrokenRecord)]:
-            raise ConfigError(
-                [f"{self.where}.{field}: {path!r}, row {each.number}: {each.reason}" for each in broken[:20]]
-            )
-        return [each.fields for each in records if not isinstance(each, BrokenRecord)]
+        found, broken = read_each(path, dict)
+        if broken:
+            raise ConfigError([f"{self.where}.{field}: {path!r}, {each}" for each in broken[:20]])
+        return [fields for _, fields in found]
 
     def _own_sampling(self, temperature: float | None, max_tokens: int | None) -> str:
         """How the task itself would draw answers, where that is not how they were drawn."""

@@ -161,10 +161,9 @@ class _Pointwise(JudgeMode):
 
     def combine(self, instruction_id: str, place: str, scores: Sequence[Any], raw: str | None, judge: str) -> Verdict:
         student, teacher = scores
-        if isinstance(student, Unparsed):
-            return unscored(instruction_id, POINTWISE, student.reason, raw, judge)
-        if isinstance(teacher, Unparsed):
-            return unscored(instruction_id, POINTWISE, f"teacher: {teacher.reason}", raw, judge)
+        for whose, score in (("", student), ("teacher: ", teacher)):
+            if isinstance(score, Unparsed):
+                return unscored(instruction_id, POINTWISE, f"{whose}{score.reason}", raw, judge)
         return Verdict(instruction_id, POINTWISE, student, teacher, "scored", None, raw, judge)
 
     def calls(self, judge: JudgeConfig, rows: float, fresh: float, changed: float, equal: float) -> tuple[float, float]:

@@ -44,13 +44,11 @@ def see(text: str) -> str:
 
 @lru_cache(maxsize=1)
 def _table() -> dict[int, str]:
-    table = {ord(pair[0]): pair[1] for pair in _LOOKALIKES.split()}
-    for first, last in _SPELLINGS:
-        for code in range(first, last + 1):
-            spelt = unicodedata.normalize("NFKC", chr(code))
-            if len(spelt) == 1 and spelt.isascii() and not spelt.isspace():
-                table[code] = spelt
-    return table | dict.fromkeys(_invisible(), INVISIBLE)
+    lookalikes = {ord(pair[0]): pair[1] for pair in _LOOKALIKES.split()}
+    codes = [code for first, last in _SPELLINGS for code in range(first, last + 1)]
+    spelt = {code: unicodedata.normalize("NFKC", chr(code)) for code in codes}
+    letters = {code: text for code, text in spelt.items() if len(text) == 1 and "!" <= text <= "~"}
+    return lookalikes | letters | dict.fromkeys(_invisible(), INVISIBLE)
 
 
 def _invisible() -> list[int]:

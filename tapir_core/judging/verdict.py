@@ -114,9 +114,8 @@ def _unquoted_lines(reply: str) -> list[str]:
     """The reply without thoughts, fenced blocks and quoted lines. A fence that is never closed fences nothing."""
     lines = reply.rpartition("</think>")[2].split("\n")
     fences = [place for place, line in enumerate(lines) if line.lstrip().startswith(_FENCES)]
-    fenced: set[int] = set()
-    for opening, closing in zip(fences[::2], fences[1::2], strict=False):
-        fenced.update(range(opening, closing + 1))
+    blocks = zip(fences[::2], fences[1::2], strict=False)
+    fenced = {place for opening, closing in blocks for place in range(opening, closing + 1)}
     return [line for place, line in enumerate(lines) if place not in fenced and not line.lstrip().startswith(">")]
 
 

@@ -12,8 +12,6 @@ from tapir_core.standin.family import LEVELS
 from tapir_core.standin.rules import SCALE
 from tapir_core.text import digest
 
-__all__ = ["POOL_VERSION", "STANDIN_VERSION"]
-
 _RULES = 1
 """Raised by hand when replies change in a way that the sample below does not show."""
 

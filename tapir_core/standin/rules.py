@@ -17,7 +17,7 @@ stated, not at the way there.
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
@@ -29,18 +29,6 @@ from tapir_core.verifiable import final_result, is_correct, normalise_result, st
 
 Kind = Literal["answer", "label", "judge", "expand", "refine", "benchmark"]
 Preference = Literal["better", "first", "longer"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """One request, read."""
-
-    kind: Kind
-    sections: Mapping[str, str]
-    """Tag → text; for `answer` the instruction alone."""
-    text: str
-    """The whole conversation: what the noise of judgments and the expansions' draws derive from."""
-    seed: int = 0
 
 
 @dataclass(eq=False)
@@ -75,20 +63,33 @@ class Behaviour:
 
 Reply = str | Weighted
 
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request, read."""
+
+    sections: Mapping[str, str]
+    """Tag → text; of a prompt without any, the whole as the instruction."""
+    text: str
+    """The whole conversation: what the noise of judgments and the expansions' draws derive from."""
+    seed: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked for."""
+        return self.rule[0]
+
+    @property
+    def rule(self) -> "Rule":
+        """The first rule whose sections are all there."""
+        return next(rule for rule in _RULES if rule[1] <= self.sections.keys())
+
+
+Rule = tuple[Kind, set[str], Callable[[Ask, Behaviour], Reply]]
+"""A kind of request, the sections that tell it, and what answers it."""
+
 _OPENING = re.compile(r"^<([a-z_0-9]+)>", re.MULTILINE)
 _CLOSING = re.compile(r"</([a-z_0-9]+)>[ \t]*+$", re.MULTILINE)
-_TOLD_BY: tuple[tuple[Kind, set[str]], ...] = (
-    ("expand", {"seed", "task_type"}),
-    ("label", {"instruction", "task_types"}),
-    ("refine", {"instruction", "answer", "style"}),
-    ("benchmark", {"instruction", "output_1", "output_2"}),
-    ("benchmark", {"question", "answer"}),
-    ("benchmark", {"question", "answer_a", "answer_b"}),
-    ("benchmark", {"question", "response_1", "response_2"}),
-    ("judge", {"instruction", "answer_1", "answer_2"}),
-    ("judge", {"instruction", "answer"}),
-)
-"""Kind of request and the sections that tell it; the first that fits counts."""
 
 
 def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
@@ -105,8 +106,7 @@ def read_ask(messages: Sequence[Mapping[str, Any]], seed: int | None) -> Ask:
     sections = _read_sections(text)
     if "system" in sections:
         raise Refusal("The stand-in knows no instruction with a system message.")
-    kind: Kind = next((kind for kind, tags in _TOLD_BY if tags <= set(sections)), "answer")
-    return Ask(kind, sections or {"instruction": text}, text, seed or 0)
+    return Ask(sections or {"instruction": text}, text, seed or 0)
 
 
 def say(ask: Ask, behaviour: Behaviour) -> Reply:
@@ -115,11 +115,7 @@ def say(ask: Ask, behaviour: Behaviour) -> Reply:
     Raises:
         Refusal: no rule covers it.
     """
-    if ask.kind == "judge":
-        return judge(ask, behaviour)
-    if ask.kind == "benchmark":
-        return annotate(ask, behaviour)
-    return {"answer": answer, "label": label, "expand": expand, "refine": refine}[ask.kind](ask)
+    return ask.rule[2](ask, behaviour)
 
 
 def known(instruction: str) -> Problem:
@@ -134,12 +130,12 @@ def known(instruction: str) -> Problem:
     return problem
 
 
-def answer(ask: Ask) -> str:
+def answer(ask: Ask, _behaviour: Behaviour) -> str:
     """The plain answer."""
-    return known(ask.sections["instruction"]).plain
+    return known(ask.sections.get("instruction", ask.text)).plain
 
 
-def label(ask: Ask) -> str:
+def label(ask: Ask, _behaviour: Behaviour) -> str:
     """The task type, if it is among those offered."""
     task_type = known(ask.sections["instruction"]).task_type
     if task_type not in map(str.strip, ask.sections["task_types"].splitlines()):
@@ -147,12 +143,12 @@ def label(ask: Ask) -> str:
     return f"Task type: {task_type}"
 
 
-def refine(ask: Ask) -> str:
+def refine(ask: Ask, _behaviour: Behaviour) -> str:
     """The refined answer; its style is the one that the instruction's task type needs."""
     return known(ask.sections["instruction"]).refined
 
 
-def expand(ask: Ask) -> str:
+def expand(ask: Ask, _behaviour: Behaviour) -> str:
     """A new instruction like the seed; of another family when another task type is wanted."""
     seed, wanted = known(ask.sections["seed"]), ask.sections["task_type"]
     families = (
@@ -241,20 +237,6 @@ def judge(ask: Ask, behaviour: Behaviour) -> str:
     return f"Answer 1 is {first.reason}. Answer 2 is {second.reason}.\nScores: [[{scores[0]:.1f}, {scores[1]:.1f}]]"
 
 
-def annotate(ask: Ask, behaviour: Behaviour) -> Reply:
-    """A benchmark's judgment, in the form that its prompt asks for; of two turns the last one is judged."""
-    turn = "follow_up_" if "follow_up" in ask.sections else ""
-    question = "follow_up" if turn else "question"
-    if "output_1" in ask.sections:
-        return _choose(_lead(ask, "instruction", ("output_1", "output_2"), behaviour))
-    if "response_1" in ask.sections:
-        lead = _lead(ask, "question", ("response_1", "response_2"), behaviour)
-        return _review(lead, scores_last="(7, 8)" in ask.text)
-    if "answer" in ask.sections:
-        return _rate(ask, question, f"{turn}answer", behaviour)
-    return _compare(_lead(ask, question, (f"{turn}answer_a", f"{turn}answer_b"), behaviour))
-
-
 def grade(answer: str, problem: Problem) -> Grade:
     """Points for one answer to a problem, without bias and noise."""
     if _is_empty(answer):
@@ -269,30 +251,41 @@ def grade(answer: str, problem: Problem) -> Grade:
     return Grade(points, "wrong" if points == SCALE.wrong else "almost right")
 
 
-def _choose(lead: float) -> Weighted:
+def _choose(ask: Ask, behaviour: Behaviour) -> Weighted:
     """AlpacaEval: the identifier of the better output."""
+    lead = _lead(ask, "instruction", ("output_1", "output_2"), behaviour)
     first = 1 / (1 + math.exp(-lead))
     return Weighted("m" if first >= 0.5 else "M", {"m": first, "M": 1 - first})
 
 
-def _compare(lead: float) -> str:
+def _review(ask: Ask, behaviour: Behaviour) -> str:
+    """Vicuna: both scores, on the first line or, where the prompt shows a tuple, on the last."""
+    lead = _lead(ask, "question", ("response_1", "response_2"), behaviour)
+    first, second = (_in_scale(_MIDDLE + side * lead / 2) for side in (1, -1))
+    said = f"The first answer leads by {lead:.1f} points."
+    return f"{said}\n({first:.1f}, {second:.1f})" if "(7, 8)" in ask.text else f"{first:.1f} {second:.1f}\n{said}"
+
+
+def _compare(ask: Ask, behaviour: Behaviour) -> str:
     """MT-Bench, a pair."""
+    lead = _lead(ask, *_last_turn(ask, "answer_a", "answer_b"), behaviour)
     verdict = "C" if abs(lead) < _TIE else "A" if lead > 0 else "B"
     return f"Answer A leads by {lead:.1f} points.\nVerdict: [[{verdict}]]"
 
 
-def _review(lead: float, *, scores_last: bool) -> str:
-    """Vicuna: both scores, on the first line or, where the prompt shows a tuple, on the last."""
-    first, second = (_in_scale(_MIDDLE + side * lead / 2) for side in (1, -1))
-    said = f"The first answer leads by {lead:.1f} points."
-    return f"{said}\n({first:.1f}, {second:.1f})" if scores_last else f"{first:.1f} {second:.1f}\n{said}"
-
-
-def _rate(ask: Ask, question: str, answer: str, behaviour: Behaviour) -> str:
+def _rate(ask: Ask, behaviour: Behaviour) -> str:
     """MT-Bench, one answer."""
+    question, (answer, _) = _last_turn(ask, "answer", "answer")
     found = grade(ask.sections[answer], known(ask.sections[question]))
     noise = derive_rng(0, "benchmark", ask.text, question).gauss(0, behaviour.noise)
     return f"The answer is {found.reason}.\nRating: [[{_in_scale(found.points + noise):.1f}]]"
+
+
+def _last_turn(ask: Ask, first: str, second: str) -> tuple[str, tuple[str, str]]:
+    """The sections of the question and the answers that are judged: those of the follow-up, where there is one."""
+    if "follow_up" in ask.sections:
+        return "follow_up", (f"follow_up_{first}", f"follow_up_{second}")
+    return "question", (first, second)
 
 
 def _lead(ask: Ask, question: str, answers: tuple[str, str], behaviour: Behaviour) -> float:
@@ -345,3 +338,18 @@ def _closeness_of_numbers(result: str, reference: str) -> float:
     if error <= 0.1 or distance <= 1 or (len(reference) > 1 and Counter(result) == Counter(reference)):
         return SCALE.near
     return SCALE.distant if error <= 0.25 else SCALE.wrong
+
+
+_RULES: tuple[Rule, ...] = (
+    ("expand", {"seed", "task_type"}, expand),
+    ("label", {"instruction", "task_types"}, label),
+    ("refine", {"instruction", "answer", "style"}, refine),
+    ("benchmark", {"instruction", "output_1", "output_2"}, _choose),
+    ("benchmark", {"question", "answer"}, _rate),
+    ("benchmark", {"question", "answer_a", "answer_b"}, _compare),
+    ("benchmark", {"question", "response_1", "response_2"}, _review),
+    ("judge", {"instruction", "answer_1", "answer_2"}, judge),
+    ("judge", {"instruction", "answer"}, judge),
+    ("answer", set(), answer),
+)
+"""The first that fits counts."""

@@ -19,12 +19,13 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from aiohttp import web
 
@@ -34,6 +35,9 @@ from tapir_core.standin.rules import Behaviour, Preference, Refusal, Reply, Weig
 
 MODELS = ("standin-teacher", "standin-judge")
 CHAT = "/v1/chat/completions"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Thing = TypeVar("Thing")
 
 _GRACE_SECONDS = 2.0
 """For replies that are under way when the server is stopped."""
@@ -97,8 +101,8 @@ def reply_to_json(body: Any, behaviour: Behaviour) -> ChatReply:
 
 def rejection(problem: BadRequest) -> ChatReply:
     """An error as OpenAI words it."""
-    error = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
-    return ChatReply(problem.status, {"error": error})
+    said = {"message": str(problem), "type": "invalid_request_error", "param": None, "code": problem.code}
+    return ChatReply(problem.status, {"error": said})
 
 
 def parse_chat(body: Any) -> ChatRequest:
@@ -112,18 +116,20 @@ def parse_chat(body: Any) -> ChatRequest:
     model, messages = body.get("model"), body.get("messages")
     if model not in MODELS:
         raise BadRequest(f"The model `{model}` does not exist.", status=404, code="model_not_found")
-    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
-        raise BadRequest("'messages' must be a list of messages, not empty")
-    if body.get("stream") or body.get("n", 1) not in (1, None):
-        raise BadRequest("the stand-in sends one choice and does not stream")
     max_tokens, seed = body.get("max_completion_tokens") or body.get("max_tokens"), body.get("seed")
-    for name, value in (("max_tokens", max_tokens), ("seed", seed)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise BadRequest(f"'{name}' must be an integer, not {value!r}")
     wanted = body.get("top_logprobs") or 0
-    if not isinstance(wanted, int) or not 0 <= wanted <= 20 or (wanted and not body.get("logprobs")):
-        raise BadRequest("'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'")
-    return ChatRequest(model, messages, max_tokens, seed, wanted)
+    has_messages = isinstance(messages, list) and messages and all(isinstance(each, dict) for each in messages)
+    is_sampled = isinstance(wanted, int) and 0 <= wanted <= 20 and (body.get("logprobs") or not wanted)
+    for holds, problem in (
+        (has_messages, "'messages' must be a list of messages, not empty"),
+        (not body.get("stream") and body.get("n", 1) in (1, None), "the stand-in sends one choice and does not stream"),
+        (type(max_tokens) in (int, NoneType), f"'max_tokens' must be an integer, not {max_tokens!r}"),
+        (type(seed) in (int, NoneType), f"'seed' must be an integer, not {seed!r}"),
+        (is_sampled, "'top_logprobs' must be an integer from 0 to 20, and needs 'logprobs'"),
+    ):
+        if not holds:
+            raise BadRequest(problem)
+    return ChatRequest(model, body["messages"], max_tokens, seed, wanted)
 
 
 def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logprobs: bool = True) -> dict[str, Any]:
@@ -131,22 +137,18 @@ def completion(chat: ChatRequest, reply: Reply | Refusal, *, created: int, logpr
 
     Log-probabilities are those of a weighted reply's one token, where they are asked for and given at all.
     """
-    weights: dict[str, Any] | None = None
+    weights = None
     if isinstance(reply, Weighted):
         weights = _logprobs(reply, chat.top_logprobs) if logprobs and chat.top_logprobs else None
         reply = reply.text
-    message: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    refusal = reply.reason if isinstance(reply, Refusal) else None
+    ends = [match.end() for match in _TOKEN.finditer(refusal or str(reply))]
+    tokens = len(ends)
     finish_reason = "stop"
-    if isinstance(reply, Refusal):
-        message["refusal"] = reply.reason
-        tokens = len(_TOKEN.findall(reply.reason))
-    else:
-        ends = [match.end() for match in _TOKEN.finditer(reply)]
-        tokens = len(ends)
-        if chat.max_tokens is not None and tokens > chat.max_tokens:
-            tokens, finish_reason = chat.max_tokens, "length"
-            reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
-        message["content"] = reply
+    if not isinstance(reply, Refusal) and chat.max_tokens is not None and tokens > chat.max_tokens:
+        tokens, finish_reason = chat.max_tokens, "length"
+        reply = reply[: ends[tokens - 1]] if tokens > 0 else ""
+    message = {"role": "assistant", "content": None if refusal else reply, "refusal": refusal}
     prompt_tokens = sum(len(_TOKEN.findall(str(each.get("content") or ""))) for each in chat.messages)
     return {
         "id": f"chatcmpl-{sha256(repr((chat, reply)).encode()).hexdigest()[:24]}",
@@ -200,28 +202,25 @@ class Batches:
     async def _upload(self, request: web.Request) -> web.Response:
         file = (await request.post()).get("file")
         if not isinstance(file, web.FileField):
-            return _wrong("upload a multipart form of 'purpose' and 'file'", 400)
+            raise BadRequest("upload a multipart form of 'purpose' and 'file'")
         return web.json_response({"id": self._keep(file.file.read()), "object": "file", "purpose": "batch"})
 
     async def _send_content(self, request: web.Request) -> web.Response:
-        content = self._files.get(request.match_info["id"])
-        return _wrong("No such File object", 404) if content is None else web.Response(body=content)
+        return web.Response(body=_known(self._files, request.match_info["id"], "No such File object"))
 
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
-        content = self._files.get(asked.get("input_file_id"))
-        if content is None:
-            return _wrong("No such File object", 404)
+        content = _known(self._files, asked.get("input_file_id"), "No such File object")
         # In a thread: a large file would hold up everybody else for seconds.
-        output, errors = await asyncio.to_thread(self._answer, content)
+        answered = await asyncio.to_thread(self._answer, content)
+        files = {name: self._keep(bytes(rows)) if rows else None for name, rows in answered.items()}
         batch = {
             **{name: asked.get(name) for name in ("input_file_id", "endpoint", "completion_window", "metadata")},
             "id": f"batch_{secrets.token_hex(12)}",
             "object": "batch",
             "status": "completed",
             "created_at": int(time.time()),
-            "output_file_id": self._keep(output) if output else None,
-            "error_file_id": self._keep(errors) if errors else None,
+            **files,
         }
         self._batches[batch["id"]] = batch
         return web.json_response(batch)
@@ -231,20 +230,19 @@ class Batches:
         return web.json_response({"object": "list", "data": [*reversed(self._batches.values())], "has_more": False})
 
     async def _show(self, request: web.Request) -> web.Response:
-        batch = self._batches.get(request.match_info["id"])
-        return _wrong("No batch found", 404) if batch is None else web.json_response(batch)
+        return web.json_response(_known(self._batches, request.match_info["id"], "No batch found"))
 
-    def _answer(self, content: bytes) -> tuple[bytes, bytes]:
-        """The output file, and the error file."""
-        right: list[bytes] = []
-        wrong: list[bytes] = []
+    def _answer(self, content: bytes) -> dict[str, bytearray]:
+        """Which file of the batch has which rows: those that were answered, and those whose request is wrong."""
+        rows = {"output_file_id": bytearray(), "error_file_id": bytearray()}
         for line in content.splitlines():
             row = json.loads(line)
             reply = reply_to_json(row["body"], self._behaviour)
             response = {"status_code": reply.status, "request_id": f"req_{row['custom_id']}", "body": reply.body}
             answered = {"id": f"row_{row['custom_id']}", "custom_id": row["custom_id"], "response": response}
-            (right if reply.status == 200 else wrong).append(json.dumps({**answered, "error": None}).encode() + b"\n")
-        return b"".join(right), b"".join(wrong)
+            file = "output_file_id" if reply.status == 200 else "error_file_id"
+            rows[file] += json.dumps({**answered, "error": None}).encode() + b"\n"
+        return rows
 
     def _keep(self, content: bytes) -> str:
         name = f"file-{secrets.token_hex(12)}"
@@ -252,8 +250,22 @@ class Batches:
         return name
 
 
-def _wrong(message: str, status: int) -> web.Response:
-    reply = rejection(BadRequest(message, status=status))
+def _known(things: Mapping[str, Thing], name: str, problem: str) -> Thing:
+    if name not in things:
+        raise BadRequest(problem, status=404)
+    return things[name]
+
+
+@web.middleware
+async def _reject(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Words a wrong request as OpenAI does."""
+    try:
+        return await handler(request)
+    except BadRequest as problem:
+        return _respond(rejection(problem))
+
+
+def _respond(reply: ChatReply) -> web.Response:
     return web.json_response(reply.body, status=reply.status)
 
 
@@ -269,8 +281,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool
     async def chat(request: web.Request) -> web.Response:
         content = await request.read()
         await asyncio.sleep(latency_ms / 1000)
-        reply = reply_to(content, behaviour)
-        return web.json_response(reply.body, status=reply.status)
+        return _respond(reply_to(content, behaviour))
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response(model_list())
@@ -278,7 +289,7 @@ def make_application(behaviour: Behaviour, latency_ms: int = 0, *, batches: bool
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": STANDIN_VERSION})
 
-    application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
+    application = web.Application(client_max_size=_LARGEST_BODY_BYTES, middlewares=[_reject])
     application.add_routes([web.post(CHAT, chat), web.get("/v1/models", models), web.get("/health", health)])
     application.add_routes(Batches(behaviour).routes() if batches else [])
     return application
@@ -352,20 +363,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description="Serve the stand-in: a rule-based teacher and judge, no LLM.")
-    options: tuple[tuple[str, Callable[[str], Any], Any, str], ...] = (
-        ("--host", str, "127.0.0.1", "address to listen on"),
-        ("--port", int, 0, "port; 0 takes a free one"),
-        ("--position-bias", float, 0.5, "points added to the answer shown first"),
-        ("--noise", float, 0.5, "standard deviation of the judge's scores, in points"),
-        ("--latency-ms", int, 0, "milliseconds before each reply"),
-        ("--port-file", Path, None, "write the port here once it listens"),
-    )
-    for name, kind, default, said in options:
-        parser.add_argument(name, type=kind, default=default, help=said)
-    preferences = get_args(Preference)
-    parser.add_argument("--prefers", choices=preferences, default="better", help="which answer wins in benchmarks")
-    said = "give no log-probabilities to who asks for them"
-    parser.add_argument("--no-logprobs", dest="logprobs", action="store_false", help=said)
+    no_logprobs = "give no log-probabilities to who asks for them"
+    options: dict[str, dict[str, Any]] = {
+        "--host": {"default": "127.0.0.1", "help": "address to listen on"},
+        "--port": {"type": int, "default": 0, "help": "port; 0 takes a free one"},
+        "--position-bias": {"type": float, "default": 0.5, "help": "points added to the answer shown first"},
+        "--noise": {"type": float, "default": 0.5, "help": "standard deviation of the judge's scores, in points"},
+        "--latency-ms": {"type": int, "default": 0, "help": "milliseconds before each reply"},
+        "--port-file": {"type": Path, "help": "write the port here once it listens"},
+        "--prefers": {"choices": get_args(Preference), "default": "better", "help": "which answer wins in benchmarks"},
+        "--no-logprobs": {"dest": "logprobs", "action": "store_false", "help": no_logprobs},
+    }
+    for name, settings in options.items():
+        parser.add_argument(name, **settings)
     return parser
 
 

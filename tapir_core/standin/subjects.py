@@ -151,19 +151,15 @@ def _draw_conversion(level: int, rng: random.Random) -> Slots:
 
 def _solve_conversion(slots: Slots) -> Solution:
     amount, pair = Decimal(slots["amount"]), (slots["source"], slots["target"])
-    whole = "." not in slots["amount"]
-    if pair in _UP:
-        level, result = 3, amount / _UP[pair]
-        rule = f"1 {pair[1]} is {_UP[pair]} {pair[0]}: {amount} / {_UP[pair]}"
-    else:
-        factor = {**_STEPS, **_LEAPS}[pair]
-        level, result = 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2, amount * factor
-        rule = f"1 {pair[0]} is {factor} {pair[1]}: {amount} x {factor}"
+    is_up, whole = pair in _UP, "." not in slots["amount"]
+    factor = _UP[pair] if is_up else {**_STEPS, **_LEAPS}[pair]
+    level = 3 if is_up else 5 if pair in _LEAPS else 4 if not whole else 1 if amount <= 99 else 2
     if amount == 0 or (level in (3, 5) and not whole):
         raise ValueError(f"{slots['amount']} {pair[0]} are not asked for")
-    text = f"{result:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return Solution(level, text, f"{rule} = {text}.")
+    text = f"{amount / factor if is_up else amount * factor:f}"
+    result = text.rstrip("0").rstrip(".") if "." in text else text
+    (large, small), sign = (pair[::-1], "/") if is_up else (pair, "x")
+    return Solution(level, result, f"1 {large} is {factor} {small}: {amount} {sign} {factor} = {result}.")
 
 
 _LOOKUPS = {"symbol": WORDS.elements, "name": {symbol: name for name, symbol in WORDS.elements.items()}}

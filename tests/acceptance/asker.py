@@ -13,7 +13,7 @@ from pathlib import Path
 from tapir_core.calls import Answer, AnswerStore, CallEngine, Endpoint, Outcome, Request, ask_parsed
 from tapir_core.config import CallsConfig
 from tapir_core.config.run import RetriesConfig
-from tapir_core.judging import parse_verdict
+from tapir_core.judging.verdict import parse_verdict
 from tests.acceptance.workload import judge_requests, teacher_requests
 
 

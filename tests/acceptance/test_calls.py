@@ -18,7 +18,7 @@ import pytest
 from tapir_core.calls import Answer, AnswerStore, CallEngine
 from tapir_core.calls.wire import Reply
 from tapir_core.config import CallsConfig
-from tapir_core.judging import PairScores, parse_verdict
+from tapir_core.judging.verdict import PairScores, parse_verdict
 from tests.acceptance.command_line import Project, descendants
 from tests.acceptance.processes import DEADLINE_SECONDS, Asker
 from tests.acceptance.workload import ROWS, UNKNOWN, digest_in_log, judge_requests, teacher_requests, undisturbed

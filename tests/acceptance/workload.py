@@ -7,7 +7,7 @@ from hashlib import sha256
 from tapir_core.calls import Endpoint, Message, Request
 from tapir_core.calls.wire import request_body
 from tapir_core.config import Sampling
-from tapir_core.judging import render_pairwise
+from tapir_core.judging.prompt import render_pairwise
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.families import sample_problems
 from tapir_core.standin.rules import Behaviour

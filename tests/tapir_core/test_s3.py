@@ -175,7 +175,7 @@ def test_a_big_file_goes_in_pieces_that_are_tried_again_and_comes_back_the_same(
     (tmp_path / "weights").write_bytes(content)
     storage = Storage("s3://runs/a")
     s3.faults[:] = [nothing, answer("503 Slow Down", "SlowDown")]
-    storage.upload(tmp_path / "weights", "weights")
+    Storage(tmp_path).send("weights", storage)
     assert s3.requests.count("PUT /runs/a/weights") == 3 + 1
     assert storage.sha256("weights") == hashlib.sha256(content).hexdigest()
 
@@ -186,5 +186,5 @@ def test_a_big_file_whose_upload_fails_is_not_there(s3, tmp_path):
     storage = Storage("s3://runs/a", SHORT)
     s3.faults[:] = [nothing, *[answer("500 Internal Server Error", "InternalError")] * 4]
     with pytest.raises(TapirError):
-        storage.upload(tmp_path / "weights", "weights")
+        Storage(tmp_path).send("weights", storage)
     assert not storage.exists("weights")

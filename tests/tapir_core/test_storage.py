@@ -54,15 +54,23 @@ def test_files_are_listed_with_their_sizes_below_any_folder(storage):
 
 
 def test_files_go_to_the_root_and_back_whole(storage, tmp_path_factory):
-    content, folder = random.Random(1).randbytes(100_000), tmp_path_factory.mktemp("here")
-    (folder / "weights").write_bytes(content)
-    storage.upload(folder / "weights", "checkpoint/weights")
+    content = random.Random(1).randbytes(100_000)
+    here, back = (Storage(tmp_path_factory.mktemp(name)) for name in ("here", "back"))
+    here.write_bytes("checkpoint/weights", content)
+    here.send("checkpoint/weights", storage)
     assert storage.sha256("checkpoint/weights") == hashlib.sha256(content).hexdigest()
-    storage.download("checkpoint/weights", folder / "back/weights")
-    assert (folder / "back/weights").read_bytes() == content
+    storage.send("checkpoint/weights", back)
+    assert back.read_bytes("checkpoint/weights") == content
     with pytest.raises(FileNotFoundError):
-        storage.download("checkpoint/other", folder / "other")
-    assert sorted(path.name for path in folder.iterdir()) == ["back", "weights"]
+        storage.send("checkpoint/other", back)
+    assert [*back.files()] == ["checkpoint/weights"]
+
+
+def test_a_file_goes_from_one_remote_root_to_another(storage):
+    other = Storage("memory://elsewhere")
+    storage.write_bytes("a/file", b"content")
+    storage.send("a/file", other)
+    assert other.read_bytes("a/file") == b"content"
 
 
 def test_an_unwritable_place_is_named_with_the_remedy(tmp_path):

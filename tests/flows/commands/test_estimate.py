@@ -15,7 +15,7 @@ from tapir_core.estimate.run import Estimate, Figures, estimate_run, load_estima
 from tapir_core.paths import ESTIMATE
 from tapir_core.prompts import load_prompt
 from tapir_core.run_folder import open_run
-from tapir_core.standin.pool import standin_pool
+from tapir_core.sources import standin_pool
 from tests.run_config import make_config
 
 UNPRICED = {

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import draw_balanced, fill_quotas, quotas, share_table, shares_of, supply_of
+from tapir_core.curriculum import fill_quotas, quotas, share_table, shares_of, supply_of
+from tapir_core.curriculum.mixture import draw_balanced
 from tapir_core.randomness import derive_rng
 from tapir_core.task_types import TARGET_SHARES, TASK_TYPES
 from tests.builders import make_labels, make_seeds, numbered, shuffled

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, Threshold
-from tapir_core.curriculum import DIFFICULTY, compute_difficulty, count_unscored, select_seeds
+from tapir_core.curriculum import compute_difficulty, count_unscored, select_seeds
+from tapir_core.curriculum.tables import DIFFICULTY
 from tapir_core.judging import Verdict
 from tapir_core.randomness import derive_rng
 from tests.builders import make_labels, make_verdict, make_verdicts, shuffled

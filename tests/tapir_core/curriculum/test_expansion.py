@@ -5,15 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.calls.asking import REASK_STRIDE
-from tapir_core.curriculum import (
-    CANDIDATES,
-    candidate_rows,
-    lacking,
-    parse_expansion,
-    plan_wave,
-    render_expansion,
-)
+from tapir_core.curriculum import candidate_rows, lacking, parse_expansion, plan_wave, render_expansion
 from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.tables import CANDIDATES
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.text import Unparsed

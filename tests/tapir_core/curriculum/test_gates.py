@@ -3,26 +3,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import (
-    REJECTED,
-    AnswerGate,
-    DifficultyGate,
-    Gate,
-    Gated,
-    LabelGate,
-    apply_gates,
-    text_gates,
-)
+from tapir_core.curriculum import Gated, apply_gates, paid_gates, text_gates
+from tapir_core.curriculum.tables import REJECTED
 from tapir_core.prompts import load_prompt
 from tapir_core.text import instruction_id
 from tests.builders import (
     make_candidates,
-    make_difficulty,
     make_expansion_config,
-    make_labels,
     make_pool,
     make_questions,
-    make_teacher,
     rouge_l,
 )
 
@@ -32,8 +21,10 @@ QUESTIONS = make_questions(BAKER)
 
 
 def run_text_gates(*instructions: str, pool: pl.DataFrame = POOL, **fields: object) -> Gated:
-    gates = text_gates(make_expansion_config(**fields), load_prompt("expand"), pool, QUESTIONS)
-    return apply_gates(make_candidates(*instructions), gates)
+    candidates = make_candidates(*instructions)
+    contaminated = {*QUESTIONS.find(candidates)["instruction_id"]}
+    gates = text_gates(make_expansion_config(**fields), load_prompt("expand"), pool, contaminated)
+    return apply_gates(candidates, gates)
 
 
 @pytest.mark.parametrize(
@@ -92,23 +83,30 @@ def test_nothing_that_passes_is_like_the_pool_or_like_another(instructions: list
         known.append(instruction)
 
 
-def run_paid_gates(gates: list[Gate]) -> Gated:
-    return apply_gates(make_candidates("one two", "three four", "five six"), gates)
+TEXTS = ("one two", "three four", "five six")
+
+
+def run_paid_gates(*found: tuple[str | None, str | None, str, float | None], delta: float | None = None) -> Gated:
+    """What the gates let through of three candidates, each with its label, answer, ending and MFD."""
+    columns = ["instruction_id", "task_type", "response", "finish_reason", "mfd"]
+    rows = [(instruction_id(text), *each) for text, each in zip(TEXTS, found, strict=True)]
+    return apply_gates(make_candidates(*TEXTS), paid_gates(pl.DataFrame(rows, columns, orient="row"), delta))
 
 
 def test_the_label_must_be_the_wanted_task_type() -> None:
-    labels = make_labels({instruction_id("one two"): "Math", instruction_id("three four"): "Law"})
-    gated = run_paid_gates([LabelGate(labels)])
+    gated = run_paid_gates(*((label, "fine", "stop", None) for label in ("Math", "Law", None)))
     assert gated.passed["instruction"].to_list() == ["one two"]
-    assert gated.counts == {"task_type": 2}
+    assert gated.counts == {"task_type": 2, "teacher_answer": 0}
 
 
 def test_the_teachers_answer_must_be_usable() -> None:
-    answers = {instruction_id("one two"): "fine", instruction_id("three four"): " "}
-    assert run_paid_gates([AnswerGate(make_teacher(answers))]).passed["instruction"].to_list() == ["one two"]
-    assert run_paid_gates([AnswerGate(make_teacher(answers, finish_reason="length"))]).passed.height == 0
+    endings = [("fine", "stop"), (" ", "stop"), ("fine", "length")]
+    gated = run_paid_gates(*(("Math", answer, ending, None) for answer, ending in endings))
+    assert gated.passed["instruction"].to_list() == ["one two"]
+    assert gated.counts == {"task_type": 0, "teacher_answer": 2}
 
 
 def test_the_difficulty_check_keeps_what_is_above_delta() -> None:
-    difficulty = make_difficulty({instruction_id("one two"): 2.0, instruction_id("three four"): 2.5})
-    assert run_paid_gates([DifficultyGate(difficulty, 2.0)]).passed["instruction"].to_list() == ["three four"]
+    gated = run_paid_gates(*(("Math", "fine", "stop", mfd) for mfd in (2.0, 2.5, None)), delta=2.0)
+    assert gated.passed["instruction"].to_list() == ["three four"]
+    assert gated.counts == {"task_type": 0, "teacher_answer": 0, "difficulty": 2}

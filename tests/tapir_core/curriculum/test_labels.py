@@ -1,6 +1,7 @@
 import pytest
 
-from tapir_core.curriculum import Labelling, parse_label
+from tapir_core.curriculum import Labelling
+from tapir_core.curriculum.teacher import parse_label
 from tapir_core.prompts import load_prompt
 from tapir_core.task_types import TASK_TYPES
 from tapir_core.text import Unparsed

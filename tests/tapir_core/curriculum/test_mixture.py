@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.curriculum import (
-    MIXTURE,
-    Mixture,
-    assemble,
-    draw_basic,
-    draw_easy,
-    draw_hard,
-    hard_count,
-    quotas,
-)
+from tapir_core.curriculum import Mixture, assemble, draw_basic, draw_easy, draw_hard, hard_count, quotas
+from tapir_core.curriculum.tables import MIXTURE
 from tapir_core.randomness import derive_rng
 from tests.builders import make_examples, make_expansion, make_refinement, make_seeds, numbered, shuffled
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import HardShare, RandomShare, Threshold
-from tapir_core.curriculum import SEEDS, select_seeds
+from tapir_core.curriculum import select_seeds
+from tapir_core.curriculum.tables import SEEDS
 from tapir_core.randomness import derive_rng
 from tests.builders import make_difficulty, make_examples, numbered, shuffled
 

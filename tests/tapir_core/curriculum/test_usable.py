@@ -1,6 +1,7 @@
 import pytest
 
-from tapir_core.curriculum import EXAMPLES, split_usable, unusable_reason
+from tapir_core.curriculum import split_usable, unusable_reason
+from tapir_core.curriculum.tables import EXAMPLES
 from tapir_core.text import instruction_id
 from tests.builders import make_labels, make_pool, make_teacher, shuffled
 

@@ -1,14 +1,16 @@
 import polars as pl
 import pytest
 
-from tapir_core.data.dataset import read_manifest, read_part, read_rows, write_manifest, write_part
+from tapir_core.data.dataset import Manifest, read_manifest, read_part, read_rows, write_manifest, write_part
 from tapir_core.storage import Storage
 
 ROWS = pl.DataFrame({"instruction_id": ["a", "b"], "mfd": [1.0, None]})
 
 
-def write(storage, *parts):
-    return write_manifest(storage, "seeds", stage="select", version=2, key="k", columns=ROWS.columns, parts=parts)
+def write(storage, *parts, version=2, key="k", counts=None):
+    rows = sum(part.rows for part in parts)
+    manifest = Manifest("select", version, key, tuple(ROWS.columns), rows, parts, counts=counts or {})
+    return write_manifest(storage, "seeds", manifest)
 
 
 def test_rows_come_back_in_the_order_of_the_parts(tmp_path):
@@ -46,16 +48,7 @@ def test_a_torn_manifest_counts_as_none(tmp_path):
 def test_the_digest_is_of_the_rows_and_of_nothing_else(tmp_path):
     storage = Storage(tmp_path)
     part = write_part(storage, "seeds", ROWS)
-    again = write_manifest(
-        storage,
-        "seeds",
-        stage="select",
-        version=3,
-        key="another",
-        columns=ROWS.columns,
-        parts=[part],
-        counts={"seconds": 9.0},
-    )
+    again = write(storage, part, version=3, key="another", counts={"seconds": 9.0})
     assert again.digest == write(storage, part).digest
     assert again.digest != write(storage, part, part).digest
 

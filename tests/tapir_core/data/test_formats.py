@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tapir_core.data.readers import BrokenRecord, Record, read_records
+from tapir_core.data.readers import Record, read_each, read_records
 from tapir_core.errors import ConfigError
 from tests.harness.processes import free_port
 
@@ -36,10 +36,7 @@ def parquet(**columns: list[object]) -> bytes:
 @pytest.mark.parametrize("name", ["pool.json", "pool.csv", "pool"])
 def test_the_content_tells_the_format_whatever_the_name(tmp_path: Path, content: str | bytes, name: str) -> None:
     records = read_records(write(tmp_path, content, name))
-    assert [record.fields for record in records if isinstance(record, Record)] == [
-        {"instruction": "A?"},
-        {"instruction": "B?"},
-    ]
+    assert [record.fields for record in records] == [{"instruction": "A?"}, {"instruction": "B?"}]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_content(tmp_path: Path) -> None:
@@ -52,9 +49,10 @@ def test_json_lines_are_numbered_by_line_and_blank_lines_pass(tmp_path: Path) ->
 
 
 def test_a_damaged_line_is_one_broken_record(tmp_path: Path) -> None:
-    records = read_records(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3'))
-    assert [record.number for record in records if isinstance(record, BrokenRecord)] == [1, 3, 4, 5]
-    assert records[1] == Record(2, {"a": 2})
+    found, broken = read_each(write(tmp_path, '{"a": \n{"a": 2}\n[1]\n7\n{"a": 3'), dict)
+    assert [each.partition(":")[0] for each in broken] == ["row 1", "row 3", "row 4", "row 5"]
+    assert broken[1] == "row 3: expected an object with fields, got list"
+    assert found == [(Record(2, {"a": 2}), {"a": 2})]
 
 
 def test_csv_is_numbered_by_the_line_a_row_starts_on(tmp_path: Path) -> None:
@@ -63,8 +61,8 @@ def test_csv_is_numbered_by_the_line_a_row_starts_on(tmp_path: Path) -> None:
 
 
 def test_a_csv_row_with_another_number_of_cells_is_broken(tmp_path: Path) -> None:
-    records = read_records(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n"))
-    assert [isinstance(record, BrokenRecord) for record in records] == [True, False, True]
+    _, broken = read_each(write(tmp_path, "instruction,input\nA?\nB?,y\nC?,y,z\n"), dict)
+    assert broken == [f"row {row}: {cells} cells, but the header names 2" for row, cells in ((2, 1), (4, 3))]
 
 
 def test_parquet_keeps_lists_of_messages(tmp_path: Path) -> None:
@@ -120,4 +118,5 @@ def test_a_folder_and_an_unknown_protocol_are_no_files(tmp_path: Path) -> None:
 
 def test_a_number_too_long_for_python_is_a_broken_line(tmp_path: Path) -> None:
     lines = [json.dumps({"instruction": "A?"}), '{"n": ' + "9" * 5000 + "}"]
-    assert isinstance(read_records(write(tmp_path, "\n".join(lines)))[1], BrokenRecord)
+    _, [broken] = read_each(write(tmp_path, "\n".join(lines)), dict)
+    assert broken.startswith("row 2: damaged JSON")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, ReadRows, read_heldout, read_pool
+from tapir_core.data.readers import HELDOUT_SCHEMA, POOL_SCHEMA, Found, read_heldout, read_pool
 from tapir_core.errors import ConfigError
 
 WORDS = st.sampled_from(["A?", " A?", "B?", "C?\n", "\u00e9", "e\u0301"])
@@ -26,9 +26,7 @@ def write(folder: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def read(
-    folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1
-) -> ReadRows:
+def read(folder: Path, rows: list[Any], *, on_bad_row: Any = "stop", limit: int | None = None, seed: int = 1) -> Found:
     return read_pool(write(folder, rows), on_bad_row=on_bad_row, limit=limit, rng=random.Random(seed))
 
 
@@ -41,7 +39,7 @@ def test_the_order_of_rows_changes_nothing(
     shuffle.shuffle(rows)
     after = read(folder, rows, limit=limit)
     assert before.rows.equals(after.rows)
-    assert before.duplicates == after.duplicates
+    assert before.counts["duplicates"] == after.counts["duplicates"]
     assert before.rows["instruction_id"].is_unique().all()
     assert before.rows["instruction_id"].is_sorted()
 
@@ -53,12 +51,12 @@ def test_a_pool_has_the_columns_of_its_contract_even_when_all_are_null(tmp_path:
 def test_duplicates_are_merged_and_counted(tmp_path: Path) -> None:
     rows = [{"instruction": "A?"}, {"instruction": " A?", "reference": "2"}, {"instruction": "A?", "reference": "1"}]
     pool = read(tmp_path, [*rows, {"instruction": "B?"}])
-    assert (pool.rows.height, pool.duplicates) == (2, 2)
+    assert (pool.rows.height, pool.counts["duplicates"]) == (2, 2)
     assert set(pool.rows["reference"]) == {"1", None}
 
 
 def test_the_same_instruction_under_another_system_text_is_no_duplicate(tmp_path: Path) -> None:
-    assert read(tmp_path, [{"instruction": "A?"}, {"instruction": "A?", "system": "S"}]).duplicates == 0
+    assert read(tmp_path, [{"instruction": "A?"}, {"instruction": "A?", "system": "S"}]).counts["duplicates"] == 0
 
 
 def test_dropped_turns_are_counted(tmp_path: Path) -> None:
@@ -67,7 +65,7 @@ def test_dropped_turns_are_counted(tmp_path: Path) -> None:
         {"role": "assistant", "content": "B."},
         {"role": "user", "content": "C?"},
     ]
-    assert read(tmp_path, [{"messages": turns}, {"messages": turns[:2]}]).dropped_turns == 1
+    assert read(tmp_path, [{"messages": turns}, {"messages": turns[:2]}]).counts["dropped_turns"] == 1
 
 
 def test_a_limit_draws_a_sample_that_depends_on_the_generator_only(tmp_path: Path) -> None:
@@ -107,7 +105,7 @@ def test_only_the_first_twenty_bad_rows_are_spelled_out(tmp_path: Path) -> None:
 def test_bad_rows_are_skipped_and_counted_when_asked_for(tmp_path: Path) -> None:
     pool = read(tmp_path, [{"instruction": ""}, {"instruction": "A?"}], on_bad_row="skip")
     assert pool.rows.height == 1
-    assert [(row.number, row.reason) for row in pool.bad_rows] == [(1, "the instruction is empty")]
+    assert pool.counts["bad_rows"] == 1
 
 
 @pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
@@ -132,7 +130,7 @@ def test_an_instruction_in_both_splits_is_dev_so_that_no_decision_reads_a_report
     rows = [{"instruction": "A?", "reference": "1", "split": split} for split in ("test", "dev")]
     heldout = read_heldout(write(tmp_path, [*rows, {"instruction": "B?", "reference": "2"}]), on_bad_row="stop")
     assert heldout.rows.filter(instruction="A?")["split"].to_list() == ["dev"]
-    assert heldout.duplicates == 1
+    assert heldout.counts["duplicates"] == 1
 
 
 def test_a_heldout_set_without_a_test_row_is_an_error(tmp_path: Path) -> None:

@@ -1,17 +1,9 @@
 import pytest
 
 from tapir_core.config import JudgeConfig, Order
-from tapir_core.judging import (
-    POINTWISE,
-    VERDICTS,
-    PairScores,
-    Verdict,
-    expected_orders,
-    unscored,
-    verdict_rows,
-    verdicts_per_instruction,
-)
-from tapir_core.judging.orders import MODES
+from tapir_core.judging import Verdict, expected_orders, unscored, verdict_rows, verdicts_per_instruction
+from tapir_core.judging.orders import MODES, POINTWISE, VERDICTS
+from tapir_core.judging.verdict import PairScores
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 

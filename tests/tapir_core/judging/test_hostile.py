@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from tapir_core.judging import PairScores, parse_pointwise, parse_verdict, render_pairwise, render_pointwise
 from tapir_core.judging.hostile import HostileCase, hostile_cases
-from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise
+from tapir_core.judging.prompt import MAX_SECTION_CHARS, neutralise, render_pairwise, render_pointwise
+from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict
 from tapir_core.prompts import load_prompt
 from tapir_core.standin.rules import Behaviour, judge, read_ask
 from tapir_core.text import Unparsed

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapir_core.config import PanelRule
-from tapir_core.judging import VERDICTS, Verdict, verdict_rows
-from tapir_core.judging.orders import combine_judges
+from tapir_core.judging import Verdict, verdict_rows
+from tapir_core.judging.orders import VERDICTS, combine_judges
 from tests.builders import make_verdict, make_verdicts, shuffled
 
 RULES: tuple[PanelRule, ...] = get_args(PanelRule)

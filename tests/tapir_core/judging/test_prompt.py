@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging import MAX_SECTION_CHARS, neutralise, parse_verdict, render_pairwise, render_pointwise
+from tapir_core.judging import neutralise
+from tapir_core.judging.prompt import MAX_SECTION_CHARS, render_pairwise, render_pointwise
+from tapir_core.judging.verdict import parse_verdict
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 

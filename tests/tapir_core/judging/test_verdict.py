@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir_core.judging import PairScores, mode_of, parse_pointwise, parse_verdict
+from tapir_core.judging import mode_of
 from tapir_core.judging.orders import MODES
-from tapir_core.judging.verdict import read_pair, read_point
+from tapir_core.judging.verdict import PairScores, parse_pointwise, parse_verdict, read_pair, read_point
 from tapir_core.prompts import load_prompt
 from tapir_core.text import Unparsed
 from tests.run_config import make_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.judging import VERDICTS
+from tapir_core.judging.orders import VERDICTS
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt
 from tests.run_builder import build_run, make_config

@@ -6,8 +6,8 @@ import pytest
 from tapir_core.reporting.report import run_card, write_report
 from tapir_core.reporting.tables import contaminated_table, decontamination_table, left_out_table
 from tapir_core.run_folder import RunFolder
+from tapir_core.sources import standin_pool
 from tapir_core.stages import StageAt
-from tapir_core.standin.pool import standin_pool
 from tapir_core.summary import summarise
 from tests.run_builder import build_run
 from tests.run_config import make_config

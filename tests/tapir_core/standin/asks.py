@@ -2,7 +2,7 @@
 
 from tapir_core.judging.prompt import neutralise, render_pairwise, render_pointwise
 from tapir_core.prompts import load_prompt
-from tapir_core.standin.rules import Ask, read_ask
+from tapir_core.standin.rules import Ask, Behaviour, Reply, read_ask, say
 from tapir_core.task_types import TASK_TYPES, family_of
 
 SUM = "What is 30 + 61?"
@@ -10,6 +10,11 @@ SUM = "What is 30 + 61?"
 
 def ask(text: str, seed: int | None = None) -> Ask:
     return read_ask([{"role": "user", "content": text}], seed)
+
+
+def taught(text: str, seed: int | None = None) -> Reply:
+    """What the teacher says."""
+    return say(ask(text, seed), Behaviour())
 
 
 def pair_text(answer_1: str, answer_2: str, instruction: str = SUM) -> str:

@@ -1,19 +1,19 @@
 import random
-from collections.abc import Callable
 
 import pytest
 
 from tapir_core.standin.families import FAMILIES, recognise
 from tapir_core.standin.family import LEVELS, Problem
-from tapir_core.standin.rules import Ask, Refusal, answer, expand, label, refine
+from tapir_core.standin.rules import Refusal, Reply
 from tapir_core.task_types import family_of
-from tests.tapir_core.standin.asks import SUM, ask, expand_text, label_text, refine_text
+from tests.tapir_core.standin.asks import SUM, expand_text, label_text, refine_text, taught
 
 ESSAY = "Write an essay about the sea."
 OPENING, CLOSING = "<new_instruction>\n", "\n</new_instruction>"
 
 
-def expanded(reply: str) -> Problem:
+def expanded(reply: Reply) -> Problem:
+    assert isinstance(reply, str)
     assert reply.startswith(OPENING)
     assert reply.endswith(CLOSING)
     problem = recognise(reply.removeprefix(OPENING).removesuffix(CLOSING))
@@ -26,9 +26,9 @@ def test_the_teacher_answers_labels_and_refines_every_family(name: str) -> None:
     rng = random.Random(2)
     for level in LEVELS:
         problem = FAMILIES[name].draw_problem(level, rng)
-        assert answer(ask(problem.instruction)) == problem.plain
-        assert label(ask(label_text(problem.instruction))) == f"Task type: {problem.task_type}"
-        assert refine(ask(refine_text(problem.instruction, problem.task_type))) == problem.refined
+        assert taught(problem.instruction) == problem.plain
+        assert taught(label_text(problem.instruction)) == f"Task type: {problem.task_type}"
+        assert taught(refine_text(problem.instruction, problem.task_type)) == problem.refined
 
 
 def test_refined_answers_come_in_the_style_of_their_task_type() -> None:
@@ -47,20 +47,20 @@ def test_an_expansion_has_the_seeds_family_and_level_and_new_content_from_the_po
     rng = random.Random(3)
     for level in LEVELS:
         seed = FAMILIES[name].draw_problem(level, rng)
-        new = expanded(expand(ask(expand_text(seed.instruction, seed.task_type), level)))
+        new = expanded(taught(expand_text(seed.instruction, seed.task_type), level))
         assert (new.family, new.level, new.stream) == (seed.family, seed.level, "pool")
         assert new.instruction != seed.instruction
 
 
 def test_another_task_type_is_expanded_by_a_family_of_that_type_at_the_seeds_level() -> None:
     seed = FAMILIES["melody"].draw_problem(4, random.Random(1))
-    new = [expanded(expand(ask(expand_text(seed.instruction, "Math"), index))) for index in range(20)]
+    new = [expanded(taught(expand_text(seed.instruction, "Math"), index)) for index in range(20)]
     assert {problem.family for problem in new} == {"sum", "product"}
     assert {problem.level for problem in new} == {4}
 
 
 def test_the_same_request_gives_the_same_expansion_and_another_sample_index_another() -> None:
-    replies = [expand(ask(expand_text(), index)) for index in (0, 0, 1, 2, 3)]
+    replies = [taught(expand_text(), index) for index in (0, 0, 1, 2, 3)]
     assert replies[0] == replies[1]
     assert len(set(replies)) == 4
 
@@ -71,20 +71,25 @@ def test_even_a_held_out_seed_is_expanded_into_the_pools_stream() -> None:
     heldout = [seed for seed in seeds if seed.stream != "pool"]
     assert heldout
     for seed in heldout:
-        assert expanded(expand(ask(expand_text(seed.instruction, "Chemistry")))).stream == "pool"
+        assert expanded(taught(expand_text(seed.instruction, "Chemistry"))).stream == "pool"
 
 
 @pytest.mark.parametrize(
-    ("teach", "text", "reason"),
+    ("text", "reason"),
     [
-        (answer, ESSAY, "does not know"),
-        (label, label_text(ESSAY), "does not know"),
-        (refine, refine_text(ESSAY), "does not know"),
-        (expand, expand_text(ESSAY), "does not know"),
-        (expand, expand_text(SUM, "Law"), "no family of task type 'Law'"),
-        (label, label_text(SUM, ("Law", "Art")), "knows this as Math"),
+        (ESSAY, "does not know"),
+        (label_text(ESSAY), "does not know"),
+        (refine_text(ESSAY), "does not know"),
+        (expand_text(ESSAY), "does not know"),
+        (expand_text(SUM, "Law"), "no family of task type 'Law'"),
+        (label_text(SUM, ("Law", "Art")), "knows this as Math"),
     ],
 )
-def test_what_the_teacher_does_not_know_it_refuses(teach: Callable[[Ask], str], text: str, reason: str) -> None:
+def test_what_the_teacher_does_not_know_it_refuses(text: str, reason: str) -> None:
     with pytest.raises(Refusal, match=reason):
-        teach(ask(text))
+        taught(text)
+
+
+def test_sections_that_no_rule_knows_are_an_instruction_that_nobody_knows() -> None:
+    with pytest.raises(Refusal, match="does not know"):
+        taught("<style>\nprose\n</style>\n<question>\nWhat is 30 + 61?\n</question>")

@@ -1,5 +1,5 @@
+from tapir_core.sources import standin_heldout, standin_pool
 from tapir_core.standin.families import FAMILIES, recognise
-from tapir_core.standin.pool import standin_heldout, standin_pool
 from tapir_core.text import instruction_id
 
 
