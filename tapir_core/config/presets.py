@@ -94,7 +94,7 @@ class ComparisonConfig(Section):
     prices: RolePrices | None = None
     """`[prices.teacher]` and `[prices.judge]`: what tokens are counted at, in place of what was paid."""
 
-    arms: dict[ArmName, ArmEntry] = Field(default_factory=dict)
+    arms: dict[ArmName, ArmEntry] = Field({})
     """`[arms.NAME]`: what an arm has of its own. A ready arm needs none."""
 
     @property
