@@ -1,6 +1,6 @@
 """Configuration: closed, frozen models; TOML in, resolved JSON out."""
 
-from tapir_core.config._base import Free, Kind, Later, Mark, Section, by_kind, listed
+from tapir_core.config._base import DIFFERENT, Free, Kind, Later, Section, by_kind, listed, matching, problems
 from tapir_core.config.benchmarks import (
     HELDOUT,
     AlpacaEvalBenchmark,
@@ -74,6 +74,7 @@ from tapir_core.config.student import (
 )
 
 __all__ = [
+    "DIFFERENT",
     "EMBEDDED_STUDENT",
     "HELDOUT",
     "SERVED_NAME",
@@ -109,7 +110,6 @@ __all__ = [
     "LmEvalBenchmark",
     "LoraConfig",
     "MTBenchBenchmark",
-    "Mark",
     "MarkedBenchmark",
     "ModelIdentity",
     "OfAnswers",
@@ -142,4 +142,6 @@ __all__ = [
     "VllmEngine",
     "by_kind",
     "listed",
+    "matching",
+    "problems",
 ]

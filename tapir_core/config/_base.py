@@ -12,10 +12,9 @@ What a kind does without other layers are methods of its class; the rest are `by
 import re
 from abc import ABC
 from collections.abc import Callable, Mapping
-from enum import Enum
 from functools import cache, singledispatch, update_wrapper
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -39,23 +38,14 @@ T = TypeVar("T")
 AnyKind: TypeAlias = type[Any]
 
 
-class Mark(Enum):
-    """What a field says of itself beside its type, as in `proxy: Free[str | None]`."""
+Mark = Literal["free", "later", "file", "folder", "answers", "replies", "apart"]
+"""What a field says of itself beside its type, as in `proxy: Free[str | None]`."""
 
-    FREE = "free"
-    LATER = "later"
-    FILE = "file"
-    FOLDER = "folder"
-    ANSWERS = "answers"
-    REPLIES = "replies"
-    APART = "apart"
-
-
-Free = Annotated[T, Mark.FREE]
+Free = Annotated[T, "free"]
 """Its value changes no answer and no row: how fast, how dear, where a file lies (its content is known by digest). It
 stands in no key and in no identity, so that it can be changed at any time."""
 
-Later = Annotated[T, Mark.LATER]
+Later = Annotated[T, "later"]
 """A section got it when runs with that section existed: at its default it is left out of what shapes rows, so that no
 key of those runs changes."""
 
@@ -81,7 +71,7 @@ class Section(BaseModel):
 
     def shaping(self) -> dict[str, Any]:
         """All fields by name that can change an answer or a row: what goes into stage keys and identities."""
-        free, later = self.with_mark(Mark.FREE), self.with_mark(Mark.LATER)
+        free, later = self.with_mark("free"), self.with_mark("later")
         return {
             name: _shaping(value)
             for name, value in self
@@ -93,8 +83,9 @@ class Section(BaseModel):
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        known = cls.model_fields
-        return {name: _complete_value(known[name], value) if name in known else value for name, value in values.items()}
+        return values | {
+            name: _complete_value(field, values[name]) for name, field in cls.model_fields.items() if name in values
+        }
 
 
 def _shaping(value: Any) -> Any:
@@ -109,12 +100,9 @@ def _complete_value(field: FieldInfo, value: Any) -> Any:
     """Nothing for an empty text where nothing is allowed; a table completed from the field's default."""
     if value == "" and type(None) in get_args(field.annotation):
         return None
-    default = field.default
-    if isinstance(value, dict) and isinstance(default, Section):
-        variant = getattr(default, "type", None)
-        if value.get("type", variant) == variant:
-            return {**default.model_dump(), **value}
-    return value
+    default = field.default.model_dump() if isinstance(field.default, Section) else {}
+    kind = default.get("type")
+    return default | value if isinstance(value, dict) and value.get("type", kind) == kind else value
 
 
 def is_family(section: Any) -> bool:
@@ -221,12 +209,13 @@ def secret(said: str) -> PydanticCustomError:
 
 
 def check_different(values: tuple[T, ...]) -> tuple[T, ...]:
-    """The values, if none of them stands there twice.
+    """The values, if none of them, or of their names, stands there twice.
 
     Raises:
         ValueError: one does.
     """
-    twice = sorted({str(each) for each in values if values.count(each) > 1})
+    names = [str(getattr(each, "name", each)) for each in values]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"names {', '.join(twice)} twice; each is named once")
     return values

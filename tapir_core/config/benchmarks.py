@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Mark, Section, matching, problems
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
 
 T = TypeVar("T")
@@ -59,19 +59,19 @@ ModelName = Annotated[
 """A model's name in tables and folders."""
 
 
-File = Annotated[T, Mark.FREE, Mark.FILE]
+File = Annotated[T, "free", "file"]
 """Names a file beside the questions, or nothing; a file is known by what it holds."""
 
-Folder = Annotated[T, Mark.FREE, Mark.FOLDER]
+Folder = Annotated[T, "free", "folder"]
 """Names a folder, or nothing; known by what it holds."""
 
-OfAnswers = Annotated[T, Mark.ANSWERS]
+OfAnswers = Annotated[T, "answers"]
 """Says how the student's answers are drawn, and changes no question."""
 
-OfReplies = Annotated[T, Mark.REPLIES]
+OfReplies = Annotated[T, "replies"]
 """Changes judgments or marks, and neither questions nor answers."""
 
-Apart = Annotated[T, Mark.APART]
+Apart = Annotated[T, "apart"]
 """Shapes no stage's rows as it stands: a judge is known by who it is, and some fields shape figures alone."""
 
 
@@ -118,8 +118,8 @@ class AskedBenchmark(BenchmarkConfig, ABC):
 
     def shaping_of(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
         """The fields that change what a stage makes. Files are known by what they hold."""
-        elsewhere = {name for mark in (Mark.ANSWERS, Mark.REPLIES, Mark.APART) for name in self.with_mark(mark)}
-        chosen = type(self).model_fields.keys() - elsewhere if stage == "items" else self.with_mark(Mark(stage)).keys()
+        elsewhere = {name for mark in ("answers", "replies", "apart") for name in self.with_mark(mark)}
+        chosen = type(self).model_fields.keys() - elsewhere if stage == "items" else self.with_mark(stage).keys()
         return {name: value for name, value in self.shaping().items() if name in chosen}
 
     @property
@@ -130,12 +130,12 @@ class AskedBenchmark(BenchmarkConfig, ABC):
     @property
     def files(self) -> dict[str, str]:
         """Its files beside the questions, by the field that names them."""
-        return {field: path for field in self.with_mark(Mark.FILE) if isinstance(path := getattr(self, field), str)}
+        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
 
     @property
     def folders(self) -> dict[str, str]:
         """Its folders, by the field that names them."""
-        return {field: path for field in self.with_mark(Mark.FOLDER) if (path := getattr(self, field)) is not None}
+        return {field: path for field in self.with_mark("folder") if (path := getattr(self, field)) is not None}
 
     def drawn(self, student: Sampling) -> Sampling:
         """How an answer is drawn: by its field `answering`, else as the student's are; its category may change that."""

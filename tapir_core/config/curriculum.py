@@ -1,6 +1,6 @@
 """Pool, held-out set and curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -9,7 +9,7 @@ from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Section, m
 from tapir_core.task_types import TARGET_SHARES
 
 
-class _FromFile:
+class _FromFile(ABC):
     """What pool and held-out set have in common: they may be read from a file."""
 
     @property

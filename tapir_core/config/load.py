@@ -8,7 +8,6 @@ finds mistakes in the configuration (exit code 2), `missing_prerequisites` finds
 code 1). No network is touched and no engine is loaded.
 """
 
-import datetime
 import json
 import os
 import tomllib
@@ -19,12 +18,17 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from tapir_core.config._base import Section, problems
-from tapir_core.config.benchmarks import AskedBenchmark
+from tapir_core.config import (
+    EMBEDDED_STUDENT,
+    AskedBenchmark,
+    JudgeConfig,
+    RunConfig,
+    Section,
+    StudentConfig,
+    TrainingConfig,
+    problems,
+)
 from tapir_core.config.reference import explain
-from tapir_core.config.roles import JudgeConfig
-from tapir_core.config.run import RunConfig, TrainingConfig
-from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.prompts import check_prompts
@@ -167,8 +171,8 @@ def _read_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    is_other = len(parsed) > 1 or isinstance(parsed["value"], datetime.date | datetime.time)
-    return text if is_other else parsed["value"]
+    is_value = len(parsed) == 1 and isinstance(parsed["value"], str | int | float | list | dict)
+    return parsed["value"] if is_value else text
 
 
 def check_config(config: RunConfig) -> list[str]:
@@ -336,7 +340,7 @@ def _check_curriculum(config: RunConfig) -> list[str]:
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
             "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
-            "set data.heldout, or patience = 0": stop.patience and not (heldout and heldout.may_have_dev),
+            "set data.heldout, or patience = 0": stop.patience and (heldout is None or not heldout.may_have_dev),
         }
     )
 

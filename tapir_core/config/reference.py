@@ -19,8 +19,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
-from tapir_core.config._base import Kind, Section
-from tapir_core.config.run import RunConfig
+from tapir_core.config import Kind, RunConfig, Section
 
 Schema = dict[str, Any]
 
@@ -54,17 +53,6 @@ class Table(NamedTuple):
     section: Schema
     fields: Schema
     """Its fields but `type`; the default of one is what it holds when it is left out of this table."""
-
-
-class _Place(NamedTuple):
-    """Where an error lies."""
-
-    section: Schema
-    """The table that holds the field."""
-    kinds: Mapping[str, Schema]
-    """The kinds that this table may be."""
-    field: Schema
-    """What may stand there; empty for an unknown field."""
 
 
 class _InOrder(GenerateJsonSchema):
@@ -114,36 +102,36 @@ class Description:
         if "const" in option or "enum" in option:
             return _either(option.get("enum") or [option["const"]])
         if "items" in option:
-            return f"list of {self.in_words(option['items'])}"
+            return f"list of {self.in_words(option['items'])}" + (" (not empty)" if "minItems" in option else "")
         if item := option.get("additionalProperties"):
             return f"table of {self.in_words({} if item is True else item)}"
         bounds = " and ".join(words.format(option[bound]) for bound, words in _BOUNDS.items() if bound in option)
         return f"{_NAMES[option.get('type')]} {bounds}".rstrip().replace("integer > 0", "integer ≥ 1")
 
-    def locate(self, location: Iterable[str | int]) -> tuple[str, _Place]:
-        """Follow an error's location, in which a kind, or a form such as `(text)`, stands behind its field."""
-        path: list[str] = []
-        place = _Place(self.root, {}, self.root)
+    def locate(self, location: Iterable[str | int]) -> tuple[str, Schema]:
+        """The field of an error, as a user writes it, and what may stand there; nothing for an unknown field.
+
+        Behind a field its kind stands in the location, or its form such as `(text)`.
+        """
+        path, field = list[str](), self.root
         for step in map(str, location):
-            kinds = self.kinds(place.field)
-            if step in kinds:
-                place = place._replace(kinds=kinds, field=kinds[step])
-            elif step in ("(text)", "(other)"):
-                forms = {_form_of(option): option for option in self.options(place.field)}
-                place = place._replace(field={"description": place.field.get("description", "")} | forms[step])
+            options = [option for option in self.options(field) if option is not field]
+            chosen = next((option for option in options if step in (_kind_of(option), _form_of(option))), None)
+            if chosen is not None:
+                field = {**chosen, "description": field.get("description", "")}
             elif step != "[key]":
                 path.append(step)
-                place = self._below(place, step)
-        return ".".join(path), place
+                field = self._below(field, step)
+        return ".".join(path), field
 
-    def _below(self, place: _Place, step: str) -> _Place:
+    def _below(self, field: Schema, step: str) -> Schema:
         """The field of a table, or what a list, or a table whose names are the user's, holds."""
-        options = self.options(place.field)
-        section = next((option for option in options if "properties" in option), None)
-        if section is not None:
-            return place._replace(section=section, field=section["properties"].get(step, {}))
-        held = (option.get("items") or option.get("additionalProperties") for option in options)
-        return place._replace(field=next(each for each in held if each))
+        for option in self.options(field):
+            if "properties" in option:
+                return dict(option["properties"].get(step, {}))
+            if isinstance(held := option.get("items") or option.get("additionalProperties"), dict):
+                return held
+        return {}
 
 
 def _kind_of(option: Schema) -> str:
@@ -198,24 +186,22 @@ def explain(error: ValidationError, overridden: Collection[str] = (), root: type
 
 
 def _explain(item: ErrorDetails, description: Description, overridden: Collection[str]) -> str:
-    path, place = description.locate(item["loc"])
-    field, context = place.field, item.get("ctx", {})
-    origin, tag = _origin(path, overridden), context.get("tag", "")
+    path, field = description.locate(item["loc"])
+    origin, context = _origin(path, overridden), item.get("ctx", {})
+    tag, kinds = context.get("tag", ""), description.kinds(field)
     meaning = " ".join(field.get("description", "").rstrip(".").split())
     expected = f"expected {description.in_words(field)}" + (f" ({meaning})" if meaning else "")
     words = _value_in_words(item["input"])
     shown = words if len(words) <= _LONGEST_VALUE else words[: _LONGEST_VALUE - 1] + "…"
     said = {
-        "extra_forbidden": f": unknown field{origin}; {_known_fields(path, place, description)}",
+        "extra_forbidden": f": unknown field{origin}; {_known_fields(item['loc'], description)}",
         "missing": f": missing; {expected}",
-        "union_tag_not_found": f".type: missing; {_write(description.kinds(field))}",
-        "union_tag_invalid": (
-            f".type: value {_value_in_words(tag)}{origin}: unknown; {_write(description.kinds(field), near=tag)}"
-        ),
+        "union_tag_not_found": f".type: missing; {_write(kinds)}",
+        "union_tag_invalid": (f".type: value {_value_in_words(tag)}{origin}: unknown; {_write(kinds, near=tag)}"),
         "secret": f"{origin}: {item['msg']}",
         "[key]": f"{origin}: {context.get('error')}",
     }
-    of_key = item["loc"][-1] == "[key]" and "error" in context
+    of_key = "[key]" in item["loc"] and "error" in context
     otherwise = f": value {shown}{origin}: {context.get('error', expected)}"
     return path + said.get("[key]" if of_key else item["type"], otherwise)
 
@@ -232,10 +218,12 @@ def _write(kinds: Collection[str], near: str = "") -> str:
     return "".join([*meant, "write ", " or ".join(f"type = {_value_in_words(kind)}" for kind in kinds)])
 
 
-def _known_fields(path: str, place: _Place, description: Description) -> str:
+def _known_fields(location: tuple[str | int, ...], description: Description) -> str:
     """The nearest known field, where else the name is at home, and all fields of the section."""
-    name, fields = path.rpartition(".")[2], place.section["properties"]
-    if others := [tag for tag, kind in place.kinds.items() if name in kind["properties"]]:
+    name, holder = "".join(map(str, location[-1:])), description.locate(location[:-1])[1]
+    fields = next((option["properties"] for option in description.options(holder) if "properties" in option), {})
+    kinds = description.kinds(description.locate(location[:-2])[1])
+    if others := [tag for tag, kind in kinds.items() if name in kind["properties"]]:
         return f"it belongs to type = {_value_in_words(others[0])}; this table has: {', '.join(fields)}"
     near = difflib.get_close_matches(name, fields, 1)
     homes = dict.fromkeys(table.path for table in description.tables() if name in table.fields)
@@ -245,19 +233,14 @@ def _known_fields(path: str, place: _Place, description: Description) -> str:
 
 def _value_in_words(value: Any) -> str:
     """A value as TOML writes it, on one line."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool | str):
-        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key_in_words(name)} = {_value_in_words(item)}" for name, item in value.items()) + "}"
+        names = [str(name) if re.fullmatch("[A-Za-z0-9_-]+", str(name)) else json.dumps(str(name)) for name in value]
+        held = [f"{name} = {_value_in_words(item)}" for name, item in zip(names, value.values(), strict=True)]
+        return f"{{{', '.join(held)}}}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value_in_words, value)) + "]"
-    return str(value)
-
-
-def _key_in_words(key: Any) -> str:
-    return str(key) if re.fullmatch(r"[A-Za-z0-9_-]+", str(key)) else _value_in_words(str(key))
+        return f"[{', '.join(map(_value_in_words, value))}]"
+    quoted = json.dumps(value, ensure_ascii=False) if isinstance(value, bool | str) else str(value)
+    return "nothing" if value is None else quoted
 
 
 def _either(values: Iterable[Any]) -> str:

@@ -246,11 +246,9 @@ class RunConfig(Section):
     @classmethod
     def _judged_by_the_teacher(cls, values: Any) -> Any:
         """Where no judge's endpoint is given, the teacher judges."""
-        if not isinstance(values, dict) or not isinstance(values.get("teacher"), dict):
-            return values
-        judge, endpoint = values.get("judge", {}), values["teacher"].get("endpoint")
-        if isinstance(judge, dict) and "endpoint" not in judge and endpoint is not None:
-            return {**values, "judge": {**judge, "endpoint": endpoint}}
+        match values:
+            case {"teacher": {"endpoint": endpoint}} if isinstance(values.get("judge", {}), dict):
+                return {**values, "judge": {"endpoint": endpoint, **values.get("judge", {})}}
         return values
 
     @field_serializer("rounds")

@@ -105,15 +105,15 @@ def _find(name: str, folder: str | None) -> Path:
 
 def _check_sections(name: str, text: str, path: Path) -> None:
     used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-    unknown, lacking = sorted(used - _SECTIONS[name]), sorted(_SECTIONS[name] - _OPTIONAL - used)
-    problems = []
-    if unknown:
-        known = ", ".join(sorted(_SECTIONS[name]))
-        problems.append(f"it uses {', '.join(unknown)}, which is no section of this prompt; use {known}")
-    if lacking:
-        problems.append(f"it lacks {', '.join(f'{{{{ {each} }}}}' for each in lacking)}; add it")
-    if problems:
-        raise ConfigError(problems, source=f"prompt file {str(path)!r}")
+    unknown = ", ".join(sorted(used - _SECTIONS[name]))
+    lacking = ", ".join(f"{{{{ {each} }}}}" for each in sorted(_SECTIONS[name] - _OPTIONAL - used))
+    known = ", ".join(sorted(_SECTIONS[name]))
+    said = {
+        f"it uses {unknown}, which is no section of this prompt; use {known}": unknown,
+        f"it lacks {lacking}; add it": lacking,
+    }
+    if unknown or lacking:
+        raise ConfigError([each for each, holds in said.items() if holds], source=f"prompt file {str(path)!r}")
     try:
         _compile(text).render(dict.fromkeys(_SECTIONS[name], "x"))
     except (jinja2.TemplateError, TypeError) as exc:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_origin
 import pytest
 from pydantic import ValidationError
 
-from tapir_core.config import EndpointConfig, Kind, Later, Mark, RunConfig, Section, StudentEngine
+from tapir_core.config import EndpointConfig, Kind, Later, RunConfig, Section, StudentEngine
 from tapir_core.config.load import load_config
 from tests.golden.adapter import stage_keys_of
 from tests.golden.test_keys import types_in
@@ -86,7 +86,7 @@ def load(base: str) -> RunConfig:
 
 def places_in(section: Section, path: tuple[Any, ...] = (), *, free: bool = False) -> Iterator[Place]:
     for name in type(section).model_fields:
-        value, below, is_free = getattr(section, name), (*path, name), free or name in section.with_mark(Mark.FREE)
+        value, below, is_free = getattr(section, name), (*path, name), free or name in section.with_mark("free")
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
         held = [(below, value), *(((*below, step), each) for step, each in items)]
         sections = [(where, each) for where, each in held if isinstance(each, Section)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tapir_core.config import AskedBenchmark, BenchmarkConfig, Mark
+from tapir_core.config import AskedBenchmark, BenchmarkConfig
 from tapir_core.evaluation.benchmark import Benchmark, register, registered
 
 ASKED = [kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark)]
@@ -20,7 +20,7 @@ def test_what_stands_for_a_benchmark_has_a_name_with_a_unit(kind: type[AskedBenc
 
 @pytest.mark.parametrize("kind", ASKED, ids=lambda kind: kind.__name__)
 def test_every_field_shapes_a_stage_of_the_benchmark_or_is_said_to_be_free(kind: type[AskedBenchmark]) -> None:
-    marks = (Mark.ANSWERS, Mark.REPLIES, Mark.APART, Mark.FREE)
+    marks = ("answers", "replies", "apart", "free")
     items = kind.model_fields.keys() - {name for mark in marks for name in kind.with_mark(mark)}
     assert items <= {"type", "modes", "task"}, (
         f"{', '.join(sorted(items))} of {kind.__name__} would make a benchmark's questions anew where it is changed; "
