@@ -18,8 +18,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import get_run_logger, runtime, tags
-from prefect.client.orchestration import get_client
+from prefect import get_client, get_run_logger, runtime, tags
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists

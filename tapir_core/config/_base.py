@@ -167,7 +167,8 @@ class Kind(Section):
 
 @cache
 def _reader(kinds: tuple[AnyKind, ...]) -> TypeAdapter[Any]:
-    return TypeAdapter(Annotated[Union[kinds], Discriminator("type")])  # noqa: UP007  # made of a list
+    several: Any = Union[kinds]  # noqa: UP007  # made of a list
+    return TypeAdapter(Annotated[several, Discriminator("type")])
 
 
 BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []

@@ -60,7 +60,7 @@ ModelName = Annotated[
 
 
 File = Annotated[T, "free", "file"]
-"""Names a file beside the questions, or nothing; a file is known by what it holds."""
+"""Names a file, or nothing; a file is known by what it holds."""
 
 Folder = Annotated[T, "free", "folder"]
 """Names a folder, or nothing; known by what it holds."""
@@ -78,7 +78,7 @@ Apart = Annotated[T, "apart"]
 class BenchmarkConfig(Kind):
     """A benchmark from outside; without a `type` it is one that is not asked."""
 
-    questions: Free[str]
+    questions: File[str]
     """File or URL with its questions."""
 
     @classmethod
@@ -87,9 +87,14 @@ class BenchmarkConfig(Kind):
         return super().read({"type": "questions", **value} if isinstance(value, dict) else value)
 
     @property
+    def files(self) -> dict[str, str]:
+        """The files that it is made of, or their addresses, by the field that names each, the questions first."""
+        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
+
+    @property
     def all_files(self) -> dict[str, str]:
-        """Every file, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
-        return {"questions": self.questions}
+        """The same with the outputs of models that stand beside the students, such as `outputs.gpt`."""
+        return self.files | {f"outputs.{model}": path for model, path in getattr(self, "outputs", {}).items()}
 
 
 class QuestionsOnly(BenchmarkConfig):
@@ -97,14 +102,14 @@ class QuestionsOnly(BenchmarkConfig):
 
     type: Literal["questions"] = "questions"
 
-    questions: Free[str]
+    questions: File[str]
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
 
 
 class AskedBenchmark(BenchmarkConfig, ABC):
     """What every benchmark that is asked has. A field that says no more of itself shapes the questions, and so all."""
 
-    questions: Free[str]
+    questions: File[str]
     """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
 
     max_failed_share: Apart[Annotated[float, Field(ge=0, le=1)]] = 0.05
@@ -121,16 +126,6 @@ class AskedBenchmark(BenchmarkConfig, ABC):
         elsewhere = {name for mark in ("answers", "replies", "apart") for name in self.with_mark(mark)}
         chosen = type(self).model_fields.keys() - elsewhere if stage == "items" else self.with_mark(stage).keys()
         return {name: value for name, value in self.shaping().items() if name in chosen}
-
-    @property
-    def all_files(self) -> dict[str, str]:
-        """The questions, and its other files."""
-        return super().all_files | self.files
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Its files beside the questions, by the field that names them."""
-        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
 
     @property
     def folders(self) -> dict[str, str]:
@@ -180,11 +175,6 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     outputs: Free[dict[ModelName, str]] = Field({})
     """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.
     `tapir evaluate` has them judged as the students' are."""
-
-    @property
-    def all_files(self) -> dict[str, str]:
-        """Its own, and those of models that stand beside the students."""
-        return super().all_files | {f"outputs.{model}": path for model, path in self.outputs.items()}
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -330,7 +320,7 @@ class LmEvalBenchmark(MarkedBenchmark):
 
     type: Literal["lm_eval"] = "lm_eval"
 
-    questions: Free[str]
+    questions: File[str]
     """File or URL with the task's questions and what belongs to them, in the fields that the task reads."""
 
     task: Annotated[str, Field(min_length=1)]

@@ -25,7 +25,6 @@ from tapir_core.config import (
     RunConfig,
     Section,
     StudentConfig,
-    TrainingConfig,
     problems,
 )
 from tapir_core.config.reference import explain
@@ -183,9 +182,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_data(config),
         *_check_benchmarks(config),
         *check_student(config.student),
-        *_check_judge(config.judge),
-        *_check_curriculum(config),
-        *_check_training(config.training),
+        *_contradictions(config),
     ]
 
 
@@ -313,46 +310,44 @@ def _has_chat_template(folder: Path) -> bool:
         return False
 
 
-def _check_judge(judge: JudgeConfig) -> list[str]:
+def _contradictions(config: RunConfig) -> list[str]:
+    """What fields of the judge, of the curriculum and of training say against each other."""
+    judge, expansion, stop, training = (
+        config.judge,
+        config.curriculum.expansion,
+        config.curriculum.stop,
+        config.training,
+    )
     judges = list(zip(judge.endpoints, judge.identities, strict=True))
     first = {who: name for name, who in reversed(judges)}
-    no_effect = (
-        'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or set '
-        'judge.mode = "pairwise"'
-    )
-    twice = {
-        f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and its "
-        "replies would be the same ones; leave it out, or give it another model or identity": name != first[who]
-        for name, who in judges
-    }
-    orders = JudgeConfig.model_fields["orders"].default
-    return problems({no_effect: judge.mode == "pointwise" and judge.orders != orders} | twice)
-
-
-def _check_curriculum(config: RunConfig) -> list[str]:
-    expansion, stop, heldout = config.curriculum.expansion, config.curriculum.stop, config.data.heldout
     rounds = {str(number): config.round(number) for number in config.round_numbers}
     barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
+    held = training.micro_batch_size * (training.processes or 1)
+    of_all = f" × processes = {training.processes}" if training.processes else ""
     return problems(
         {
+            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
+            'set judge.mode = "pairwise"': (
+                judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default
+            ),
+            **{
+                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and "
+                "its replies would be the same ones; leave it out, or give it another model or identity": (
+                    name != first[who]
+                )
+                for name, who in judges
+            },
             f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, so "
             "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
             f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
             "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
             f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
-            "set data.heldout, or patience = 0": stop.patience and (heldout is None or not heldout.may_have_dev),
-        }
-    )
-
-
-def _check_training(training: TrainingConfig) -> list[str]:
-    held = training.micro_batch_size * (training.processes or 1)
-    of_all = f" × processes = {training.processes}" if training.processes else ""
-    return problems(
-        {
+            "set data.heldout, or patience = 0": (
+                stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)
+            ),
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
-            f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held
+            f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,
         }
     )
 

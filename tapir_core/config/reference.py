@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jinja2
 from pydantic import ValidationError
-from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import ErrorDetails
 
 from tapir_core.config import Kind, RunConfig, Section
@@ -55,19 +54,11 @@ class Table(NamedTuple):
     """Its fields but `type`; the default of one is what it holds when it is left out of this table."""
 
 
-class _InOrder(GenerateJsonSchema):
-    """Leaves fields and values in the order of the models."""
-
-    def sort(self, value: Schema, parent_key: str | None = None) -> Schema:
-        """Not at all."""
-        return value
-
-
 class Description:
     """All that a section may hold, as its JSON schema says, tables below it included."""
 
     def __init__(self, root: type[Section]) -> None:
-        self.root = root.model_json_schema(schema_generator=_InOrder)
+        self.root = root.model_json_schema()
 
     def options(self, field: Schema) -> list[Schema]:
         """What the field may hold: each kind or form of it."""
@@ -147,7 +138,10 @@ def _fields(section: Schema, default: Any) -> Schema:
     """The fields of a section, where a table of it holds this when it is left out; or that is another kind."""
     held = default if isinstance(default, dict) and default.get("type", "") == _kind_of(section) else {}
     return {
-        name: {**field, "default": held[name]} if name in held else field
+        # One that is equal stays as it is: it has the order of the models.
+        name: field
+        if held.get(name, field.get("default")) == field.get("default")
+        else {**field, "default": held[name]}
         for name, field in section["properties"].items()
         if name != "type"
     }
@@ -167,9 +161,13 @@ def render_reference() -> str:
     """The whole reference as Markdown."""
     tables = list(describe().tables())
     written = {table.section["title"]: table for table in reversed(tables)}  # where a section stands first
-    template = Path(__file__).with_name("reference.md.jinja2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(template).render(
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("reference.md.jinja2").render(
         tables=tables, written=written, in_words=describe().in_words, value_in_words=_value_in_words
     )
 
@@ -221,7 +219,9 @@ def _write(kinds: Collection[str], near: str = "") -> str:
 def _known_fields(location: tuple[str | int, ...], description: Description) -> str:
     """The nearest known field, where else the name is at home, and all fields of the section."""
     name, holder = "".join(map(str, location[-1:])), description.locate(location[:-1])[1]
-    fields = next((option["properties"] for option in description.options(holder) if "properties" in option), {})
+    fields: Schema = next(
+        (option["properties"] for option in description.options(holder) if "properties" in option), {}
+    )
     kinds = description.kinds(description.locate(location[:-2])[1])
     if others := [tag for tag, kind in kinds.items() if name in kind["properties"]]:
         return f"it belongs to type = {_value_in_words(others[0])}; this table has: {', '.join(fields)}"
