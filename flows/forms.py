@@ -88,7 +88,7 @@ def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
     return {"enum": sorted(file.stem for file in files)} if files else {}
 
 
-def form_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], Any]:
+def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
     """A flow that a form starts: its state says what the function returns, or what a user can do about its error."""
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -107,19 +107,16 @@ def form_flow(name: str, *, run_name: str) -> Callable[[Callable[..., Any]], Any
     return wrap
 
 
-def run_form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
-    """The same of a form that works on one run: named and tagged after it, and ready to be suspended."""
+def of_one_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a form that works on one run: its flow run is tagged after it, and ready to be suspended."""
 
-    def wrap(function: Callable[..., Any]) -> Any:
-        @wraps(function)
-        def body(run: str, *args: Any, **kwargs: Any) -> Any:
-            tag_flow_run(f"run-{run}")
-            with tags(TAG, f"run-{run}"), heed_suspension(lambda: _progress_of(run)):
-                return function(run, *args, **kwargs)
+    @wraps(function)
+    def body(run: str, *args: Any, **kwargs: Any) -> Any:
+        tag_flow_run(f"run-{run}")
+        with tags(TAG, f"run-{run}"), heed_suspension(lambda: _progress_of(run)):
+            return function(run, *args, **kwargs)
 
-        return form_flow(name, run_name=run_name)(body)
-
-    return wrap
+    return body
 
 
 def tag_flow_run(tag: str, *, name: str | None = None) -> None:
@@ -173,7 +170,8 @@ _PATIENT = Retrying(
 _LOOK_SECONDS = 30.0
 
 
-@run_form_flow("distill")
+@form_flow("distill")
+@of_one_run
 def distill_from_form(
     run: RunName,
     preset: Annotated[str, shown("Preset", **presets())] = "quickstart",
@@ -218,7 +216,8 @@ def distill_from_form(
     return " ".join(filter(None, (page.state_sentence(summary), page.gain_sentence(summary), shown)))
 
 
-@run_form_flow("retry-judge")
+@form_flow("retry-judge")
+@of_one_run
 def retry_judge_from_form(
     run: RunName,
     round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
@@ -251,7 +250,8 @@ def retry_judge_from_form(
     return " ".join([*map(page.retried_sentence, counts), page.changes_sentence(stale, redone=go_on), reached])
 
 
-@run_form_flow("evaluate")
+@form_flow("evaluate")
+@of_one_run
 def evaluate_from_form(
     run: RunName,
     students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
@@ -282,7 +282,8 @@ def evaluate_from_form(
         )
 
 
-@run_form_flow("fine-tune", run_name="{run} round-{round_number}")
+@form_flow("fine-tune", run_name="{run} round-{round_number}")
+@of_one_run
 def fine_tune_from_form(
     run: RunName, round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0
 ) -> str:
@@ -312,7 +313,8 @@ def fine_tune_from_form(
     return f"S_{round_number}: {summary.in_words()}."
 
 
-@run_form_flow("serve-student")
+@form_flow("serve-student")
+@of_one_run
 def serve_student_from_form(
     run: RunName,
     after_round: Annotated[int, Field(ge=ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = ASKED_NOW,
@@ -405,7 +407,7 @@ def _distil(run: RunFolder, until: str | None) -> None:
     distill.fn(run.ref, until)
 
 
-def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[[RunRef], Any]) -> None:
+def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> None:
     """Do the work on a run in a flow run of its own below the form's, once the machine is free."""
     # Made anew for each, for what a flow is given stands on its page.
     child = project_flow("distill", run_name="{ref.name}", child=True)(work)
@@ -431,7 +433,7 @@ def sweep_from_form(
     tag_flow_run(f"sweep-{sweep.curriculum.name}")
 
     def distil_below(run: RunFolder) -> None:
-        _in_flow_run(run.config, run.ref, _distil_child)
+        _in_flow_run(run.config, run.ref, distill.fn)
 
     with heed_suspension(lambda: "Backbones that are done stay done."):
         swept = run_sweep(sweep, distil_below, say=get_run_logger().info)
@@ -440,10 +442,6 @@ def sweep_from_form(
         publish_sweep(sweep.curriculum.name, *written)
     failed = not all(each.is_well for each in swept)
     return (Failed if failed else Completed)(message=sweep_sentence(swept))
-
-
-def _distil_child(ref: RunRef) -> Any:
-    return distill.fn(ref)
 
 
 def _root_setting() -> str:

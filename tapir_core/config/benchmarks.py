@@ -8,14 +8,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, matching, problems
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
-
-T = TypeVar("T")
 
 HELDOUT = "heldout"
 """What the run's own held-out set is called among benchmarks."""
@@ -261,9 +259,6 @@ class FastChatBenchmark(JudgedBenchmark, ABC):
         return f"temperature by category, {self.max_tokens} tokens"
 
 
-MTBenchMode = Literal["single", "pairwise"]
-
-
 class MTBenchBenchmark(FastChatBenchmark):
     """MT-Bench: two turns a question; a judge rates the answers, or compares them with a baseline's in both orders."""
 
@@ -275,7 +270,9 @@ class MTBenchBenchmark(FastChatBenchmark):
     baseline: File[Baseline | None] = None
     """A baseline's answers in the same form, or the student of another run; `pairwise` needs them."""
 
-    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT] = ("single",)
+    modes: Annotated[
+        tuple[Literal["single", "pairwise"], ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT
+    ] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
 
     @property

@@ -100,9 +100,9 @@ class Description:
         return f"{_NAMES[option.get('type')]} {bounds}".rstrip().replace("integer > 0", "integer ≥ 1")
 
     def locate(self, location: Iterable[str | int]) -> tuple[str, Schema]:
-        """The field of an error, as a user writes it, and what may stand there; nothing for an unknown field.
+        """Path of an error's field as a user writes it, and what may stand there; empty for an unknown field.
 
-        Behind a field its kind stands in the location, or its form such as `(text)`.
+        In the location a field is followed by its kind, where it has several, or by its form, such as `(text)`.
         """
         path, field = list[str](), self.root
         for step in map(str, location):
@@ -116,7 +116,7 @@ class Description:
         return ".".join(path), field
 
     def _below(self, field: Schema, step: str) -> Schema:
-        """The field of a table, or what a list, or a table whose names are the user's, holds."""
+        """The field of a table; or what a list holds, or a table whose names are the user's."""
         for option in self.options(field):
             if "properties" in option:
                 return dict(option["properties"].get(step, {}))
@@ -135,16 +135,12 @@ def _form_of(option: Schema) -> str:
 
 
 def _fields(section: Schema, default: Any) -> Schema:
-    """The fields of a section, where a table of it holds this when it is left out; or that is another kind."""
+    """The fields of a section in a table whose default this is, unless that is of another kind."""
+    fields = {name: field for name, field in section["properties"].items() if name != "type"}
     held = default if isinstance(default, dict) and default.get("type", "") == _kind_of(section) else {}
-    return {
-        # One that is equal stays as it is: it has the order of the models.
-        name: field
-        if held.get(name, field.get("default")) == field.get("default")
-        else {**field, "default": held[name]}
-        for name, field in section["properties"].items()
-        if name != "type"
-    }
+    # A default that is equal stays the field's own, which has the order of the models.
+    others = [name for name in fields.keys() & held.keys() if fields[name].get("default") != held[name]]
+    return fields | {name: {**fields[name], "default": held[name]} for name in others}
 
 
 def describe(root: type[Section] = RunConfig) -> Description:
@@ -195,7 +191,7 @@ def _explain(item: ErrorDetails, description: Description, overridden: Collectio
         "extra_forbidden": f": unknown field{origin}; {_known_fields(item['loc'], description)}",
         "missing": f": missing; {expected}",
         "union_tag_not_found": f".type: missing; {_write(kinds)}",
-        "union_tag_invalid": (f".type: value {_value_in_words(tag)}{origin}: unknown; {_write(kinds, near=tag)}"),
+        "union_tag_invalid": f".type: value {_value_in_words(tag)}{origin}: unknown; {_write(kinds, near=str(tag))}",
         "secret": f"{origin}: {item['msg']}",
         "[key]": f"{origin}: {context.get('error')}",
     }

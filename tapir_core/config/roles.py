@@ -1,7 +1,7 @@
 """The two roles that are paid for, teacher and judge, and where they answer: an OpenAI-compatible server or ours."""
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -25,6 +25,7 @@ from tapir_core.config._base import (
     Kind,
     Later,
     Section,
+    T,
     WebAddress,
     check_web_address,
     secret,
@@ -35,7 +36,6 @@ STANDIN_VERSION = "c77237e37faa"
 """Version of the stand-in's answers, under which they are stored; raised when they change."""
 
 
-T = TypeVar("T")
 OrProviders = Annotated[Annotated[T, OTHER] | Annotated[Literal["provider"], TEXT], BY_FORM]
 """`"provider"` in place of a number: the field is left out of the request, and the provider takes its own."""
 
@@ -151,9 +151,6 @@ def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
-Mode = Literal["live", "batch"]
-
-
 class OpenAIEndpoint(EndpointConfig):
     """A server that speaks OpenAI's chat completions."""
 
@@ -213,7 +210,7 @@ class OpenAIEndpoint(EndpointConfig):
     usd_per_million_completion_tokens: Free[NonNegativeFloat | None] = None
     """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
 
-    mode: Free[Mode] = "live"
+    mode: Free[Literal["live", "batch"]] = "live"
     """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
 
     batch: Free[BatchConfig] = BatchConfig()
@@ -266,7 +263,7 @@ class StandinEndpoint(EndpointConfig):
     latency_ms: Free[NonNegativeInt] = 0
     """Milliseconds before each reply."""
 
-    mode: Free[Mode] = "live"
+    mode: Free[Literal["live", "batch"]] = "live"
     """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
 
     batch: Free[BatchConfig] = BatchConfig()

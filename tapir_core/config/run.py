@@ -158,9 +158,6 @@ class CallsConfig(Section):
     """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""
 
 
-PaidStage = Literal["label", "teach", "judge", "expand", "refine", "benchmark"]
-
-
 class Caps(Section):
     """Most that may be spent; what is left out has no cap. Raising a cap re-runs nothing."""
 
@@ -180,7 +177,7 @@ class Caps(Section):
 class BudgetConfig(Caps):
     """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
 
-    stages: dict[PaidStage, Caps] = Field({})
+    stages: dict[Literal["label", "teach", "judge", "expand", "refine", "benchmark"], Caps] = Field({})
     """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""
 
 
@@ -274,8 +271,7 @@ class RunConfig(Section):
 
     def batch_size(self, number: int) -> int:
         """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""
-        own = self.round(number).batch_size if number else None
-        return own or self.training.batch_size
+        return (self.round(number).batch_size if number else None) or self.training.batch_size
 
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; nothing for random seeds, or for S_0.
