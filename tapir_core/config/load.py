@@ -122,10 +122,10 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     version = table.pop("version", 1) if isinstance(table, dict) else 1
     for translate in TRANSLATIONS[version - 1 :]:
         translate(table)
-    told = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
+    blamed = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
     if version > _newest():
-        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=told)
-    return validated(RunConfig, table, told)
+        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=blamed)
+    return validated(RunConfig, table, blamed)
 
 
 def read_toml(path: Path) -> Table:

@@ -117,12 +117,11 @@ class Description:
 
     def _below(self, field: Schema, step: str) -> Schema:
         """The field of a table; or what a list holds, or a table whose names are the user's."""
-        for option in self.options(field):
-            if "properties" in option:
-                return dict(option["properties"].get(step, {}))
-            if isinstance(held := option.get("items") or option.get("additionalProperties"), dict):
-                return held
-        return {}
+        held = [
+            option.get("properties", {}).get(step) or option.get("items") or option.get("additionalProperties")
+            for option in self.options(field)
+        ]
+        return next((each for each in held if isinstance(each, dict)), {})
 
 
 def _kind_of(option: Schema) -> str:
@@ -230,7 +229,9 @@ def _known_fields(location: tuple[str | int, ...], description: Description) -> 
 def _value_in_words(value: Any) -> str:
     """A value as TOML writes it, on one line."""
     if isinstance(value, Mapping):
-        names = [str(name) if re.fullmatch("[A-Za-z0-9_-]+", str(name)) else json.dumps(str(name)) for name in value]
+        names = [
+            str(name) if re.fullmatch("[A-Za-z0-9_-]+", str(name)) else _value_in_words(str(name)) for name in value
+        ]
         held = [f"{name} = {_value_in_words(item)}" for name, item in zip(names, value.values(), strict=True)]
         return f"{{{', '.join(held)}}}"
     if isinstance(value, list | tuple):
