@@ -12,18 +12,20 @@ What a kind does without other layers are methods of its class; the rest are `by
 import re
 from abc import ABC
 from collections.abc import Callable, Mapping
-from functools import singledispatch, update_wrapper
+from functools import cache, singledispatch, update_wrapper
 from inspect import signature
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, Union, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    Field,
+    Discriminator,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     SerializerFunctionWrapHandler,
+    Tag,
     TypeAdapter,
     model_serializer,
     model_validator,
@@ -38,12 +40,16 @@ T = TypeVar("T")
 AnyKind: TypeAlias = type[Any]
 
 
-class Later:
-    """Marks a field that a section got when runs with it existed: `new: Annotated[int, Later()] = 3`.
+Mark = Literal["free", "later", "file", "folder", "answers", "replies", "apart"]
+"""What a field says of itself beside its type, as in `proxy: Free[str | None]`."""
 
-    At its default it is left out of what shapes rows and of what is written, so that no key and no file of those runs
-    changes.
-    """
+Free = Annotated[T, "free"]
+"""Its value changes no answer and no row: how fast, how dear, where a file lies (its content is known by digest). It
+stands in no key and in no identity, so that it can be changed at any time."""
+
+Later = Annotated[T, "later"]
+"""A section got it when runs with that section existed: at its default it is left out of what shapes rows and of what is
+written, so that no key and no file of those runs changes."""
 
 
 class Section(BaseModel):
@@ -60,42 +66,48 @@ class Section(BaseModel):
         protected_namespaces=(),
     )
 
-    free: ClassVar[tuple[str, ...]] = ()
-    """Fields whose value changes no answer and no row: how fast, how dear, where a file lies (its content is known by
-    digest). They stand in no key and in no identity, so that they can be changed at any time."""
-
     @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        if unknown := sorted(set(cls.free) - set(cls.model_fields)):
-            raise TypeError(f"{cls.__name__}.free names {', '.join(unknown)}, which is no field of it; correct `free`")
+    def with_mark(cls, mark: Mark) -> dict[str, Any]:
+        """Every field that bears the mark, with its default."""
+        return {name: field.default for name, field in cls.model_fields.items() if mark in field.metadata}
 
     def shaping(self) -> dict[str, Any]:
         """All fields by name that can change an answer or a row: what goes into stage keys and identities."""
-        return {
-            name: _shaping(getattr(self, name))
-            for name, field in type(self).model_fields.items()
-            if name not in self.free and not self._is_left_out(name, field)
-        }
+        left_out = self.with_mark("free").keys() | self._unchanged()
+        return {name: _shaping(value) for name, value in self if name not in left_out}
 
-    def _is_left_out(self, name: str, field: FieldInfo) -> bool:
-        return _is_later(field) and getattr(self, name) == field.get_default()
+    def _unchanged(self) -> set[str]:
+        return {name for name, default in self.with_mark("later").items() if getattr(self, name) == default}
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = write(self)
-        left_out = (name for name, field in type(self).model_fields.items() if self._is_left_out(name, field))
-        for name in left_out:
-            written.pop(name, None)
-        return written
+        return {name: value for name, value in write(self).items() if name not in self._unchanged()}
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        known = cls.model_fields
-        return {name: _complete_value(known[name], value) if name in known else value for name, value in values.items()}
+        return values | {
+            name: _complete_value(field, values[name]) for name, field in cls.model_fields.items() if name in values
+        }
+
+
+def _shaping(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.shaping()
+    if isinstance(value, dict):
+        return {name: _shaping(each) for name, each in value.items()}
+    return [_shaping(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _complete_value(field: FieldInfo, value: Any) -> Any:
+    """Nothing for an empty text where nothing is allowed; a table completed from the field's default."""
+    if value == "" and type(None) in get_args(field.annotation):
+        return None
+    default = field.default.model_dump() if isinstance(field.default, Section) else {}
+    kind = default.get("type")
+    return default | value if isinstance(value, dict) and value.get("type", kind) == kind else value
 
 
 def is_family(section: Any) -> bool:
@@ -106,14 +118,7 @@ def is_family(section: Any) -> bool:
 class Kind(Section):
     """One of the several things that a field may be; a direct subclass is the family, its subclasses are the kinds."""
 
-    default_type: ClassVar[str | None] = None
-    """The kind of a table without a `type`; nothing: it has to have one."""
-
-    demands: ClassVar[tuple[str, ...]] = ()
-    """Fields or class variables that every kind of the family has, beside its abstract methods."""
-
     _kinds: ClassVar[dict[str, AnyKind]]
-    _reader: ClassVar[TypeAdapter[Any] | None] = None
 
     if TYPE_CHECKING:
 
@@ -133,8 +138,7 @@ class Kind(Section):
             return
         family: AnyKind = next(each for each in cls.__mro__ if is_family(each))
         name = cls.model_fields["type"].default if "type" in cls.model_fields else None
-        undefined = {*getattr(cls, "__abstractmethods__", ()), *(set(cls.demands) - {*cls.model_fields, *dir(cls)})}
-        if lacking := sorted(undefined | (set() if isinstance(name, str) else {"type"})):
+        if lacking := sorted({*cls.__abstractmethods__, *([] if isinstance(name, str) else ["type"])}):
             raise TypeError(
                 f"{cls.__name__} lacks {', '.join(lacking)}; define what {family.__name__} says of it (a type is "
                 'written `type: Literal["name"] = "name"`; what several kinds have in common has ABC among its bases)'
@@ -142,7 +146,7 @@ class Kind(Section):
         taken = family._kinds.get(name, cls)
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
             raise TypeError(f"{cls.__name__} has type = {name!r}, which {taken.__name__} has already; give it another")
-        family._kinds[name], family._reader = cls, None
+        family._kinds[name] = cls
 
     @classmethod
     def kinds(cls) -> Mapping[str, AnyKind]:
@@ -150,18 +154,26 @@ class Kind(Section):
         return cls._kinds
 
     @classmethod
+    def read(cls, value: Any) -> Any:
+        """The kind that a table describes by its `type`."""
+        return _reader(tuple(cls._kinds.values())).validate_python(value)
+
+    # Of a family: whatever is registered when a value is read or described, not when the field was defined.
+    @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # Of a family: whatever is registered when a value is read, not when the field was defined.
-        return core_schema.no_info_plain_validator_function(cls._read) if is_family(cls) else handler(source)
+        return core_schema.no_info_plain_validator_function(cls.read) if is_family(cls) else handler(source)
 
     @classmethod
-    def _read(cls, value: Any) -> Any:
-        if cls.default_type is not None and isinstance(value, dict):
-            value = {"type": cls.default_type, **value}
-        if cls._reader is None:
-            several: Any = Union[tuple(cls._kinds.values())]  # noqa: UP007  # made of a list
-            cls._reader = TypeAdapter(Annotated[several, Field(discriminator="type")])
-        return cls._reader.validate_python(value)
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        if is_family(cls):
+            return {"oneOf": [handler(kind.__pydantic_core_schema__) for kind in cls._kinds.values()]}
+        return handler(schema)
+
+
+@cache
+def _reader(kinds: tuple[AnyKind, ...]) -> TypeAdapter[Any]:
+    several: Any = Union[kinds]  # noqa: UP007  # made of a list
+    return TypeAdapter(Annotated[several, Discriminator("type")])
 
 
 BY_KIND: list[tuple[type[Kind], "_SingleDispatchCallable[Any]"]] = []
@@ -192,37 +204,24 @@ def listed(shaping: Mapping[str, Any], *names: str) -> list[Any]:
     return [*(shaping[name] for name in names), *([rest] if rest else [])]
 
 
-def _shaping(value: Any) -> Any:
-    if isinstance(value, Section):
-        return value.shaping()
-    if isinstance(value, dict):
-        return {name: _shaping(each) for name, each in value.items()}
-    return [_shaping(each) for each in value] if isinstance(value, tuple) else value
+def problems(said: Mapping[str, object]) -> list[str]:
+    """Of sentences on what is wrong those that hold: each with whether it does."""
+    return [sentence for sentence, holds in said.items() if holds]
 
 
-def _is_later(field: FieldInfo) -> bool:
-    return any(isinstance(part, Later) for part in field.metadata)
-
-
-def _complete_value(field: FieldInfo, value: Any) -> Any:
-    """Nothing for an empty text where nothing is allowed; a table completed from the field's default."""
-    if value == "" and type(None) in get_args(field.annotation):
-        return None
-    default = field.default
-    if isinstance(value, dict) and isinstance(default, Section):
-        variant = getattr(default, "type", None)
-        if value.get("type", variant) == variant:
-            return {**default.model_dump(), **value}
-    return value
+def secret(said: str) -> PydanticCustomError:
+    """The error of a value that may be a secret: it is not repeated in what is said."""
+    return PydanticCustomError("secret", "{said}", {"said": said})
 
 
 def check_different(values: tuple[T, ...]) -> tuple[T, ...]:
-    """The values, if none of them stands there twice.
+    """The values, if none of them, or of their names, stands there twice.
 
     Raises:
         ValueError: one does.
     """
-    twice = sorted({str(each) for each in values if values.count(each) > 1})
+    names = [str(getattr(each, "name", each)) for each in values]
+    twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"names {', '.join(twice)} twice; each is named once")
     return values
@@ -234,23 +233,24 @@ def matching(pattern: str, otherwise: str, *, may_be_secret: bool = False) -> Af
     def check(text: str) -> str:
         if re.fullmatch(pattern, text):
             return text
-        raise PydanticCustomError("secret", "{said}", {"said": otherwise}) if may_be_secret else ValueError(otherwise)
+        raise secret(otherwise) if may_be_secret else ValueError(otherwise)
 
     return AfterValidator(check)
 
 
-def check_web_address(address: str) -> str:
+def check_web_address(address: Any) -> str:
     """The address as it is kept.
 
     Raises:
         ValueError: it is none, or carries what is secret, and is not shown then.
     """
+    if not isinstance(address, str):
+        raise ValueError('is no text; write it as "http://host:port/v1"')
     parts = urlsplit(address)
     if parts.username or parts.password or parts.query:
-        raise PydanticCustomError(
-            "secret",
+        raise secret(
             "carries a user, a password or a query (the value is not shown); keep keys out of addresses: "
-            "export them in an environment variable and name it in `api_key_env`",
+            "export them in an environment variable and name it in `api_key_env`"
         )
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError('is no web address; write it as "http://host:port/v1"')
@@ -262,10 +262,9 @@ def check_web_address(address: str) -> str:
 def _check_store_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.password or "password=" in parts.query:
-        raise PydanticCustomError(
-            "secret",
+        raise secret(
             "carries a password (the value is not shown), and the configuration is kept in the run folder; "
-            "export it as PGPASSWORD or keep it in ~/.pgpass",
+            "export it as PGPASSWORD or keep it in ~/.pgpass"
         )
     if "://" not in url:
         raise ValueError('is no SQLAlchemy URL; write "sqlite:///path/store.sqlite" or "postgresql://user@host/name"')
@@ -294,3 +293,9 @@ WebAddress = Annotated[str, AfterValidator(check_web_address)]
 
 StoreUrl = Annotated[str, AfterValidator(_check_store_url)]
 """SQLAlchemy URL without a password."""
+
+TEXT, OTHER = Tag("(text)"), Tag("(other)")
+"""Of a field that holds a text or something else: which is which, `Annotated[str, TEXT] | Annotated[float, OTHER]`."""
+
+BY_FORM = Discriminator(lambda value: TEXT.tag if isinstance(value, str) else OTHER.tag)
+"""Tells the two apart, so that an error speaks of the form that was written, and of no other."""

@@ -6,13 +6,13 @@ well, or the benchmark marks the answers itself.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveInt, Tag
+from pydantic import Field, NonNegativeInt, PositiveInt
 
-from tapir_core.config._base import DIFFERENT, Kind, Section, matching
+from tapir_core.config._base import BY_FORM, DIFFERENT, OTHER, TEXT, Free, Kind, Section, T, matching, problems
 from tapir_core.config.roles import EndpointConfig, Sampling
 
 HELDOUT = "heldout"
@@ -42,11 +42,8 @@ class RunBaseline(Section):
     """What the benchmark is called there; nothing: the same as here."""
 
 
-Baseline = Annotated[
-    Annotated[str, Tag("of a file")] | Annotated[RunBaseline, Tag("of a run")],
-    Discriminator(lambda value: "of a file" if isinstance(value, str) else "of a run"),
-]
-"""File or URL, or a student of another run. With tags an error speaks of the form that was written."""
+Baseline = Annotated[Annotated[str, TEXT] | Annotated[RunBaseline, OTHER], BY_FORM]
+"""File or URL, or a student of another run."""
 
 
 ModelName = Annotated[
@@ -60,20 +57,42 @@ ModelName = Annotated[
 """A model's name in tables and folders."""
 
 
+File = Annotated[T, "free", "file"]
+"""Names a file, or nothing; a file is known by what it holds."""
+
+Folder = Annotated[T, "free", "folder"]
+"""Names a folder, or nothing; known by what it holds."""
+
+OfAnswers = Annotated[T, "answers"]
+"""Says how the student's answers are drawn, and changes no question."""
+
+OfReplies = Annotated[T, "replies"]
+"""Changes judgments or marks, and neither questions nor answers."""
+
+Apart = Annotated[T, "apart"]
+"""Shapes no stage's rows as it stands: a judge is known by who it is, and some fields shape figures alone."""
+
+
 class BenchmarkConfig(Kind):
     """A benchmark from outside; without a `type` it is one that is not asked."""
 
-    default_type: ClassVar[str | None] = "questions"
-
-    free: ClassVar[tuple[str, ...]] = ("questions",)
-
-    questions: str
+    questions: File[str]
     """File or URL with its questions."""
+
+    @classmethod
+    def read(cls, value: Any) -> Any:
+        """The kind that a table describes by its `type`, if it has one."""
+        return super().read({"type": "questions", **value} if isinstance(value, dict) else value)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that it is made of, or their addresses, by the field that names each, the questions first."""
+        return {field: path for field in self.with_mark("file") if isinstance(path := getattr(self, field), str)}
 
     @property
     def all_files(self) -> dict[str, str]:
-        """Every file, or its address, by the field that names it: `questions`, `baseline`, `outputs.gpt`."""
-        return {"questions": self.questions}
+        """The same with the outputs of models that stand beside the students, such as `outputs.gpt`."""
+        return self.files | {f"outputs.{model}": path for model, path in getattr(self, "outputs", {}).items()}
 
 
 class QuestionsOnly(BenchmarkConfig):
@@ -81,64 +100,35 @@ class QuestionsOnly(BenchmarkConfig):
 
     type: Literal["questions"] = "questions"
 
-    questions: str
+    questions: File[str]
     """File or URL with its questions: `instruction`, `turns` or `prompt` in a JSON list or JSON lines."""
 
 
 class AskedBenchmark(BenchmarkConfig, ABC):
-    """What every benchmark that is asked has."""
+    """What every benchmark that is asked has. A field that says no more of itself shapes the questions, and so all."""
 
-    questions: str
+    questions: File[str]
     """File or URL with its questions, in the benchmark's own form; they are looked for in what is trained on too."""
 
-    max_failed_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    max_failed_share: Apart[Annotated[float, Field(ge=0, le=1)]] = 0.05
     """Share of judgments (marked: of questions) that may fail, for want of an answer too; above it no figure."""
 
-    shapes_answers: ClassVar[tuple[str, ...]] = ("answering", "max_tokens")
-    """Fields that say how the student's answers are drawn."""
-
-    shapes_replies: ClassVar[tuple[str, ...]] = ()
-    """Fields that change judgments or marks, and neither questions nor answers."""
-
-    file_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that name a file beside the questions, or nothing."""
-
-    folder_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that name a folder, or nothing."""
-
     read_for_figures: ClassVar[tuple[str, ...]] = ()
-    """Those of them whose files are read again for the figures of every student."""
+    """Files that are read again for the figures of every student."""
 
     remedy: ClassVar[str] = ""
     """What to do where this machine lacks what it needs; empty where it needs nothing."""
 
     def shaping_of(self, stage: Literal["items", "answers", "replies"]) -> dict[str, Any]:
-        """The fields that change what a stage makes; one that nobody names changes the items, and so all stages.
-
-        Files are known by what they hold, a judge by who it is, and ``max_failed_share`` shapes figures alone.
-        """
-        chosen = {"answers": self.shapes_answers, "replies": self.shapes_replies}.get(stage)
-        elsewhere = {*self.shapes_answers, *self.shapes_replies, "judge", "max_failed_share"}
-        return {
-            name: value
-            for name, value in self.shaping().items()
-            if (name in chosen if chosen is not None else name not in elsewhere)
-        }
-
-    @property
-    def all_files(self) -> dict[str, str]:
-        """The questions, and its other files."""
-        return super().all_files | self.files
-
-    @property
-    def files(self) -> dict[str, str]:
-        """Its files beside the questions, by the field that names them."""
-        return {field: path for field in self.file_fields if isinstance(path := getattr(self, field), str)}
+        """The fields that change what a stage makes. Files are known by what they hold."""
+        elsewhere = {name for mark in ("answers", "replies", "apart") for name in self.with_mark(mark)}
+        chosen = type(self).model_fields.keys() - elsewhere if stage == "items" else self.with_mark(stage).keys()
+        return {name: value for name, value in self.shaping().items() if name in chosen}
 
     @property
     def folders(self) -> dict[str, str]:
         """Its folders, by the field that names them."""
-        return {field: path for field in self.folder_fields if (path := getattr(self, field)) is not None}
+        return {field: path for field in self.with_mark("folder") if (path := getattr(self, field)) is not None}
 
     def drawn(self, student: Sampling) -> Sampling:
         """How an answer is drawn: by its field `answering`, else as the student's are; its category may change that."""
@@ -159,43 +149,35 @@ class AskedBenchmark(BenchmarkConfig, ABC):
         baseline = getattr(self, "baseline", None)
         return baseline if isinstance(baseline, RunBaseline) else None
 
-    def missing(self) -> Iterator[str]:
+    def missing(self) -> Iterable[str]:
         """What this machine lacks for it, each to be put behind the benchmark's name."""
-        return iter(())
+        return ()
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Iterable[str]:
         """What does not fit together, each to be put behind the benchmark's name."""
-        return iter(())
+        return ()
 
 
 class JudgedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that a judge is asked about."""
 
-    judge: EndpointConfig | None = None
+    judge: Apart[EndpointConfig | None] = None
     """Who judges the answers; nothing: the judge of `[judge]`, of a panel the first one."""
 
-    sampling: Sampling = Sampling(max_tokens=2048)
+    sampling: OfReplies[Sampling] = Sampling(max_tokens=2048)
     """Sampling of the judge's replies."""
 
-    reasks: NonNegativeInt = 2
+    reasks: OfReplies[NonNegativeInt] = 2
     """Times that a judgment which cannot be parsed is asked for again with another seed before it has failed."""
 
-    outputs: dict[ModelName, str] = Field(default_factory=dict)
+    outputs: Free[dict[ModelName, str]] = Field({})
     """Models to compare the students with: name → file or URL with its answers, in the form of a baseline's.
     `tapir evaluate` has them judged as the students' are."""
 
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs")
-    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks")
-
     @property
-    def all_files(self) -> dict[str, str]:
-        """Its own, and those of models that stand beside the students."""
-        return super().all_files | {f"outputs.{model}": path for model, path in self.outputs.items()}
-
-    @property
-    @abstractmethod
     def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
+        """Prompts of its judge: the one that is named after the kind."""
+        return (self.type,)
 
     @property
     def logprobs_asked(self) -> int:
@@ -211,14 +193,13 @@ class JudgedBenchmark(AskedBenchmark, ABC):
     @property
     def baseline_file(self) -> str | None:
         """The file that its baseline is, if one is."""
-        baseline = getattr(self, "baseline", None)
-        return baseline if isinstance(baseline, str) else None
+        return self.files.get("baseline")
 
 
 class MarkedBenchmark(AskedBenchmark, ABC):
     """What every benchmark has that marks the answers itself, and asks nobody."""
 
-    answering: Sampling | None = None
+    answering: OfAnswers[Sampling | None] = None
     """Sampling of the student's answers; nothing: that of `[student.sampling]`."""
 
     @property
@@ -232,48 +213,41 @@ class AlpacaEvalBenchmark(JudgedBenchmark):
 
     type: Literal["alpaca_eval"] = "alpaca_eval"
 
-    baseline: Baseline
+    baseline: File[Baseline]
     """File or URL with the baseline's outputs: `instruction` and `output` (`model_outputs.json`); or the student of
     another run that answered the same instructions, such as `{ run = "NAME", round = 2 }`."""
 
-    difficulty: str | None = None
+    difficulty: File[str | None] = None
     """Table of how hard each question is, in their order; with `anchors` it makes the published length control."""
 
-    anchors: str | None = None
+    anchors: File[str | None] = None
     """Judgments of the anchor models, which hold the effect of length; without both, lengths alone are controlled."""
 
-    answering: Sampling | None = None
+    answering: OfAnswers[Sampling | None] = None
     """Sampling of the student's outputs; nothing: that of `[student.sampling]`."""
 
-    sampling: Sampling = Sampling(temperature=1.0, max_tokens=1)
+    sampling: OfReplies[Sampling] = Sampling(temperature=1.0, max_tokens=1)
     """Sampling of the annotator's choices, as published."""
 
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] = 5
+    top_logprobs: OfReplies[Annotated[int, Field(ge=0, le=20)]] = 5
     """Log-probabilities asked of the annotator; 0 for an endpoint that refuses them: then its choices are counted."""
 
-    file_fields: ClassVar[tuple[str, ...]] = ("baseline", "difficulty", "anchors")
     read_for_figures: ClassVar[tuple[str, ...]] = ("difficulty", "anchors")
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
-    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "top_logprobs")
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
-        return ("alpaca_eval",)
-
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Iterable[str]:
         """One of the two tables of length control without the other."""
-        if (self.difficulty is None) != (self.anchors is None):
-            yield (
+        return problems(
+            {
                 ": one of difficulty and anchors alone; the published length control needs both, and lengths alone are "
-                "controlled without either"
-            )
+                "controlled without either": (self.difficulty is None) != (self.anchors is None)
+            }
+        )
 
 
 class FastChatBenchmark(JudgedBenchmark, ABC):
     """What MT-Bench and Vicuna-Instructions have in common: the temperature of an answer goes by its category."""
 
-    max_tokens: PositiveInt = 1024
+    max_tokens: OfAnswers[PositiveInt] = 1024
     """Longest answer of the student to one turn; temperatures are those of the benchmark, by category."""
 
     def drawn(self, _student: Sampling) -> Sampling:
@@ -285,25 +259,21 @@ class FastChatBenchmark(JudgedBenchmark, ABC):
         return f"temperature by category, {self.max_tokens} tokens"
 
 
-MTBenchMode = Literal["single", "pairwise"]
-
-
 class MTBenchBenchmark(FastChatBenchmark):
     """MT-Bench: two turns a question; a judge rates the answers, or compares them with a baseline's in both orders."""
 
     type: Literal["mt_bench"] = "mt_bench"
 
-    references: str | None = None
+    references: File[str | None] = None
     """Reference answers to questions on mathematics, reasoning and coding (`reference_answer/gpt-4.jsonl`)."""
 
-    baseline: Baseline | None = None
+    baseline: File[Baseline | None] = None
     """A baseline's answers in the same form, or the student of another run; `pairwise` needs them."""
 
-    modes: Annotated[tuple[MTBenchMode, ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT] = ("single",)
+    modes: Annotated[
+        tuple[Literal["single", "pairwise"], ...], Field(min_length=1, max_length=2, strict=False), DIFFERENT
+    ] = ("single",)
     """`single` rates each answer, 1-10; `pairwise` compares it with the baseline's, in both orders."""
-
-    file_fields: ClassVar[tuple[str, ...]] = ("references", "baseline")
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -311,10 +281,15 @@ class MTBenchBenchmark(FastChatBenchmark):
         names = {"single": "mt_bench_single", "pairwise": "mt_bench_pair"}
         return tuple(names[mode] for mode in self.modes)
 
-    def contradictions(self) -> Iterator[str]:
+    def contradictions(self) -> Iterable[str]:
         """Pairs without a baseline."""
-        if "pairwise" in self.modes and self.baseline is None:
-            yield ".baseline: missing; modes has pairwise, which compares with a baseline's answers"
+        return problems(
+            {
+                ".baseline: missing; modes has pairwise, which compares with a baseline's answers": (
+                    "pairwise" in self.modes and self.baseline is None
+                )
+            }
+        )
 
 
 class VicunaBenchmark(FastChatBenchmark):
@@ -322,28 +297,19 @@ class VicunaBenchmark(FastChatBenchmark):
 
     type: Literal["vicuna"] = "vicuna"
 
-    baseline: Baseline
+    baseline: File[Baseline]
     """A baseline's answers, in the form of MT-Bench's, or the student of another run."""
 
-    sampling: Sampling = Sampling(temperature=0.2, max_tokens=1024)
+    sampling: OfReplies[Sampling] = Sampling(temperature=0.2, max_tokens=1024)
     """Sampling of the referee's replies, as published."""
 
-    orders: Literal["both", "baseline_first"] = "both"
+    orders: OfReplies[Literal["both", "baseline_first"]] = "both"
     """`baseline_first` is the one order of 2023, in which a referee's liking for a position stays in the figures."""
-
-    file_fields: ClassVar[tuple[str, ...]] = ("baseline",)
-    free: ClassVar[tuple[str, ...]] = ("questions", "outputs", *file_fields)
-    shapes_replies: ClassVar[tuple[str, ...]] = ("sampling", "reasks", "orders")
 
     @property
     def judging_in_words(self) -> str:
         """How its referee is asked, and in which orders."""
         return f"{super().judging_in_words}, {'both orders' if self.orders == 'both' else 'baseline first'}"
-
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """Prompts of its judge."""
-        return ("vicuna",)
 
 
 class LmEvalBenchmark(MarkedBenchmark):
@@ -351,41 +317,37 @@ class LmEvalBenchmark(MarkedBenchmark):
 
     type: Literal["lm_eval"] = "lm_eval"
 
-    questions: str
+    questions: File[str]
     """File or URL with the task's questions and what belongs to them, in the fields that the task reads."""
 
     task: Annotated[str, Field(min_length=1)]
     """Name of the task, as `lm_eval ls subtasks` lists it: one that generates text."""
 
-    examples: str | None = None
+    examples: File[str | None] = None
     """The same form; solved examples for a task that shows some before each question."""
 
-    include_path: str | None = None
+    include_path: Folder[str | None] = None
     """Folder with tasks of your own: YAML files, and the Python that they name, which runs as you."""
 
-    answering: Sampling = Sampling(max_tokens=1280)
+    answering: OfAnswers[Sampling] = Sampling(max_tokens=1280)
     """Sampling of the student's answers, in place of the task's own; the default is that of the task `ifeval`."""
 
-    python: str = ".venv-lm-eval/bin/python"
+    python: Free[str] = ".venv-lm-eval/bin/python"
     """Interpreter of the environment that holds the harness; relative to the folder that the command is started in."""
 
-    file_fields: ClassVar[tuple[str, ...]] = ("examples",)
-    folder_fields: ClassVar[tuple[str, ...]] = ("include_path",)
-    free: ClassVar[tuple[str, ...]] = ("questions", "examples", "include_path", "python")
+    marker: ClassVar[str] = "lm-evaluation-harness"
     remedy: ClassVar[str] = "`make lm-eval-env` builds its environment anew"
 
-    @property
-    def marker(self) -> str:
-        """The harness."""
-        return "lm-evaluation-harness"
-
-    def missing(self) -> Iterator[str]:
+    def missing(self) -> Iterable[str]:
         """The interpreter that holds the harness."""
-        if not os.access(Path(self.python).expanduser(), os.X_OK):
-            yield (
+        return problems(
+            {
                 f".python: {self.python} is no interpreter, so that lm-evaluation-harness cannot start; `make "
-                "lm-eval-env` builds its environment, or take the benchmark out of each_round"
-            )
+                "lm-eval-env` builds its environment, or take the benchmark out of each_round": (
+                    not os.access(Path(self.python).expanduser(), os.X_OK)
+                )
+            }
+        )
 
 
 class DecontaminationConfig(Section):
@@ -401,12 +363,10 @@ class DecontaminationConfig(Section):
 class EvaluationConfig(Section):
     """Benchmarks from outside; the held-out set is a part of `[data]`."""
 
-    free: ClassVar[tuple[str, ...]] = ("each_round",)
-
-    benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field(default_factory=dict)
+    benchmarks: dict[BenchmarkName, BenchmarkConfig] = Field({})
     """`[evaluation.benchmarks.NAME]`, one table a benchmark; the names are yours, such as `alpaca_eval`."""
 
-    each_round: Annotated[tuple[BenchmarkName, ...], Field(strict=False), DIFFERENT] = ()
+    each_round: Free[Annotated[tuple[BenchmarkName, ...], Field(strict=False), DIFFERENT]] = ()
     """Benchmarks that backbone, S_0 and the student of every round are asked; the others wait for `tapir evaluate`."""
 
     decontamination: DecontaminationConfig = DecontaminationConfig()

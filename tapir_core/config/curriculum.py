@@ -1,62 +1,58 @@
 """Pool, held-out set and curriculum: what counts as hard, how it is expanded, balanced, mixed and stopped."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Tag,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import Kind, Section, matching
+from tapir_core.config._base import BY_FORM, OTHER, TEXT, Free, Kind, Section, matching
 from tapir_core.task_types import TARGET_SHARES
 
 
-class PoolConfig(Kind):
-    """Where the pool D comes from; what reads or makes it is registered in `tapir_core.sources`."""
-
-    demands: ClassVar[tuple[str, ...]] = ("size_field", "source")
-
-    size_field: ClassVar[str]
-    """Its field that says how many instructions it has, at most."""
-
-    has_system_texts: ClassVar[bool] = True
-    """Whether an instruction may have a system text."""
+class _FromFile(ABC):
+    """What pool and held-out set have in common: they may be read from a file."""
 
     @property
     def file(self) -> str | None:
         """The file that it is read from, if it has a field `path`."""
         return getattr(self, "path", None)
 
-    @property
-    def most_rows(self) -> int | None:
-        """Instructions that it has at most; nothing: as many as there are."""
-        return getattr(self, self.size_field, None)
-
-    source: ClassVar[str]
-    """Where its instructions are from, in a sentence."""
-
     @abstractmethod
     def in_words(self, digest: str) -> str:
         """Which it is, for a reader of figures; ``digest`` is its file's, empty without one."""
 
 
+class PoolConfig(_FromFile, Kind):
+    """Where the pool D comes from; what reads or makes it is registered in `tapir_core.sources`."""
+
+    has_system_texts: ClassVar[bool] = True
+    """Whether an instruction may have a system text."""
+
+    @property
+    @abstractmethod
+    def size_field(self) -> str:
+        """Its field that says how many instructions it has, at most."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Where its instructions are from, in a sentence."""
+
+    @property
+    def most_rows(self) -> int | None:
+        """Instructions that it has at most; nothing: as many as there are."""
+        return getattr(self, self.size_field, None)
+
+
 class FilePool(PoolConfig):
     """Instructions of your own, from a file."""
 
-    free: ClassVar[tuple[str, ...]] = ("path",)
     size_field: ClassVar[str] = "limit"
     source: ClassVar[str] = "a file"
 
     type: Literal["file"] = "file"
 
-    path: str
+    path: Free[str]
     """Alpaca JSON (instruction/input/output), JSONL of messages or ShareGPT conversations, Parquet or CSV."""
 
     limit: PositiveInt | None = None
@@ -87,32 +83,21 @@ class StandinPool(PoolConfig):
         return f"pool {self.rows:,}"
 
 
-class HeldoutConfig(Kind):
+class HeldoutConfig(_FromFile, Kind):
     """Where the held-out set comes from; what reads or makes it is registered in `tapir_core.sources`."""
-
-    @property
-    def file(self) -> str | None:
-        """The file that it is read from, if it has a field `path`."""
-        return getattr(self, "path", None)
 
     @property
     def may_have_dev(self) -> bool:
         """Whether it can have a dev split, as far as the configuration tells: not where its field `dev` is 0."""
         return getattr(self, "dev", None) != 0
 
-    @abstractmethod
-    def in_words(self, digest: str) -> str:
-        """Which it is, for a reader of figures; ``digest`` is its file's, empty without one."""
-
 
 class FileHeldout(HeldoutConfig):
     """A held-out set of your own, with references."""
 
-    free: ClassVar[tuple[str, ...]] = ("path",)
-
     type: Literal["file"] = "file"
 
-    path: str
+    path: Free[str]
     """Same formats as the pool; needs a reference for each row, and may have `task_type` and `split` (dev|test)."""
 
     def in_words(self, digest: str) -> str:
@@ -241,16 +226,24 @@ TargetShares = dict[str, NonNegativeFloat] | Literal["natural"]
 """Task type → share, or the shares of the pool as it comes."""
 
 
+def _check_shares(shares: dict[str, float]) -> dict[str, float]:
+    """The shares in the order of the 32 task types, if they are a distribution over them."""
+    if unknown := sorted(shares.keys() - TARGET_SHARES.keys()):
+        raise ValueError(f"unknown task type {', '.join(map(repr, unknown))}; the 32 are: {', '.join(TARGET_SHARES)}")
+    total = sum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"shares sum to {total:.6f}, not 1; scale each by {1 / total if total else 1:.6f}")
+    return {task_type: shares[task_type] for task_type in TARGET_SHARES if task_type in shares}
+
+
 class CurriculumConfig(Section):
     """What holds for all rounds."""
 
-    free: ClassVar[tuple[str, ...]] = ("stop",)
-
-    # With tags an error speaks of the form that was written, and of no other.
     target_shares: Annotated[
-        Annotated[dict[str, NonNegativeFloat], Tag("table")] | Annotated[Literal["natural"], Tag("name")],
-        Discriminator(lambda value: "name" if isinstance(value, str) else "table"),
-    ] = Field(default_factory=lambda: dict(TARGET_SHARES))
+        Annotated[dict[str, NonNegativeFloat], AfterValidator(_check_shares), OTHER]
+        | Annotated[Literal["natural"], TEXT],
+        BY_FORM,
+    ] = Field(dict(TARGET_SHARES))
     """Task type → share of a mixture, Pr(task type); checked to sum to 1. `"natural"` balances nothing: the shares are
     those of the first pool, as it was labelled."""
 
@@ -270,22 +263,8 @@ class CurriculumConfig(Section):
     refine: bool = True
     """Rewrite the answers of the hard part in the style that their task type needs."""
 
-    stop: StopConfig = StopConfig()
+    stop: Free[StopConfig] = StopConfig()
     """Early stop."""
-
-    @field_validator("target_shares", mode="after")
-    @classmethod
-    def _shares_are_a_distribution(cls, shares: TargetShares) -> TargetShares:
-        if shares == "natural":
-            return shares
-        unknown = sorted(set(shares) - set(TARGET_SHARES))
-        if unknown:
-            known = ", ".join(TARGET_SHARES)
-            raise ValueError(f"unknown task type {', '.join(map(repr, unknown))}; the 32 are: {known}")
-        total = sum(shares.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"shares sum to {total:.6f}, not 1; scale each by {1 / total if total else 1:.6f}")
-        return {task_type: shares[task_type] for task_type in TARGET_SHARES if task_type in shares}
 
 
 class RoundConfig(Section):

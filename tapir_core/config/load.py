@@ -8,7 +8,6 @@ finds mistakes in the configuration (exit code 2), `missing_prerequisites` finds
 code 1). No network is touched and no engine is loaded.
 """
 
-import datetime
 import json
 import os
 import tomllib
@@ -19,12 +18,16 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from tapir_core.config._base import Section
-from tapir_core.config.benchmarks import AskedBenchmark
+from tapir_core.config import (
+    EMBEDDED_STUDENT,
+    AskedBenchmark,
+    JudgeConfig,
+    RunConfig,
+    Section,
+    StudentConfig,
+    problems,
+)
 from tapir_core.config.reference import explain
-from tapir_core.config.roles import JudgeConfig, ModelIdentity
-from tapir_core.config.run import RunConfig, TrainingConfig
-from tapir_core.config.student import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.paths import RESOLVED_CONFIG
 from tapir_core.prompts import check_prompts
@@ -85,15 +88,13 @@ def validated(root: type[AnySection], table: Table, source: str, overrides: Sequ
     Raises:
         ConfigError: carries every problem found; ``source`` is where the table is from.
     """
-    problems = [problem for override in overrides if (problem := _apply(table, override))]
+    wrong = [said for override in overrides for said in _apply(table, override)]
     try:
         found = root.model_validate(table)
     except ValidationError as error:
-        paths = [override.partition("=")[0].strip() for override in overrides]
-        problems += [explain(item, paths, root) for item in error.errors(include_url=False)]
-        raise ConfigError(problems, source=source) from error
-    if problems:
-        raise ConfigError(problems, source=source)
+        wrong += explain(error, [override.partition("=")[0].strip() for override in overrides], root)
+    if wrong:
+        raise ConfigError(wrong, source=source)
     return found
 
 
@@ -121,11 +122,10 @@ def load_resolved(content: bytes | str, *, source: str = RESOLVED_CONFIG) -> Run
     version = table.pop("version", 1) if isinstance(table, dict) else 1
     for translate in TRANSLATIONS[version - 1 :]:
         translate(table)
-    remedy = "a newer version of tapir wrote it, or it was edited: go on with the version that wrote it"
-    told = f"{source} ({remedy})"
+    blamed = f"{source} (a newer version of tapir wrote it, or it was edited: go on with the version that wrote it)"
     if version > _newest():
-        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=told)
-    return validated(RunConfig, table, told)
+        raise ConfigError([f"version: value {version}: this version of tapir reads up to {_newest()}"], source=blamed)
+    return validated(RunConfig, table, blamed)
 
 
 def read_toml(path: Path) -> Table:
@@ -149,18 +149,19 @@ def _newest() -> int:
     return 1 + len(TRANSLATIONS)
 
 
-def _apply(table: Table, override: str) -> str | None:
-    """Write one override into the table; says what is wrong with it, if anything."""
+def _apply(table: Table, override: str) -> Iterator[str]:
+    """Write one override into the table, or say what is wrong with it."""
     path, equals, text = override.partition("=")
     steps = [step.strip() for step in path.split(".")]
     if not equals or not all(steps):
-        return f"--set {override}: write --set section.field=value"
+        yield f"--set {override}: write --set section.field=value"
+        return
     for depth, step in enumerate(steps[:-1], start=1):
         table = table.setdefault(step, {})
         if not isinstance(table, dict):
-            return f"--set {override}: {'.'.join(steps[:depth])} is a value and has no fields"
+            yield f"--set {override}: {'.'.join(steps[:depth])} is a value and has no fields"
+            return
     table[steps[-1]] = _read_value(text.strip())
-    return None
 
 
 def _read_value(text: str) -> Any:
@@ -169,9 +170,8 @@ def _read_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    if len(parsed) > 1 or isinstance(parsed["value"], datetime.date | datetime.time):
-        return text
-    return parsed["value"]
+    is_value = len(parsed) == 1 and isinstance(parsed["value"], str | int | float | list | dict)
+    return parsed["value"] if is_value else text
 
 
 def check_config(config: RunConfig) -> list[str]:
@@ -182,9 +182,7 @@ def check_config(config: RunConfig) -> list[str]:
         *_check_data(config),
         *_check_benchmarks(config),
         *check_student(config.student),
-        *_check_judge(config.judge),
-        *_check_curriculum(config),
-        *_check_training(config.training),
+        *_contradictions(config),
     ]
 
 
@@ -198,107 +196,109 @@ def missing_prerequisites(config: RunConfig, environ: Mapping[str, str]) -> list
     ]
 
 
-def _check_root(config: RunConfig) -> Iterator[str]:
-    root = config.run.root
-    if "://" in root:
-        if config.calls.store_url is None:
-            yield (
-                f'run.root: value "{root}": its runs have no folder for the store of their answers; set '
-                "calls.store_url = postgresql://HOST/DATABASE (docs/storage.md)"
-            )
-        return
-    folder = Path(root)
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        yield f'run.root: value "{root}": {folder} is a file; name a folder'
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield f'run.root: value "{root}": {folder} is not writable; allow it or name another folder'
+def _check_root(config: RunConfig) -> list[str]:
+    root, is_remote = config.run.root, "://" in config.run.root
+    folder = next(each for each in (Path(root), *Path(root).parents) if each.exists())
+    return problems(
+        {
+            f'run.root: value "{root}": its runs have no folder for the store of their answers; set calls.store_url = '
+            "postgresql://HOST/DATABASE (docs/storage.md)": is_remote and config.calls.store_url is None,
+            f'run.root: value "{root}": {folder} is a file; name a folder': not is_remote and not folder.is_dir(),
+            f'run.root: value "{root}": {folder} is not writable; allow it or name another folder': (
+                not is_remote and folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK)
+            ),
+        }
+    )
 
 
-def _check_file(field: str, path: str | None, remedy: str, *, or_address: bool = False) -> Iterator[str]:
-    """That a file is there, where one is named; an address is not looked for."""
-    if path is not None and not (or_address and "://" in path) and not Path(path).is_file():
-        yield f'{field}: value "{path}": there is no such file; {remedy}'
+def _is_missing(path: str | None) -> bool:
+    """Whether a file is named that is not there; an address is not looked for."""
+    return path is not None and "://" not in path and not Path(path).is_file()
 
 
-def _check_data(config: RunConfig) -> Iterator[str]:
-    for name, part in (("pool", config.data.pool), ("heldout", config.data.heldout)):
-        remedy = f"bring it, or name yours with --set data.{name}.path=FILE (docs/own-data.md)"
-        yield from _check_file(f"data.{name}.path", part.file if part else None, remedy, or_address=True)
+def _check_data(config: RunConfig) -> list[str]:
+    parts = {"pool": config.data.pool, "heldout": config.data.heldout}
+    return problems(
+        {
+            f'data.{name}.path: value "{part.file}": there is no such file; bring it, or name yours with '
+            f"--set data.{name}.path=FILE (docs/own-data.md)": _is_missing(part.file)
+            for name, part in parts.items()
+            if part is not None
+        }
+    )
 
 
 def _check_benchmarks(config: RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
     for name, benchmark in evaluation.benchmarks.items():
         for field, path in benchmark.all_files.items():
-            if "@" in urlsplit(path).netloc:
-                yield (
-                    f"evaluation.benchmarks.{name}.{field}: an address with a user or password, which would stand in "
-                    "the run's folder; bring the file, or use an address without"
-                )
-            remedy = "bring it from where it is published (docs/evaluation.md), or leave the benchmark out"
-            yield from _check_file(f"evaluation.benchmarks.{name}.{field}", path, remedy, or_address=True)
+            at = f"evaluation.benchmarks.{name}.{field}"
+            yield from problems(
+                {
+                    f"{at}: an address with a user or password, which would stand in the run's folder; bring the file, "
+                    "or use an address without": "@" in urlsplit(path).netloc,
+                    f'{at}: value "{path}": there is no such file; bring it from where it is published '
+                    "(docs/evaluation.md), or leave the benchmark out": _is_missing(path),
+                }
+            )
     for name, asked in evaluation.asked.items():
         yield from (f"evaluation.benchmarks.{name}{said}" for said in _check_asked(asked, config))
-    for name in evaluation.each_round:
-        if name not in evaluation.asked:
-            known = ", ".join(evaluation.asked) or "none"
-            yield (
-                f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; '
-                f"there are: {known}"
-            )
+    known = ", ".join(evaluation.asked) or "none"
+    yield from problems(
+        {
+            f'evaluation.each_round: value "{name}": is no benchmark with a `type`, so it cannot be asked; there are: '
+            f"{known}": name not in evaluation.asked
+            for name in evaluation.each_round
+        }
+    )
 
 
-def _check_asked(asked: AskedBenchmark, config: RunConfig) -> Iterator[str]:
+def _check_asked(asked: AskedBenchmark, config: RunConfig) -> list[str]:
     """What is wrong with a benchmark that is asked, each to be put behind its name."""
-    if asked.baseline_run is not None and asked.baseline_run.run == config.run.name:
-        yield (
-            f'.baseline.run: value "{config.run.name}": is this run itself, whose students have not answered when it '
-            "starts; name another run (S_0 and the last one are paired anyway)"
-        )
-    for field, folder in asked.folders.items():
-        if not Path(folder).is_dir():
-            yield (
-                f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or '
-                "leave it out"
-            )
-    yield from asked.contradictions()
     longest, room = asked.drawn(config.student.sampling).max_tokens, config.student.room
-    if room is not None and longest >= room:
-        yield (
-            f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
-            f"{room}; lower the first or raise the latter"
-        )
+    baseline, name = asked.baseline_run, config.run.name
+    lacking = {
+        f'.{field}: value "{folder}": there is no such folder; name one that holds the YAML files of tasks, or leave '
+        "it out": not Path(folder).is_dir()
+        for field, folder in asked.folders.items()
+    }
+    others = {
+        f'.baseline.run: value "{name}": is this run itself, whose students have not answered when it starts; name '
+        "another run (S_0 and the last one are paired anyway)": baseline is not None and baseline.run == name,
+        f": answers of up to {longest} tokens leave no room for a question in student.engine.max_model_length = "
+        f"{room}; lower the first or raise the latter": room is not None and longest >= room,
+    }
+    return [*problems(lacking | others), *asked.contradictions()]
 
 
-def check_student(student: StudentConfig) -> Iterator[str]:
+def check_student(student: StudentConfig) -> list[str]:
     """What is wrong with a student: its backbone, its chat template, its engine's room."""
-    yield from _check_backbone(student)
-    yield from _check_file("student.chat_template", student.chat_template, "name a Jinja file or leave it out")
-    if student.room is not None and student.sampling.max_tokens >= student.room:
-        yield (
-            f"student.sampling.max_tokens: value {student.sampling.max_tokens}: leaves no room for a prompt in "
-            f"student.engine.max_model_length = {student.room}; lower the first or raise the second"
-        )
-
-
-def _check_backbone(student: StudentConfig) -> Iterator[str]:
-    backbone, folder = student.backbone, Path(student.backbone).expanduser()
+    backbone, folder, template = student.backbone, Path(student.backbone).expanduser(), student.chat_template
+    is_embedded, has_model = backbone.startswith("embedded:"), (folder / "config.json").is_file()
     is_path = backbone.startswith((".", "/", "~")) or backbone.count("/") > 1 or folder.exists()
-    if backbone.startswith("embedded:"):
-        if backbone != EMBEDDED_STUDENT:
-            yield f'student.backbone: value "{backbone}": unknown; the embedded student is "{EMBEDDED_STUDENT}"'
-    elif is_path and not (folder / "config.json").is_file():
-        yield (
-            f'student.backbone: value "{backbone}": there is no model (no config.json in that folder); '
-            f'name a model folder, a hub id such as "org/name", or "{EMBEDDED_STUDENT}"'
-        )
-    elif is_path and student.chat_template is None and not _has_chat_template(folder):
-        yield (
-            f'student.backbone: value "{backbone}": has no chat template, as most base models have none; '
-            "name a Jinja file in student.chat_template (configs/chat_templates/ has one)"
-        )
+    longest, room = student.sampling.max_tokens, student.room
+    return problems(
+        {
+            f'student.backbone: value "{backbone}": unknown; the embedded student is "{EMBEDDED_STUDENT}"': (
+                is_embedded and backbone != EMBEDDED_STUDENT
+            ),
+            f'student.backbone: value "{backbone}": there is no model (no config.json in that folder); name a model '
+            f'folder, a hub id such as "org/name", or "{EMBEDDED_STUDENT}"': (
+                is_path and not is_embedded and not has_model
+            ),
+            f'student.backbone: value "{backbone}": has no chat template, as most base models have none; name a Jinja '
+            "file in student.chat_template (configs/chat_templates/ has one)": (
+                is_path and not is_embedded and has_model and template is None and not _has_chat_template(folder)
+            ),
+            f'student.chat_template: value "{template}": there is no such file; name a Jinja file or leave it out': (
+                template is not None and not Path(template).is_file()
+            ),
+            f"student.sampling.max_tokens: value {longest}: leaves no room for a prompt in "
+            f"student.engine.max_model_length = {room}; lower the first or raise the second": (
+                room is not None and longest >= room
+            ),
+        }
+    )
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -310,72 +310,64 @@ def _has_chat_template(folder: Path) -> bool:
         return False
 
 
-def _check_judge(judge: JudgeConfig) -> Iterator[str]:
-    if judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default:
-        yield (
-            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; '
-            'leave it out or set judge.mode = "pairwise"'
-        )
-    known: dict[ModelIdentity, str] = {}
-    for name, who in zip(judge.endpoints, judge.identities, strict=True):
-        first = known.setdefault(who, name)
-        if first != name:
-            yield (
-                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first} already, and "
-                "its replies would be the same ones; leave it out, or give it another model or identity"
-            )
-
-
-def _check_curriculum(config: RunConfig) -> Iterator[str]:
-    expansion, stop, heldout = config.curriculum.expansion, config.curriculum.stop, config.data.heldout
-    if expansion.min_chars > expansion.max_chars:
-        yield (
-            f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, "
-            "so that no instruction passes; lower it"
-        )
+def _contradictions(config: RunConfig) -> list[str]:
+    """What fields of the judge, of the curriculum and of training say against each other."""
+    judge, expansion, stop, training = (
+        config.judge,
+        config.curriculum.expansion,
+        config.curriculum.stop,
+        config.training,
+    )
+    judges = list(zip(judge.endpoints, judge.identities, strict=True))
+    first = {who: name for name, who in reversed(judges)}
     rounds = {str(number): config.round(number) for number in config.round_numbers}
-    barren = [number for number, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha]
-    if barren:
-        yield (
-            f"rounds.{barren[0]}.selection.share: value 0: there are no seeds in the rounds {', '.join(barren)}, and "
-            "their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0"
-        )
-    if stop.patience and not (heldout and heldout.may_have_dev):
-        yield (
-            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
-            "set data.heldout, or patience = 0"
-        )
-
-
-def _check_training(training: TrainingConfig) -> Iterator[str]:
+    barren = ", ".join(name for name, each in rounds.items() if each.selection.fixed_share == 0 and each.alpha)
     held = training.micro_batch_size * (training.processes or 1)
-    if training.batch_size % held:
-        of_all = f" × processes = {training.processes}" if training.processes else ""
-        yield (
+    of_all = f" × processes = {training.processes}" if training.processes else ""
+    return problems(
+        {
+            'judge.orders: has no effect in judge.mode = "pointwise", which shows one answer a call; leave it out or '
+            'set judge.mode = "pairwise"': (
+                judge.mode == "pointwise" and judge.orders != JudgeConfig.model_fields["orders"].default
+            ),
+            **{
+                f"{name}: model {who.model!r} with identity {who.identity!r} is the judge of {first[who]} already, and "
+                "its replies would be the same ones; leave it out, or give it another model or identity": (
+                    name != first[who]
+                )
+                for name, who in judges
+            },
+            f"curriculum.expansion.min_chars: value {expansion.min_chars}: above max_chars = {expansion.max_chars}, so "
+            "that no instruction passes; lower it": expansion.min_chars > expansion.max_chars,
+            f"rounds.{barren.partition(',')[0]}.selection.share: value 0: there are no seeds in the rounds {barren}, "
+            "and their hard part (alpha above 0) has nothing to be drawn from; set a share, or alpha = 0": barren,
+            f"curriculum.stop.patience: value {stop.patience}: the stop rule reads the dev split and there is none; "
+            "set data.heldout, or patience = 0": (
+                stop.patience and (config.data.heldout is None or not config.data.heldout.may_have_dev)
+            ),
             f"training.batch_size: value {training.batch_size}: no multiple of micro_batch_size = "
             f"{training.micro_batch_size}{of_all}, and a step accumulates whole micro batches; "
-            f"set {-(-training.batch_size // held) * held} or another micro_batch_size"
-        )
+            f"set {-(-training.batch_size // held) * held} or another micro_batch_size": training.batch_size % held,
+        }
+    )
 
 
 def _missing_keys(config: RunConfig, environ: Mapping[str, str]) -> Iterator[str]:
+    asked = {"teacher.endpoint": config.teacher.endpoint} | config.judge.endpoints | config.evaluation.judges
     users: dict[str, list[str]] = {}
-    for name, part in (
-        ("teacher.endpoint", config.teacher.endpoint),
-        *config.judge.endpoints.items(),
-        *config.evaluation.judges.items(),
-        ("student.engine", config.student.engine),
-    ):
-        if (file := getattr(part, "api_key_file", None)) is not None:
+    for name, part in (*asked.items(), ("student.engine", config.student.engine)):
+        file, variable = getattr(part, "api_key_file", None), getattr(part, "api_key_env", None)
+        if file is not None:
             yield from _missing_key_file(f"{name}.api_key_file", Path(file))
-        elif (variable := getattr(part, "api_key_env", None)) is not None:
+        elif variable is not None:
             users.setdefault(variable, []).append(f"{name}.api_key_env")
-    for variable, fields in users.items():
-        if not environ.get(variable):
-            yield (
-                f"the environment variable {variable} is not set ({', '.join(fields)}); "
-                f'export {variable}=…, or set the field to "" if the server wants no key'
-            )
+    yield from problems(
+        {
+            f"the environment variable {variable} is not set ({', '.join(fields)}); "
+            f'export {variable}=…, or set the field to "" if the server wants no key': not environ.get(variable)
+            for variable, fields in users.items()
+        }
+    )
 
 
 def _missing_key_file(field: str, file: Path) -> Iterator[str]:

@@ -9,15 +9,13 @@ which leaves comments and order alone.
 
 import json
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
-from tapir_core.config._base import DIFFERENT, Section, check_different, matching
+from tapir_core.config import DIFFERENT, Section, StudentConfig, matching, problems
 from tapir_core.config.load import check_student, read_toml, validated
-from tapir_core.config.student import StudentConfig
 from tapir_core.errors import ConfigError
 from tapir_core.storage import Storage
 
@@ -73,8 +71,8 @@ class ComparisonConfig(Section):
     overrides: Overrides = ()
     """Settings for all arms, as `--set` writes them."""
 
-    run_seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False), DIFFERENT]
-    """`run.seed` of each repetition."""
+    run_seeds: Annotated[tuple[NonNegativeInt, ...], Field(strict=False), DIFFERENT, Field(min_length=1)]
+    """`run.seed` of each repetition: one, or several so that the intervals cover them."""
 
     reference: ArmName = "multi_round"
     """The arm that goes first and that the others are matched to."""
@@ -94,7 +92,7 @@ class ComparisonConfig(Section):
     prices: RolePrices | None = None
     """`[prices.teacher]` and `[prices.judge]`: what tokens are counted at, in place of what was paid."""
 
-    arms: dict[ArmName, ArmEntry] = Field(default_factory=dict)
+    arms: dict[ArmName, ArmEntry] = Field({})
     """`[arms.NAME]`: what an arm has of its own. A ready arm needs none."""
 
     @property
@@ -118,25 +116,28 @@ def load_comparison(path: str | Path) -> ComparisonConfig:
     Raises:
         ConfigError: the file cannot be read, or something in it is wrong; carries every problem found.
     """
-    loaded = validated(ComparisonConfig, read_toml(Path(path)), str(path))
-    if problems := list(_contradictions(loaded)):
-        raise ConfigError(problems, source=str(path))
-    return loaded
-
-
-def _contradictions(loaded: ComparisonConfig) -> Iterator[str]:
-    """What is wrong between fields."""
-    if not loaded.run_seeds:
-        yield "run_seeds: an empty list; name one, or several so that the intervals cover them"
-    elif loaded.verdict and len(loaded.run_seeds) == 1:
-        yield "run_seeds: a verdict takes two or more; name more, or set verdict = false"
-    for name in dict.fromkeys((loaded.reference, "random")):
-        if name not in loaded.primary:
-            yield f"primary: {name!r} is missing; arms are matched to the reference and set against random"
-    if both := sorted(set(loaded.primary) & set(loaded.exploratory)):
-        yield f"exploratory: {', '.join(both)} stand in primary too; choose one of the two"
-    if unused := sorted(set(loaded.arms) - set(loaded.names)):
-        yield f"arms.{unused[0]}: is in neither primary nor exploratory; name it there, or remove it"
+    found = validated(ComparisonConfig, read_toml(Path(path)), str(path))
+    both = ", ".join(sorted({*found.primary} & {*found.exploratory}))
+    unused = next(iter(sorted({*found.arms} - {*found.names})), "")
+    wrong = problems(
+        {
+            "run_seeds: a verdict takes two or more; name more, or set verdict = false": found.verdict
+            and len(found.run_seeds) < 2
+        }
+        | {
+            f"primary: {name!r} is missing; arms are matched to the reference and set against random": (
+                name not in found.primary
+            )
+            for name in (found.reference, "random")
+        }
+        | {
+            f"exploratory: {both} stand in primary too; choose one of the two": both,
+            f"arms.{unused}: is in neither primary nor exploratory; name it there, or remove it": unused,
+        }
+    )
+    if wrong:
+        raise ConfigError(wrong, source=str(path))
+    return found
 
 
 OwnSetting = Annotated[
@@ -179,16 +180,8 @@ class BackboneList(Section):
     config: str
     """The curriculum: the configuration of a run. Its own backbone, and what an entry sets, are replaced."""
 
-    backbones: Annotated[tuple[BackboneEntry, ...], Field(strict=False)]
-    """The backbones, a `[[backbones]]` each; they run in this order."""
-
-    @field_validator("backbones", mode="after")
-    @classmethod
-    def _names_differ(cls, backbones: tuple[BackboneEntry, ...]) -> tuple[BackboneEntry, ...]:
-        if not backbones:
-            raise ValueError("names no backbone; write a [[backbones]] with name and backbone")
-        check_different(tuple(each.name for each in backbones))  # each has a run, and so a name, of its own
-        return backbones
+    backbones: Annotated[tuple[BackboneEntry, ...], Field(strict=False), DIFFERENT, Field(min_length=1)]
+    """One `[[backbones]]` or more, with name and backbone each; they run in this order."""
 
 
 def load_backbones(path: str | Path) -> BackboneList:

@@ -7,25 +7,28 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
 )
-from pydantic_core import PydanticCustomError
 
 from tapir_core.config._base import (
+    BY_FORM,
     DIFFERENT,
+    OTHER,
+    TEXT,
     EnvironmentName,
+    Free,
     HeaderName,
     Kind,
     Later,
     Section,
+    T,
     WebAddress,
     check_web_address,
+    secret,
 )
 from tapir_core.text import canonical_json
 
@@ -33,19 +36,17 @@ STANDIN_VERSION = "c77237e37faa"
 """Version of the stand-in's answers, under which they are stored; raised when they change."""
 
 
-_OWN = Annotated[Literal["provider"], Tag("name")]
-"""In place of a number: the field is left out of the request, and the provider takes its own."""
-_BY_FORM = Discriminator(lambda value: "name" if isinstance(value, str) else "number")
+OrProviders = Annotated[Annotated[T, OTHER] | Annotated[Literal["provider"], TEXT], BY_FORM]
+"""`"provider"` in place of a number: the field is left out of the request, and the provider takes its own."""
 
 
 class Sampling(Section):
     """How an answer is drawn. Part of a stored answer's identity."""
 
-    # With tags an error speaks of the form that was written, and of no other.
-    temperature: Annotated[Annotated[NonNegativeFloat, Tag("number")] | _OWN, _BY_FORM] = 0.0
+    temperature: OrProviders[NonNegativeFloat] = 0.0
     """0 is greedy; `"provider"` leaves it out, for models that refuse one."""
 
-    top_p: Annotated[Annotated[float, Field(gt=0, le=1), Tag("number")] | _OWN, _BY_FORM] = 1.0
+    top_p: OrProviders[Annotated[float, Field(gt=0, le=1)]] = 1.0
     """Nucleus share; `"provider"` leaves it out, for models that refuse one."""
 
     max_tokens: PositiveInt = 1024
@@ -54,12 +55,11 @@ class Sampling(Section):
     @property
     def in_words(self) -> str:
         """For a reader of figures."""
+        temperature, top_p = (
+            "of the provider" if isinstance(value, str) else f"{value:g}" for value in (self.temperature, self.top_p)
+        )
         plural = "" if self.max_tokens == 1 else "s"
-        drawn = {"temperature": self.temperature, "top_p": self.top_p}
-        told = [
-            f"{name} {f'{value:g}' if isinstance(value, float) else 'of the provider'}" for name, value in drawn.items()
-        ]
-        return f"{', '.join(told)}, {self.max_tokens} token{plural}"
+        return f"temperature {temperature}, top_p {top_p}, {self.max_tokens} token{plural}"
 
 
 class BatchConfig(Section):
@@ -81,19 +81,13 @@ class BatchConfig(Section):
 def _check_addresses(value: Any) -> Any:
     """Each address checked as `WebAddress` is; what is wrong with a list shows no entry, one of them may hold a key."""
     if not isinstance(value, list | tuple):
-        return _check_address(value)
+        return check_web_address(value)
     if not value or len(set(map(str, value))) < len(value):
         raise ValueError("is an empty list, or names an address twice; write each address once")
     try:
-        return tuple(map(_check_address, value))
+        return tuple(map(check_web_address, value))
     except ValueError as error:
-        raise PydanticCustomError("secret", "{said}", {"said": f"holds an address that {error}"}) from None
-
-
-def _check_address(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError('is no text; write it as "http://host:port/v1"')
-    return check_web_address(value)
+        raise secret(f"holds an address that {error}") from None
 
 
 class ModelIdentity(NamedTuple):
@@ -127,9 +121,9 @@ class EndpointConfig(Kind):
         return f"{self.model_for(role)} ({self.identity_for(role)})"
 
     @property
-    @abstractmethod
     def name(self) -> str:
         """What it is called in a report."""
+        return self.model_for("teacher")
 
     @property
     def is_standin(self) -> bool:
@@ -149,24 +143,20 @@ class EndpointConfig(Kind):
 
 def _check_headers(headers: dict[str, str]) -> dict[str, str]:
     """The headers, none of which carries a key: they stand in the run's folder."""
-    if secret := [name for name in headers if name.lower() in ("authorization", "api-key", "x-api-key", "cookie")]:
-        said = f"{secret[0]} carries a key, and is not kept; name the key's variable in api_key_env, and its header"
-        raise PydanticCustomError("secret", "{said}", {"said": f"{said} in key_header"})
+    if named := [name for name in headers if name.lower() in ("authorization", "api-key", "x-api-key", "cookie")]:
+        raise secret(
+            f"{named[0]} carries a key, and is not kept; name the key's variable in api_key_env, and its header in "
+            "key_header"
+        )
     return headers
 
 
 class OpenAIEndpoint(EndpointConfig):
     """A server that speaks OpenAI's chat completions."""
 
-    free: ClassVar[tuple[str, ...]] = (
-        *("base_url", "api_key_env", "api_key_file", "key_header", "headers", "query", "proxy", "tokens_field", "seed"),
-        *("requests_per_minute", "tokens_per_minute", "mode", "batch"),
-        *("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens"),
-    )
-
     type: Literal["openai"] = "openai"
 
-    base_url: Annotated[str | tuple[str, ...], BeforeValidator(_check_addresses)] = "https://api.openai.com/v1"
+    base_url: Free[Annotated[str | tuple[str, ...], BeforeValidator(_check_addresses)]] = "https://api.openai.com/v1"
     """Address up to and with `/v1`, or a list that shares the load. Re-runs nothing where `identity` is set."""
 
     model: Annotated[str, Field(min_length=1)]
@@ -175,55 +165,55 @@ class OpenAIEndpoint(EndpointConfig):
     identity: Annotated[str, Field(min_length=1)] | None = None
     """Under which answers are re-used, such as `openai-2026-10`; nothing: the provider's host and the model."""
 
-    api_key_env: EnvironmentName | None = "OPENAI_API_KEY"
+    api_key_env: Free[EnvironmentName | None] = "OPENAI_API_KEY"
     """Environment variable that holds the key, which is never stored; nothing (`""`) for a server without keys."""
 
-    api_key_file: str | None = None
+    api_key_file: Free[str | None] = None
     """File that holds the key and nothing else, instead of the variable; for machines where secrets are mounted."""
 
-    key_header: HeaderName = "Authorization"
+    key_header: Free[HeaderName] = "Authorization"
     """Header that carries the key: as `Bearer` in `Authorization`, else alone, as in Azure's `api-key`."""
 
-    headers: Annotated[dict[HeaderName, str], AfterValidator(_check_headers)] = Field(default_factory=dict)
+    headers: Free[Annotated[dict[HeaderName, str], AfterValidator(_check_headers)]] = Field({})
     """More headers of every request. They are no secrets: they stand in the run's folder."""
 
-    query: dict[str, str] = Field(default_factory=dict)
+    query: Free[dict[str, str]] = Field({})
     """What is added to every address, such as Azure's `api-version`."""
 
-    proxy: WebAddress | None = None
+    proxy: Free[WebAddress | None] = None
     """HTTP proxy of every request; nothing: that of the environment."""
 
     reasoning_effort: Annotated[str, Field(min_length=1)] | None = None
     """How long a reasoning model thinks, in the provider's word; nothing leaves it out."""
 
-    extra_body: dict[str, Any] = Field(default_factory=dict)
+    extra_body: dict[str, Any] = Field({})
     """More fields of every request, as the provider names them; in place of ours where they have the same name."""
 
     thinking: Literal["strip", "keep"] = "strip"
     """Whether thoughts that a reply begins with, between `<think>` and `</think>`, are taken out of the answer."""
 
-    tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    tokens_field: Free[Literal["max_tokens", "max_completion_tokens"] | None] = None
     """What the provider calls the longest answer; nothing: found out before the first row is asked."""
 
-    seed: bool = True
+    seed: Free[bool] = True
     """Whether a drawn sample carries its number as `seed`; false for providers that refuse the field."""
 
-    requests_per_minute: PositiveFloat | None = None
+    requests_per_minute: Free[PositiveFloat | None] = None
     """Most requests sent to one address in a minute; what its response headers say holds in any case."""
 
-    tokens_per_minute: PositiveFloat | None = None
+    tokens_per_minute: Free[PositiveFloat | None] = None
     """Most prompt and completion tokens asked of one address in a minute; a prompt's are estimated from its length."""
 
-    usd_per_million_prompt_tokens: NonNegativeFloat | None = None
+    usd_per_million_prompt_tokens: Free[NonNegativeFloat | None] = None
     """Price of 1,000,000 prompt tokens; nothing: the provider's list price, or free at a local address."""
 
-    usd_per_million_completion_tokens: NonNegativeFloat | None = None
+    usd_per_million_completion_tokens: Free[NonNegativeFloat | None] = None
     """Price of 1,000,000 completion tokens; nothing: the provider's list price, or free at a local address."""
 
-    mode: Literal["live", "batch"] = "live"
+    mode: Free[Literal["live", "batch"]] = "live"
     """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
 
-    batch: BatchConfig = BatchConfig()
+    batch: Free[BatchConfig] = BatchConfig()
     """Files and polling of `mode = "batch"`."""
 
     def __hash__(self) -> int:
@@ -246,11 +236,6 @@ class OpenAIEndpoint(EndpointConfig):
         return effort | self.extra_body
 
     @property
-    def name(self) -> str:
-        """The model's."""
-        return self.model
-
-    @property
     def base_urls(self) -> tuple[str, ...]:
         """Every address."""
         return (self.base_url,) if isinstance(self.base_url, str) else self.base_url
@@ -259,7 +244,6 @@ class OpenAIEndpoint(EndpointConfig):
 class StandinEndpoint(EndpointConfig):
     """The offline stand-in, started with the run. It is rule-based and no LLM; it knows its own families only."""
 
-    free: ClassVar[tuple[str, ...]] = ("latency_ms", "mode", "batch")
     takes_all: ClassVar[bool] = True
 
     type: Literal["standin"] = "standin"
@@ -276,13 +260,13 @@ class StandinEndpoint(EndpointConfig):
     logprobs: bool = True
     """Whether it gives log-probabilities to who asks for them."""
 
-    latency_ms: NonNegativeInt = 0
+    latency_ms: Free[NonNegativeInt] = 0
     """Milliseconds before each reply."""
 
-    mode: Literal["live", "batch"] = "live"
+    mode: Free[Literal["live", "batch"]] = "live"
     """`batch` asks through the Batch API: up to a day later, at half the price. Re-runs nothing."""
 
-    batch: BatchConfig = BatchConfig()
+    batch: Free[BatchConfig] = BatchConfig()
     """Files and polling of `mode = "batch"`."""
 
     def model_for(self, role: str) -> str:
@@ -291,12 +275,11 @@ class StandinEndpoint(EndpointConfig):
 
     def identity_for(self, role: str) -> str:
         """Its version; as a judge, with what changes its verdicts."""
-        identity = f"standin-{STANDIN_VERSION}"
-        if role == "judge":
-            identity += f"-bias{self.position_bias:g}-noise{self.noise:g}"
-            identity += "" if self.prefers == "better" else f"-prefers-{self.prefers}"
-            identity += "" if self.logprobs else "-no-logprobs"
-        return identity
+        if role != "judge":
+            return f"standin-{STANDIN_VERSION}"
+        prefers = "" if self.prefers == "better" else f"-prefers-{self.prefers}"
+        logprobs = "" if self.logprobs else "-no-logprobs"
+        return f"standin-{STANDIN_VERSION}-bias{self.position_bias:g}-noise{self.noise:g}{prefers}{logprobs}"
 
     def in_words(self, role: str) -> str:
         """Who answers, and that it is no LLM."""
@@ -320,8 +303,6 @@ PanelRule = Literal["mean", "majority"]
 class TeacherConfig(Section):
     """The strong LLM that labels, answers, expands and refines (the paper's oracle LLM)."""
 
-    free: ClassVar[tuple[str, ...]] = ("terms",)
-
     endpoint: EndpointConfig
     """Where it answers."""
 
@@ -337,13 +318,13 @@ class TeacherConfig(Section):
     refining: Sampling = Sampling(max_tokens=2048)
     """Sampling of refined answers."""
 
-    terms: str | None = None
+    terms: Free[str | None] = None
     """Licence or terms under which its answers may be trained on; stands in the model card of `tapir export`."""
 
     reasks: NonNegativeInt = 2
     """Times that a reply which cannot be parsed (label, expansion) is asked for again with another seed."""
 
-    label_replies: Annotated[ReplyForm, Later()] = "text"
+    label_replies: Later[ReplyForm] = "text"
     """`json` asks for labels by a JSON schema; where the endpoint obeys none, the run has `text`, and says so."""
 
 
@@ -374,7 +355,7 @@ class JudgeConfig(Section):
     reasks: NonNegativeInt = 2
     """Times that a verdict which cannot be parsed is asked for again with another seed before it is unscored."""
 
-    replies: Annotated[ReplyForm, Later()] = "text"
+    replies: Later[ReplyForm] = "text"
     """`json` asks for verdicts by a JSON schema; where a judge obeys none, the run has `text`, and says so."""
 
     @property

@@ -1,6 +1,6 @@
 """The whole configuration of a run: how it trains and calls, `RunConfig`, and the ladder that resolves one round."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from tapir_core.config._base import Section, StoreUrl
+from tapir_core.config._base import Free, Section, StoreUrl
 from tapir_core.config.benchmarks import EvaluationConfig, JudgedBenchmark
 from tapir_core.config.curriculum import CurriculumConfig, DataConfig, RoundConfig, RoundName
 from tapir_core.config.roles import EndpointConfig, JudgeConfig, TeacherConfig
@@ -35,12 +35,7 @@ class LoraConfig(Section):
 class TrainingConfig(Section):
     """What all fine-tunes of a run share; epochs and learning rate stand in `rounds` and `basic_tuning`."""
 
-    free: ClassVar[tuple[str, ...]] = (
-        *("zero_stage", "micro_batch_size", "gradient_checkpointing", "processes"),  # how much memory it takes
-        *("runs_on", "save_minutes", "grace_seconds"),
-    )
-
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Free[Literal[0, 1, 2, 3]] = 2
     """DeepSpeed's ZeRO stage: what is partitioned over the processes (1 optimizer, 2 + gradients, 3 + weights)."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -50,7 +45,7 @@ class TrainingConfig(Section):
     batch_size: PositiveInt = 128
     """Examples that one optimizer step sees, over all processes."""
 
-    micro_batch_size: PositiveInt = 8
+    micro_batch_size: Free[PositiveInt] = 8
     """Examples that one process holds at a time; the rest of the batch is accumulated."""
 
     max_length: PositiveInt = 2048
@@ -71,23 +66,23 @@ class TrainingConfig(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to this norm."""
 
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Free[bool] = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
     lora: LoraConfig | None = None
     """Train low-rank adapters instead of all weights."""
 
-    runs_on: Literal["driver", "worker"] = "driver"
+    runs_on: Free[Literal["driver", "worker"]] = "driver"
     """Where it trains: in the process that drives the run, or on a worker of the pool `tapir-gpu`, through the
     deployment *fine-tune* (docs/gpu-workers.md)."""
 
-    processes: PositiveInt | None = None
+    processes: Free[PositiveInt | None] = None
     """Ranks on this machine; nothing means one for each accelerator, or one on a CPU."""
 
-    save_minutes: PositiveFloat = 10.0
+    save_minutes: Free[PositiveFloat] = 10.0
     """Minutes between two resumable checkpoints: what a kill can cost at most."""
 
-    grace_seconds: NonNegativeFloat = 10.0
+    grace_seconds: Free[NonNegativeFloat] = 10.0
     """Seconds that a stopped training has for one more checkpoint."""
 
 
@@ -163,9 +158,6 @@ class CallsConfig(Section):
     """SQLAlchemy URL of the call store; nothing means `<root>/.tapir/store.sqlite`."""
 
 
-PaidStage = Literal["label", "teach", "judge", "expand", "refine", "benchmark"]
-
-
 class Caps(Section):
     """Most that may be spent; what is left out has no cap. Raising a cap re-runs nothing."""
 
@@ -185,19 +177,17 @@ class Caps(Section):
 class BudgetConfig(Caps):
     """Caps of the whole run, and of single stages over all rounds. At a cap the run stops cleanly with exit code 3."""
 
-    stages: dict[PaidStage, Caps] = Field(default_factory=dict)
+    stages: dict[Literal["label", "teach", "judge", "expand", "refine", "benchmark"], Caps] = Field({})
     """`[budget.stages.judge]` and so on: caps of one stage that asks teacher or judge."""
 
 
 class RunSection(Section):
     """Name, place, seed and length of the run."""
 
-    free: ClassVar[tuple[str, ...]] = ("name", "root", "prompts")
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
+    name: Free[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]]
     """The run's folder under `root`: letters, digits, `.`, `_` and `-`, at most 80. `--name` replaces it."""
 
-    root: str = "runs"
+    root: Free[str] = "runs"
     """Folder of all runs, with the call store they share in `.tapir/`; or `s3://BUCKET/FOLDER` (docs/storage.md)."""
 
     seed: int = 1
@@ -206,14 +196,12 @@ class RunSection(Section):
     rounds: Annotated[int, Field(ge=1, le=49)] = 3
     """R: most rounds; the stop rule may end sooner."""
 
-    prompts: str | None = None
+    prompts: Free[str | None] = None
     """Folder whose prompt files replace the shipped ones of the same name."""
 
 
 class RunConfig(Section):
     """One run, whole. Hand-written as TOML, kept resolved as `config.resolved.json` in the run folder."""
-
-    free: ClassVar[tuple[str, ...]] = ("calls", "budget")
 
     run: RunSection
     """Name, place, seed and length."""
@@ -236,7 +224,7 @@ class RunConfig(Section):
     basic_tuning: BasicTuningConfig = BasicTuningConfig()
     """S_0."""
 
-    rounds: dict[RoundName, RoundConfig] = Field(default_factory=dict)
+    rounds: dict[RoundName, RoundConfig] = Field({})
     """`[rounds.default]` and `[rounds.N]`: what is set there; a round past the last entry uses the last entry."""
 
     training: TrainingConfig = TrainingConfig()
@@ -245,21 +233,19 @@ class RunConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     """Benchmarks, and what keeps them out of what is trained on."""
 
-    calls: CallsConfig = CallsConfig()
+    calls: Free[CallsConfig] = CallsConfig()
     """How calls are made."""
 
-    budget: BudgetConfig = BudgetConfig()
+    budget: Free[BudgetConfig] = BudgetConfig()
     """What the run may cost at most."""
 
     @model_validator(mode="before")
     @classmethod
     def _judged_by_the_teacher(cls, values: Any) -> Any:
         """Where no judge's endpoint is given, the teacher judges."""
-        if not isinstance(values, dict) or not isinstance(values.get("teacher"), dict):
-            return values
-        judge, endpoint = values.get("judge", {}), values["teacher"].get("endpoint")
-        if isinstance(judge, dict) and "endpoint" not in judge and endpoint is not None:
-            return {**values, "judge": {**judge, "endpoint": endpoint}}
+        match values:
+            case {"teacher": {"endpoint": endpoint}} if isinstance(values.get("judge", {}), dict):
+                return {**values, "judge": {"endpoint": endpoint, **values.get("judge", {})}}
         return values
 
     @field_serializer("rounds")
@@ -285,8 +271,7 @@ class RunConfig(Section):
 
     def batch_size(self, number: int) -> int:
         """Examples that one optimizer step of round ``number`` (0: of S_0) sees."""
-        own = self.round(number).batch_size if number else None
-        return own or self.training.batch_size
+        return (self.round(number).batch_size if number else None) or self.training.batch_size
 
     def verdict_round(self, number: int) -> int | None:
         """The round whose verdicts say how hard the pool of round ``number`` is; nothing for random seeds, or for S_0.

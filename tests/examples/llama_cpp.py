@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from tapir_core.config import SERVED_NAME, StudentEngine
+from tapir_core.config import SERVED_NAME, Free, StudentEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import TRAINING_SUMMARY
 from tasks.engines.keys import offline_environment
@@ -25,7 +25,6 @@ class LlamaCppEngine(StudentEngine):
     """llama.cpp's `llama-server`, which the run starts for each checkpoint and stops before training."""
 
     served_by: ClassVar = "driver"
-    free: ClassVar[tuple[str, ...]] = ("program", "threads", "concurrency", "start_timeout_seconds")
 
     type: Literal["llama_cpp"] = "llama_cpp"
 
@@ -38,16 +37,16 @@ class LlamaCppEngine(StudentEngine):
     max_model_length: PositiveInt = 2048
     """Tokens of prompt and answer together."""
 
-    program: str = "llama-server"
+    program: Free[str] = "llama-server"
     """llama.cpp's server: a path, or a name in `PATH`."""
 
-    threads: PositiveInt = 4
+    threads: Free[PositiveInt] = 4
     """Threads that compute."""
 
-    concurrency: PositiveInt = 4
+    concurrency: Free[PositiveInt] = 4
     """Requests in flight to the server, each with a context of its own."""
 
-    start_timeout_seconds: PositiveFloat = 120.0
+    start_timeout_seconds: Free[PositiveFloat] = 120.0
     """Longest wait until the server is ready."""
 
     @property

@@ -222,15 +222,7 @@ LEFT_OUT: list[tuple[dict[str, str], str]] = [
         {'    served_by: ClassVar = "driver"\n': ""},
         "LlamaCppEngine lacks served_by; define what StudentEngine says of it",
     ),
-    (
-        {"    concurrency: PositiveInt = 4\n": "", '"threads", "concurrency"': '"threads"'},
-        "LlamaCppEngine lacks concurrency; define what StudentEngine says of it",
-    ),
     ({"def in_words": "def words"}, "LlamaCppEngine lacks in_words; define what StudentEngine says of it"),
-    (
-        {'"threads", "con': '"thread", "con'},
-        "LlamaCppEngine.free names thread, which is no field of it; correct `free`",
-    ),
     ({"def launch": "def start_it"}, "LlamaServer lacks launch; define what StudentServer says of it"),
     ({"def installed": "def found"}, "LlamaServer lacks installed; define what StudentServer says of it"),
     ({"serve(LlamaCppEngine, ": "print("}, "tasks.engines.students.serving does nothing for LlamaCppEngine yet; add"),

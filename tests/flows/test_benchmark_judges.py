@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
-from flows.forms.run import evaluate_from_form
+from flows.forms import evaluate_from_form
 from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables
 from tapir_core.stages import benchmark_stages
 from tapir_core.summary import summarise

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluate import evaluate_students
-from flows.forms.run import evaluate_from_form
+from flows.forms import evaluate_from_form
 from tapir_core.errors import ConfigError, RunChanged
 from tapir_core.paths import REPORT
 from tapir_core.reporting.benchmarks import benchmark_states_tables, benchmark_tables

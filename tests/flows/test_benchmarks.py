@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.distill import distill
 from flows.evaluate import evaluate_students
-from flows.forms.run import evaluate_from_form
+from flows.forms import evaluate_from_form
 from tapir_core.paths import BACKBONE
 from tapir_core.stages import StageAt, benchmark_stages
 from tapir_core.standin.families import recognise

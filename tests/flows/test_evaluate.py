@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluate import evaluate_students
-from flows.forms.run import evaluate_from_form
+from flows.forms import evaluate_from_form
 from tapir_core.paths import REPORT
 from tapir_core.run_folder import RunFolder
 from tapir_core.stages import StageAt

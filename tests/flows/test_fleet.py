@@ -13,7 +13,7 @@ from prefect.states import Crashed, Failed, Pending
 
 from flows import fleet as fleet_module
 from flows.fleet import SERVE_STUDENT, PrefectFleet, join_fleet
-from flows.forms.run import serve_student_from_form
+from flows.forms import serve_student_from_form
 from flows.prefect_server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run

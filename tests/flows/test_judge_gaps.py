@@ -13,7 +13,7 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.states import Running
 
-from flows.forms.run import retry_judge_from_form
+from flows.forms import retry_judge_from_form
 from flows.project_flow import project_flow
 from flows.retry_judge import INCOMPLETE, MOST_RETRIES, tell_gaps
 from tapir_core.data.dataset import write_part

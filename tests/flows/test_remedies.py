@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Failed, Scheduled
 
-from flows.forms import run_form_flow
+from flows.forms import form_flow, of_one_run
 from flows.project_flow import GO_ON, project_flow, tell_remedy
 from tapir_core.errors import ConfigError, EngineError
 
@@ -85,7 +85,8 @@ def test_a_child_flow_leaves_the_way_on_to_its_parent() -> None:
 
 @pytest.mark.parametrize(("error", "remedy"), [(EngineError("died"), f"died {GO_ON}"), (ConfigError("wrong"), "wrong")])
 def test_a_form_says_how_to_go_on_unless_its_values_are_wrong(error: Exception, remedy: str) -> None:
-    @run_form_flow("form")
+    @form_flow("form")
+    @of_one_run
     def form(run: str) -> str:
         raise error
 

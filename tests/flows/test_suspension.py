@@ -13,7 +13,7 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow
 from prefect.states import Suspended
 
-from flows.forms import run_form_flow
+from flows.forms import form_flow, of_one_run
 from flows.project_flow import project_flow
 from flows.steps import run_stage
 from tapir_core.run_folder import RunFolder, RunRef, open_run
@@ -55,7 +55,8 @@ def teach_below(ref: RunRef) -> int:
     return rows
 
 
-@run_form_flow("teach")
+@form_flow("teach")
+@of_one_run
 def teach(run: str, root: str) -> str:
     ref = RunRef(root, run)
     if not RunFolder(ref).holds(StageAt("pool")):

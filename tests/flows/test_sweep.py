@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.distill import distill, round_flow
-from flows.forms.series import distil_child, sweep_from_form
+from flows.forms import sweep_from_form
+from flows.project_flow import project_flow
 from flows.series import open_sweep, run_sweep
 from tapir_core.errors import ConfigError, EngineError, NoFigure
 from tapir_core.paths import sweep_report_file
@@ -129,7 +130,7 @@ def test_an_interrupt_ends_the_sweep(listed: Path) -> None:
         sweep(listed, interrupted)
 
 
-@pytest.mark.parametrize("child", [distil_child, round_flow])
+@pytest.mark.parametrize("child", [project_flow("distill", run_name="a", child=True)(distill.fn), round_flow])
 def test_prefect_takes_no_child_of_an_earlier_start_for_one_of_this(child: Any) -> None:
     of_this_start = r"_[0-9a-f]{32}-"
     assert re.search(of_this_start, Task(child.fn).task_key)

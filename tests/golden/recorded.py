@@ -21,7 +21,7 @@ RECORDING = "TAPIR_RECORD" in os.environ
 REMEDY = (
     "Where that is meant, record it with `TAPIR_RECORD=1 .venv/bin/python -m pytest tests/golden`, read the difference "
     "in git, and say in the commit why; where it is not, undo what changed it (docs/testing.md). A field that a "
-    "section gets later changes no key at its default where it is marked so: `name: Annotated[int, Later()] = 3`."
+    "section gets later changes no key at its default where it is marked so: `name: Later[int] = 3`."
 )
 SHOWN = 6
 MANIFESTS = "manifests"

@@ -1,4 +1,4 @@
-"""Every field of the configuration changes a key, or its class names it as `free`: then it changes none.
+"""Every field of the configuration changes a key, or is marked as `Free`: then it changes none.
 
 Each field is set to another value wherever it stands in the configurations of `BASES`, and the keys of all stages are
 compared. A new field or kind needs no line here, unless no base has its kind or none of the other values suits it.
@@ -7,7 +7,7 @@ compared. A new field or kind needs no line here, unless no base has its kind or
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_origin
+from typing import Any, Literal, NamedTuple, get_origin
 
 import pytest
 from pydantic import ValidationError
@@ -70,7 +70,7 @@ class Place(NamedTuple):
     section: Section
     name: str
     free: bool
-    """Whether it, or what it stands in, is named as free."""
+    """Whether it, or what it stands in, is marked as free."""
 
     @property
     def known_as(self) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def load(base: str) -> RunConfig:
 
 def places_in(section: Section, path: tuple[Any, ...] = (), *, free: bool = False) -> Iterator[Place]:
     for name in type(section).model_fields:
-        value, below, is_free = getattr(section, name), (*path, name), free or name in section.free
+        value, below, is_free = getattr(section, name), (*path, name), free or name in section.with_mark("free")
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, tuple) else ()
         held = [(below, value), *(((*below, step), each) for step, each in items)]
         sections = [(where, each) for where, each in held if isinstance(each, Section)]
@@ -168,12 +168,12 @@ def test_every_field_is_set_to_another_value_somewhere() -> None:
 def test_a_field_changes_a_key_or_is_free() -> None:
     moved = {each.place.known_as for each in outcomes() if each.keys}
     still = {each.place.known_as for each in outcomes() if not each.place.free} - moved
-    assert said(still, "no stage's key has it: put it into `free` of {} (it changes no row), or let a stage have it")
+    assert said(still, "no stage's key has it: mark it in {} as `Free` (it changes no row), or let a stage have it")
 
 
 def test_a_free_field_changes_no_key() -> None:
     moved = {each.place.known_as for each in outcomes() if each.place.free and each.keys}
-    assert said(moved, "`free` of {} says that it changes no row, and it changes keys: take it out of `free`")
+    assert said(moved, "marked in {} as `Free`, as if it changed no row, and it changes keys: take the mark away")
 
 
 def test_what_shapes_answers_is_part_of_an_identity_and_of_a_key() -> None:
@@ -186,7 +186,7 @@ def test_what_shapes_answers_is_part_of_an_identity_and_of_a_key() -> None:
             assert not (place.free and differs), f"{place.known_as}: is free, and part of an identity"
             identities[place.known_as] = identities.get(place.known_as, place.free) or differs
     lacking = {known for known, differs in identities.items() if not differs}
-    remedy = "it is in no identity of {}, and stored answers would be mixed up: say it there, or put it into `free`"
+    remedy = "it is in no identity of {}, and stored answers would be mixed up: say it there, or mark it as `Free`"
     assert said(lacking, remedy)
 
 
@@ -196,7 +196,7 @@ def test_a_field_that_a_section_got_later_changes_no_key_at_its_default() -> Non
 
     class New(Section):
         size: int = 1
-        depth: Annotated[int, Later()] = 2
+        depth: Later[int] = 2
 
     assert New().shaping() == Old().shaping() == {"size": 1}
     assert New(depth=3).shaping() == {"size": 1, "depth": 3}

@@ -11,7 +11,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.forms.series import compare_from_form
+from flows.forms import compare_from_form
 from flows.prefect_server import TAG
 from tapir_core.errors import EngineError
 from tapir_core.paths import comparison_file
@@ -31,8 +31,8 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> BuiltRuns:
     built = BuiltRuns()
-    monkeypatch.setattr("flows.forms.series._distil", built.distil)
-    monkeypatch.setattr("flows.forms.series.count_round", built.count)
+    monkeypatch.setattr("flows.forms._distil", built.distil)
+    monkeypatch.setattr("flows.forms.count_round", built.count)
     return built
 
 

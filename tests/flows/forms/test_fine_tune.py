@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.distill import distill
-from flows.forms.run import fine_tune_from_form
+from flows.forms import fine_tune_from_form
 from flows.prefect_server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder

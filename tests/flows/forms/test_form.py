@@ -12,14 +12,15 @@ from prefect.flows import load_flow_from_entrypoint
 
 from flows.commands.series import REGISTERED
 from flows.driver import read_config
-from flows.forms.run import (
+from flows.forms import (
+    compare_from_form,
     distill_from_form,
     evaluate_from_form,
     fine_tune_from_form,
     retry_judge_from_form,
     serve_student_from_form,
+    sweep_from_form,
 )
-from flows.forms.series import compare_from_form, sweep_from_form
 from flows.prefect_server import DEPLOYMENTS
 from flows.prefect_server.caretaker import POOLS
 from tapir_core.config.run import RunSection

@@ -107,7 +107,7 @@ def test_runs_go_by_run_seed_the_reference_and_random_first_and_exploratory_ones
     ("text", "words"),
     [
         (spec(primary=["multi_round"]), "primary: 'random' is missing"),
-        (spec(run_seeds=[]), "run_seeds: an empty list"),
+        (spec(run_seeds=[]), "so that the intervals cover them"),
         (spec(run_seeds=[1]), "a verdict takes two or more; name more, or set verdict = false"),
         (spec(run_seeds=[1, 1]), "names 1 twice"),
         (spec(exploratory=["random"]), "random stand in primary too"),

@@ -262,6 +262,8 @@ def test_a_damaged_or_foreign_resolved_json_is_one_clear_error() -> None:
         load_resolved(b"{")
     with pytest.raises(ConfigError, match="run: missing"):
         load_resolved("{}")
+    with pytest.raises(ConfigError, match=r"value \[\]: expected table"):
+        load_resolved("[]")
 
 
 def test_a_configuration_that_e8df512_resolved_is_read_whole() -> None:

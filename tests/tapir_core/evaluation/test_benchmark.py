@@ -20,14 +20,12 @@ def test_what_stands_for_a_benchmark_has_a_name_with_a_unit(kind: type[AskedBenc
 
 @pytest.mark.parametrize("kind", ASKED, ids=lambda kind: kind.__name__)
 def test_every_field_shapes_a_stage_of_the_benchmark_or_is_said_to_be_free(kind: type[AskedBenchmark]) -> None:
-    fields = kind.model_fields.keys()
-    parts = [kind.shapes_answers, kind.shapes_replies, kind.free, kind.file_fields, kind.folder_fields]
-    items = fields - {name for part in parts for name in part} - {"judge", "max_failed_share"}
+    marks = ("answers", "replies", "apart", "free")
+    items = kind.model_fields.keys() - {name for mark in marks for name in kind.with_mark(mark)}
     assert items <= {"type", "modes", "task"}, (
         f"{', '.join(sorted(items))} of {kind.__name__} would make a benchmark's questions anew where it is changed; "
-        "name it in shapes_answers, shapes_replies or free if it does less, and here if it does not"
+        "mark it as OfAnswers, OfReplies, Apart or Free if it does less, and name it here if it does not"
     )
-    assert {*kind.file_fields, *kind.folder_fields} <= {*kind.free}, "a file is known by what it holds: add it to free"
 
 
 def test_a_benchmark_that_leaves_something_out_is_told_what() -> None:

@@ -125,5 +125,5 @@ def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_our_own_bug() -> None:
-    with pytest.raises(KeyError, match="no prompt"):
+    with pytest.raises(KeyError, match="nothing"):
         load_prompt("nothing")

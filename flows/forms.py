@@ -1,0 +1,448 @@
+"""What deployments start from a form of Prefect's UI, with the steps of the commands.
+
+Prefect makes each form from the signature: titles and limits stand in the annotations, descriptions in the docstring.
+No field may be null: the form would show a switch between types in place of the field. What a form lets through is
+checked by the configuration, with the command line's messages. The root of all runs is the worker's (``TAPIR_ROOT``).
+
+*fine-tune*, one training, and *serve-student*, of the pool `tapir-gpu`, are started by runs whose `training.runs_on` is
+"worker" or whose `student.engine.type` is "replicas"; a person may add a replica. A training needs no driver to live:
+it holds a lease of its own, seals what it made, and leaves it when the run asks for another student by now.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import get_client, get_run_logger, runtime, tags
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import Completed, Failed
+from pydantic import Field
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from flows.arm_run import drive_run
+from flows.distill import distill
+from flows.driver import drive, hold_known_run, is_done, read_config, worker_root
+from flows.evaluate import evaluate_students
+from flows.prefect_server import TAG
+from flows.project_flow import GO_ON, heed_suspension, leave_if_suspended, project_flow
+from flows.retry_judge import retry_judge
+from flows.series import not_finished, open_sweep, read_asked, read_comparison, run_comparison, run_sweep
+from tapir_core.comparison.figures import verdicts
+from tapir_core.comparison.plan import PlannedRun
+from tapir_core.config import RunConfig
+from tapir_core.errors import ConfigError, NoFigure, RunBusy, TapirError
+from tapir_core.estimate.run import save_estimate
+from tapir_core.leases import RunLease
+from tapir_core.paths import BACKBONES, RUN_RECORD
+from tapir_core.reporting import page
+from tapir_core.reporting.arms_report import arms_card, arms_plots_card, write_arms
+from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
+from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
+from tapir_core.reporting.side_by_side import write_sweep_report
+from tapir_core.run_files import publish_logs
+from tapir_core.run_folder import RunFolder, RunRef
+from tapir_core.run_state import changed_stages, rounds_to_retry
+from tapir_core.stages import StageAt, plan
+from tapir_core.summary import summarise
+from tapir_core.sweep import sweep_sentence
+from tasks.artifacts import publish_comparison, publish_sweep
+from tasks.engines.training.job import TrainingProgress
+from tasks.input_files import check_training_ingredients
+from tasks.runtime import close_all, current
+from tasks.serving import ASKED_NOW, serve_replica
+from tasks.train import check_wanted, count_round, lease_token, make_student, training_lease
+
+MAX_ROUNDS = 49
+
+_PRESETS = Path("configs")
+"""In the folder in which a worker works."""
+
+_ASK_AGAIN_SECONDS = 60.0
+"""Between two looks at whether a run that waits for the machine was suspended."""
+_FORGOTTEN_SECONDS = 120.0
+"""For so long a flow run that was killed still has the machine."""
+
+
+def shown(title: str, **more: Any) -> Any:
+    """What a form shows of a field beside its description; Prefect takes titles from nowhere else."""
+    return Field(json_schema_extra={"title": title, **more})
+
+
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"), shown("TAPIR run")]
+
+Overrides = Annotated[tuple[Annotated[str, Field(pattern="^[^=]+=")], ...], shown("Overrides")]
+"""Settings, one `section.field=value` each."""
+
+
+def presets(*, comparisons: bool = False) -> dict[str, list[str]]:
+    """For the field of a form: names of configurations, of runs or of comparisons; any text where there are none."""
+    compared = set(_PRESETS.glob("compare_*.toml"))
+    files = compared if comparisons else set(_PRESETS.glob("*.toml")) - compared - {_PRESETS / Path(BACKBONES).name}
+    return {"enum": sorted(file.stem for file in files)} if files else {}
+
+
+def form_flow(name: str, *, run_name: str = "{run}") -> Callable[[Callable[..., Any]], Any]:
+    """A flow that a form starts: its state says what the function returns, or what a user can do about its error."""
+
+    def wrap(function: Callable[..., Any]) -> Any:
+        @wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            try:
+                done = function(*args, **kwargs)
+                return Completed(message=done) if isinstance(done, str) else done
+            except TapirError as error:
+                get_run_logger().error("%s", error)
+                # A wrong value stays wrong, and what failed for good has failed: told as the command line tells it.
+                return Failed(message=str(error) if isinstance(error, ConfigError | NoFigure) else f"{error} {GO_ON}")
+
+        return project_flow(name, run_name=run_name)(body)
+
+    return wrap
+
+
+def of_one_run(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a form that works on one run: its flow run is tagged after it, and ready to be suspended."""
+
+    @wraps(function)
+    def body(run: str, *args: Any, **kwargs: Any) -> Any:
+        tag_flow_run(f"run-{run}")
+        with tags(TAG, f"run-{run}"), heed_suspension(lambda: _progress_of(run)):
+            return function(run, *args, **kwargs)
+
+    return body
+
+
+def tag_flow_run(tag: str, *, name: str | None = None) -> None:
+    """The form's flow run is there before it is known what it works on, which it may be named after."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, name=name, tags=sorted({*runtime.flow_run.tags, tag}))
+
+
+def machine_to_distil(config: RunConfig) -> AbstractContextManager[None]:
+    """This machine for a run that serves its student or trains it here; nothing for one that does neither."""
+    serves = config.student.engine.served_by == "driver"
+    return _whole_machine() if serves or config.training.runs_on == "driver" else nullcontext()
+
+
+def machine_to_evaluate(config: RunConfig) -> AbstractContextManager[None]:
+    """This machine for who serves students to score them, which replicas of a run do not; nothing for an endpoint."""
+    return nullcontext() if config.student.engine.served_by == "others" else _whole_machine()
+
+
+def _progress_of(name: str) -> str:
+    run = RunFolder(RunRef(worker_root(), name))
+    return page.next_sentence(summarise(run)) if run.storage.exists(RUN_RECORD) else "Nothing had begun."
+
+
+@contextmanager
+def _whole_machine() -> Iterator[None]:
+    """Wait until no other deployed run distils on this machine: it takes the GPUs, or the cores, for itself.
+
+    Held in the flow, not before it: a wrong value must not wait for hours before it is refused.
+    """
+    name = f"distill-on-{socket.gethostname()}"
+    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    get_run_logger().info("taking the machine (concurrency limit %s); another run may have to end first", name)
+    with ExitStack() as held:
+        while True:
+            with suppress(TimeoutError):
+                held.enter_context(
+                    concurrency(name, timeout_seconds=_ASK_AGAIN_SECONDS, lease_duration=_FORGOTTEN_SECONDS)
+                )
+                break
+            leave_if_suspended()
+        yield
+
+
+_PATIENT = Retrying(
+    retry=retry_if_exception_type(RunBusy), wait=wait_fixed(1), stop=stop_after_delay(90.0), reraise=True
+)
+"""Waits for a training that ends now: longer than another machine's lease lives on, and than it takes to be seen."""
+
+_LOOK_SECONDS = 30.0
+
+
+@form_flow("distill")
+@of_one_run
+def distill_from_form(
+    run: RunName,
+    preset: Annotated[str, shown("Preset", **presets())] = "quickstart",
+    config_file: Annotated[str, shown("Configuration file")] = "",
+    backbone: Annotated[str, shown("Backbone")] = "",
+    rounds: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Rounds")] = 0,
+    budget_usd: Annotated[float, Field(ge=0), shown("Budget in USD")] = 0,
+    until: Annotated[str, shown("Stop after stage")] = "",
+    amend: Annotated[bool, shown("Amend")] = False,
+    overrides: Overrides = (),
+) -> str:
+    """Distil a student round by round, or go on with a run.
+
+    Args:
+        run: The run's name and folder. A new name starts a run, a known one goes on with it. Prefect's own run gets
+            this name too.
+        preset: What the run is, before the fields below: a file of `configs/`.
+        config_file: A TOML file of your own on the worker, in place of the preset.
+        backbone: The student: a hub id, a model folder on the worker, or `embedded:smollm2-135m-instruct`. Empty: the
+            preset's.
+        rounds: Most rounds; the stop rule may end sooner. 0: the preset's.
+        budget_usd: The run stops cleanly at this sum and goes on once it is raised. Every price must be known. 0: the
+            preset's, or no cap.
+        until: Go no further than this stage: `judge` (of round 1), `judge@2`, `train@0`. Empty: to the end.
+        amend: Redo what a changed file, setting or version of tapir changes, and keep the rest. Off: such a change is
+            refused.
+        overrides: Any other setting, one `section.field=value` each, such as `calls.concurrency=16`. They win over the
+            fields above.
+    """
+    given = {"run.root": worker_root(), "student.backbone": backbone, "run.rounds": rounds, "budget.usd": budget_usd}
+    settings = [f"{field}={json.dumps(value)}" for field, value in given.items() if value]
+    source, last = config_file or _PRESETS / f"{preset}.toml", until or None
+    config = read_config(source, [*settings, *overrides], run, until=last)
+
+    def distil(opened: RunFolder) -> None:
+        with machine_to_distil(config):
+            distill.fn(opened.ref, last)
+
+    summary = drive(config, distil, say=get_run_logger().info, until=last, amend=amend)
+    require_round_figures(summary, config.evaluation.each_round)
+    shown = f"Report: {page.report_path(summary)}" if summary.next_stage is None else ""
+    return " ".join(filter(None, (page.state_sentence(summary), page.gain_sentence(summary), shown)))
+
+
+@form_flow("retry-judge")
+@of_one_run
+def retry_judge_from_form(
+    run: RunName,
+    round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0,
+    also_terminal: Annotated[bool, shown("Ask unscored verdicts too")] = False,
+    go_on: Annotated[bool, shown("Continue the run")] = False,
+) -> str:
+    """Ask the judge again for the verdicts that a run went on without.
+
+    Args:
+        run: Name of a run in the worker's root.
+        round_number: One round. 0: all that are judged.
+        also_terminal: Forget the replies of unscored verdicts (refused, no scores in the reply) and pay for them anew.
+        go_on: Redo the stages that the new verdicts change, and go on to the run's end. Off: they are only named.
+    """
+    log = get_run_logger()
+    with hold_known_run(RunRef(worker_root(), run), say=log.info) as opened:
+        again = rounds_to_retry(opened, round_number or None, also_terminal=also_terminal)
+        counts = retry_judge.fn(opened.ref, again, also_terminal) if again else []
+        stale = changed_stages(opened)
+        if go_on and (stale or not is_done(opened, None)):
+            log.info("going on with the run")
+            with machine_to_distil(opened.config):
+                distill.fn(opened.ref)
+        summary = summarise(opened)
+        if go_on:
+            require_round_figures(summary, opened.config.evaluation.each_round)
+    reached = page.state_sentence(summary)
+    if not again and not stale:
+        return f"{page.nothing_sentence(also_terminal=also_terminal)} {reached}"
+    return " ".join([*map(page.retried_sentence, counts), page.changes_sentence(stale, redone=go_on), reached])
+
+
+@form_flow("evaluate")
+@of_one_run
+def evaluate_from_form(
+    run: RunName,
+    students: Annotated[str, Field(pattern=r"^(all|best|backbone|outputs|[0-9]{1,2})$"), shown("Students")] = "all",
+    benchmarks: Annotated[str, shown("Benchmarks")] = "",
+    also_terminal: Annotated[bool, shown("Ask failed judgments too")] = False,
+) -> str:
+    """Score students of a run on its held-out set, and on benchmarks, where their scores do not stand yet.
+
+    Args:
+        run: Name of a run in the worker's root, finished or not.
+        students: `all` (backbone, S_0, every round that is trained, models of files), `best` by the dev split,
+            `backbone`, the number of a round, or `outputs` (models whose outputs to the benchmarks are files).
+        benchmarks: names of benchmarks that the run's configuration has, with commas between them; none if empty.
+        also_terminal: Forget the replies of judgments that failed (refused, not to be read) and pay for them anew.
+    """
+    log = get_run_logger()
+    with hold_known_run(RunRef(worker_root(), run), say=log.info, any_version=True) as opened:
+        asked = find_benchmarks(opened, benchmarks)
+        compared = find_students(opened, students, asked)
+        numbers = [who for who in compared if isinstance(who, int)]
+        unscored = unscored_students(opened, compared, asked, also_terminal=also_terminal)
+        with machine_to_evaluate(opened.config) if unscored else nullcontext():
+            evaluate_students.fn(opened.ref, compared, asked, also_terminal)
+        summary = summarise(opened)
+        require_figures(summary, compared, asked)
+        return " ".join(
+            filter(None, (page.scores_sentence(summary, numbers), benchmarks_sentence(summary, compared, asked)))
+        )
+
+
+@form_flow("fine-tune", run_name="{run} round-{round_number}")
+@of_one_run
+def fine_tune_from_form(
+    run: RunName, round_number: Annotated[int, Field(ge=0, le=MAX_ROUNDS), shown("Round")] = 0
+) -> str:
+    """Train the student of one round on this worker; a killed training goes on from its last save.
+
+    Args:
+        run: Name of a run in the worker's root. Its configuration says how it is trained.
+        round_number: The round whose mixture is trained on. 0: basic tuning, which makes S_0.
+    """
+    opened, at = RunFolder(RunRef(worker_root(), run)), StageAt("train", round_number)
+    if at not in plan(opened.config):
+        raise ConfigError(f"round_number: value {round_number}: run {run!r} has rounds 0 to {opened.config.run.rounds}")
+    if opened.key(at) is None:
+        raise ConfigError(
+            f"round_number: value {round_number}: run {run!r} has no mixture of it yet; *distill* makes it"
+        )
+    check_training_ingredients(opened, at)
+    lease = training_lease(opened, at, lease_token(str(runtime.flow_run.id), runtime.flow_run.run_count))
+    try:
+        with _hold(lease):
+            if opened.holds(at) is not None:
+                return f"S_{round_number} is there already; nothing was done."
+            summary = make_student(opened, at, lease, _watch(opened, at))
+    finally:
+        close_all()
+        publish_logs(opened)
+    return f"S_{round_number}: {summary.in_words()}."
+
+
+@form_flow("serve-student")
+@of_one_run
+def serve_student_from_form(
+    run: RunName,
+    after_round: Annotated[int, Field(ge=ASKED_NOW, le=MAX_ROUNDS), shown("After round")] = ASKED_NOW,
+    replica: Annotated[str, Field(pattern="^[0-9a-f]*$"), shown("Replica")] = "",
+) -> str:
+    """Serve a run's student on all GPUs of a worker until the run does not need it.
+
+    Args:
+        run: Name of a run in the worker's root that is at work.
+        after_round: The student after this round; 0 is S_0, -1 the untouched backbone, -2 the one that the run asks
+            now. Nothing is served when the run asks for another.
+        replica: Filled in by runs, to know again which one they asked for. Empty: one more than the run asked for.
+    """
+    opened = RunFolder(RunRef(worker_root(), run))
+    return f"Ended: {serve_replica(opened, after_round, replica, say=get_run_logger().info)}."
+
+
+@contextmanager
+def _hold(lease: RunLease) -> Iterator[None]:
+    """Hold the lease for the block; an interrupt leaves it to end with this process, and its driver sees that."""
+    _PATIENT(lease.acquire)
+    try:
+        yield
+    except Exception:
+        lease.release()
+        raise
+    lease.release()
+
+
+def _watch(run: RunFolder, at: StageAt) -> Callable[[TrainingProgress], None]:
+    """Ends what is suspended, at its next step, and what nobody wants any more."""
+    key, next_look = run.key(at), time.monotonic()
+
+    def look(_: TrainingProgress) -> None:
+        nonlocal next_look
+        current(run).check_stop(at)
+        if time.monotonic() >= next_look:
+            next_look = time.monotonic() + _LOOK_SECONDS
+            check_wanted(run, at, key)
+
+    return look
+
+
+@form_flow("compare", run_name="compare")
+def compare_from_form(
+    preset: Annotated[str, shown("Preset", **presets(comparisons=True))] = "compare_quickstart",
+    comparison_file: Annotated[str, shown("Comparison file")] = "",
+    only: Annotated[str, shown("Arms")] = "",
+    run_seeds: Annotated[str, shown("Run seeds")] = "",
+    results: Annotated[str, shown("Results folder")] = "",
+    overrides: Overrides = (),
+) -> str:
+    """Run the arms of a comparison that are not finished, each matched to the reference, and set them side by side.
+
+    Args:
+        preset: What is compared: a file `compare_*.toml` of `configs/`. Prefect's own run gets the comparison's name.
+        comparison_file: A TOML file of your own on the worker, in place of the preset.
+        only: Run these arms, with commas between, and what they are matched to. Empty: all.
+        run_seeds: Run these run seeds of the comparison, with commas between. Empty: all.
+        results: A folder on the worker for what finished runs came to; none is run that is there already. Empty: none.
+        overrides: Settings for all arms, one `section.field=value` each, such as `run.rounds=2`.
+    """
+    source, settings = comparison_file or _PRESETS / f"{preset}.toml", [_root_setting(), *overrides]
+    asked = read_asked(source, settings, only=only, run_seeds=run_seeds, results=results)
+    name = asked.plan.comparison.name
+
+    def drive_below(planned: PlannedRun) -> None:
+        def work(ref: RunRef) -> None:
+            drive_run(asked.plan, planned, _distil, count_round, say=get_run_logger().info)
+
+        _in_flow_run(asked.plan.config(planned), planned.ref, work)
+
+    tag_flow_run(f"comparison-{name}", name=name)
+    with heed_suspension(lambda: "Runs that are finished stay finished."):
+        say = get_run_logger().info
+        failed = run_comparison(asked.plan, asked.chosen, drive_below, say=say, results=asked.results)
+    compared = read_comparison(asked.plan, asked.results, keep=True)
+    written = write_arms(compared, asked.plan.root) if compared.rows else ""
+    if written:
+        publish_comparison(name, arms_card(compared), arms_plots_card(compared))
+    if failed:
+        raise not_finished(failed)
+    said = [*verdicts(compared), f"Page: {written}"]
+    return " ".join(said) if written else "Nothing is finished yet, so there is nothing to compare."
+
+
+def _distil(run: RunFolder, until: str | None) -> None:
+    """In the flow run of the run that is worked on."""
+    save_estimate(run)
+    distill.fn(run.ref, until)
+
+
+def _in_flow_run(config: RunConfig, ref: RunRef, work: Callable[..., Any]) -> None:
+    """Do the work on a run in a flow run of its own below the form's, once the machine is free."""
+    # Made anew for each, for what a flow is given stands on its page.
+    child = project_flow("distill", run_name="{ref.name}", child=True)(work)
+    with machine_to_distil(config), tags(TAG, f"run-{ref.name}"):
+        child(ref)
+
+
+@form_flow("sweep-backbones", run_name="sweep-{backbones}")
+def sweep_from_form(
+    backbones: Annotated[str, Field(min_length=1), shown("List of backbones")] = BACKBONES,
+    config_file: Annotated[str, shown("Configuration file")] = "",
+    overrides: Overrides = (),
+) -> Any:
+    """Distil every backbone of a list that has no finished run of a curriculum, and put them side by side.
+
+    Args:
+        backbones: The TOML file on the worker that lists them; `tapir backbone add` adds to it.
+        config_file: The curriculum, a TOML file on the worker. Empty: the one that the list names.
+        overrides: Settings for every backbone, one `section.field=value` each, such as `run.rounds=2`. What a backbone
+            sets itself wins over them.
+    """
+    sweep = open_sweep(backbones, config_file or None, [_root_setting(), *overrides])
+    tag_flow_run(f"sweep-{sweep.curriculum.name}")
+
+    def distil_below(run: RunFolder) -> None:
+        _in_flow_run(run.config, run.ref, distill.fn)
+
+    with heed_suspension(lambda: "Backbones that are done stay done."):
+        swept = run_sweep(sweep, distil_below, say=get_run_logger().info)
+    written = write_sweep_report(sweep.curriculum, swept)
+    if written is not None:
+        publish_sweep(sweep.curriculum.name, *written)
+    failed = not all(each.is_well for each in swept)
+    return (Failed if failed else Completed)(message=sweep_sentence(swept))
+
+
+def _root_setting() -> str:
+    return f"run.root={json.dumps(worker_root())}"
