@@ -1,35 +1,76 @@
-"""Stages `select`, `draw`, `refine` and `mix`: from what is scored to a round's training set.
+"""Stages `select`, `expand`, `draw`, `refine` and `mix`: from what is scored to a round's training set.
 
-D_S ← {x : MFD(x) > δ}, or the hardest share, or a share of the pool at random; hard_r from D_S ∪ E_r and the easy part,
-by the target shares; their answers in the style that the task type needs; mixture_r ← hard_r + (1 − α_r)·N of easy.
+D_S ← {x : MFD(x) > δ}, or the hardest share, or a share of the pool at random; E_r ← expand(T, D_S) in waves, as many
+per task type as the target shares still lack; hard_r from D_S ∪ E_r and the easy part, by the target shares; their
+answers in the style that the task type needs; mixture_r ← hard_r + (1 − α_r)·N of easy.
+
+A wave is: requests (drawn before any call) → candidates (teacher) → screened (text gates) → examined (label, plain
+answer, by option the difficulty) → gated. Each step leaves its rows under `waves/`, so that a killed run goes on from
+the last one, and every call from the store.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core.calls import Failure
+from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum import (
+    AnswerGate,
     BalancedDraw,
+    DifficultyGate,
+    Gate,
+    Gated,
+    LabelGate,
     Mixture,
+    apply_gates,
     assemble,
+    candidate_rows,
+    compute_difficulty,
+    delta_of,
     draw_basic,
     draw_easy,
     draw_hard,
     hard_count,
+    lacking,
+    parse_expansion,
+    plan_wave,
+    quotas,
     refinement_problem,
     refinement_prompt_name,
+    render_expansion,
     render_refinement,
     select_seeds,
+    supply_of,
+    text_gates,
+    unusable_reason,
 )
-from tapir_core.curriculum.tables import REFINEMENT
+from tapir_core.curriculum.expansion import ExpansionRequest
+from tapir_core.curriculum.tables import EXPANSION, REFINEMENT, REJECTED
+from tapir_core.judging import expected_orders
+from tapir_core.judging.orders import combine_judges
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import DRAW, EXPAND, MIX, REFINE, SELECT, StageAt, drawn_at
+from tapir_core.stages import (
+    DRAW,
+    EXPAND,
+    EXPANSION_REJECTED,
+    MIX,
+    REFINE,
+    SELECT,
+    WAVE_CANDIDATES,
+    WAVE_EXAMINED,
+    WAVE_GATED,
+    WAVE_REQUESTS,
+    WAVE_SCREENED,
+    StageAt,
+    drawn_at,
+)
 from tasks._task import shard_task, stage_task
-from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
-from tasks.outcomes import Worked
-from tasks.pool import mixture_shares, round_pool
+from tasks.asking import Watch, chat, count_paid, counts_of, demand_whole, ending_of, make_request, text_of, worked
+from tasks.judge import ask_student, judge_rows
+from tasks.outcomes import Worked, made_of
+from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
 
 _SHORTFALL = "shortfall: "
@@ -78,21 +119,23 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     for row in rows.iter_rows(named=True):
         prompt = prompts[refinement_prompt_name(row["task_type"])]
         text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
-        voice, sampling = runtime.teacher.voice, run.config.teacher.refining
-        requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
+        who, sampling = runtime.teacher.identity, run.config.teacher.refining
+        requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompt))
     outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
-    table: list[tuple[object, ...]] = []
-    reasons: Counter[str] = Counter()
-    for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):
-        if isinstance(outcome, Failure) and outcome.retryable:
-            continue
-        refined = text_of(outcome)
-        plain = row["response"]
-        problem = refinement_problem(plain, refined, row["task_type"], ending_of(outcome))
-        reasons[f"refined_{problem or 'accepted'}"] += 1
-        table.append((row["instruction_id"], row["task_type"], plain, refined, problem is None, problem))
+    table = [
+        _refined(row, outcome)
+        for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True)
+        if isinstance(outcome, Answer) or not outcome.retryable
+    ]
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
     return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))
+
+
+def _refined(row: Mapping[str, str], outcome: Outcome) -> tuple[object, ...]:
+    plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
+    problem = refinement_problem(plain, refined, task_type, ending_of(outcome))
+    return row["instruction_id"], task_type, plain, refined, problem is None, problem
 
 
 @stage_task(MIX)
@@ -131,3 +174,162 @@ def _mix_round(run: RunFolder, at: StageAt) -> Mixture:
     rows, refinement = run.rows(drawn_at(run.config, at)), run.rows(REFINE.at(at.round))
     rng = derive_rng(run.config.run.seed, at.number, "order")
     return assemble([BalancedDraw(rows, lacking)], round_pool(run, at.number + 1), refinement, wanted, rng)
+
+
+@stage_task(WAVE_REQUESTS)
+def plan_requests(run: RunFolder, at: StageAt) -> Worked:
+    """Draw the wave's requests: task types that still lack, each with a seed to imitate."""
+    assert at.wave is not None
+    settings, seeds = run.config.round(at.number), run.rows(StageAt("select", at.number))
+    wanted = quotas(hard_count(settings.examples, settings.alpha or 0.0), mixture_shares(run))
+    have = Counter(supply_of(seeds)) + Counter(supply_of(_accepted(run, at.number, at.wave - 1)))
+    requests = plan_wave(
+        seeds,
+        lacking(wanted, have) if seeds.height else {},
+        round_number=at.number,
+        wave=at.wave,
+        oversample=run.config.curriculum.expansion.oversample,
+        rng=derive_rng(run.config.run.seed, at.number, "expand", at.wave),
+    )
+    rows = [(each.task_type, each.seed_id, each.sample_index) for each in requests]
+    schema = {"task_type": pl.String, "seed_id": pl.String, "sample_index": pl.Int64}
+    return Worked(pl.DataFrame(rows, schema=schema, orient="row"))
+
+
+@read_once
+def wave_requests(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The wave's requests in list order."""
+    return run.rows(StageAt("wave_requests", at.number, at.wave))
+
+
+@shard_task(WAVE_CANDIDATES, plan=wave_requests)
+def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Ask the teacher for new instructions in the manner of the seeds."""
+    assert at.wave is not None
+    runtime, teacher = current(run), run.config.teacher
+    prompt, who = runtime.prompt("expand"), runtime.teacher.identity
+    texts = round_pool(run, at.number).select("instruction_id", "instruction")
+    seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
+    wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
+    requests = [
+        make_request(
+            run,
+            "expand",
+            who,
+            chat(render_expansion(prompt, seed, each.task_type)),
+            teacher.expanding,
+            prompt=prompt,
+            sample_index=each.sample_index,
+        )
+        for each, seed in zip(wanted, seeds["instruction"], strict=True)
+    ]
+    asked = Watch(run, at).ask_parsed(runtime.teacher, requests, parse_expansion, teacher.reasks)
+    candidates = candidate_rows(wanted, [each.value for each in asked], at.wave)
+    return worked(candidates, counts_of(asked), seeds, [each.outcome for each in asked])
+
+
+@stage_task(WAVE_SCREENED)
+def screen_wave(run: RunFolder, at: StageAt) -> Worked:
+    """Run the gates that need no call over the wave's candidates, in list order."""
+    assert at.wave is not None
+    columns = ["instruction_id", "instruction"]
+    earlier = [run.rows(StageAt("expand", each)) for each in range(1, at.number)]
+    tables = [run.rows(StageAt("pool")), *earlier, _accepted(run, at.number, at.wave - 1)]
+    known = pl.concat([table.select(columns) for table in tables], how="vertical_relaxed")
+    gates = text_gates(run.config.curriculum.expansion, current(run).prompt("expand"), known, evaluation_questions(run))
+    return _worked(apply_gates(run.rows(StageAt("wave_candidates", at.round, at.wave)), gates))
+
+
+@read_once
+def screened_rows(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The wave's candidates that passed the text gates, in list order."""
+    return run.rows(StageAt("wave_screened", at.number, at.wave)).filter(pl.col("gate").is_null())
+
+
+@shard_task(WAVE_EXAMINED, plan=screened_rows)
+def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Label the candidates, answer those of the wanted task type, and by option measure how hard they are."""
+    parsed = ask_labels(run, at, rows["instruction"].to_list())
+    labels = pl.Series([each.value for each in parsed], dtype=pl.String)
+    right = rows.filter(labels == rows["task_type"])
+    answers = ask_teacher(run, at, right)
+    taught = right.select(
+        "instruction_id",
+        "instruction",
+        "system",
+        response=pl.Series(map(text_of, answers), dtype=pl.String),
+        finish_reason=pl.Series(map(ending_of, answers), dtype=pl.String),
+    )
+    check = Worked(pl.DataFrame(schema={"instruction_id": pl.String, "mfd": pl.Float64}))
+    if run.config.checks_expansion(at.number):
+        check = _measure(run, at, taught, right["task_type"])
+    labelled = rows.select("instruction_id").with_columns(task_type=labels)
+    examined = _with(_with(labelled, taught.drop("instruction", "system")), check.rows)
+    labelling = worked(labelled, counts_of(parsed), rows, [each.outcome for each in parsed])
+    return made_of(examined, [labelling, worked(taught, count_paid(answers), right, answers), check])
+
+
+@stage_task(WAVE_GATED)
+def gate_wave(run: RunFolder, at: StageAt) -> Worked:
+    """Run the gates that read the examination, in list order."""
+    examined = run.rows(StageAt("wave_examined", at.number, at.wave))
+    gates: list[Gate] = [LabelGate(examined), AnswerGate(examined)]
+    if run.config.checks_expansion(at.number):
+        delta = delta_of(run.sealed(SELECT.at(at.round)).counts)
+        assert delta is not None, "a round that checks new instructions chose its seeds by difficulty"
+        gates.append(DifficultyGate(examined, delta))
+    rows = screened_rows(run, at).drop("response", "gate")
+    return _worked(apply_gates(_with(rows, examined.select("instruction_id", "response")), gates))
+
+
+@stage_task(EXPANSION_REJECTED)
+def collect_rejected(run: RunFolder, at: StageAt) -> Worked:
+    """Every candidate of the round that a gate kept back, with the gate."""
+    steps = (step.at(at.round, wave) for wave in _waves(run, at.number) for step in (WAVE_SCREENED, WAVE_GATED))
+    tables = [pl.DataFrame(schema=REJECTED), *map(run.rows, steps)]
+    rejected = pl.concat(tables, how="vertical_relaxed").filter(pl.col("gate").is_not_null())
+    return Worked(rejected, {f"gate_{gate}": count for gate, count in rejected["gate"].value_counts().iter_rows()})
+
+
+@stage_task(EXPAND)
+def collect_expansion(run: RunFolder, at: StageAt) -> Worked:
+    """What the waves of the round accepted, with what the task types still lack."""
+    accepted = _accepted(run, at.number, run.config.curriculum.expansion.max_waves)
+    return Worked(accepted, {"waves": len(_waves(run, at.number))})
+
+
+def _measure(run: RunFolder, at: StageAt, taught: pl.DataFrame, task_types: pl.Series) -> Worked:
+    """MFD of new instructions with a usable teacher answer: the student answers, the judge scores."""
+    endings = taught.select("response", "finish_reason").iter_rows()
+    usable = pl.Series([unusable_reason(*each) is None for each in endings], dtype=pl.Boolean)
+    rows = taught.with_columns(task_type=task_types, reference=pl.lit(None, pl.String)).filter(usable)
+    outcomes = ask_student(run, at, at.number - 1, rows)
+    student = pl.Series(map(text_of, outcomes), dtype=pl.String)
+    shown = rows.rename({"response": "teacher"}).with_columns(student=student)
+    judged = judge_rows(run, at, shown)
+    verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
+    mfd = compute_difficulty(verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
+    return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
+
+
+def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:
+    return rows.join(columns, on="instruction_id", how="left", maintain_order="left")
+
+
+def _worked(gated: Gated) -> Worked:
+    # What passed has no gate, and as yet no response.
+    rows = pl.concat([gated.passed, gated.rejected], how="diagonal_relaxed").select(REJECTED.names())
+    return Worked(rows, {f"gate_{gate}": count for gate, count in gated.counts.items()})
+
+
+def _accepted(run: RunFolder, number: int, waves: int) -> pl.DataFrame:
+    """What waves 1 to ``waves`` of a round accepted, in list order."""
+    gated = (run.rows(WAVE_GATED.at(number, wave)) for wave in _waves(run, number)[:waves])
+    accepted = (each.filter(pl.col("gate").is_null()).select(EXPANSION.names()) for each in gated)
+    return pl.concat([pl.DataFrame(schema=EXPANSION), *accepted], how="vertical_relaxed")
+
+
+def _waves(run: RunFolder, number: int) -> list[int]:
+    """Waves of a round that are whole, in order."""
+    waves = range(1, run.config.curriculum.expansion.max_waves + 1)
+    return [wave for wave in waves if run.holds(StageAt("wave_gated", number, wave))]

@@ -132,8 +132,7 @@ def ask_again(
     else:
         with connected(run.ref), shown_live(run, console):
             # Not before: Prefect reads its settings when it is imported.
-            from flows.distill import distill
-            from flows.retry_judge import retry_judge
+            from flows.distill import distill, retry_judge
 
             if rounds:
                 _print_counts(console, retry_judge(run.ref, rounds, also_terminal))
@@ -176,7 +175,7 @@ def ask(
     student = runtime.student(number)
     say(f"S_{number} of run {run.ref.name}")
     try:
-        request = make_request(run, "answer", student.voice, chat(text), run.config.student.sampling)
+        request = make_request(run, "answer", student.identity, chat(text), run.config.student.sampling)
         outcome = runtime.calls.ask([request], student.source)[0]
     finally:
         close_all()

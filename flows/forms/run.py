@@ -17,7 +17,7 @@ from prefect import get_run_logger, runtime
 from pydantic import Field
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from flows.distill import distill
+from flows.distill import distill, retry_judge
 from flows.driver import drive, hold_known_run, is_done, read_config, worker_root
 from flows.evaluate import evaluate_students
 from flows.forms import (
@@ -31,7 +31,6 @@ from flows.forms import (
     run_form_flow,
     shown,
 )
-from flows.retry_judge import retry_judge
 from tapir_core.errors import ConfigError, RunBusy
 from tapir_core.leases import RunLease
 from tapir_core.reporting.benchmarks import benchmarks_sentence, require_figures, require_round_figures
