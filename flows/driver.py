@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from tenacity import Retrying, retry_if_exception, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_fixed
 
 from tapir_core.calls import run_key, store_url
 from tapir_core.calls.sending import STOPPED
@@ -34,8 +34,6 @@ from tasks.runtime import close_all, current
 
 Say = Callable[[str], None]
 """Tells the user what is going on, a line at a time."""
-
-_BETWEEN_TRIES = wait_fixed(0.5)
 
 
 def worker_root() -> str:
@@ -166,13 +164,13 @@ def run_lease(config: RunConfig) -> RunLease:
 @contextmanager
 def _held(lease: RunLease, say: Say) -> Iterator[RunLease]:
     """Hold a lease for the block. What is resumed or retried waits for an earlier process of its own flow run."""
-    try:
-        lease.acquire()
-    except RunBusy as busy:
-        if not _is_earlier(busy):
-            raise
-        say(f"waiting for an earlier process of this flow run: {busy}")
-        Retrying(retry=retry_if_exception(_is_earlier), wait=_BETWEEN_TRIES, reraise=True)(lease.acquire)
+
+    def tell(tried: RetryCallState) -> None:
+        if tried.attempt_number == 1 and tried.outcome is not None:
+            say(f"waiting for an earlier process of this flow run: {tried.outcome.exception()}")
+
+    waiting = Retrying(retry=retry_if_exception(_is_earlier), wait=wait_fixed(0.5), before_sleep=tell, reraise=True)
+    waiting(lease.acquire)
     try:
         yield lease
     finally:

@@ -25,15 +25,14 @@ from datetime import UTC
 from functools import wraps
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, states
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
-from prefect.states import Cancelled
 
 from flows.server_away import outlast_server
 from tapir_core.calls import LiveSpend, Spend
@@ -45,8 +44,8 @@ from tapir_core.stages import StageAt
 from tapir_core.summary.formats import NOTHING, count, duration, number, percent
 from tasks.artifacts import artifact_key
 from tasks.engines.logs import told_to
-from tasks.progress import StageProgress
-from tasks.runtime import abort_all, current, stop_all
+from tasks.outcomes import StageProgress
+from tasks.runtime import current, runtimes
 
 GO_ON = (
     "Retry goes on where it stopped, and so does a new start under the same name; what is stored is not asked again."
@@ -56,7 +55,6 @@ GRACE_SECONDS = 120.0
 """What is in flight may take as long as one call by default; then it is given up."""
 
 _LOOK_SECONDS = 0.5
-_THIS_START = uuid4().hex
 
 _CARD_SECONDS = 5.0
 """Between two looks at the progress at first; later a hundredth of the time that has passed, at most a minute."""
@@ -69,7 +67,8 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
     """Prefect's flow with this project's settings. Parameters are checked by the configuration, not by Prefect.
 
     A ``child`` is begun anew with each start of its parent: what of it is done, the run folder knows, and Prefect would
-    give back what an earlier child returned, also when stages of it are to be redone.
+    give back what an earlier child returned, also when stages of it are to be redone. It does so only where it has kept
+    that.
     """
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -79,13 +78,10 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
             with _prompt_interrupts(), told_to(get_run_logger().log):
                 return function(*args, **kwargs)
 
-        if child:
-            # By this and by its place among equals Prefect finds the child of an earlier start.
-            body.__qualname__ = f"{function.__qualname__}_{_THIS_START}"
         return flow(
             name=name,
             flow_run_name=run_name,
-            persist_result=True,
+            persist_result=not child,
             result_serializer="json",
             validate_parameters=False,
             on_failure=[tell_remedy],
@@ -98,17 +94,30 @@ def project_flow(name: str, *, run_name: str, child: bool = False) -> Callable[[
 @contextmanager
 def heed_suspension(tell_done: Callable[[], str]) -> Iterator[None]:
     """End the block soon after its flow run is suspended, by `Pause`; its state then says ``tell_done()``."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_stop_when_asked, args=(_context(), ended), name="tapir-suspension", daemon=True)
-    thread.start()
+    context = _context()
+
+    def stop_when_asked(ended: threading.Event) -> None:
+        while not ended.wait(_LOOK_SECONDS):
+            if context.flow_run_suspension_request.is_requested():
+                for runtime in runtimes():
+                    runtime.stop()
+                if not ended.wait(GRACE_SECONDS):
+                    _abort_all()
+                return
+
+    def words(state: State[Any]) -> str:
+        until = state.state_details.pause_timeout
+        limit = (
+            f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; after that, Retry does the same" if until else ""
+        )
+        return f"Suspended, and everything received is stored. {tell_done()} Resume goes on from there{limit}."
+
     try:
-        yield
+        with _beside("tapir-suspension", stop_when_asked):
+            yield
     except Pause:
-        _say_suspended(_context(), tell_done())
+        _reword(context.flow_run, lambda state: state.name == "Suspended", words)
         raise
-    finally:
-        ended.set()
-        thread.join()
 
 
 def leave_if_suspended() -> None:
@@ -128,7 +137,8 @@ def tell_remedy(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:
     # Without a deployment there is nothing to retry: a process of ours has started it, with this command.
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     remedy = GO_ON if flow_run.deployment_id is not None else f"`{command}` goes on where it stopped."
-    _reword(flow_run, lambda now: f"{state.message or state.name} {remedy}" if now.type == state.type else None)
+    said = f"{state.message or state.name} {remedy}"
+    _reword(flow_run, lambda now: now.type == state.type, lambda _: said)
 
 
 @contextmanager
@@ -140,61 +150,42 @@ def _prompt_interrupts() -> Iterator[None]:
     """
     try:
         yield
-    except Pause:
-        _wait_for_tasks()
-        _end_child()
+    except Exception:  # an error of the work itself is no interrupt
         raise
     except BaseException as raised:
-        # KeyboardInterrupt, or what Prefect raises for SIGTERM; an error of the work itself is no interrupt.
-        if not isinstance(raised, Exception):
-            abort_all()
-            # Before what they use is closed: a task that comes to it later would open it anew, and ask.
-            _wait_for_tasks()
+        # `Pause`, KeyboardInterrupt, or what Prefect raises for SIGTERM.
+        is_suspended, context = isinstance(raised, Pause), _context()
+        if not is_suspended:
+            _abort_all()
+        # Before what they use is closed: a task that comes to it later would open it anew, and ask. Those that have not
+        # begun never do.
+        context.task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
+        if is_suspended and context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
+            _end_child(context.flow_run)
         raise
 
 
-def _wait_for_tasks() -> None:
-    """Wait for the tasks of this flow that are at work; those that have not begun never do."""
-    _context().task_runner.cancel_all()  # type: ignore[attr-defined]  # our flows have a ThreadPoolTaskRunner
+def _abort_all() -> None:
+    """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
+    for runtime in runtimes():
+        runtime.abort()
 
 
-def _end_child() -> None:
-    """Called when `Pause` leaves a flow: end a child flow run with its parent."""
-    context = _context()
-    if context.flow_run is not None and context.flow_run.parent_task_run_id is not None:
-        message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on in a new one."
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(context.flow_run.id, Cancelled(message=message), force=True)
+def _end_child(flow_run: FlowRun) -> None:
+    """End a child flow run with its parent."""
+    message = "Suspended with the flow run that it is part of; Retry or Resume of that one goes on in a new one."
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, states.Cancelled(message=message), force=True)
 
 
-def _stop_when_asked(context: FlowRunContext, ended: threading.Event) -> None:
-    while not ended.wait(_LOOK_SECONDS):
-        if context.flow_run_suspension_request.is_requested():
-            stop_all()
-            if not ended.wait(GRACE_SECONDS):
-                abort_all()
-            return
-
-
-def _say_suspended(context: FlowRunContext, done: str) -> None:
-    def words(state: State[Any]) -> str | None:
-        until = state.state_details.pause_timeout
-        limit = (
-            f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC; after that, Retry does the same" if until else ""
-        )
-        told = f"Suspended, and everything received is stored. {done} Resume goes on from there{limit}."
-        return told if state.name == "Suspended" else None
-
-    assert context.flow_run is not None
-    _reword(context.flow_run, words)
-
-
-def _reword(flow_run: FlowRun, words: Callable[[State[Any]], str | None]) -> None:
-    """Let the state of a flow run say ``words``; none for a state of a later start, which says what is true now."""
+def _reword(flow_run: FlowRun | None, stands: Callable[[State[Any]], bool], words: Callable[[State[Any]], str]) -> None:
+    """Let the state of a flow run say ``words``, while it ``stands``: that of a later start says what is true now."""
+    assert flow_run is not None
     with get_client(sync_client=True) as client:
         state = client.read_flow_run(flow_run.id).state
-        if state is not None and (message := words(state)) is not None:
-            client.set_flow_run_state(flow_run.id, state.model_copy(update={"message": message}), force=True)
+        if state is not None and stands(state):
+            said = state.model_copy(update={"message": words(state)})
+            client.set_flow_run_state(flow_run.id, said, force=True)
 
 
 def _context() -> FlowRunContext:
@@ -204,41 +195,48 @@ def _context() -> FlowRunContext:
 
 
 @contextmanager
+def _beside(name: str, work: Callable[[threading.Event], None], patience: float | None = None) -> Iterator[None]:
+    """A thread that does ``work`` beside the block; the event says that the block has ended, and waits for it."""
+    ended = threading.Event()
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work, ended), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(patience)
+
+
+@contextmanager
 def live_spend(ref: RunRef, stages: Sequence[StageAt], *, whole: bool = True) -> Iterator[None]:
     """Show the block's progress through ``stages`` in the flow run at work.
 
     ``whole``: the block is to do all of them.
     """
-    runtime, ended, all_done = current(RunFolder(ref)), threading.Event(), False
+    runtime, all_done = current(RunFolder(ref)), False
     artifact: UUID | None = None
 
     def show() -> None:
         nonlocal artifact
-        working, calls, caps = runtime.progress.stages(), runtime.calls, runtime.config.budget
-        share = 1.0 if all_done else share_done(working, stages)
-        card = f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), caps)}"
-        artifact = _put_card(artifact, artifact_key(ref.name, "spend"), round(100 * share, 1), card)
+        working, calls = runtime.progress.stages(), runtime.calls
+        done = 100.0 if all_done else round(100 * share_done(working, stages), 1)
+        card = f"Run {ref.name}\n\n{spend_card(working, calls.spend(), calls.paid(), runtime.config.budget)}"
+        if artifact is None:
+            artifact = cast(UUID, create_progress_artifact(done, artifact_key(ref.name, "spend"), card))
+        else:
+            update_progress_artifact(artifact, done, card)
 
-    def follow() -> None:
+    def follow(ended: threading.Event) -> None:
         began, is_last = time.monotonic(), False
-        while True:
+        while not is_last:
+            is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
             # Whatever keeps a look from being shown, a server or a store that is away, ends no run.
             with suppress(Exception):
                 show()
-            if is_last:
-                return
-            is_last = ended.wait(min(max(_CARD_SECONDS, (time.monotonic() - began) / 100), _MOST_CARD_SECONDS))
 
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(follow,), name="tapir-live-spend", daemon=True
-    )
-    thread.start()
-    try:
+    with _beside("tapir-live-spend", follow, _LAST_CARD_SECONDS):
         yield
         all_done = whole
-    finally:
-        ended.set()
-        thread.join(_LAST_CARD_SECONDS)
 
 
 def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> float:
@@ -247,13 +245,14 @@ def share_done(working: Sequence[StageProgress], stages: Sequence[StageAt]) -> f
     A step of an expansion wave counts as its expansion's beginning.
     """
     places = {at: place for place, at in enumerate(stages)}
-    shares = [0.0]
-    for stage in working:
-        place = places.get(stage.at.whole)
-        done, whole = (stage.rows_done, stage.rows) if stage.rows else (stage.shards_done, stage.shards)
-        fraction = 0.0 if stage.at.wave else 1.0 if stage.ended else done / max(1, whole)
-        shares += [] if place is None else [(place + fraction) / len(stages)]
-    return min(1.0, max(shares))
+    reached = (places[stage.at.whole] + _share_of(stage) for stage in working if stage.at.whole in places)
+    return min(1.0, max(reached, default=0.0) / len(stages))
+
+
+def _share_of(stage: StageProgress) -> float:
+    if stage.at.wave or stage.ended:
+        return 0.0 if stage.at.wave else 1.0
+    return stage.rows_done / stage.rows if stage.rows else stage.shards_done / max(1, stage.shards)
 
 
 def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[str, Spend], caps: Caps) -> str:
@@ -274,14 +273,6 @@ def spend_card(working: Sequence[StageProgress], live: LiveSpend, paid: Mapping[
     columns = ("", "This start, student included", "All starts, teacher and judge", "Of the cap")
     parts = [markdown_table(stages)] if rows else []
     return "\n\n".join([*parts, markdown_table(Table("Spend", columns, figures))])
-
-
-def _put_card(artifact: UUID | None, key: str, percent_done: float, card: str) -> UUID:
-    """Make the artifact, or change the one that is there; gives its id."""
-    if artifact is None:
-        return cast(UUID, create_progress_artifact(percent_done, key, card))
-    update_progress_artifact(artifact, percent_done, card)
-    return artifact
 
 
 def _rows_cells(stage: StageProgress) -> tuple[str, str, str, str]:

@@ -1,7 +1,7 @@
 """Stages from the flow's side: each in its turn, in one task or in shards that are submitted, awaited and sealed.
 
-A stage that holds submits nothing. A shard that stays incomplete stands red; the stage goes on without its rows only
-within ``calls.max_missing_share``.
+A stage that holds is one task run, which is cached. A shard that stays incomplete stands red; the stage goes on without
+its rows only within ``calls.max_missing_share``.
 """
 
 import math
@@ -24,7 +24,7 @@ from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import current
 
 Again = Callable[[StageAt], bool]
-"""Asked of a stage that follows another's shards, before its own begin: whether to do it though it holds."""
+"""Asked of a stage with shards, before they begin: whether to do it though it holds."""
 
 
 def walk(
@@ -48,13 +48,16 @@ def walk(
         reads_open = {each.at for each in under_way}.intersection(at.stage.reads(run.config, at))
         if not work.in_shards or (reads_open and before is None):
             yield from _seal_all(run, under_way)
-        _run_inner(run, at)
+        if run.holds(at) is None:
+            for each in inner_stages(run.config, at):
+                _run_whole(run, each)
         if not work.in_shards:
             yield at, _expand(run, at) if at.name == EXPAND.name else _run_whole(run, at)
-        elif before is None:
-            under_way.append(_submit(run, at, work))
+        elif not again(at) and run.holds(at) is not None:
+            parts = run.sealed(at).parts
+            under_way.append(_Shards(at, [ShardOutcome(part) for part in parts], sum(part.rows for part in parts)))
         else:
-            under_way.append(_follow(run, at, work, before, also_done=again(at)))
+            under_way.append(_submit(run, at, work, before))
     yield from _seal_all(run, under_way)
 
 
@@ -70,92 +73,68 @@ def run_stage(ref: RunRef, at: StageAt) -> DatasetRef:
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """The shards of one stage under way, or the outcomes of a stage that holds."""
+    """The shards of one stage: under way since ``started``, or what those of a stage wrote that holds."""
 
     at: StageAt
-    futures: Sequence[Any] = ()
-    rows: int = 0
-    started: float = 0.0
-    done: DatasetRef | None = None
+    shards: Sequence[Any]
+    rows: int
+    started: float | None = None
 
 
 def _expand(run: RunFolder, at: StageAt) -> DatasetRef:
     """Expand a round's seeds, wave by wave, until nothing lacks or the waves are used up."""
     collected = with_steps(run.config, at, waves=())
-    if all(run.holds(each) for each in collected):
-        return run.holds(at)  # type: ignore[return-value]  # it holds
-    for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
-        requests, *others = (step.at(at.round, wave) for step in WAVE)
-        if run_stage(run.ref, requests).rows == 0:
-            break
-        run_stages(run.ref, others)
-    made = [_run_whole(run, each) for each in collected]
-    return made[-1]
-
-
-def _run_inner(run: RunFolder, at: StageAt) -> None:
-    """Do the stages that are made only for those that read them, if ``at`` reads some and does not hold."""
-    inner = inner_stages(run.config, at)
-    if inner and run.holds(at) is None:
-        for each in inner:
-            _run_whole(run, each)
+    if not all(run.holds(each) for each in collected):
+        for wave in range(1, run.config.curriculum.expansion.max_waves + 1):
+            requests, *others = (step.at(at.round, wave) for step in WAVE)
+            if run_stage(run.ref, requests).rows == 0:
+                break
+            run_stages(run.ref, others)
+    return [_run_whole(run, each) for each in collected][-1]
 
 
 def _run_whole(run: RunFolder, at: StageAt) -> DatasetRef:
-    """Do a stage that is one task, or nothing when it holds."""
+    """Do a stage that is one task."""
+    return _done(work_of(run.config, at).task, run.ref, at)
+
+
+def _done(task: Any, *given: Any) -> DatasetRef:
+    """What a task comes to, in this thread."""
     with late_tags():
-        return run.holds(at) or work_of(run.config, at).task(run.ref, at)
+        made: DatasetRef = task(*given, return_state=True).result()
+    return made
 
 
-def _submit(run: RunFolder, at: StageAt, work: Work) -> _Shards:
-    """Submit a stage's shards, pieces of its plan; none, and the plan is not read, when the stage holds."""
-    if (done := run.holds(at)) is not None:
-        manifest = run.manifest(at)
-        assert manifest is not None
-        return _Shards(at, [ShardOutcome(i, part) for i, part in enumerate(manifest.parts)], manifest.rows, done=done)
-    assert work.plan is not None
-    rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
-    of = max(1, math.ceil(rows / size))
-    pieces = [Piece(index, of, index * size, min(rows, (index + 1) * size)) for index in range(of)]
-    return _started(run, at, _submitter(run, at, work), pieces, rows)
-
-
-def _follow(run: RunFolder, at: StageAt, work: Work, before: _Shards, *, also_done: bool) -> _Shards:
-    """Submit one shard for each shard of ``before``; none when the stage holds, unless ``also_done``."""
-    if before.done is not None and not also_done and (done := run.holds(at)) is not None:
-        return _Shards(at, done=done)
-    pieces = [Piece(index, len(before.futures)) for index in range(len(before.futures))]
-    submit = _submitter(run, at, work)
-
-    def submit_after(piece: Piece) -> Any:
-        after = before.futures[piece.index]
-        return submit(piece, after if isinstance(after, ShardOutcome) else allow_failure(after))
-
-    return _started(run, at, submit_after, pieces, before.rows * at.stage.rows_per_row(run.config))
-
-
-def _started(run: RunFolder, at: StageAt, submit: Callable[[Piece], Any], pieces: list[Piece], rows: int) -> _Shards:
-    current(run).progress.begin(at, shards=len(pieces), rows=rows)
-    started = time.monotonic()
+def _submit(run: RunFolder, at: StageAt, work: Work, before: _Shards | None) -> _Shards:
+    """Submit a stage's shards: pieces of its plan, or one for each shard of ``before``."""
+    if work.plan is not None:
+        rows, size = work.plan(run, at).height, _rows_per_shard(run.config, at)
+        of = max(1, math.ceil(rows / size))
+        pieces: list[tuple[Any, ...]] = [
+            (Piece(index, of, index * size, min(rows, (index + 1) * size)),) for index in range(of)
+        ]
+    else:
+        assert before is not None, f"{at} follows the shards of {at.stage.shards_of!r}, which come before it"
+        rows, of = before.rows * at.stage.rows_per_row(run.config), len(before.shards)
+        pieces = [(Piece(index, of), allow_failure(each)) for index, each in enumerate(before.shards)]
+    current(run).progress.begin(at, shards=of, rows=rows)
+    submit, started = _patient(run, work).submit, time.monotonic()
     with late_tags():
-        return _Shards(at, [submit(piece) for piece in pieces], rows, started)
+        return _Shards(at, [submit(run.ref, at, *piece) for piece in pieces], rows, started)
 
 
 def _seal_all(run: RunFolder, under_way: list[_Shards]) -> Iterator[tuple[StageAt, DatasetRef]]:
     """Wait for the shards of each stage and declare it complete."""
     while under_way:
-        shards = under_way.pop(0)
-        yield shards.at, shards.done or _seal(run, shards)
-
-
-def _seal(run: RunFolder, shards: _Shards) -> DatasetRef:
-    outcomes = [_outcome(future) for future in shards.futures]
-    seconds = round(time.monotonic() - shards.started, 1)
-    current(run).progress.end(shards.at)
-    with late_tags():
+        stage = under_way.pop(0)
+        if stage.started is None:
+            yield stage.at, _done(seal, run.ref, stage.at, [])
+            continue
+        outcomes = [_outcome(each) for each in stage.shards]
+        seconds = round(time.monotonic() - stage.started, 1)
+        current(run).progress.end(stage.at)
         # Opaque, or Prefect looks for task runs in every field of every outcome.
-        sealed: DatasetRef = seal(run.ref, shards.at, opaque(outcomes), seconds)
-    return sealed
+        yield stage.at, _done(seal, run.ref, stage.at, opaque(outcomes), seconds)
 
 
 def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
@@ -169,30 +148,27 @@ def _rows_per_shard(config: RunConfig, at: StageAt) -> int:
     return max([config.calls.rows_per_shard, *filled])
 
 
-def _submitter(run: RunFolder, at: StageAt, work: Work) -> Callable[..., Any]:
-    """Submits a shard with the run's retries: one that lacks what another try may bring asks again for that.
+def _patient(run: RunFolder, work: Work) -> Any:
+    """The task of a shard with the run's retries: one that lacks what another try may bring asks again for that.
 
     The last try that leaves it red shows what it lacks.
     """
-    calls = run.config.calls
-    patient = work.task.with_options(
-        retries=calls.shard_retries,
-        retry_delay_seconds=calls.shard_retry_seconds,
+    return work.task.with_options(
+        retries=run.config.calls.shard_retries,
+        retry_delay_seconds=run.config.calls.shard_retry_seconds,
         retry_condition_fn=_may_get_more,
         on_failure=[partial(publish_missing, run.ref)],
     )
-    return partial(patient.submit, run.ref, at)
 
 
 def _may_get_more(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(state.data, ShardIncomplete) and "budget" not in state.data.outcome.missing
 
 
-def _outcome(future: Any) -> ShardOutcome:
-    if isinstance(future, ShardOutcome):
-        return future
+def _outcome(shard: Any) -> ShardOutcome:
+    """What a shard wrote, though it may lack rows."""
     try:
-        outcome: ShardOutcome = future.result()
+        outcome: ShardOutcome = shard.result()
     except ShardIncomplete as incomplete:
         return incomplete.outcome
     return outcome

@@ -6,6 +6,7 @@ image the first UI prints the address too, which is the whole image.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,14 +32,9 @@ from tapir_core.summary.formats import round_name, student_name
 from tapir_core.summary.types import RoundSummary, RunSummary
 from tasks.outcomes import ShardIncomplete
 
-_OF_A_ROUND = {
-    "stages": stages_table,
-    "mfd": mfd_table,
-    "task-shares": shares_table,
-    "scores": scores_table,
-}
-_OF_A_STUDENT = {name: _OF_A_ROUND[name] for name in ("stages", "scores")}
-"""Of backbone and S_0: the one has no mixture, that of the other follows no target shares."""
+_OF_A_STUDENT = {"stages": stages_table, "scores": scores_table}
+"""Of backbone and S_0 too: the one has no mixture, that of the other follows no target shares."""
+_OF_A_ROUND = {"stages": stages_table, "mfd": mfd_table, "task-shares": shares_table, "scores": scores_table}
 _PLOTS = "plots"
 
 _OF_A_SAMPLE = ("said", "instruction", "kind", "attempts", "instruction_id")
@@ -51,25 +47,18 @@ def publish_round(ref: RunRef, number: int) -> None:
     Backbone and S_0 are shown by their stages and scores. The plots are drawn for the newest round only: those of an
     earlier one, which a resumed run comes by again, would be the same.
     """
-    if FlowRunContext.get() is None:
-        return
     summary = summarise(RunFolder(ref))
-    found = summary.round(number)
-    if found is None:
-        return
-    shown = _OF_A_ROUND if number > 0 else _OF_A_STUDENT
-    _publish(ref, number, {name: make(found) for name, make in shown.items()} | _figures(found))
-    if found is summary.rounds[-1]:
-        _show_plots(ref, summary)
+    if (found := summary.round(number)) is not None:
+        shown = _OF_A_ROUND if number > 0 else _OF_A_STUDENT
+        _publish(ref, number, {name: make(found) for name, make in shown.items()} | _figures(found))
+        if found is summary.rounds[-1]:
+            _show_plots(ref, summary)
 
 
 def publish_scores(ref: RunRef, numbers: Sequence[int]) -> None:
     """Show the held-out scores of these students in the UI: side by side, and each by task type."""
-    if FlowRunContext.get() is None:
-        return
     summary = summarise(RunFolder(ref))
-    students = [each.number for each in summary.students]
-    _show(artifact_key(ref.name, "scores"), students_table(summary, students))
+    _show(artifact_key(ref.name, "scores"), students_table(summary, [each.number for each in summary.students]))
     for each in filter(None, map(summary.round, numbers)):
         _publish(ref, each.number, {"scores": scores_table(each)} | _figures(each))
 
@@ -78,22 +67,26 @@ def publish_judge(ref: RunRef, number: int) -> str:
     """Write the judge report of a round and show its tables in the UI; returns where the report is."""
     run = RunFolder(ref)
     found = summarise_judge(run, number)
-    report = write_judge_report(run, found)
-    if FlowRunContext.get() is not None:
-        _publish(ref, number, judge_tables(found))
-    return report
+    _publish(ref, number, judge_tables(found))
+    return write_judge_report(run, found)
 
 
 def publish_run(ref: RunRef) -> str:
     """Write `report.html` and show plots and run card in the UI; returns where the report is."""
     run = RunFolder(ref)
     report = write_report(run)
-    if FlowRunContext.get() is not None:
-        summary = summarise(run)
-        _show_plots(ref, summary)  # before the card, which links to them
-        card = run_card(summary, _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds}))
-        make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
-        _show_benchmarks(ref, summary)
+    if FlowRunContext.get() is None:
+        return report
+    summary = summarise(run)
+    _show_plots(ref, summary)  # before the card, which links to them
+    card = run_card(summary, _pages(ref, {each.number: [*_OF_A_ROUND, *_figures(each)] for each in summary.rounds}))
+    make_artifact(create_markdown_artifact, card, artifact_key(ref.name, "card"), f"Run {ref.name}")
+    # All students side by side: a table for each benchmark, and for each of its judges if it had several.
+    seen = Counter[str]()
+    for table in benchmark_tables(summary, summary.compared, benchmark_names(summary)):
+        seen[table.title] += 1
+        again = [str(seen[table.title])] if seen[table.title] > 1 else []
+        _show(artifact_key(ref.name, "benchmark", table.title, *again), table)
     return report
 
 
@@ -102,14 +95,14 @@ def publish_missing(ref: RunRef, _task: Any, task_run: TaskRun, state: State[Any
     raised: object = state.result(raise_on_failure=False)
     if not isinstance(raised, ShardIncomplete):
         return
-    at, outcome = raised.at, raised.outcome
+    at, index, outcome = raised.at, raised.index, raised.outcome
     kinds = ", ".join(f"{count} {kind}" for kind, count in {**outcome.missing, **outcome.failed}.items())
     again = "If the run stopped here, Retry of its flow run, or its own command, asks for the missing rows again."
     if at.name == "judge":
         again += f" So does retry-judge (`tapir retry-judge {ref.name}`), also if the run went on without them."
     TableArtifact(
-        key=artifact_key(ref.name, str(at), "shard", f"{outcome.index:04d}", "missing"),
-        description=f"{at}, shard {outcome.index}: {kinds}. What was received is stored. {again}",
+        key=artifact_key(ref.name, str(at), "shard", f"{index:04d}", "missing"),
+        description=f"{at}, shard {index}: {kinds}. What was received is stored. {again}",
         table=[{name: getattr(sample, name) for name in _OF_A_SAMPLE} for sample in outcome.samples],
         task_run_id=task_run.id,
         flow_run_id=task_run.flow_run_id,
@@ -163,14 +156,6 @@ def _show_plots(ref: RunRef, summary: RunSummary) -> None:
     make_artifact(create_markdown_artifact, card, artifact_key(ref.name, _PLOTS), f"Plots of {ref.name}")
 
 
-def _show_benchmarks(ref: RunRef, summary: RunSummary) -> None:
-    """All students side by side: a table for each benchmark, and for each of its judges if it had several."""
-    tables = benchmark_tables(summary, summary.compared, benchmark_names(summary))
-    for place, table in enumerate(tables, start=1):
-        again = [each.title for each in tables[: place - 1]].count(table.title)
-        _show(artifact_key(ref.name, "benchmark", table.title, *([str(again + 1)] if again else [])), table)
-
-
 def _figures(found: RoundSummary) -> dict[str, Table]:
     """A student's figures on benchmarks, a table for each judge: `benchmarks`, `benchmarks-2`, …"""
     tables = figures_tables(student_name(found.number), found.benchmarks)
@@ -194,11 +179,11 @@ def _show(key: str, table: Table) -> None:
 
 
 def make_artifact(create: Callable[..., object], content: object, key: str, description: str) -> None:
-    """Make an artifact, if it has any content.
+    """Make an artifact in the flow at work, if it has any content.
 
     Where the server does not take it the log says so: it is a copy, and the run goes on.
     """
-    if not content:
+    if not content or FlowRunContext.get() is None:
         return
     try:
         create(content, key, description)

@@ -1,6 +1,6 @@
 """From rows to requests and back: what the stages that call a model share, and `tapir judge-check`; no Prefect."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, product, zip_longest
@@ -58,7 +58,7 @@ def chat(instruction: str, system: str | None = None) -> tuple[Message, ...]:
 def make_request(
     run: RunFolder,
     role: Role,
-    voice: ModelIdentity,
+    who: ModelIdentity,
     messages: tuple[Message, ...],
     sampling: Sampling,
     *,
@@ -71,8 +71,8 @@ def make_request(
     return Request(
         role=role,
         messages=messages,
-        model=voice.model,
-        identity=voice.identity,
+        model=who.model,
+        identity=who.identity,
         sampling=sampling,
         sample_index=sample_index,
         top_logprobs=top_logprobs,
@@ -147,7 +147,7 @@ def ask_plainly(
 ) -> list[Outcome]:
     """What ``model`` answers to each row (columns instruction, system) as it stands; ``settle`` is as in `Watch`."""
     requests = [
-        make_request(run, role, model.voice, chat(instruction, system), sampling)
+        make_request(run, role, model.identity, chat(instruction, system), sampling)
         for instruction, system in rows.select("instruction", "system").iter_rows()
     ]
     return Watch(run, at, settle).ask(model, requests)
@@ -183,23 +183,26 @@ def missing_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
     return dict(Counter(each.kind for each in outcomes if isinstance(each, Failure) and each.retryable))
 
 
+def failed_by_kind(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Terminal failures, counted by kind."""
+    return dict(Counter(each.kind for each in outcomes if isinstance(each, Failure) and not each.retryable))
+
+
 def worked(made: pl.DataFrame, counts: dict[str, float], asked: pl.DataFrame, outcomes: Sequence[Outcome]) -> Worked:
     """What a stage ``made`` of one outcome for each row of ``asked`` (columns instruction_id, instruction)."""
-    failed = Counter[str](each.kind for each in outcomes if isinstance(each, Failure) and not each.retryable)
     samples = sample_failures(asked.select("instruction_id", "instruction").iter_rows(), outcomes)
-    return Worked(made, counts, missing_by_kind(outcomes), dict(failed), len(outcomes), samples)
+    return Worked(made, counts, missing_by_kind(outcomes), failed_by_kind(outcomes), len(outcomes), samples)
 
 
 def sample_failures(asked: Iterable[tuple[str, str]], outcomes: Sequence[Outcome]) -> tuple[Sample, ...]:
     """The first failures of each kind in turn; ``asked`` is id and instruction of each outcome."""
-    by_kind: dict[str, list[Sample]] = {}
+    by_kind = defaultdict[str, list[Sample]](list)
     for (instruction_id, instruction), outcome in zip(asked, outcomes, strict=True):
         if isinstance(outcome, Failure):
             said, beginning = shorten(outcome.message, LONGEST_SAID), shorten(instruction, LONGEST_BEGINNING)
-            sample = Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning)
-            by_kind.setdefault(outcome.kind, []).append(sample)
+            by_kind[outcome.kind].append(Sample(instruction_id, outcome.kind, outcome.attempts, said, beginning))
     in_turn = chain.from_iterable(zip_longest(*by_kind.values()))
-    return tuple(islice((each for each in in_turn if each is not None), MOST_SAMPLES))
+    return tuple(islice(filter(None, in_turn), MOST_SAMPLES))
 
 
 def counts_of(parsed: Sequence[Parsed[Any]]) -> dict[str, float]:
@@ -250,9 +253,8 @@ def answer_rows(
         for instruction_id, outcome in zip(asked["instruction_id"], outcomes, strict=True)
         if isinstance(outcome, Answer) or not outcome.retryable
     ]
-    schema = {"instruction_id": pl.String, **ANSWER_COLUMNS}
-    frame = pl.DataFrame(rows, schema=schema, orient="row")
-    failed = Counter(f"failed_{each.kind}" for each in outcomes if isinstance(each, Failure) and not each.retryable)
+    frame = pl.DataFrame(rows, schema={"instruction_id": pl.String, **ANSWER_COLUMNS}, orient="row")
+    failed = {f"failed_{kind}": count for kind, count in failed_by_kind(outcomes).items()}
     return worked(frame, {**count_paid(outcomes), **failed}, asked, list(map(settle, outcomes)))
 
 
@@ -284,7 +286,7 @@ def judge_requests(runtime: Runtime, judge: AskedModel, prompt: Prompt, texts: M
     """One request for each text."""
     sampling, schema = runtime.config.judge.sampling, mode_of(runtime.config.judge).schema
     return [
-        make_request(runtime.run, "judge", judge.voice, chat(text), sampling, prompt=prompt, schema=schema)
+        make_request(runtime.run, "judge", judge.identity, chat(text), sampling, prompt=prompt, schema=schema)
         for text in texts.values()
     ]
 

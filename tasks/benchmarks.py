@@ -114,7 +114,7 @@ def benchmark_replies_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> 
     requests, read, report = _requests(run, at, asked), _reader(run, at, asked), _report_questions(run, at, games)
     parsed = ask_read(runtime.calls, requests, judge.source, read, reasks, on_outcome=report)
     replies = dict(zip((game.place for game in asked), parsed, strict=True))
-    made = [_row(game, replies.get(game.place), judge.voice.model) for game in games]
+    made = [_row(game, replies.get(game.place), judge.identity.model) for game in games]
     kept = [row for row in made if row is not None]
     return _judged(kept, asked, parsed)
 
@@ -188,7 +188,7 @@ def _ask(
     runtime, benchmark = current(run), benchmark_of(run.config, at.benchmark_name)
     student, own = runtime.student(at.number), run.config.student.sampling
     requests = [
-        make_request(run, "answer", student.voice, messages, benchmark.answering(category, own))
+        make_request(run, "answer", student.identity, messages, benchmark.answering(category, own))
         for category, messages in zip(categories, prompts, strict=True)
     ]
     return runtime.calls.ask(requests, student.source)
@@ -231,13 +231,13 @@ def _games(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> list[Game]:
 
 def _requests(run: RunFolder, at: StageAt, asked: Sequence[Game]) -> list[Request]:
     runtime, settings = current(run), run.config.evaluation.judged[at.benchmark_name]
-    voice = runtime.benchmark_judge(at.benchmark_name).voice
+    who = runtime.benchmark_judge(at.benchmark_name).identity
     prompts = {name: runtime.prompt(name) for name in settings.prompts}
     return [
         make_request(
             run,
             "benchmark",
-            voice,
+            who,
             chat(game.text or ""),
             settings.sampling,
             prompt=prompts[game.prompt],

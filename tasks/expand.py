@@ -44,21 +44,9 @@ from tapir_core.stages import (
     StageAt,
 )
 from tasks._task import shard_task, stage_task
-from tasks.answer import ask_student
-from tasks.asking import (
-    Watch,
-    chat,
-    count_paid,
-    counts_of,
-    ending_of,
-    make_request,
-    missing_by_kind,
-    sample_failures,
-    text_of,
-    worked,
-)
-from tasks.judge import judge_rows
-from tasks.outcomes import Worked
+from tasks.asking import Watch, chat, count_paid, counts_of, ending_of, make_request, text_of, worked
+from tasks.judge import ask_student, judge_rows
+from tasks.outcomes import Worked, made_of
 from tasks.pool import ask_labels, ask_teacher, evaluation_questions, mixture_shares, round_pool
 from tasks.runtime import current, read_once
 
@@ -94,7 +82,7 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     """Ask the teacher for new instructions in the manner of the seeds."""
     assert at.wave is not None
     runtime, teacher = current(run), run.config.teacher
-    prompt, voice = runtime.prompt("expand"), runtime.teacher.voice
+    prompt, who = runtime.prompt("expand"), runtime.teacher.identity
     texts = round_pool(run, at.number).select("instruction_id", "instruction")
     seeds = rows.select(instruction_id="seed_id").join(texts, on="instruction_id", maintain_order="left")
     wanted = [ExpansionRequest(*row) for row in rows.iter_rows()]
@@ -102,7 +90,7 @@ def expand_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
         make_request(
             run,
             "expand",
-            voice,
+            who,
             chat(render_expansion(prompt, seed, each.task_type)),
             teacher.expanding,
             prompt=prompt,
@@ -142,9 +130,6 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     labels = pl.Series([each.value for each in parsed], dtype=pl.String)
     right = rows.filter(labels == rows["task_type"])
     answers = ask_teacher(run, at, right)
-    outcomes = [*(each.outcome for each in parsed), *answers]
-    shown = pl.concat([each.select("instruction_id", "instruction") for each in (rows, right)])
-    samples = sample_failures(shown.iter_rows(), outcomes)
     taught = right.select(
         "instruction_id",
         "instruction",
@@ -155,11 +140,10 @@ def examine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     check = Worked(pl.DataFrame(schema={"instruction_id": pl.String, "mfd": pl.Float64}))
     if run.config.checks_expansion(at.number):
         check = _measure(run, at, taught, right["task_type"])
-    examined = rows.select("instruction_id").with_columns(task_type=labels)
-    examined = _with(_with(examined, taught.drop("instruction", "system")), check.rows)
-    counts = Counter(counts_of(parsed)) + Counter(count_paid(answers)) + Counter(check.counts)
-    missing = Counter(missing_by_kind(outcomes)) + Counter(check.missing)
-    return Worked(examined, dict(counts), dict(missing), samples=samples + check.samples)
+    labelled = rows.select("instruction_id").with_columns(task_type=labels)
+    examined = _with(_with(labelled, taught.drop("instruction", "system")), check.rows)
+    labelling = worked(labelled, counts_of(parsed), rows, [each.outcome for each in parsed])
+    return made_of(examined, [labelling, worked(taught, count_paid(answers), right, answers), check])
 
 
 @stage_task(WAVE_GATED)
@@ -201,9 +185,7 @@ def _measure(run: RunFolder, at: StageAt, taught: pl.DataFrame, task_types: pl.S
     judged = judge_rows(run, at, shown)
     verdicts = combine_judges(judged.rows, run.config.judge.panel_rule)
     mfd = compute_difficulty(verdicts, rows.select("instruction_id", "task_type"), expected_orders(run.config.judge))
-    missing = Counter(missing_by_kind(outcomes)) + Counter(judged.missing)
-    samples = sample_failures(rows.select("instruction_id", "instruction").iter_rows(), outcomes) + judged.samples
-    return Worked(mfd.select("instruction_id", "mfd"), judged.counts, dict(missing), samples=samples)
+    return made_of(mfd.select("instruction_id", "mfd"), [worked(mfd, {}, rows, outcomes), judged])
 
 
 def _with(rows: pl.DataFrame, columns: pl.DataFrame) -> pl.DataFrame:

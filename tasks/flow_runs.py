@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import get_current_settings
 
 from tapir_core.errors import EngineError, MissingPrerequisite
 
@@ -31,7 +32,7 @@ class Deployment:
     name: str
     """Flow and deployment: ``flow/deployment``."""
     lacking: str
-    """What is said where the server lacks it: what needs it, and the remedy."""
+    """What is said where the server lacks it: what needs it, and the remedy; ``{server}`` is the server's address."""
     away: str
     """What is said after the fault of a server that does not do what is asked: what becomes of the run."""
 
@@ -57,11 +58,9 @@ class Deployment:
 
     def look(self, flow_run: str) -> FlowRun | None:
         """The flow run with this id as it stands now; nothing when it was deleted."""
-        with self._client() as client:
-            try:
-                return client.read_flow_run(UUID(flow_run))
-            except ObjectNotFound:
-                return None
+        with self._client() as client, suppress(ObjectNotFound):
+            return client.read_flow_run(UUID(flow_run))
+        return None
 
     def find(self, tag: str) -> FlowRun | None:
         """The flow run that carries ``tag``, which no other does."""
@@ -84,6 +83,6 @@ class Deployment:
         try:
             yield
         except ObjectNotFound as error:
-            raise MissingPrerequisite(self.lacking) from error
+            raise MissingPrerequisite(self.lacking.format(server=get_current_settings().api.url)) from error
         except (httpx.HTTPError, PrefectHTTPStatusError) as error:
             raise EngineError(f"the Prefect server does not do what is asked ({error}); {self.away}") from error

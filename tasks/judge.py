@@ -1,6 +1,7 @@
-"""Stages `judge` and `difficulty`.
+"""What a student answers, and what is said of it: stages `answer`, `judge`, `difficulty`, `answer_heldout`, `evaluate`.
 
-(s_student, s_teacher) ← J(x, ỹ, y) in every configured order, by every judge; MFD(x) ← mean of s_teacher − s_student.
+ỹ ← S(x); (s_student, s_teacher) ← J(x, ỹ, y) in every configured order, by every judge; MFD(x) ← mean of
+s_teacher − s_student.
 """
 
 from collections import Counter
@@ -11,20 +12,23 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.calls import Parsed, Request, forget_unread
+from tapir_core.calls import Outcome, Parsed, Request, forget_unread
 from tapir_core.config import JudgeConfig
 from tapir_core.curriculum import compute_difficulty
 from tapir_core.errors import ConfigError
+from tapir_core.evaluation.scores import score_answers
 from tapir_core.judging import Verdict, expected_orders, mode_of, unscored, verdict_rows
 from tapir_core.judging.orders import combine_judges
 from tapir_core.prompts import Prompt
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import DIFFICULTY, JUDGE, StageAt
+from tapir_core.stages import ANSWER, ANSWER_HELDOUT, DIFFICULTY, EVALUATE, JUDGE, StageAt
 from tasks._task import shard_task, stage_task
 from tasks.asking import (
     Place,
     Watch,
+    answer_rows,
     ask_judge,
+    ask_plainly,
     counts_of,
     demand_stored,
     judge_requests,
@@ -34,7 +38,45 @@ from tasks.asking import (
 )
 from tasks.outcomes import FEWEST_ASKED, Worked
 from tasks.pool import round_pool
-from tasks.runtime import AskedModel, Runtime, current
+from tasks.runtime import AskedModel, Runtime, current, read_once
+
+
+@read_once
+def heldout_rows(run: RunFolder, _: StageAt) -> pl.DataFrame:
+    """The held-out set, sorted by id."""
+    return run.rows(StageAt("heldout")).sort("instruction_id")
+
+
+def pool_at(run: RunFolder, at: StageAt) -> pl.DataFrame:
+    """The pool of the round."""
+    return round_pool(run, at.number)
+
+
+@shard_task(ANSWER, plan=pool_at)
+def answer_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_{r−1} to some instructions of the round's pool."""
+    outcomes = ask_student(run, at, at.number - 1, rows)
+    return answer_rows(rows, outcomes)
+
+
+@shard_task(ANSWER_HELDOUT, plan=heldout_rows)
+def answer_heldout_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
+    """Answers of S_r (or of the untouched backbone) to some held-out instructions."""
+    outcomes = ask_student(run, at, at.number, rows)
+    return answer_rows(rows, outcomes)
+
+
+@stage_task(EVALUATE)
+def evaluate(run: RunFolder, at: StageAt) -> Worked:
+    """Scores of the student after the round, from its stored answers."""
+    questions, answers = run.rows(StageAt("heldout")), run.rows(StageAt("answer_heldout", at.round))
+    scores = score_answers(questions, answers, f"student: {run.config.student.sampling.in_words}")
+    return Worked(scores, {"missing": questions.height - answers.height})
+
+
+def ask_student(run: RunFolder, at: StageAt, checkpoint: int, rows: pl.DataFrame) -> list[Outcome]:
+    """Ask the student after round ``checkpoint`` for an answer to each row (columns instruction, system)."""
+    return ask_plainly(run, at, "answer", current(run).student(checkpoint), run.config.student.sampling, rows)
 
 
 @shard_task(JUDGE)
@@ -133,7 +175,7 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
         f"the judge scored {rows.height} of {asked} instructions of round {at.number} in every order ({told}); "
         f"calls.max_failed_share = {accepted_share:g} accepts no more unscored. Look at the replies in column `raw` of "
         f"{StageAt('judge', at.number).folder}/. If judge.endpoint, judge.sampling or the judge prompt is at fault, "
-        "mend it and run the same command with --amend; if the judge itself was, and is mended, ask it again with "
+        "fix it and run the same command with --amend; if the judge itself was, and is fixed, ask it again with "
         "`tapir retry-judge RUN --also terminal`"
     )
 
@@ -141,9 +183,8 @@ def check_scored(at: StageAt, rows: pl.DataFrame, verdicts: pl.DataFrame, asked:
 def _ask_all(
     runtime: Runtime, prompt: Prompt, texts: Mapping[Place, str], watch: Watch
 ) -> dict[str, dict[Place, Parsed[Any]]]:
-    """What every judge replies, by its name; they are asked at the same time, the first one in this thread."""
+    """What every judge replies, by its name; they are asked at the same time."""
     judges = runtime.judges
-    first, *others = judges.values()
 
     def ask(judge: AskedModel) -> dict[Place, Parsed[Any]]:
         return ask_judge(
@@ -156,10 +197,8 @@ def _ask_all(
             first=watch.first,
         )
 
-    with ThreadPoolExecutor(max(1, len(others))) as threads:
-        asked = threads.map(ask, others)
-        replies = [ask(first), *asked]
-    return dict(zip(judges, replies, strict=True))
+    with ThreadPoolExecutor(len(judges)) as threads:
+        return dict(zip(judges, threads.map(ask, judges.values()), strict=True))
 
 
 def _with_both_answers(run: RunFolder, at: StageAt, answers: pl.DataFrame) -> pl.DataFrame:

@@ -5,10 +5,11 @@ by the target shares; their answers in the style that the task type needs; mixtu
 """
 
 from collections import Counter
+from collections.abc import Mapping
 
 import polars as pl
 
-from tapir_core.calls import Failure
+from tapir_core.calls import Answer, Outcome
 from tapir_core.curriculum import (
     BalancedDraw,
     Mixture,
@@ -25,7 +26,15 @@ from tapir_core.curriculum import (
 from tapir_core.curriculum.tables import REFINEMENT
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
-from tapir_core.stages import DRAW, EXPAND, MIX, REFINE, SELECT, StageAt, drawn_at
+from tapir_core.stages import (
+    DRAW,
+    EXPAND,
+    MIX,
+    REFINE,
+    SELECT,
+    StageAt,
+    drawn_at,
+)
 from tasks._task import shard_task, stage_task
 from tasks.asking import Watch, chat, count_paid, demand_whole, ending_of, make_request, text_of, worked
 from tasks.outcomes import Worked
@@ -78,21 +87,23 @@ def refine_shard(run: RunFolder, at: StageAt, rows: pl.DataFrame) -> Worked:
     for row in rows.iter_rows(named=True):
         prompt = prompts[refinement_prompt_name(row["task_type"])]
         text = render_refinement(prompt, row["instruction"], row["system"], row["response"])
-        voice, sampling = runtime.teacher.voice, run.config.teacher.refining
-        requests.append(make_request(run, "refine", voice, chat(text), sampling, prompt=prompt))
+        who, sampling = runtime.teacher.identity, run.config.teacher.refining
+        requests.append(make_request(run, "refine", who, chat(text), sampling, prompt=prompt))
     outcomes = Watch(run, at, demand_whole).ask(runtime.teacher, requests)
-    table: list[tuple[object, ...]] = []
-    reasons: Counter[str] = Counter()
-    for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True):
-        if isinstance(outcome, Failure) and outcome.retryable:
-            continue
-        refined = text_of(outcome)
-        plain = row["response"]
-        problem = refinement_problem(plain, refined, row["task_type"], ending_of(outcome))
-        reasons[f"refined_{problem or 'accepted'}"] += 1
-        table.append((row["instruction_id"], row["task_type"], plain, refined, problem is None, problem))
+    table = [
+        _refined(row, outcome)
+        for row, outcome in zip(rows.iter_rows(named=True), outcomes, strict=True)
+        if isinstance(outcome, Answer) or not outcome.retryable
+    ]
     frame = pl.DataFrame(table, schema=REFINEMENT, orient="row")
+    reasons = Counter(f"refined_{problem or 'accepted'}" for problem in frame["reason"])
     return worked(frame, {**count_paid(outcomes), **reasons}, rows, list(map(demand_whole, outcomes)))
+
+
+def _refined(row: Mapping[str, str], outcome: Outcome) -> tuple[object, ...]:
+    plain, task_type, refined = row["response"], row["task_type"], text_of(outcome)
+    problem = refinement_problem(plain, refined, task_type, ending_of(outcome))
+    return row["instruction_id"], task_type, plain, refined, problem is None, problem
 
 
 @stage_task(MIX)

@@ -14,7 +14,7 @@ from tapir_core.curriculum.expansion import CONTAMINATED_GATE
 from tapir_core.data import readers
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.errors import ConfigError
-from tapir_core.run_folder import RunFolder, Seen
+from tapir_core.run_folder import RunFolder
 from tapir_core.sources import read_heldout_of, read_pool_of
 from tapir_core.stages import CONTAMINATED, HELDOUT, LABEL, POOL, QUESTIONS, TEACH, StageAt
 from tasks._task import shard_task, stage_task
@@ -105,7 +105,7 @@ def ask_labels(run: RunFolder, at: StageAt, instructions: list[str]) -> list[Par
     label = Labelling(settings.label_replies)
     requests = [
         make_request(
-            *(run, "label", asked.voice, chat(label.render(prompt, each)), settings.labelling),
+            *(run, "label", asked.identity, chat(label.render(prompt, each)), settings.labelling),
             prompt=prompt,
             schema=label.schema,
         )
@@ -155,9 +155,6 @@ def round_pool(run: RunFolder, number: int) -> pl.DataFrame:
     Grain: one row per instruction. Columns: instruction_id, instruction, system, reference, task_type, response.
     The pool of round r is the first pool and the accepted expansions of the rounds before it; round 0 is S_0's.
     """
-    stages = [StageAt("label"), StageAt("teach"), *(StageAt("expand", r) for r in range(1, number))]
-    seen: Seen = {}
-    assert all(run.holds(at, seen) for at in stages), "the pool of a round is read after its stages"
     references = run.rows(StageAt("pool")).select("instruction_id", "reference")
     first = _usable(run).examples.join(references, on="instruction_id")
     columns = ["instruction_id", "instruction", "system", "reference", "task_type", "response"]

@@ -28,16 +28,16 @@ from tasks.engines.backbone import checkpoint_digest, prepare_backbone
 from tasks.engines.endpoints import Endpoints, endpoint_source
 from tasks.engines.student_server import Student, Students
 from tasks.engines.students import serving
-from tasks.progress import Progress
+from tasks.outcomes import Progress
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class AskedModel:
-    """Who is asked: the voice its answers are stored under, and the endpoint that gives it when a call must be made."""
+    """Who is asked: the identity that its answers are stored under, and the endpoint to call where there are none."""
 
-    voice: ModelIdentity
+    identity: ModelIdentity
     source: EndpointSource
 
 
@@ -53,7 +53,6 @@ class Runtime:
         self._students: Students | None = None
         self._make_students = self._serve_here
         self._endpoints = Endpoints(run.config.calls.concurrency, run.workplace.local(log_file("standin")))
-        self._fetching = threading.Lock()
         self._tables: dict[Hashable, pl.DataFrame] = {}
         self._reading = threading.RLock()
         self.lease: RunLease | None = None
@@ -65,8 +64,8 @@ class Runtime:
         """The paid-call engine, on the store that all runs of the root share."""
         with self._making:
             if self._calls is None:
-                store, config = open_store(self.run), self.config
-                self._calls = CallEngine(store, config.calls, run=self.run.record.id, budget=config.budget)
+                of_run, calls, budget = self.run.record.id, self.config.calls, self.config.budget
+                self._calls = CallEngine(open_store(self.run), calls, run=of_run, budget=budget)
                 if self._stopping.is_set():
                     self._calls.stop_sending()
             return self._calls
@@ -143,9 +142,9 @@ class Runtime:
     @property
     def judges(self) -> dict[str, AskedModel]:
         """Who scores: every judge by its name, the first judge first."""
-        names, endpoints = self.config.judge.names, self.config.judge.endpoints
-        roles = (self._role(endpoint, "judge", field) for field, endpoint in endpoints.items())
-        return dict(zip(names, roles, strict=True))
+        judge = self.config.judge
+        roles = (self._role(endpoint, "judge", field) for field, endpoint in judge.endpoints.items())
+        return dict(zip(judge.names, roles, strict=True))
 
     def benchmark_judge(self, name: str) -> AskedModel:
         """Who judges the answers to a benchmark."""
@@ -184,7 +183,7 @@ class Runtime:
         if number == BACKBONE:
             return prepare_backbone(self.config.student, on_this_machine(self.run.ref.root).local(backbone_cache()))
         # Every shard asks for it; one downloads it.
-        with self._fetching:
+        with self._reading:
             return fetch_stage(self.run, StageAt("train", number))
 
     def prompt(self, name: str) -> Prompt:
@@ -210,8 +209,7 @@ class Runtime:
         self._endpoints.close()
 
     def _serve_here(self) -> Students:
-        log = self.run.workplace.local(log_file("student"))
-        student = self.config.student
+        student, log = self.config.student, self.run.workplace.local(log_file("student"))
         return serving(student.engine).students(student, log, self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
@@ -254,26 +252,12 @@ def read_once(make: Callable[[RunFolder, Key], pl.DataFrame]) -> Callable[[RunFo
 @atexit.register
 def close_all() -> None:
     """Close every runtime of this process."""
-    with _lock:
-        runtimes = list(_runtimes.values())
-        _runtimes.clear()
-    for runtime in runtimes:
+    for runtime in runtimes():
+        _runtimes.pop(runtime.run.ref, None)
         runtime.close()
 
 
-def stop_all() -> None:
-    """Make every runtime of this process begin nothing more."""
-    for runtime in _of_process():
-        runtime.stop()
-
-
-def abort_all() -> None:
-    """Make every call in flight and every server that starts give up, so that the threads waiting for them end."""
-    for runtime in _of_process():
-        runtime.abort()
-
-
-def _of_process() -> list[Runtime]:
+def runtimes() -> list[Runtime]:
     """Every runtime of this process."""
     with _lock:
         return list(_runtimes.values())

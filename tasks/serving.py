@@ -10,14 +10,15 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.calls import run_key, store_url
 from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.paths import log_file
+from tapir_core.processes import Heart
 from tapir_core.run_files import publish_logs
 from tapir_core.run_folder import RunFolder
 from tasks.engines.keys import replica_key
@@ -33,7 +34,6 @@ HOST_VARIABLE = "TAPIR_REPLICA_HOST"
 """Environment variable of a worker: the name or address of its machine at which drivers reach its replicas; `auto` is
 the one from which it reaches the Prefect server, for containers, which know theirs only when they run."""
 
-BEAT_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -62,11 +62,10 @@ def serve_replica(run: RunFolder, number: int, replica: str, *, say: Callable[[s
     registry = ReplicaRegistry(store_url(config), run_key(config))
     try:
         wanted = _wanted(registry, number, replica)
-        taken = wanted and registry.take(wanted)
-        if not taken:
+        if not wanted or (taken := registry.take(wanted)) is None:
             return f"run {run.ref.name} asks for no such replica now: nothing was served"
         say(f"replica {taken.id} of run {run.ref.name}, student after round {taken.round}")
-        return _Serving(run, registry, taken, say).serve()
+        return _serve(run, registry, taken, say)
     finally:
         registry.close()
         publish_logs(run)
@@ -76,88 +75,85 @@ def _wanted(registry: ReplicaRegistry, number: int, replica: str) -> str:
     """The id to take; one that joins gets a new id beside those of the same student. Empty when nobody asks."""
     if not registry.is_driven():
         return ""
-    if replica:
-        return replica
     asked = [each for each in registry.all() if not each.leaving and number in (ASKED_NOW, each.round)]
-    return registry.ask(asked[0].round, asked[0].checkpoint) if asked else ""
+    return replica or (registry.ask(asked[0].round, asked[0].checkpoint) if asked else "")
+
+
+def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> str:
+    """Serve with signs of life until there is a reason to leave, which it gives."""
+    log = run.workplace.local(log_file(f"replica-{taken.id}"))
+    heart = Heart(f"replica {taken.id}", lambda: registry.beat(taken.id))
+    heart.begin()
+    # Also after an error: the driver reads in the flow run's state why it ended.
+    leave = registry.remove
+    try:
+        server = _make_server(run, taken, log, say)
+        return _Serving(registry, taken, server, log).serve(say)
+    except Exception:
+        raise
+    except BaseException:
+        # After an interrupt: whether the driver replaces it depends on who ended the flow run.
+        leave = registry.abandon
+        raise
+    finally:
+        heart.stop()
+        leave(taken.id)
+
+
+def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> VllmServer:
+    student, host = current(run).student_at(taken.round), replica_host()
+    if student.identity != taken.checkpoint:
+        raise TapirError(
+            f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
+            f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
+        )
+    key = replica_key(run.ref.root, run.record.id, taken.id)
+    settings, gpus = run.config.student, len(visible_gpus())
+    return VllmServer(settings, student.folder, log, report=say, host=host, api_key=key, gpus=gpus)
 
 
 class _Serving:
-    """One replica at work. A thread of its own gives signs of life, and sees when there is a reason to leave."""
+    """One replica at work. A thread of its own sees when there is a reason to leave."""
 
-    def __init__(self, run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Callable[[str], None]) -> None:
-        self._run, self._registry, self._taken, self._say = run, registry, taken, say
-        self._log = run.workplace.local(log_file(f"replica-{taken.id}"))
-        self._server: VllmServer | None = None
+    def __init__(self, registry: ReplicaRegistry, taken: Replica, server: VllmServer, log: Path) -> None:
+        self._registry, self._taken, self._server, self._log = registry, taken, server, log
         self._reason = ""
         """Why to leave, once there is a reason."""
         self._over = threading.Event()
 
-    def serve(self) -> str:
+    def serve(self, say: Callable[[str], None]) -> str:
         """Serve until there is a reason to leave, which it gives."""
-        thread = threading.Thread(target=self._live, name="tapir-replica", daemon=True)
-        thread.start()
-        # After an interrupt: whether the driver replaces it depends on who ended the flow run.
-        leave = self._registry.abandon
+        looking = threading.Thread(target=self._look, name="tapir-replica", daemon=True)
+        looking.start()
         try:
-            self._serve()
-            leave = self._registry.remove
-        except Exception:  # raised again: the driver reads in the flow run's state why it ended
-            leave = self._registry.remove
-            raise
-        finally:
-            self._over.set()
-            thread.join()
-            leave(self._taken.id)
-        return self._reason
-
-    def _serve(self) -> None:
-        server = self._server = self._make_server()
-        if self._reason:
-            return
-        try:
-            endpoint = server.start()
+            endpoint = self._server.start()
             self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
-            self._say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
+            say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
             while not self._over.wait(LOOK_SECONDS):
-                if not server.runs:
+                if not self._server.runs:
                     raise EngineError(f"the student server of replica {self._taken.id} died; its log is {self._log}")
         except EngineError:
             # Also what a server says that was told to stop.
             if not self._reason:
                 raise
         finally:
-            server.stop()
+            self._over.set()
+            looking.join()
+            self._server.stop()
+        return self._reason
 
-    def _make_server(self) -> VllmServer:
-        run, taken, host = self._run, self._taken, replica_host()
-        student = current(run).student_at(taken.round)
-        if student.identity != taken.checkpoint:
-            raise TapirError(
-                f"the student after round {taken.round} is {student.identity} on this machine and {taken.checkpoint} "
-                f"for the driver of run {run.ref.name!r}; let both have the same root and backbone"
-            )
-        key = replica_key(run.ref.root, run.record.id, taken.id)
-        settings, gpus = run.config.student, len(visible_gpus())
-        return VllmServer(settings, student.folder, self._log, report=self._say, host=host, api_key=key, gpus=gpus)
-
-    def _live(self) -> None:
-        beat = time.monotonic()
+    def _look(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             try:
-                if time.monotonic() - beat >= BEAT_SECONDS:
-                    self._registry.beat(self._taken.id)
-                    beat = time.monotonic()
                 if not self._registry.is_wanted(self._taken.id):
                     self._reason = "asked to leave"
                 elif not self._registry.is_driven():
                     self._reason = "nobody drives the run any more"
             except TapirError as error:
                 # While the database is away the driver cannot look either, and both go on.
-                logger.warning("no sign of life of replica %s: %s", self._taken.id, error)
+                logger.warning("replica %s cannot see whether it is wanted: %s", self._taken.id, error)
             if self._reason:
-                if self._server is not None:
-                    self._server.abort()
+                self._server.abort()
                 self._over.set()
 
 

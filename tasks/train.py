@@ -21,11 +21,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from logging import INFO
 from pathlib import Path
+from typing import Any
 
-from prefect import get_run_logger
+from prefect import states
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.settings import get_current_settings
-from prefect.states import Crashed
 
 from tapir_core.calls import store_url
 from tapir_core.comparison.outcome import Training
@@ -37,11 +36,11 @@ from tapir_core.paths import attempt_folder, log_file
 from tapir_core.randomness import derive_seed
 from tapir_core.run_files import fetch_stage, link_file, publish_stage
 from tapir_core.run_folder import RunFolder, RunRef
-from tapir_core.stages import TRAIN, StageAt
+from tapir_core.stages import MIX, TRAIN, StageAt
 from tapir_core.storage import file_sha256
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
-from tasks._task import does, project_task
+from tasks._task import cached, does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
 from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
@@ -52,8 +51,13 @@ from tasks.runtime import current
 _TOLD_SECONDS = 60.0
 """The flow run is told of a training once in so long."""
 
-FINE_TUNE = "fine-tune/fine-tune"
-"""Flow and deployment."""
+FINE_TUNE = Deployment(
+    name="fine-tune/fine-tune",
+    lacking='training.runs_on = "worker" needs the deployment fine-tune/fine-tune, which the Prefect server at '
+    "{server} does not have; start one that has it with `tapir up`, apply it to this one with `tapir deploy`, or train "
+    "here with --set training.runs_on=driver",
+    away="a training on a worker goes on, and once the server is back *Retry*, or the same command, follows it again",
+)
 
 MOST_LOST = 3
 """Attempts that one drive of the run may lose: what kills three in a row kills the fourth too."""
@@ -67,14 +71,15 @@ _PENDING_LOOKS = 300
 
 _UNBEGUN = "A worker took it, and it did not begin: its worker is gone. The next attempt takes its place."
 _GONE = "Its process is gone, and its run saw it. The next attempt goes on from its last save."
-_AWAY = "a training on a worker goes on, and once the server is back *Retry*, or the same command, follows it again"
 
 
 @does(TRAIN)
 @project_task(TRAIN.name, limited_by=("gpu",))
-def train(ref: RunRef, at: StageAt) -> DatasetRef:
+def train(ref: RunRef, at: StageAt) -> DatasetRef | State[Any]:
     """Fine-tune the student on the round's mixture; a killed training goes on from its last checkpoint."""
     run = RunFolder(ref)
+    if (held := run.holds(at)) is not None:
+        return cached(held)
     runtime = current(run)
 
     def note(text: str) -> None:
@@ -116,11 +121,14 @@ def make_student(
     summary = train_student(job, on_progress=_told(on_progress))
     tell(INFO, f"training ended: {summary.in_words()}, {duration(summary.seconds)}")
     _check_right(run, at, lease, key)
-    _link_checkpoint(job.output / "checkpoint", run.workplace.local(at.folder))
+    checkpoint = run.workplace.local(at.folder)
+    _link_checkpoint(job.output / "checkpoint", checkpoint)
     publish_stage(run, at)
-    counts = {"seconds": round(time.monotonic() - started, 1)}
+    seconds = round(time.monotonic() - started, 1)
     _check_right(run, at, lease, key)
-    run.seal(at, _parts(run.workplace.local(at.folder)), counts=counts)
+    # The files that can change an answer. `training.json` holds times: with it equal weights would look different.
+    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
+    run.seal(at, [Part(name, 0, file_sha256(checkpoint / name)) for name in names], counts={"seconds": seconds})
     shutil.rmtree(job.output)
     return summary
 
@@ -155,22 +163,19 @@ def _check_right(run: RunFolder, at: StageAt, lease: RunLease, key: str | None) 
 
 
 def _job(run: RunFolder, at: StageAt) -> TrainingJob:
-    number = at.number
-    mixture = run.sealed(StageAt("mix", number))
+    config, number, mix = run.config, at.number, MIX.at(at.round)
+    mixture = run.sealed(mix)
     if not mixture.rows:
         raise ConfigError(
             f"the mixture of round {number} is empty: no usable instruction has a task type of "
-            f"curriculum.target_shares; look at {StageAt('mix', number).folder} and give a broader pool"
+            f"curriculum.target_shares; look at {mix.folder} and give a broader pool"
         )
-    key = run.key(at)
-    assert key is not None, f"{at} before its inputs"
-    config = run.config
     settings = config.round(number) if number else config.basic_tuning
-    folder = fetch_stage(run, StageAt("mix", number))
+    folder = fetch_stage(run, mix)
     return TrainingJob(
         base=current(run).checkpoint(number - 1),
         mixture=tuple(folder / part.name for part in mixture.parts),
-        output=run.workplace.local(attempt_folder(number, key)),
+        output=_attempt(run, at),
         training=config.training.model_copy(update={"batch_size": config.batch_size(number)}),
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -178,6 +183,13 @@ def _job(run: RunFolder, at: StageAt) -> TrainingJob:
         chat_template=Path(config.student.chat_template) if config.student.chat_template else None,
         log_path=run.workplace.local(log_file(f"train-{number:02d}")),
     )
+
+
+def _attempt(run: RunFolder, at: StageAt) -> Path:
+    """Where the trainer works, of whichever start."""
+    key = run.key(at)
+    assert key is not None, f"{at} before its inputs"
+    return run.workplace.local(attempt_folder(at.number, key))
 
 
 def _told(on_progress: Callable[[TrainingProgress], None]) -> Callable[[TrainingProgress], None]:
@@ -203,12 +215,6 @@ def _link_checkpoint(attempt: Path, checkpoint: Path) -> None:
             shutil.copy2(file, checkpoint / file.name)
 
 
-def _parts(checkpoint: Path) -> list[Part]:
-    """The files that can change an answer. `training.json` holds times: with it equal weights would look different."""
-    names = sorted(file.name for file in checkpoint.iterdir() if matters(file.name))
-    return [Part(name, 0, file_sha256(checkpoint / name)) for name in names]
-
-
 def check_trainer(config: RunConfig) -> None:
     """Refuse a run whose trainings nobody would do, before anything is paid for.
 
@@ -216,16 +222,7 @@ def check_trainer(config: RunConfig) -> None:
         MissingPrerequisite: it trains on workers, and the server has no deployment *fine-tune*.
     """
     if config.training.runs_on == "worker":
-        _fine_tune().check()
-
-
-def _fine_tune() -> Deployment:
-    lacking = (
-        f'training.runs_on = "worker" needs the deployment {FINE_TUNE}, which the Prefect server at '
-        f"{get_current_settings().api.url} does not have; start one that has it with `tapir up`, apply it to "
-        "this one with `tapir deploy`, or train here with --set training.runs_on=driver"
-    )
-    return Deployment(FINE_TUNE, lacking, _AWAY)
+        FINE_TUNE.check()
 
 
 def lease_token(flow_run_id: str, run_count: int) -> str:
@@ -240,29 +237,28 @@ class FineTuneRuns:
     """
 
     def __init__(self, run: RunFolder, at: StageAt) -> None:
-        self._name, self._number = run.ref.name, at.number
-        self._key = f"{run.record.id}:{run.key(at)}"
-        self._fine_tune = _fine_tune()
+        self._run, self._at, self._key = run, at, run.key(at)
 
     def attempt(self, number: int) -> FlowRun:
         """The attempt with this number, from 1: the one that is there, or one that a worker of tapir-gpu takes up."""
-        training = self._fine_tune.start(
-            f"{self._key}:{number}",
-            {"run": self._name, "round_number": self._number},
-            run_name=f"{self._name} round-{self._number}",
-            tags=[f"run-{self._name}", f"round-{self._number}", "stage-train"],
+        name, of_round = self._run.ref.name, self._at.number
+        training = FINE_TUNE.start(
+            f"{self._run.record.id}:{self._key}:{number}",
+            {"run": name, "round_number": of_round},
+            run_name=f"{name} round-{of_round}",
+            tags=[f"run-{name}", f"round-{of_round}", "stage-train"],
         )
-        get_run_logger().info("training in flow run %s (%s), attempt %d", training.name, training.id, number)
+        tell(INFO, f"training in flow run {training.name} ({training.id}), attempt {number}")
         return training
 
     def look(self, training: FlowRun) -> FlowRun:
         """The attempt as it stands now; one that was deleted is lost."""
-        deleted = training.model_copy(update={"state": Crashed(name="Deleted")})
-        return self._fine_tune.look(str(training.id)) or deleted
+        deleted = training.model_copy(update={"state": states.Crashed(name="Deleted")})
+        return FINE_TUNE.look(str(training.id)) or deleted
 
     def declare(self, training: FlowRun, state: StateType, why: str) -> FlowRun:
         """Set an attempt's state, if it has not ended by itself."""
-        self._fine_tune.set_state(str(training.id), State(type=state, message=why))
+        FINE_TUNE.set_state(str(training.id), State(type=state, message=why))
         return self.look(training)
 
 
@@ -288,61 +284,61 @@ def follow_training(
     Raises:
         EngineError: the training failed or was cancelled, too many attempts were lost, or the server is away.
     """
+    number, lost, wait = 0, 0, _Follower(runs, lease, note, poll_seconds, _progress_line(_attempt(run, at))).wait
     try:
-        return _Follower(run, at, runs, lease, note, poll_seconds).follow()
+        while True:
+            number += 1
+            training = runs.attempt(number)
+            # What had ended, or was ending, when this drive came is no answer to it.
+            counts = not (_state(training).is_final() or _state(training).is_cancelling())
+            ended = wait(training)
+            if (made := run.holds(at)) is not None:
+                return made
+            if counts:
+                lost += 1
+                if why := _why_given_up(run, ended, lost):
+                    raise EngineError(f"{at}: {why}")
+                note(f"the training was lost ({_state_in_words(ended)}); it is started again")
     finally:
         lease.release()
 
 
+def _why_given_up(run: RunFolder, ended: FlowRun, lost: int) -> str:
+    """Why nothing is started again after an attempt that ended so, the last of so many; empty where it is."""
+    where = f"flow run {ended.name!r} ({_state_in_words(ended)})"
+    again = "*Retry* of the run, or the same command, goes on from its last save"
+    why = {
+        StateType.COMPLETED: f"{where} is complete, and {run.storage.url} has no student of it: the workers of "
+        "tapir-gpu must work in the same root (TAPIR_ROOT)",
+        StateType.CANCELLED: f"the training was cancelled, {where}; {again}",
+        StateType.FAILED: f"the training failed, {where}",
+        StateType.CRASHED: f"{lost} trainings in a row were lost, the last one {where}; {again}",
+    }
+    kind = _state(ended).type
+    return "" if kind == StateType.CRASHED and lost < MOST_LOST else why.get(kind, "")
+
+
 @dataclass(frozen=True, slots=True)
 class _Follower:
-    run: RunFolder
-    at: StageAt
     runs: FineTuneRuns
     lease: RunLease
     note: Callable[[str], None]
     poll_seconds: float
+    newest: Callable[[], str]
 
-    def follow(self) -> DatasetRef:
-        number, lost = 0, 0
-        while True:
-            number += 1
-            training = self.runs.attempt(number)
-            # What had ended, or was ending, when this drive came is no answer to it.
-            earlier = _state(training).is_final() or _state(training).is_cancelling()
-            try:
-                ended = self._wait(training)
-            except BaseException as raised:
-                # An interrupt of the driver is one of the training; an error is not, and a killed driver does nothing.
-                if not isinstance(raised, Exception):
-                    with suppress(EngineError):
-                        why = "The run that it trains for was interrupted."
-                        self.runs.declare(training, StateType.CANCELLING, why)
-                raise
-            if (made := self.run.holds(self.at)) is not None:
-                return made
-            if not earlier:
-                lost += 1
-                self._give_up_or_go_on(ended, lost)
-
-    def _give_up_or_go_on(self, ended: FlowRun, lost: int) -> None:
-        where = f"flow run {ended.name!r} ({_state_in_words(ended)})"
-        again = "*Retry* of the run, or the same command, goes on from its last save"
-        ends = {
-            StateType.COMPLETED: f"{where} is complete, and {self.run.storage.url} has no student of it: the workers "
-            "of tapir-gpu must work in the same root (TAPIR_ROOT)",
-            StateType.CANCELLED: f"the training was cancelled, {where}; {again}",
-            StateType.FAILED: f"the training failed, {where}",
-        }
-        if lost >= MOST_LOST:
-            ends[StateType.CRASHED] = f"{lost} trainings in a row were lost, the last one {where}; {again}"
-        if (kind := _state(ended).type) in ends:
-            raise EngineError(f"{self.at}: {ends[kind]}")
-        self.note(f"the training was lost ({_state_in_words(ended)}); it is started again")
+    def wait(self, training: FlowRun) -> FlowRun:
+        """Until the attempt has ended, in truth and in its state."""
+        try:
+            return self._wait(training)
+        except Exception:  # an error is no interrupt of the driver, and a killed driver does nothing
+            raise
+        except BaseException:
+            with suppress(EngineError):
+                self.runs.declare(training, StateType.CANCELLING, "The run that it trains for was interrupted.")
+            raise
 
     def _wait(self, training: FlowRun) -> FlowRun:
-        """Until the attempt has ended, in truth and in its state."""
-        progress, since, pending = _ProgressLine(self.run, self.at), time.monotonic(), 0
+        since, pending = time.monotonic(), 0
         while True:
             training = self.runs.look(training)
             state, held = _state(training), self.lease.holding()
@@ -360,11 +356,11 @@ class _Follower:
             elif died or (not works and time.monotonic() - since > _CANCEL_SECONDS):
                 return self.runs.declare(training, StateType.CANCELLED, _GONE)
             waits = "waiting for a worker of tapir-gpu, " if state.is_scheduled() or state.is_pending() else ""
-            self.note(progress.newest() or f"{waits}flow run {training.name}: {_state_in_words(training)}")
+            self.note(self.newest() or f"{waits}flow run {training.name}: {_state_in_words(training)}")
             time.sleep(self.poll_seconds)
 
 
-def _state(training: FlowRun) -> State:
+def _state(training: FlowRun) -> State[Any]:
     assert training.state is not None
     return training.state
 
@@ -379,24 +375,20 @@ def _is_in_container(training: FlowRun) -> bool:
     return training.labels.get("prefect.worker.type", "process") != "process"
 
 
-class _ProgressLine:
-    """What the trainer said last; it says nothing where its folder is on another machine."""
+def _progress_line(attempt: Path) -> Callable[[], str]:
+    """Says what the trainer said last, from now on: step, loss and speed.
 
-    def __init__(self, run: RunFolder, at: StageAt) -> None:
-        key = run.key(at)
-        assert key is not None, f"{at} before its inputs"
-        self._file = Attempt(run.workplace.local(attempt_folder(at.number, key))).progress_file
-        self._offset = self._size()
-        self._said = ""
+    It says nothing before the first step, and where the trainer's folder is on another machine.
+    """
+    file = Attempt(attempt).progress_file
+    offset, said = file.stat().st_size if file.exists() else 0, ""
 
-    def newest(self) -> str:
-        """Step, loss and speed; nothing before the first step since we look."""
+    def newest() -> str:
+        nonlocal offset, said
         # An attempt that begins anew begins its file anew.
-        start = self._offset if self._offset <= self._size() else 0
-        rows, self._offset = read_progress(self._file, start)
-        if rows:
-            self._said = rows[-1].in_words()
-        return self._said
+        start = offset if file.exists() and offset <= file.stat().st_size else 0
+        rows, offset = read_progress(file, start)
+        said = rows[-1].in_words() if rows else said
+        return said
 
-    def _size(self) -> int:
-        return self._file.stat().st_size if self._file.exists() else 0
+    return newest

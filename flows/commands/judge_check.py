@@ -184,7 +184,7 @@ def _check(
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
     check = summarise_check(results)
     trust = weigh_check(check, both_orders=balanced)
-    voice = role.voice
+    voice = role.identity
     return CheckedJudge(name, voice.model, voice.identity, settings.mode, check, trust, results, counts_of(asked))
 
 

@@ -35,7 +35,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.stages import StageAt
 from tapir_core.summary.formats import count, duration, round_name
 from tapir_core.summary.types import RunSummary
-from tasks.progress import StageProgress
+from tasks.outcomes import StageProgress
 from tasks.runtime import current
 
 _REFRESHES_PER_SECOND = 2

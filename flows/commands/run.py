@@ -176,7 +176,7 @@ def ask(
     student = runtime.student(number)
     say(f"S_{number} of run {run.ref.name}")
     try:
-        request = make_request(run, "answer", student.voice, chat(text), run.config.student.sampling)
+        request = make_request(run, "answer", student.identity, chat(text), run.config.student.sampling)
         outcome = runtime.calls.ask([request], student.source)[0]
     finally:
         close_all()

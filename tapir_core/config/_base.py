@@ -48,8 +48,8 @@ Free = Annotated[T, "free"]
 stands in no key and in no identity, so that it can be changed at any time."""
 
 Later = Annotated[T, "later"]
-"""A section got it when runs with that section existed: at its default it is left out of what shapes rows and of what is
-written, so that no key and no file of those runs changes."""
+"""A section got it when runs with that section existed: at its default it is left out of what shapes rows and of what
+is written, so that no key and no file of those runs changes."""
 
 
 class Section(BaseModel):

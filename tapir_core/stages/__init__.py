@@ -4,8 +4,10 @@ What follows of it: plan, folders, keys, limits, progress, reports, the rows of 
 added by a declaration, a place in the order, and its work in `tasks/` (docs/extending.md).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from tapir_core.calls.types import Role
 from tapir_core.config import EndpointConfig, RunConfig
@@ -137,17 +139,14 @@ def plan(config: RunConfig) -> Iterator[StageAt]:
 
 def stages_of(config: RunConfig, number: int | None) -> Iterator[StageAt]:
     """The part of the plan that is done once (None), of the untouched backbone (`BACKBONE`), or of a round."""
-    each_round = config.evaluation.each_round
+    asked = config.evaluation.each_round
     if number is None:
-        for stage in ONCE:
-            names = each_round if stage is BENCHMARK_ITEMS else [None]
-            yield from _planned(config, (StageAt(stage.name, benchmark=name) for name in names))
-        return
-    if number >= 0:
-        yield from _planned(config, (stage.at(number) for stage in ROUND))
-    yield from _planned(config, (stage.at(number) for stage in EVALUATION))
-    for name in each_round:
-        yield from benchmark_stages(name, number)
+        names: dict[str, Sequence[str | None]] = {BENCHMARK_ITEMS.name: asked}
+        found = [StageAt(each.name, benchmark=name) for each in ONCE for name in names.get(each.name, [None])]
+    else:
+        found = [each.at(number) for each in [*(ROUND if number >= 0 else []), *EVALUATION]]
+        found += [at for name in asked for at in benchmark_stages(name, number)]
+    yield from _planned(config, found)
 
 
 def benchmark_stages(name: str, who: Compared) -> list[StageAt]:
@@ -161,14 +160,12 @@ def asked_apart(config: RunConfig) -> Iterator[StageAt]:
 
     Those of benchmarks that are not asked in each round, and of models of files.
     """
-    for name in config.evaluation.asked:
-        if name not in config.evaluation.each_round:
-            yield StageAt(BENCHMARK_ITEMS.name, benchmark=name)
-            for number in range(BACKBONE, config.run.rounds + 1):
-                yield from benchmark_stages(name, number)
-    for name, judged in config.evaluation.judged.items():
-        for model in judged.outputs:
-            yield from benchmark_stages(name, model)
+    apart = [name for name in config.evaluation.asked if name not in config.evaluation.each_round]
+    yield from (StageAt(BENCHMARK_ITEMS.name, benchmark=name) for name in apart)
+    compared: list[tuple[str, Compared]] = [*product(apart, range(BACKBONE, config.run.rounds + 1))]
+    compared += [(name, model) for name, judged in config.evaluation.judged.items() for model in judged.outputs]
+    for name, who in compared:
+        yield from benchmark_stages(name, who)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +181,15 @@ class Line:
 
 def lines_of(*stages: Stage) -> dict[str, Line]:
     """The lines that reports have for these stages, by name, in their order."""
-    found: dict[str, Line] = {}
+    parts = defaultdict[str, list[Stage]](list)
     for stage in stages:
-        if (name := stage.line) and name not in found:
-            parts = [each for each in (*stages, STAGES[name]) if each.line == name and not each.step_of]
-            asking = next((each for each in parts if each.asks), STAGES[name])
-            found[name] = Line(name, asking.asks, asking.name, STAGES[name].trains)
-    return found
+        parts[stage.line].append(stage)
+    return {name: _line(STAGES[name], of) for name, of in parts.items() if name}
+
+
+def _line(named: Stage, parts: Iterable[Stage]) -> Line:
+    shown = next((each for each in (*parts, named) if each.asks and not each.step_of), named)
+    return Line(named.name, shown.asks, shown.name, named.trains)
 
 
 def lines_once() -> dict[str, Line]:

@@ -2,12 +2,15 @@
 
 import logging
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.context import get_run_context
+from prefect.flow_engine import run_flow
+from prefect.states import AwaitingRetry
 
 from flows.project_flow import project_flow
 from tasks.engines.logs import follow_log, tell
@@ -48,3 +51,33 @@ def told(flow_run_id: str) -> list[tuple[int, str]]:
                 return ours
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+BEGUN: list[int] = []
+
+
+@project_flow("child", run_name="child-{number}", child=True)
+def child(number: int) -> dict[str, int]:
+    BEGUN.append(number)
+    return {"number": number}
+
+
+@project_flow("parent", run_name="parent")
+def parent() -> dict[str, int]:
+    found: dict[str, int] = child(1)
+    if len(BEGUN) == 1:
+        raise RuntimeError("after its child")
+    return found
+
+
+def test_a_child_that_was_done_is_begun_anew_when_its_parent_is_retried() -> None:
+    """What of it is to be redone, the run folder knows, and not what it returned before."""
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run(parent)
+        with pytest.raises(RuntimeError, match="after its child"):
+            run_flow(parent, flow_run=flow_run)
+        client.set_flow_run_state(flow_run.id, AwaitingRetry(scheduled_time=datetime.now(UTC)), force=True)
+        assert run_flow(parent, flow_run=client.read_flow_run(flow_run.id)) == {"number": 1}
+        assert BEGUN == [1, 1]
+        started = [each for each in client.read_flow_runs(limit=20) if each.name == "child-1"]
+    assert [each.state_name for each in started] == ["Completed", "Completed"]

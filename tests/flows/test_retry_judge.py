@@ -14,9 +14,10 @@ from flows.commands.run import ask_again
 from flows.retry_judge import retry_judge
 from tapir_core.config import RunConfig
 from tapir_core.errors import ConfigError, NoFigure
-from tapir_core.run_folder import RunFolder
+from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.stages import StageAt
+from tasks._task import seal
 from tasks.engines.backbone import checkpoint_digest
 from tasks.runtime import close_all
 from tests.benchmark_runs import ALPACA
@@ -134,8 +135,10 @@ def test_nothing_answered_is_lost_when_the_judge_still_fails(run: RunFolder, pro
 def test_a_retry_that_is_ended_midway_leaves_the_round_as_it_was_and_can_be_given_again(
     run: RunFolder, judge: Judge, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def end(*_: object) -> None:
-        raise RuntimeError("ended")
+    def end(ref: RunRef, at: StageAt, *given: object, **how: object) -> object:
+        if at == JUDGE:
+            raise RuntimeError("ended")
+        return seal(ref, at, *given, **how)
 
     before = run.manifest(JUDGE)
     judge.mended = True

@@ -146,7 +146,7 @@ def test_tasks_are_named_by_stage_and_shard_and_tagged_with_their_stage(run: Run
     shard_names = {f"teach {index:04d}/0004" for index in range(4)}
     wait_until(lambda: "seal teach" in names_of_last_flow_run())
     found = {task.name: set(task.tags) for task in tasks_of_last_flow_run()}
-    assert set(found) == {*shard_names, "seal teach"}
+    assert set(found) == {"pool", *shard_names, "seal teach"}
     assert all(found[name] == {"stage-teach", "shard"} for name in shard_names)
     assert "stage-teach" in found["seal teach"]
 
@@ -230,6 +230,22 @@ def test_nothing_after_the_stage_to_reach_is_started(run: RunFolder, provider: F
     assert not set(instructions(run)) & set(provider.prompts())
 
     assert label_and_teach(run.ref) == {"pool": 40, "label": 40, "teach": 40}
+
+
+def test_stages_that_hold_are_cached_task_runs_of_a_run_with_work_left(run: RunFolder, provider: FakeProvider) -> None:
+    label_and_teach(run.ref, "label")
+    asked = len(provider.calls)
+    label_and_teach(run.ref)
+    assert len(provider.calls) == asked + 40, "only for teach"
+    wait_until(lambda: "seal teach" in names_of_last_flow_run())
+    states = {task.name: task.state_name for task in tasks_of_last_flow_run()}
+    assert {name for name, state in states.items() if state == "Cached"} == {"pool", "seal label"}
+    assert [name for name in states if name.startswith("label ")] == [], "nothing of it is done again"
+    assert {state for name, state in states.items() if "teach" in name} == {"Completed"}
+    [cached] = [task for task in tasks_of_last_flow_run() if task.name == "seal label"]
+    assert cached.state is not None
+    assert (cached.state_type, cached.state.message) == (StateType.COMPLETED, "labels holds: 40 rows")
+    assert "stage-label" in cached.tags
 
 
 def test_a_stage_is_named_with_its_round_and_without_one_is_of_the_first(tmp_path: Path) -> None:

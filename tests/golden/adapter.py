@@ -179,7 +179,7 @@ def _work(run: RunFolder, at: StageAt) -> None:
         return
     manifest = run.manifest(replace(at, name=at.stage.shards_of))
     assert manifest is not None
-    task.fn(run.ref, at, Piece(0, 1), ShardOutcome(0, manifest.parts[0]))
+    task.fn(run.ref, at, Piece(0, 1), ShardOutcome(manifest.parts[0]))
 
 
 def _named(request: Request, root: str) -> str:

@@ -40,6 +40,6 @@ def test_a_worker_of_a_root_on_s3_keeps_its_results_there(root, tmp_path):
     storage = Storage(root.root)
     kept = [json.loads(storage.read_bytes(path)) for path in storage.files(prefect_results())]
     returned = [json.loads(each["result"]) for each in kept if isinstance(each, dict) and "metadata" in each]
-    assert "tasks.outcomes.ShardOutcome" in {each["__class__"] for each in returned}
+    assert "tasks.outcomes.Made" in {each["__class__"] for each in returned}
     assert list((tmp_path / "scratch").rglob("*/storage/*")) == []
     assert list(root.home.iterdir()) == []

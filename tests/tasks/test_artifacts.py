@@ -162,7 +162,7 @@ def test_an_incomplete_shard_that_is_not_tried_again_shows_its_rows_at_the_red_t
     @project_task("judge")
     def shard() -> None:
         samples = (Sample("some-id", "server", 8, "HTTP 500: out of memory", "Name a prime."),)
-        raise ShardIncomplete(at, ShardOutcome(7, Part("p", 9, "0"), missing={"server": left.pop(0)}, samples=samples))
+        raise ShardIncomplete(at, 7, ShardOutcome(Part("p", 9, "0"), missing={"server": left.pop(0)}, samples=samples))
 
     judge()
     assert not left

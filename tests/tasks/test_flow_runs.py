@@ -1,6 +1,7 @@
 """Flow runs of a deployment on a real server, without a worker."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -94,7 +95,7 @@ def test_a_server_that_is_away_is_an_error_of_ours(deployment: Deployment) -> No
 def test_a_training_whose_flow_run_was_deleted_is_lost(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(train, "FINE_TUNE", replace(train.FINE_TUNE, name=deployment.name))
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")
@@ -111,7 +112,7 @@ def test_a_training_whose_flow_run_was_deleted_is_lost(
 def test_a_training_says_whether_its_worker_makes_a_container_for_it(
     deployment: Deployment, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "FINE_TUNE", deployment.name)
+    monkeypatch.setattr(train, "FINE_TUNE", replace(train.FINE_TUNE, name=deployment.name))
     run = build_run(tmp_path, until=StageAt("mix", 0))
 
     @flow(name="driver")

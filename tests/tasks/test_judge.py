@@ -12,7 +12,7 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks._task import seal
 from tasks.judge import check_stored, difficulty, forget_unscored, judge_shard
-from tasks.outcomes import Piece, ShardIncomplete, ShardOutcome
+from tasks.outcomes import Made, Piece, ShardIncomplete, ShardOutcome
 from tasks.runtime import close_all
 from tests.doubles.provider import FakeProvider, FakeReply, RecordedCall, Status, Text
 from tests.doubles.standin import StandinServer
@@ -68,8 +68,8 @@ def judge_unsealed(run: RunFolder) -> ShardOutcome:
     """The same, killed before the seal."""
     answers = run.manifest(ANSWER)
     assert answers is not None
-    done = judge_shard.fn(run.ref, JUDGE, Piece(0, 1), ShardOutcome(0, answers.parts[0]))
-    assert isinstance(done, ShardOutcome)
+    done = judge_shard.fn(run.ref, JUDGE, Piece(0, 1), ShardOutcome(answers.parts[0]))
+    assert isinstance(done, Made)
     return done
 
 

@@ -7,7 +7,7 @@ from tapir_core.config import RunConfig
 from tapir_core.data.dataset import Part
 from tapir_core.errors import ConfigError, TooMuchMissing
 from tapir_core.stages import StageAt
-from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome, check_failed, check_missing, why_lost
+from tasks.outcomes import Sample, ShardIncomplete, ShardOutcome, check_failed, check_missing, total, why_lost
 from tests.run_config import make_config
 
 TEACH = StageAt("teach")
@@ -15,7 +15,7 @@ TEACH = StageAt("teach")
 
 def shard(asked: int, **failed: int) -> ShardOutcome:
     samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in failed)
-    return ShardOutcome(0, Part("part", asked, "0"), failed=failed, asked=asked, samples=samples)
+    return ShardOutcome(Part("part", asked, "0"), failed=failed, asked=asked, samples=samples)
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def config(tmp_path) -> RunConfig:
 
 def lacking(rows: int, **missing: int) -> ShardOutcome:
     samples = tuple(Sample(f"id-of-{kind}", kind, 1, f"{kind} was said", "Say something.") for kind in missing)
-    return ShardOutcome(0, Part("part", rows, "0"), missing=missing, asked=rows, samples=samples)
+    return ShardOutcome(Part("part", rows, "0"), missing=missing, asked=rows, samples=samples)
 
 
 def test_a_stage_goes_on_within_its_accepted_share():
-    check_missing(StageAt("judge", 1), [lacking(98, timeout=2)], 0.02)
-    check_missing(StageAt("judge", 1), [], 0.0)
+    check_missing(StageAt("judge", 1), total([lacking(98, timeout=2)]), 0.02)
+    check_missing(StageAt("judge", 1), total([]), 0.0)
 
 
 def test_more_is_refused_with_counts_by_kind_and_the_ways_on():
@@ -38,14 +38,14 @@ def test_more_is_refused_with_counts_by_kind_and_the_ways_on():
         TooMuchMissing,
         match=r"judge \(round 1\): 3 of 100 rows.*2 timeout, 1 server.*id-of-timeout came 'timeout was said'.*same",
     ) as error:
-        check_missing(StageAt("judge", 1), [lacking(60, timeout=1), lacking(37, timeout=1, server=1)], 0.02)
+        check_missing(StageAt("judge", 1), total([lacking(60, timeout=1), lacking(37, timeout=1, server=1)]), 0.02)
     assert error.value.exit_code == 4
 
 
 def test_an_incomplete_shard_travels_with_what_it_wrote():
     row = Sample("a", "timeout", 3, "no reply", "Say something.")
     sent = ShardIncomplete(
-        StageAt("judge", 1), ShardOutcome(3, Part("part", 7, "0"), missing={"timeout": 2}, samples=(row,))
+        StageAt("judge", 1), 3, ShardOutcome(Part("part", 7, "0"), missing={"timeout": 2}, samples=(row,))
     )
     received = pickle.loads(pickle.dumps(sent))
     assert str(received) == str(sent)
@@ -63,7 +63,7 @@ def test_an_incomplete_shard_travels_with_what_it_wrote():
     ids=["much is refused", "half of all", "too few to say", "nothing asked"],
 )
 def test_a_stage_goes_on_with_what_failed_for_good_within_the_accepted_share(outcomes, config):
-    check_failed(TEACH, outcomes, config)
+    check_failed(TEACH, total(outcomes), config)
 
 
 def test_a_stage_that_failed_for_good_says_kinds_a_sample_and_the_ways_on(config):
@@ -73,19 +73,19 @@ def test_a_stage_that_failed_for_good_says_kinds_a_sample_and_the_ways_on(config
         r"calls\.max_failed_share = 0\.5.*id-of-bad_request came 'bad_request was said'.*\[teacher\].*--amend"
         rf".*`tapir store prune --root {config.run.root} --role teach --status bad_request --status refused --yes`",
     ):
-        check_failed(TEACH, [shard(20, refused=2), shard(20, bad_request=19)], config)
+        check_failed(TEACH, total([shard(20, refused=2), shard(20, bad_request=19)]), config)
 
 
 def test_a_wave_goes_on_when_the_teacher_declines_the_scarce_types_but_not_when_it_fails(config):
     wave = StageAt("wave_candidates", 1, 2)
-    check_failed(wave, [shard(40, refused=40)], config)
+    check_failed(wave, total([shard(40, refused=40)]), config)
     with pytest.raises(ConfigError, match="30 of 40 requests"):
-        check_failed(wave, [shard(40, refused=10, bad_request=30)], config)
+        check_failed(wave, total([shard(40, refused=10, bad_request=30)]), config)
 
 
 def test_replies_that_cannot_be_parsed_are_not_asked_again_in_the_same_way(config):
     with pytest.raises(ConfigError, match=r"label: 30 of 40 requests.*30 bad_reply.*--amend") as error:
-        check_failed(StageAt("label"), [shard(40, bad_reply=30)], config)
+        check_failed(StageAt("label"), total([shard(40, bad_reply=30)]), config)
     assert "prune" not in str(error.value)
 
 
@@ -99,7 +99,7 @@ def test_replies_that_cannot_be_parsed_are_not_asked_again_in_the_same_way(confi
 )
 def test_a_stage_names_the_section_and_the_role_of_its_calls(stage, words, config):
     with pytest.raises(ConfigError) as error:
-        check_failed(stage, [shard(40, too_long=40)], config)
+        check_failed(stage, total([shard(40, too_long=40)]), config)
     assert all(word in str(error.value) for word in words.split())
 
 
@@ -144,7 +144,7 @@ def test_batches_and_panels_are_left_to_the_seal(tmp_path):
     for config, at in ((paid_whole, TEACH), (panel, StageAt("judge", 1))):
         assert why_lost(at, {"bad_reply": 100}, 100, "no", config) == ""
         with pytest.raises(ConfigError):
-            check_failed(at, [shard(100, bad_reply=100)], config)
+            check_failed(at, total([shard(100, bad_reply=100)]), config)
 
 
 def test_replies_that_were_cut_off_can_be_forgotten_in_the_store_those_of_a_judge_by_asking_it_again(config):

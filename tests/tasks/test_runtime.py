@@ -21,7 +21,7 @@ def open_runtime(root: Path, **teacher: Any) -> Runtime:
 
 
 def ask(runtime: Runtime, text: str) -> Answer:
-    voice = runtime.teacher.voice
+    voice = runtime.teacher.identity
     sampling = runtime.config.teacher.answering
     request = Request("teach", (Message("user", text),), voice.model, voice.identity, sampling, run="example")
     (outcome,) = runtime.calls.ask([request], runtime.teacher.source)
@@ -60,6 +60,6 @@ def test_replicas_answer_under_the_same_name_as_one_server(tmp_path: Path) -> No
         student = {"backbone": str(backbone), "engine": {"type": kind}}
         runtime = Runtime(open_run(make_config(tmp_path, student=student), {}))
         assert type(runtime.students) is LocalStudents, "a run that has joined no fleet serves its students itself"
-        voices.append(runtime.student(BACKBONE).voice)
+        voices.append(runtime.student(BACKBONE).identity)
         runtime.close()
     assert len(set(voices)) == 1

@@ -162,7 +162,7 @@ def test_it_leaves_when_nobody_drives_the_run(run: RunFolder, registry: ReplicaR
 
 @pytest.mark.usefixtures("driver")
 def test_it_gives_signs_of_life(run: RunFolder, registry: ReplicaRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr("tapir_core.processes.HEARTBEAT_SECONDS", 0.02)
     served = Serving(run, replica=registry.ask(BACKBONE, identity(run)))
     wait_until(lambda: serves(registry))
     registry.abandon(registry.all()[0].id)

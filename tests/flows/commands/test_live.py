@@ -19,7 +19,7 @@ from tapir_core.calls.budget import LiveSpend
 from tapir_core.errors import ConfigError
 from tapir_core.stages import StageAt
 from tapir_core.summary import summarise
-from tasks.progress import Progress, StageProgress
+from tasks.outcomes import Progress, StageProgress
 from tests.run_builder import build_run
 
 ANSWER = StageAt("answer", 1)

@@ -58,7 +58,7 @@ def test_a_worker_with_another_backbone_trains_nothing(root: Path) -> None:
 def test_a_run_that_trains_on_workers_is_refused_at_once_where_none_are(root: Path) -> None:
     config = make_config(root / "runs", training={"runs_on": "worker"})
     run = RunFolder(build_run(root / "runs", until=StageAt("pool"), config=config).ref)
-    assert FINE_TUNE in DEPLOYMENTS
+    assert FINE_TUNE.name in DEPLOYMENTS
     with pytest.raises(MissingPrerequisite, match=r"`tapir up`.*training.runs_on=driver"):
         distill(run.ref)
     close_all()
