@@ -50,7 +50,7 @@ from tapir_core.run_folder import RunFolder, RunRef
 from tapir_core.run_state import changed_stages, rounds_to_retry
 from tapir_core.stages import StageAt, plan
 from tapir_core.summary import summarise
-from tasks.engines.training.job import TrainingProgress
+from tasks.engines.training.trainer import TrainingProgress
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica

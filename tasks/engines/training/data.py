@@ -22,9 +22,9 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError, TapirError
+from tapir_core.errors import ConfigError
 from tapir_core.randomness import derive_rng
-from tasks.engines.training.job import TrainingCount, TrainingJob, print_child_error
+from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -128,7 +128,7 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
     """Tokenize; an example longer than ``max_length`` is left out and counted, never cut.
 
     Raises:
-        ConfigError: no example is left.
+        ConfigError: no example is left, or one has no answer to train.
     """
     closing = closing_token(tokenizer)
     examples = [_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations)]
@@ -139,22 +139,13 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
             f"none of the {len(examples)} examples fits training.max_length = {max_length}; "
             f"the shortest has {shortest} tokens"
         )
-    return Corpus(kept, len(examples) - len(kept), closing)
-
-
-def check_masks(corpus: Corpus) -> None:
-    """Every example has an answer of its own and ends, trained, with the closing token.
-
-    Raises:
-        ConfigError: one does not.
-    """
-    for number, example in enumerate(corpus.examples):
-        trained = [label for label in example.labels if label != IGNORED]
-        if len(trained) < 2 or trained[-1] != corpus.closing:
+    for number, example in enumerate(kept):
+        if len(example.tokens) == example.prompt_length + 1:
             raise ConfigError(
-                f"example {number} trains {len(trained)} tokens and ends with token {example.tokens[-1]}, not with an "
-                f"answer and the closing token {corpus.closing}; look at its messages and at the chat template"
+                f"example {number} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
+                "messages and at the chat template"
             )
+    return Corpus(kept, len(examples) - len(kept), closing)
 
 
 def mark_trained(tokenizer: Any, example: Example) -> str:
@@ -356,7 +347,6 @@ def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
     """
     tokenizer, training = load_tokenizer(job), job.training
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length)
-    check_masks(corpus)
     common: dict[str, Any] = {
         "epochs": job.epochs,
         "batch_size": training.batch_size,
@@ -371,17 +361,12 @@ def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
     return PlannedTraining(job, tokenizer, corpus, plan)
 
 
-def _main() -> int:
-    """Print what each job of the standard input comes to, in the child; returns the exit code."""
-    jobs = [TrainingJob.from_json(each) for each in json.load(sys.stdin)]
-    try:
-        counts = [asdict(plan_training(job, world_size=1).count()) for job in jobs]
-    except TapirError as error:
-        print_child_error(error)
-        return 1
-    print(json.dumps(counts))
+def _count() -> int:
+    """Print what each job of the standard input comes to, in the child."""
+    jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
+    print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(exit_code(_count))

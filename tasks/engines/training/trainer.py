@@ -1,7 +1,9 @@
-"""Fine-tune a student: starts the ranks as supervised children and follows them; or counts before. Imports no torch.
+"""A fine-tune as its driver sees it: the job, the attempt folder, the ranks that are started and followed, the errors.
 
-A job that is started again goes on from its newest complete save; one that is finished is only read. What a user can
-act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
+Imports no torch; every rank reads it too. A job that is started again goes on from its newest complete save; one that
+is finished is only read. A save is a periodic, resumable checkpoint of one attempt, published by rename, so that a torn
+one is never resumed from: one folder a save, ``step-00000120``, with its record ``complete.json`` written last. What a
+user can act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
 """
 
 import json
@@ -14,24 +16,165 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
+
+from tapir_core import errors
+from tapir_core.config import TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, TapirError
+from tapir_core.paths import TRAINING_SUMMARY
+from tapir_core.storage import Storage
+from tapir_core.summary.formats import duration
+from tapir_core.text import digest
 from tasks.engines.keys import keyless_environment, offline_environment
 from tasks.engines.logs import follow_log, last_words, whole_lines
 from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
 from tasks.engines.supervisor import SOURCES, Child, start_child
-from tasks.engines.training.job import (
-    Attempt,
-    TrainingCount,
-    TrainingJob,
-    TrainingProgress,
-    TrainingSummary,
-    child_error,
-    clear_unfinished,
-)
 
 _POLL_SECONDS = 0.25
+
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One fine-tune of ``base`` on ``mixture``; ``output`` is its attempt folder."""
+
+    base: AbsolutePath
+    """Folder of the checkpoint to start from."""
+    mixture: tuple[AbsolutePath, ...]
+    """Parquet files with a column ``messages``, a list of {role, content}."""
+    output: AbsolutePath
+    training: TrainingConfig
+    epochs: float
+    learning_rate: float
+    seed: int
+    log_path: AbsolutePath
+    chat_template: AbsolutePath | None = None
+    """Jinja file that replaces the base's chat template."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON, which the constructor takes as keywords."""
+        return to_jsonable_python(self)
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
+        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+        free = {"output": True, "log_path": True, "training": free_of_training}
+        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
+
+    @property
+    def memory_remedy(self) -> str:
+        """What to change when memory does not suffice."""
+        training = self.training
+        ways = [
+            (True, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
+            (True, f"lower training.max_length (now {training.max_length})"),
+            (not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
+            (training.lora is None, "set [training.lora]"),
+            (
+                training.zero_stage < 3,
+                f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
+            ),
+        ]
+        return ", or ".join(way for helps, way in ways if helps)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """Where a training stands after an optimizer step."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+    """Tokens seen so far, prompts included, padding not."""
+    tokens_per_second: float
+    eta_seconds: float
+
+    def in_words(self) -> str:
+        """For a line that changes as it goes on."""
+        step = f"step {self.step}/{self.steps}, loss {self.loss:.3f}"
+        return f"{step}, {self.tokens_per_second:.0f} tokens/s, {duration(self.eta_seconds)} left"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCount:
+    """How much a training is; known before its first step."""
+
+    steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Examples of a step; the last one may have fewer."""
+    epochs: float
+    examples: int
+    """Different examples of an epoch."""
+    left_out: int
+    """Examples longer than ``max_length``."""
+    trained_tokens: int
+    """Tokens with a loss: answers and their closing tokens, over all epochs."""
+    total_tokens: int
+    """Tokens seen, prompts included and padding not, over all epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary(TrainingCount):
+    """What a finished training reports; the content of ``training.json``."""
+
+    padding_share: float
+    seconds: float
+    """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""
+    tokens_per_second: float
+    final_loss: float
+    loss_curve: list[dict[str, int | float]]
+    """One entry a step: step, loss, learning_rate, grad_norm."""
+    world_size: int
+    device: str
+    precision: str
+    zero_stage: int
+    resumed_from_steps: list[int]
+    versions: dict[str, str]
+
+    def in_words(self) -> str:
+        """What came of it."""
+        return f"{self.steps} steps, final loss {self.final_loss:.3f}, {self.tokens_per_second:.0f} tokens/s"
+
+
+class Attempt:
+    """The attempt folder: the one place that knows its file names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.job_file = folder / "job.json"
+        self.progress_file = folder / "progress.jsonl"
+        self.checkpoint = folder / "checkpoint"
+        """The finished student; complete as soon as it exists."""
+        self.unfinished_checkpoint = folder / "checkpoint.unfinished"
+        self.saves = folder / "saves"
+        """Periodic, resumable checkpoints."""
+
+    @property
+    def summary_file(self) -> Path:
+        """``training.json`` of the finished student."""
+        return self.checkpoint / TRAINING_SUMMARY
+
+    def open(self, job: TrainingJob) -> None:
+        """Make the folder this job's: what another job left in it goes."""
+        if self.job_file.exists() and TrainingJob(**json.loads(self.job_file.read_text())).identity != job.identity:
+            shutil.rmtree(self.folder)
+        Storage(self.folder).write_bytes(self.job_file.name, json.dumps(job.to_json(), indent=1).encode())
+
+    def summary(self) -> TrainingSummary | None:
+        """The finished training, if there is one."""
+        if not self.summary_file.exists():
+            return None
+        return TrainingSummary(**json.loads(self.summary_file.read_text()))
 
 
 def train_student(
@@ -170,3 +313,90 @@ def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[
             # The others of a killed rank fail in its wake.
             return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)
         time.sleep(_POLL_SECONDS)
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Of a child that does ``work``; what a user can act on is printed, for `child_error` to read."""
+    try:
+        return work()
+    except TapirError as error:
+        print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+
+
+def child_error(text: str, *, more: str = "") -> TapirError | None:
+    """The last error that a child printed, if any, with ``more`` after its words."""
+    told = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
+    return getattr(errors, told[-1][0])(told[-1][1] + more) if told else None
+
+
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+
+
+_RECORD = "complete.json"
+_PREFIX = "step-"
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecord:
+    """What must be known before a save is loaded."""
+
+    step: int
+    seconds: float
+    """Seconds of training steps that led here."""
+    world_size: int
+    """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
+    resumed_from_steps: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{_PREFIX}{self.step:08d}"
+
+
+def publish_save(written: Path, record: SaveRecord) -> Path:
+    """Make the folder ``written`` a complete save and drop all but the newest two."""
+    sync_folder(written)
+    Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
+    place = written.with_name(record.name)
+    _drop(place)
+    written.rename(place)
+    sync_folder(place.parent)
+    for older in _complete(place.parent)[:-_KEPT]:
+        _drop(place.with_name(older.name))
+    return place
+
+
+def newest_save(saves: Path, *, world_size: int) -> SaveRecord | None:
+    """The newest complete save that ``world_size`` ranks can load."""
+    return next((save for save in reversed(_complete(saves)) if save.world_size == world_size), None)
+
+
+def clear_unfinished(saves: Path) -> None:
+    """Delete what a kill left half written."""
+    complete = {save.name for save in _complete(saves)}
+    for folder in saves.iterdir() if saves.exists() else ():
+        if folder.name not in complete:
+            shutil.rmtree(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring every file below ``folder`` to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _complete(saves: Path) -> list[SaveRecord]:
+    records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
+    return [SaveRecord(**json.loads(record.read_text())) for record in records]
+
+
+def _drop(folder: Path) -> None:
+    # First the record, so that a kill in between leaves no save that looks complete.
+    (folder / _RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
