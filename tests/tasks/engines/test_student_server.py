@@ -25,7 +25,6 @@ from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
 from tasks.engines.student_server import LocalStudents, Student
 from tasks.engines.students import serving
-from tasks.engines.supervisor_main import descendants_of
 from tasks.engines.vllm import VllmServer
 from tests.tiny_student import tiny_student
 
@@ -87,8 +86,12 @@ def student_in(checkpoint: Path) -> Student:
     return Student(1, checkpoint, checkpoint.name)
 
 
+def processes_below(pid: int) -> list[int]:
+    return [each.pid for each in psutil.Process(pid).children(recursive=True)]
+
+
 def servers_left() -> list[int]:
-    return [pid for pid in descendants_of(os.getpid()) if b"student" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in processes_below(os.getpid()) if b"student" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture
@@ -306,7 +309,7 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
         with pytest.raises(openai.AuthenticationError):
             asyncio.run(_ask_twice(Endpoint(base_url=endpoint.base_url, concurrency=1, api_key="wrong")))
         [api_server] = [pid for pid in servers_left() if "supervisor_main" not in _command_line(pid)]
-        below = descendants_of(api_server)
+        below = processes_below(api_server)
         assert below, "vLLM's engine core is a process of its own"
         os.kill(api_server, signal.SIGKILL)
         host.stop()
