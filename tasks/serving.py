@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tapir_core.calls import run_key, store_url
@@ -112,11 +113,12 @@ class _Serving:
         return self._reason
 
     def _serve(self) -> None:
-        server = self._server = self._make_server()
+        server, checkpoint = self._make_server()
+        self._server = server
         if self._reason:
             return
         try:
-            endpoint = server.start()
+            endpoint = server.start(checkpoint)
             self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
             self._say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
             while not self._over.wait(LOOK_SECONDS):
@@ -129,7 +131,7 @@ class _Serving:
         finally:
             server.stop()
 
-    def _make_server(self) -> VllmServer:
+    def _make_server(self) -> tuple[VllmServer, Path]:
         run, taken, host = self._run, self._taken, replica_host()
         student = current(run).student_at(taken.round)
         if student.identity != taken.checkpoint:
@@ -139,7 +141,7 @@ class _Serving:
             )
         key = replica_key(run.ref.root, run.record.id, taken.id)
         settings, gpus = run.config.student, len(visible_gpus())
-        return VllmServer(settings, student.folder, self._log, report=self._say, host=host, api_key=key, gpus=gpus)
+        return VllmServer(settings, self._log, self._say, host=host, api_key=key, gpus=gpus), student.folder
 
     def _live(self) -> None:
         beat = time.monotonic()

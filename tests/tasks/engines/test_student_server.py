@@ -23,7 +23,7 @@ from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
-from tasks.engines.student_server import LocalStudents, Student
+from tasks.engines.student_server import Student
 from tasks.engines.students import serving
 from tasks.engines.vllm import VllmServer
 from tests.tiny_student import tiny_student
@@ -79,7 +79,7 @@ def make_engine(python: str, **fields: object) -> VllmEngine:
 
 def make_server(folder: Path, python: str, **fields: object) -> VllmServer:
     student = StudentConfig(engine=make_engine(python, **fields))
-    return VllmServer(student, make_checkpoint(folder), folder / "logs" / "student.log", report=print)
+    return VllmServer(student, folder / "logs" / "student.log", print)
 
 
 def student_in(checkpoint: Path) -> Student:
@@ -105,16 +105,16 @@ def starts(told: list[str]) -> int:
 
 
 @pytest.fixture
-def host(tmp_path: Path, told: list[str]) -> Iterator[LocalStudents]:
+def host(tmp_path: Path, told: list[str]) -> Iterator[VllmServer]:
     student = StudentConfig(engine=make_engine(fake_python(tmp_path)))
-    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log", told.append)) as host:
+    with closing(VllmServer(student, tmp_path / "student.log", told.append)) as host:
         yield host
     assert servers_left() == []
 
 
 def test_a_server_answers_on_loopback_until_it_is_stopped(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path), concurrency=7)
-    endpoint = server.start()
+    endpoint = server.start(make_checkpoint(tmp_path))
     assert endpoint.base_url.startswith("http://127.0.0.1:")
     assert endpoint.base_url.endswith("/v1")
     assert endpoint.concurrency == 7
@@ -136,7 +136,7 @@ def test_a_flow_is_told_what_matters_of_a_server_until_that_is_to_end(tmp_path: 
     told: list[tuple[int, str]] = []
     server = make_server(tmp_path, fake_python(tmp_path, before=before))
     with told_to(lambda level, text: told.append((level, text))):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
         server.stop()
     log = tmp_path / "logs" / "student.log"
     assert "broken by the end" in log.read_text()
@@ -148,9 +148,9 @@ def test_a_flow_is_told_what_matters_of_a_server_until_that_is_to_end(tmp_path: 
 
 def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) -> None:
     keys = []
-    server = make_server(tmp_path, fake_python(tmp_path))
+    server, checkpoint = make_server(tmp_path, fake_python(tmp_path)), make_checkpoint(tmp_path)
     for _ in range(2):
-        key = server.start().api_key
+        key = server.start(checkpoint).api_key
         assert key is not None
         assert all(key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in servers_left())
         keys.append(key)
@@ -160,21 +160,18 @@ def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) 
 
 def test_a_missing_interpreter_says_how_to_make_the_environment(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match=r"'/no/python': No such file or directory; run `make student-env`"):
-        make_server(tmp_path, "/no/python").start()
+        make_server(tmp_path, "/no/python").start(make_checkpoint(tmp_path))
 
 
 def test_an_interpreter_without_vllm_says_how_to_make_the_environment(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match="has no vLLM; run `make student-env`"):
-        make_server(tmp_path, sys.executable).start()
+        make_server(tmp_path, sys.executable).start(make_checkpoint(tmp_path))
 
 
 def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, template=False)
-    server = VllmServer(
-        StudentConfig(engine=make_engine(fake_python(tmp_path))), checkpoint, tmp_path / "log", report=print
-    )
     with pytest.raises(ConfigError, match=r"has no chat template; set student\.chat_template"):
-        server.start()
+        make_server(tmp_path, fake_python(tmp_path)).start(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +197,7 @@ def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Pat
 def test_a_server_that_dies_tells_why_and_where_its_log_is(tmp_path: Path, before: str, message: str) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, before=before))
     with pytest.raises(EngineError, match=r"ended with exit code 1 before it was ready") as caught:
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert message in str(caught.value)
     assert str(tmp_path / "logs" / "student.log") in str(caught.value)
 
@@ -209,9 +206,9 @@ def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None
     for word in ("first", "second"):
         python = fake_python(tmp_path, before=f"raise ValueError('{word}')")
         student = StudentConfig(engine=make_engine(python))
-        server = VllmServer(student, make_checkpoint(tmp_path, word), tmp_path / "log", report=print)
+        server = VllmServer(student, tmp_path / "log", print)
         with pytest.raises(EngineError) as caught:
-            server.start()
+            server.start(make_checkpoint(tmp_path, word))
     assert "second" in str(caught.value)
     assert "ValueError: first" not in str(caught.value)
 
@@ -219,24 +216,24 @@ def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None
 def test_a_server_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, health=503), start_timeout_seconds=0.5)
     with pytest.raises(EngineError, match=r"not ready after \d s; raise student\.engine\.start_timeout_seconds"):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert servers_left() == []
 
 
 def test_a_server_that_cannot_answer_is_ended_and_told(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, chat=400))
     with pytest.raises(EngineError, match=r"cannot answer with .*status 400.*the template is broken"):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert servers_left() == []
 
 
-def test_a_source_starts_nothing_before_it_is_called(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_source_starts_nothing_before_it_is_called(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     host.source(student_in(make_checkpoint(tmp_path)))
     assert starts(told) == 0
 
 
 def test_one_checkpoint_is_served_by_one_start_however_many_ask(
-    host: LocalStudents, told: list[str], tmp_path: Path
+    host: VllmServer, told: list[str], tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint(tmp_path)
     got: list[Endpoint] = []
@@ -250,7 +247,7 @@ def test_one_checkpoint_is_served_by_one_start_however_many_ask(
     assert starts(told) == 1
 
 
-def test_another_checkpoint_replaces_the_server(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_another_checkpoint_replaces_the_server(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     first, second = (make_checkpoint(tmp_path, name) for name in ("first", "second"))
     assert host.source(student_in(first))() != host.source(student_in(second))()
     assert starts(told) == 2
@@ -258,7 +255,7 @@ def test_another_checkpoint_replaces_the_server(host: LocalStudents, told: list[
     assert all(str(second).encode() in command for command in commands)
 
 
-def test_a_stopped_server_starts_again_when_it_is_asked(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_stopped_server_starts_again_when_it_is_asked(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     source = host.source(student_in(make_checkpoint(tmp_path)))
     source()
     host.stop()
@@ -267,7 +264,7 @@ def test_a_stopped_server_starts_again_when_it_is_asked(host: LocalStudents, tol
     assert starts(told) == 2
 
 
-def test_a_server_that_died_is_replaced(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_server_that_died_is_replaced(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     source = host.source(student_in(make_checkpoint(tmp_path)))
     before = source()
     family = [psutil.Process(pid) for pid in servers_left()]
@@ -301,7 +298,7 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
     engine = make_engine(str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, start_timeout_seconds=300)
     lines: list[str] = []
     student = StudentConfig(engine=engine)
-    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log", lines.append)) as host:
+    with closing(VllmServer(student, tmp_path / "student.log", lines.append)) as host:
         endpoint = host.source(student_in(checkpoint))()
         assert "ready" in lines[-1]
         first, again = asyncio.run(_ask_twice(endpoint))
