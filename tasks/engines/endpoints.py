@@ -8,24 +8,21 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.config import (
     EndpointConfig,
-    EndpointEngine,
     OpenAIEndpoint,
     StandinEndpoint,
-    StudentConfig,
     by_kind,
 )
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.prices import Price, price_of
 from tasks.engines.keys import api_key, keyless_environment
 from tasks.engines.logs import follow_log
-from tasks.engines.student_server import HOST, Report, Student, Students, reserved_port, waits_until_healthy
+from tasks.engines.student_server import HOST, Student, Students, reserved_port, waits_until_healthy
 from tasks.engines.supervisor import Child, start_child
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
@@ -173,14 +170,11 @@ _SAME = (
 class EndpointStudents(Students):
     """The `Students` of an engine that others run."""
 
-    def __init__(self, student: StudentConfig, _log_path: Path, _report: Report) -> None:
-        self._engine = cast(EndpointEngine, student.engine)
-
     def source(self, _student: Student) -> EndpointSource:
         """As `Students.source`; raises MissingPrerequisite when the server's key is not set."""
         return self._endpoint
 
     def _endpoint(self) -> Endpoint:
-        engine = self._engine
-        key = api_key(engine.api_key_env, "student.engine")
-        return Endpoint(engine.base_url, engine.concurrency, api_key=key, api_key_env=engine.api_key_env)
+        url, variable = self.engine.base_url, self.engine.api_key_env
+        key = api_key(variable, "student.engine")
+        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable)

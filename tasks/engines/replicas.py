@@ -154,9 +154,9 @@ class ReplicaStudents(Students):
         for replica in self._registry.dismiss():
             self._fleet.withdraw(replica)
         there = self._registry.all()
-        for replica in there:
-            if replica.is_dead():
-                self._registry.remove(replica.id)
+        for each in there:
+            if each.is_dead():
+                self._registry.remove(each.id)
         return [each.id for each in there if not each.is_dead()]
 
     def _begin(self, student: Student) -> None:

@@ -46,11 +46,43 @@ class Student:
     """Under which its answers are stored."""
 
 
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What of an engine is on this machine."""
+
+    in_words: str
+    """Program, versions and settings, for `tapir doctor`."""
+    device: Literal["cpu", "cuda"] | None
+    """What it was built for, if that can be told."""
+
+
 class Students:
     """Gives endpoints for students. Thread-safe; where others serve them, there is nothing to start or to end.
 
     Asking for another student may end what answers with the last one: ask for one at a time.
     """
+
+    def __init__(self, student: StudentConfig, log_path: Path, report: Report) -> None:
+        """Nothing starts yet.
+
+        Args:
+            student: Its engine says how answers are generated.
+            log_path: Gets the output of what is started.
+            report: Told how a start gets on.
+        """
+        self.student = student
+        self.engine: Any = student.engine
+        self._log_path = log_path
+        self._report = report
+
+    @classmethod
+    def installed(cls, engine: Any) -> Installed | None:
+        """What of ``engine`` is on this machine; nothing where none is needed. Loads nothing heavy.
+
+        Raises:
+            MissingPrerequisite: its program is missing.
+        """
+        return None
 
     def source(self, student: Student) -> EndpointSource:
         """What gives the endpoint that answers with ``student``; nothing starts before it is called.
@@ -68,26 +100,6 @@ class Students:
     def close(self) -> None:
         """End what was started; the last thing that is done."""
         self.stop()
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """What of an engine is on this machine."""
-
-    in_words: str
-    """Program, versions and settings, for `tapir doctor`."""
-    device: Literal["cpu", "cuda"] | None
-    """What it was built for, if that can be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How the students of one kind of engine are served."""
-
-    students: Callable[[StudentConfig, Path, Report], Students]
-    """Made of the student's configuration, the log of what is started, and who is told how a start gets on."""
-    installed: Callable[[Any], Installed | None]
-    """What of such an engine is on this machine; nothing where none is needed. MissingPrerequisite names what lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +121,6 @@ class StudentServer(Students, ABC):
     It is an OpenAI-compatible server, kept while the same checkpoint is asked for.
     """
 
-    engine: Any
-    """The configuration of the engine; a subclass names its class."""
     checkpoint: Path
     """The folder of the student that is served."""
 
@@ -124,7 +134,7 @@ class StudentServer(Students, ABC):
         api_key: str | None = None,
         gpus: int = 1,
     ) -> None:
-        """Nothing starts yet.
+        """As `Students`; nothing starts yet.
 
         Args:
             student: Its engine says how answers are generated.
@@ -134,12 +144,9 @@ class StudentServer(Students, ABC):
             api_key: The only key that it takes; a random one for each start when there is none.
             gpus: GPUs that it may use; a server built for the CPU ignores them.
         """
-        self.student = student
-        self.engine = student.engine
+        super().__init__(student, log_path, report)
         self.host = host
         self.gpus = gpus
-        self._log_path = log_path
-        self._report = report
         self._api_key = api_key
         self._following = ExitStack()
         self._child: Child | None = None
@@ -163,11 +170,7 @@ class StudentServer(Students, ABC):
     @classmethod
     @abstractmethod
     def installed(cls, engine: Any) -> Installed:
-        """What of ``engine`` is on this machine; loads nothing heavy.
-
-        Raises:
-            MissingPrerequisite: its program is missing.
-        """
+        """As `Students.installed`; a program is needed here."""
 
     @property
     def runs(self) -> bool:
@@ -295,10 +298,3 @@ def waits_until_healthy(url: str) -> Iterator[float]:
                     return
             yield time.monotonic() - began
             time.sleep(_POLL_SECONDS)
-
-
-def served_here(server: type[StudentServer]) -> Serving:
-    """An engine whose students this process serves."""
-    if lacking := ", ".join(sorted(server.__abstractmethods__)):
-        raise TypeError(f"{server.__name__} lacks {lacking}; define what StudentServer says of it")
-    return Serving(server, server.installed)

@@ -66,7 +66,7 @@ class TrainingJob:
     def identity(self) -> str:
         """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
         free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
-        free = {"output": True, "log_path": True, "training": free_of_training}
+        free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
         return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
 
     @property
@@ -328,9 +328,6 @@ def child_error(text: str, *, more: str = "") -> TapirError | None:
     """The last error that a child printed, if any, with ``more`` after its words."""
     told = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
     return getattr(errors, told[-1][0])(told[-1][1] + more) if told else None
-
-
-AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 
 
 _RECORD = "complete.json"

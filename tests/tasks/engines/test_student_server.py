@@ -278,7 +278,7 @@ def test_a_server_that_died_is_replaced(host: VllmServer, told: list[str], tmp_p
 
 def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EndpointEngine(base_url="http://127.0.0.1:1/v1", model="tuned/{checkpoint}", api_key_env="STUDENT_KEY")
-    students = serving(engine).students(StudentConfig(engine=engine), tmp_path / "log", print)
+    students = serving(engine)(StudentConfig(engine=engine), tmp_path / "log", print)
     assert isinstance(students, EndpointStudents)
     with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
         students.source(student_in(tmp_path))()
