@@ -205,10 +205,6 @@ class BatchPlan:
         """Optimizer steps."""
         return math.ceil(len(self.groups) / self.accumulation)
 
-    def of_rank(self, rank: int) -> list[list[int]]:
-        """The micro-batches of one rank, in order."""
-        return [group[rank] for group in self.groups]
-
     def tokens_by_step(self, lengths: Sequence[int]) -> list[int]:
         """Tokens of each step, padding not counted."""
         return [

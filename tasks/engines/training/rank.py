@@ -4,8 +4,7 @@ Run as ``python -m tasks.engines.training.rank JOB.json`` by `trainer.py`, never
 it is. What a user can act on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
 
 Before its first step it looks at memory. The estimate is rough, activations most of all; it stops a training only when
-weights, gradients and optimizer alone do not fit. All ranks must agree on saving and stopping, since both are
-collective: one small reduction a step does it. A save is whole or absent.
+weights, gradients and optimizer alone do not fit. Saving and stopping are collective: one small reduction a step does it.
 """
 
 import json
@@ -102,13 +101,8 @@ def _train(job: TrainingJob) -> int:
 
 def _dataset(corpus: data.Corpus) -> Dataset:
     """All examples, and last the filler without labels."""
-    filler = [corpus.closing] * 2
-    return Dataset.from_dict(
-        {
-            "input_ids": [*(example.tokens for example in corpus.examples), filler],
-            "labels": [*(example.labels for example in corpus.examples), [data.IGNORED] * len(filler)],
-        }
-    )
+    rows = [*corpus.examples, data.Example([corpus.closing] * 2, prompt_length=2)]
+    return Dataset.from_dict({"input_ids": [each.tokens for each in rows], "labels": [each.labels for each in rows]})
 
 
 def estimate_memory(job: TrainingJob, model: Any, *, longest: int, world_size: int) -> dict[str, int]:
@@ -280,7 +274,6 @@ def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dic
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
-        "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": not on_cpu,
     }
@@ -363,7 +356,7 @@ class PlannedTrainer(SFTTrainer):
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
         filler = [len(self.train_dataset) - 1]
-        cells = [cell or filler for cell in self._plan.of_rank(self.args.process_index)]
+        cells = [group[self.args.process_index] or filler for group in self._plan.groups]
         return torch.utils.data.DataLoader(
             self.train_dataset,
             batch_sampler=cells,
@@ -434,13 +427,8 @@ def _lora_config(job: TrainingJob) -> LoraConfig | None:
     """PEFT's configuration of the adapters, or nothing."""
     if (lora := job.training.lora) is None:
         return None
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    shape = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    return LoraConfig(**shape, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def _rendezvous() -> TCPStore | None:

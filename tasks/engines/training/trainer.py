@@ -155,14 +155,10 @@ class Attempt:
         self.progress_file = folder / "progress.jsonl"
         self.checkpoint = folder / "checkpoint"
         """The finished student; complete as soon as it exists."""
+        self.summary_file = self.checkpoint / TRAINING_SUMMARY
         self.unfinished_checkpoint = folder / "checkpoint.unfinished"
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
-
-    @property
-    def summary_file(self) -> Path:
-        """``training.json`` of the finished student."""
-        return self.checkpoint / TRAINING_SUMMARY
 
     def open(self, job: TrainingJob) -> None:
         """Make the folder this job's: what another job left in it goes."""
