@@ -46,8 +46,7 @@ print(json.dumps({
     "found": bool(torch and vllm),
     "versions": {name: version for name, version in held.items() if version},
     "device": "cuda" if build.get("cuda") or build.get("hip") else "cpu",
-    "prefix": sys.prefix,
-    "own": sys.prefix != sys.base_prefix,
+    "folder": sys.prefix if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK) else None,
 }))
 """
 
@@ -132,9 +131,7 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
     if not found["found"]:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
-    prefix = Path(found["prefix"])
-    ours = found["own"] and os.access(prefix, os.W_OK)
-    cache = prefix / "vllm-cache" if ours else None
+    cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
     if found["device"] != "cpu":
         return VllmEnvironment(found["device"], cache, found["versions"])
     broken_amx = amx_is_broken(_python(engine))

@@ -4,7 +4,8 @@ Run as ``python -m tasks.engines.training.rank JOB.json`` by `trainer.py`, never
 it is. What a user can act on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
 
 Before its first step it looks at memory. The estimate is rough, activations most of all; it stops a training only when
-weights, gradients and optimizer alone do not fit. Saving and stopping are collective: one small reduction a step does it.
+weights, gradients and optimizer alone do not fit. Saving and stopping are collective: the ranks agree on both by one
+small reduction a step.
 """
 
 import json

@@ -174,7 +174,7 @@ class Attempt:
 
 
 def train_student(
-    job: TrainingJob, *, on_progress: Callable[[TrainingProgress], None] | None = None
+    job: TrainingJob, *, on_progress: Callable[[TrainingProgress], object] = lambda _: None
 ) -> TrainingSummary:
     """Train ``job.base`` on ``job.mixture``; the student is then in ``checkpoint/`` of ``job.output``.
 
@@ -296,15 +296,14 @@ def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]
     return [TrainingProgress(**json.loads(line)) for line in lines], offset
 
 
-def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[TrainingProgress], None] | None) -> int:
+def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[TrainingProgress], object]) -> int:
     """Until all ranks have ended, or one has failed; its exit code."""
     offset = progress_file.stat().st_size if progress_file.exists() else 0
     while True:
         codes = [rank.poll() for rank in ranks]
         rows, offset = read_progress(progress_file, offset)
         for row in rows:
-            if on_progress is not None:
-                on_progress(row)
+            on_progress(row)
         if any(codes) or None not in codes:
             # The others of a killed rank fail in its wake.
             return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)

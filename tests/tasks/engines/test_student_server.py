@@ -36,7 +36,7 @@ FAKE_PYTHON = '''\
 """Stands in for the interpreter of an environment with vLLM: knows the probe, and serves instead of vLLM."""
 import http.server, json, os, sys, time
 if sys.argv[1] == "-c":
-    print(json.dumps({{"found": True, "device": "cpu", "prefix": "/nowhere", "own": False, "versions": {{}}}}))
+    print(json.dumps({{"found": True, "device": "cpu", "folder": None, "versions": {{}}}}))
     sys.exit()
 options = dict(zip(sys.argv[3:], sys.argv[4:]))
 {before}
