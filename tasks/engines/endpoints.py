@@ -20,10 +20,7 @@ from tapir_core.config import (
 )
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.prices import Price, price_of
-from tasks.engines.keys import api_key, keyless_environment
-from tasks.engines.logs import follow_log
-from tasks.engines.student_server import HOST, Student, Students, reserved_port, waits_until_healthy
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines import keys, logs, student_server, supervisor
 
 _PAUSES_SECONDS = (0.0, 1.0, 1.0)
 """Before each look at an address."""
@@ -60,7 +57,7 @@ class Endpoints:
         """``concurrency`` is that of each endpoint; stand-ins are supervised children that write to ``standin_log``."""
         self.concurrency = concurrency
         self._standin_log = standin_log
-        self._standins: dict[StandinEndpoint, tuple[Child, str]] = {}
+        self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
         self._started = ExitStack()
         self._look_for = functools.cache(look_for)
         self._lock = threading.Lock()
@@ -96,8 +93,8 @@ class Endpoints:
 
     def _start(self, settings: StandinEndpoint) -> str:
         if not self._standins:
-            self._started.enter_context(follow_log("stand-in", self._standin_log))
-        with reserved_port(HOST) as port:
+            self._started.enter_context(logs.follow_log("stand-in", self._standin_log))
+        with student_server.reserved_port(student_server.HOST) as port:
             arguments = {
                 "--port": port,
                 "--position-bias": settings.position_bias,
@@ -108,11 +105,11 @@ class Endpoints:
             argv = [sys.executable, "-m", "tapir_core.standin.server"]
             argv += [str(word) for pair in arguments.items() for word in pair]
             argv += [] if settings.logprobs else ["--no-logprobs"]
-            child = start_child(argv, env=keyless_environment(), log_path=self._standin_log, name="stand-in")
-            url = f"http://{HOST}:{port}"
+            env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
+            child = supervisor.start_child(argv, env=env, log_path=self._standin_log, name="stand-in")
             self._standins[settings] = child, url
             self._started.callback(child.terminate, grace_seconds=2)
-            for waited in waits_until_healthy(url):
+            for waited in student_server.waits_until_healthy(url):
                 if child.poll() is not None or waited > _START_TIMEOUT_SECONDS:
                     child.terminate(grace_seconds=1)
                     raise EngineError(f"the stand-in did not start; its log is {self._standin_log}")
@@ -131,7 +128,7 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key, price = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
+    key, price = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
     # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
     per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
 
@@ -167,14 +164,11 @@ _SAME = (
 """Fields that an endpoint has as its configuration has them."""
 
 
-class EndpointStudents(Students):
+class EndpointStudents(student_server.Students):
     """The `Students` of an engine that others run."""
 
-    def source(self, _student: Student) -> EndpointSource:
-        """As `Students.source`; raises MissingPrerequisite when the server's key is not set."""
-        return self._endpoint
-
-    def _endpoint(self) -> Endpoint:
+    def endpoint(self, _student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`; raises MissingPrerequisite when the server's key is not set."""
         url, variable = self.engine.base_url, self.engine.api_key_env
-        key = api_key(variable, "student.engine")
+        key = keys.api_key(variable, "student.engine")
         return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.types import Endpoint, EndpointSource, LiveAddress, LiveAddresses
+from tapir_core.calls.types import Endpoint, LiveAddress, LiveAddresses
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.run_folder import RunFolder
-from tasks.engines.keys import SECRET_VARIABLE, replica_key
-from tasks.engines.student_server import Report, Student, Students
+from tasks.engines import keys, student_server
 
 LOOK_SECONDS = 1.0
 
@@ -59,7 +58,7 @@ class Fleet(Protocol):
         """Cancel its flow run, which no worker has begun."""
 
 
-class ReplicaStudents(Students):
+class ReplicaStudents(student_server.Students):
     """The `Students` that GPU workers serve: asks for replicas of one checkpoint, follows them and has them leave."""
 
     def __init__(
@@ -68,7 +67,7 @@ class ReplicaStudents(Students):
         registry: ReplicaRegistry,
         fleet: Fleet,
         key_of: Callable[[str], str],
-        report: Report = lambda _line: None,
+        report: student_server.Report = lambda _line: None,
     ) -> None:
         """Nothing is asked for yet.
 
@@ -91,10 +90,6 @@ class ReplicaStudents(Students):
         """Set while nobody looks at replicas."""
         self._over.set()
         self._thread: threading.Thread | None = None
-
-    def source(self, student: Student) -> EndpointSource:
-        """As `Students.source`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
-        return lambda: self._endpoint_for(student)
 
     def stop(self) -> None:
         """Have every replica of the run leave, and wait until their GPUs are free.
@@ -130,7 +125,8 @@ class ReplicaStudents(Students):
                 logger.warning("the replicas were not asked to leave: %s", error)
             self._registry.close()
 
-    def _endpoint_for(self, student: Student) -> Endpoint:
+    def endpoint(self, student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
         checkpoint, live = student.identity, self._live[student.identity]
         with self._lock:
             if checkpoint in self._failures:
@@ -147,7 +143,7 @@ class ReplicaStudents(Students):
         if live.reason or not came:
             raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
         concurrency = self._engine.replicas * self._engine.concurrency
-        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=live)
+        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=keys.SECRET_VARIABLE, live=live)
 
     def _dismiss(self) -> list[str]:
         """Tell all of them, also those that came meanwhile; which of them still live."""
@@ -159,7 +155,7 @@ class ReplicaStudents(Students):
                 self._registry.remove(each.id)
         return [each.id for each in there if not each.is_dead()]
 
-    def _begin(self, student: Student) -> None:
+    def _begin(self, student: student_server.Student) -> None:
         """Ask for as many as lack, and follow them; what an earlier driver's replicas still serve is used.
 
         Raises:
@@ -284,12 +280,12 @@ class ReplicaStudents(Students):
         return [each for each in self._registry.all() if each.checkpoint == checkpoint and not each.leaving]
 
 
-def replicas_of(run: RunFolder, fleet: Fleet, report: Report) -> ReplicaStudents:
+def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> ReplicaStudents:
     """The students of a run whose engine asks for replicas."""
     return ReplicaStudents(
         cast(ReplicasEngine, run.config.student.engine),
         ReplicaRegistry(store_url(run.config), run_key(run.config)),
         fleet,
-        key_of=lambda replica: replica_key(run.ref.root, run.record.id, replica),
+        key_of=lambda replica: keys.replica_key(run.ref.root, run.record.id, replica),
         report=report,
     )

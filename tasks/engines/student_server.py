@@ -22,8 +22,7 @@ import httpx
 from tapir_core.calls.types import Endpoint, EndpointSource
 from tapir_core.config import SERVED_NAME, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines.logs import follow_log, last_words, tell
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines import logs, supervisor
 
 HOST = "127.0.0.1"
 
@@ -85,9 +84,14 @@ class Students:
         return None
 
     def source(self, student: Student) -> EndpointSource:
-        """What gives the endpoint that answers with ``student``; nothing starts before it is called.
+        """What gives the endpoint that answers with ``student``; nothing starts before it is called."""
+        return lambda: self.endpoint(student)
 
-        The source raises TapirError where there is none.
+    def endpoint(self, student: Student) -> Endpoint:
+        """The endpoint that answers with ``student``; what serves it is started if need be.
+
+        Raises:
+            TapirError: there is none.
         """
         raise NotImplementedError
 
@@ -149,7 +153,7 @@ class StudentServer(Students, ABC):
         self.gpus = gpus
         self._api_key = api_key
         self._following = ExitStack()
-        self._child: Child | None = None
+        self._child: supervisor.Child | None = None
         self._endpoint: Endpoint | None = None
         self._aborted = False
         self._failures: dict[Path, TapirError] = {}
@@ -177,9 +181,22 @@ class StudentServer(Students, ABC):
         """False before `start`, after `stop` and when the server died."""
         return self._child is not None and self._child.poll() is None
 
-    def source(self, student: Student) -> EndpointSource:
-        """As `Students.source`; raises what `start` does."""
-        return lambda: self._endpoint_for(student.folder)
+    def endpoint(self, student: Student) -> Endpoint:
+        """As `Students.endpoint`; raises what `start` does."""
+        checkpoint = student.folder
+        with self._lock:
+            if self.runs and self._endpoint and self.checkpoint == checkpoint:
+                return self._endpoint
+            if self._aborted:
+                raise EngineError("the student server was told to stop")
+            if checkpoint in self._failures:
+                raise self._failures[checkpoint]
+            self.stop()
+            try:
+                return self.start(checkpoint)
+            except TapirError as exc:
+                self._failures[checkpoint] = exc
+                raise
 
     def start(self, checkpoint: Path) -> Endpoint:
         """Start a server for ``checkpoint``, wait until it answers, warm it up.
@@ -192,8 +209,10 @@ class StudentServer(Students, ABC):
         key = self._api_key or secrets.token_urlsafe(32)
         with reserved_port(self.host) as port:
             url, launch = f"http://{self.host}:{port}", self.launch(port, key)
-            self._following.enter_context(follow_log("student server", self._log_path))
-            self._child = start_child(launch.command, env=launch.env, log_path=self._log_path, name="student server")
+            self._following.enter_context(logs.follow_log("student server", self._log_path))
+            self._child = supervisor.start_child(
+                launch.command, env=launch.env, log_path=self._log_path, name="student server"
+            )
             try:
                 self._wait_until_healthy(self._child, url, launch.start_timeout_seconds)
                 self._warm_up(url, key)
@@ -222,22 +241,7 @@ class StudentServer(Students, ABC):
                 child.terminate()
                 self._child = None
 
-    def _endpoint_for(self, checkpoint: Path) -> Endpoint:
-        with self._lock:
-            if self.runs and self._endpoint and self.checkpoint == checkpoint:
-                return self._endpoint
-            if self._aborted:
-                raise EngineError("the student server was told to stop")
-            if checkpoint in self._failures:
-                raise self._failures[checkpoint]
-            self.stop()
-            try:
-                return self.start(checkpoint)
-            except TapirError as exc:
-                self._failures[checkpoint] = exc
-                raise
-
-    def _wait_until_healthy(self, child: Child, url: str, timeout_seconds: float) -> None:
+    def _wait_until_healthy(self, child: supervisor.Child, url: str, timeout_seconds: float) -> None:
         waited = reported = 0.0
         for waited in waits_until_healthy(url):
             if self._aborted:
@@ -246,7 +250,7 @@ class StudentServer(Students, ABC):
             if code is not None:
                 raise EngineError(
                     f"the student server for {self.checkpoint} ended with exit code {code} before it was ready:\n"
-                    f"{last_words(child.output())}\nits log is {self._log_path}"
+                    f"{logs.last_words(child.output())}\nits log is {self._log_path}"
                 )
             if waited > timeout_seconds:
                 raise EngineError(
@@ -258,7 +262,9 @@ class StudentServer(Students, ABC):
                 self._report(f"student server starts ({waited:.0f} s)")
         took = f"{waited:.0f} s"
         self._report(f"student server is ready ({took})")
-        tell(logging.INFO, f"student server ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}")
+        logs.tell(
+            logging.INFO, f"student server ({self._log_path.absolute()}): ready with {self.checkpoint} after {took}"
+        )
 
     def _warm_up(self, url: str, key: str) -> None:
         """One tiny answer: shows that template and key work, and pays what the first answer costs more."""

@@ -49,19 +49,17 @@ class Child(contextlib.AbstractContextManager["Child"]):
 
     def poll(self) -> int | None:
         """The exit code (-n: ended by signal n) once nothing is left, else nothing; -9 if its keeper was killed."""
-        with self._lock:
-            if self._returncode is None and self._guard.poll() is not None:
-                verb, _, value = self._line.readall().partition(b" ")
-                self._returncode = int(value) if verb == b"exit" else -signal.SIGKILL
-                self._line.close()
-            return self._returncode
+        return None if self._guard.poll() is None else self.wait()
 
     def wait(self) -> int:
         """Wait until nothing is left; the exit code as `poll` gives it."""
         self._guard.wait()
-        code = self.poll()
-        assert code is not None
-        return code
+        with self._lock:
+            if self._returncode is None:
+                verb, _, value = self._line.readall().partition(b" ")
+                self._returncode = int(value) if verb == b"exit" else -signal.SIGKILL
+                self._line.close()
+            return self._returncode
 
     def terminate(self, grace_seconds: float = 10.0) -> int:
         """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""

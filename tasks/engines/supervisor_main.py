@@ -4,14 +4,16 @@ Started as a script that loads little: ``python -I supervisor_main.py LINE_FD CO
 
 ::
 
-    driver ◀──line──▶ guard ──orders──▶ keeper ──▶ child ──▶ all it starts, in whatever session
+    driver ──▶ guard ──pipe──▶ keeper ──▶ child ──▶ all it starts, in whatever session
+       ▲───────────line──────────▲
 
 Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. Each collects its
-children until it has none left; a thread beside it waits for the order. One order travels down the pipes, a line with
-the seconds of grace: end everything; end of file is that order too. The keeper reports on the line.
+children until it has none left. A thread of the keeper waits for the one order on the line, the seconds of grace: end
+everything; end of file is that order too, on the line or on the pipe that the guard holds open. The keeper reports on
+the line.
 
-- the driver dies: the guard sees end of file, closes ``orders``; the keeper ends everything below it;
-- the guard dies: the keeper sees end of file on ``orders``;
+- the driver dies: the keeper sees end of file on the line, or the guard sees the death and closes the pipe;
+- the guard dies: the keeper sees end of file on the pipe;
 - the keeper dies: everything below it becomes the guard's, which ends it;
 - the child dies: the keeper ends what it left and reports the exit code.
 
@@ -94,30 +96,26 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Before the fork: a keeper that died at once would else leave its child to someone above us.
     _become_subreaper()
-    orders, forward = os.pipe()
+    guarded, guarding = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(forward)
-        _keep(orders, line, sys.argv[2:])
+        os.close(guarding)
+        _keep(line, guarded, sys.argv[2:])
     else:
-        os.close(orders)
-        threading.Thread(target=_hand_on, args=(line, forward, driver), daemon=True).start()
+        os.close(guarded)
+        threading.Thread(target=_outlive, args=(driver, guarding), daemon=True).start()
         _Watched(pid).wait()
 
 
-def _hand_on(line: int, forward: int, driver: int) -> None:
-    """Hand the driver's orders on until it is gone."""
-    with os.fdopen(forward, "wb", buffering=0) as keeper, contextlib.suppress(BrokenPipeError):
-        # A driver that forked without exec left a copy of its end behind: then only its death tells.
-        while os.getppid() == driver:
-            if select.select([line], [], [], _LOOK_SECONDS)[0]:
-                order = os.read(line, 4096)
-                if not order:
-                    break
-                keeper.write(order)
+def _outlive(driver: int, guarding: int) -> None:
+    """Close the pipe when the driver is gone."""
+    # A driver that forked without exec left a copy of the line's end behind: then only its death tells.
+    while os.getppid() == driver:
+        time.sleep(_LOOK_SECONDS)
+    os.close(guarding)
 
 
-def _keep(orders: int, line: int, command: list[str]) -> None:
+def _keep(line: int, guarded: int, command: list[str]) -> None:
     """Start the command, wait for its end or the order to end it, end what it left, report its exit code."""
     _become_subreaper()
     scratch = tempfile.mkdtemp(prefix="tapir-")
@@ -136,16 +134,17 @@ def _keep(orders: int, line: int, command: list[str]) -> None:
         return
     child = _Watched(pid)
     os.write(line, f"started {pid}\n".encode())
-    threading.Thread(target=_obey, args=(orders, child), daemon=True).start()
+    threading.Thread(target=_obey, args=(line, guarded, child), daemon=True).start()
     code = child.wait()
     shutil.rmtree(scratch, ignore_errors=True)
     with contextlib.suppress(BrokenPipeError):
         os.write(line, f"exit {code}\n".encode())
 
 
-def _obey(orders: int, child: _Watched) -> None:
+def _obey(line: int, guarded: int, child: _Watched) -> None:
     """Wait for the order to end the child, and end it."""
-    order = os.read(orders, 4096).split()
+    first, *_ = select.select([line, guarded], [], [])[0]
+    order = os.read(first, 4096).split()
     child.end(float(order[0]) if order else _ORPHAN_GRACE_SECONDS)
 
 

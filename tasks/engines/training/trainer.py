@@ -26,15 +26,11 @@ from pydantic_core import to_jsonable_python
 
 from tapir_core import errors
 from tapir_core.config import TrainingConfig
-from tapir_core.errors import ConfigError, EngineError, TapirError
 from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
-from tasks.engines.keys import keyless_environment, offline_environment
-from tasks.engines.logs import follow_log, last_words, whole_lines
-from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
-from tasks.engines.supervisor import SOURCES, Child, start_child
+from tasks.engines import keys, logs, machine, supervisor
 
 _POLL_SECONDS = 0.25
 
@@ -191,14 +187,14 @@ def train_student(
     if done is not None:
         return done
     clear_unfinished(attempt.saves)
-    environments = rank_environments(job, keyless_environment(), visible_gpus())
+    environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus())
     command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
-    ranks: list[Child] = []
+    ranks: list[supervisor.Child] = []
     grace_seconds = job.training.grace_seconds
-    with follow_log("trainer", job.log_path):
+    with logs.follow_log("trainer", job.log_path):
         try:
             for environment in environments:
-                ranks.append(start_child(command, env=environment, log_path=job.log_path, name="trainer"))
+                ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
             code = _follow(ranks, attempt.progress_file, on_progress)
             grace_seconds = 0.0
         finally:
@@ -223,14 +219,14 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.engines.training.data"],
         input=json.dumps([job.to_json() for job in jobs]),
-        env=offline_environment(),
-        cwd=SOURCES,
+        env=keys.offline_environment(),
+        cwd=supervisor.SOURCES,
         capture_output=True,
         text=True,
     )
     if done.returncode:
         last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
-        raise child_error(done.stderr) or EngineError(f"the tokens of a training could not be counted:\n{last}")
+        raise child_error(done.stderr) or errors.EngineError(f"the tokens of a training could not be counted:\n{last}")
     return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
 
 
@@ -244,7 +240,7 @@ def rank_environments(
     """
     processes = job.training.processes or len(accelerators) or 1
     if accelerators and processes > len(accelerators):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
@@ -252,7 +248,7 @@ def rank_environments(
         port = probe.getsockname()[1]
     values = {
         **environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -264,19 +260,19 @@ def rank_environments(
         "LOCAL_SIZE": str(processes),
     }
     if accelerators:
-        values[GPUS_VARIABLE] = ",".join(accelerators[:processes])
+        values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
     else:
-        values |= {"DS_ACCELERATOR": "cpu", **KEEP_MEMORY}
+        values |= {"DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
         values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
-        if amx_is_broken(sys.executable):
-            values |= WITHOUT_AMX
+        if machine.amx_is_broken(sys.executable):
+            values |= machine.WITHOUT_AMX
     return [{**values, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def explain(job: TrainingJob, code: int, log: str) -> TapirError:
+def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
@@ -286,17 +282,19 @@ def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:
-        reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{last_words(log)}"
-    return child_error(log, more=f" (log: {job.log_path})") or EngineError(f"the training {reason}")
+        reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{logs.last_words(log)}"
+    return child_error(log, more=f" (log: {job.log_path})") or errors.EngineError(f"the training {reason}")
 
 
 def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:
     """The whole lines of progress after ``offset``, and where they end."""
-    lines, offset = whole_lines(path, offset)
+    lines, offset = logs.whole_lines(path, offset)
     return [TrainingProgress(**json.loads(line)) for line in lines], offset
 
 
-def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[TrainingProgress], object]) -> int:
+def _follow(
+    ranks: Sequence[supervisor.Child], progress_file: Path, on_progress: Callable[[TrainingProgress], object]
+) -> int:
     """Until all ranks have ended, or one has failed; its exit code."""
     offset = progress_file.stat().st_size if progress_file.exists() else 0
     while True:
@@ -314,12 +312,12 @@ def exit_code(work: Callable[[], int]) -> int:
     """Of a child that does ``work``; what a user can act on is printed, for `child_error` to read."""
     try:
         return work()
-    except TapirError as error:
+    except errors.TapirError as error:
         print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
 
 
-def child_error(text: str, *, more: str = "") -> TapirError | None:
+def child_error(text: str, *, more: str = "") -> errors.TapirError | None:
     """The last error that a child printed, if any, with ``more`` after its words."""
     told = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
     return getattr(errors, told[-1][0])(told[-1][1] + more) if told else None
