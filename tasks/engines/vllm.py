@@ -61,7 +61,7 @@ class VllmEnvironment:
     """Of vLLM and what it stands on, by the name of the package."""
     broken_amx: bool = False
     """The processor's AMX would end the server (`tasks.engines.machine`)."""
-    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    auto_dtype: str = "bfloat16"
     """What `dtype = "auto"` is here: float32 on a processor that is slower in bf16."""
 
     def dtype(self, engine: VllmEngine) -> str:
@@ -133,9 +133,7 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
     if found["device"] != "cpu":
         return VllmEnvironment(found["device"], cache, found["versions"])
     broken_amx = machine.amx_is_broken(_python(engine))
-    auto_dtype: Literal["bfloat16", "float32"] = (
-        "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
-    )
+    auto_dtype = "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
     return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
 
 

@@ -292,7 +292,6 @@ class Watch(TrainerCallback):
         self._first_step = save.step if save else 0
         self._job = job
         self._tokens_by_step = tokens_by_step
-        self._began = self._saved_at = time.monotonic()
         self._told_to_stop = False
 
     @property
@@ -303,13 +302,13 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
         signal.signal(signal.SIGTERM, self._remember)
-        self._began = self._saved_at = time.monotonic()
+        self._began = self.saved_at = time.monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         """Agree on what is due."""
-        due = time.monotonic() - self._saved_at >= self._job.training.save_minutes * 60
+        due = time.monotonic() - self.saved_at >= self._job.training.save_minutes * 60
         wishes = torch.tensor([due or self._told_to_stop, self._told_to_stop], dtype=torch.int, device=args.device)
         torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
         save, self.stopped = wishes.bool().tolist()
@@ -317,12 +316,6 @@ class Watch(TrainerCallback):
             control.should_save = save
         control.should_training_stop |= self.stopped
         return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A save is written: the next one is due ``save_minutes`` from now."""
-        self._saved_at = time.monotonic()
-        if state.is_world_process_zero:
-            print(f"saved after step {state.global_step}", flush=True)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
@@ -398,7 +391,9 @@ class PlannedTrainer(SFTTrainer):
         if self.is_world_process_zero():
             steps = self.watch.resumed_from_steps
             publish_save(folder, SaveRecord(self.state.global_step, self.watch.seconds, self.args.world_size, steps))
+            print(f"saved after step {self.state.global_step}", flush=True)
         self.accelerator.wait_for_everyone()
+        self.watch.saved_at = time.monotonic()
 
 
 def settle_precision(job: TrainingJob) -> TrainingJob:
