@@ -56,15 +56,17 @@ class Child(contextlib.AbstractContextManager["Child"]):
         self._guard.wait()
         with self._lock:
             if self._returncode is None:
-                verb, _, value = self._line.readall().partition(b" ")
-                self._returncode = int(value) if verb == b"exit" else -signal.SIGKILL
+                report = b""
+                with contextlib.suppress(ConnectionResetError):  # where an order came too late to be read
+                    report = self._line.readline()
+                self._returncode = int(report.removeprefix(b"exit ") or -signal.SIGKILL)
                 self._line.close()
             return self._returncode
 
     def terminate(self, grace_seconds: float = 10.0) -> int:
         """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
         # The supervisors may have ended since: then there is nothing left to end.
-        with self._lock, contextlib.suppress(BrokenPipeError):
+        with self._lock, contextlib.suppress(ConnectionError):
             if self._returncode is None:
                 self._line.write(f"{grace_seconds}\n".encode())
         return self.wait()

@@ -103,11 +103,11 @@ def main() -> None:
         _keep(line, guarded, sys.argv[2:])
     else:
         os.close(guarded)
-        threading.Thread(target=_outlive, args=(driver, guarding), daemon=True).start()
+        threading.Thread(target=_watch_driver, args=(driver, guarding), daemon=True).start()
         _Watched(pid).wait()
 
 
-def _outlive(driver: int, guarding: int) -> None:
+def _watch_driver(driver: int, guarding: int) -> None:
     """Close the pipe when the driver is gone."""
     # A driver that forked without exec left a copy of the line's end behind: then only its death tells.
     while os.getppid() == driver:
@@ -137,15 +137,17 @@ def _keep(line: int, guarded: int, command: list[str]) -> None:
     threading.Thread(target=_obey, args=(line, guarded, child), daemon=True).start()
     code = child.wait()
     shutil.rmtree(scratch, ignore_errors=True)
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(ConnectionError):
         os.write(line, f"exit {code}\n".encode())
 
 
 def _obey(line: int, guarded: int, child: _Watched) -> None:
     """Wait for the order to end the child, and end it."""
     first, *_ = select.select([line, guarded], [], [])[0]
-    order = os.read(first, 4096).split()
-    child.end(float(order[0]) if order else _ORPHAN_GRACE_SECONDS)
+    order = b""
+    with contextlib.suppress(ConnectionResetError):  # from a driver that died before it read what was reported
+        order = os.read(first, 4096)
+    child.end(float(order.split()[0]) if order else _ORPHAN_GRACE_SECONDS)
 
 
 def _become_subreaper() -> None:

@@ -319,8 +319,11 @@ def exit_code(work: Callable[[], int]) -> int:
 
 def child_error(text: str, *, more: str = "") -> errors.TapirError | None:
     """The last error that a child printed, if any, with ``more`` after its words."""
-    told = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
-    return getattr(errors, told[-1][0])(told[-1][1] + more) if told else None
+    printed = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
+    if not printed:
+        return None
+    kind, message = printed[-1]
+    return getattr(errors, kind)(message + more)
 
 
 _RECORD = "complete.json"

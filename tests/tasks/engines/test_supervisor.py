@@ -1,7 +1,9 @@
 """Whoever is killed, nothing that a child started is left."""
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 from tapir_core.errors import EngineError
+from tasks.engines import supervisor_main
 from tasks.engines.supervisor import Child, start_child
 from tests import waiting
 
@@ -172,6 +175,22 @@ def test_killing_a_supervisor_leaves_nothing(tmp_path: Path, victim: int) -> Non
     assert child.wait() < 0
     assert not any(map(runs, pids))
     wait_until_gone(supervisors)
+
+
+def test_a_driver_that_dies_before_it_hears_of_the_start_leaves_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    argv = [
+        sys.executable,
+        "-I",
+        supervisor_main.__file__,
+        str(theirs.fileno()),
+        *python("import time; time.sleep(600)"),
+    ]
+    with subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as guard:
+        theirs.close()
+        assert select.select([ours], [], [], 15)[0], "the start was not reported"
+        ours.close()
+        assert guard.wait(15) == 0
 
 
 @pytest.mark.parametrize("mode", ["alone", "fork"])
