@@ -22,8 +22,7 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError
-from tapir_core.randomness import derive_rng
+from tapir_core import errors, randomness
 from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
@@ -69,7 +68,7 @@ def load_tokenizer(job: TrainingJob) -> Any:
         ConfigError: the base is no checkpoint.
     """
     if not (job.base / "config.json").exists():
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{job.base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
         )
     from transformers import AutoTokenizer  # only here: the driver reads batches, and loads none of it
@@ -93,7 +92,7 @@ def read_conversations(files: Sequence[Path]) -> list[Conversation]:
     for number, messages in enumerate(rows):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"row {number} of the mixture ({files[0].parent}) has the roles {roles}; a training example is a "
                 "prompt and, last, an assistant message"
             )
@@ -107,7 +106,7 @@ def closing_token(tokenizer: Any) -> int:
         ConfigError: there is no chat template, or neither token exists.
     """
     if not tokenizer.chat_template:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{tokenizer.name_or_path} has no chat template, so an instruction cannot be shown to it; "
             "set student.chat_template to a Jinja file"
         )
@@ -117,7 +116,7 @@ def closing_token(tokenizer: Any) -> int:
     after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
     closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
     if closing is None:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the chat template of {tokenizer.name_or_path} puts no special token after an answer and its tokenizer "
             "has no end-of-sequence token, so the student could not learn to stop; give one of the two"
         )
@@ -135,13 +134,13 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
     kept = [example for example in examples if len(example.tokens) <= max_length]
     if not kept:
         shortest = min((len(example.tokens) for example in examples), default=0)
-        raise ConfigError(
+        raise errors.ConfigError(
             f"none of the {len(examples)} examples fits training.max_length = {max_length}; "
             f"the shortest has {shortest} tokens"
         )
     for number, example in enumerate(kept):
         if len(example.tokens) == example.prompt_length + 1:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"example {number} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
                 "messages and at the chat template"
             )
@@ -270,7 +269,7 @@ def _mixed_batches(
         window = sorted(stream[start : start + window_size], key=lambda index: lengths[index])
         whole = len(window) // bundle_size * bundle_size
         bundles = [window[first : first + bundle_size] for first in range(0, whole, bundle_size)]
-        derive_rng(seed, "bundles", start).shuffle(bundles)
+        randomness.derive_rng(seed, "bundles", start).shuffle(bundles)
         mixed = [index for bundle in bundles for index in bundle] + window[whole:]
         batches += [
             sorted(mixed[first : first + batch_size], key=lambda index: lengths[index])
@@ -284,7 +283,7 @@ def _stream(count: int, epochs: float, seed: int) -> list[int]:
     stream: list[int] = []
     for epoch in range(math.ceil(epochs)):
         order = list(range(count))
-        derive_rng(seed, "order", epoch).shuffle(order)
+        randomness.derive_rng(seed, "order", epoch).shuffle(order)
         stream += order
     return stream[: max(1, round(count * epochs))]
 

@@ -24,9 +24,8 @@ from pydantic import AfterValidator, TypeAdapter
 from pydantic.dataclasses import dataclass
 from pydantic_core import to_jsonable_python
 
-from tapir_core import errors
+from tapir_core import errors, paths
 from tapir_core.config import TrainingConfig
-from tapir_core.paths import TRAINING_SUMMARY
 from tapir_core.storage import Storage
 from tapir_core.summary.formats import duration
 from tapir_core.text import digest
@@ -151,7 +150,7 @@ class Attempt:
         self.progress_file = folder / "progress.jsonl"
         self.checkpoint = folder / "checkpoint"
         """The finished student; complete as soon as it exists."""
-        self.summary_file = self.checkpoint / TRAINING_SUMMARY
+        self.summary_file = self.checkpoint / paths.TRAINING_SUMMARY
         self.unfinished_checkpoint = folder / "checkpoint.unfinished"
         self.saves = folder / "saves"
         """Periodic, resumable checkpoints."""
