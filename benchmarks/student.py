@@ -1,6 +1,6 @@
 """Student inference: our engine against vLLM's offline ``LLM.chat``, same prompts, same checkpoint, in one run.
 
-Ours is what a round does: `LocalStudents` serves the checkpoint and `CallEngine` asks it, every answer committed to
+Ours is what a round does: `VllmServer` serves the checkpoint and `CallEngine` asks it, every answer committed to
 a store. Theirs is the same vLLM without server, client and store. Starts are not timed but reported. The order turns
 with each repeat, so that a busy or warm machine favours neither. Greedy, natural ends, at most `--max-tokens`.
 """
@@ -19,7 +19,7 @@ from tapir_core.config import CallsConfig, Sampling, StudentConfig, VllmEngine
 from tapir_core.paths import BACKBONE, backbone_cache
 from tapir_core.storage import Storage
 from tasks.engines.backbone import checkpoint_digest, prepare_backbone
-from tasks.engines.student_server import LocalStudents, Student
+from tasks.engines.student_server import Student
 from tasks.engines.supervisor import start_child
 from tasks.engines.vllm import VllmServer, find_environment, server_env
 
@@ -58,7 +58,7 @@ def time_ours(student: StudentConfig, checkpoint: Path, prompts: list[str], fold
     store = AnswerStore(f"sqlite:///{folder / 'store.sqlite'}")
     calls = CallsConfig(concurrency=student.engine.concurrency)
     log_path = folder / "ours.log"
-    students = LocalStudents(VllmServer, student, log_path, print)
+    students = VllmServer(student, log_path, print)
     with closing(students), CallEngine(store, calls, run="bench") as engine:
         source = students.source(Student(BACKBONE, checkpoint, identity))
         began = time.perf_counter()

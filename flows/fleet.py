@@ -5,7 +5,7 @@ from prefect.states import Cancelled
 
 from flows.prefect_server import TAG
 from tapir_core.run_folder import RunFolder
-from tasks.engines.replicas import Ended, How, ReplicaStudents, replicas_of
+from tasks.engines.replicas import Ended, How, replicas_of
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 
@@ -34,11 +34,7 @@ def join_fleet(run: RunFolder) -> None:
     if run.config.student.engine.served_by == "workers":
         fleet, runtime = PrefectFleet(run), current(run)
         fleet.check()
-
-        def students() -> ReplicaStudents:
-            return ReplicaStudents(replicas_of(run, fleet, runtime.progress.note_current))
-
-        runtime.use_students(students)
+        runtime.use_students(lambda: replicas_of(run, fleet, runtime.progress.note_current))
 
 
 class PrefectFleet:

@@ -53,7 +53,7 @@ from tapir_core.stages import StageAt, plan
 from tapir_core.summary import summarise
 from tapir_core.sweep import sweep_sentence
 from tasks.artifacts import publish_comparison, publish_sweep
-from tasks.engines.training.job import TrainingProgress
+from tasks.engines.training.trainer import TrainingProgress
 from tasks.input_files import check_training_ingredients
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, serve_replica

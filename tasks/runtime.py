@@ -210,7 +210,7 @@ class Runtime:
 
     def _serve_here(self) -> Students:
         student, log = self.config.student, self.run.workplace.local(log_file("student"))
-        return serving(student.engine).students(student, log, self.progress.note_current)
+        return serving(student.engine)(student, log, self.progress.note_current)
 
     def _role(self, endpoint: EndpointConfig, role: str, field: str) -> AskedModel:
         return AskedModel(endpoint.answers_as(role), endpoint_source(endpoint, self._endpoints, field))

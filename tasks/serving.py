@@ -87,8 +87,8 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
     # Also after an error: the driver reads in the flow run's state why it ended.
     leave = registry.remove
     try:
-        server = _make_server(run, taken, log, say)
-        return _Serving(registry, taken, server, log).serve(say)
+        server, checkpoint = _make_server(run, taken, log, say)
+        return _Serving(registry, taken, server, log).serve(checkpoint, say)
     except Exception:
         raise
     except BaseException:
@@ -100,7 +100,7 @@ def _serve(run: RunFolder, registry: ReplicaRegistry, taken: Replica, say: Calla
         leave(taken.id)
 
 
-def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> VllmServer:
+def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str], None]) -> tuple[VllmServer, Path]:
     student, host = current(run).student_at(taken.round), replica_host()
     if student.identity != taken.checkpoint:
         raise TapirError(
@@ -109,7 +109,7 @@ def _make_server(run: RunFolder, taken: Replica, log: Path, say: Callable[[str],
         )
     key = replica_key(run.ref.root, run.record.id, taken.id)
     settings, gpus = run.config.student, len(visible_gpus())
-    return VllmServer(settings, student.folder, log, report=say, host=host, api_key=key, gpus=gpus)
+    return VllmServer(settings, log, say, host=host, api_key=key, gpus=gpus), student.folder
 
 
 class _Serving:
@@ -121,12 +121,12 @@ class _Serving:
         """Why to leave, once there is a reason."""
         self._over = threading.Event()
 
-    def serve(self, say: Callable[[str], None]) -> str:
-        """Serve until there is a reason to leave, which it gives."""
+    def serve(self, checkpoint: Path, say: Callable[[str], None]) -> str:
+        """Serve ``checkpoint`` until there is a reason to leave, which it gives."""
         looking = threading.Thread(target=self._look, name="tapir-replica", daemon=True)
         looking.start()
         try:
-            endpoint = self._server.start()
+            endpoint = self._server.start(checkpoint)
             self._registry.serve(self._taken.id, endpoint.base_url, endpoint.concurrency)
             say(f"serving at {endpoint.base_url}, up to {endpoint.concurrency} requests at once")
             while not self._over.wait(LOOK_SECONDS):

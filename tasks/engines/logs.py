@@ -94,16 +94,21 @@ class LogReader:
         shown = ["…", *lines[-LONGEST_RECORD:]] if len(lines) > LONGEST_RECORD else lines
         return self._tell(logging.ERROR, "\n".join(shown).rstrip())
 
-    def _read_line(self, line: str, now: float) -> list[Record]:
+    def _read_line(self, line: str, now: float) -> Iterator[Record]:
         speaker, level, text = _parse(line)
         if self._error and self._goes_on(speaker, level, text):
             self._error.append(text)
-            return []
-        told = self.flush()
+            return
+        yield from self.flush()
         if level == logging.ERROR or (level is None and _CRASH.match(text)):
             self._error, self._speaker = [text], None if level is None else speaker
-            return told
-        return [*told, *self._read_quiet(level, text, now)]
+        elif level == logging.WARNING and not _EXPECTED.search(text):
+            yield from self._tell(level, text)
+        elif level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
+            self._next_busy = now + PERIOD_SECONDS
+            yield Record(level, text)
+        elif level is None and _TRAINER.match(text):
+            yield Record(logging.INFO, re.sub(r" {2,}", ": ", text.strip()))
 
     def _goes_on(self, speaker: str, level: int | None, text: str) -> bool:
         """Whether a line belongs to the error that is open."""
@@ -114,24 +119,13 @@ class LogReader:
         last = next(each for each in reversed(self._error) if each.strip())
         return bool(_CHAINED.match(text)) or last.startswith(" ")
 
-    def _read_quiet(self, level: int | None, text: str, now: float) -> list[Record]:
-        if level == logging.WARNING:
-            return [] if _EXPECTED.search(text) else self._tell(level, text)
-        if level == logging.INFO and _BUSY.match(text) and now >= self._next_busy:
-            self._next_busy = now + PERIOD_SECONDS
-            return [Record(level, text)]
-        if level is None and _TRAINER.match(text):
-            return [Record(logging.INFO, re.sub(r" {2,}", ": ", text.strip()))]
-        return []
-
     def _tell(self, level: int, text: str) -> list[Record]:
         # Process ids and times differ where the same is said again.
         same = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self._times[same] += 1
         times = self._times[same]
-        if times > 1:
-            text = f"({times:,} times by now) {text}"
-        return [Record(level, text)] if str(times).rstrip("0") == "1" else []
+        again = f"({times:,} times by now) " if times > 1 else ""
+        return [Record(level, again + text)] if str(times).rstrip("0") == "1" else []
 
 
 def _parse(line: str) -> tuple[str, int | None, str]:

@@ -9,18 +9,18 @@ others are. What a replica does on its worker is in tasks/serving.py.
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
 from tapir_core.calls import run_key, store_url
-from tapir_core.calls.types import Endpoint, EndpointSource, LiveAddress, LiveAddresses
+from tapir_core.calls.types import Endpoint, LiveAddress, LiveAddresses
 from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, TapirError
 from tapir_core.leases import Replica, ReplicaRegistry
 from tapir_core.run_folder import RunFolder
-from tasks.engines.keys import SECRET_VARIABLE, replica_key
-from tasks.engines.student_server import Report, Student
+from tasks.engines import keys, student_server
 
 LOOK_SECONDS = 1.0
 
@@ -58,45 +58,38 @@ class Fleet(Protocol):
         """Cancel its flow run, which no worker has begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replicas:
-    """The replicas of one run, whatever they serve."""
+class ReplicaStudents(student_server.Students):
+    """The `Students` that GPU workers serve: asks for replicas of one checkpoint, follows them and has them leave."""
 
-    engine: ReplicasEngine
-    """How many of them, and how long one is waited for."""
-    registry: ReplicaRegistry
-    fleet: Fleet
-    key_of: Callable[[str], str]
-    """The key of a replica, by its id."""
-    report: Callable[[str], None] = lambda _line: None
-    """Told how many serve."""
+    def __init__(
+        self,
+        engine: ReplicasEngine,
+        registry: ReplicaRegistry,
+        fleet: Fleet,
+        key_of: Callable[[str], str],
+        report: student_server.Report = lambda _line: None,
+    ) -> None:
+        """Nothing is asked for yet.
 
-
-def replicas_of(run: RunFolder, fleet: Fleet, report: Report) -> Replicas:
-    """The replicas of a run whose engine asks for some."""
-    return Replicas(
-        cast(ReplicasEngine, run.config.student.engine),
-        ReplicaRegistry(store_url(run.config), run_key(run.config)),
-        fleet,
-        key_of=lambda replica: replica_key(run.ref.root, run.record.id, replica),
-        report=report,
-    )
-
-
-class ReplicaStudents:
-    """The `Students` that GPU workers serve: asks for their replicas, follows them and has them leave."""
-
-    def __init__(self, replicas: Replicas) -> None:
-        """Nothing is asked for yet."""
-        self._replicas = replicas
+        Args:
+            engine: How many of them, and how long one is waited for.
+            registry: Those of the run, whatever they serve.
+            fleet: Starts them.
+            key_of: The key of a replica, by its id.
+            report: Told how many serve.
+        """
+        self._engine, self._registry, self._fleet = engine, registry, fleet
+        self._key_of, self._report = key_of, report
         self._lock = threading.RLock()
         self._aborted = False
-        self._watches: dict[str, _Watch] = {}
+        self._live: defaultdict[str, LiveAddresses] = defaultdict(LiveAddresses)
         """By checkpoint; kept, for its calls go to its own replicas, whenever these come back."""
-
-    def source(self, student: Student) -> EndpointSource:
-        """As `Students.source`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
-        return lambda: self._endpoint_for(student.number, student.identity)
+        self._failures: dict[str, str] = {}
+        """Why none of a checkpoint could start: said to everyone who asks, and not tried again for each of them."""
+        self._over = threading.Event()
+        """Set while nobody looks at replicas."""
+        self._over.set()
+        self._thread: threading.Thread | None = None
 
     def stop(self) -> None:
         """Have every replica of the run leave, and wait until their GPUs are free.
@@ -105,7 +98,7 @@ class ReplicaStudents:
             EngineError: one that lives does not leave.
         """
         with self._lock:
-            self._end_watches()
+            self._look_no_more()
             deadline = time.monotonic() + LEAVE_SECONDS
             while (left := self._dismiss()) and not self._aborted:
                 if time.monotonic() > deadline:
@@ -118,139 +111,123 @@ class ReplicaStudents:
     def abort(self) -> None:
         """Make everybody who waits for a replica give up, from any thread."""
         self._aborted = True
-        for watch in list(self._watches.values()):
-            watch.give_up("the run was told to stop")
+        for checkpoint in list(self._live):
+            self._give_up(checkpoint, "the run was told to stop")
 
     def close(self) -> None:
         """Ask every replica to leave without waiting for it; the last thing that is done."""
         with self._lock:
-            self._end_watches()
+            self._look_no_more()
             try:
                 self._dismiss()
             except TapirError as error:
                 # They leave by themselves when the run is driven no more.
                 logger.warning("the replicas were not asked to leave: %s", error)
-            self._replicas.registry.close()
+            self._registry.close()
 
-    def _endpoint_for(self, number: int, checkpoint: str) -> Endpoint:
+    def endpoint(self, student: student_server.Student) -> Endpoint:
+        """As `Students.endpoint`; raises EngineError when no replica comes, and what ``fleet.ask`` raises."""
+        checkpoint, live = student.identity, self._live[student.identity]
         with self._lock:
-            watch = self._watches.setdefault(checkpoint, _Watch(self._replicas, number, checkpoint))
-            if watch.failure:
-                raise EngineError(watch.failure)
-            if any(each.checkpoint != checkpoint for each in self._replicas.registry.all()):
+            if checkpoint in self._failures:
+                raise EngineError(self._failures[checkpoint])
+            if any(each.checkpoint != checkpoint for each in self._registry.all()):
                 self.stop()
             if self._aborted:
                 raise EngineError("the run was told to stop")
-            if watch.over.is_set():
-                self._end_watches()
-                watch.begin()
+            if self._over.is_set() or self._student != student:
+                self._look_no_more()
+                self._begin(student)
         # The watch gives up earlier; one that comes and goes at once is replaced, and calls wait for that.
-        came = watch.live.wait(2 * self._replicas.engine.wait_seconds)
-        if watch.live.reason or not came:
-            raise EngineError(watch.live.reason or f"no replica came within {self._replicas.engine.wait_seconds:g} s")
-        concurrency = self._replicas.engine.replicas * self._replicas.engine.concurrency
-        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=SECRET_VARIABLE, live=watch.live)
-
-    def _end_watches(self) -> None:
-        for watch in self._watches.values():
-            watch.end()
+        came = live.wait(2 * self._engine.wait_seconds)
+        if live.reason or not came:
+            raise EngineError(live.reason or f"no replica came within {self._engine.wait_seconds:g} s")
+        concurrency = self._engine.replicas * self._engine.concurrency
+        return Endpoint(f"replicas of {checkpoint}", concurrency, api_key_env=keys.SECRET_VARIABLE, live=live)
 
     def _dismiss(self) -> list[str]:
         """Tell all of them, also those that came meanwhile; which of them still live."""
-        for replica in self._replicas.registry.dismiss():
-            self._replicas.fleet.withdraw(replica)
-        there = self._replicas.registry.all()
-        dead = {each.id for each in there if each.is_dead()}
-        for replica in dead:
-            self._replicas.registry.remove(replica)
-        return [each.id for each in there if each.id not in dead]
+        for replica in self._registry.dismiss():
+            self._fleet.withdraw(replica)
+        there = self._registry.all()
+        for each in there:
+            if each.is_dead():
+                self._registry.remove(each.id)
+        return [each.id for each in there if not each.is_dead()]
 
-
-class _Watch:
-    """The replicas of one checkpoint: followed from `begin` to `end`, or until there is nobody left to wait for."""
-
-    def __init__(self, replicas: Replicas, number: int, checkpoint: str) -> None:
-        self.live = LiveAddresses()
-        self.failure = ""
-        """Why none of them could start: said to everyone who asks, and not tried again for each of them."""
-        self.over = threading.Event()
-        """Set while nobody looks."""
-        self.over.set()
-        self._replicas = replicas
-        self._number = number
-        self._checkpoint = checkpoint
-        self._thread: threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Ask for as many as lack; what an earlier driver's replicas still serve is used.
+    def _begin(self, student: student_server.Student) -> None:
+        """Ask for as many as lack, and follow them; what an earlier driver's replicas still serve is used.
 
         Raises:
             TapirError: the first one cannot be asked for.
         """
+        self._student = student
         self._served: set[str] = set()
         self._ends: dict[str, Ended] = {}
         self._without_since = time.monotonic()
-        for each in self._replicas.registry.all():
+        for each in self._registry.all():
             if each.holder is None:
-                self._replicas.registry.remove(each.id)
-                self._replicas.fleet.withdraw(each.id)
+                self._registry.remove(each.id)
+                self._fleet.withdraw(each.id)
         # Those that count towards `replicas` and whose end has not been seen.
         self._asked = {each.id for each in self._ours() if not each.is_dead()}
-        for _ in range(self._replicas.engine.replicas - len(self._asked)):
+        for _ in range(self._engine.replicas - len(self._asked)):
             self._ask_one()
-        self.over.clear()
+        self._over.clear()
         self._thread = threading.Thread(target=self._follow, name="tapir-replicas", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Look no more, from now on, and send calls to none of them."""
-        self.over.set()
+    def _look_no_more(self) -> None:
+        """From now on, and send calls to none of them."""
+        self._over.set()
         if self._thread is not None:
             self._thread.join()
-        self.live.set([])
+        for live in list(self._live.values()):
+            live.set([])
 
-    def give_up(self, reason: str) -> None:
+    def _give_up(self, checkpoint: str, reason: str) -> None:
         """Look no more, and let everybody who waits hear why; from any thread."""
-        self.over.set()
-        self.live.give_up(reason)
+        self._over.set()
+        self._live[checkpoint].give_up(reason)
 
     def _follow(self) -> None:
-        said = ""
+        """Look until there is nobody left to wait for, or nobody is to look any more."""
+        said, checkpoint = "", self._student.identity
         try:
-            while not self.over.is_set():
+            while not self._over.is_set():
                 try:
                     self._look()
                 except TapirError as error:
                     # Database or Prefect server are away: those that serve go on, and the next look may succeed.
                     if str(error) != said:
                         said = str(error)
-                        logger.warning("cannot look at the replicas of %s: %s", self._checkpoint, said)
-                self.over.wait(LOOK_SECONDS)
+                        logger.warning("cannot look at the replicas of %s: %s", checkpoint, said)
+                self._over.wait(LOOK_SECONDS)
         except BaseException as bug:  # raised again: who waits for a replica must hear of it
-            self.give_up(f"the watch over the replicas ended: {bug!r}")
+            self._give_up(checkpoint, f"the watch over the replicas ended: {bug!r}")
             raise
 
     def _look(self) -> None:
         ours = self._ours()
-        there = {each.id for each in ours if not each.is_dead()}
-        serving = [each for each in ours if each.id in there and each.base_url]
+        living = [each for each in ours if not each.is_dead()]
+        serving = [each for each in living if each.base_url]
         self._say_who_serves(serving)
         if not serving:
-            self._wait_or_give_up(coming=bool(there | self._asked))
-        untaken = {each.id for each in ours if each.holder is None}
-        dead = {each.id for each in ours} - there
-        for replica in self._asked - (there - untaken):
+            self._wait_or_give_up(coming=bool(living or self._asked))
+        dead = {each.id for each in ours if each not in living}
+        for replica in self._asked - {each.id for each in living if each.holder}:
             self._look_at_flow_run(replica, is_dead=replica in dead)
-        for replica in dead | (untaken & self._ends.keys()):
-            self._replicas.registry.remove(replica)
+        for each in ours:
+            if each.id in dead or (each.holder is None and each.id in self._ends):
+                self._registry.remove(each.id)
 
     def _say_who_serves(self, serving: list[Replica]) -> None:
-        before = len(self.live.now)
-        addresses = [LiveAddress(each.base_url, each.concurrency, self._replicas.key_of(each.id)) for each in serving]
+        live = self._live[self._student.identity]
+        before = len(live.now)
         if serving or before:
-            self.live.set(addresses)
+            live.set([LiveAddress(each.base_url, each.concurrency, self._key_of(each.id)) for each in serving])
         if len(serving) != before:
-            self._replicas.report(f"{len(serving)} of {self._replicas.engine.replicas} replicas serve")
+            self._report(f"{len(serving)} of {self._engine.replicas} replicas serve")
         self._served |= {each.id for each in serving}
         if serving:
             self._without_since = time.monotonic()
@@ -258,7 +235,7 @@ class _Watch:
     def _look_at_flow_run(self, replica: str, *, is_dead: bool) -> None:
         """One that no worker has taken, that is dead or that is not there any more."""
         lost = Ended("crashed", "its process or its machine is gone") if is_dead else None
-        ended = self._replicas.fleet.ended(replica) or lost
+        ended = self._fleet.ended(replica) or lost
         if ended is None:
             return
         logger.warning("replica %s %s: %s", replica, ended.how, ended.message)
@@ -274,30 +251,41 @@ class _Watch:
         return ended.how == "crashed" and len(crashes) < MOST_CRASHES
 
     def _ask_one(self) -> None:
-        replica = self._replicas.registry.ask(self._number, self._checkpoint)
+        replica = self._registry.ask(self._student.number, self._student.identity)
         try:
-            self._replicas.fleet.ask(self._number, replica)
+            self._fleet.ask(self._student.number, replica)
         except TapirError:
-            self._replicas.registry.remove(replica)
+            self._registry.remove(replica)
             raise
         self._asked.add(replica)
 
     def _wait_or_give_up(self, *, coming: bool) -> None:
-        waited = time.monotonic() - self._without_since
+        waited, checkpoint = time.monotonic() - self._without_since, self._student.identity
         if not coming:
             ends = self._ends.values()
             reasons = dict.fromkeys(f"{each.how}: {each.message}".rstrip(": ") for each in ends)
             reason = f"no replica is left: {'; '.join(reasons)}"
             if not self._served and all(each.how in ("failed", "crashed") for each in ends):
-                self.failure = reason
-            self.give_up(reason)
-        elif waited > self._replicas.engine.wait_seconds:
-            self.give_up(
+                self._failures[checkpoint] = reason
+            self._give_up(checkpoint, reason)
+        elif waited > self._engine.wait_seconds:
+            self._give_up(
+                checkpoint,
                 f"no replica serves after {waited:.0f} s; look at the flow runs of serve-student and at the workers of "
-                "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on"
+                "the pool tapir-gpu, or raise student.engine.wait_seconds; then the same command goes on",
             )
 
     def _ours(self) -> list[Replica]:
-        return [
-            each for each in self._replicas.registry.all() if each.checkpoint == self._checkpoint and not each.leaving
-        ]
+        checkpoint = self._student.identity
+        return [each for each in self._registry.all() if each.checkpoint == checkpoint and not each.leaving]
+
+
+def replicas_of(run: RunFolder, fleet: Fleet, report: student_server.Report) -> ReplicaStudents:
+    """The students of a run whose engine asks for replicas."""
+    return ReplicaStudents(
+        cast(ReplicasEngine, run.config.student.engine),
+        ReplicaRegistry(store_url(run.config), run_key(run.config)),
+        fleet,
+        key_of=lambda replica: keys.replica_key(run.ref.root, run.record.id, replica),
+        report=report,
+    )

@@ -7,8 +7,8 @@ to call from many threads; no `preexec_fn` and no parent-death signal, which fir
 
 import contextlib
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any
 
 from tapir_core.errors import EngineError
-from tasks.engines import supervisor_main
 from tasks.engines.keys import keyless_environment
 
 SOURCES = Path(__file__).resolve().parents[2]
@@ -32,7 +30,7 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(eq=False)
-class Child:
+class Child(contextlib.AbstractContextManager["Child"]):
     """A supervised process and everything it starts. As a context manager it is ended on leaving.
 
     It counts as ended when nothing that it started is left, not when its first process is gone; when its guard was
@@ -43,37 +41,34 @@ class Child:
     log_start: int
     """Bytes of the log that others wrote before."""
     pid: int
-    supervisors: tuple[int, int]
-    """Process ids of guard and keeper."""
     _guard: "subprocess.Popen[bytes]"
-    _life: FileIO
-    _report: TextIO
+    _line: FileIO
+    """Takes the order to end, gives what the keeper reports."""
     _returncode: int | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def poll(self) -> int | None:
         """The exit code (-n: ended by signal n) once nothing is left, else nothing; -9 if its keeper was killed."""
-        with self._lock:
-            if self._returncode is None and self._guard.poll() is not None:
-                verb, _, value = self._report.read().strip().partition(" ")
-                self._returncode = int(value) if verb == "exit" else -signal.SIGKILL
-                self._report.close()
-                self._life.close()
-            return self._returncode
+        return None if self._guard.poll() is None else self.wait()
 
     def wait(self) -> int:
         """Wait until nothing is left; the exit code as `poll` gives it."""
         self._guard.wait()
-        code = self.poll()
-        assert code is not None
-        return code
+        with self._lock:
+            if self._returncode is None:
+                report = b""
+                with contextlib.suppress(ConnectionResetError):  # where an order came too late to be read
+                    report = self._line.readline()
+                self._returncode = int(report.removeprefix(b"exit ") or -signal.SIGKILL)
+                self._line.close()
+            return self._returncode
 
     def terminate(self, grace_seconds: float = 10.0) -> int:
         """SIGTERM to the child, after ``grace_seconds`` to all that is left, then SIGKILL; returns when nothing is."""
         # The supervisors may have ended since: then there is nothing left to end.
-        with self._lock, contextlib.suppress(BrokenPipeError):
+        with self._lock, contextlib.suppress(ConnectionError):
             if self._returncode is None:
-                self._life.write(f"{grace_seconds}\n".encode())
+                self._line.write(f"{grace_seconds}\n".encode())
         return self.wait()
 
     def output(self) -> str:
@@ -82,12 +77,7 @@ class Child:
             log.seek(self.log_start)
             return log.read().decode("utf-8", "replace")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.terminate()
 
 
@@ -107,33 +97,28 @@ def start_child(
         EngineError: the command cannot be started.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    life_read, life_write = os.pipe()
-    report_read, report_write = os.pipe()
-    main = os.path.abspath(supervisor_main.__file__)
-    with log_path.open("ab") as log:
+    ours, theirs = socket.socketpair()
+    main = Path(__file__).with_name("supervisor_main.py")
+    with log_path.open("ab") as log, theirs:
         log_start = log.tell()
-        # `pass_fds` opens these two for this process only: another thread's child cannot hold our pipe open.
+        # `pass_fds` opens it for this process only: another thread's child cannot hold our line open.
         guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", main, str(life_read), str(report_write), *argv],
+            [sys.executable, "-I", str(main), str(theirs.fileno()), *argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=cwd,
             env=dict(env),
-            pass_fds=(life_read, report_write),
+            pass_fds=(theirs.fileno(),),
             start_new_session=True,
         )
-    os.close(life_read)
-    os.close(report_write)
-    life, report = FileIO(life_write, "w"), os.fdopen(report_read)
-    verb, _, value = report.readline().strip().partition(" ")
+    line = FileIO(ours.detach(), "r+")
+    verb, _, value = line.readline().decode().strip().partition(" ")
     if verb != "started":
-        life.close()
-        report.close()
+        line.close()
         guard.wait()
         raise EngineError(f"{name} could not be started: {argv[0]}: {value or 'no supervisor'}; see {log_path}")
-    keeper, pid = map(int, value.split())
-    return Child(log_path, log_start, pid, (guard.pid, keeper), guard, life, report)
+    return Child(log_path, log_start, int(value), guard, line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,19 @@
 """The two small processes between us and a child: whoever dies, nothing that the child started is left.
 
-Started as a script with the standard library only: ``python -I -S supervisor_main.py LIFE_FD REPORT_FD COMMAND…``.
+Started as a script that loads little: ``python -I supervisor_main.py LINE_FD COMMAND…``.
 
 ::
 
-    driver ──life──▶ guard ──orders──▶ keeper ──▶ child ──▶ all it starts, in whatever session
+    driver ──▶ guard ──pipe──▶ keeper ──▶ child ──▶ all it starts, in whatever session
+       ▲───────────line──────────▲
 
 Guard and keeper are both *subreapers*: what loses its parent below them becomes their child. Each collects its
-children until it has none left; a thread beside it waits for the order. One order travels down the pipes, a line with
-the seconds of grace: end everything; end of file is that order too.
+children until it has none left. A thread of the keeper waits for the one order on the line, the seconds of grace: end
+everything; end of file is that order too, on the line or on the pipe that the guard holds open. The keeper reports on
+the line.
 
-- the driver dies: the guard sees end of file, closes ``orders``; the keeper ends everything below it;
-- the guard dies: the keeper sees end of file on ``orders``;
+- the driver dies: the keeper sees end of file on the line, or the guard sees the death and closes the pipe;
+- the guard dies: the keeper sees end of file on the pipe;
 - the keeper dies: everything below it becomes the guard's, which ends it;
 - the child dies: the keeper ends what it left and reports the exit code.
 
@@ -31,6 +33,8 @@ import tempfile
 import threading
 import time
 
+import psutil
+
 _ORPHAN_GRACE_SECONDS = 3.0
 """What a child gets to stop by itself when its driver is gone: a resumed run may already want its memory."""
 
@@ -42,28 +46,13 @@ _LOOK_SECONDS = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def descendants_of(root: int) -> list[int]:
-    """Process ids below ``root``, children before grandchildren, as ``/proc`` shows them now."""
-    children: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
-                # The command name in parentheses may itself hold blanks and parentheses.
-                parent = int(stat.read().rpartition(b")")[2].split()[1])
-                children.setdefault(parent, []).append(int(name))
-    found = list(children.get(root, []))
-    for pid in found:  # grows while it is read
-        found += children.get(pid, [])
-    return found
-
-
 class _Watched:
     """The one process that a guard or keeper started, with everything below it."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._ended = threading.Event()
-        self._asked: set[int] = set()
+        self._asked: set[psutil.Process] = set()
         """Processes that were sent SIGTERM."""
 
     def wait(self) -> int:
@@ -82,58 +71,51 @@ class _Watched:
     def end(self, grace_seconds: float) -> None:
         """End the process and then, if that is sooner than `wait` does, what it leaves."""
         if not self._ended.is_set():
-            _send(self.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
             self._ended.wait(grace_seconds)
         self._end_rest(min(grace_seconds, _LEFTOVER_GRACE_SECONDS))
 
     def _end_rest(self, grace_seconds: float) -> None:
         """SIGTERM to all that is below us, SIGKILL to what is left after the grace; returns when nothing is."""
         deadline = time.monotonic() + grace_seconds
-        while below := descendants_of(os.getpid()):
+        while below := set(psutil.Process().children(recursive=True)):
             late = time.monotonic() >= deadline
-            for pid in below:
-                if late or pid not in self._asked:
-                    _send(pid, signal.SIGKILL if late else signal.SIGTERM)
-                    self._asked.add(pid)
+            for process in below if late else below - self._asked:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGKILL if late else signal.SIGTERM)
+            self._asked |= below
             time.sleep(_POLL_SECONDS)
 
 
 def main() -> None:
     """Be the guard; fork the keeper."""
-    life, report = int(sys.argv[1]), int(sys.argv[2])
-    for descriptor in (life, report):
-        os.set_inheritable(descriptor, False)
-    driver = os.getppid()
+    line, driver = int(sys.argv[1]), os.getppid()
+    os.set_inheritable(line, False)
     # Inherited as ignored, it would hide how a child ended.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # Before the fork: a keeper that died at once would else leave its child to someone above us.
     _become_subreaper()
-    orders, forward = os.pipe()
+    guarded, guarding = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(life)
-        os.close(forward)
-        _keep(orders, report, sys.argv[3:])
+        os.close(guarding)
+        _keep(line, guarded, sys.argv[2:])
     else:
-        os.close(orders)
-        os.close(report)
-        threading.Thread(target=_hand_on, args=(life, forward, driver), daemon=True).start()
+        os.close(guarded)
+        threading.Thread(target=_watch_driver, args=(driver, guarding), daemon=True).start()
         _Watched(pid).wait()
 
 
-def _hand_on(life: int, forward: int, driver: int) -> None:
-    """Hand the driver's orders on until it is gone."""
-    with os.fdopen(forward, "wb", buffering=0) as keeper, contextlib.suppress(BrokenPipeError):
-        # A driver that forked without exec left a copy of the pipe behind: then only its death tells.
-        while os.getppid() == driver:
-            if select.select([life], [], [], _LOOK_SECONDS)[0]:
-                order = os.read(life, 4096)
-                if not order:
-                    break
-                keeper.write(order)
+def _watch_driver(driver: int, guarding: int) -> None:
+    """Close the pipe when the driver is gone."""
+    # A driver that forked without exec left a copy of the line's end behind: then only its death tells.
+    while os.getppid() == driver:
+        time.sleep(_LOOK_SECONDS)
+    os.close(guarding)
 
 
-def _keep(orders: int, report: int, command: list[str]) -> None:
+def _keep(line: int, guarded: int, command: list[str]) -> None:
     """Start the command, wait for its end or the order to end it, end what it left, report its exit code."""
     _become_subreaper()
     scratch = tempfile.mkdtemp(prefix="tapir-")
@@ -148,26 +130,24 @@ def _keep(orders: int, report: int, command: list[str]) -> None:
         )
     except OSError as exc:
         shutil.rmtree(scratch)
-        os.write(report, f"failed {exc.strerror}\n".encode())
+        os.write(line, f"failed {exc.strerror}\n".encode())
         return
     child = _Watched(pid)
-    os.write(report, f"started {os.getpid()} {pid}\n".encode())
-    threading.Thread(target=_obey, args=(orders, child), daemon=True).start()
+    os.write(line, f"started {pid}\n".encode())
+    threading.Thread(target=_obey, args=(line, guarded, child), daemon=True).start()
     code = child.wait()
     shutil.rmtree(scratch, ignore_errors=True)
-    with contextlib.suppress(BrokenPipeError):
-        os.write(report, f"exit {code}\n".encode())
+    with contextlib.suppress(ConnectionError):
+        os.write(line, f"exit {code}\n".encode())
 
 
-def _obey(orders: int, child: _Watched) -> None:
+def _obey(line: int, guarded: int, child: _Watched) -> None:
     """Wait for the order to end the child, and end it."""
-    order = os.read(orders, 4096).split()
-    child.end(float(order[0]) if order else _ORPHAN_GRACE_SECONDS)
-
-
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+    first, *_ = select.select([line, guarded], [], [])[0]
+    order = b""
+    with contextlib.suppress(ConnectionResetError):  # from a driver that died before it read what was reported
+        order = os.read(first, 4096)
+    child.end(float(order.split()[0]) if order else _ORPHAN_GRACE_SECONDS)
 
 
 def _become_subreaper() -> None:

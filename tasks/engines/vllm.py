@@ -15,9 +15,7 @@ from typing import Any, Literal
 
 from tapir_core.config import SERVED_NAME, VllmEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
-from tasks.engines.backbone import find_chat_template
-from tasks.engines.keys import keyless_environment
-from tasks.engines.machine import BROKEN_AMX, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, computes_in_bf16
+from tasks.engines import backbone, keys, machine
 from tasks.engines.student_server import HOST, Installed, Launch, StudentServer
 
 _FEW_CORES = 8
@@ -46,8 +44,7 @@ print(json.dumps({
     "found": bool(torch and vllm),
     "versions": {name: version for name, version in held.items() if version},
     "device": "cuda" if build.get("cuda") or build.get("hip") else "cpu",
-    "prefix": sys.prefix,
-    "own": sys.prefix != sys.base_prefix,
+    "folder": sys.prefix if sys.prefix != sys.base_prefix and os.access(sys.prefix, os.W_OK) else None,
 }))
 """
 
@@ -64,7 +61,7 @@ class VllmEnvironment:
     """Of vLLM and what it stands on, by the name of the package."""
     broken_amx: bool = False
     """The processor's AMX would end the server (`tasks.engines.machine`)."""
-    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    auto_dtype: str = "bfloat16"
     """What `dtype = "auto"` is here: float32 on a processor that is slower in bf16."""
 
     def dtype(self, engine: VllmEngine) -> str:
@@ -85,7 +82,7 @@ class VllmServer(StudentServer):
             MissingPrerequisite: the environment is missing.
         """
         engine, template = self.engine, self.student.chat_template
-        if template is None and find_chat_template(self.checkpoint) is None:
+        if template is None and backbone.find_chat_template(self.checkpoint) is None:
             raise ConfigError(
                 f"{self.checkpoint} has no chat template; set student.chat_template to a Jinja file that holds one"
             )
@@ -108,7 +105,7 @@ class VllmServer(StudentServer):
         """Interpreter and versions of the environment."""
         found = find_environment(engine)
         versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-        broken_amx = f"; {BROKEN_AMX}" if found.broken_amx else ""
+        broken_amx = f"; {machine.BROKEN_AMX}" if found.broken_amx else ""
         device = "GPUs" if found.device == "cuda" else "the CPU"
         said = f"{engine.python}: {versions}; built for {device}, answers in {found.dtype(engine)}{broken_amx}"
         return Installed(said, found.device)
@@ -132,13 +129,11 @@ def find_environment(engine: VllmEngine) -> VllmEnvironment:
     found: dict[str, Any] = json.loads(reply.stdout) if reply.returncode == 0 else {"found": False}
     if not found["found"]:
         raise MissingPrerequisite(f"student.engine.python = {engine.python!r} has no vLLM; {remedy}")
-    prefix = Path(found["prefix"])
-    ours = found["own"] and os.access(prefix, os.W_OK)
-    cache = prefix / "vllm-cache" if ours else None
+    cache = Path(found["folder"], "vllm-cache") if found["folder"] else None
     if found["device"] != "cpu":
         return VllmEnvironment(found["device"], cache, found["versions"])
-    broken_amx = amx_is_broken(_python(engine))
-    auto_dtype: Literal["bfloat16", "float32"] = "bfloat16" if computes_in_bf16(broken_amx=broken_amx) else "float32"
+    broken_amx = machine.amx_is_broken(_python(engine))
+    auto_dtype = "bfloat16" if machine.computes_in_bf16(broken_amx=broken_amx) else "float32"
     return VllmEnvironment("cpu", cache, found["versions"], broken_amx, auto_dtype)
 
 
@@ -204,12 +199,12 @@ def server_env(engine: VllmEngine, environment: VllmEnvironment, api_key: str) -
     if environment.device == "cpu":
         settings |= _cpu_settings(engine)
     if environment.broken_amx:
-        settings |= WITHOUT_AMX
+        settings |= machine.WITHOUT_AMX
     return _base_env() | settings
 
 
 def _cpu_settings(engine: VllmEngine) -> dict[str, str]:
-    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib), **KEEP_MEMORY}
+    settings = {"VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib), **machine.KEEP_MEMORY}
     cores = len(os.sched_getaffinity(0))
     if engine.tensor_parallel == 1 and cores <= _FEW_CORES:
         # Left alone, vLLM keeps a core for a process that only waits, busily, for the one that computes. Here both are
@@ -230,4 +225,6 @@ def _python(engine: VllmEngine) -> str:
 
 def _base_env() -> dict[str, str]:
     """Our variables without those that would bring our packages into another interpreter."""
-    return {name: value for name, value in keyless_environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return {
+        name: value for name, value in keys.keyless_environment().items() if name not in ("PYTHONPATH", "PYTHONHOME")
+    }

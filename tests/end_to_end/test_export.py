@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tapir_core.config import StudentConfig
 from tapir_core.paths import log_file
 from tapir_core.stages import StageAt
-from tasks.engines.student_server import LocalStudents, Student
+from tasks.engines.student_server import Student
 from tasks.engines.training.data import encode, mark_trained, read_conversations
 from tasks.engines.vllm import VllmServer
 from tests.harness.processes import REPOSITORY, tapir
@@ -96,7 +96,7 @@ def test_vllm_asks_an_export_in_the_same_tokens_and_gets_the_runs_own_answers(pr
     engine = student.engine.model_copy(update={"python": str(REPOSITORY / student.engine.python)})
     tokenizer = AutoTokenizer.from_pretrained(exported)
     served = StudentConfig(engine=engine)  # its template is the export's own
-    with closing(LocalStudents(VllmServer, served, tmp_path / "student.log", print)) as students:
+    with closing(VllmServer(served, tmp_path / "student.log", print)) as students:
         endpoint = students.source(Student(ROUND, exported, ""))()
         with openai.OpenAI(base_url=endpoint.base_url, api_key=endpoint.api_key, max_retries=0) as client:
             for conversation, prompt_tokens, text in answered:

@@ -17,7 +17,7 @@ from tapir_core.config import SERVED_NAME, Free, StudentEngine
 from tapir_core.errors import ConfigError, MissingPrerequisite
 from tapir_core.paths import TRAINING_SUMMARY
 from tasks.engines.keys import offline_environment
-from tasks.engines.student_server import Installed, Launch, StudentServer, served_here
+from tasks.engines.student_server import Installed, Launch, StudentServer
 from tasks.engines.students import serve
 
 
@@ -113,4 +113,4 @@ class LlamaServer(StudentServer):
         return [str(Path(program).absolute()), "--jinja", *(str(word) for pair in options.items() for word in pair)]
 
 
-serve(LlamaCppEngine, served_here(LlamaServer))
+serve(LlamaCppEngine, LlamaServer)

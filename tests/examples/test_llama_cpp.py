@@ -92,7 +92,7 @@ from tests.examples.llama_cpp import LlamaCppEngine
 
 def ask(folder, **fields):
     engine = LlamaCppEngine(gguf="backbone.gguf", program="./llama-server", **fields)
-    with closing(serving(engine).students(StudentConfig(engine=engine), Path("student.log"), print)) as students:
+    with closing(serving(engine)(StudentConfig(engine=engine), Path("student.log"), print)) as students:
         endpoint = students.source(Student(1, Path(folder), "identity"))()
         body = json.dumps({"model": engine.model_name(Path(folder)), "messages": []}).encode()
         headers = {"Authorization": f"Bearer {endpoint.api_key}"}

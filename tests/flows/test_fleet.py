@@ -17,7 +17,7 @@ from flows.forms import serve_student_from_form
 from flows.prefect_server import DEPLOYMENTS
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.run_folder import RunFolder, open_run
-from tasks.engines.replicas import Ended, Replicas, ReplicaStudents, replicas_of
+from tasks.engines.replicas import Ended, ReplicaStudents, replicas_of
 from tasks.runtime import close_all, current
 from tests.run_config import make_config
 
@@ -73,7 +73,7 @@ def test_a_run_that_has_joined_asks_its_workers_and_opens_their_registry_then(
 ) -> None:
     opened: list[RunFolder] = []
 
-    def open_replicas(run: RunFolder, *more: Any) -> Replicas:
+    def open_replicas(run: RunFolder, *more: Any) -> ReplicaStudents:
         opened.append(run)
         return replicas_of(run, *more)
 

@@ -12,7 +12,7 @@ from tapir_core.standin.rules import Behaviour
 from tapir_core.standin.server import reply_to
 from tapir_core.storage import file_sha256
 from tapir_core.text import canonical_json, digest
-from tasks.engines.training.job import TrainingJob, TrainingSummary
+from tasks.engines.training.trainer import TrainingJob, TrainingSummary
 from tests.doubles.provider import FakeReply, RecordedCall, Status, Text
 from tests.students import make_checkpoint
 

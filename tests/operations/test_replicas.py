@@ -35,7 +35,7 @@ SLOW_SERVER = '''\
 """Stands in for the interpreter of an environment with vLLM: each answer takes a while and is noted in a file."""
 import http.server, json, os, sys, time
 if sys.argv[1] == "-c":
-    print(json.dumps({{"found": True, "device": "cpu", "prefix": "/nowhere", "own": False, "versions": {{}}}}))
+    print(json.dumps({{"found": True, "device": "cpu", "folder": None, "versions": {{}}}}))
     sys.exit()
 options = dict(zip(sys.argv[3:], sys.argv[4:]))
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ import pytest
 from tapir_core.calls import Answer, Message, Request
 from tapir_core.paths import BACKBONE
 from tapir_core.run_folder import open_run
-from tasks.engines.student_server import LocalStudents
+from tasks.engines.vllm import VllmServer
 from tasks.runtime import Runtime
 from tests.doubles.batches import BatchRules
 from tests.doubles.standin import StandinServer
@@ -59,7 +59,7 @@ def test_replicas_answer_under_the_same_name_as_one_server(tmp_path: Path) -> No
     for kind in ("vllm", "replicas"):
         student = {"backbone": str(backbone), "engine": {"type": kind}}
         runtime = Runtime(open_run(make_config(tmp_path, student=student), {}))
-        assert type(runtime.students) is LocalStudents, "a run that has joined no fleet serves its students itself"
+        assert type(runtime.students) is VllmServer, "a run that has joined no fleet serves its students itself"
         voices.append(runtime.student(BACKBONE).identity)
         runtime.close()
     assert len(set(voices)) == 1

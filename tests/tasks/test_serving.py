@@ -23,7 +23,6 @@ from tapir_core.run_folder import RunFolder, open_run
 from tapir_core.stages import StageAt
 from tasks import serving
 from tasks.engines.keys import replica_key
-from tasks.engines.supervisor_main import descendants_of
 from tasks.runtime import close_all, current
 from tasks.serving import ASKED_NOW, HOST_VARIABLE, serve_replica
 from tests import waiting
@@ -31,7 +30,7 @@ from tests.run_builder import build_run
 from tests.run_config import make_config
 from tests.s3_server import S3Server
 from tests.students import make_checkpoint
-from tests.tasks.engines.test_student_server import fake_python
+from tests.tasks.engines.test_student_server import fake_python, processes_below
 
 wait_until = partial(waiting.wait_until, seconds=30, every=0.01)
 
@@ -56,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
     student = {"backbone": str(backbone), "engine": engine}
     yield open_run(make_config(tmp_path / "runs", student=student), {})
     close_all()
-    assert [pid for pid in descendants_of(os.getpid()) if b"--served-model-name" in command_line(pid)] == []
+    assert [pid for pid in processes_below(os.getpid()) if b"--served-model-name" in command_line(pid)] == []
 
 
 @pytest.fixture
@@ -129,7 +128,7 @@ def test_what_was_asked_for_is_served_with_the_derived_key_until_it_is_asked_to_
     key = replica_key(run.ref.root, run.record.id, asked)
     assert ask(replica.base_url, f"Bearer {key}") == 200
     assert ask(replica.base_url, "Bearer another") == 401
-    children = [command_line(pid) for pid in descendants_of(os.getpid())]
+    children = [command_line(pid) for pid in processes_below(os.getpid())]
     assert not any(key.encode() in words for words in children)
     registry.dismiss()
     assert served.end() == "asked to leave"
@@ -176,7 +175,7 @@ def test_a_server_that_dies_fails_it_with_the_log(run: RunFolder, registry: Repl
     asked = registry.ask(BACKBONE, identity(run))
     served = Serving(run, replica=asked)
     wait_until(lambda: serves(registry))
-    servers = [pid for pid in descendants_of(os.getpid()) if b"--served-model-name" in command_line(pid)]
+    servers = [pid for pid in processes_below(os.getpid()) if b"--served-model-name" in command_line(pid)]
     for pid in servers:
         if b"supervisor_main" not in command_line(pid):
             os.kill(pid, signal.SIGKILL)
@@ -192,7 +191,7 @@ def test_one_that_is_asked_to_leave_while_it_starts_leaves(
 ) -> None:
     fake_python(tmp_path, health=503)
     served = Serving(run, replica=registry.ask(BACKBONE, identity(run)))
-    wait_until(lambda: any(b"--served-model-name" in command_line(pid) for pid in descendants_of(os.getpid())))
+    wait_until(lambda: any(b"--served-model-name" in command_line(pid) for pid in processes_below(os.getpid())))
     registry.dismiss()
     assert served.end() == "asked to leave"
 

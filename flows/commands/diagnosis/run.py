@@ -317,7 +317,7 @@ def _endpoint_check(field: str, endpoint: OpenAIEndpoint) -> Check:
 
 def _student_check(student: StudentConfig) -> Check:
     def look() -> Finding:
-        students = serving(student.engine).students(student, Path(os.devnull), lambda _line: None)
+        students = serving(student.engine)(student, Path(os.devnull), lambda _line: None)
         # The model's name, where it is the same for every checkpoint.
         name, other = (student.engine.model_name(Path(each)) for each in ("one", "another"))
         return _ask(students.source(Student(BACKBONE, Path(), ""))(), name if name == other else None)

@@ -22,9 +22,8 @@ from typing import Any
 
 import polars as pl
 
-from tapir_core.errors import ConfigError, TapirError
-from tapir_core.randomness import derive_rng
-from tasks.engines.training.job import TrainingCount, TrainingJob, print_child_error
+from tapir_core import errors, randomness
+from tasks.engines.training.trainer import TrainingCount, TrainingJob, exit_code
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -69,7 +68,7 @@ def load_tokenizer(job: TrainingJob) -> Any:
         ConfigError: the base is no checkpoint.
     """
     if not (job.base / "config.json").exists():
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{job.base} holds no config.json; a student is a folder of config, safetensors and tokenizer"
         )
     from transformers import AutoTokenizer  # only here: the driver reads batches, and loads none of it
@@ -93,7 +92,7 @@ def read_conversations(files: Sequence[Path]) -> list[Conversation]:
     for number, messages in enumerate(rows):
         roles = [message["role"] for message in messages or []]
         if len(roles) < 2 or roles[-1] != "assistant":
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"row {number} of the mixture ({files[0].parent}) has the roles {roles}; a training example is a "
                 "prompt and, last, an assistant message"
             )
@@ -107,7 +106,7 @@ def closing_token(tokenizer: Any) -> int:
         ConfigError: there is no chat template, or neither token exists.
     """
     if not tokenizer.chat_template:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{tokenizer.name_or_path} has no chat template, so an instruction cannot be shown to it; "
             "set student.chat_template to a Jinja file"
         )
@@ -117,7 +116,7 @@ def closing_token(tokenizer: Any) -> int:
     after = whole_ids[_shared_length(prompt_ids, whole_ids) :]
     closing = next((token for token in reversed(after) if token in special), tokenizer.eos_token_id)
     if closing is None:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the chat template of {tokenizer.name_or_path} puts no special token after an answer and its tokenizer "
             "has no end-of-sequence token, so the student could not learn to stop; give one of the two"
         )
@@ -128,33 +127,24 @@ def encode(tokenizer: Any, conversations: Sequence[Conversation], *, max_length:
     """Tokenize; an example longer than ``max_length`` is left out and counted, never cut.
 
     Raises:
-        ConfigError: no example is left.
+        ConfigError: no example is left, or one has no answer to train.
     """
     closing = closing_token(tokenizer)
     examples = [_example(prompt, whole, closing) for prompt, whole in _render(tokenizer, conversations)]
     kept = [example for example in examples if len(example.tokens) <= max_length]
     if not kept:
         shortest = min((len(example.tokens) for example in examples), default=0)
-        raise ConfigError(
+        raise errors.ConfigError(
             f"none of the {len(examples)} examples fits training.max_length = {max_length}; "
             f"the shortest has {shortest} tokens"
         )
-    return Corpus(kept, len(examples) - len(kept), closing)
-
-
-def check_masks(corpus: Corpus) -> None:
-    """Every example has an answer of its own and ends, trained, with the closing token.
-
-    Raises:
-        ConfigError: one does not.
-    """
-    for number, example in enumerate(corpus.examples):
-        trained = [label for label in example.labels if label != IGNORED]
-        if len(trained) < 2 or trained[-1] != corpus.closing:
-            raise ConfigError(
-                f"example {number} trains {len(trained)} tokens and ends with token {example.tokens[-1]}, not with an "
-                f"answer and the closing token {corpus.closing}; look at its messages and at the chat template"
+    for number, example in enumerate(kept):
+        if len(example.tokens) == example.prompt_length + 1:
+            raise errors.ConfigError(
+                f"example {number} trains 1 tokens, the closing token {closing}, and no answer before it; look at its "
+                "messages and at the chat template"
             )
+    return Corpus(kept, len(examples) - len(kept), closing)
 
 
 def mark_trained(tokenizer: Any, example: Example) -> str:
@@ -213,10 +203,6 @@ class BatchPlan:
     def steps(self) -> int:
         """Optimizer steps."""
         return math.ceil(len(self.groups) / self.accumulation)
-
-    def of_rank(self, rank: int) -> list[list[int]]:
-        """The micro-batches of one rank, in order."""
-        return [group[rank] for group in self.groups]
 
     def tokens_by_step(self, lengths: Sequence[int]) -> list[int]:
         """Tokens of each step, padding not counted."""
@@ -283,7 +269,7 @@ def _mixed_batches(
         window = sorted(stream[start : start + window_size], key=lambda index: lengths[index])
         whole = len(window) // bundle_size * bundle_size
         bundles = [window[first : first + bundle_size] for first in range(0, whole, bundle_size)]
-        derive_rng(seed, "bundles", start).shuffle(bundles)
+        randomness.derive_rng(seed, "bundles", start).shuffle(bundles)
         mixed = [index for bundle in bundles for index in bundle] + window[whole:]
         batches += [
             sorted(mixed[first : first + batch_size], key=lambda index: lengths[index])
@@ -297,7 +283,7 @@ def _stream(count: int, epochs: float, seed: int) -> list[int]:
     stream: list[int] = []
     for epoch in range(math.ceil(epochs)):
         order = list(range(count))
-        derive_rng(seed, "order", epoch).shuffle(order)
+        randomness.derive_rng(seed, "order", epoch).shuffle(order)
         stream += order
     return stream[: max(1, round(count * epochs))]
 
@@ -356,7 +342,6 @@ def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
     """
     tokenizer, training = load_tokenizer(job), job.training
     corpus = encode(tokenizer, read_conversations(job.mixture), max_length=training.max_length)
-    check_masks(corpus)
     common: dict[str, Any] = {
         "epochs": job.epochs,
         "batch_size": training.batch_size,
@@ -371,17 +356,12 @@ def plan_training(job: TrainingJob, world_size: int) -> PlannedTraining:
     return PlannedTraining(job, tokenizer, corpus, plan)
 
 
-def _main() -> int:
-    """Print what each job of the standard input comes to, in the child; returns the exit code."""
-    jobs = [TrainingJob.from_json(each) for each in json.load(sys.stdin)]
-    try:
-        counts = [asdict(plan_training(job, world_size=1).count()) for job in jobs]
-    except TapirError as error:
-        print_child_error(error)
-        return 1
-    print(json.dumps(counts))
+def _count() -> int:
+    """Print what each job of the standard input comes to, in the child."""
+    jobs = [TrainingJob(**each) for each in json.load(sys.stdin)]
+    print(json.dumps([asdict(plan_training(job, world_size=1).count()) for job in jobs]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    sys.exit(exit_code(_count))

@@ -4,36 +4,46 @@ Run as ``python -m tasks.engines.training.rank JOB.json`` by `trainer.py`, never
 it is. What a user can act on is printed as one line ``tapir error <kind>: <message>``, which `trainer.py` raises again.
 
 Before its first step it looks at memory. The estimate is rough, activations most of all; it stops a training only when
-weights, gradients and optimizer alone do not fit.
+weights, gradients and optimizer alone do not fit. Saving and stopping are collective: the ranks agree on both by one
+small reduction a step.
 """
 
 import json
 import math
 import os
+import shutil
+import signal
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import deepspeed
 import psutil
 import torch
 from datasets import Dataset
+from peft import LoraConfig, PeftModel
 from torch.distributed import TCPStore
+from transformers import AutoModelForCausalLM, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import is_flash_attn_2_available, logging
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
-from tapir_core.errors import EngineError, MissingPrerequisite, TapirError
-from tasks.engines.training import data, sft
-from tasks.engines.training.job import (
+from tapir_core.errors import EngineError, MissingPrerequisite
+from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
+from tasks.engines.training import data
+from tasks.engines.training.trainer import (
     Attempt,
+    SaveRecord,
     TrainingJob,
+    TrainingProgress,
     TrainingSummary,
+    exit_code,
     newest_save,
-    print_child_error,
+    publish_save,
     sync_folder,
 )
 
@@ -45,18 +55,18 @@ _LIBRARIES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "peft")
 """Those that a training's numbers depend on."""
 
 
+_BUCKET_ELEMENTS = 50_000_000
+"""Elements of DeepSpeed's communication buffers: its default of 500 million takes 2 GB for any model."""
+
+
 def main(job_file: Path) -> int:
     """Train; returns the exit code."""
-    job = sft.settle_precision(TrainingJob.from_json(json.loads(job_file.read_text())))
+    job = settle_precision(TrainingJob(**json.loads(job_file.read_text())))
     # DeepSpeed would compile a shared-memory reduction for CPUs; a fresh machine has no compiler.
     deepspeed.ops.__compatible_ops__ = {}
     logging.disable_progress_bar()
     _served = _rendezvous()
-    try:
-        return _train(job)
-    except TapirError as error:
-        print_child_error(error)
-        return 1
+    return exit_code(lambda: _train(job))
 
 
 def _train(job: TrainingJob) -> int:
@@ -68,25 +78,22 @@ def _train(job: TrainingJob) -> int:
         )
     planned = data.plan_training(job, world_size)
     save = newest_save(attempt.saves, world_size=world_size)
-    earlier_seconds = save.seconds if save else 0.0
     # Before the model: ZeRO-3 loads it in parts.
-    settings = SFTConfig(**sft.sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
-    watch = sft.Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), earlier_seconds=earlier_seconds)
-    trainer = sft.PlannedTrainer(
+    settings = SFTConfig(**sft_settings(job, planned.plan, on_cpu=not torch.cuda.is_available()))
+    trainer = PlannedTrainer(
         plan=planned.plan,
-        watch=watch,
-        resumed_from_steps=(*save.resumed_from_steps, save.step) if save else (),
-        model=sft.load_model(job),
+        watch=Watch(job, planned.plan.tokens_by_step(planned.corpus.lengths), save),
+        model=_load_base(job),
         args=settings,
         train_dataset=_dataset(planned.corpus),
         processing_class=planned.tokenizer,
-        peft_config=sft.lora_config(job),
+        peft_config=_lora_config(job),
     )
     _look_before(planned, trainer)
     if save and trainer.is_world_process_zero():
         print(f"resuming from step {save.step}", flush=True)
     trainer.train(resume_from_checkpoint=str(attempt.saves / save.name) if save else None)
-    if watch.stopped and trainer.state.global_step < trainer.state.max_steps:
+    if trainer.watch.stopped and trainer.state.global_step < trainer.state.max_steps:
         print(f"stopped by SIGTERM after step {trainer.state.global_step}; the same command goes on", flush=True)
         return _STOPPED
     _finish(planned, trainer)
@@ -95,108 +102,60 @@ def _train(job: TrainingJob) -> int:
 
 def _dataset(corpus: data.Corpus) -> Dataset:
     """All examples, and last the filler without labels."""
-    filler = [corpus.closing] * 2
-    return Dataset.from_dict(
-        {
-            "input_ids": [*(example.tokens for example in corpus.examples), filler],
-            "labels": [*(example.labels for example in corpus.examples), [data.IGNORED] * len(filler)],
-        }
-    )
+    rows = [*corpus.examples, data.Example([corpus.closing] * 2, prompt_length=2)]
+    return Dataset.from_dict({"input_ids": [each.tokens for each in rows], "labels": [each.labels for each in rows]})
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSize:
-    """What the estimate needs to know of a model."""
-
-    parameters: int
-    trained_parameters: int
-    layers: int
-    hidden: int
-    vocabulary: int
-
-    @classmethod
-    def of(cls, model: Any) -> Self:
-        """The size of a loaded one; ZeRO-3 keeps the true size of a partitioned weight in ``ds_numel``."""
-        text = model.config.get_text_config()
-        counts = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
-        return cls(
-            parameters=sum(count for count, _ in counts),
-            trained_parameters=sum(count for count, trained in counts if trained),
-            layers=text.num_hidden_layers,
-            hidden=text.hidden_size,
-            vocabulary=text.vocab_size,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryEstimate:
-    """Bytes that one process needs."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def states(self) -> int:
-        """What is needed whatever the batch."""
-        return self.weights + self.gradients + self.optimizer
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.states + self.activations
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in asdict(self).items())
-        return f"{parts}; {self.total / _GIB:.2f} GiB"
-
-
-def estimate_memory(job: TrainingJob, size: ModelSize, *, longest: int, world_size: int) -> MemoryEstimate:
-    """Rough bytes a process, for its fullest micro-batch."""
-    training = job.training
-    width = 2 if training.precision == "bf16" else 4
-    stage = training.zero_stage
-    weights = size.parameters * width // (world_size if stage == 3 else 1)
-    gradients = size.trained_parameters * width // (world_size if stage >= 2 else 1)
-    # AdamW's two moments and DeepSpeed's fp32 copy of the weights
-    optimizer = size.trained_parameters * 12 // (world_size if stage >= 1 else 1)
+def estimate_memory(job: TrainingJob, model: Any, *, longest: int, world_size: int) -> dict[str, int]:
+    """Rough bytes that one process needs, by what they hold: those for its fullest micro-batch are `activations`."""
+    training, text = job.training, model.config.get_text_config()
+    stage, width = training.zero_stage, 2 if training.precision == "bf16" else 4
+    # ZeRO-3 keeps the true size of a partitioned weight in `ds_numel`.
+    sizes = [(getattr(each, "ds_numel", each.numel()), each.requires_grad) for each in model.parameters()]
+    weights, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     tokens = training.micro_batch_size * (training.max_length if training.packing else longest)
     # about 17 values of the hidden size a token and layer, or one where they are recomputed; logits and their gradient
-    held = size.layers * (1 if training.gradient_checkpointing else 17) + 17
-    activations = tokens * (size.hidden * held * width + size.vocabulary * (width + 4))
-    return MemoryEstimate(weights, gradients, optimizer, activations)
+    held = text.num_hidden_layers * (1 if training.gradient_checkpointing else 17) + 17
+    return {
+        "weights": weights * width // (world_size if stage == 3 else 1),
+        "gradients": trained * width // (world_size if stage >= 2 else 1),
+        # AdamW's two moments and DeepSpeed's fp32 copy of the weights
+        "optimizer": trained * 12 // (world_size if stage >= 1 else 1),
+        "activations": tokens * (text.hidden_size * held * width + text.vocab_size * (width + 4)),
+    }
 
 
-def check_memory(job: TrainingJob, estimate: MemoryEstimate, free: int) -> str | None:
-    """A warning when the estimate exceeds the free memory.
+def check_memory(job: TrainingJob, needed: dict[str, int], free: int) -> list[str]:
+    """What to say of an estimate: itself beside the free memory, and a warning when it exceeds that.
 
     Raises:
         EngineError: not even weights, gradients and optimizer fit.
     """
-    if estimate.total <= free:
-        return None
-    text = f"the training needs about {estimate.total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
-    if estimate.states > free:
-        raise EngineError(f"{text} ({estimate}); {job.memory_remedy}")
-    return f"{text}; should it fail: {job.memory_remedy}"
+    total = sum(needed.values())
+    parts = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in needed.items())
+    estimate = f"{parts}; {total / _GIB:.2f} GiB"
+    lines = [f"{estimate} a process, {free / _GIB:.2f} GiB free"]
+    if total > free:
+        text = f"the training needs about {total / _GIB:.1f} GiB a process and {free / _GIB:.1f} GiB are free"
+        if total - needed["activations"] > free:
+            raise EngineError(f"{text} ({estimate}); {job.memory_remedy}")
+        lines.append(f"{text}; should it fail: {job.memory_remedy}")
+    return lines
 
 
-def _look_before(planned: data.PlannedTraining, trainer: sft.PlannedTrainer) -> None:
+def _look_before(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Print the pre-flight: what is trained, and whether memory will do."""
     job, world_size, device = planned.job, trainer.args.world_size, trainer.args.device.type
-    longest = max(planned.corpus.lengths)
-    estimate = estimate_memory(job, ModelSize.of(trainer.model), longest=longest, world_size=world_size)
+    needed = estimate_memory(job, trainer.model, longest=max(planned.corpus.lengths), world_size=world_size)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available // world_size
-    warning = check_memory(job, estimate, free)
+    memory = check_memory(job, needed, free)
     if trainer.is_world_process_zero():
-        memory = [f"{estimate} a process, {free / _GIB:.2f} GiB free", *([warning] if warning else [])]
         print(_describe(planned, world_size, device, memory))
         example = data.mark_trained(planned.tokenizer, planned.corpus.examples[0])
         print(f"  one example, trained between ⟦ and ⟧:\n{example}", flush=True)
 
 
-def _describe(planned: data.PlannedTraining, world_size: int, device: str, memory: Sequence[str]) -> str:
+def _describe(planned: data.PlannedTraining, world_size: int, device: str, memory: list[str]) -> str:
     training, plan, count = planned.job.training, planned.plan, planned.count()
     lines = [
         f"world size    {world_size} ({device}), ZeRO stage {training.zero_stage}, {training.precision}"
@@ -212,7 +171,7 @@ def _describe(planned: data.PlannedTraining, world_size: int, device: str, memor
     return "\n".join(["pre-flight", *(f"  {line}" for line in lines)])
 
 
-def _finish(planned: data.PlannedTraining, trainer: sft.PlannedTrainer) -> None:
+def _finish(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> None:
     """Write the student and its summary under a temporary name, then give it its place."""
     job, attempt = planned.job, Attempt(planned.job.output)
     # Only ZeRO-3 has no rank with whole weights; collecting them is collective. Otherwise the model keeps its ties.
@@ -223,15 +182,27 @@ def _finish(planned: data.PlannedTraining, trainer: sft.PlannedTrainer) -> None:
     if job.training.lora:
         adapter = attempt.folder / "adapter"
         model.save_pretrained(adapter, state_dict=state)
-        model, state = sft.merge_adapter(job, adapter), None
-    sft.write_student(model, planned.tokenizer, state, folder, closing=planned.corpus.closing)
+        unset_hf_deepspeed_config()  # under ZeRO-3 the base would be loaded in parts, by all ranks
+        model, state = PeftModel.from_pretrained(_load_base(job), adapter).merge_and_unload(), None
+    _stop_at(model.generation_config, planned.corpus.closing)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, state_dict=state)
+    planned.tokenizer.save_pretrained(folder)
     summary = json.dumps(asdict(_summary(planned, trainer)), indent=1)
     (folder / attempt.summary_file.name).write_text(summary)
     sync_folder(folder)
     folder.rename(attempt.checkpoint)
 
 
-def _summary(planned: data.PlannedTraining, trainer: sft.PlannedTrainer) -> TrainingSummary:
+def _stop_at(generation: Any, closing: int) -> None:
+    """Have the served student stop at ``closing`` too."""
+    given = generation.eos_token_id
+    stops = given if isinstance(given, list) else [] if given is None else [given]
+    if closing not in stops:
+        generation.eos_token_id = [closing, *stops]
+
+
+def _summary(planned: data.PlannedTraining, trainer: "PlannedTrainer") -> TrainingSummary:
     training, count, seconds = planned.job.training, planned.count(), trainer.watch.seconds
     curve = [
         {name: entry[name] for name in ("step", "loss", "learning_rate", "grad_norm") if name in entry}
@@ -254,9 +225,206 @@ def _summary(planned: data.PlannedTraining, trainer: sft.PlannedTrainer) -> Trai
         device=trainer.args.device.type,
         precision=training.precision,
         zero_stage=training.zero_stage,
-        resumed_from_steps=list(trainer.resumed_from_steps),
+        resumed_from_steps=list(trainer.watch.resumed_from_steps),
         versions={name: metadata.version(name) for name in _LIBRARIES},
     )
+
+
+def deepspeed_config(job: TrainingJob, plan: data.BatchPlan) -> dict[str, Any]:
+    """DeepSpeed's configuration. The optimizer is torch's AdamW: nothing is compiled, so no compiler is needed."""
+    training = job.training
+    return {
+        "train_micro_batch_size_per_gpu": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "gradient_clipping": training.max_grad_norm,
+        "bf16": {"enabled": training.precision == "bf16"},
+        "zero_optimization": {
+            # In bf16, stage 0 drifts from fp32 (loss 6.29 for 6.22 after six steps); stage 1 follows it.
+            "stage": max(1, training.zero_stage) if training.precision == "bf16" else training.zero_stage,
+            "reduce_bucket_size": _BUCKET_ELEMENTS,
+            "allgather_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def sft_settings(job: TrainingJob, plan: data.BatchPlan, *, on_cpu: bool) -> dict[str, Any]:
+    """Arguments of `SFTConfig`. The plan already holds all epochs, so the trainer sees one."""
+    training = job.training
+    return {
+        "output_dir": str(Attempt(job.output).saves),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.accumulation,
+        "learning_rate": job.learning_rate,
+        "lr_scheduler_type": training.scheduler if training.scheduler != "constant" else "constant_with_warmup",
+        "warmup_steps": round(plan.steps * training.warmup_ratio),
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": job.seed,
+        "bf16": training.precision == "bf16",
+        "use_cpu": on_cpu,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "padding_free": training.packing,
+        "max_length": None,
+        "dataset_kwargs": {"skip_prepare_dataset": True},
+        "deepspeed": deepspeed_config(job, plan),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": not on_cpu,
+    }
+
+
+class Watch(TrainerCallback):
+    """Asks for a save every ``save_minutes`` and after SIGTERM, then also for the end; rank 0 writes progress."""
+
+    def __init__(self, job: TrainingJob, tokens_by_step: list[int], save: SaveRecord | None) -> None:
+        """``save`` is what this start goes on from."""
+        self.stopped = False
+        """SIGTERM came and the training ended early."""
+        self.resumed_from_steps = (*save.resumed_from_steps, save.step) if save else ()
+        self._earlier_seconds = save.seconds if save else 0.0
+        self._first_step = save.step if save else 0
+        self._job = job
+        self._tokens_by_step = tokens_by_step
+        self._told_to_stop = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training steps, over all starts of the attempt."""
+        return self._earlier_seconds + time.monotonic() - self._began
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The optimizer is ready and, on a resume, restored: from now on there is something to save."""
+        signal.signal(signal.SIGTERM, self._remember)
+        self._began = self.saved_at = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Agree on what is due."""
+        due = time.monotonic() - self.saved_at >= self._job.training.save_minutes * 60
+        wishes = torch.tensor([due or self._told_to_stop, self._told_to_stop], dtype=torch.int, device=args.device)
+        torch.distributed.all_reduce(wishes, op=torch.distributed.ReduceOp.MAX)
+        save, self.stopped = wishes.bool().tolist()
+        if state.global_step < state.max_steps:  # after the last step the finished student is written instead
+            control.should_save = save
+        control.should_training_stop |= self.stopped
+        return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        """One line of progress a step."""
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        done_here = sum(self._tokens_by_step[self._first_step : state.global_step])
+        rate = done_here / max(time.monotonic() - self._began, 1e-9)
+        progress = TrainingProgress(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=logs["loss"],
+            tokens=sum(self._tokens_by_step[: state.global_step]),
+            tokens_per_second=rate,
+            eta_seconds=sum(self._tokens_by_step[state.global_step :]) / rate,
+        )
+        with Attempt(self._job.output).progress_file.open("a") as file:
+            file.write(json.dumps(asdict(progress)) + "\n")
+
+    def _remember(self, *_: object) -> None:
+        self._told_to_stop = True
+
+
+class PlannedTrainer(SFTTrainer):
+    """Trains what a `BatchPlan` says, in its order. The last row of the data set is a filler without labels."""
+
+    def __init__(self, *, plan: data.BatchPlan, watch: Watch, **settings: Any) -> None:
+        super().__init__(callbacks=[watch], **settings)
+        self._plan, self.watch = plan, watch
+
+    def get_train_dataloader(self) -> Any:
+        """This rank's micro-batches; a rank without an example computes the filler, whose loss is zero."""
+        filler = [len(self.train_dataset) - 1]
+        cells = [group[self.args.process_index] or filler for group in self._plan.groups]
+        return torch.utils.data.DataLoader(
+            self.train_dataset,
+            batch_sampler=cells,
+            collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's fused loss on an accelerator; on a CPU the logits of no position before the first trained one.
+
+        TRL scores every position when Triton is missing, and computes each twice: a quarter of a small model's time.
+        """
+        if self.args.device.type != "cpu":
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs.pop("labels")[:, 1:]
+        trained = labels != data.IGNORED
+        first = int(trained.any(dim=0).int().argmax())
+        width = labels.shape[1] - first
+        logits = model(**inputs, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+        kept = trained[:, first:]
+        total = torch.nn.functional.cross_entropy(logits[kept].float(), labels[:, first:][kept], reduction="sum")
+        # DeepSpeed averages over ranks; `num_items_in_batch` counts the trained tokens of all of them.
+        return total / num_items_in_batch * self.accelerator.num_processes
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Nothing: DeepSpeed's part of a save holds the weights already; `write_student` ends a training."""
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Nothing: a save is no model that is shown to anyone."""
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        os.makedirs(folder, exist_ok=True)
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            steps = self.watch.resumed_from_steps
+            publish_save(folder, SaveRecord(self.state.global_step, self.watch.seconds, self.args.world_size, steps))
+            print(f"saved after step {self.state.global_step}", flush=True)
+        self.accelerator.wait_for_everyone()
+        self.watch.saved_at = time.monotonic()
+
+
+def settle_precision(job: TrainingJob) -> TrainingJob:
+    """The job with ``precision = "auto"`` decided for this rank's device."""
+    if job.training.precision != "auto":
+        return job
+    if torch.cuda.is_available():
+        in_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        in_bf16 = computes_in_bf16(broken_amx=WITHOUT_AMX.items() <= os.environ.items())
+    precision = "bf16" if in_bf16 else "fp32"
+    return replace(job, training=job.training.model_copy(update={"precision": precision}))
+
+
+def _load_base(job: TrainingJob) -> Any:
+    """The base's weights in the job's precision."""
+    return AutoModelForCausalLM.from_pretrained(
+        job.base,
+        dtype=torch.bfloat16 if job.training.precision == "bf16" else torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="flash_attention_2" if job.training.packing else "sdpa",
+    )
+
+
+def _lora_config(job: TrainingJob) -> LoraConfig | None:
+    """PEFT's configuration of the adapters, or nothing."""
+    if (lora := job.training.lora) is None:
+        return None
+    shape = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    return LoraConfig(**shape, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 def _rendezvous() -> TCPStore | None:

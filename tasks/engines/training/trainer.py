@@ -1,7 +1,9 @@
-"""Fine-tune a student: starts the ranks as supervised children and follows them; or counts before. Imports no torch.
+"""A fine-tune as its driver sees it: the job, the attempt folder, the ranks that are started and followed, the errors.
 
-A job that is started again goes on from its newest complete save; one that is finished is only read. What a user can
-act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
+Imports no torch; every rank reads it too. A job that is started again goes on from its newest complete save; one that
+is finished is only read. A save is a periodic, resumable checkpoint of one attempt, published by rename, so that a torn
+one is never resumed from: one folder a save, ``step-00000120``, with its record ``complete.json`` written last. What a
+user can act on is raised as a rank printed it; anything else as an `EngineError` with the last words of the log.
 """
 
 import json
@@ -14,28 +16,160 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Any
 
-from tapir_core.errors import ConfigError, EngineError, TapirError
-from tasks.engines.keys import keyless_environment, offline_environment
-from tasks.engines.logs import follow_log, last_words, whole_lines
-from tasks.engines.machine import GPUS_VARIABLE, KEEP_MEMORY, WITHOUT_AMX, amx_is_broken, visible_gpus
-from tasks.engines.supervisor import SOURCES, Child, start_child
-from tasks.engines.training.job import (
-    Attempt,
-    TrainingCount,
-    TrainingJob,
-    TrainingProgress,
-    TrainingSummary,
-    child_error,
-    clear_unfinished,
-)
+from pydantic import AfterValidator, TypeAdapter
+from pydantic.dataclasses import dataclass
+from pydantic_core import to_jsonable_python
+
+from tapir_core import errors, paths
+from tapir_core.config import TrainingConfig
+from tapir_core.storage import Storage
+from tapir_core.summary.formats import duration
+from tapir_core.text import digest
+from tasks.engines import keys, logs, machine, supervisor
 
 _POLL_SECONDS = 0.25
 
+AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One fine-tune of ``base`` on ``mixture``; ``output`` is its attempt folder."""
+
+    base: AbsolutePath
+    """Folder of the checkpoint to start from."""
+    mixture: tuple[AbsolutePath, ...]
+    """Parquet files with a column ``messages``, a list of {role, content}."""
+    output: AbsolutePath
+    training: TrainingConfig
+    epochs: float
+    learning_rate: float
+    seed: int
+    log_path: AbsolutePath
+    chat_template: AbsolutePath | None = None
+    """Jinja file that replaces the base's chat template."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The job as JSON, which the constructor takes as keywords."""
+        return to_jsonable_python(self)
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that can change the weights; a checkpoint of another identity is never resumed from."""
+        free_of_training = {"runs_on", "save_minutes", "grace_seconds", "gradient_checkpointing"}
+        free: dict[str, Any] = {"output": True, "log_path": True, "training": free_of_training}
+        return digest(TypeAdapter(TrainingJob).dump_python(self, mode="json", exclude=free))
+
+    @property
+    def memory_remedy(self) -> str:
+        """What to change when memory does not suffice."""
+        training = self.training
+        ways = [
+            (True, f"lower training.micro_batch_size (now {training.micro_batch_size})"),
+            (True, f"lower training.max_length (now {training.max_length})"),
+            (not training.gradient_checkpointing, "set training.gradient_checkpointing = true"),
+            (training.lora is None, "set [training.lora]"),
+            (
+                training.zero_stage < 3,
+                f"raise training.zero_stage (now {training.zero_stage}) and give more processes",
+            ),
+        ]
+        return ", or ".join(way for helps, way in ways if helps)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """Where a training stands after an optimizer step."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens: int
+    """Tokens seen so far, prompts included, padding not."""
+    tokens_per_second: float
+    eta_seconds: float
+
+    def in_words(self) -> str:
+        """For a line that changes as it goes on."""
+        step = f"step {self.step}/{self.steps}, loss {self.loss:.3f}"
+        return f"{step}, {self.tokens_per_second:.0f} tokens/s, {duration(self.eta_seconds)} left"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCount:
+    """How much a training is; known before its first step."""
+
+    steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Examples of a step; the last one may have fewer."""
+    epochs: float
+    examples: int
+    """Different examples of an epoch."""
+    left_out: int
+    """Examples longer than ``max_length``."""
+    trained_tokens: int
+    """Tokens with a loss: answers and their closing tokens, over all epochs."""
+    total_tokens: int
+    """Tokens seen, prompts included and padding not, over all epochs."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSummary(TrainingCount):
+    """What a finished training reports; the content of ``training.json``."""
+
+    padding_share: float
+    seconds: float
+    """Seconds of training steps, all starts of this attempt together; start-up and saving not counted."""
+    tokens_per_second: float
+    final_loss: float
+    loss_curve: list[dict[str, int | float]]
+    """One entry a step: step, loss, learning_rate, grad_norm."""
+    world_size: int
+    device: str
+    precision: str
+    zero_stage: int
+    resumed_from_steps: list[int]
+    versions: dict[str, str]
+
+    def in_words(self) -> str:
+        """What came of it."""
+        return f"{self.steps} steps, final loss {self.final_loss:.3f}, {self.tokens_per_second:.0f} tokens/s"
+
+
+class Attempt:
+    """The attempt folder: the one place that knows its file names."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.job_file = folder / "job.json"
+        self.progress_file = folder / "progress.jsonl"
+        self.checkpoint = folder / "checkpoint"
+        """The finished student; complete as soon as it exists."""
+        self.summary_file = self.checkpoint / paths.TRAINING_SUMMARY
+        self.unfinished_checkpoint = folder / "checkpoint.unfinished"
+        self.saves = folder / "saves"
+        """Periodic, resumable checkpoints."""
+
+    def open(self, job: TrainingJob) -> None:
+        """Make the folder this job's: what another job left in it goes."""
+        if self.job_file.exists() and TrainingJob(**json.loads(self.job_file.read_text())).identity != job.identity:
+            shutil.rmtree(self.folder)
+        Storage(self.folder).write_bytes(self.job_file.name, json.dumps(job.to_json(), indent=1).encode())
+
+    def summary(self) -> TrainingSummary | None:
+        """The finished training, if there is one."""
+        if not self.summary_file.exists():
+            return None
+        return TrainingSummary(**json.loads(self.summary_file.read_text()))
+
 
 def train_student(
-    job: TrainingJob, *, on_progress: Callable[[TrainingProgress], None] | None = None
+    job: TrainingJob, *, on_progress: Callable[[TrainingProgress], object] = lambda _: None
 ) -> TrainingSummary:
     """Train ``job.base`` on ``job.mixture``; the student is then in ``checkpoint/`` of ``job.output``.
 
@@ -52,14 +186,14 @@ def train_student(
     if done is not None:
         return done
     clear_unfinished(attempt.saves)
-    environments = rank_environments(job, keyless_environment(), visible_gpus())
+    environments = rank_environments(job, keys.keyless_environment(), machine.visible_gpus())
     command = [sys.executable, "-u", "-m", "tasks.engines.training.rank", str(attempt.job_file)]
-    ranks: list[Child] = []
+    ranks: list[supervisor.Child] = []
     grace_seconds = job.training.grace_seconds
-    with follow_log("trainer", job.log_path):
+    with logs.follow_log("trainer", job.log_path):
         try:
             for environment in environments:
-                ranks.append(start_child(command, env=environment, log_path=job.log_path, name="trainer"))
+                ranks.append(supervisor.start_child(command, env=environment, log_path=job.log_path, name="trainer"))
             code = _follow(ranks, attempt.progress_file, on_progress)
             grace_seconds = 0.0
         finally:
@@ -84,14 +218,14 @@ def count_trainings(jobs: Sequence[TrainingJob]) -> list[TrainingCount]:
     done = subprocess.run(
         [sys.executable, "-m", "tasks.engines.training.data"],
         input=json.dumps([job.to_json() for job in jobs]),
-        env=offline_environment(),
-        cwd=SOURCES,
+        env=keys.offline_environment(),
+        cwd=supervisor.SOURCES,
         capture_output=True,
         text=True,
     )
     if done.returncode:
         last = "\n".join(f"  {line}" for line in done.stderr.strip().splitlines()[-8:])
-        raise child_error(done.stderr) or EngineError(f"the tokens of a training could not be counted:\n{last}")
+        raise child_error(done.stderr) or errors.EngineError(f"the tokens of a training could not be counted:\n{last}")
     return [TrainingCount(**each) for each in json.loads(done.stdout.splitlines()[-1])]
 
 
@@ -105,7 +239,7 @@ def rank_environments(
     """
     processes = job.training.processes or len(accelerators) or 1
     if accelerators and processes > len(accelerators):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"training.processes = {processes}, and this machine has {len(accelerators)} accelerators; "
             "lower it, or leave it out to use each"
         )
@@ -113,7 +247,7 @@ def rank_environments(
         port = probe.getsockname()[1]
     values = {
         **environment,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(supervisor.SOURCES), environment.get("PYTHONPATH")])),
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -125,19 +259,19 @@ def rank_environments(
         "LOCAL_SIZE": str(processes),
     }
     if accelerators:
-        values[GPUS_VARIABLE] = ",".join(accelerators[:processes])
+        values[machine.GPUS_VARIABLE] = ",".join(accelerators[:processes])
     else:
-        values |= {"DS_ACCELERATOR": "cpu", **KEEP_MEMORY}
+        values |= {"DS_ACCELERATOR": "cpu", **machine.KEEP_MEMORY}
         values["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
         if "OMP_WAIT_POLICY" not in environment:
             # Threads spin long at barriers by default: beside another busy process a step took 3 to 8 times as long.
             values.setdefault("GOMP_SPINCOUNT", "3000")
-        if amx_is_broken(sys.executable):
-            values |= WITHOUT_AMX
+        if machine.amx_is_broken(sys.executable):
+            values |= machine.WITHOUT_AMX
     return [{**values, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
-def explain(job: TrainingJob, code: int, log: str) -> TapirError:
+def explain(job: TrainingJob, code: int, log: str) -> errors.TapirError:
     """The error that a failed training is raised as."""
     stopped = re.findall(r"^stopped by SIGTERM .*$", log, flags=re.MULTILINE)
     if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", log, flags=re.IGNORECASE):
@@ -147,26 +281,114 @@ def explain(job: TrainingJob, code: int, log: str) -> TapirError:
     elif stopped:
         reason = f"was {stopped[-1]} (log: {job.log_path})"
     else:
-        reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{last_words(log)}"
-    return child_error(log, more=f" (log: {job.log_path})") or EngineError(f"the training {reason}")
+        reason = f"ended with exit code {code}; the last lines of {job.log_path}:\n{logs.last_words(log)}"
+    return child_error(log, more=f" (log: {job.log_path})") or errors.EngineError(f"the training {reason}")
 
 
 def read_progress(path: Path, offset: int) -> tuple[list[TrainingProgress], int]:
     """The whole lines of progress after ``offset``, and where they end."""
-    lines, offset = whole_lines(path, offset)
+    lines, offset = logs.whole_lines(path, offset)
     return [TrainingProgress(**json.loads(line)) for line in lines], offset
 
 
-def _follow(ranks: Sequence[Child], progress_file: Path, on_progress: Callable[[TrainingProgress], None] | None) -> int:
+def _follow(
+    ranks: Sequence[supervisor.Child], progress_file: Path, on_progress: Callable[[TrainingProgress], object]
+) -> int:
     """Until all ranks have ended, or one has failed; its exit code."""
     offset = progress_file.stat().st_size if progress_file.exists() else 0
     while True:
         codes = [rank.poll() for rank in ranks]
         rows, offset = read_progress(progress_file, offset)
         for row in rows:
-            if on_progress is not None:
-                on_progress(row)
+            on_progress(row)
         if any(codes) or None not in codes:
             # The others of a killed rank fail in its wake.
             return -signal.SIGKILL if -signal.SIGKILL in codes else next((code for code in codes if code), 0)
         time.sleep(_POLL_SECONDS)
+
+
+def exit_code(work: Callable[[], int]) -> int:
+    """Of a child that does ``work``; what a user can act on is printed, for `child_error` to read."""
+    try:
+        return work()
+    except errors.TapirError as error:
+        print(f"tapir error {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        return 1
+
+
+def child_error(text: str, *, more: str = "") -> errors.TapirError | None:
+    """The last error that a child printed, if any, with ``more`` after its words."""
+    printed = re.findall(r"^tapir error (\w+): (.*)$", text, flags=re.MULTILINE)
+    if not printed:
+        return None
+    kind, message = printed[-1]
+    return getattr(errors, kind)(message + more)
+
+
+_RECORD = "complete.json"
+_PREFIX = "step-"
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SaveRecord:
+    """What must be known before a save is loaded."""
+
+    step: int
+    seconds: float
+    """Seconds of training steps that led here."""
+    world_size: int
+    """DeepSpeed's partitions can only be loaded by as many ranks as wrote them."""
+    resumed_from_steps: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{_PREFIX}{self.step:08d}"
+
+
+def publish_save(written: Path, record: SaveRecord) -> Path:
+    """Make the folder ``written`` a complete save and drop all but the newest two."""
+    sync_folder(written)
+    Storage(written).write_bytes(_RECORD, json.dumps(asdict(record)).encode())
+    place = written.with_name(record.name)
+    _drop(place)
+    written.rename(place)
+    sync_folder(place.parent)
+    for older in _complete(place.parent)[:-_KEPT]:
+        _drop(place.with_name(older.name))
+    return place
+
+
+def newest_save(saves: Path, *, world_size: int) -> SaveRecord | None:
+    """The newest complete save that ``world_size`` ranks can load."""
+    return next((save for save in reversed(_complete(saves)) if save.world_size == world_size), None)
+
+
+def clear_unfinished(saves: Path) -> None:
+    """Delete what a kill left half written."""
+    complete = {save.name for save in _complete(saves)}
+    for folder in saves.iterdir() if saves.exists() else ():
+        if folder.name not in complete:
+            shutil.rmtree(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring every file below ``folder`` to the disk."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _complete(saves: Path) -> list[SaveRecord]:
+    records = sorted(saves.glob(f"{_PREFIX}*/{_RECORD}"))
+    return [SaveRecord(**json.loads(record.read_text())) for record in records]
+
+
+def _drop(folder: Path) -> None:
+    # First the record, so that a kill in between leaves no save that looks complete.
+    (folder / _RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

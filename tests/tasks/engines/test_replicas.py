@@ -14,7 +14,7 @@ from tapir_core.config import ReplicasEngine
 from tapir_core.errors import EngineError, MissingPrerequisite
 from tapir_core.leases import ReplicaRegistry
 from tasks.engines import replicas
-from tasks.engines.replicas import Ended, Replicas, ReplicaStudents
+from tasks.engines.replicas import Ended, ReplicaStudents
 from tasks.engines.student_server import Student
 from tests import waiting
 
@@ -89,7 +89,7 @@ def host(fleet: ScriptedFleet) -> Iterator[ReplicaStudents]:
 def open_host(fleet: ScriptedFleet, **fields: object) -> ReplicaStudents:
     engine = ReplicasEngine.model_validate({"wait_seconds": 20, **fields})
     registry = ReplicaRegistry(str(fleet.registry._engine.url), "a-run")
-    return ReplicaStudents(Replicas(engine, registry, fleet, key_of=lambda replica: f"key of {replica}"))
+    return ReplicaStudents(engine, registry, fleet, key_of=lambda replica: f"key of {replica}")
 
 
 def addresses(endpoint: Endpoint) -> set[str]:

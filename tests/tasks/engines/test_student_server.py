@@ -23,9 +23,8 @@ from tapir_core.config import EndpointEngine, StudentConfig, VllmEngine
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite
 from tasks.engines.endpoints import EndpointStudents
 from tasks.engines.logs import told_to
-from tasks.engines.student_server import LocalStudents, Student
+from tasks.engines.student_server import Student
 from tasks.engines.students import serving
-from tasks.engines.supervisor_main import descendants_of
 from tasks.engines.vllm import VllmServer
 from tests.tiny_student import tiny_student
 
@@ -37,7 +36,7 @@ FAKE_PYTHON = '''\
 """Stands in for the interpreter of an environment with vLLM: knows the probe, and serves instead of vLLM."""
 import http.server, json, os, sys, time
 if sys.argv[1] == "-c":
-    print(json.dumps({{"found": True, "device": "cpu", "prefix": "/nowhere", "own": False, "versions": {{}}}}))
+    print(json.dumps({{"found": True, "device": "cpu", "folder": None, "versions": {{}}}}))
     sys.exit()
 options = dict(zip(sys.argv[3:], sys.argv[4:]))
 {before}
@@ -80,15 +79,19 @@ def make_engine(python: str, **fields: object) -> VllmEngine:
 
 def make_server(folder: Path, python: str, **fields: object) -> VllmServer:
     student = StudentConfig(engine=make_engine(python, **fields))
-    return VllmServer(student, make_checkpoint(folder), folder / "logs" / "student.log", report=print)
+    return VllmServer(student, folder / "logs" / "student.log", print)
 
 
 def student_in(checkpoint: Path) -> Student:
     return Student(1, checkpoint, checkpoint.name)
 
 
+def processes_below(pid: int) -> list[int]:
+    return [each.pid for each in psutil.Process(pid).children(recursive=True)]
+
+
 def servers_left() -> list[int]:
-    return [pid for pid in descendants_of(os.getpid()) if b"student" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in processes_below(os.getpid()) if b"student" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @pytest.fixture
@@ -102,16 +105,16 @@ def starts(told: list[str]) -> int:
 
 
 @pytest.fixture
-def host(tmp_path: Path, told: list[str]) -> Iterator[LocalStudents]:
+def host(tmp_path: Path, told: list[str]) -> Iterator[VllmServer]:
     student = StudentConfig(engine=make_engine(fake_python(tmp_path)))
-    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log", told.append)) as host:
+    with closing(VllmServer(student, tmp_path / "student.log", told.append)) as host:
         yield host
     assert servers_left() == []
 
 
 def test_a_server_answers_on_loopback_until_it_is_stopped(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path), concurrency=7)
-    endpoint = server.start()
+    endpoint = server.start(make_checkpoint(tmp_path))
     assert endpoint.base_url.startswith("http://127.0.0.1:")
     assert endpoint.base_url.endswith("/v1")
     assert endpoint.concurrency == 7
@@ -133,7 +136,7 @@ def test_a_flow_is_told_what_matters_of_a_server_until_that_is_to_end(tmp_path: 
     told: list[tuple[int, str]] = []
     server = make_server(tmp_path, fake_python(tmp_path, before=before))
     with told_to(lambda level, text: told.append((level, text))):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
         server.stop()
     log = tmp_path / "logs" / "student.log"
     assert "broken by the end" in log.read_text()
@@ -145,9 +148,9 @@ def test_a_flow_is_told_what_matters_of_a_server_until_that_is_to_end(tmp_path: 
 
 def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) -> None:
     keys = []
-    server = make_server(tmp_path, fake_python(tmp_path))
+    server, checkpoint = make_server(tmp_path, fake_python(tmp_path)), make_checkpoint(tmp_path)
     for _ in range(2):
-        key = server.start().api_key
+        key = server.start(checkpoint).api_key
         assert key is not None
         assert all(key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in servers_left())
         keys.append(key)
@@ -157,21 +160,18 @@ def test_each_start_has_a_key_of_its_own_that_no_argument_shows(tmp_path: Path) 
 
 def test_a_missing_interpreter_says_how_to_make_the_environment(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match=r"'/no/python': No such file or directory; run `make student-env`"):
-        make_server(tmp_path, "/no/python").start()
+        make_server(tmp_path, "/no/python").start(make_checkpoint(tmp_path))
 
 
 def test_an_interpreter_without_vllm_says_how_to_make_the_environment(tmp_path: Path) -> None:
     with pytest.raises(MissingPrerequisite, match="has no vLLM; run `make student-env`"):
-        make_server(tmp_path, sys.executable).start()
+        make_server(tmp_path, sys.executable).start(make_checkpoint(tmp_path))
 
 
 def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path, template=False)
-    server = VllmServer(
-        StudentConfig(engine=make_engine(fake_python(tmp_path))), checkpoint, tmp_path / "log", report=print
-    )
     with pytest.raises(ConfigError, match=r"has no chat template; set student\.chat_template"):
-        server.start()
+        make_server(tmp_path, fake_python(tmp_path)).start(checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_checkpoint_without_chat_template_names_the_field_to_set(tmp_path: Pat
 def test_a_server_that_dies_tells_why_and_where_its_log_is(tmp_path: Path, before: str, message: str) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, before=before))
     with pytest.raises(EngineError, match=r"ended with exit code 1 before it was ready") as caught:
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert message in str(caught.value)
     assert str(tmp_path / "logs" / "student.log") in str(caught.value)
 
@@ -206,9 +206,9 @@ def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None
     for word in ("first", "second"):
         python = fake_python(tmp_path, before=f"raise ValueError('{word}')")
         student = StudentConfig(engine=make_engine(python))
-        server = VllmServer(student, make_checkpoint(tmp_path, word), tmp_path / "log", report=print)
+        server = VllmServer(student, tmp_path / "log", print)
         with pytest.raises(EngineError) as caught:
-            server.start()
+            server.start(make_checkpoint(tmp_path, word))
     assert "second" in str(caught.value)
     assert "ValueError: first" not in str(caught.value)
 
@@ -216,24 +216,24 @@ def test_the_error_of_an_earlier_start_is_not_told_again(tmp_path: Path) -> None
 def test_a_server_that_never_gets_ready_is_given_up_and_ended(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, health=503), start_timeout_seconds=0.5)
     with pytest.raises(EngineError, match=r"not ready after \d s; raise student\.engine\.start_timeout_seconds"):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert servers_left() == []
 
 
 def test_a_server_that_cannot_answer_is_ended_and_told(tmp_path: Path) -> None:
     server = make_server(tmp_path, fake_python(tmp_path, chat=400))
     with pytest.raises(EngineError, match=r"cannot answer with .*status 400.*the template is broken"):
-        server.start()
+        server.start(make_checkpoint(tmp_path))
     assert servers_left() == []
 
 
-def test_a_source_starts_nothing_before_it_is_called(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_source_starts_nothing_before_it_is_called(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     host.source(student_in(make_checkpoint(tmp_path)))
     assert starts(told) == 0
 
 
 def test_one_checkpoint_is_served_by_one_start_however_many_ask(
-    host: LocalStudents, told: list[str], tmp_path: Path
+    host: VllmServer, told: list[str], tmp_path: Path
 ) -> None:
     checkpoint = make_checkpoint(tmp_path)
     got: list[Endpoint] = []
@@ -247,7 +247,7 @@ def test_one_checkpoint_is_served_by_one_start_however_many_ask(
     assert starts(told) == 1
 
 
-def test_another_checkpoint_replaces_the_server(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_another_checkpoint_replaces_the_server(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     first, second = (make_checkpoint(tmp_path, name) for name in ("first", "second"))
     assert host.source(student_in(first))() != host.source(student_in(second))()
     assert starts(told) == 2
@@ -255,7 +255,7 @@ def test_another_checkpoint_replaces_the_server(host: LocalStudents, told: list[
     assert all(str(second).encode() in command for command in commands)
 
 
-def test_a_stopped_server_starts_again_when_it_is_asked(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_stopped_server_starts_again_when_it_is_asked(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     source = host.source(student_in(make_checkpoint(tmp_path)))
     source()
     host.stop()
@@ -264,7 +264,7 @@ def test_a_stopped_server_starts_again_when_it_is_asked(host: LocalStudents, tol
     assert starts(told) == 2
 
 
-def test_a_server_that_died_is_replaced(host: LocalStudents, told: list[str], tmp_path: Path) -> None:
+def test_a_server_that_died_is_replaced(host: VllmServer, told: list[str], tmp_path: Path) -> None:
     source = host.source(student_in(make_checkpoint(tmp_path)))
     before = source()
     family = [psutil.Process(pid) for pid in servers_left()]
@@ -278,7 +278,7 @@ def test_a_server_that_died_is_replaced(host: LocalStudents, told: list[str], tm
 
 def test_an_endpoint_engine_starts_nothing_and_carries_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = EndpointEngine(base_url="http://127.0.0.1:1/v1", model="tuned/{checkpoint}", api_key_env="STUDENT_KEY")
-    students = serving(engine).students(StudentConfig(engine=engine), tmp_path / "log", print)
+    students = serving(engine)(StudentConfig(engine=engine), tmp_path / "log", print)
     assert isinstance(students, EndpointStudents)
     with pytest.raises(MissingPrerequisite, match="STUDENT_KEY"):
         students.source(student_in(tmp_path))()
@@ -298,7 +298,7 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
     engine = make_engine(str(VLLM_PYTHON), enforce_eager=True, cpu_kv_cache_gib=1, start_timeout_seconds=300)
     lines: list[str] = []
     student = StudentConfig(engine=engine)
-    with closing(LocalStudents(VllmServer, student, tmp_path / "student.log", lines.append)) as host:
+    with closing(VllmServer(student, tmp_path / "student.log", lines.append)) as host:
         endpoint = host.source(student_in(checkpoint))()
         assert "ready" in lines[-1]
         first, again = asyncio.run(_ask_twice(endpoint))
@@ -306,7 +306,7 @@ def test_a_real_vllm_serves_a_tiny_student_and_leaves_nothing_when_killed(tmp_pa
         with pytest.raises(openai.AuthenticationError):
             asyncio.run(_ask_twice(Endpoint(base_url=endpoint.base_url, concurrency=1, api_key="wrong")))
         [api_server] = [pid for pid in servers_left() if "supervisor_main" not in _command_line(pid)]
-        below = descendants_of(api_server)
+        below = processes_below(api_server)
         assert below, "vLLM's engine core is a process of its own"
         os.kill(api_server, signal.SIGKILL)
         host.stop()

@@ -1,18 +1,21 @@
 """Whoever is killed, nothing that a child started is left."""
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tapir_core.errors import EngineError
+from tasks.engines import supervisor_main
 from tasks.engines.supervisor import Child, start_child
-from tasks.engines.supervisor_main import descendants_of
 from tests import waiting
 
 wait_until = partial(waiting.wait_until, seconds=15, every=0.02)
@@ -35,13 +38,14 @@ time.sleep(600)
 STUBBORN_FAMILY = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{FAMILY}"
 
 DRIVER = """
-import os, sys, time
+import os, psutil, sys, time
 from pathlib import Path
 from tasks.engines.supervisor import start_child
 folder = Path(sys.argv[1])
 argv = [sys.executable, "-c", sys.argv[2], str(folder / "pids")]
 child = start_child(argv, env=os.environ, log_path=folder / "log", name="family")
-(folder / "supervisors").write_text(" ".join(map(str, child.supervisors)))
+above = psutil.Process(child.pid).parents()[:2]
+(folder / "supervisors").write_text(" ".join(str(each.pid) for each in above))
 if sys.argv[3] == "fork":
     if os.fork() == 0:
         (folder / "forked").write_text(str(os.getpid()))
@@ -58,10 +62,12 @@ def start(code: str, folder: Path, *args: object) -> Child:
     return start_child(python(code, *args), env=os.environ, log_path=folder / "logs" / "child.log", name="test child")
 
 
-def start_family(folder: Path, code: str = FAMILY) -> tuple[Child, list[int]]:
+def start_family(folder: Path, code: str = FAMILY) -> tuple[Child, list[int], list[int]]:
+    """The child, its processes, and guard and keeper above them."""
     (folder / "pids").mkdir()
     child = start(code, folder, folder / "pids")
-    return child, family_pids(folder)
+    keeper, guard = psutil.Process(child.pid).parents()[:2]
+    return child, family_pids(folder), [guard.pid, keeper.pid]
 
 
 def family_pids(folder: Path) -> list[int]:
@@ -141,11 +147,11 @@ def test_terminate_lets_the_child_finish_its_work(tmp_path: Path) -> None:
 
 
 def test_terminate_ends_what_ignores_it(tmp_path: Path) -> None:
-    child, pids = start_family(tmp_path, STUBBORN_FAMILY)
-    assert sorted(descendants_of(child.supervisors[0])) == sorted([child.supervisors[1], *pids])
+    child, pids, (guard, keeper) = start_family(tmp_path, STUBBORN_FAMILY)
+    below = psutil.Process(guard).children(recursive=True)
+    assert sorted(each.pid for each in below) == sorted([keeper, *pids])
     assert child.terminate(0.2) == -signal.SIGKILL
-    assert not any(map(runs, [*pids, *child.supervisors]))
-    assert descendants_of(child.supervisors[0]) == []
+    assert not any(map(runs, [*pids, guard, keeper]))
 
 
 def test_a_child_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
@@ -156,19 +162,35 @@ def test_a_child_that_ends_by_itself_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_killing_the_child_leaves_nothing(tmp_path: Path) -> None:
-    child, pids = start_family(tmp_path)
+    child, pids, supervisors = start_family(tmp_path)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    assert not any(map(runs, [*pids, *child.supervisors]))
+    assert not any(map(runs, [*pids, *supervisors]))
 
 
 @pytest.mark.parametrize("victim", [0, 1], ids=["guard", "keeper"])
 def test_killing_a_supervisor_leaves_nothing(tmp_path: Path, victim: int) -> None:
-    child, pids = start_family(tmp_path)
-    os.kill(child.supervisors[victim], signal.SIGKILL)
+    child, pids, supervisors = start_family(tmp_path)
+    os.kill(supervisors[victim], signal.SIGKILL)
     assert child.wait() < 0
     assert not any(map(runs, pids))
-    wait_until_gone([*child.supervisors])
+    wait_until_gone(supervisors)
+
+
+def test_a_driver_that_dies_before_it_hears_of_the_start_leaves_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    argv = [
+        sys.executable,
+        "-I",
+        supervisor_main.__file__,
+        str(theirs.fileno()),
+        *python("import time; time.sleep(600)"),
+    ]
+    with subprocess.Popen(argv, pass_fds=[theirs.fileno()]) as guard:
+        theirs.close()
+        assert select.select([ours], [], [], 15)[0], "the start was not reported"
+        ours.close()
+        assert guard.wait(15) == 0
 
 
 @pytest.mark.parametrize("mode", ["alone", "fork"])

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from tapir_core.errors import ConfigError
-from tasks.engines.training.data import check_masks, closing_token, encode, mark_trained, read_conversations
+from tasks.engines.training.data import closing_token, encode, mark_trained, read_conversations
 from tests.tiny_student import tiny_student
 
 QUESTION = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 plus 2?"}]
@@ -63,7 +63,7 @@ def test_the_closing_token_is_the_templates_or_else_the_eos(folder: Path, templa
     tokenizer = load(folder, template)
     corpus = encode(tokenizer, [[*QUESTION, ANSWER]], max_length=500)
     assert tokenizer.decode([corpus.closing]) == closing
-    check_masks(corpus)
+    assert corpus.examples[0].tokens[-1] == corpus.closing
 
 
 def test_a_student_without_a_chat_template_is_refused_with_the_remedy(folder: Path) -> None:
@@ -85,9 +85,8 @@ def test_when_nothing_fits_the_shortest_length_is_named(folder: Path) -> None:
 
 
 def test_an_empty_answer_does_not_pass_the_pre_flight(folder: Path) -> None:
-    corpus = encode(load(folder), [[*QUESTION, {"role": "assistant", "content": ""}]], max_length=500)
     with pytest.raises(ConfigError, match="example 0 trains 1 tokens"):
-        check_masks(corpus)
+        encode(load(folder), [[*QUESTION, {"role": "assistant", "content": ""}]], max_length=500)
 
 
 @pytest.mark.parametrize("messages", [QUESTION, [ANSWER], []])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
-from tasks.engines.training.job import Attempt, TrainingJob
+from tasks.engines.training.trainer import Attempt, TrainingJob
 
 
 def make_job(folder: Path, **changes: Any) -> TrainingJob:
@@ -25,7 +25,7 @@ def make_job(folder: Path, **changes: Any) -> TrainingJob:
 
 def test_a_job_survives_the_way_through_its_file(tmp_path: Path) -> None:
     job = make_job(tmp_path, chat_template=tmp_path / "chat.jinja")
-    assert TrainingJob.from_json(json.loads(json.dumps(job.to_json()))) == job
+    assert TrainingJob(**json.loads(json.dumps(job.to_json()))) == job
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import torch
 
 from tapir_core.config import TrainingConfig
 from tasks.engines.machine import WITHOUT_AMX, computes_in_bf16
-from tasks.engines.training import sft
-from tasks.engines.training.job import TrainingJob
-from tasks.engines.training.sft import settle_precision
+from tasks.engines.training import rank
+from tasks.engines.training.rank import settle_precision
+from tasks.engines.training.trainer import TrainingJob
 
 
 def make_job(precision: str) -> TrainingJob:
@@ -25,7 +25,7 @@ def auto_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(f"flags : {flags}")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        monkeypatch.setattr(sft, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
+        monkeypatch.setattr(rank, "computes_in_bf16", partial(computes_in_bf16, cpuinfo=cpuinfo))
         return settle_precision(make_job("auto")).training.precision
 
     return settle

@@ -2,15 +2,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from tapir_core.config import TrainingConfig
 from tapir_core.errors import EngineError
 from tasks.engines.training.data import plan_batches
-from tasks.engines.training.job import TrainingJob
-from tasks.engines.training.rank import ModelSize, check_memory, estimate_memory
-from tasks.engines.training.sft import deepspeed_config, sft_settings
+from tasks.engines.training.rank import check_memory, deepspeed_config, estimate_memory, sft_settings
+from tasks.engines.training.trainer import TrainingJob
 
-SMALL = ModelSize(parameters=1000, trained_parameters=1000, layers=2, hidden=8, vocabulary=100)
+SHAPE = LlamaConfig(
+    hidden_size=8, num_hidden_layers=2, num_attention_heads=1, vocab_size=100, intermediate_size=8, pad_token_id=0
+)
+SMALL = LlamaForCausalLM(SHAPE)
 
 
 def make_job(**training: Any) -> TrainingJob:
@@ -70,17 +73,18 @@ def test_warm_up_is_a_share_of_the_steps_and_constant_warms_up_too() -> None:
 
 
 def test_partitions_shrink_the_estimate_by_stage() -> None:
-    totals = [
-        estimate_memory(make_job(zero_stage=stage), SMALL, longest=10, world_size=4).states for stage in (0, 1, 2, 3)
-    ]
+    needed = [estimate_memory(make_job(zero_stage=each), SMALL, longest=10, world_size=4) for each in (0, 1, 2, 3)]
+    totals = [sum(each.values()) for each in needed]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 4
 
 
 def test_what_cannot_fit_is_refused_with_the_fields_to_lower() -> None:
     job = make_job(micro_batch_size=4)
-    estimate = estimate_memory(job, SMALL, longest=10, world_size=1)
+    needed = estimate_memory(job, SMALL, longest=10, world_size=1)
+    total = sum(needed.values())
+    states = total - needed["activations"]
     with pytest.raises(EngineError, match=r"training\.micro_batch_size \(now 4\)"):
-        check_memory(job, estimate, free=estimate.states - 1)
-    assert "should it fail" in (check_memory(job, estimate, free=estimate.states + 1) or "")
-    assert check_memory(job, estimate, free=estimate.total) is None
+        check_memory(job, needed, free=states - 1)
+    assert "should it fail" in check_memory(job, needed, free=states + 1)[1]
+    assert len(check_memory(job, needed, free=total)) == 1

@@ -12,8 +12,16 @@ import pytest
 
 from tapir_core.config import LoraConfig, TrainingConfig
 from tapir_core.errors import ConfigError, EngineError, MissingPrerequisite, TapirError
-from tasks.engines.training.job import TrainingCount, TrainingJob, TrainingProgress
-from tasks.engines.training.trainer import count_trainings, explain, rank_environments, read_progress, train_student
+from tasks.engines.training.trainer import (
+    TrainingCount,
+    TrainingJob,
+    TrainingProgress,
+    count_trainings,
+    explain,
+    rank_environments,
+    read_progress,
+    train_student,
+)
 from tests.harness.watches import ListenWatch
 from tests.tiny_student import tiny_student
 
