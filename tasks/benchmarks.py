@@ -30,7 +30,7 @@ from tapir_core.evaluation.benchmark import (
     judging,
     score_rows,
 )
-from tapir_core.evaluation.marking import Answered, marking
+from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import REPLIES, Judgment, judgments_of
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
@@ -143,7 +143,8 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     answers = run.rows(replace(at, name="benchmark_answers"))
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
-    benchmark = marking(run.kept_config, at.benchmark_name, _scripts(run, at))
+    benchmark = benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at))
+    assert isinstance(benchmark, Marking)
     marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
     failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
     counts: dict[str, float] = {"marked": len(given), **{f"left out: {metric}": 1 for metric in marked.left_out}}

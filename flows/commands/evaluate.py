@@ -18,7 +18,6 @@ from tapir_core.evaluation.alpaca_eval import (
     read_annotations,
     read_length_tables,
 )
-from tapir_core.evaluation.length_control import LengthTables
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
@@ -132,7 +131,10 @@ def _score_annotations(
         ConfigError: a file is wrong, or only one of difficulty and anchors is given.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    tables = _read_tables(difficulty, anchors)
+    if (difficulty is None) != (anchors is None):
+        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
+        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
+    tables = read_length_tables(difficulty, anchors)
     found = read_annotations(path)
     most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     figures = measure_annotations(found.judged, tables, max_failed_share=most)
@@ -148,15 +150,6 @@ def _score_annotations(
         typer.echo(json.dumps(figures.to_dict()))
     else:
         print_table(console, _figures_table(figures, found.in_words))
-
-
-def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
-    if difficulty is None and anchors is None:
-        return None
-    if difficulty is None or anchors is None:
-        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
-        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
-    return read_length_tables(difficulty, anchors)
 
 
 def _beside(found: AnnotationFile, figures: AlpacaEvalFigures, instructions: int) -> Iterator[str]:

@@ -62,8 +62,6 @@ _FIRST, _SECOND = "m", "M"
 _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
-_MINIMAL = "by lengths alone, never beside a published rate"
-_NO_TABLES = "needs the difficulty table and the anchors"
 _AROUND_A_CHOICE = " \t\r\n\"'`*.()[]"
 _LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _LISTED = 5
@@ -120,6 +118,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
     """The benchmark with its settings."""
 
     model_field = "generator"
+    found_by = ("turn", "question")
     outputs_form = "instruction and output in each row (model_outputs.json)"
     labels: ClassVar[Mapping[str, str]] = {
         "win_rate": "win rate, %",
@@ -132,29 +131,20 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
     modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
-        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`).
-
-        An output that the baseline lacks is nothing, and its question counts as failed.
-        """
-        path, other = self.settings.baseline_file or "", self.against
-        baseline = read_outputs(path) if other is None else other.outputs()
+        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`)."""
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
-        texts = [text for text, _ in asked]
-        self.check_baseline(texts, [text for text in texts if baseline.get(text) is None])
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
                 "the same questions, in their order"
             )
-        return items_table(
-            (str(number), category, 1, text, None, baseline.get(text))
-            for number, (text, category) in enumerate(asked, start=1)
-        )
+        rows = ((str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1))
+        return self.with_baseline(items_table(rows))
 
     def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the instruction."""
@@ -200,7 +190,9 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
             "discrete_win_rate": replace(found.discrete, note=sources),
         }
         if tables is None:
-            figures["length_controlled_minimal"] = Figure(found.controlled, raw.n_failed, _MINIMAL)
+            figures["length_controlled_minimal"] = Figure(
+                found.controlled, raw.n_failed, "by lengths alone, never beside a published rate"
+            )
         else:
             doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
             figures["length_controlled_win_rate"] = Figure(found.controlled, raw.n_failed, doubt)
@@ -215,8 +207,6 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
 
     def _tables(self) -> LengthTables | None:
-        if self.settings.difficulty is None or self.settings.anchors is None:
-            return None
         return read_length_tables(self.settings.difficulty, self.settings.anchors)
 
 
@@ -281,9 +271,10 @@ def measure_annotations(
     shares = [None if each.win is None else 100 * each.win for each in judged]
     outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
     counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
+    why = "needs the difficulty table and the anchors"
     raw, discrete = (mean_figure(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes))
     if raw.estimate.value is None or tables is None:
-        controlled = ControlledRate(Estimate(None, 0, why=raw.estimate.why or _NO_TABLES))
+        controlled = ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
     else:
         controlled = control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
@@ -348,12 +339,14 @@ def read_outputs(path: str) -> dict[str, str | None]:
     return found
 
 
-def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
-    """What length control needs, from the files of `read_difficulty` and `read_anchors`.
+def read_length_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
+    """What length control needs, from the files of `read_difficulty` and `read_anchors`; nothing without both.
 
     Raises:
         ConfigError: as these do.
     """
+    if difficulty is None or anchors is None:
+        return None
     table = read_difficulty(difficulty)
     return LengthTables(table, read_anchors(anchors, table))
 

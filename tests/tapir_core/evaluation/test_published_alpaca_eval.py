@@ -42,7 +42,10 @@ def judged() -> dict[str, list[Annotation]]:
 
 @cache
 def tables() -> LengthTables:
-    return read_length_tables(*(str(evalref(f"{FOLDER}/{file}")) for file in ("difficulty.csv", "anchor_pseudo.jsonl")))
+    difficulty, anchors = (str(evalref(f"{FOLDER}/{file}")) for file in ("difficulty.csv", "anchor_pseudo.jsonl"))
+    found = read_length_tables(difficulty, anchors)
+    assert found is not None
+    return found
 
 
 def test_win_rates_standard_errors_and_counts_of_all_models() -> None:
