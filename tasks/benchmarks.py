@@ -28,7 +28,6 @@ from tapir_core.evaluation.benchmark import (
     benchmark_of,
     exchanges_of,
     judging,
-    score_rows,
 )
 from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import REPLIES, Judgment, judgments_of
@@ -157,12 +156,11 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     name = at.benchmark_name
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
-    exchanges = exchanges_of(items_of(run, name), answers)
-    scores = benchmark_of(run.kept_config, name).scores(exchanges, judgments_of(replies))
-    prompts = {each: current(run).prompt(each) for each in run.config.evaluation.asked[name].prompts}
-    return Worked(
-        score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, at))
-    )
+    benchmark, exchanges = benchmark_of(run.kept_config, name), exchanges_of(items_of(run, name), answers)
+    scores = benchmark.scores(exchanges, judgments_of(replies))
+    prompts = {each: current(run).prompt(each) for each in benchmark.settings.prompts}
+    outputs, files = _outputs(run, at), _files(run, at)
+    return Worked(benchmark.score_rows(run.config, scores, prompts, replies, outputs=outputs, files=files))
 
 
 @read_once

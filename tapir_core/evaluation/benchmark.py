@@ -194,6 +194,31 @@ class Benchmark(ABC, Generic[_S]):
         """How the replies of both sides were drawn, and what they were set against; ``drawn`` says the student's."""
         yield drawn
 
+    def score_rows(
+        self,
+        config: RunConfig,
+        scores: Sequence[Score],
+        prompts: Mapping[str, Prompt],
+        replies: pl.DataFrame,
+        *,
+        outputs: tuple[str, str] | None = None,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> pl.DataFrame:
+        """``SCORES`` of one student; ``prompts`` are those of the judge, ``replies`` the rows of ``replies/``.
+
+        ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student;
+        ``files`` are the benchmark's own, field → SHA-256.
+        """
+        drawn = f"student: {self.settings.answering_in_words(config.student.sampling)}"
+        if outputs is not None:
+            drawn = f"outputs: {outputs[0]}, from a file (SHA-256 {outputs[1][:SHOWN_DIGITS]})"
+        told = [*self.settings_in_words(drawn)]
+        if files:
+            told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
+        beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
+        # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
+        return pl.DataFrame([each.row(self.name, "test", *beside) for each in scores], schema=SCORES, orient="row")
+
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
 
@@ -302,10 +327,8 @@ class Judging(Benchmark[_J]):
         """
         path, other = self.settings.baseline_file or "", self.against
         found = self.read_outputs(path, items) if other is None else other.answers(items, self.found_by)
-        whose = f"{self.where}.baseline: {self.baseline_name}"
-        return items.with_columns(
-            baseline=self._in_places(found, items, whose, "give the answers to the same questions")
-        )
+        whose, remedy = f"{self.where}.baseline: {self.baseline_name}", "give the answers to the same questions"
+        return items.with_columns(baseline=self._in_places(found, items, whose, remedy))
 
     def _in_places(
         self, found: Mapping[tuple[str, int], str | None], items: pl.DataFrame, whose: str, remedy: str
@@ -420,34 +443,6 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
         found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
     categories = dict(items.select("question_id", "category").rows())
     return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
-
-
-def score_rows(
-    config: RunConfig,
-    name: str,
-    scores: Sequence[Score],
-    prompts: Mapping[str, Prompt],
-    replies: pl.DataFrame,
-    *,
-    outputs: tuple[str, str] | None = None,
-    files: Mapping[str, str] = MappingProxyType({}),
-) -> pl.DataFrame:
-    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
-
-    ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student; ``files``
-    are the benchmark's own, field → SHA-256.
-    """
-    benchmark = benchmark_of(config, name)
-    drawn = f"student: {benchmark.settings.answering_in_words(config.student.sampling)}"
-    if outputs is not None:
-        model, file = outputs
-        drawn = f"outputs: {model}, from a file (SHA-256 {file[:SHOWN_DIGITS]})"
-    told = [*benchmark.settings_in_words(drawn)]
-    if files:
-        told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
-    beside = (*benchmark.judged_by(config, prompts, replies), "; ".join(told))
-    # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-    return pl.DataFrame([each.row(name, "test", *beside) for each in scores], schema=SCORES, orient="row")
 
 
 def without_files(settings: str) -> str:

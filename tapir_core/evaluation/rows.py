@@ -189,10 +189,8 @@ class BaselineStudent:
         """
         rows = self._rows()
         given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
-        places = items.select("question_id", "turn").iter_rows()
-        return {
-            (name, turn): given.get(key) for (name, turn), key in zip(places, items.select(by).iter_rows(), strict=True)
-        }
+        places = zip(items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True)
+        return {(question, turn): given.get(key) for (question, turn), key in places}
 
     def _rows(self) -> pl.DataFrame:
         """question_id, turn, question, response (nothing where it failed); a row a turn."""
