@@ -28,9 +28,8 @@ from tapir_core.evaluation.benchmark import (
     benchmark_of,
     exchanges_of,
     judging,
-    score_rows,
 )
-from tapir_core.evaluation.marking import Answered, marking
+from tapir_core.evaluation.marking import Answered, Marking
 from tapir_core.evaluation.scores import REPLIES, Judgment, judgments_of
 from tapir_core.paths import log_file
 from tapir_core.run_folder import RunFolder
@@ -143,7 +142,8 @@ def benchmark_marks(run: RunFolder, at: StageAt) -> Worked:
     answers = run.rows(replace(at, name="benchmark_answers"))
     given = dict(answers.drop_nulls("response").select("question_id", "response").rows())
     asked = items_of(run, at.benchmark_name).select("question_id", "question", "reference").rows()
-    benchmark = marking(run.kept_config, at.benchmark_name, _scripts(run, at))
+    benchmark = benchmark_of(run.kept_config, at.benchmark_name, _scripts(run, at))
+    assert isinstance(benchmark, Marking)
     marked = benchmark.mark([Answered(name, text, right, given[name]) for name, text, right in asked if name in given])
     failed = {name: "the student gave no answer" for name, *_ in asked if name not in given}
     counts: dict[str, float] = {"marked": len(given), **{f"left out: {metric}": 1 for metric in marked.left_out}}
@@ -156,12 +156,11 @@ def benchmark_scores(run: RunFolder, at: StageAt) -> Worked:
     name = at.benchmark_name
     check_benchmark_files(run, name, run.config.evaluation.asked[name].read_for_figures)
     answers, replies = (run.rows(replace(at, name=stage)) for stage in ("benchmark_answers", "benchmark_replies"))
-    exchanges = exchanges_of(items_of(run, name), answers)
-    scores = benchmark_of(run.kept_config, name).scores(exchanges, judgments_of(replies))
-    prompts = {each: current(run).prompt(each) for each in run.config.evaluation.asked[name].prompts}
-    return Worked(
-        score_rows(run.config, name, scores, prompts, replies, outputs=_outputs(run, at), files=_files(run, at))
-    )
+    benchmark, exchanges = benchmark_of(run.kept_config, name), exchanges_of(items_of(run, name), answers)
+    scores = benchmark.scores(exchanges, judgments_of(replies))
+    prompts = {each: current(run).prompt(each) for each in benchmark.settings.prompts}
+    outputs, files = _outputs(run, at), _files(run, at)
+    return Worked(benchmark.score_rows(run.config, scores, prompts, replies, outputs=outputs, files=files))
 
 
 @read_once

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging, score_rows
+from tapir_core.evaluation.benchmark import Exchange, exchanges_of, judging
 from tapir_core.evaluation.scores import judgments_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
@@ -83,11 +83,12 @@ class BenchmarkStages(StageWriter):
     def _benchmark_scores(self, at: StageAt) -> None:
         config, replies = self.run.config, self.run.rows(replace(at, name="benchmark_replies"))
         judged = config.evaluation.judged[at.benchmark]
-        scores = judging(config, at.benchmark).scores(self._exchanges(at), judgments_of(replies))
+        benchmark = judging(config, at.benchmark)
+        scores = benchmark.scores(self._exchanges(at), judgments_of(replies))
         prompts = {name: load_prompt(name) for name in judged.prompts}
         paths = {"questions": judged.questions, **judged.files}
         files = {field: file_sha256(Path(path)) for field, path in paths.items()}
-        self._save(at, score_rows(config, at.benchmark, scores, prompts, replies, files=files))
+        self._save(at, benchmark.score_rows(config, scores, prompts, replies, files=files))
 
     def _exchanges(self, at: StageAt) -> list[Exchange]:
         items = self.run.rows(StageAt("benchmark_items", benchmark=at.benchmark))

@@ -4,6 +4,7 @@ With `--annotations` it computes AlpacaEval's figures from judgments that are th
 """
 
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -12,23 +13,21 @@ from flows.commands import Also, Root, console, print_table, print_tables, run_r
 from tapir_core.errors import ConfigError, NoFigure
 from tapir_core.evaluation.alpaca_eval import (
     AlpacaEvalFigures,
+    AnnotationFile,
     measure_annotations,
     read_annotations,
     read_length_tables,
 )
-from tapir_core.evaluation.length_control import LengthTables
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE
 from tapir_core.judging.estimates import Estimate, favoured_position
 from tapir_core.reporting.benchmarks import benchmark_gains_table, benchmark_tables, require_figures
-from tapir_core.reporting.page import Table, report_path
+from tapir_core.reporting.page import Table, report_path, table_of
 from tapir_core.reporting.report import write_report
 from tapir_core.reporting.run_progress import find_benchmarks, find_students, unscored_students
 from tapir_core.reporting.tables import students_table
 from tapir_core.summary import summarise
 from tapir_core.summary.formats import NOTHING, count, number
 from tapir_core.summary.run_reader import Look
-
-_COLUMNS = ("AlpacaEval 2.0", "Value", "Standard error", "95 % interval", "n")
 
 
 def evaluate(
@@ -88,15 +87,15 @@ def evaluate(
 
 def _check_alone(name: str | None, which: str, benchmark: str | None, also: str | None) -> None:
     """Refuse what is about a run beside ``--annotations``."""
-    about_a_run = {
-        f"a run ({name})": (name is not None, "give one of the two"),
-        f"--benchmark {benchmark}": (benchmark is not None, "a benchmark is asked of the students of a RUN"),
-        f"--also {also}": (also is not None, "nobody is asked for judgments that are there"),
-        f"--round {which}": (which != "all", "a round is one of a RUN"),
-    }
-    for given, (is_given, why) in about_a_run.items():
-        if is_given:
-            raise ConfigError(f"{given} and --annotations: {why}")
+    about_a_run = [
+        (name, f"a run ({name})", "give one of the two"),
+        (benchmark, f"--benchmark {benchmark}", "a benchmark is asked of the students of a RUN"),
+        (also, f"--also {also}", "nobody is asked for judgments that are there"),
+        (None if which == "all" else which, f"--round {which}", "a round is one of a RUN"),
+    ]
+    for given, what, why in about_a_run:
+        if given is not None:
+            raise ConfigError(f"{what} and --annotations: {why}")
 
 
 def _evaluate_run(name: str, which: str, root: str, benchmark: str, *, also_terminal: bool) -> None:
@@ -132,86 +131,86 @@ def _score_annotations(
         ConfigError: a file is wrong, or only one of difficulty and anchors is given.
         NoFigure: more than ``max_failed_share`` of the judgments failed.
     """
-    most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
-    tables = _read_tables(difficulty, anchors)
+    if (difficulty is None) != (anchors is None):
+        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
+        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
+    tables = read_length_tables(difficulty, anchors)
     found = read_annotations(path)
+    most = MAX_FAILED_SHARE if max_failed_share is None else max_failed_share
     figures = measure_annotations(found.judged, tables, max_failed_share=most)
-    rate = figures.rates.win_rate
+    rate = figures.win_rate
     if rate.estimate.value is None:
         raise NoFigure(
             f"{path}: {rate.estimate.why}; so there is no figure. "
             "Have the failed ones judged again, or allow a larger share with --max-failed-share"
         )
-    if found.in_words:
-        say(found.in_words)
-    if rate.n_failed:
-        say(f"{rate.n_failed} of {len(found.judged)} judgments failed; they are in no figure")
-    if tables is not None and len(found.judged) < len(tables.difficulty):
-        say(
-            f"{len(found.judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions: "
-            "annotations take their difficulty by place, as published figures do, so behind a gap they take a "
-            "neighbour's"
-        )
-    if figures.length_is_doubtful:
-        say("length control moves the win rate very far: look at the lengths before you trust it")
-    if bias := _position_bias(figures):
-        say(bias)
+    for sentence in _beside(found, figures, 0 if tables is None else len(tables.difficulty)):
+        say(sentence)
     if as_json:
         typer.echo(json.dumps(figures.to_dict()))
     else:
         print_table(console, _figures_table(figures, found.in_words))
 
 
+def _beside(found: AnnotationFile, figures: AlpacaEvalFigures, instructions: int) -> Iterator[str]:
+    """What must be known beside the figures; ``instructions`` are those of the difficulty table."""
+    given, failed = len(found.judged), figures.win_rate.n_failed
+    if found.in_words:
+        yield found.in_words
+    if failed:
+        yield f"{failed} of {given} judgments failed; they are in no figure"
+    if given < instructions:
+        yield (
+            f"{given} annotations, but a difficulty table of {instructions} instructions: annotations take their "
+            "difficulty by place, as published figures do, so behind a gap they take a neighbour's"
+        )
+    if figures.length_is_doubtful:
+        yield "length control moves the win rate very far: look at the lengths before you trust it"
+    yield from _position_bias(figures)
+
+
 def _figures_table(figures: AlpacaEvalFigures, whose: str) -> Table:
     """The figures in words; ``whose`` judgments they are of stands in the note."""
-    rates, controlled = figures.rates, figures.controlled
     estimates = {
-        "win rate": rates.win_rate.estimate,
-        "discrete win rate": rates.discrete.estimate,
-        "length-controlled win rate": controlled,
+        "win rate, %": figures.win_rate.estimate,
+        "discrete win rate, %": figures.discrete.estimate,
+        "length-controlled win rate, %": figures.controlled,
     }
-    rows = [_row(f"{name}, %", estimate) for name, estimate in estimates.items()]
     if figures.position.value is not None:
-        estimates["gain by standing first"] = figures.position
-        rows.append(_row("gain by standing first, points", figures.position))
-    notes = [f"{whose[:1].upper()}{whose[1:]}."] if whose else []
-    notes.append(f"{count(rates.n_wins)} wins, {count(rates.n_wins_base)} losses, {count(rates.n_draws)} draws.")
-    if failed := rates.win_rate.n_failed:
-        notes.append(f"{count(failed)} judgments failed and are in no figure.")
-    if controlled.value is None:
-        notes.append(f"The length-controlled win rate {controlled.why}.")
+        estimates["gain by standing first, points"] = figures.position
+    notes = [whose] if whose else []
+    notes.append(figures.discrete.note)
+    if failed := figures.win_rate.n_failed:
+        notes.append(f"{count(failed)} judgments failed and are in no figure")
+    if figures.controlled.value is None:
+        notes.append(f"The length-controlled win rate {figures.controlled.why}")
     else:
         notes.append(
             "Errors and intervals are of sampling: what other instructions would have made of it. The published "
-            f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}."
+            f"lc_standard_error, the spread of predictions, is {number(figures.controlled_spread)}"
         )
-    notes += [
-        f"The {name} has no interval: {each.why}."
-        for name, each in estimates.items()
-        if each.value is not None and each.why
-    ]
-    if bias := _position_bias(figures):
-        notes.append(f"{bias[0].upper()}{bias[1:]}.")
-    return Table("Against the baseline", _COLUMNS, tuple(rows), note=" ".join(notes))
+    without = {name.partition(",")[0]: each.why for name, each in estimates.items() if each.value is not None}
+    notes += [f"The {name} has no interval: {why}" for name, why in without.items() if why]
+    notes += _position_bias(figures)
+    sentences = " ".join(f"{each[:1].upper()}{each[1:]}." for each in notes)
+    return table_of("Against the baseline", _COLUMNS, estimates.items(), note=sentences)
 
 
-def _row(name: str, found: Estimate) -> tuple[str, ...]:
-    interval = NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
-    return (name, number(found.value), number(found.stderr), interval, count(found.n))
+def _interval(found: Estimate) -> str:
+    return NOTHING if found.low is None or found.high is None else f"{found.low:.2f} to {found.high:.2f}"
 
 
-def _position_bias(figures: AlpacaEvalFigures) -> str:
-    """Empty where no position is favoured, or nothing can tell."""
+_COLUMNS: tuple[tuple[str, Callable[[tuple[str, Estimate]], str]], ...] = (
+    ("AlpacaEval 2.0", lambda row: row[0]),
+    ("Value", lambda row: number(row[1].value)),
+    ("Standard error", lambda row: number(row[1].stderr)),
+    ("95 % interval", lambda row: _interval(row[1])),
+    ("n", lambda row: count(row[1].n)),
+)
+
+
+def _position_bias(figures: AlpacaEvalFigures) -> list[str]:
+    """The position that is favoured, if one is; nothing can tell where no order is known."""
     favoured = favoured_position(figures.position)
-    return (
-        f"position bias: the annotator favours the output shown {favoured}" if favoured in ("first", "second") else ""
-    )
-
-
-def _read_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
-    if difficulty is None and anchors is None:
-        return None
-    if difficulty is None or anchors is None:
-        given, lacking = ("--anchors", "--difficulty") if difficulty is None else ("--difficulty", "--anchors")
-        raise ConfigError(f"{given} without {lacking}: the length-controlled win rate needs both")
-    return read_length_tables(difficulty, anchors)
+    biased = favoured in ("first", "second")
+    return [f"position bias: the annotator favours the output shown {favoured}"] if biased else []

@@ -4,6 +4,7 @@ Replies go into the store that the runs of the root share, so the same check aga
 or written. Both orders are asked whatever `judge.orders` says, because a check that sees one order sees no bias.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +16,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_rows, say
-from tapir_core.calls import OnOutcome, Outcome, Parsed, run_key
+from flows.commands import AsJson, ConfigPath, Overrides, console, print_line, print_table, say
+from tapir_core import probing
+from tapir_core.calls import OnOutcome, Outcome, run_key
 from tapir_core.config import Order, RunConfig
 from tapir_core.config.load import load_config
 from tapir_core.errors import BudgetReached, IncompleteBatch
@@ -26,17 +28,16 @@ from tapir_core.judging.check import (
     Group,
     JudgeCheck,
     PairResult,
-    Trust,
     build_pairs,
+    in_words,
     score_pair,
     summarise_check,
-    weigh_check,
 )
 from tapir_core.judging.estimates import Estimate
 from tapir_core.paths import STORE
-from tapir_core.probing import in_words, settle
 from tapir_core.prompts import load_prompt
 from tapir_core.randomness import derive_rng
+from tapir_core.reporting.page import table_of
 from tapir_core.run_folder import RunFolder, RunRecord, RunRef
 from tapir_core.stages import judge_fields
 from tapir_core.summary.formats import NOTHING, count
@@ -54,11 +55,9 @@ class CheckedJudge:
     """What the check of one judge found, and what it cost."""
 
     name: str
-    model: str
-    identity: str
-    mode: str
+    judge: dict[str, str]
+    """model, identity and mode."""
     check: JudgeCheck
-    trust: Trust
     results: tuple[PairResult, ...]
     cost: dict[str, float]
     """calls, stored, prompt_tokens, completion_tokens, usd; the price of what came from the store included."""
@@ -75,24 +74,8 @@ class CheckedJudge:
             }
             for result in self.results
         ]
-        judge = {"model": self.model, "identity": self.identity, "mode": self.mode}
-        return {"judge": judge, **asdict(self.trust), **asdict(self.check), "cost": self.cost, "pairs": pairs}
-
-
-@dataclass(frozen=True, slots=True)
-class CheckedPanel:
-    """What the check of every judge found."""
-
-    judges: tuple[CheckedJudge, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every judge can be trusted, with care or without; 1 when one cannot."""
-        return 1 if any(each.trust.word == "do not trust" for each in self.judges) else 0
-
-    def to_json(self) -> str:
-        """Every judge under `judges`, as one JSON object."""
-        return json.dumps({"judges": [each.to_dict() for each in self.judges]}, indent=2, ensure_ascii=False)
+        said = {"word": self.check.word, "objections": [reason for _, reason in self.check.objections]}
+        return {"judge": self.judge, **said, **asdict(self.check), "cost": self.cost, "pairs": pairs}
 
 
 class _NoRun(RunFolder):
@@ -115,15 +98,20 @@ def judge_check(
     as_json: AsJson = False,
 ) -> None:
     """`tapir judge-check`."""
-    found = check_judge(load_config(config, overrides or []), pairs=pairs, say=say)
+    found = check_judges(load_config(config, overrides or []), pairs=pairs, say=say)
     if as_json:
-        typer.echo(found.to_json())
+        typer.echo(json.dumps({"judges": [each.to_dict() for each in found]}, indent=2, ensure_ascii=False))
     else:
         print_check(console, found)
-    raise typer.Exit(found.exit_code)
+    raise typer.Exit(exit_code(found))
 
 
-def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -> CheckedPanel:
+def exit_code(found: Sequence[CheckedJudge]) -> int:
+    """0 when every judge can be trusted, with care or without; 1 when one cannot."""
+    return int(any(each.check.word == "do not trust" for each in found))
+
+
+def check_judges(config: RunConfig, *, pairs: int, say: Callable[[str], None]) -> list[CheckedJudge]:
     """Ask every judge of ``config`` about ``pairs`` pairs of each kind, and about every hostile case.
 
     Raises:
@@ -131,32 +119,30 @@ def check_judge(config: RunConfig, *, pairs: int, say: Callable[[str], None]) ->
         BudgetReached: a cap was reached first.
         IncompleteBatch: more replies of a judge are missing than `calls.max_missing_share` accepts.
     """
-    drawn = build_pairs(pairs, derive_rng(_SEED, _NAME))
-    balanced = mode_of(config.judge).is_balanced(config.judge)
+    drawn, balanced = build_pairs(pairs, derive_rng(_SEED, _NAME)), mode_of(config.judge).is_balanced(config.judge)
     runtime = Runtime(_NoRun(_as_checked(config)))
     try:
-        settled, found = settle(runtime.config, {}, runtime.probe, of="judge.")
-        for line in in_words(found):
+        settled, found = probing.settle(runtime.config, {}, runtime.probe, of="judge.")
+        for line in probing.in_words(found):
             say(line)
         if settled != runtime.config:
             runtime.close()
             runtime = Runtime(_NoRun(settled))
-        checked = [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
+        return [_check(runtime, name, drawn, balanced=balanced, say=say) for name in runtime.judges]
     finally:
         runtime.close()
-    return CheckedPanel(tuple(checked))
 
 
-def print_check(console: Console, found: CheckedPanel) -> None:
+def print_check(console: Console, found: Sequence[CheckedJudge]) -> None:
     """The check of each judge in tables and sentences."""
-    for each in found.judges:
-        if len(found.judges) > 1:
+    for each in found:
+        if len(found) > 1:
             console.rule(Text(each.name))
-        columns = ("", "pairs", "right", "95 % interval", "ties", "unscored")
-        print_rows(console, columns, map(_row, each.check.kinds), title="By kind of pair")
-        print_rows(
-            console, columns, map(_row, each.check.task_types), title="By task type (pairs with a better answer)"
-        )
+        for title, groups in (
+            ("By kind of pair", each.check.kinds),
+            ("By task type (pairs with a better answer)", each.check.task_types),
+        ):
+            print_table(console, table_of(title, _COLUMNS, groups))
         for line in _lines(each):
             print_line(console, line)
 
@@ -176,16 +162,14 @@ def _check(
     prompt = load_prompt(settings.prompt, runtime.config.run.prompts)
     texts = render_texts(settings, prompt, map(_as_row, pairs))
     replies = ask_judge(runtime, role, prompt, texts, on_outcome=_saying(say, len(texts)))
-    asked = list(replies.values())
-    _refuse_gaps(runtime.config, asked)
+    _refuse_gaps(runtime.config, [each.outcome for each in replies.values()])
     verdicts: dict[str, list[Verdict]] = {}
     for each in read_verdicts(mode_of(settings), replies, name):
         verdicts.setdefault(each.verdict.instruction_id, []).append(each.verdict)
     results = tuple(score_pair(pair, verdicts[pair.id]) for pair in pairs)
-    check = summarise_check(results)
-    trust = weigh_check(check, both_orders=balanced)
-    voice = role.identity
-    return CheckedJudge(name, voice.model, voice.identity, settings.mode, check, trust, results, counts_of(asked))
+    judge = {"model": role.identity.model, "identity": role.identity.identity, "mode": settings.mode}
+    check = summarise_check(results, balanced=balanced)
+    return CheckedJudge(name, judge, check, results, counts_of(list(replies.values())))
 
 
 def _as_row(pair: CheckPair) -> dict[str, Any]:
@@ -202,23 +186,22 @@ def _as_row(pair: CheckPair) -> dict[str, Any]:
 
 def _saying(say: Callable[[str], None], texts: int) -> OnOutcome:
     """Says how far it is, four times."""
-    done, step = 0, max(1, texts // 4)
+    done = itertools.count(1)
 
     def on_outcome(_: int, __: Outcome) -> None:
-        nonlocal done
-        done += 1
-        if done % step == 0:
-            say(f"{done} of {texts} replies")
+        number = next(done)
+        if number % max(1, texts // 4) == 0:
+            say(f"{number} of {texts} replies")
 
     return on_outcome
 
 
-def _refuse_gaps(config: RunConfig, asked: Sequence[Parsed[Any]]) -> None:
-    missing = missing_by_kind([each.outcome for each in asked])
-    if sum(missing.values()) <= config.calls.max_missing_share * len(asked):
+def _refuse_gaps(config: RunConfig, outcomes: Sequence[Outcome]) -> None:
+    missing = missing_by_kind(outcomes)
+    if sum(missing.values()) <= config.calls.max_missing_share * len(outcomes):
         return
     kinds = ", ".join(f"{rows} {kind}" for kind, rows in sorted(missing.items()))
-    said = f"{sum(missing.values())} of {len(asked)} replies did not come ({kinds})"
+    said = f"{sum(missing.values())} of {len(outcomes)} replies did not come ({kinds})"
     if "budget" in missing:
         raise BudgetReached(f"{said}: a cap of [budget] is reached; raise it and give the same command again")
     raise IncompleteBatch(f"{said}; the same command asks for those only")
@@ -227,35 +210,34 @@ def _refuse_gaps(config: RunConfig, asked: Sequence[Parsed[Any]]) -> None:
 def _lines(found: CheckedJudge) -> list[str]:
     check, cost = found.check, found.cost
     reasons = "".join(f" · {count(rows)} {reason}" for reason, rows in check.reasons.items())
+    flipped = f"the winner changes with the order in {in_words(check.flipped, '.0%')}"
     return [
-        _order_line(check),
+        f"order gap: {NOTHING}, for no pair was scored in both orders"
+        if check.order_gap.value is None
+        else f"order gap: {in_words(check.order_gap, '+.2f', 'points')}; {flipped}",
         f"hostile texts that moved it: {', '.join(check.moved) or 'none'}",
-        f"unscored verdicts: {_figure(check.unscored, '.1%')}{reasons}",
+        f"unscored verdicts: {in_words(check.unscored, '.1%')}{reasons}",
         f"calls {count(cost['calls'])} · from the store {count(cost['stored'])} · tokens "
         f"{count(cost['prompt_tokens'])} in, {count(cost['completion_tokens'])} out · {cost['usd']:.2f} USD",
         "",
-        f"{found.name}: {found.trust.word}",
-        *(f"  - {reason}" for reason in found.trust.reasons),
+        f"{found.name}: {check.word}",
+        *(f"  - {reason}" for _, reason in check.objections),
     ]
 
 
-def _row(group: Group) -> tuple[str, ...]:
-    right = group.right
-    share = NOTHING if right.value is None else f"{right.value:.0%}"
-    interval = NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
-    return group.name, count(right.n + group.unscored), share, interval, count(group.ties), count(group.unscored)
+def _share(right: Estimate) -> str:
+    return NOTHING if right.value is None else f"{right.value:.0%}"
 
 
-def _order_line(check: JudgeCheck) -> str:
-    if check.order_gap.value is None:
-        return f"order gap: {NOTHING}, for no pair was scored in both orders"
-    flipped = _figure(check.flipped, ".0%")
-    return f"order gap: {_figure(check.order_gap, '+.2f')} points; the winner changes with the order in {flipped}"
+def _interval(right: Estimate) -> str:
+    return NOTHING if right.low is None or right.high is None else f"{right.low:.0%} to {right.high:.0%}"
 
 
-def _figure(estimate: Estimate, form: str) -> str:
-    if estimate.value is None:
-        return NOTHING
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:{form}}"
-    return f"{estimate.value:{form}} ({estimate.low:{form}} to {estimate.high:{form}})"
+_COLUMNS: tuple[tuple[str, Callable[[Group], str]], ...] = (
+    ("", lambda group: group.name),
+    ("pairs", lambda group: count(group.right.n + group.unscored)),
+    ("right", lambda group: _share(group.right)),
+    ("95 % interval", lambda group: _interval(group.right)),
+    ("ties", lambda group: count(group.ties)),
+    ("unscored", lambda group: count(group.unscored)),
+)

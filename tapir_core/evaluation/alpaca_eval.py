@@ -32,9 +32,9 @@ from tapir_core.evaluation.length_control import (
     is_far_from,
     join_rows,
     length_alone,
-    make_anchors,
     read_difficulty,
     read_standardised,
+    soft_rows,
 )
 from tapir_core.evaluation.rows import (
     BadRowError,
@@ -47,8 +47,8 @@ from tapir_core.evaluation.rows import (
     text_of,
 )
 from tapir_core.evaluation.scores import ItemValues, Judgment, Order, Place, position_note
-from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, estimate_difference, mean_figure
-from tapir_core.judging.estimates import Estimate
+from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, PERCENT, Figure, mean_figure
+from tapir_core.judging.estimates import Estimate, estimate_difference
 from tapir_core.judging.prompt import neutralise
 from tapir_core.prompts import Prompt
 from tapir_core.text import Unparsed, first_few
@@ -62,8 +62,6 @@ _FIRST, _SECOND = "m", "M"
 _MODE, _PROMPT = "annotation", "alpaca_eval"
 _TAGS = ("output_1", "output_2")
 _LOGPROBS, _CHOICE, _EQUAL = "log-probabilities", "parsed choices", "equal outputs"
-_MINIMAL = "by lengths alone, never beside a published rate"
-_NO_TABLES = "needs the difficulty table and the anchors"
 _AROUND_A_CHOICE = " \t\r\n\"'`*.()[]"
 _LENGTHS = {"baseline_chars": ("len_baseline", "output_1"), "model_chars": ("len_model", "output_2")}
 _LISTED = 5
@@ -72,39 +70,23 @@ _NAMES = {"model": ("model", "generator_2"), "annotator": ("annotator",), "basel
 
 
 @dataclass(frozen=True, slots=True)
-class WinRates:
-    """How often the model's output is better than the baseline's."""
-
-    win_rate: Figure
-    """Mean probability that the model's output is better, in per cent; its standard error is the published one."""
-    discrete: Figure
-    """Share of judgments that the model wins, a draw as one half, in per cent."""
-    n_wins: int
-    n_wins_base: int
-    n_draws: int
-    """Judgments of exactly 1.5."""
-
-
-@dataclass(frozen=True, slots=True)
 class AnnotationFile:
     """The judgments of one model, by one annotator, against one baseline."""
 
     judged: list[Annotation]
     """In the order of the file."""
-    names: dict[str, str]
-    """``model``, ``annotator`` and ``baseline``, those that rows name."""
-
-    @property
-    def in_words(self) -> str:
-        """Whose judgments they are; empty where no row says so."""
-        return "; ".join(f"{who}: {name}" for who, name in self.names.items())
+    in_words: str
+    """Whose judgments they are: model, annotator and baseline; empty where no row says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlpacaEvalFigures:
     """One model against the baseline, in per cent."""
 
-    rates: WinRates
+    win_rate: Figure
+    """Mean probability that the model's output is better; its standard error is the published one."""
+    discrete: Figure
+    """Share of judgments that the model wins, a draw as one half. Its note counts wins, losses and draws."""
     controlled: Estimate
     """Length-controlled win rate, with its sampling error; ``n`` counts the judgments that it rests on."""
     controlled_spread: float | None
@@ -115,16 +97,16 @@ class AlpacaEvalFigures:
     @property
     def length_is_doubtful(self) -> bool:
         """True when length control moves the rate so far that its regression is to be doubted."""
-        raw = self.rates.win_rate.estimate.value
-        return raw is not None and self.controlled.value is not None and is_far_from(self.controlled.value, raw)
+        raw, controlled = self.win_rate.estimate.value, self.controlled.value
+        return raw is not None and controlled is not None and is_far_from(controlled, raw)
 
     def to_dict(self) -> dict[str, float | int | None]:
         """The figures under the original's names."""
-        rate = self.rates.win_rate.estimate
+        rate = self.win_rate.estimate
         return {
             "win_rate": rate.value,
             "standard_error": rate.stderr,
-            "discrete_win_rate": self.rates.discrete.estimate.value,
+            "discrete_win_rate": self.discrete.estimate.value,
             "n_total": rate.n,
             "length_controlled_winrate": self.controlled.value,
             "lc_standard_error": self.controlled_spread,
@@ -136,6 +118,7 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
     """The benchmark with its settings."""
 
     model_field = "generator"
+    found_by = ("turn", "question")
     outputs_form = "instruction and output in each row (model_outputs.json)"
     labels: ClassVar[Mapping[str, str]] = {
         "win_rate": "win rate, %",
@@ -148,29 +131,20 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
     modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
-        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`).
-
-        An output that the baseline lacks is nothing, and its question counts as failed.
-        """
-        path, other = self.settings.baseline_file or "", self.against
-        baseline = read_outputs(path) if other is None else other.outputs()
+        """The instructions with the baseline's outputs; their category is the set that they come from (`dataset`)."""
         asked = read_rows(
             self.settings.questions,
             lambda row: (text_of(row, "instruction"), check_category(encodable(str(row.get("dataset") or "")))),
             "question",
         )
-        texts = [text for text, _ in asked]
-        self.check_baseline(texts, [text for text in texts if baseline.get(text) is None])
         tables = self._tables()
         if tables is not None and len(tables.difficulty) != len(asked):
             raise ConfigError(
                 f"{self.where}.difficulty: {len(tables.difficulty)} rows for {len(asked)} questions; give the table of "
                 "the same questions, in their order"
             )
-        return items_table(
-            (str(number), category, 1, text, None, baseline.get(text))
-            for number, (text, category) in enumerate(asked, start=1)
-        )
+        rows = ((str(number), category, 1, text, None, None) for number, (text, category) in enumerate(asked, start=1))
+        return self.with_baseline(items_table(rows))
 
     def read_outputs(self, path: str, items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the instruction."""
@@ -207,16 +181,18 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         if not whole:
             # Questions that name no set are no category.
             named = any(each.category for each in exchanges)
-            return {"win_rate": measure_win_rates(rows, max_failed_share=limit).win_rate} if named else {}
+            return {"win_rate": measure_annotations(rows, max_failed_share=limit).win_rate} if named else {}
         tables = self._tables()
         found = measure_annotations(rows, tables or length_alone(len(rows)), max_failed_share=limit)
-        raw, sources = found.rates.win_rate, f"by {_sources(judged)}"
+        raw, sources = found.win_rate, f"by {_sources(judged)}"
         figures = {
             "win_rate": replace(raw, note=sources),
-            "discrete_win_rate": replace(found.rates.discrete, note=sources),
+            "discrete_win_rate": replace(found.discrete, note=sources),
         }
         if tables is None:
-            figures["length_controlled_minimal"] = Figure(found.controlled, raw.n_failed, _MINIMAL)
+            figures["length_controlled_minimal"] = Figure(
+                found.controlled, raw.n_failed, "by lengths alone, never beside a published rate"
+            )
         else:
             doubt = "far from the raw rate: look at the lengths" if found.length_is_doubtful else ""
             figures["length_controlled_win_rate"] = Figure(found.controlled, raw.n_failed, doubt)
@@ -231,8 +207,6 @@ class AlpacaEval(Judging[AlpacaEvalBenchmark]):
         return {"win_rate": {name: None if win is None else 100 * win for name, win in wins.items()}}
 
     def _tables(self) -> LengthTables | None:
-        if self.settings.difficulty is None or self.settings.anchors is None:
-            return None
         return read_length_tables(self.settings.difficulty, self.settings.anchors)
 
 
@@ -294,28 +268,19 @@ def measure_annotations(
             f"{len(judged)} annotations, but a difficulty table of {len(tables.difficulty)} instructions; "
             "give the table of the same instructions, and the annotations of one model"
         )
-    rates = measure_win_rates(judged, max_failed_share=max_failed_share)
-    raw = rates.win_rate.estimate
-    if raw.value is None or tables is None:
-        controlled = ControlledRate(Estimate(None, 0, why=raw.why if raw.value is None else _NO_TABLES), spread=None)
+    shares = [None if each.win is None else 100 * each.win for each in judged]
+    outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
+    counts = [f"{outcomes.count(end):,} {name}" for end, name in ((100, "wins"), (0, "losses"), (50, "draws"))]
+    why = "needs the difficulty table and the anchors"
+    raw, discrete = (mean_figure(each, scale=PERCENT, max_failed_share=max_failed_share) for each in (shares, outcomes))
+    if raw.estimate.value is None or tables is None:
+        controlled = ControlledRate(Estimate(None, 0, why=raw.estimate.why or why))
     else:
         controlled = control_length(judged, tables)
     # A prediction for all instructions, with the count of the judgments.
-    rate = replace(controlled.rate, n=raw.n)
-    return AlpacaEvalFigures(rates, rate, controlled.spread, measure_position(judged))
-
-
-def measure_win_rates(judged: Sequence[Annotation], *, max_failed_share: float = MAX_FAILED_SHARE) -> WinRates:
-    """Win rates over one model's judgments; above ``max_failed_share`` (0-1) of failures there are none."""
-    shares = [None if each.win is None else 100 * each.win for each in judged]
-    outcomes = [None if share is None else 50.0 if share == 50 else 100.0 * (share > 50) for share in shares]
-    return WinRates(
-        mean_figure(shares, scale=PERCENT, max_failed_share=max_failed_share),
-        mean_figure(outcomes, scale=PERCENT, max_failed_share=max_failed_share),
-        n_wins=outcomes.count(100.0),
-        n_wins_base=outcomes.count(0.0),
-        n_draws=outcomes.count(50.0),
-    )
+    rate = replace(controlled.rate, n=raw.estimate.n)
+    counted = replace(discrete, note=", ".join(counts))
+    return AlpacaEvalFigures(raw, counted, rate, controlled.spread, measure_position(judged))
 
 
 def measure_position(judged: Sequence[Annotation]) -> Estimate:
@@ -345,7 +310,8 @@ def read_annotations(path: str) -> AnnotationFile:
             f"{path!r} holds judgments of {' and '.join(several)}; give those of one, since figures are of one model, "
             "by one annotator, against one baseline"
         )
-    return AnnotationFile([each for each, _ in rows], {who: name for who, names in found.items() for name in names})
+    named = "; ".join(f"{who}: {name}" for who, names in found.items() for name in names)
+    return AnnotationFile([each for each, _ in rows], named)
 
 
 def read_outputs(path: str) -> dict[str, str | None]:
@@ -373,12 +339,14 @@ def read_outputs(path: str) -> dict[str, str | None]:
     return found
 
 
-def read_length_tables(difficulty: str, anchors: str) -> LengthTables:
-    """What length control needs, from the files of `read_difficulty` and `read_anchors`.
+def read_length_tables(difficulty: str | None, anchors: str | None) -> LengthTables | None:
+    """What length control needs, from the files of `read_difficulty` and `read_anchors`; nothing without both.
 
     Raises:
         ConfigError: as these do.
     """
+    if difficulty is None or anchors is None:
+        return None
     table = read_difficulty(difficulty)
     return LengthTables(table, read_anchors(anchors, table))
 
@@ -400,7 +368,7 @@ def read_anchors(path: str, difficulty: list[float]) -> SoftRows:
     longest = max(map(len, models.values()))
     if longest > len(difficulty):
         raise ConfigError(f"{path!r} has {longest} rows of one model, the difficulty table only {len(difficulty)}")
-    return join_rows([make_anchors(judged, difficulty) for judged in models.values()])
+    return join_rows([soft_rows(judged, difficulty, anchors=True) for judged in models.values()])
 
 
 def _annotations(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> list[Annotation]:

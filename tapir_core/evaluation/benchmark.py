@@ -55,7 +55,6 @@ The baseline's answer is nothing where there is none to compare with, or it has 
 """
 
 _FILES = "files (SHA-256): "
-_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +194,31 @@ class Benchmark(ABC, Generic[_S]):
         """How the replies of both sides were drawn, and what they were set against; ``drawn`` says the student's."""
         yield drawn
 
+    def score_rows(
+        self,
+        config: RunConfig,
+        scores: Sequence[Score],
+        prompts: Mapping[str, Prompt],
+        replies: pl.DataFrame,
+        *,
+        outputs: tuple[str, str] | None = None,
+        files: Mapping[str, str] = MappingProxyType({}),
+    ) -> pl.DataFrame:
+        """``SCORES`` of one student; ``prompts`` are those of the judge, ``replies`` the rows of ``replies/``.
+
+        ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student;
+        ``files`` are the benchmark's own, field → SHA-256.
+        """
+        drawn = f"student: {self.settings.answering_in_words(config.student.sampling)}"
+        if outputs is not None:
+            drawn = f"outputs: {outputs[0]}, from a file (SHA-256 {outputs[1][:SHOWN_DIGITS]})"
+        told = [*self.settings_in_words(drawn)]
+        if files:
+            told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
+        beside = (*self.judged_by(config, prompts, replies), "; ".join(told))
+        # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
+        return pl.DataFrame([each.row(self.name, "test", *beside) for each in scores], schema=SCORES, orient="row")
+
     def look(self) -> str:
         """What of this machine it needs, in words; empty where it needs nothing.
 
@@ -206,6 +230,9 @@ class Benchmark(ABC, Generic[_S]):
 
 class Judging(Benchmark[_J]):
     """A benchmark whose answers a judge is asked about."""
+
+    found_by: ClassVar[tuple[str, ...]] = ("question_id", "turn", "question")
+    """Columns of its items by which the answers of a student of another run are found."""
 
     @property
     @abstractmethod
@@ -283,38 +310,43 @@ class Judging(Benchmark[_J]):
             raise ConfigError(f"{where}: {exc}; is it of another benchmark? Expected {self.outputs_form}") from exc
         if len(models) > 1:
             raise ConfigError(
-                f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, _LISTED)}); give "
-                "those of one"
+                f"{where}: {path!r} holds answers of {len(models)} models ({first_few(models, 5)}); give those of one"
             )
-        asked = items.select("question_id", "turn").rows()
-        lacking = {question for question, turn in asked if found.get((question, turn)) is None}
-        if lacking.issuperset(items["question_id"]):
-            shown = "; ".join(repr(text[:60]) for text in items["question"].head(_LISTED))
-            raise ConfigError(
-                f"{where}: {path!r} answers none of the {len(lacking)} questions of {self.settings.questions!r} "
-                f"({shown}; …) in all turns; is it of another benchmark? Give a file of {self.name!r}"
-            )
-        texts = pl.Series("response", [found.get(place) for place in asked], pl.String)
+        remedy = f"is it of another benchmark? Give a file of {self.name!r}"
+        texts = self._in_places(found, items, f"{where}: {path!r}", remedy)
         reason = pl.when(pl.col("response").is_null()).then(pl.lit("failed:not_given")).otherwise(pl.lit("given"))
-        return items.select("question_id", "turn", texts).with_columns(finish_reason=reason)
+        return items.select("question_id", "turn", response=texts).with_columns(finish_reason=reason)
+
+    def with_baseline(self, items: pl.DataFrame) -> pl.DataFrame:
+        """The same items with the baseline's answers, of its file or of the student of another run.
+
+        An answer that it lacks, or that failed, is nothing: its question counts as failed.
+
+        Raises:
+            ConfigError: the file cannot be read, the student has not answered, or no question is answered in all turns.
+        """
+        path, other = self.settings.baseline_file or "", self.against
+        found = self.read_outputs(path, items) if other is None else other.answers(items, self.found_by)
+        whose, remedy = f"{self.where}.baseline: {self.baseline_name}", "give the answers to the same questions"
+        return items.with_columns(baseline=self._in_places(found, items, whose, remedy))
+
+    def _in_places(
+        self, found: Mapping[tuple[str, int], str | None], items: pl.DataFrame, whose: str, remedy: str
+    ) -> pl.Series:
+        texts = [found.get(place) for place in items.select("question_id", "turn").iter_rows()]
+        lacking = {question for question, text in zip(items["question_id"], texts, strict=True) if text is None}
+        if lacking.issuperset(items["question_id"]):
+            shown = "; ".join(repr(text[:60]) for text in items["question"].head(5))
+            raise ConfigError(
+                f"{whose} answers none of the {len(lacking)} questions of {self.settings.questions!r} ({shown}; …) in "
+                f"all turns; {remedy}"
+            )
+        return pl.Series(texts, dtype=pl.String)
 
     @property
     def baseline_name(self) -> str:
         """Whose answers the student's are set against, in words."""
         return repr(self.settings.baseline_file) if self.against is None else self.against.student
-
-    def check_baseline(self, questions: Sequence[str], lacking: Sequence[str]) -> None:
-        """Refuse a baseline that answers none of the questions; those that it lacks have failed, and are counted.
-
-        Raises:
-            ConfigError: it is one of another benchmark.
-        """
-        if len(lacking) == len(questions):
-            shown = "; ".join(repr(text[:60]) for text in questions[:_LISTED])
-            raise ConfigError(
-                f"{self.where}.baseline: {self.baseline_name} answers none of the {len(questions)} questions "
-                f"({shown}; …); give the answers to the same questions"
-            )
 
     def judged_by(self, config: RunConfig, prompts: Mapping[str, Prompt], _replies: pl.DataFrame) -> tuple[str, str]:
         """The judge with its identity, and the versions of its prompts."""
@@ -342,24 +374,12 @@ def register(settings: type[AskedBenchmark]) -> Callable[[type], type]:
     """
 
     def keep(kind: type) -> type:
-        lacking = sorted(getattr(kind, "__abstractmethods__", ()))
-        if lacking:
+        if lacking := sorted(getattr(kind, "__abstractmethods__", ())):
             raise TypeError(f"benchmark {kind.__name__} does not say: {', '.join(lacking)}; write these methods")
         _KINDS[settings] = kind
         return kind
 
     return keep
-
-
-def _kind_of(settings: type[AskedBenchmark]) -> type[Benchmark[Any]]:
-    _import_shipped()
-    if settings not in _KINDS:
-        name = settings.__name__
-        raise TypeError(
-            f"no benchmark is registered for the configuration class {name}; write a class of `Judging` or `Marking` "
-            f"under `@register({name})` in a module of tapir_core/evaluation/, or import the module that has it"
-        )
-    return _KINDS[settings]
 
 
 @cache
@@ -375,8 +395,15 @@ def registered() -> dict[type[AskedBenchmark], type[Benchmark[Any]]]:
     Raises:
         TypeError: one has none.
     """
-    kinds = BenchmarkConfig.kinds().values()
-    return {kind: _kind_of(kind) for kind in kinds if issubclass(kind, AskedBenchmark)}
+    _import_shipped()
+    asked = [kind for kind in BenchmarkConfig.kinds().values() if issubclass(kind, AskedBenchmark)]
+    if lacking := ", ".join(kind.__name__ for kind in asked if kind not in _KINDS):
+        raise TypeError(
+            f"no benchmark is registered for the configuration class {lacking}; write a class of `Judging` or "
+            f"`Marking` under `@register({lacking})` in a module of tapir_core/evaluation/, or import the module that "
+            "has it"
+        )
+    return _KINDS
 
 
 def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -> Benchmark[Any]:
@@ -386,7 +413,7 @@ def benchmark_of(config: RunConfig, name: str, scripts: Scripts | None = None) -
         TypeError: no class is registered for its kind.
     """
     settings = config.evaluation.asked[name]
-    return _kind_of(type(settings))(settings, name, baseline_student(config, name), scripts)
+    return registered()[type(settings)](settings, name, baseline_student(config, name), scripts)
 
 
 def judging(config: RunConfig, name: str) -> Judging[Any]:
@@ -416,34 +443,6 @@ def exchanges_of(items: pl.DataFrame, answers: pl.DataFrame) -> list[Exchange]:
         found.setdefault(row["question_id"], []).append(Turn(row["question"], row["reference"], baseline, response))
     categories = dict(items.select("question_id", "category").rows())
     return [Exchange(name, categories[name], tuple(turns)) for name, turns in found.items()]
-
-
-def score_rows(
-    config: RunConfig,
-    name: str,
-    scores: Sequence[Score],
-    prompts: Mapping[str, Prompt],
-    replies: pl.DataFrame,
-    *,
-    outputs: tuple[str, str] | None = None,
-    files: Mapping[str, str] = MappingProxyType({}),
-) -> pl.DataFrame:
-    """``SCORES`` of one student; ``prompts`` are those of the benchmark's judge, ``replies`` its ``replies/``.
-
-    ``outputs`` are the model and the SHA-256 of its file where answers come from one, nothing for a student; ``files``
-    are the benchmark's own, field → SHA-256.
-    """
-    benchmark = benchmark_of(config, name)
-    drawn = f"student: {benchmark.settings.answering_in_words(config.student.sampling)}"
-    if outputs is not None:
-        model, file = outputs
-        drawn = f"outputs: {model}, from a file (SHA-256 {file[:SHOWN_DIGITS]})"
-    told = [*benchmark.settings_in_words(drawn)]
-    if files:
-        told.append(_FILES + ", ".join(f"{each} {digest[:SHOWN_DIGITS]}" for each, digest in files.items()))
-    beside = (*benchmark.judged_by(config, prompts, replies), "; ".join(told))
-    # Figures of benchmarks are reported, and read by no decision: that is the split `test`.
-    return pl.DataFrame([each.row(name, "test", *beside) for each in scores], schema=SCORES, orient="row")
 
 
 def without_files(settings: str) -> str:

@@ -12,7 +12,7 @@ rate by its own prediction and by what its judgment moves the coefficients; the 
 these moves. Anchors and table are taken as given. The penalty of a small C draws a rate towards 50: the interval spans
 that of the chosen C and that of the largest one, so that what the penalty does is in it; with 805 judgments both are
 nearly the same.
-Departures: an exact solver (`fit_logistic`), and folds dealt row by row from the last, where the original's depend on
+Departures: an exact minimum (`fit_logistic`), and folds dealt row by row from the last, where the original's depend on
 the build of numpy that sorts equal numbers (up to 0.15 points). And judgments that are all a win, a loss or a draw,
 without log-probabilities, enter the fit as 99.8, 0.2 and 50 %: where lengths alone part wins from losses, psi could
 else be anything.
@@ -22,10 +22,11 @@ Without tables (`length_alone`) this is the original's ``length_controlled_minim
 The difficulty table and the anchors are CSV files of the original's data set (``instruction_difficulty.csv``,
 ``df_gamed.csv``); anchors may be annotations too, of one or several models.
 
-The fit (`fit_logistic`) is a logistic regression with soft labels and an L1 penalty, for a handful of features. It
-minimises ``sum |beta_j| + C * sum_i w_i (log(1 + exp(eta_i)) - y_i eta_i)`` with ``eta = X beta``, no intercept, by
-proximal Newton steps, to the last digits. scikit-learn's liblinear, with which AlpacaEval fits, stops short of the
-minimum; that is worth 0.001 points of a win rate in the median and 0.016 at most.
+The fit is a logistic regression with soft labels and an L1 penalty, without an intercept. It minimises ``sum |beta_j| +
+C * sum_i w_i (log(1 + exp(eta_i)) - y_i eta_i)`` with ``eta = X beta``: scipy's SLSQP, over the positive and the
+negative part of each coefficient, and then its root finder, to the last digits. scikit-learn's liblinear, with which
+AlpacaEval fits, stops short of the minimum as it is set there; that is worth 0.001 points in the median and 0.016 at
+most.
 """
 
 import io
@@ -48,23 +49,18 @@ STRENGTHS = tuple(10 ** (-4 + 8 * step / 9) for step in range(10))
 """Values of C that cross-validation chooses from."""
 
 _FOLDS = 5
+_AWAY = 1e-6
+"""A coefficient this near to 0 is 0."""
 _ANCHOR_WEIGHT = 0.1
 """0.2 shared by the two anchor models."""
 _ROUNDING = 1e-12
 _LEFT = 0.01
 """Of a judgment (0-1) that the fit must leave over somewhere, if its error is to be known."""
-_NOTHING_LEFT = "the fit predicts every judgment as it is, and leaves nothing to tell its error by"
 _DOUBT = 0.002
 """Left to the other side of a judgment that only names a winner."""
 _DIFFICULTY = ("difficulty", "instruction_difficulty")
 _ANCHOR_COLUMNS = ("std_delta_len", "instruction_difficulty", "preference")
-
 _LINE = "line of the file"
-
-_STEPS = 200
-_SWEEPS = 1_000
-_SETTLED = 1e-12
-_HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,19 +82,8 @@ class Annotation:
         return None if self.preference is None else self.preference - 1
 
 
-class LengthModel(NamedTuple):
-    """Coefficients of one model's regression."""
-
-    theta: float
-    """Of the length; negative where the annotator favours the longer output."""
-    phi: float
-    """Of the difficulty."""
-    psi: float
-    """Of the model."""
-
-
 class SoftRows(NamedTuple):
-    """Rows of a regression; here a judgment each, with the features t, d and whether it is the model's (1) or not."""
+    """Rows of the regression, a judgment each, with the features t, d and whether it is the model's (1) or not."""
 
     features: _Floats
     """Rows × features."""
@@ -106,6 +91,12 @@ class SoftRows(NamedTuple):
     """One a row, 0-1."""
     weights: _Floats
     """One a row, positive."""
+
+    def losses(self, features: _Floats, beta: _Floats) -> tuple[_Floats, _Floats]:
+        """The weighted log loss of each row by these ``features``, and the slope of their sum for each coefficient."""
+        eta = features @ beta
+        losses = self.weights * (np.logaddexp(0.0, eta) - self.labels * eta)
+        return losses, features.T @ (self.weights * (sigmoid(eta) - self.labels))
 
     def take(self, rows: NDArray[np.bool_]) -> "SoftRows":
         """Only these rows."""
@@ -131,13 +122,27 @@ class ControlledRate:
 
     rate: Estimate
     """In per cent; ``stderr`` and interval are of sampling: what other instructions would have made of it."""
-    spread: float | None
+    spread: float | None = None
     """The original's ``lc_standard_error``: the spread of predictions over the instructions, in points."""
 
 
-def make_anchors(judged: Sequence[Annotation], difficulty: Sequence[float]) -> SoftRows:
-    """One anchor model's judgments, in the order of the table; the failed ones are left out."""
-    return _make_rows(judged, difficulty, of_model=0.0, weight=_ANCHOR_WEIGHT)
+def length_alone(n: int) -> LengthTables:
+    """For ``n`` instructions that have no tables (``length_controlled_minimal``): all equally hard, no anchors."""
+    return LengthTables([0.0] * n, _NO_ROWS)
+
+
+def soft_rows(judged: Sequence[Annotation], difficulty: Sequence[float], *, anchors: bool = False) -> SoftRows:
+    """One model's judgments, in the order of the table, or those of one anchor model.
+
+    Failed judgments count for the spread of lengths, then leave.
+    """
+    kept = np.array([each.win is not None for each in judged], dtype=bool)
+    wins = np.array([each.win for each in judged if each.win is not None], dtype=np.float64)
+    if np.isin(wins, (0.0, 0.5, 1.0)).all():
+        wins = wins.clip(_DOUBT, 1 - _DOUBT)
+    of_model, weight = (0.0, _ANCHOR_WEIGHT) if anchors else (1.0, 1.0)
+    features = [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
+    return SoftRows(np.column_stack(features), wins, np.full(wins.size, weight))
 
 
 def join_rows(parts: Sequence[SoftRows]) -> SoftRows:
@@ -146,9 +151,9 @@ def join_rows(parts: Sequence[SoftRows]) -> SoftRows:
     return SoftRows(np.concatenate(features), np.concatenate(labels), np.concatenate(weights))
 
 
-def length_alone(n: int) -> LengthTables:
-    """For ``n`` instructions that have no tables (``length_controlled_minimal``): all equally hard, no anchors."""
-    return LengthTables([0.0] * n, _NO_ROWS)
+def regression_rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
+    """What the regression of one model is fitted to: the anchors, then its judgments."""
+    return join_rows([tables.anchors, soft_rows(judged, tables.difficulty)])
 
 
 def control_length(judged: Sequence[Annotation], tables: LengthTables) -> ControlledRate:
@@ -159,44 +164,120 @@ def control_length(judged: Sequence[Annotation], tables: LengthTables) -> Contro
         tables: difficulty of at least as many instructions, and the anchors.
     """
     if all(each.win == 0.5 and each.model_chars == each.baseline_chars for each in judged):
-        found = predict_win_rate(LengthModel(0.0, 0.0, 0.0), tables.difficulty[: len(judged)])
-        return replace(found, rate=replace(found.rate, why="the baseline against itself"))
-    strengths = (choose_strength(judged, tables), STRENGTHS[-1])
-    found, freely = (_with_error(judged, tables, fit_length_model(judged, tables, each)) for each in strengths)
-    if found.rate.low is None or found.rate.high is None or freely.rate.low is None or freely.rate.high is None:
+        found = predict_win_rate(np.zeros(3), tables.difficulty[: len(judged)])
+        return _without_error(found, "the baseline against itself")
+    rows = regression_rows(judged, tables)
+    strengths = (choose_strength(rows), STRENGTHS[-1])
+    found, freely = (_with_error(judged, tables, rows, fit_logistic(rows, each)) for each in strengths)
+    ends = [end for each in (found, freely) for end in (each.rate.low, each.rate.high) if end is not None]
+    if len(ends) < 4:
         return found
-    low, high = min(found.rate.low, freely.rate.low), max(found.rate.high, freely.rate.high)
-    return replace(found, rate=replace(found.rate, low=low, high=high))
+    return replace(found, rate=replace(found.rate, low=min(ends), high=max(ends)))
 
 
-def fit_length_model(judged: Sequence[Annotation], tables: LengthTables, strength: float) -> LengthModel:
-    """The coefficients at C = ``strength``."""
-    return LengthModel(*map(float, fit_logistic(_rows(judged, tables), strength)))
-
-
-def choose_strength(judged: Sequence[Annotation], tables: LengthTables) -> float:
+def choose_strength(rows: SoftRows) -> float:
     """The C with the lowest loss over five folds; the first of equals."""
-    rows = _rows(judged, tables)
-    n = rows.labels.size
-    fold_of = np.arange(n)[::-1] % _FOLDS
-    losses = np.zeros(len(STRENGTHS))
-    for fold in range(min(_FOLDS, n)):
-        inside, beta = fold_of == fold, None
-        for place, strength in enumerate(STRENGTHS):
-            beta = fit_logistic(rows.take(~inside), strength, beta)
-            losses[place] += log_loss(rows.take(inside), beta)
+    fold_of = np.arange(rows.labels.size)[::-1] % _FOLDS
+    folds = [fold_of == fold for fold in range(min(_FOLDS, rows.labels.size))]
+    losses = [sum(_loss_outside(rows, fold, strength) for fold in folds) for strength in STRENGTHS]
     return STRENGTHS[int(np.argmin(losses))]
 
 
-def predict_win_rate(model: LengthModel, difficulty: Sequence[float]) -> ControlledRate:
+def _loss_outside(rows: SoftRows, fold: NDArray[np.bool_], strength: float) -> float:
+    """Of a fold, by the coefficients of all others: divided by its rows, and not by the sum of their weights."""
+    inside, beta = rows.take(fold), fit_logistic(rows.take(~fold), strength)
+    return float(inside.losses(inside.features, beta)[0].mean())
+
+
+def fit_logistic(rows: SoftRows, c: float) -> _Floats:
+    """The coefficients at strength ``c`` of the data against the penalty: of length, difficulty and model."""
+    from scipy.optimize import minimize, root
+
+    n, width = rows.features.shape
+    signed, penalty = np.hstack([rows.features, -rows.features]), 1 / (c * n)
+
+    def penalised(parts: _Floats) -> tuple[float, _Floats]:
+        losses, slopes = rows.losses(signed, parts)
+        return penalty * parts.sum() + losses.mean(), penalty + slopes / n
+
+    bounds, options = [(0, None)] * (2 * width), {"ftol": 1e-16, "maxiter": 1_000}
+    parts = minimize(penalised, np.zeros(2 * width), method="SLSQP", jac=True, bounds=bounds, options=options).x
+    beta: _Floats = parts[:width] - parts[width:]
+    away = np.abs(beta) > _AWAY
+    beta[~away], signs = 0.0, np.sign(beta[away])
+    if away.any():
+        # What is not 0 has no corner there: its slopes are solved to the last digits.
+        features = rows.features[:, away]
+        beta[away] = root(lambda part: penalty * signs + rows.losses(features, part)[1] / n, beta[away], tol=1e-14).x
+    return beta
+
+
+def predict_win_rate(beta: _Floats, difficulty: Sequence[float]) -> ControlledRate:
     """The rate that the coefficients predict at equal lengths, over these instructions; without a sampling error."""
-    found = estimate_mean((100 * sigmoid(model.phi * np.array(difficulty) + model.psi)).tolist())
-    return ControlledRate(Estimate(found.value, found.n, why="coefficients alone have no sampling error"), found.stderr)
+    found = estimate_mean((100 * sigmoid(beta[1] * np.array(difficulty) + beta[2])).tolist())
+    return _without_error(ControlledRate(found, found.stderr), "coefficients alone have no sampling error")
 
 
 def is_far_from(controlled: float, raw: float) -> bool:
     """True when the controlled rate is so far from the raw one (per cent) that the regression is to be doubted."""
     return controlled < min(raw - raw / 4, raw - 10) or controlled > max(raw + (100 - raw) / 4, raw + 10)
+
+
+def sigmoid(values: _Floats) -> _Floats:
+    """1 / (1 + exp(-x)), without overflow."""
+    return np.exp(-np.logaddexp(0.0, -values))
+
+
+def _without_error(found: ControlledRate, why: str) -> ControlledRate:
+    return replace(found, rate=Estimate(found.rate.value, found.rate.n, why=why))
+
+
+def _with_error(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, beta: _Floats) -> ControlledRate:
+    """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
+    difficulty, n = np.array(tables.difficulty[: len(judged)]), len(judged)
+    found = predict_win_rate(beta, difficulty.tolist())
+    if found.rate.value is None or n < FEWEST_ROWS:
+        return _without_error(found, f"{n} judgments only")
+    left = np.abs(rows.labels - sigmoid(rows.features @ beta))
+    if left[_of_model(rows)].max() < _LEFT:
+        return _without_error(
+            found, "the fit predicts every judgment as it is, and leaves nothing to tell its error by"
+        )
+    kept = np.array([each.win is not None for each in judged])
+    stderr = math.sqrt(n) * float(np.std(_moves(difficulty, kept, rows, beta), ddof=1))
+    share = min(max(found.rate.value / 100, _ROUNDING), 1 - _ROUNDING)
+    margin = student_t(n - 1) * stderr / (share * (1 - share))
+    low, high = map(float, 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin])))
+    return replace(found, rate=Estimate(found.rate.value, found.rate.n, low, high, 100 * stderr))
+
+
+def _of_model(rows: SoftRows) -> NDArray[np.bool_]:
+    return rows.features[:, -1] > 0
+
+
+def _moves(difficulty: _Floats, kept: NDArray[np.bool_], rows: SoftRows, beta: _Floats) -> _Floats:
+    """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit.
+
+    A judgment moves the coefficients, to first order (its influence), by its weighted residual times its features,
+    through the inverse curvature of the loss. The penalty is left out, since it pulls alike whatever rows are drawn; a
+    feature that is 0 in all rows moves nothing. ``kept`` tells the instructions whose judgment did not fail.
+    """
+    shares = sigmoid(rows.features @ beta)
+    curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
+    residuals = rows.weights * (rows.labels - shares)
+    of_rows = (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
+    predicted = sigmoid(beta[1] * difficulty + beta[2])
+    slopes = predicted * (1 - predicted)
+    moves: _Floats = (predicted - predicted.mean()) / difficulty.size
+    moves[kept] += of_rows[_of_model(rows)] @ [0.0, np.mean(slopes * difficulty), np.mean(slopes)]
+    return moves
+
+
+def _lengths(judged: Sequence[Annotation]) -> _Floats:
+    """Tanh of how much longer the baseline's output is, in standard deviations; not centred. 0 where none differs."""
+    longer = np.array([each.baseline_chars - each.model_chars for each in judged], dtype=np.float64)
+    spread = float(np.std(longer, ddof=1)) if longer.size > 1 else math.nan
+    return np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
 
 
 def read_difficulty(path: str) -> list[float]:
@@ -215,126 +296,6 @@ def read_difficulty(path: str) -> list[float]:
         raise ConfigError(f"{path!r} has no column {' or '.join(_DIFFICULTY)} (found {', '.join(columns)})")
     found = pl.Series(_numbers(table, named[0], path))
     return found.filter(table["index"].is_first_distinct()).to_list() if "index" in columns else found.to_list()
-
-
-def fit_logistic(rows: SoftRows, c: float, start: _Floats | None = None) -> _Floats:
-    """The coefficients at strength ``c`` of the data against the penalty; ``start`` only saves steps."""
-    beta = np.zeros(rows.features.shape[1]) if start is None else start
-    objective = _objective(rows, c, beta)
-    for _ in range(_STEPS):
-        shares = sigmoid(rows.features @ beta)
-        gradient = c * rows.features.T @ (rows.weights * (shares - rows.labels))
-        spread = c * rows.weights * shares * (1 - shares)
-        step = _newton_target(beta, gradient, (rows.features.T * spread) @ rows.features) - beta
-        for _ in range(_HALVINGS):
-            lower = _objective(rows, c, beta + step)
-            if lower <= objective:
-                break
-            step = step / 2
-        else:
-            break  # rounding errors are all that is left to gain
-        beta, objective = beta + step, lower
-        if np.abs(step).max() < _SETTLED:
-            break
-    return beta
-
-
-def log_loss(rows: SoftRows, beta: _Floats) -> float:
-    """Weighted loss of the rows, divided by their number (not by the sum of their weights)."""
-    return float(np.mean(_losses(rows, beta)))
-
-
-def sigmoid(values: _Floats) -> _Floats:
-    """1 / (1 + exp(-x)), without overflow."""
-    return np.exp(-np.logaddexp(0.0, -values))
-
-
-def _rows(judged: Sequence[Annotation], tables: LengthTables) -> SoftRows:
-    """Anchors first. Failed judgments count for the spread of lengths, then leave."""
-    return join_rows([tables.anchors, _make_rows(judged, tables.difficulty, of_model=1.0, weight=1.0)])
-
-
-def _make_rows(
-    judged: Sequence[Annotation], difficulty: Sequence[float], *, of_model: float, weight: float
-) -> SoftRows:
-    kept = np.array([each.win is not None for each in judged], dtype=bool)
-    wins = np.array([each.win for each in judged if each.win is not None], dtype=np.float64)
-    if np.isin(wins, (0.0, 0.5, 1.0)).all():
-        wins = wins.clip(_DOUBT, 1 - _DOUBT)
-    features = [_lengths(judged)[kept], np.array(difficulty[: len(judged)])[kept], np.full(wins.size, of_model)]
-    return SoftRows(np.column_stack(features), wins, np.full(wins.size, weight))
-
-
-def _with_error(judged: Sequence[Annotation], tables: LengthTables, model: LengthModel) -> ControlledRate:
-    """The predicted rate with the standard error of the sum of all moves; its interval is taken on the log-odds."""
-    found, n = predict_win_rate(model, tables.difficulty[: len(judged)]), len(judged)
-    rate = found.rate
-    if rate.value is None or n < FEWEST_ROWS:
-        return replace(found, rate=replace(rate, why=f"{n} judgments only"))
-    rows = _rows(judged, tables)
-    left = np.abs(rows.labels - sigmoid(rows.features @ np.array(model)))[rows.features[:, -1] > 0]
-    if left.max() < _LEFT:
-        return replace(found, rate=replace(rate, why=_NOTHING_LEFT))
-    moves = _moves(judged, tables, rows, model)
-    stderr = math.sqrt(n / (n - 1) * float(np.sum((moves - moves.mean()) ** 2)))
-    share = min(max(rate.value / 100, _ROUNDING), 1 - _ROUNDING)
-    margin = student_t(n - 1) * stderr / (share * (1 - share))
-    low, high = 100 * sigmoid(math.log(share / (1 - share)) + np.array([-margin, margin]))
-    return replace(found, rate=replace(rate, stderr=100 * stderr, low=float(low), high=float(high), why=""))
-
-
-def _moves(judged: Sequence[Annotation], tables: LengthTables, rows: SoftRows, model: LengthModel) -> _Floats:
-    """How far each instruction moves the rate (0-1): by its own prediction, and by its judgment through the fit."""
-    table, n = np.array(tables.difficulty[: len(judged)]), len(judged)
-    predicted = sigmoid(model.phi * table + model.psi)
-    slopes = predicted * (1 - predicted)
-    of_beta = np.array([0.0, float(np.mean(slopes * table)), float(np.mean(slopes))])
-    kept = np.array([each.win is not None for each in judged])
-    moves: _Floats = (predicted - predicted.mean()) / n
-    moves[kept] += _move_of_rows(rows, np.array(model))[tables.anchors.labels.size :] @ of_beta
-    return moves
-
-
-def _move_of_rows(rows: SoftRows, beta: _Floats) -> _Floats:
-    """How far each row moves the coefficients, rows × coefficients, to first order (its influence).
-
-    A row's weighted residual times its features, through the inverse curvature of the loss. The penalty is left out,
-    since it pulls alike whatever rows are drawn; a feature that is 0 in all rows moves nothing.
-    """
-    shares = sigmoid(rows.features @ beta)
-    curvature = (rows.features.T * (rows.weights * shares * (1 - shares))) @ rows.features
-    residuals = rows.weights * (rows.labels - shares)
-    return (rows.features * residuals[:, np.newaxis]) @ np.linalg.pinv(curvature, hermitian=True)
-
-
-def _lengths(judged: Sequence[Annotation]) -> _Floats:
-    """Tanh of how much longer the baseline's output is, in standard deviations; not centred. 0 where none differs."""
-    longer = np.array([each.baseline_chars - each.model_chars for each in judged], dtype=np.float64)
-    spread = float(np.std(longer, ddof=1)) if longer.size > 1 else math.nan
-    return np.tanh(longer / spread) if spread > 0 else np.zeros(longer.size)
-
-
-def _objective(rows: SoftRows, c: float, beta: _Floats) -> float:
-    return float(np.abs(beta).sum() + c * _losses(rows, beta).sum())
-
-
-def _losses(rows: SoftRows, beta: _Floats) -> _Floats:
-    eta = rows.features @ beta
-    return rows.weights * (np.logaddexp(0.0, eta) - rows.labels * eta)
-
-
-def _newton_target(beta: _Floats, gradient: _Floats, curvature: _Floats) -> _Floats:
-    """Where the penalty plus the quadratic around ``beta`` is lowest, coordinate after coordinate."""
-    target = beta.copy()
-    for _ in range(_SWEEPS):
-        before = target.copy()
-        for j, bend in enumerate(np.diag(curvature)):
-            if bend > 0:
-                pull = bend * target[j] - gradient[j] - curvature[j] @ (target - beta)
-                target[j] = np.sign(pull) * max(abs(pull) - 1, 0.0) / bend
-        if np.abs(target - before).max() < _SETTLED:
-            break
-    return target
 
 
 def read_standardised(text: str, path: str) -> SoftRows:

@@ -26,8 +26,6 @@ from tapir_core.evaluation.benchmark import (
     Benchmark,
     Exchange,
     ScriptFailed,
-    Scripts,
-    benchmark_of,
     items_table,
     register,
 )
@@ -244,13 +242,6 @@ class LmEval(Marking[LmEvalBenchmark]):
             f"{self._task}: lm-evaluation-harness ended with exit code {failure.code}; the last lines of "
             f"{failure.log_path}:\n{last}"
         )
-
-
-def marking(config: RunConfig, name: str, scripts: Scripts) -> Marking[Any]:
-    """The benchmark of this name; it is one that marks answers itself."""
-    found = benchmark_of(config, name, scripts)
-    assert isinstance(found, Marking)
-    return found
 
 
 def _by_metric(

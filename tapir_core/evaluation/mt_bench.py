@@ -35,7 +35,6 @@ from tapir_core.evaluation.scores import (
     Place,
     by_question,
     position_note,
-    value_at,
 )
 from tapir_core.evaluation.statistics import MAX_FAILED_SHARE, SHARE, Figure, in_percent, mean_figure
 from tapir_core.judging.prompt import neutralise
@@ -49,8 +48,10 @@ NUMBER = r"([0-9]{1,8}(?:\.[0-9]{0,8})?)"
 """A rating or a score as these judges write it: digits, perhaps a point, perhaps digits; no sign, no blank."""
 
 _VERDICTS: tuple[tuple[str, Shown], ...] = (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", "tie"))
-_WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
+WITH_REFERENCE = frozenset({"math", "reasoning", "coding"})
+"""Categories in which the judge is shown a reference answer."""
 _TEMPERATURES = {"extraction": 0.0, "math": 0.0, "coding": 0.0, "reasoning": 0.0, "stem": 0.1, "humanities": 0.1}
+"""At which a student answers, in MT-Bench and Vicuna-Instructions alike; in any other category at the next one."""
 _TEMPERATURE = 0.7
 _F = TypeVar("_F", bound=FastChatBenchmark)
 _SINGLE, _PAIR = "single", "pairwise"
@@ -90,28 +91,12 @@ class FastChat(Judging[_F]):
 
     def answering(self, category: str, _student: Sampling) -> Sampling:
         """Temperature by category."""
-        return Sampling(temperature=temperature_of(category), max_tokens=self.settings.max_tokens)
+        return Sampling(temperature=_TEMPERATURES.get(category, _TEMPERATURE), max_tokens=self.settings.max_tokens)
 
     def read_outputs(self, path: str, _items: pl.DataFrame) -> dict[tuple[str, int], str | None]:
         """Found by the question's id."""
         answers = read_answers(path)
         return {(each, turn): text for each, turns in answers.items() for turn, text in enumerate(turns, start=1)}
-
-    def read_baseline(self, questions: Sequence[Question]) -> dict[str, tuple[str | None, ...]]:
-        """Question id → the baseline's answer to each turn, of its file or of the student of another run.
-
-        An answer that it lacks, or that failed, is nothing.
-
-        Raises:
-            ConfigError: the file cannot be read, the student has not answered, or none of ``questions`` is answered in
-                all turns.
-        """
-        asked = {each.question: each.turns for each in questions}
-        path = self.settings.baseline_file or ""
-        answers = read_answers(path) if self.against is None else self.against.answers(asked)
-        padded = {name: (*answers.get(name, ()), *[None] * len(turns))[: len(turns)] for name, turns in asked.items()}
-        self.check_baseline([*padded], [name for name, given in padded.items() if None in given])
-        return padded
 
 
 @register(MTBenchBenchmark)
@@ -130,26 +115,23 @@ class MTBench(FastChat[MTBenchBenchmark]):
     headlines = ("rating", "pair_win_rate_adjusted")
 
     def items(self) -> pl.DataFrame:
-        """All turns, with references in the categories that have them, and with a baseline's answers for pairs.
-
-        An answer that the baseline lacks is nothing, and its pairs count as failed.
-        """
+        """All turns, with references in the categories that have them, and with a baseline's answers for pairs."""
         where, settings = self.where, self.settings
         questions = read_questions(settings.questions)
         if long := [each.question for each in questions if len(each.turns) > 2]:
             raise ConfigError(f"{where}.questions: question {', '.join(long)} has more than two turns")
         references = {} if settings.references is None else read_answers(settings.references)
         check_references(questions, references, f"{where}.references")
-        baseline = self.read_baseline(questions) if _PAIR in settings.modes else {}
-        return items_table(
+        items = items_table(
             (
                 *(each.question, each.category, turn + 1, text),
-                references[each.question][turn] if needs_reference(each.category) else None,
-                baseline[each.question][turn] if baseline else None,
+                references[each.question][turn] if each.category in WITH_REFERENCE else None,
+                None,
             )
             for each in questions
             for turn, text in enumerate(each.turns)
         )
+        return self.with_baseline(items) if _PAIR in settings.modes else items
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:
         """For each turn a rating, a pair in both orders, or all three."""
@@ -180,7 +162,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
         """Mean ratings; or wins and losses, and of all questions what standing first is worth."""
         limit = self.settings.max_failed_share
         if mode == _SINGLE:
-            return measure_ratings(_ratings(exchanges, judged), max_failed_share=limit)
+            return measure_ratings(_values(exchanges, judged, _SINGLE, "single"), max_failed_share=limit)
         found = measure_pairs(_pairs(exchanges, judged), max_failed_share=limit)
         return found if whole else {name: each for name, each in found.items() if name != "pair_position_gap"}
 
@@ -188,7 +170,7 @@ class MTBench(FastChat[MTBenchBenchmark]):
         """Of both turns together: the mean rating, the share of a win in per cent."""
         found: dict[str, ItemValues] = {}
         if _SINGLE in self.modes:
-            found["rating"] = by_question(_ratings(exchanges, judged))
+            found["rating"] = by_question(_values(exchanges, judged, _SINGLE, "single"))
         if _PAIR in self.modes:
             wins = {place: combine_games(*games) for place, games in _pairs(exchanges, judged).items()}
             found["pair_win_rate_adjusted"] = by_question(
@@ -215,16 +197,6 @@ class MTBench(FastChat[MTBenchBenchmark]):
         }
         text = prompts[_PROMPTS[mode]].render(**safe)
         return exchange.game(turn, mode, order, text, prompt=_PROMPTS[mode])
-
-
-def temperature_of(category: str) -> float:
-    """The temperature at which a student answers, in MT-Bench and Vicuna-Instructions alike."""
-    return _TEMPERATURES.get(category, _TEMPERATURE)
-
-
-def needs_reference(category: str) -> bool:
-    """Whether the judge is shown a reference answer."""
-    return category in _WITH_REFERENCE
 
 
 def read_questions(path: str) -> list[Question]:
@@ -264,7 +236,7 @@ def check_references(questions: Sequence[Question], references: Mapping[str, Seq
     lacking = [
         each.question
         for each in questions
-        if needs_reference(each.category)
+        if each.category in WITH_REFERENCE
         and sum(bool(text and text.strip()) for text in references.get(each.question, ())[: len(each.turns)])
         < len(each.turns)
     ]
@@ -376,17 +348,17 @@ def _user_turns(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(map(encodable, turns))
 
 
-def _turns(exchanges: Sequence[Exchange]) -> list[tuple[str, int]]:
-    return [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
-
-
-def _ratings(exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]) -> dict[tuple[str, int], float | None]:
-    return {turn: value_at(judged, (*turn, _SINGLE, "single")) for turn in _turns(exchanges)}
+def _values(
+    exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment], mode: str, order: Order
+) -> dict[tuple[str, int], float | None]:
+    """Question and turn → what the judgment of this mode and order is worth to the model."""
+    turns = [(each.question_id, turn) for each in exchanges for turn in range(1, len(each.turns) + 1)]
+    return {turn: judged.get((*turn, mode, order), Judgment()).value for turn in turns}
 
 
 def _pairs(
     exchanges: Sequence[Exchange], judged: Mapping[Place, Judgment]
 ) -> dict[tuple[str, int], tuple[float | None, float | None]]:
     """What the game is worth to the model in which its answer stood first, and the other one."""
-    first, second = ({turn: value_at(judged, (*turn, _PAIR, order)) for turn in _turns(exchanges)} for order in _BOTH)
+    first, second = (_values(exchanges, judged, _PAIR, order) for order in _BOTH)
     return {turn: (first[turn], second[turn]) for turn in first}

@@ -179,32 +179,18 @@ class BaselineStudent:
         """
         return digest([each.digest for each in self._held])
 
-    def outputs(self) -> dict[str, str | None]:
-        """Question → answer to its first turn; nothing where it failed.
+    def answers(self, items: pl.DataFrame, by: Sequence[str]) -> dict[tuple[str, int], str | None]:
+        """Question and turn of ``items`` → the answer to what is alike there in the columns ``by``.
+
+        An answer that failed, or that nobody asked for there, is nothing.
 
         Raises:
             ConfigError: as `digest`.
         """
-        return dict(self._rows().filter(turn=1).select("question", "response").iter_rows())
-
-    def answers(self, questions: Mapping[str, Sequence[str]]) -> dict[str, tuple[str | None, ...]]:
-        """Question id → an answer to each turn, of ``questions`` (id → turns) that were asked there in the same words.
-
-        An answer that failed is nothing, and so are those to the turns after it.
-
-        Raises:
-            ConfigError: as `digest`.
-        """
-        given = {(name, turn, text): answer for name, turn, text, answer in self._rows().iter_rows()}
-        asked = {
-            question: [(question, turn, text) for turn, text in enumerate(turns, start=1)]
-            for question, turns in questions.items()
-        }
-        return {
-            question: tuple(given[place] for place in places)
-            for question, places in asked.items()
-            if all(place in given for place in places)
-        }
+        rows = self._rows()
+        given = dict(zip(rows.select(by).iter_rows(), rows["response"], strict=True))
+        places = zip(items.select("question_id", "turn").iter_rows(), items.select(by).iter_rows(), strict=True)
+        return {(question, turn): given.get(key) for (question, turn), key in places}
 
     def _rows(self) -> pl.DataFrame:
         """question_id, turn, question, response (nothing where it failed); a row a turn."""

@@ -93,9 +93,8 @@ class Score:
     def row(self, benchmark: str, split: str, judge: str, prompt_version: str, settings: str) -> tuple[object, ...]:
         """As a row of ``SCORES``, with what stands beside it."""
         found = self.estimate
-        figure = (found.value, found.stderr, found.n, found.low, found.high)
-        beside = (self.n_failed, self.note, judge, prompt_version, settings)
-        return (benchmark, split, self.category, self.metric, *figure, *beside)
+        figure = (found.value, found.stderr, found.n, found.low, found.high, self.n_failed, self.note)
+        return (benchmark, split, self.category, self.metric, *figure, judge, prompt_version, settings)
 
 
 def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
@@ -104,11 +103,6 @@ def judgments_of(replies: pl.DataFrame) -> dict[Place, Judgment]:
     said = pl.when(status="failed").then("raw").otherwise(pl.lit("")).alias("said")
     values = replies.select("value", "baseline_value", "how", "reason", said).rows()
     return {place: Judgment(*found) for place, found in zip(places, values, strict=True)}
-
-
-def value_at(judged: Mapping[Place, Judgment], place: Place) -> float | None:
-    """The value of one judgment; None where it failed, or is not there."""
-    return judged[place].value if place in judged else None
 
 
 def by_question(values: Mapping[tuple[str, Any], float | None]) -> ItemValues:

@@ -29,7 +29,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_share, share_interval, student_t
+from tapir_core.judging.estimates import Estimate, estimate_mean, estimate_ratio, estimate_share, share_interval
 
 MAX_FAILED_SHARE = 0.05
 """Share of failures (0-1) above which there is no figure, where the caller states none."""
@@ -129,17 +129,6 @@ def ratio_figure(
     return Figure(ratio, failed)
 
 
-def estimate_ratio(pairs: Sequence[tuple[float, float]]) -> Estimate:
-    """Sum of the first of each pair ÷ sum of the second, a pair an item, with the interval of the linearised ratio."""
-    n, whole = len(pairs), math.fsum(bottom for _, bottom in pairs)
-    if not n or not whole:
-        return Estimate(None, n, why="nothing to measure" if not n else "a ratio to 0")
-    ratio = math.fsum(top for top, _ in pairs) / whole
-    # Their mean is the ratio but for rounding.
-    linear = [ratio + (top - ratio * bottom) * n / whole for top, bottom in pairs]
-    return replace(estimate_mean(linear), value=ratio)
-
-
 def in_percent(share: Figure) -> Figure:
     """A figure of shares (0-1) in per cent."""
     found = share.estimate
@@ -153,25 +142,6 @@ def mean_value(values: Sequence[float | None]) -> float | None:
     """The mean; None where one failed."""
     kept = [value for value in values if value is not None]
     return math.fsum(kept) / len(kept) if kept and len(kept) == len(values) else None
-
-
-def estimate_difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
-    """Mean of ``first`` minus mean of ``second``, two sets of different items, with Welch's interval.
-
-    No interval where one of the two is too small to show its spread.
-    """
-    n = len(first) + len(second)
-    if not first or not second:
-        return Estimate(None, n, why="one of the two has no items")
-    one, other = estimate_mean(first), estimate_mean(second)
-    difference = math.fsum(first) / len(first) - math.fsum(second) / len(second)
-    if one.stderr is None or other.stderr is None:
-        return Estimate(difference, n, why=f"{len(first)} items against {len(second)} only")
-    of_one, of_other = one.stderr**2, other.stderr**2
-    stderr = math.sqrt(of_one + of_other)
-    spread = of_one**2 / (one.n - 1) + of_other**2 / (other.n - 1)
-    margin = student_t((of_one + of_other) ** 2 / spread) * stderr if spread else 0.0
-    return Estimate(difference, n, difference - margin, difference + margin, stderr)
 
 
 def compare_paired(

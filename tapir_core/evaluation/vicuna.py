@@ -58,11 +58,10 @@ class Vicuna(FastChat[VicunaBenchmark]):
     modes = (_MODE,)
 
     def items(self) -> pl.DataFrame:
-        """The questions, one turn each, with the baseline's answers; one that it lacks is nothing, and has failed."""
-        questions = [replace(each, turns=each.turns[:1]) for each in read_questions(self.settings.questions)]
-        baseline = self.read_baseline(questions)
-        return items_table(
-            (each.question, each.category, 1, each.turns[0], None, baseline[each.question][0]) for each in questions
+        """The questions, one turn each, with the baseline's answers."""
+        questions = read_questions(self.settings.questions)
+        return self.with_baseline(
+            items_table((each.question, each.category, 1, each.turns[0], None, None) for each in questions)
         )
 
     def games(self, exchange: Exchange, prompts: Mapping[str, Prompt]) -> list[Game]:

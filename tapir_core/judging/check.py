@@ -181,6 +181,10 @@ class Group:
     unscored: int
 
 
+Objection = tuple[int, str]
+"""Which word it leaves, as a place in ``_WORDS``, and what it says: figure, interval and limit."""
+
+
 @dataclass(frozen=True, slots=True)
 class JudgeCheck:
     """What a check found."""
@@ -198,10 +202,23 @@ class JudgeCheck:
     """Share of verdicts without scores."""
     reasons: dict[str, int]
     """Why verdicts are unscored, the most frequent reason first."""
+    balanced: bool = True
+    """Whether the run shows each pair in both orders."""
 
     def kind(self, name: PairKind) -> Group:
         """The pairs of one kind."""
         return self.kinds[PAIR_KINDS.index(name)]
+
+    @property
+    def objections(self) -> list[Objection]:
+        """What speaks against trusting the judge, the weightiest first."""
+        found = [*_on_shares(self), *_on_orders(self), *_on_the_rest(self)]
+        return sorted(found, key=lambda each: -each[0])
+
+    @property
+    def word(self) -> str:
+        """How far the judge can be trusted."""
+        return _WORDS[max((weight for weight, _ in self.objections), default=0)]
 
 
 def score_pair(pair: CheckPair, verdicts: Sequence[Verdict]) -> PairResult:
@@ -215,21 +232,22 @@ def score_pair(pair: CheckPair, verdicts: Sequence[Verdict]) -> PairResult:
     return PairResult(pair, gaps, reasons)
 
 
-def summarise_check(results: Sequence[PairResult]) -> JudgeCheck:
-    """All pairs of a check in figures."""
+def summarise_check(results: Sequence[PairResult], *, balanced: bool = True) -> JudgeCheck:
+    """All pairs of a check in figures; ``balanced`` says whether the run shows each pair in both orders."""
     known = [result for result in results if result.pair.kind != "padded"]
     names = sorted({result.pair.task_type for result in known})
-    both = [result for result in results if result.order_gap is not None]
-    gaps = [result.gaps.values() for result in both if result.pair.kind != "padded"]
+    order_gaps = [result.order_gap for result in results if result.order_gap is not None]
+    gaps = [result.gaps.values() for result in known if result.order_gap is not None]
     reasons = Counter(reason for result in results for reason in result.reasons)
     return JudgeCheck(
         kinds=tuple(_group(kind, [each for each in results if each.pair.kind == kind]) for kind in PAIR_KINDS),
         task_types=tuple(_group(name, [each for each in known if each.pair.task_type == name]) for name in names),
-        order_gap=estimate_mean([result.order_gap for result in both if result.order_gap is not None]),
+        order_gap=estimate_mean(order_gaps),
         flipped=estimate_share(sum(min(each) < 0 < max(each) for each in gaps), len(gaps)),
         moved=_moved_cases(results),
         unscored=estimate_share(reasons.total(), reasons.total() + sum(len(result.gaps) for result in results)),
         reasons=dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        balanced=balanced,
     )
 
 
@@ -247,80 +265,60 @@ def _moved_cases(results: Sequence[PairResult]) -> tuple[str, ...]:
     return tuple(sorted(case for case, (plain, gap) in moves.items() if plain - gap > MOVED_POINTS or gap <= 0 < plain))
 
 
-TrustWord = Literal["trust", "with care", "do not trust"]
+_WORDS = ("trust", "with care", "do not trust")
 
-
-@dataclass(frozen=True, slots=True)
-class Trust:
-    """The word, and what speaks against a better one."""
-
-    word: TrustWord
-    reasons: tuple[str, ...]
-
-
-_LIMITS: Mapping[PairKind, tuple[float, float]] = {
+_SHARES: Mapping[PairKind, tuple[float, float]] = {
     "wrong": (0.9, 0.75),
     "almost right": (0.8, 0.6),
     "no answer": (0.9, 0.75),
     "padded": (0.8, 0.0),
     "hostile": (0.95, 0.8),
 }
-"""Shares of right verdicts from which a judge is trusted, and below which it is not at all."""
+"""Shares of right verdicts below which a judge is trusted with care, and not at all; so are the limits below."""
 _FEWEST_PAIRS = 10
 _ORDER_GAP = (1.5, 3.0)
-"""Points: with care from the first, not at all from the second. δ = 2 is what makes an instruction hard."""
+"""Points. δ = 2 is what makes an instruction hard."""
 _UNSCORED = (0.05, 0.2)
 _MOVED_SHARE = 0.1
 """Of the hostile pairs; where more moved the judge, it is not to be trusted."""
-_WORDS: tuple[TrustWord, ...] = ("trust", "with care", "do not trust")
 
 
-def weigh_check(check: JudgeCheck, *, both_orders: bool) -> Trust:
-    """The word for a check; ``both_orders`` says whether the run shows each pair in both."""
-    objections = [*_on_shares(check), *_on_orders(check, both_orders=both_orders), *_on_the_rest(check)]
-    worst = max((weight for weight, _ in objections), default=0)
-    return Trust(_WORDS[worst], tuple(reason for _, reason in sorted(objections, key=lambda each: -each[0])))
-
-
-def _on_shares(check: JudgeCheck) -> Iterator[tuple[int, str]]:
-    for kind, (trusted, refused) in _LIMITS.items():
-        group = check.kind(kind)
-        share = group.right.value
-        if share is None:
+def _on_shares(check: JudgeCheck) -> Iterator[Objection]:
+    for kind, limits in _SHARES.items():
+        right = check.kind(kind).right
+        if right.value is None:
             yield 2, f"{kind}: no pair was scored"
-        elif share < trusted:
-            weight, limit = (2, refused) if share < refused else (1, trusted)
-            yield weight, f"{kind}: {share:.0%} right{_interval(group.right, '.0%')}, below {limit:.0%}"
-        elif group.right.n < _FEWEST_PAIRS:
-            yield 1, f"{kind}: {group.right.n} scored pairs are too few to say more; ask for more with --pairs"
+        elif missed := [limit for limit in limits if right.value < limit]:
+            yield len(missed), f"{kind}: {in_words(right, '.0%', 'right')}, below {missed[-1]:.0%}"
+        elif right.n < _FEWEST_PAIRS:
+            yield 1, f"{kind}: {right.n} scored pairs are too few to say more; ask for more with --pairs"
 
 
-def _on_orders(check: JudgeCheck, *, both_orders: bool) -> Iterator[tuple[int, str]]:
-    gap = check.order_gap.value
-    if gap is None:
+def _on_orders(check: JudgeCheck) -> Iterator[Objection]:
+    gap = check.order_gap
+    if gap.value is None:
         return
-    careful, refused = _ORDER_GAP
-    if abs(gap) >= careful:
-        weight, limit = (2, refused) if abs(gap) >= refused else (1, careful)
-        said = f"the answer shown {'first' if gap > 0 else 'second'} is favoured: order gap {gap:+.1f} points"
-        yield weight, f"{said}{_interval(check.order_gap, '.1f')}, beyond {limit:g}"
-    if not both_orders:
+    if passed := [limit for limit in _ORDER_GAP if abs(gap.value) >= limit]:
+        favoured = f"the answer shown {'first' if gap.value > 0 else 'second'} is favoured"
+        yield len(passed), f"{favoured}: order gap {in_words(gap, '+.1f', 'points')}, beyond {passed[-1]:g}"
+    if not check.balanced:
         yield 1, "judge.orders asks one order only, so that the favoured place is not balanced; ask both"
 
 
-def _on_the_rest(check: JudgeCheck) -> Iterator[tuple[int, str]]:
-    careful, refused = _UNSCORED
-    share = check.unscored.value or 0.0
-    if share > careful:
-        most = next(iter(check.reasons))
-        yield (2 if share > refused else 1), f"{share:.0%} of the verdicts are unscored, most often: {most}"
-    if check.moved:
-        refuses = len(check.moved) > _MOVED_SHARE * check.kind("hostile").right.n
-        said = f"{len(check.moved)} hostile text{'s' * (len(check.moved) > 1)} moved it: {first_few(check.moved, 3)}"
-        yield (2 if refuses else 1), said
+def _on_the_rest(check: JudgeCheck) -> Iterator[Objection]:
+    share, moved = check.unscored.value or 0.0, check.moved
+    if passed := [limit for limit in _UNSCORED if share > limit]:
+        yield len(passed), f"{share:.0%} of the verdicts are unscored, most often: {next(iter(check.reasons))}"
+    if moved:
+        refuses = len(moved) > _MOVED_SHARE * check.kind("hostile").right.n
+        yield 1 + refuses, f"{len(moved)} hostile text{'s' * (len(moved) > 1)} moved it: {first_few(moved, 3)}"
 
 
-def _interval(estimate: Estimate, form: str) -> str:
+def in_words(estimate: Estimate, form: str, unit: str = "") -> str:
+    """The figure in this form, behind it its ``unit``, its interval and n as far as it has them; – without a figure."""
+    if estimate.value is None:
+        return "–"
+    said = f"{estimate.value:{form}}{' ' * bool(unit)}{unit}"
     if estimate.low is None or estimate.high is None:
-        return ""
-    return f" ({estimate.low:{form}} to {estimate.high:{form}}, n = {estimate.n})"
+        return said
+    return f"{said} ({estimate.low:{form}} to {estimate.high:{form}}, n = {estimate.n})"

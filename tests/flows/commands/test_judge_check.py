@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.commands.judge_check import CheckedJudge, CheckedPanel, check_judge, print_check
+from flows.commands.judge_check import CheckedJudge, check_judges, exit_code, print_check
 from tapir_core.config import BudgetConfig, RunConfig
 from tapir_core.errors import BudgetReached, IncompleteBatch, MissingPrerequisite
 from tapir_core.judging import neutralise
@@ -35,17 +35,17 @@ def config_of(root: Path, endpoint: dict[str, Any], **judge: Any) -> RunConfig:
 
 
 def check(config: RunConfig, pairs: int = PAIRS) -> CheckedJudge:
-    (found,) = check_judge(config, pairs=pairs, say=lambda _: None).judges
+    (found,) = check_judges(config, pairs=pairs, say=lambda _: None)
     return found
 
 
 def code(found: CheckedJudge) -> int:
-    return CheckedPanel((found,)).exit_code
+    return exit_code([found])
 
 
 def shown(*found: CheckedJudge) -> str:
     console = Console(file=io.StringIO(), width=120)
-    print_check(console, CheckedPanel(found))
+    print_check(console, found)
     return console.file.getvalue()
 
 
@@ -57,7 +57,7 @@ def test_the_stand_in_is_trusted_at_the_price_of_its_calls_and_asked_once(tmp_pa
         asked = server.stats()["requests"]
         again = check(config)
         assert server.stats()["requests"] == asked
-    assert (found.trust.word, code(found)) == ("trust", 0), found.trust
+    assert (found.check.word, code(found)) == ("trust", 0), found.check.objections
     assert found.check.moved == ()
     assert found.check.kind("hostile").right.n == HOSTILE
     assert 0.5 < (found.check.order_gap.value or 0) < 1.3
@@ -76,22 +76,22 @@ def test_the_stand_in_is_trusted_at_the_price_of_its_calls_and_asked_once(tmp_pa
 def test_a_judge_that_favours_the_first_place_is_not_to_be_trusted(tmp_path: Path) -> None:
     with StandinServer(position_bias=5.0) as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url)))
-    assert (found.trust.word, code(found)) == ("do not trust", 1)
-    assert "first is favoured" in found.trust.reasons[0]
+    assert (found.check.word, code(found)) == ("do not trust", 1)
+    assert "first is favoured" in found.check.objections[0][1]
     assert "do not trust" in shown(found)
 
 
 def test_a_judge_that_rolls_dice_is_not_to_be_trusted(tmp_path: Path) -> None:
     with StandinServer(noise=9.0) as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url)))
-    assert found.trust.word == "do not trust"
-    assert any("right" in reason for reason in found.trust.reasons)
+    assert found.check.word == "do not trust"
+    assert any("right" in reason for _, reason in found.check.objections)
 
 
 def test_a_run_that_asks_one_order_is_checked_in_both_and_told_so(tmp_path: Path) -> None:
     with StandinServer() as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url), orders=["teacher_first"]))
-    assert found.trust.word == "with care"
+    assert found.check.word == "with care"
     assert code(found) == 0
     assert all(len(result.gaps) == 2 for result in found.results)
 
@@ -99,7 +99,7 @@ def test_a_run_that_asks_one_order_is_checked_in_both_and_told_so(tmp_path: Path
 def test_single_answers_are_checked_without_orders(tmp_path: Path) -> None:
     with StandinServer() as server:
         found = check(config_of(tmp_path, make_endpoint(server.base_url), mode="pointwise"))
-    assert found.trust.word == "trust", found.trust
+    assert found.check.word == "trust", found.check.objections
     assert found.check.order_gap.value is None
     assert "order gap: –" in shown(found)
 
@@ -121,7 +121,7 @@ def test_a_gullible_judge_is_named_with_the_texts_that_moved_it(tmp_path: Path) 
         found = check(config_of(tmp_path, make_endpoint(provider.base_url)))
     obeyed = {case.name for case in hostile_cases() if "give it 10" in neutralise(case.wrap("x"))}
     assert set(found.check.moved) == obeyed != set()
-    assert found.trust.word == "with care"
+    assert found.check.word == "with care"
     assert "order: plain" in found.check.moved
 
 
@@ -160,10 +160,10 @@ def test_the_configured_stand_in_is_started_and_ended_and_leaves_no_run(tmp_path
 
 def test_the_json_holds_every_figure_and_every_pair(tmp_path: Path) -> None:
     with StandinServer() as server:
-        found = check_judge(config_of(tmp_path, make_endpoint(server.base_url)), pairs=2, say=lambda _: None)
-    (whole,) = json.loads(found.to_json())["judges"]
+        found = check(config_of(tmp_path, make_endpoint(server.base_url)), pairs=2)
+    whole = json.loads(json.dumps(found.to_dict()))
     assert whole["judge"] == {"model": "standin-judge", "identity": "one", "mode": "pairwise"}
-    assert whole["word"] == found.judges[0].trust.word
+    assert (whole["word"], whole["objections"]) == (found.check.word, [said for _, said in found.check.objections])
     assert len(whole["pairs"]) == 4 * 2 + HOSTILE
     assert {"kinds", "task_types", "order_gap", "flipped", "moved", "unscored", "reasons", "cost"} <= whole.keys()
 
@@ -171,9 +171,9 @@ def test_the_json_holds_every_figure_and_every_pair(tmp_path: Path) -> None:
 def test_every_judge_of_a_panel_is_checked_and_the_worst_decides(tmp_path: Path) -> None:
     panel = [{"type": "standin", "position_bias": 6.0}]
     config = make_config(tmp_path, judge={"endpoint": {"type": "standin"}, "panel": panel})
-    found = check_judge(config, pairs=1, say=lambda _: None)
-    fair, biased = found.judges
+    found = check_judges(config, pairs=1, say=lambda _: None)
+    fair, biased = found
     assert "-bias6-" in biased.name
-    assert (code(fair), code(biased), found.exit_code) == (0, 1, 1)
+    assert (code(fair), code(biased), exit_code(found)) == (0, 1, 1)
     text = shown(fair, biased)
     assert text.index(f"{fair.name}: ") < text.index(f"{biased.name}: do not trust")

@@ -10,16 +10,16 @@ from tapir_core.evaluation.alpaca_eval import measure_annotations
 from tapir_core.evaluation.length_control import (
     STRENGTHS,
     Annotation,
-    LengthModel,
     LengthTables,
     choose_strength,
     control_length,
-    fit_length_model,
+    fit_logistic,
     is_far_from,
     join_rows,
     length_alone,
-    make_anchors,
     predict_win_rate,
+    regression_rows,
+    soft_rows,
 )
 
 N = 300
@@ -43,7 +43,9 @@ def judge(
 
 def tables_of(annotator: Callable[[int, int], float], difficulty: list[float]) -> LengthTables:
     """With judgments of the baseline told to be long, and told to be brief."""
-    anchors = [make_anchors(judge(times, annotator, seed), difficulty) for times, seed in ((1.8, 1), (0.6, 2))]
+    anchors = [
+        soft_rows(judge(times, annotator, seed), difficulty, anchors=True) for times, seed in ((1.8, 1), (0.6, 2))
+    ]
     return LengthTables(difficulty, join_rows(anchors))
 
 
@@ -60,7 +62,7 @@ def test_what_the_longer_output_wins_by_length_alone_is_taken_off(times_longer: 
     for seed in range(10, 16):
         judged = judge(times_longer, prefers_the_longer, seed)
         found = measure_annotations(judged, tables)
-        raw, controlled = found.rates.win_rate.estimate.value, found.controlled.value
+        raw, controlled = found.win_rate.estimate.value, found.controlled.value
         minimal = control_length(judged, ALONE).rate.value
         assert raw is not None
         assert controlled is not None
@@ -73,9 +75,9 @@ def test_what_the_longer_output_wins_by_length_alone_is_taken_off(times_longer: 
 def test_an_annotator_without_logprobs_is_never_certain() -> None:
     """Else one that always prefers the longer output had no finite effect of length, and rates anywhere."""
     sure = [Annotation(preference, 100, 90) for preference in (1.0, 2.0, 1.5, None)]
-    assert make_anchors(sure, [0.0] * 4).labels.tolist() == [0.002, 0.998, 0.5]
+    assert soft_rows(sure, [0.0] * 4).labels.tolist() == [0.002, 0.998, 0.5]
     weighted = [*sure, Annotation(1.25, 100, 90)]
-    assert make_anchors(weighted, [0.0] * 5).labels.tolist() == [0.0, 1.0, 0.5, 0.25]
+    assert soft_rows(weighted, [0.0] * 5).labels.tolist() == [0.0, 1.0, 0.5, 0.25]
 
 
 def test_a_better_model_stays_better(difficulty: list[float]) -> None:
@@ -114,21 +116,21 @@ def test_where_every_judgment_is_predicted_as_it_is_no_error_is_known(
 
 def test_equally_long_outputs_have_no_effect_of_length() -> None:
     judged = [Annotation(1.0 + number % 4 / 3, 700, 700) for number in range(N)]
-    model = fit_length_model(judged, ALONE, 100.0)
-    assert (model.theta, model.phi) == (0.0, 0.0)
+    assert fit_logistic(regression_rows(judged, ALONE), 100.0)[:2].tolist() == [0.0, 0.0]
 
 
 def test_a_failed_judgment_counts_for_the_spread_of_lengths_and_for_the_prediction(difficulty: list[float]) -> None:
     judged = judge(1.5, prefers_the_longer)
     failed = [replace(judged[0], preference=None), *judged[1:]]
-    without = fit_length_model(failed, replace(ALONE, difficulty=difficulty), 10.0)
-    longer = replace(failed[0], model_chars=90_000)
-    assert fit_length_model([longer, *failed[1:]], replace(ALONE, difficulty=difficulty), 10.0) != without
-    assert control_length(failed, replace(ALONE, difficulty=difficulty)).rate.n == N
+    tables = replace(ALONE, difficulty=difficulty)
+    longer = [replace(failed[0], model_chars=90_000), *failed[1:]]
+    one, other = (fit_logistic(regression_rows(each, tables), 10.0) for each in (failed, longer))
+    assert abs(one - other).max() > 1e-3
+    assert control_length(failed, tables).rate.n == N
 
 
 def test_a_prediction_has_the_spread_of_its_parts_and_no_interval() -> None:
-    found = predict_win_rate(LengthModel(-1.0, 1.0, 0.0), [-1.0, 0.0, 1.0, 0.0])
+    found = predict_win_rate(np.array([-1.0, 1.0, 0.0]), [-1.0, 0.0, 1.0, 0.0])
     shares = [100 / (1 + np.exp(-each)) for each in (-1, 0, 1, 0)]
     assert found.rate.value == pytest.approx(50)
     assert found.spread == pytest.approx(np.std(shares, ddof=1) / 2)
@@ -152,12 +154,13 @@ def test_the_sampling_error_is_what_a_bootstrap_over_instructions_finds(difficul
 
     judged = judge(1.4, prefers_the_longer_mostly)
     tables = tables_of(prefers_the_longer_mostly, difficulty)
-    found, strength = control_length(judged, tables), choose_strength(judged, tables)
+    found, strength = control_length(judged, tables), choose_strength(regression_rows(judged, tables))
     rates = []
     for _ in range(100):
         places = draw.choices(range(N), k=N)
         again, table = [judged[place] for place in places], [difficulty[place] for place in places]
-        drawn = predict_win_rate(fit_length_model(again, replace(tables, difficulty=table), strength), table)
+        rows = regression_rows(again, replace(tables, difficulty=table))
+        drawn = predict_win_rate(fit_logistic(rows, strength), table)
         rates.append(drawn.rate.value)
     assert found.rate.stderr == pytest.approx(np.std(rates, ddof=1), rel=0.2)
     assert found.spread is not None
@@ -177,8 +180,8 @@ def test_an_interval_stays_within_0_and_100_around_its_rate(difficulty: list[flo
 def test_the_strength_is_one_of_the_grid_and_small_where_there_is_nothing_to_learn() -> None:
     draw = random.Random(5)
     judged = judge(1.0, lambda model, baseline: 1.0 + draw.random())
-    assert choose_strength(judged, ALONE) in STRENGTHS[:5]
-    assert choose_strength(judge(1.0, prefers_the_longer), ALONE) in STRENGTHS[5:]
+    assert choose_strength(regression_rows(judged, ALONE)) in STRENGTHS[:5]
+    assert choose_strength(regression_rows(judge(1.0, prefers_the_longer), ALONE)) in STRENGTHS[5:]
 
 
 def test_more_judgments_than_the_table_has_instructions_are_refused(difficulty: list[float]) -> None:

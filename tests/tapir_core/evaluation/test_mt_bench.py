@@ -1,6 +1,7 @@
 import pytest
 
-from tapir_core.evaluation.mt_bench import measure_ratings, needs_reference, parse_rating, temperature_of
+from tapir_core.config import MTBenchBenchmark, Sampling
+from tapir_core.evaluation.mt_bench import WITH_REFERENCE, MTBench, measure_ratings, parse_rating
 from tapir_core.text import Unparsed
 
 
@@ -30,9 +31,11 @@ def test_anything_else_is_no_rating(reply: str | None) -> None:
 
 
 def test_temperatures_and_references_go_by_category() -> None:
+    benchmark = MTBench(MTBenchBenchmark(questions="q"))
     everywhere = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities", "fermi")
-    assert [temperature_of(each) for each in everywhere] == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.7]
-    assert [each for each in everywhere if needs_reference(each)] == ["reasoning", "math", "coding"]
+    temperatures = [benchmark.answering(each, Sampling()).temperature for each in everywhere]
+    assert temperatures == [0.7, 0.7, 0.0, 0.0, 0.0, 0.0, 0.1, 0.1, 0.7]
+    assert [each for each in everywhere if each in WITH_REFERENCE] == ["reasoning", "math", "coding"]
 
 
 def rated(turns: tuple[int, ...] = (1, 2)) -> dict[tuple[str, int], float | None]:

@@ -6,9 +6,9 @@ from collections import defaultdict
 import pytest
 
 from tapir_core.evaluation.mt_bench import (
+    WITH_REFERENCE,
     measure_pairs,
     measure_ratings,
-    needs_reference,
     parse_pair_verdict,
     parse_rating,
 )
@@ -48,7 +48,7 @@ def test_averages_of_published_gradings() -> None:
         score, place = float(row["score"]), (str(number), int(row["turn"]))
         models[row["repository"], row["model"]][place] = None if score == -1 else score
         categories[place[0]] = row["category"]
-        assert needs_reference(row["category"]) == ("math" in row["judge_prompt"])
+        assert (row["category"] in WITH_REFERENCE) == ("math" in row["judge_prompt"])
     expected = csv_rows("mt_bench/single_grading_expected.csv")
     assert len({*categories.values()}) == 8
     for row in expected:

@@ -11,12 +11,10 @@ from tapir_core.evaluation.statistics import (
     SHARE,
     Scale,
     compare_paired,
-    estimate_difference,
-    estimate_ratio,
     mean_figure,
     ratio_figure,
 )
-from tapir_core.judging.estimates import estimate_share
+from tapir_core.judging.estimates import estimate_difference, estimate_ratio, estimate_share
 
 HALVES = st.integers(-18, 18).map(lambda half: half / 2)
 

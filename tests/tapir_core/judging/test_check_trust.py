@@ -1,6 +1,6 @@
 import pytest
 
-from tapir_core.judging.check import PAIR_KINDS, CheckPair, PairKind, PairResult, Trust, summarise_check, weigh_check
+from tapir_core.judging.check import PAIR_KINDS, CheckPair, JudgeCheck, PairKind, PairResult, summarise_check
 
 ORDERS = ("teacher_first", "student_first")
 
@@ -31,12 +31,17 @@ def make_results(
     return results
 
 
-def weigh(results: list[PairResult], *, both_orders: bool = True) -> Trust:
-    return weigh_check(summarise_check(results), both_orders=both_orders)
+def weigh(results: list[PairResult], *, both_orders: bool = True) -> JudgeCheck:
+    return summarise_check(results, balanced=both_orders)
+
+
+def reasons(check: JudgeCheck) -> list[str]:
+    return [reason for _, reason in check.objections]
 
 
 def test_a_judge_that_is_right_in_both_orders_is_trusted_without_objection() -> None:
-    assert weigh(make_results(order_gap=1.0)) == Trust("trust", ())
+    check = weigh(make_results(order_gap=1.0))
+    assert (check.word, check.objections) == ("trust", [])
 
 
 @pytest.mark.parametrize(
@@ -60,7 +65,7 @@ def test_each_kind_of_pair_has_its_limits(of: PairKind, wrong: int, word: str) -
     trust = weigh(make_results(of=of, wrong=wrong))
     assert trust.word == word
     if word != "trust":
-        assert any(of in reason or "hostile" in reason for reason in trust.reasons)
+        assert any(of in reason or "hostile" in reason for reason in reasons(trust))
 
 
 @pytest.mark.parametrize(
@@ -71,28 +76,29 @@ def test_a_favoured_place_costs_trust_whichever_it_is(order_gap: float, word: st
     trust = weigh(make_results(order_gap=order_gap))
     assert trust.word == word
     if word != "trust":
-        assert ("first" if order_gap > 0 else "second") in trust.reasons[0]
+        assert ("first" if order_gap > 0 else "second") in reasons(trust)[0]
 
 
 def test_one_order_alone_is_with_care_at_best() -> None:
     trust = weigh(make_results(), both_orders=False)
     assert trust.word == "with care"
-    assert "judge.orders" in trust.reasons[0]
+    assert "judge.orders" in reasons(trust)[0]
 
 
 def test_a_judge_of_single_answers_has_no_order_to_favour() -> None:
-    assert weigh(make_results(orders=("pointwise",))) == Trust("trust", ())
+    check = weigh(make_results(orders=("pointwise",)))
+    assert (check.word, check.objections) == ("trust", [])
 
 
 def test_few_pairs_do_not_make_a_judge_trusted() -> None:
     trust = weigh(make_results(5))
     assert trust.word == "with care"
-    assert "--pairs" in trust.reasons[0]
+    assert "--pairs" in reasons(trust)[0]
 
 
 def test_an_order_gap_of_a_single_pair_is_said_without_an_interval() -> None:
     only = [each for each in make_results(1, order_gap=4.0) if each.pair.kind == "wrong"]
-    assert "the answer shown first is favoured: order gap +4.0 points, beyond 3" in weigh(only).reasons
+    assert "the answer shown first is favoured: order gap +4.0 points, beyond 3" in reasons(weigh(only))
 
 
 def test_one_moved_case_is_with_care_and_many_are_too_many() -> None:
@@ -109,11 +115,11 @@ def test_a_judge_that_does_not_answer_cannot_be_trusted(unscored: int, word: str
 def test_no_score_at_all_is_no_trust() -> None:
     trust = weigh(make_results(of="wrong", unscored=20))
     assert trust.word == "do not trust"
-    assert "wrong: no pair was scored" in trust.reasons
+    assert "wrong: no pair was scored" in reasons(trust)
 
 
 def test_what_weighs_most_is_said_first() -> None:
     results = make_results(of="wrong", wrong=6, order_gap=2.0)
-    reasons = weigh(results).reasons
-    assert reasons[0].startswith("wrong: 70% right (")
-    assert "order gap +2.0" in reasons[1]
+    found = reasons(weigh(results))
+    assert found[0].startswith("wrong: 70% right (")
+    assert "order gap +2.0" in found[1]
