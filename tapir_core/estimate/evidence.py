@@ -19,15 +19,16 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from tapir_core import curriculum, sources
-from tapir_core.calls import Answer, AnswerStore, Message, Outcome, Request, Role
-from tapir_core.config import ModelIdentity, RunConfig, Sampling
+from tapir_core import sources
+from tapir_core.calls import Answer, AnswerStore, Message, Request, Role
+from tapir_core.config import ModelIdentity, RunConfig
+from tapir_core.curriculum import Labelling, refinement_prompt_name, render_expansion, render_refinement
 from tapir_core.data.decontamination import EvaluationQuestions
 from tapir_core.data.readers import heldout_questions, read_questions
 from tapir_core.errors import TapirError
@@ -106,22 +107,16 @@ class Evidence:
     seconds of an example."""
 
 
-def label_request(config: RunConfig, prompt: Prompt, row: Instruction) -> Request:
-    """The request for the task type of an instruction, as stage `label` makes it."""
-    label = curriculum.Labelling(config.teacher.label_replies)
-    chat = (Message("user", label.render(prompt, row["instruction"])),)
-    return replace(_request(config, "label", chat, config.teacher.labelling), schema=label.schema)
-
-
-def teach_request(config: RunConfig, row: Instruction) -> Request:
-    """The request for the plain answer to an instruction, as stage `teach` makes it."""
-    system = (Message("system", row["system"]),) if row["system"] else ()
-    return _request(config, "teach", (*system, Message("user", row["instruction"])), config.teacher.answering)
-
-
-def _request(config: RunConfig, role: Role, messages: tuple[Message, ...], sampling: Sampling) -> Request:
-    voice = config.teacher.endpoint.answers_as("teacher")
-    return Request(role, messages, voice.model, voice.identity, sampling)
+def pool_requests(config: RunConfig, prompt: Prompt, row: Instruction) -> tuple[Request, Request]:
+    """The requests for task type and plain answer of an instruction, as the stages `label` and `teach` make them."""
+    teacher, label = config.teacher, Labelling(config.teacher.label_replies)
+    voice, system = teacher.endpoint.answers_as("teacher"), row["system"]
+    asked = (Message("user", label.render(prompt, row["instruction"])),)
+    plain = (*([Message("system", system)] if system else []), Message("user", row["instruction"]))
+    return (
+        Request("label", asked, voice.model, voice.identity, teacher.labelling, schema=label.schema),
+        Request("teach", plain, voice.model, voice.identity, teacher.answering),
+    )
 
 
 def measure_prompts(
@@ -132,34 +127,27 @@ def measure_prompts(
 ) -> dict[Role, Prompts]:
     """Render every prompt of the run on a sample of its pool and count; ``natural`` are the pool's shares, if known."""
     shares, judge, mode = expected_shares(config, natural, skew=0), config.judge, mode_of(config.judge)
-    commonest, refining = max(shares, key=shares.__getitem__), defaultdict[str, float](float)
-    for task_type, share in shares.items():
-        refining[curriculum.refinement_prompt_name(task_type)] += share
-    texts = [each["instruction"] for each in sample]
-    unanswered = [{**each, "teacher": "", "student": ""} for each in sample]
-    judged = [mode.render(prompts[judge.prompt], row, mode.places(judge)[0]) for row in unanswered]
-    refined = [
-        share
-        * mean_tokens(
-            curriculum.render_refinement(prompts[name], row["instruction"], row["system"], "") for row in sample
-        )
-        for name, share in refining.items()
-    ]
-    chats = [teach_request(config, each).messages for each in sample]
-    plain = Prompts(
-        _mean([sum(estimate_tokens(message.content) + MESSAGE_TOKENS for message in chat) for chat in chats])
-    )
+    commonest, place = max(shares, key=shares.__getitem__), mode.places(judge)[0]
+    asked = [pool_requests(config, prompts["label"], row) for row in sample]
+    chats = [[estimate_tokens(each.content) + MESSAGE_TOKENS for each in teach.messages] for _, teach in asked]
+    judged = [{**row, "teacher": "", "student": ""} for row in sample]
+    refined = {
+        name: _one_message(render_refinement(prompts[name], row["instruction"], row["system"], "") for row in sample)
+        for name in {*map(refinement_prompt_name, shares)}
+    }
+    family_tokens = [share * refined[refinement_prompt_name(task_type)] for task_type, share in shares.items()]
     return {
-        "label": Prompts(
-            _one_message(label_request(config, prompts["label"], each).messages[0].content for each in sample)
+        "label": Prompts(_one_message(label.messages[0].content for label, _ in asked)),
+        "teach": Prompts(_mean([sum(chat) for chat in chats])),
+        "answer": Prompts(_mean([sum(chat) for chat in chats])),
+        "judge": Prompts(
+            _one_message(mode.render(prompts[judge.prompt], row, place) for row in judged),
+            {_ANSWERED_BY[each]: 1 for each in mode.shown},
         ),
-        "teach": plain,
-        "answer": plain,
-        "judge": Prompts(_one_message(judged), {_ANSWERED_BY[each]: 1 for each in mode.shown}),
         "expand": Prompts(
-            _one_message(curriculum.render_expansion(prompts["expand"], each, commonest) for each in texts)
+            _one_message(render_expansion(prompts["expand"], row["instruction"], commonest) for row in sample)
         ),
-        "refine": Prompts(sum(refined) + MESSAGE_TOKENS, {"teach": 1}),
+        "refine": Prompts(sum(family_tokens), {"teach": 1}),
     }
 
 
@@ -249,13 +237,14 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     contaminated = EvaluationQuestions(questions, config.evaluation.decontamination).find(rows)
     rows = rows.join(contaminated, on="instruction_id", how="anti", maintain_order="left")
     pool = rows.select("instruction", "system", "reference").to_dicts()
-    labels: dict[str, Outcome] = {}
-    answered: set[str] = set()
+    requests, labels, answered = [pool_requests(config, prompt, each) for each in pool], {}, set()
     if store_exists(url):
         with AnswerStore(url, patient=False) as store:
-            labels = store.lookup([label_request(config, prompt, each).key for each in pool])
-            answered = store.known([teach_request(config, each).key for each in pool])
-    usable_share, task_types = None, _labelled(config, labels)
+            labels = store.lookup([label.key for label, _ in requests])
+            answered = store.known([teach.key for _, teach in requests])
+    parse, usable_share = Labelling(config.teacher.label_replies).parse, None
+    parsed = [parse(reply.text) for reply in labels.values() if isinstance(reply, Answer)]
+    task_types = [each for each in parsed if isinstance(each, str)]
     if config.teacher.endpoint.is_standin:
         # What the stand-in will say is known without asking it.
         task_types = [problem.task_type for each in pool if (problem := recognise(each["instruction"]))]
@@ -263,12 +252,6 @@ def read_pool(config: RunConfig, prompt: Prompt, url: str) -> tuple[list[Instruc
     shares = {name: count / len(task_types) for name, count in Counter(task_types).items()}
     natural = shares if len(task_types) >= _FEWEST_LABELS else None
     return pool, Pool(len(pool), sum(map(len, heldout)), natural, usable_share, len(labels), len(answered))
-
-
-def _labelled(config: RunConfig, labels: Mapping[str, Outcome]) -> list[str]:
-    parse = curriculum.Labelling(config.teacher.label_replies).parse
-    parsed = (parse(reply.text) for reply in labels.values() if isinstance(reply, Answer))
-    return [each for each in parsed if isinstance(each, str)]
 
 
 def store_exists(url: str) -> bool:

@@ -17,11 +17,9 @@ from tapir_core.calls import Role, store_url
 from tapir_core.config import (
     EndpointConfig,
     ModelIdentity,
-    OpenAIEndpoint,
     RunConfig,
     Sampling,
     StandinEndpoint,
-    by_kind,
 )
 from tapir_core.config.load import check_config
 from tapir_core.errors import ConfigError
@@ -314,42 +312,21 @@ class _Costs:
         known = self.found.seconds.get(line.work.stage)
         if known is not None:
             return (calls or line.work.examples) * known * float(scenario["pace"] ** _KNOWN_POWER)
-        if line.work.role is None:
-            return None
-        if endpoint is None:
-            return _seconds_of_model(line, self.config.student.engine.concurrency, scenario)
-        return _seconds_at(endpoint, line, self.config.calls.concurrency, scenario)
+        return self._seconds_asked(line, endpoint, scenario["pace"]) if line.work.role else None
 
-
-@by_kind(EndpointConfig)
-def _seconds_at(endpoint: EndpointConfig, line: Line, concurrency: int, scenario: Scenario) -> float:
-    """Seconds of the paid calls of one line at an endpoint of which nothing is known; ``concurrency`` an address."""
-    raise NotImplementedError
-
-
-@_seconds_at.register
-def _(endpoint: StandinEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
-    calls = line.work.paid
-    return calls * (_STANDIN_SECONDS * scenario["pace"] + endpoint.latency_ms / 1000 / _at_once(concurrency, calls))
-
-
-@_seconds_at.register
-def _(endpoint: OpenAIEndpoint, line: Line, concurrency: int, scenario: Scenario) -> float:
-    """No less than the limits of the configuration allow."""
-    calls, servers, tokens = line.work.paid, len(endpoint.base_urls), line.prompt_tokens + line.completion_tokens
-    limits = ((endpoint.requests_per_minute, 1.0), (endpoint.tokens_per_minute, tokens))
-    allowed = [60 * calls * size / limit / servers for limit, size in limits if limit is not None]
-    return max([_seconds_of_model(line, concurrency * servers, scenario), *allowed])
-
-
-def _seconds_of_model(line: Line, concurrency: int, scenario: Scenario) -> float:
-    calls, asks = line.work.paid, line.model.asks if line.model else "student"
-    one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * scenario["pace"]
-    return calls * one / _at_once(concurrency, calls)
-
-
-def _at_once(concurrency: int, calls: float) -> float:
-    return max(1.0, min(float(concurrency), calls))
+    def _seconds_asked(self, line: Line, endpoint: EndpointConfig | None, pace: float) -> float:
+        """Of paid calls of which no earlier run tells; no less than the limits of the configuration allow."""
+        calls, tokens = line.work.paid, line.prompt_tokens + line.completion_tokens
+        asks = line.model.asks if line.model else "student"
+        concurrency = self.config.calls.concurrency if endpoint else self.config.student.engine.concurrency
+        if isinstance(endpoint, StandinEndpoint):
+            return calls * (_STANDIN_SECONDS * pace + endpoint.latency_ms / 1000 / max(1.0, min(concurrency, calls)))
+        servers = len(endpoint.base_urls) if endpoint else 1
+        one = (FIRST_TOKEN_SECONDS[asks] + line.completion_tokens / TOKENS_PER_SECOND[asks]) * pace
+        limits = {"requests_per_minute": 1.0, "tokens_per_minute": tokens}
+        limited = [(getattr(endpoint, name, None), size) for name, size in limits.items()]
+        allowed = [60 * calls * size / limit / servers for limit, size in limited if limit]
+        return max([calls * one / max(1.0, min(concurrency * servers, calls)), *allowed])
 
 
 def _benchmark(costs: _Costs, runs: Sequence[Sequence[Line]], benchmark: str) -> BenchmarkFigures:
