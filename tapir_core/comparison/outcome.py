@@ -103,6 +103,8 @@ class ArmOutcome:
     """At work, without what was taken over."""
     stages: Mapping[str, int]
     """Stage → version of the code that made its rows."""
+    source: str = ""
+    """The run, or the file that it was read from, in words."""
 
     @property
     def last(self) -> int:
@@ -145,14 +147,14 @@ def read_outcome(
     """
     summary = summarise(run)
     recipe = recipe_stages(summary, run.config)
-    trained = run.trained_rounds
+    trainings = read_trainings(run)
     spent = {role: sum((stage.usage for stage in recipe if stage.asks == role), Usage()) for role in _ROLES}
     return ArmOutcome(
         arm=arm,
         run_seed=run_seed,
         run=run.ref.name,
-        trainings={number: read_training(run, number) for number in trained},
-        students=_students(run, [BACKBONE, *trained]),
+        trainings=trainings,
+        students=_students(run, [BACKBONE, *trainings]),
         answers={role: usage.calls + usage.stored for role, usage in spent.items()},
         usd=sum(usd_of(usage, role, prices) for role, usage in spent.items()),
         stored=sum(usage.stored for usage in spent.values()),
@@ -160,6 +162,7 @@ def read_outcome(
         paid_usd=sum(usd_of(each, role, prices) for role, each in paid.items() if role not in _UNPAID),
         seconds=summary.busy_seconds,
         stages=run.stage_versions,
+        source=f"run {run.ref.name}",
     )
 
 
@@ -167,6 +170,11 @@ def read_training(run: RunFolder, number: int) -> Training:
     """How much the training of a round (0: of S_0) was, once it is done."""
     told = json.loads(run.storage.read_bytes(training_file(StageAt("train", number).folder)))
     return Training(told["examples"], told["total_tokens"], told["trained_tokens"], told["steps"], told["epochs"])
+
+
+def read_trainings(run: RunFolder) -> dict[int, Training]:
+    """The trainings that are done, of S_0 (0) and each round."""
+    return {number: read_training(run, number) for number in run.trained_rounds}
 
 
 def recipe_stages(summary: RunSummary, config: RunConfig) -> list[StageSummary]:
@@ -230,7 +238,7 @@ class ResultsFolder:
         file = self._file(planned)
         try:
             told = json.loads(file.read_text())
-            found, made_of = _from_json(told, planned.arm), told["of"]
+            found, made_of = _from_json(told, planned.arm, str(file)), told["of"]
             config = load_resolved(json.dumps(made_of["config"]), source=str(file))
             made_of |= {"config": _fields(config), "files": used_files(config, made_of["files"])}
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -310,7 +318,7 @@ def _to_json(outcome: ArmOutcome) -> dict[str, Any]:
     }
 
 
-def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
+def _from_json(told: dict[str, Any], arm: Arm, source: str) -> ArmOutcome:
     if told["format"] != _FORMAT:
         raise ValueError(f"format {told['format']}, and this version reads {_FORMAT}")
     return ArmOutcome(
@@ -323,6 +331,7 @@ def _from_json(told: dict[str, Any], arm: Arm) -> ArmOutcome:
             for each in told["students"]
         },
         answers=told["answers"],
+        source=source,
         **{name: told[name] for name in _FIGURES},
     )
 
