@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jinja2
 from pydantic import TypeAdapter, ValidationError
 
 from tapir_core.calls import Role, store_url
@@ -30,6 +29,7 @@ from tapir_core.prices import Price, UnknownPrice, price_of
 from tapir_core.prompts import PROMPT_NAMES, load_prompt
 from tapir_core.randomness import derive_rng
 from tapir_core.run_folder import RunFolder
+from tapir_core.sentences import paragraphs
 from tapir_core.stages import Asked, asked_in_roles, lines
 from tapir_core.summary.formats import student_name
 
@@ -388,9 +388,8 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
     """The assumptions of an estimate; a range is its likely value and the two ends."""
     config, evaluation, teacher = costs.config, costs.config.evaluation, costs.teacher
     asked = [(*key, each) for key, models in costs.asked.items() for each in models]
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = Path(__file__).with_name("assumptions.txt.jinja2").read_text(encoding="utf-8")
-    text = environment.from_string(template).render(
+    said = paragraphs(
+        Path(__file__).with_name("assumptions.txt.jinja2"),
         config=config,
         pool=pool,
         evidence=costs.found,
@@ -411,4 +410,4 @@ def _in_words(pool: Pool, costs: _Costs) -> tuple[str, ...]:
         first_token_seconds=FIRST_TOKEN_SECONDS["teacher"],
         tokens_per_second=TOKENS_PER_SECOND["teacher"],
     )
-    return tuple(" ".join(said.split()) for said in text.split("\n\n") if said.strip())
+    return tuple(said)
